@@ -103,19 +103,20 @@ impl Out {
                 (Layout::Dense | Layout::Masked(_), Packing::Dense) | (Layout::Dense, Packing::Csr) => {
                     self.real(name, shape, p.value.data());
                 }
-                (Layout::Sparse(c), Packing::Dense) => {
-                    let mut all = vec![T::ZERO; p.shape.len()];
-                    c.topology.positions().zip(p.value.data()).for_each(|(i, &v)| all[i as usize] = v);
+                (Layout::Sparse(_), Packing::Dense) => {
+                    let (mut all, rows) = (vec![T::ZERO; p.shape.len()], p.by_rows());
+                    rows.topology.positions().zip(rows.of(&p.value)).for_each(|(i, v)| all[i as usize] = v);
                     self.real(name, shape, &all);
                 }
                 (_, Packing::Csr | Packing::Smallest) => {
-                    let topology = p.topology();
+                    let rows = p.by_rows();
+                    let topology = &rows.topology;
                     u32::try_from(topology.nnz())
                         .map_err(|_| Error::Refused(format!("`{name}` has more than 2^32 connections")))?;
                     self.layout.insert(name.clone(), "csr".into());
                     self.index(format!("{name}.crow_indices"), topology.starts().iter().map(|&s| s as u32));
                     self.index(format!("{name}.col_indices"), topology.columns().iter().copied());
-                    let values = p.entries(&p.value);
+                    let values = rows.of(&p.value);
                     self.real(format!("{name}.values"), vec![values.len()], &values);
                 }
             }
@@ -171,8 +172,9 @@ pub fn save_checkpoint<T: Real>(
     let mut out = Out { tensors: Vec::new(), layout: BTreeMap::new() };
     out.model(model, Packing::Csr)?;
     for (param, slots) in model.params.iter().zip(&optimizer.state) {
+        let rows = param.by_rows();
         for (i, slot) in slots.iter().enumerate() {
-            let entries = param.entries(slot);
+            let entries = rows.of(slot);
             out.real(format!("optimizer.{}.{i}", param.shape.name), vec![entries.len()], &entries);
         }
     }
@@ -313,15 +315,9 @@ pub fn load_checkpoint<T: Real>(
     let model: Model<T> = file.model(storage)?;
     let mut optimizer = Optimizer::new(checkpoint.optimizer, &model.params);
     for (param, slots) in model.params.iter().zip(&mut optimizer.state) {
+        let rows = param.by_rows();
         for (i, slot) in slots.iter_mut().enumerate() {
-            let entries = file.real(&format!("optimizer.{}.{i}", param.shape.name), param.nnz())?;
-            match &param.layout {
-                Layout::Masked(m) => {
-                    let out = slot.data_mut();
-                    m.positions().zip(entries).for_each(|(p, v)| out[p] = v);
-                }
-                _ => slot.data_mut().copy_from_slice(&entries),
-            }
+            rows.set(slot, &file.real(&format!("optimizer.{}.{i}", param.shape.name), param.nnz())?);
         }
     }
     let position = checkpoint.position.clone();

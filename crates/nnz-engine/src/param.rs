@@ -1,6 +1,6 @@
 use crate::{Error, ParamSpec, Result, Role, Tensor};
-use nnz_core::{Edit, Mask, Rng, Shape, Topology, Transposed};
-use nnz_kernels::{Csc, Csr, Real};
+use nnz_core::{Edit, Mask, Rng, Shape, Topology};
+use nnz_kernels::{Csc, Csr, Plan, Real, Rows, Tuning};
 use serde::{Deserialize, Serialize};
 use std::sync::Arc;
 
@@ -42,37 +42,85 @@ impl Storage {
     }
 }
 
-/// The connections of one weight in both orders, so that forward and backward are both gathers.
+/// The connections of one weight, compiled for the kernels. Checked once, here; steps trust it.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Connections {
-    /// Row by row.
-    pub topology: Topology,
-    /// Column by column.
-    pub transposed: Transposed,
-}
+pub struct Connections(Plan);
 
 impl Connections {
     /// O(nnz).
-    pub fn new(topology: Topology) -> Self {
-        Self { transposed: topology.transpose(), topology }
+    pub fn new(topology: &Topology) -> Self {
+        Self::with_order(topology).0
     }
 
-    /// Row by row, for kernels.
-    pub fn csr(&self) -> Csr<'_> {
-        let t = &self.topology;
-        Csr { rows: t.rows(), cols: t.cols(), starts: t.starts(), columns: t.columns() }
+    /// Also, for each connection in the topology's order, where its value lies.
+    fn with_order(topology: &Topology) -> (Self, Vec<u32>) {
+        let (rows, cols, t) = (topology.rows(), topology.cols(), topology.transpose());
+        let csr = Csr { rows, cols, starts: topology.starts(), columns: topology.columns() };
+        let csc = Csc { starts: &t.starts, rows: &t.rows, entries: &t.entries };
+        let (plan, order) = Plan::compile(csr, csc, Tuning::of(rows, cols, topology.nnz()));
+        (Self(plan), order)
     }
 
-    /// Column by column, for kernels.
-    pub fn csc(&self) -> Csc<'_> {
-        let t = &self.transposed;
-        Csc { starts: &t.starts, rows: &t.rows, entries: &t.entries }
+    /// The plan; values, gradients and optimizer state lie in its order.
+    pub fn plan(&self) -> &Plan {
+        &self.0
     }
 
-    /// Bytes of both orders.
-    pub fn bytes(&self) -> usize {
-        let t = &self.transposed;
-        8 * (self.topology.starts().len() + t.starts.len()) + 4 * (self.topology.nnz() + t.rows.len() + t.entries.len())
+    /// Row by row again. O(nnz).
+    pub fn topology(&self) -> Topology {
+        self.rows().0
+    }
+
+    /// `row * cols + col` of every value.
+    pub fn positions(&self) -> Vec<usize> {
+        let (topology, order) = self.rows();
+        let mut positions = vec![0; order.len()];
+        order.iter().zip(topology.positions()).for_each(|(&at, p)| positions[at as usize] = p as usize);
+        positions
+    }
+
+    /// Row by row, and where each value lies.
+    fn rows(&self) -> (Topology, Vec<u32>) {
+        let Rows { starts, columns, order } = self.0.by_rows();
+        let topology = Topology::new(self.0.rows(), self.0.cols(), starts, columns);
+        (topology.expect("a plan has a valid structure"), order)
+    }
+}
+
+/// The entries of a parameter row by row, and where each lies among its values.
+#[derive(Clone, Debug)]
+pub struct Entries {
+    /// Which exist.
+    pub topology: Topology,
+    places: Places,
+}
+
+#[derive(Clone, Debug)]
+enum Places {
+    All,
+    Mask(Arc<Mask>),
+    Plan(Vec<u32>),
+}
+
+impl Entries {
+    /// The entries of a tensor that lies as the parameter's values do, in the topology's order.
+    pub fn of<T: Real>(&self, tensor: &Tensor<T>) -> Vec<T> {
+        let all = tensor.data();
+        match &self.places {
+            Places::All => all.to_vec(),
+            Places::Mask(mask) => mask.positions().map(|p| all[p]).collect(),
+            Places::Plan(order) => order.iter().map(|&p| all[p as usize]).collect(),
+        }
+    }
+
+    /// Writes entries in the topology's order into such a tensor.
+    pub fn set<T: Real>(&self, tensor: &mut Tensor<T>, entries: &[T]) {
+        let all = tensor.data_mut();
+        match &self.places {
+            Places::All => all.copy_from_slice(entries),
+            Places::Mask(mask) => mask.positions().zip(entries).for_each(|(p, &v)| all[p] = v),
+            Places::Plan(order) => order.iter().zip(entries).for_each(|(&p, &v)| all[p as usize] = v),
+        }
     }
 }
 
@@ -83,7 +131,7 @@ pub enum Layout {
     Dense,
     /// Row-major with a bit for each; values outside the mask are zero.
     Masked(Arc<Mask>),
-    /// `[nnz]` values in the topology's order.
+    /// `[nnz]` values in the order of the plan.
     Sparse(Arc<Connections>),
 }
 
@@ -163,21 +211,32 @@ impl<T: Real> Param<T> {
         }
     }
 
-    /// Which entries exist. O(entries) unless sparse.
+    /// Which entries exist. O(entries); O(nnz) when sparse.
     pub fn topology(&self) -> Topology {
+        self.by_rows().topology
+    }
+
+    /// Which entries exist and where their values lie. O(entries); O(nnz) when sparse.
+    pub fn by_rows(&self) -> Entries {
         let (rows, cols) = (self.shape.rows, self.shape.cols);
-        match &self.layout {
-            Layout::Dense => Topology::full(rows, cols),
-            Layout::Masked(m) => Topology::from_positions(rows, cols, m.positions().map(|p| p as u64)),
-            Layout::Sparse(c) => c.topology.clone(),
-        }
+        let (topology, places) = match &self.layout {
+            Layout::Dense => (Topology::full(rows, cols), Places::All),
+            Layout::Masked(m) => {
+                (Topology::from_positions(rows, cols, m.positions().map(|p| p as u64)), Places::Mask(m.clone()))
+            }
+            Layout::Sparse(c) => {
+                let (topology, order) = c.rows();
+                (topology, Places::Plan(order))
+            }
+        };
+        Entries { topology, places }
     }
 
     /// The entries of a tensor that lies as this parameter's values do, in the topology's order.
     pub fn entries(&self, tensor: &Tensor<T>) -> Vec<T> {
         match &self.layout {
-            Layout::Masked(m) => m.positions().map(|p| tensor.data()[p]).collect(),
-            _ => tensor.data().to_vec(),
+            Layout::Dense => tensor.data().to_vec(),
+            _ => self.by_rows().of(tensor),
         }
     }
 
@@ -196,12 +255,12 @@ impl<T: Real> Param<T> {
             return Err(Error::Refused(format!("`{}` would lose its last connection", self.shape.name)));
         }
         let storage = storage.resolve(&topology, &self.shape)?;
-        let old = self.topology();
-        let carried: Vec<Option<usize>> = old.carry(&topology).collect();
+        let old = self.by_rows();
+        let carried: Vec<Option<usize>> = old.topology.carry(&topology).collect();
         let grown = carried.iter().filter(|c| c.is_none()).count();
-        let moved = Moved { born: grown, died: old.nnz() - (topology.nnz() - grown) };
+        let moved = Moved { born: grown, died: old.topology.nnz() - (topology.nnz() - grown) };
         let carry = |tensor: &Tensor<T>, born: &[f32]| -> Vec<T> {
-            let before = self.entries(tensor);
+            let before = old.of(tensor);
             let mut born = born.iter();
             let mut first = || born.next().map_or(T::ZERO, |&v| T::of(f64::from(v)));
             carried.iter().map(|c| c.map_or_else(&mut first, |i| before[i])).collect()
@@ -221,7 +280,7 @@ impl<T: Real> Param<T> {
         let index = match &self.layout {
             Layout::Dense => 0,
             Layout::Masked(m) => m.len().div_ceil(64) * 8,
-            Layout::Sparse(c) => c.bytes(),
+            Layout::Sparse(c) => c.plan().bytes(),
         };
         self.value.len() * size_of::<T>() + index
     }
@@ -249,8 +308,14 @@ pub struct Moved {
 fn lay_out<T: Real>(topology: Topology, storage: Storage, entries: &[Vec<T>]) -> (Layout, Vec<Tensor<T>>) {
     let (rows, cols) = (topology.rows(), topology.cols());
     if storage == Storage::Sparse {
-        let tensors = entries.iter().map(|e| Tensor::new(&[e.len()], e.clone())).collect();
-        return (Layout::Sparse(Arc::new(Connections::new(topology))), tensors);
+        let (connections, order) = Connections::with_order(&topology);
+        let place = |entries: &Vec<T>| {
+            let mut all = Tensor::zeros(&[entries.len()]);
+            let out = all.data_mut();
+            order.iter().zip(entries).for_each(|(&p, &v)| out[p as usize] = v);
+            all
+        };
+        return (Layout::Sparse(Arc::new(connections)), entries.iter().map(place).collect());
     }
     let spread = |entries: &Vec<T>| {
         let mut all = Tensor::zeros(&[rows, cols]);

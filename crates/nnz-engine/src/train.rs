@@ -496,13 +496,16 @@ struct View<'a> {
 impl<'a> Views<'a> {
     fn new<T: Real>(model: &'a Model<T>, pass: &'a Step<T>) -> Self {
         let narrow = |v: Vec<T>| -> Vec<f32> { v.into_iter().map(|x| x.f64() as f32).collect() };
-        let view = |(i, p): (usize, &'a crate::Param<T>)| View {
-            param: i,
-            shape: &p.shape,
-            topology: p.topology(),
-            values: narrow(p.entries(&p.value)),
-            gradient: pass.gradients.get(i).map_or_else(Vec::new, |g| narrow(p.entries(g))),
-            zeros: pass.zeros.get(i).map_or(&[], Vec::as_slice),
+        let view = |(i, p): (usize, &'a crate::Param<T>)| {
+            let rows = p.by_rows();
+            View {
+                param: i,
+                shape: &p.shape,
+                values: narrow(rows.of(&p.value)),
+                gradient: pass.gradients.get(i).map_or_else(Vec::new, |g| narrow(rows.of(g))),
+                zeros: pass.zeros.get(i).map_or(&[], Vec::as_slice),
+                topology: rows.topology,
+            }
         };
         Self { parts: model.params.iter().enumerate().filter(|(_, p)| p.prunable).map(view).collect() }
     }

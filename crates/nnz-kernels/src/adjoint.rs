@@ -24,6 +24,8 @@ pub(crate) struct Adjoint<'a, T> {
     pub dw: &'a mut [T],
     /// Whether `dw` is overwritten rather than added to.
     pub first: bool,
+    /// Whether `dx` becomes zero where `x` is not positive: `x` came out of a ReLU, `dx` is for what went into it.
+    pub relu: bool,
 }
 
 impl<T: Real> Kernel<T> for Adjoint<'_, T> {
@@ -45,6 +47,9 @@ impl<T: Real> Kernel<T> for Adjoint<'_, T> {
                 (_, false) => self.strips::<V, 4, false>(),
             }
         }
+        if let Some(dx) = self.dx.filter(|_| self.relu) {
+            dx.iter_mut().zip(self.x).for_each(|(d, &x)| *d = if x > T::ZERO { *d } else { T::ZERO });
+        }
     }
 }
 
@@ -54,9 +59,9 @@ const WAIT: usize = 64;
 
 impl<T: Real> Adjoint<'_, T> {
     #[inline(always)]
-    unsafe fn strips<V: Vector<T = T>, const N: usize, const DX: bool>(self) {
-        let Self { part, values, x, g, width, dx, dw, first } = self;
-        let dx = dx.map_or(std::ptr::null_mut(), |d| d.as_mut_ptr());
+    unsafe fn strips<V: Vector<T = T>, const N: usize, const DX: bool>(&mut self) {
+        let (part, values, x, g, width, first) = (self.part, self.values, self.x, self.g, self.width, self.first);
+        let (dx, dw) = (self.dx.as_mut().map_or(std::ptr::null_mut(), |d| d.as_mut_ptr()), &mut *self.dw);
         let (mut k0, mut line0) = (0, 0);
         // SAFETY: `cut` makes positions of groups, lines and entries match and stay within their vectors.
         unsafe {

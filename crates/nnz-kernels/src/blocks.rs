@@ -9,7 +9,7 @@ use std::ops::Range;
 use rayon::prelude::*;
 
 /// The blocks of one range of lines.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Part {
     pub lines: Range<usize>,
     /// Positions of these entries in block order.
@@ -28,10 +28,17 @@ impl Part {
         let from = if i == 0 { 0 } else { self.cells[i - 1].groups as usize };
         &self.groups[from..self.cells[i].groups as usize]
     }
+
+    /// Bytes of its vectors.
+    pub fn bytes(&self) -> usize {
+        2 * (self.line.len() + self.index.len())
+            + self.groups.len() * size_of::<Group>()
+            + self.cells.len() * size_of::<Cell>()
+    }
 }
 
 /// One block: some lines of a part times `inner` indices from `first`.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Cell {
     pub first: u32,
     /// One past its last group.
@@ -39,7 +46,7 @@ pub(crate) struct Cell {
 }
 
 /// Consecutive lines with the same number of entries in a block.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Group {
     pub count: u32,
     pub lines: u32,

@@ -15,13 +15,15 @@ pub(crate) struct Forward<'a, T> {
     pub x: &'a [T],
     pub width: usize,
     pub bias: Option<&'a [T]>,
+    /// Whether what is below zero becomes zero.
+    pub relu: bool,
     /// `[lines of the part, width]`
     pub y: &'a mut [T],
 }
 
 impl<T: Real> Kernel<T> for Forward<'_, T> {
     #[inline(always)]
-    unsafe fn run<V: Vector<T = T>>(self) {
+    unsafe fn run<V: Vector<T = T>>(mut self) {
         for (i, y) in self.y.chunks_exact_mut(self.width).enumerate() {
             y.fill(self.bias.map_or(T::ZERO, |b| b[i]));
         }
@@ -34,13 +36,17 @@ impl<T: Real> Kernel<T> for Forward<'_, T> {
                 _ => self.strips::<V, 4>(),
             }
         }
+        if self.relu {
+            self.y.iter_mut().for_each(|y| *y = if *y > T::ZERO { *y } else { T::ZERO });
+        }
     }
 }
 
 impl<T: Real> Forward<'_, T> {
     #[inline(always)]
-    unsafe fn strips<V: Vector<T = T>, const N: usize>(self) {
+    unsafe fn strips<V: Vector<T = T>, const N: usize>(&mut self) {
         let Self { part, values, x, width, y, .. } = self;
+        let width = *width;
         let (mut k0, mut line0) = (0, 0);
         for (i, cell) in part.cells.iter().enumerate() {
             let (mut k, mut line) = (k0, line0);

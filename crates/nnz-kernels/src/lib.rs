@@ -25,29 +25,30 @@
 //! let plan = Plan::new(csr, csc);
 //!
 //! // Values live in plan order; an optimizer steps on them there.
+//! let rows = plan.by_rows();
 //! let mut values = vec![0.0f32; plan.nnz()];
-//! plan.to_plan_order(&[2.0, 3.0, 5.0], &mut values);
+//! rows.scatter(&[2.0, 3.0, 5.0], &mut values);
 //!
 //! let x = Tiled::from_rows(2, 2, &[1.0, 10.0, 100.0, 1000.0]);
 //! let (mut y, mut packed) = (Tiled::zeros(2, 3), vec![0.0; plan.nnz()]);
 //! plan.pack(&values, &mut packed); // whenever values change
 //! plan.forward(&packed, &x, None, &mut y);
-//! let mut rows = [0.0; 6];
-//! y.to_rows(&mut rows);
-//! assert_eq!(rows, [20.0, 3.0, 50.0, 2000.0, 300.0, 5000.0]);
+//! let mut y_rows = [0.0; 6];
+//! y.to_rows(&mut y_rows);
+//! assert_eq!(y_rows, [20.0, 3.0, 50.0, 2000.0, 300.0, 5000.0]);
 //!
 //! let g = Tiled::from_rows(2, 3, &[1.0, 0.0, 0.0, 0.0, 1.0, 0.0]);
 //! let (mut dx, mut dw) = (Tiled::zeros(2, 2), vec![0.0; plan.nnz()]);
 //! plan.backward(&values, &x, &g, Some(&mut dx), &mut dw);
-//! let (mut dx_rows, mut dw_rows) = ([0.0; 4], [0.0; 3]);
+//! let mut dx_rows = [0.0; 4];
 //! dx.to_rows(&mut dx_rows);
-//! plan.to_row_order(&dw, &mut dw_rows);
 //! assert_eq!(dx_rows, [0.0, 2.0, 3.0, 0.0]);
-//! assert_eq!(dw_rows, [10.0, 100.0, 0.0]);
+//! assert_eq!(rows.gather(&dw), [10.0, 100.0, 0.0]);
 //! ```
 
 mod adjoint;
 mod blocks;
+mod buffer;
 mod format;
 mod forward;
 mod gemm;
@@ -65,7 +66,7 @@ mod transpose;
 pub use format::{Csc, Csr};
 pub use gemm::gemm;
 pub use growth::{top_zero_gradients, top_zero_gradients_tiled};
-pub use plan::{Plan, Tuning};
+pub use plan::{Plan, Rows, Tuning};
 pub use real::Real;
 pub use simd::Isa;
 pub use sliced::Sliced;

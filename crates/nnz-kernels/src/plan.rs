@@ -50,15 +50,17 @@ impl Tuning {
 
 /// The structure of a sparse layer in cache-sized blocks, once for the forward and once for the backward pass.
 ///
-/// Values, their gradients and optimizer state live in *plan order*, the order in which the backward pass streams;
-/// [`Plan::order`] names the row-by-row entry of each. Everything element-wise can run on plan order directly. The
-/// forward pass reads a copy in its own order, made by [`Plan::pack`] whenever values change.
-#[derive(Clone, Debug)]
+/// Values, their gradients and optimizer state live in *plan order*, the order in which the backward pass streams.
+/// Everything element-wise can run on plan order directly. The forward pass reads a copy in its own order, made by
+/// [`Plan::pack`] whenever values change.
+///
+/// A plan is the whole structure, in 8 bytes an entry and about half a byte for the lines of blocks. Compressed rows come
+/// out of it again with [`Plan::by_rows`].
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Plan {
     rows: usize,
     cols: usize,
     tuning: Tuning,
-    order: Vec<u32>,
     packing: Vec<u32>,
     forward: Vec<Part>,
     backward: Vec<Part>,
@@ -78,19 +80,26 @@ impl Plan {
     /// # Panics
     /// When a structure is not valid, has 2³¹ entries or more, or a block size is not in 1..=65536.
     pub fn tuned(csr: Csr, csc: Csc, tuning: Tuning) -> Self {
+        Self::compile(csr, csc, tuning).0
+    }
+
+    /// As [`Plan::tuned`], with the position in plan order of each entry in row-by-row order.
+    ///
+    /// # Panics
+    /// As [`Plan::tuned`].
+    pub fn compile(csr: Csr, csc: Csc, tuning: Tuning) -> (Self, Vec<u32>) {
         assert!(i32::try_from(csr.nnz()).is_ok(), "{} entries in one layer; a plan takes fewer than 2^31", csr.nnz());
         csr.check();
         csc.check(&csr);
         let (rows, cols) = (csr.rows, csr.cols);
         let size = Size { lines: tuning.backward_cols, inner: tuning.backward_rows };
         let (backward, by_column) = cut(csc.starts, csc.rows, rows, size);
-        let order: Vec<u32> = by_column.iter().map(|&k| csc.entries[k as usize]).collect();
         let size = Size { lines: tuning.forward_rows, inner: tuning.forward_cols };
         let (forward, mut packing) = cut(csr.starts, csr.columns, cols, size);
-        let mut place = vec![0; order.len()];
-        order.iter().enumerate().for_each(|(p, &e)| place[e as usize] = p as u32);
+        let mut place = vec![0; by_column.len()];
+        by_column.iter().enumerate().for_each(|(p, &k)| place[csc.entries[k as usize] as usize] = p as u32);
         packing.iter_mut().for_each(|e| *e = place[*e as usize]);
-        Self { rows, cols, tuning, order, packing, forward, backward }
+        (Self { rows, cols, tuning, packing, forward, backward }, place)
     }
 
     /// Compiles another structure of the same shape with the same block sizes, as after a change of topology. O(nnz).
@@ -114,7 +123,7 @@ impl Plan {
 
     /// Number of entries.
     pub fn nnz(&self) -> usize {
-        self.order.len()
+        self.packing.len()
     }
 
     /// Block sizes.
@@ -122,31 +131,54 @@ impl Plan {
         self.tuning
     }
 
-    /// For each position in plan order, its entry in row-by-row order.
-    pub fn order(&self) -> &[u32] {
-        &self.order
+    /// The structure in compressed rows, and where each of its entries is in plan order. O(nnz).
+    pub fn by_rows(&self) -> Rows {
+        // Column by column first: parts are ranges of columns, and in each the blocks descend the rows.
+        let mut starts = vec![0usize; self.cols + 1];
+        self.visit(|_, c, _| starts[c + 1] += 1);
+        (0..self.cols).for_each(|c| starts[c + 1] += starts[c]);
+        let mut columns = vec![(0u32, 0u32); self.nnz()];
+        let mut next = starts.clone();
+        self.visit(|r, c, p| {
+            columns[next[c]] = (r as u32, p as u32);
+            next[c] += 1;
+        });
+        let mut rows = Rows { starts: vec![0; self.rows + 1], columns: vec![0; self.nnz()], order: vec![0; self.nnz()] };
+        columns.iter().for_each(|&(r, _)| rows.starts[r as usize + 1] += 1);
+        (0..self.rows).for_each(|r| rows.starts[r + 1] += rows.starts[r]);
+        let mut next = rows.starts.clone();
+        for c in 0..self.cols {
+            for &(r, p) in &columns[starts[c]..starts[c + 1]] {
+                let slot = &mut next[r as usize];
+                (rows.columns[*slot], rows.order[*slot]) = (c as u32, p);
+                *slot += 1;
+            }
+        }
+        rows
     }
 
-    /// Brings numbers of entries from row-by-row order into plan order.
-    ///
-    /// # Panics
-    /// When a slice does not have one number an entry.
-    pub fn to_plan_order<N: Copy>(&self, by_row: &[N], by_plan: &mut [N]) {
-        assert_eq!((by_row.len(), by_plan.len()), (self.nnz(), self.nnz()), "numbers of entries");
-        for (to, &e) in by_plan.iter_mut().zip(&self.order) {
-            *to = by_row[e as usize];
+    /// Calls `f(row, column, position)` for every entry in plan order.
+    fn visit(&self, mut f: impl FnMut(usize, usize, usize)) {
+        for part in &self.backward {
+            let (mut k, mut l) = (0, 0);
+            for (i, cell) in part.cells.iter().enumerate() {
+                for group in part.groups_of(i) {
+                    for _ in 0..group.lines {
+                        let column = part.lines.start + usize::from(part.line[l]);
+                        for _ in 0..group.count {
+                            f(cell.first as usize + usize::from(part.index[k]), column, part.entries.start + k);
+                            k += 1;
+                        }
+                        l += 1;
+                    }
+                }
+            }
         }
     }
 
-    /// Brings numbers of entries from plan order into row-by-row order.
-    ///
-    /// # Panics
-    /// When a slice does not have one number an entry.
-    pub fn to_row_order<N: Copy>(&self, by_plan: &[N], by_row: &mut [N]) {
-        assert_eq!((by_row.len(), by_plan.len()), (self.nnz(), self.nnz()), "numbers of entries");
-        for (&from, &e) in by_plan.iter().zip(&self.order) {
-            by_row[e as usize] = from;
-        }
+    /// Bytes of the structure.
+    pub fn bytes(&self) -> usize {
+        4 * self.nnz() + self.forward.iter().chain(&self.backward).map(Part::bytes).sum::<usize>()
     }
 
     /// Copies values in plan order to `packed`, the order of the forward pass.
@@ -172,7 +204,15 @@ impl Plan {
     /// # Panics
     /// When shapes differ.
     pub fn forward<T: Real>(&self, packed: &[T], x: &Tiled<T>, bias: Option<&[T]>, y: &mut Tiled<T>) {
-        self.forward_on(Isa::best(), packed, x, bias, y);
+        self.forward_on(Isa::best(), packed, x, bias, false, y);
+    }
+
+    /// `y = max(x Wᵀ + bias, 0)`, which costs no pass of its own.
+    ///
+    /// # Panics
+    /// When shapes differ.
+    pub fn forward_relu<T: Real>(&self, packed: &[T], x: &Tiled<T>, bias: Option<&[T]>, y: &mut Tiled<T>) {
+        self.forward_on(Isa::best(), packed, x, bias, true, y);
     }
 
     /// `dx = g W` where asked for, and `dw[p] = sum_b g[b, row(p)] x[b, col(p)]`; `values` and `dw` are in plan order.
@@ -182,10 +222,33 @@ impl Plan {
     /// # Panics
     /// When shapes differ.
     pub fn backward<T: Real>(&self, values: &[T], x: &Tiled<T>, g: &Tiled<T>, dx: Option<&mut Tiled<T>>, dw: &mut [T]) {
-        self.backward_on(Isa::best(), values, x, g, dx, dw);
+        self.backward_on(Isa::best(), values, x, g, dx, false, dw);
     }
 
-    fn forward_on<T: Real>(&self, isa: Isa, packed: &[T], x: &Tiled<T>, bias: Option<&[T]>, y: &mut Tiled<T>) {
+    /// As [`Plan::backward`] where `x` came out of a ReLU: `dx` is the gradient of what went into it.
+    ///
+    /// # Panics
+    /// When shapes differ.
+    pub fn backward_relu<T: Real>(
+        &self,
+        values: &[T],
+        x: &Tiled<T>,
+        g: &Tiled<T>,
+        dx: Option<&mut Tiled<T>>,
+        dw: &mut [T],
+    ) {
+        self.backward_on(Isa::best(), values, x, g, dx, true, dw);
+    }
+
+    fn forward_on<T: Real>(
+        &self,
+        isa: Isa,
+        packed: &[T],
+        x: &Tiled<T>,
+        bias: Option<&[T]>,
+        relu: bool,
+        y: &mut Tiled<T>,
+    ) {
         assert_eq!(packed.len(), self.nnz(), "packed values");
         assert_eq!((x.features(), y.features()), (self.cols, self.rows), "features of x and y");
         assert_eq!(x.batch(), y.batch(), "batch of x and y");
@@ -199,10 +262,11 @@ impl Plan {
             let (values, bias) = (&packed[part.entries.clone()], bias.map(|b| &b[part.lines.clone()]));
             // SAFETY: the part was cut for `cols` inputs, which `x` has; `y` is its lines of tile `t`; callers pass an
             // instruction set this machine has.
-            unsafe { isa.run(Forward { part, values, x: x.tile(t), width: x.width(t), bias, y }) }
+            unsafe { isa.run(Forward { part, values, x: x.tile(t), width: x.width(t), bias, relu, y }) }
         });
     }
 
+    #[allow(clippy::too_many_arguments)]
     fn backward_on<T: Real>(
         &self,
         isa: Isa,
@@ -210,6 +274,7 @@ impl Plan {
         x: &Tiled<T>,
         g: &Tiled<T>,
         dx: Option<&mut Tiled<T>>,
+        relu: bool,
         dw: &mut [T],
     ) {
         assert_eq!((values.len(), dw.len()), (self.nnz(), self.nnz()), "values and their gradients");
@@ -245,12 +310,44 @@ impl Plan {
                     dx: dx.next(),
                     dw: &mut *dw,
                     first: t == 0,
+                    relu,
                 };
                 // SAFETY: the part was cut for `rows` outputs, which `g` has; `x`, `dx` and `dw` are its lines and
                 // entries; callers pass an instruction set this machine has.
                 unsafe { isa.run(kernel) }
             }
         });
+    }
+}
+
+/// A structure in compressed rows, as [`Plan::by_rows`] gives it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Rows {
+    /// Start of each row, `rows + 1` numbers.
+    pub starts: Vec<usize>,
+    /// Column of each entry, ascending in each row.
+    pub columns: Vec<u32>,
+    /// Position of each entry in plan order.
+    pub order: Vec<u32>,
+}
+
+impl Rows {
+    /// Numbers of entries from plan order into row-by-row order.
+    ///
+    /// # Panics
+    /// When there is not one number an entry.
+    pub fn gather<N: Copy>(&self, by_plan: &[N]) -> Vec<N> {
+        assert_eq!(by_plan.len(), self.order.len(), "numbers of entries");
+        self.order.iter().map(|&p| by_plan[p as usize]).collect()
+    }
+
+    /// Numbers of entries from row-by-row order into plan order.
+    ///
+    /// # Panics
+    /// When a slice does not have one number an entry.
+    pub fn scatter<N: Copy>(&self, by_row: &[N], by_plan: &mut [N]) {
+        assert_eq!((by_row.len(), by_plan.len()), (self.order.len(), self.order.len()), "numbers of entries");
+        self.order.iter().zip(by_row).for_each(|(&p, &v)| by_plan[p as usize] = v);
     }
 }
 

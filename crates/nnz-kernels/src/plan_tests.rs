@@ -20,7 +20,13 @@ fn check<T: Real>(layer: &Layer, plan: &Plan, batch: usize, seed: u64, tolerance
     let bias: Vec<T> = random(seed + 3, rows);
     let (mut y, mut dx, mut dw) = (vec![T::nan(); batch * rows], vec![T::nan(); batch * cols], vec![T::nan(); nnz]);
     backward(csr, csc, &values, batch, &x, &g, Some(&mut dx), &mut dw);
-    let in_order = |v: &[T]| plan.order().iter().map(|&e| v[e as usize]).collect::<Vec<T>>();
+    let by_rows = plan.by_rows();
+    assert_eq!((&by_rows.starts[..], &by_rows.columns[..]), (csr.starts, csr.columns));
+    let in_order = |v: &[T]| {
+        let mut by_plan = vec![T::nan(); nnz];
+        by_rows.scatter(v, &mut by_plan);
+        by_plan
+    };
     let (master, want_dw) = (in_order(&values), in_order(&dw));
     let mut packed = vec![T::nan(); nnz];
     plan.pack(&master, &mut packed);
@@ -30,20 +36,29 @@ fn check<T: Real>(layer: &Layer, plan: &Plan, batch: usize, seed: u64, tolerance
         for bias in [None, Some(&bias[..])] {
             spmm(csr, &values, batch, &x, bias, &mut y);
             let mut yt = Tiled::from_rows(batch, rows, &vec![T::nan(); batch * rows]);
-            plan.forward_on(isa, &packed, &xt, bias, &mut yt);
+            plan.forward_on(isa, &packed, &xt, bias, false, &mut yt);
             let mut got = vec![T::nan(); batch * rows];
             yt.to_rows(&mut got);
             near(&what("y"), &got, &y, tolerance);
+            let above = |v: T| if v > T::ZERO { v } else { T::ZERO };
+            let want: Vec<T> = yt.as_slice().iter().copied().map(above).collect();
+            plan.forward_on(isa, &packed, &xt, bias, true, &mut yt);
+            assert_eq!(yt.as_slice(), want);
         }
         let mut dxt = Tiled::from_rows(batch, cols, &vec![T::nan(); batch * cols]);
         let mut got_dw = vec![T::nan(); nnz];
-        plan.backward_on(isa, &master, &xt, &gt, Some(&mut dxt), &mut got_dw);
+        plan.backward_on(isa, &master, &xt, &gt, Some(&mut dxt), true, &mut got_dw);
+        let gated = dxt.clone();
+        plan.backward_on(isa, &master, &xt, &gt, Some(&mut dxt), false, &mut got_dw);
+        let gate = |(&d, &x): (&T, &T)| if x > T::ZERO { d } else { T::ZERO };
+        let want: Vec<T> = dxt.as_slice().iter().zip(xt.as_slice()).map(gate).collect();
+        assert_eq!(gated.as_slice(), want);
         let mut got = vec![T::nan(); batch * cols];
         dxt.to_rows(&mut got);
         near(&what("dx"), &got, &dx, tolerance);
         near(&what("dw"), &got_dw, &want_dw, tolerance);
         let mut got_dw = vec![T::nan(); nnz];
-        plan.backward_on(isa, &master, &xt, &gt, None, &mut got_dw);
+        plan.backward_on(isa, &master, &xt, &gt, None, false, &mut got_dw);
         near(&what("dw alone"), &got_dw, &want_dw, tolerance);
     }
 }
@@ -121,11 +136,9 @@ fn orders_are_inverse_and_a_new_topology_replaces_the_old() {
     assert_eq!(plan.tuning(), tuning);
     check::<f32>(&new, &plan, 40, 3, 1e-4);
     let by_row: Vec<u32> = (0..new.nnz() as u32).collect();
-    let (mut by_plan, mut back) = (by_row.clone(), vec![0; by_row.len()]);
-    plan.to_plan_order(&by_row, &mut by_plan);
-    assert_eq!(by_plan, plan.order());
-    plan.to_row_order(&by_plan, &mut back);
-    assert_eq!(back, by_row);
+    let mut by_plan = vec![0; by_row.len()];
+    plan.by_rows().scatter(&by_row, &mut by_plan);
+    assert_eq!(plan.by_rows().gather(&by_plan), by_row);
 }
 
 #[test]

@@ -3,6 +3,7 @@
 use rayon::prelude::*;
 
 use crate::Real;
+use crate::buffer::Buffer;
 use crate::simd::Isa;
 use crate::transpose::transpose;
 
@@ -11,28 +12,30 @@ pub const TILE: usize = 64;
 /// The last tile is a multiple of this many samples wide.
 const STEP: usize = 16;
 
-/// A cache line (f32) or two (f64): makes the buffer aligned.
-#[repr(C, align(64))]
-#[derive(Clone, Copy, Debug)]
-struct Line<T>([T; STEP]);
-
 /// Activations `[batch, features]` stored tile by tile, each `[features, 64]`: the samples of one feature lie next to
 /// each other, since the inner loop of every sparse kernel runs over samples.
 ///
 /// The last tile is as wide as the remaining samples rounded up to 16. Conversions make this padding zero. Sums over
 /// samples run over it too, so it must stay zero in gradients: functions that map 0 to 0 keep it so, as the product with
 /// a sparse layer does. In activations it may become anything finite (a layer adds its bias there).
+///
+/// Memory of dropped tiles is kept for the next of the same size.
 #[derive(Clone, Debug)]
-pub struct Tiled<T> {
+pub struct Tiled<T: Real> {
     batch: usize,
     features: usize,
-    lines: Vec<Line<T>>,
+    data: Buffer<T>,
 }
 
 impl<T: Real> Tiled<T> {
     /// Zeros.
     pub fn zeros(batch: usize, features: usize) -> Self {
-        Self { batch, features, lines: vec![Line([T::ZERO; STEP]); batch.div_ceil(STEP) * features] }
+        Self { batch, features, data: Buffer::zeros(batch.next_multiple_of(STEP) * features) }
+    }
+
+    /// Whatever was in memory: for outputs of kernels, which overwrite everything.
+    pub fn any(batch: usize, features: usize) -> Self {
+        Self { batch, features, data: Buffer::any(batch.next_multiple_of(STEP) * features) }
     }
 
     /// From row-major `[batch, features]`.
@@ -40,7 +43,7 @@ impl<T: Real> Tiled<T> {
     /// # Panics
     /// When `rows` has another length.
     pub fn from_rows(batch: usize, features: usize, rows: &[T]) -> Self {
-        let mut tiled = Self::zeros(batch, features);
+        let mut tiled = Self::any(batch, features);
         tiled.copy_from_rows(rows);
         tiled
     }
@@ -185,15 +188,12 @@ impl<T: Real> Tiled<T> {
 
     /// Every number, tile by tile, padding included: element-wise functions can run over this.
     pub fn as_slice(&self) -> &[T] {
-        // SAFETY: a `Line` is exactly `STEP` numbers (its size is a multiple of its alignment for f32 and f64).
-        unsafe { std::slice::from_raw_parts(self.lines.as_ptr().cast(), self.lines.len() * STEP) }
+        &self.data
     }
 
     /// As [`Tiled::as_slice`]. The padding of gradients must stay zero.
     pub fn as_mut_slice(&mut self) -> &mut [T] {
-        const { assert!(size_of::<Line<T>>() == STEP * size_of::<T>()) };
-        // SAFETY: as in `as_slice`.
-        unsafe { std::slice::from_raw_parts_mut(self.lines.as_mut_ptr().cast(), self.lines.len() * STEP) }
+        &mut self.data
     }
 }
 

@@ -56,24 +56,31 @@ pub struct Activation {
     pub function: Function,
 }
 
+impl Function {
+    /// As an op.
+    pub fn op<T: Real>(self) -> fn(&Var<T>) -> Var<T> {
+        match self {
+            Self::Gelu => ops::gelu,
+            Self::GeluTanh => ops::gelu_tanh,
+            Self::Silu => ops::silu,
+            Self::Tanh => ops::tanh,
+            Self::Sigmoid => ops::sigmoid,
+            Self::Softplus => ops::softplus,
+            Self::LeakyRelu => |x| ops::leaky_relu(x, 0.01),
+            Self::Elu => |x| ops::elu(x, 1.0),
+            Self::Relu6 => ops::relu6,
+            Self::Hardswish => ops::hardswish,
+        }
+    }
+}
+
 impl Layer for Activation {
     fn output(&self, input: &[usize]) -> Fit<Vec<usize>> {
         Ok(input.to_vec())
     }
 
     fn forward<T: Real>(&self, x: &Var<T>, _: &mut Context<'_, T>) -> Result<Var<T>> {
-        Ok(match self.function {
-            Function::Gelu => ops::gelu(x),
-            Function::GeluTanh => ops::gelu_tanh(x),
-            Function::Silu => ops::silu(x),
-            Function::Tanh => ops::tanh(x),
-            Function::Sigmoid => ops::sigmoid(x),
-            Function::Softplus => ops::softplus(x),
-            Function::LeakyRelu => ops::leaky_relu(x, 0.01),
-            Function::Elu => ops::elu(x, 1.0),
-            Function::Relu6 => ops::relu6(x),
-            Function::Hardswish => ops::hardswish(x),
-        })
+        Ok(self.function.op()(x))
     }
 
     fn resized(&self, _: &[usize], _: &dyn Fn(usize) -> usize, _: bool) -> LayerSpec {

@@ -1,6 +1,6 @@
 use super::{Layer, LayerSpec};
 use crate::model::Pass;
-use crate::ops::{self, Window};
+use crate::ops::{self, Stage, Then, Window};
 use crate::{Layout, Param, Result, Tensor, Var};
 use nnz_core::Rng;
 use nnz_kernels::Real;
@@ -79,24 +79,52 @@ impl<'a, T: Real> Context<'a, T> {
 
     /// x Wᵀ (+ b) over the last axis, by the next weight and, with `bias`, the vector after it.
     pub fn linear(&mut self, x: &Var<T>, bias: bool) -> Var<T> {
-        let (at, weight) = self.take();
-        let bias = bias.then(|| self.take().1);
-        let rows = self.params[at].shape.rows;
-        let y = match &self.params[at].layout {
-            Layout::Sparse(c) => {
-                let probe = self.pass.probes.get(at).cloned().flatten();
-                let none = Var::constant(Tensor::zeros(&[rows]));
-                ops::sparse_linear(x, weight, c, bias.unwrap_or(&none), probe)
+        let rows = self.params[self.next].shape.rows;
+        let y = match self.stage(bias, Then::Linear) {
+            Some(stage) => ops::sparse_stack(x, &[stage]),
+            None => {
+                let (weight, bias) = (self.take().1, bias.then(|| self.take().1));
+                match bias {
+                    Some(bias) => ops::linear(x, weight, bias),
+                    None => ops::matmul(x, false, weight, true),
+                }
             }
-            _ => match bias {
-                Some(bias) => ops::linear(x, weight, bias),
-                None => ops::matmul(x, false, weight, true),
-            },
         };
+        self.unfold(y, x, rows)
+    }
+
+    /// Rows of the output of a layer back on the axes of its input.
+    fn unfold(&self, y: Var<T>, x: &Var<T>, outputs: usize) -> Var<T> {
         match x.shape() {
-            [lead @ .., _] if lead.len() > 1 => ops::reshape(&y, &[lead, &[rows]].concat()),
+            [lead @ .., _] if lead.len() > 1 => ops::reshape(&y, &[lead, &[outputs]].concat()),
             _ => y,
         }
+    }
+
+    /// Takes the next weight and its bias if that weight is stored sparse.
+    fn stage(&mut self, bias: bool, then: Then<T>) -> Option<Stage<T>> {
+        let Layout::Sparse(connections) = &self.params.get(self.next)?.layout else { return None };
+        let (at, values) = self.take();
+        let bias = bias.then(|| self.take().1.clone());
+        let probe = self.pass.probes.get(at).cloned().flatten();
+        Some(Stage { values: values.clone(), bias, connections: connections.clone(), then, probe })
+    }
+
+    /// Linear layers stored sparse at the start of a chain, with the functions between them, and how many layers that is.
+    fn stack(&mut self, layers: &[LayerSpec]) -> (Vec<Stage<T>>, usize) {
+        let (mut stages, mut at) = (Vec::new(), 0);
+        while let Some(LayerSpec::Linear(linear)) = layers.get(at) {
+            let then = match layers.get(at + 1) {
+                Some(LayerSpec::Relu(_)) => Then::Relu,
+                Some(LayerSpec::Activation(a)) => Then::Map(a.function.op()),
+                _ => Then::Linear,
+            };
+            let step = if matches!(then, Then::Linear) { 1 } else { 2 };
+            let Some(stage) = self.stage(linear.bias, then) else { break };
+            stages.push(stage);
+            at += step;
+        }
+        (stages, at)
     }
 
     /// A convolution of `[batch, height, width, channels]` by the next weight and, with `bias`, the vector after it.
@@ -116,14 +144,28 @@ impl<'a, T: Real> Context<'a, T> {
         ops::conv(x, &whole, bias, window, groups)
     }
 
-    /// Layers one after the other, with their taps.
-    pub fn chain(&mut self, prefix: &str, layers: &[LayerSpec], x: Var<T>) -> Result<Var<T>> {
-        layers.iter().enumerate().try_fold(x, |x, (i, layer)| {
+    /// Layers one after the other, with their taps. Neighbours that are stored sparse run as one stack.
+    pub fn chain(&mut self, prefix: &str, layers: &[LayerSpec], mut x: Var<T>) -> Result<Var<T>> {
+        let mut at = 0;
+        while let Some(layer) = layers.get(at) {
+            // Taps look between layers.
+            if self.pass.taps.is_none() {
+                let (stages, count) = self.stack(&layers[at..]);
+                if let Some(last) = stages.last() {
+                    let outputs = last.connections.plan().rows();
+                    let y = ops::sparse_stack(&x, &stages);
+                    x = self.unfold(y, &x, outputs);
+                    at += count;
+                    continue;
+                }
+            }
             let y = layer.forward(&x, self)?;
-            Ok(match self.pass.taps {
-                Some(taps) => taps.visit(&layer.tap(prefix, i), y),
+            x = match self.pass.taps {
+                Some(taps) => taps.visit(&layer.tap(prefix, at), y),
                 None => y,
-            })
-        })
+            };
+            at += 1;
+        }
+        Ok(x)
     }
 }

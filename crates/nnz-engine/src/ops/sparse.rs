@@ -1,10 +1,9 @@
-//! Products of a matrix stored as values at connections.
+//! Products of a matrix stored as values at connections. Values lie in plan order.
 
-use super::{pick, reshape, sum_rows};
-use crate::tape::is_recording;
+use super::{add_bias, pick, relu, reshape};
 use crate::{Connections, Tensor, Var};
 use nnz_core::Zero;
-use nnz_kernels::{self as kernels, Real};
+use nnz_kernels::{self as kernels, Csr, Real, Tiled};
 use std::sync::{Arc, Mutex};
 
 /// Where a sparse layer leaves the zeros of largest |gradient| during a backward pass.
@@ -16,6 +15,181 @@ pub struct ZeroProbe {
     pub found: Mutex<Vec<Zero>>,
 }
 
+impl ZeroProbe {
+    fn stream<T: Real>(&self, connections: &Connections, x: &Tiled<T>, g: &Tiled<T>) {
+        let topology = connections.topology();
+        let (rows, cols) = (topology.rows(), topology.cols());
+        let csr = Csr { rows, cols, starts: topology.starts(), columns: topology.columns() };
+        let found = kernels::top_zero_gradients_tiled(csr, x, g, self.count);
+        let zero = |(position, gradient): (u64, T)| Zero { position, gradient: gradient.f64() as f32 };
+        *self.found.lock().unwrap_or_else(|e| e.into_inner()) = found.into_iter().map(zero).collect();
+    }
+}
+
+/// A function of every entry behind a sparse layer.
+#[derive(Clone)]
+pub enum Then<T> {
+    /// None.
+    Linear,
+    /// max(x, 0), inside the kernels.
+    Relu,
+    /// Another op that looks at one entry at a time.
+    Map(fn(&Var<T>) -> Var<T>),
+}
+
+impl<T: Real> Then<T> {
+    fn apply(&self, x: &Var<T>) -> Var<T> {
+        match self {
+            Self::Linear => x.clone(),
+            Self::Relu => relu(x),
+            Self::Map(f) => f(x),
+        }
+    }
+}
+
+/// One layer of [`sparse_stack`]: x Wᵀ + b and a function of every entry.
+#[derive(Clone)]
+pub struct Stage<T> {
+    /// Values of W, `[nnz]`.
+    pub values: Var<T>,
+    /// b, `[out]`.
+    pub bias: Option<Var<T>>,
+    /// Where W has values.
+    pub connections: Arc<Connections>,
+    /// What follows.
+    pub then: Then<T>,
+    /// Streams the gradient of the zeros during the backward pass, O(out · in · rows of x).
+    pub probe: Option<Arc<ZeroProbe>>,
+}
+
+/// What one stage keeps for its backward pass.
+struct Kept<T: Real> {
+    connections: Arc<Connections>,
+    values: Tensor<T>,
+    bias: bool,
+    probe: Option<Arc<ZeroProbe>>,
+    x: Tiled<T>,
+    after: After<T>,
+}
+
+/// How to go back through the function behind a stage.
+enum After<T: Real> {
+    Linear,
+    /// Done by the next stage, which has the output as its input.
+    Gated,
+    Relu(Tiled<T>),
+    Map(Var<T>, Var<T>),
+}
+
+/// Sparse layers one after the other, x `[.., in]` to `[rows, out]`. Activations stay tile by tile between them; only x
+/// and the result are converted. Costs O(nnz · rows of x).
+pub fn sparse_stack<T: Real>(x: &Var<T>, stages: &[Stage<T>]) -> Var<T> {
+    let (batch, inputs) = x.value().rows_cols();
+    let mut parents = vec![x];
+    parents.extend(stages.iter().flat_map(|s| std::iter::once(&s.values).chain(&s.bias)));
+    let keep = crate::tape::is_recording() && parents.iter().any(|p| p.tracked());
+    let mut kept = Vec::new();
+    let mut tiles = Tiled::from_rows(batch, inputs, x.value().data());
+    for (i, stage) in stages.iter().enumerate() {
+        let plan = stage.connections.plan();
+        let mut packed = Tensor::zeros(&[plan.nnz()]);
+        plan.pack(stage.values.value().data(), packed.data_mut());
+        let mut y = Tiled::any(batch, plan.rows());
+        let bias = stage.bias.as_ref().map(|b| b.value().data());
+        match stage.then {
+            Then::Relu => plan.forward_relu(packed.data(), &tiles, bias, &mut y),
+            _ => plan.forward(packed.data(), &tiles, bias, &mut y),
+        }
+        let after = match stage.then {
+            Then::Linear => After::Linear,
+            Then::Relu if i + 1 < stages.len() || !keep => After::Gated,
+            Then::Relu => After::Relu(y.clone()),
+            Then::Map(f) => {
+                let before = Tensor::new(&[y.as_slice().len()], y.as_slice().to_vec());
+                let before = if keep { Var::leaf(before) } else { Var::constant(before) };
+                let after = f(&before);
+                y.as_mut_slice().copy_from_slice(after.value().data());
+                After::Map(before, after)
+            }
+        };
+        let x = std::mem::replace(&mut tiles, y);
+        if keep {
+            let (values, probe) = (stage.values.value().clone(), stage.probe.clone());
+            let connections = stage.connections.clone();
+            kept.push(Kept { connections, values, bias: stage.bias.is_some(), probe, x, after });
+        }
+    }
+    let mut value = Tensor::zeros(&[batch, tiles.features()]);
+    tiles.to_rows(value.data_mut());
+    let (composite, inputs_tracked, shape) = (stages.to_vec(), x.tracked(), x.shape().to_vec());
+    Var::fast(
+        "sparse_stack",
+        value,
+        &parents,
+        move |parents| {
+            let mut parents = parents.iter();
+            let mut next = || parents.next().expect("x and the parameters of every stage");
+            composite.iter().fold(next().clone(), |x, stage| {
+                let y = spmm(&x, next(), &stage.connections);
+                let y = if stage.bias.is_some() { add_bias(&y, next()) } else { y };
+                stage.then.apply(&y)
+            })
+        },
+        || Box::new(move |g| back(&kept, g, inputs_tracked.then_some(&shape))),
+    )
+}
+
+/// Gradients of x (where asked for, in this shape), and of values and bias of every stage.
+fn back<T: Real>(kept: &[Kept<T>], g: &Tensor<T>, x_shape: Option<&Vec<usize>>) -> Vec<Option<Tensor<T>>> {
+    let (batch, outputs) = g.rows_cols();
+    let mut g = Tiled::from_rows(batch, outputs, g.data());
+    let (mut found, mut dx_rows) = (Vec::with_capacity(2 * kept.len() + 1), None);
+    for (i, stage) in kept.iter().enumerate().rev() {
+        match &stage.after {
+            After::Linear | After::Gated => {}
+            After::Relu(y) => {
+                let gate = |(g, &y): (&mut T, &T)| *g = if y > T::ZERO { *g } else { T::ZERO };
+                g.as_mut_slice().iter_mut().zip(y.as_slice()).for_each(gate);
+            }
+            After::Map(before, after) => {
+                let flat = Tensor::new(&[g.as_slice().len()], g.as_slice().to_vec());
+                let mut slopes = after.clone().backward_from(Var::constant(flat), false).expect("no graph is asked for");
+                match slopes.take(before) {
+                    Some(d) => g.as_mut_slice().copy_from_slice(d.data()),
+                    None => g.as_mut_slice().fill(T::ZERO),
+                }
+            }
+        }
+        let plan = stage.connections.plan();
+        if stage.bias {
+            let mut db = Tensor::zeros(&[plan.rows()]);
+            g.sum_batch(db.data_mut());
+            found.push(Some(db));
+        }
+        if let Some(probe) = &stage.probe {
+            probe.stream(&stage.connections, &stage.x, &g);
+        }
+        let mut dv = Tensor::zeros(&[plan.nnz()]);
+        let mut dx = (i > 0 || x_shape.is_some()).then(|| Tiled::any(batch, plan.cols()));
+        let gated = i > 0 && matches!(kept[i - 1].after, After::Gated);
+        let backward = if gated { kernels::Plan::backward_relu } else { kernels::Plan::backward };
+        backward(plan, stage.values.data(), &stage.x, &g, dx.as_mut(), dv.data_mut());
+        found.push(Some(dv));
+        match dx {
+            Some(dx) if i > 0 => g = dx,
+            Some(dx) => {
+                let mut rows = Tensor::zeros(x_shape.expect("asked for"));
+                dx.to_rows(rows.data_mut());
+                dx_rows = Some(rows);
+            }
+            None => {}
+        }
+    }
+    found.push(dx_rows);
+    found.reverse();
+    found
+}
+
 /// x Wᵀ + b where W has `values` (`[nnz]`) at `connections`; x `[.., in]`. Costs O(nnz · rows of x).
 ///
 /// A `probe` also streams the gradient of the zeros, O(out · in · rows of x), during the backward pass.
@@ -23,44 +197,22 @@ pub fn sparse_linear<T: Real>(
     x: &Var<T>,
     values: &Var<T>,
     connections: &Arc<Connections>,
-    bias: &Var<T>,
+    bias: Option<&Var<T>>,
     probe: Option<Arc<ZeroProbe>>,
 ) -> Var<T> {
-    let (batch, _) = x.value().rows_cols();
-    let mut value = Tensor::zeros(&[batch, connections.topology.rows()]);
-    let (v, d, b) = (values.value().data(), x.value().data(), bias.value().data());
-    kernels::spmm(connections.csr(), v, batch, d, Some(b), value.data_mut());
-    let (px, pv, c) = (x.clone(), values.clone(), connections.clone());
-    Var::op("sparse_linear", value, &[x, values, bias], || {
-        Box::new(move |g| {
-            if let Some(probe) = &probe {
-                let (x, g) = (px.value().data(), g.value().data());
-                let found = kernels::top_zero_gradients(c.csr(), batch, x, g, probe.count);
-                let zero = |(position, gradient): (u64, T)| Zero { position, gradient: gradient.f64() as f32 };
-                *probe.found.lock().unwrap_or_else(|e| e.into_inner()) = found.into_iter().map(zero).collect();
-            }
-            let (dx, dv) = match is_recording() {
-                true => (px.tracked().then(|| spmm_t(g, &pv, &c)), sddmm(&px, g, &c)),
-                false => {
-                    let mut dx = px.tracked().then(|| Tensor::zeros(px.shape()));
-                    let mut dv = Tensor::zeros(&[c.topology.nnz()]);
-                    let (v, x, g) = (pv.value().data(), px.value().data(), g.value().data());
-                    let out = dx.as_mut().map(|t| t.data_mut());
-                    kernels::backward(c.csr(), c.csc(), v, batch, x, g, out, dv.data_mut());
-                    (dx.map(Var::constant), Var::constant(dv))
-                }
-            };
-            vec![dx.map(|v| reshape(&v, px.shape())), Some(dv), Some(sum_rows(g))]
-        })
-    })
+    let (values, bias, connections) = (values.clone(), bias.cloned(), connections.clone());
+    sparse_stack(x, &[Stage { values, bias, connections, then: Then::Linear, probe }])
 }
 
 /// g W, the transpose of [`sparse_linear`] without bias: g `[rows, out]`, result `[rows, in]`.
 pub fn spmm_t<T: Real>(g: &Var<T>, values: &Var<T>, connections: &Arc<Connections>) -> Var<T> {
-    let (batch, _) = g.value().rows_cols();
-    let mut value = Tensor::zeros(&[batch, connections.topology.cols()]);
-    let (v, d) = (values.value().data(), g.value().data());
-    kernels::spmm_t(connections.csr(), connections.csc(), v, batch, d, value.data_mut());
+    let ((batch, outputs), plan) = (g.value().rows_cols(), connections.plan());
+    let mut value = Tensor::zeros(&[batch, plan.cols()]);
+    let (none, mut out) = (Tiled::zeros(batch, plan.cols()), Tiled::any(batch, plan.cols()));
+    let tiles = Tiled::from_rows(batch, outputs, g.value().data());
+    let mut unused = Tensor::zeros(&[plan.nnz()]);
+    plan.backward(values.value().data(), &none, &tiles, Some(&mut out), unused.data_mut());
+    out.to_rows(value.data_mut());
     let (pg, pv, c) = (g.clone(), values.clone(), connections.clone());
     Var::op("spmm_t", value, &[g, values], || {
         Box::new(move |h| {
@@ -71,10 +223,13 @@ pub fn spmm_t<T: Real>(g: &Var<T>, values: &Var<T>, connections: &Arc<Connection
 
 /// x Wᵀ: x `[rows, in]`, result `[rows, out]`.
 pub fn spmm<T: Real>(x: &Var<T>, values: &Var<T>, connections: &Arc<Connections>) -> Var<T> {
-    let (batch, _) = x.value().rows_cols();
-    let mut value = Tensor::zeros(&[batch, connections.topology.rows()]);
-    let (v, d) = (values.value().data(), x.value().data());
-    kernels::spmm(connections.csr(), v, batch, d, None, value.data_mut());
+    let ((batch, inputs), plan) = (x.value().rows_cols(), connections.plan());
+    let mut value = Tensor::zeros(&[batch, plan.rows()]);
+    let (tiles, mut out) = (Tiled::from_rows(batch, inputs, x.value().data()), Tiled::any(batch, plan.rows()));
+    let mut packed = Tensor::zeros(&[plan.nnz()]);
+    plan.pack(values.value().data(), packed.data_mut());
+    plan.forward(packed.data(), &tiles, None, &mut out);
+    out.to_rows(value.data_mut());
     let (px, pv, c) = (x.clone(), values.clone(), connections.clone());
     Var::op("spmm", value, &[x, values], || {
         Box::new(move |g| {
@@ -88,9 +243,12 @@ pub fn spmm<T: Real>(x: &Var<T>, values: &Var<T>, connections: &Arc<Connections>
 
 /// Σ_b g[b, row] x[b, col] at every connection: x `[rows, in]`, g `[rows, out]`, result `[nnz]`.
 pub fn sddmm<T: Real>(x: &Var<T>, g: &Var<T>, connections: &Arc<Connections>) -> Var<T> {
-    let (batch, _) = x.value().rows_cols();
-    let mut value = Tensor::zeros(&[connections.topology.nnz()]);
-    kernels::sddmm(connections.csr(), batch, x.value().data(), g.value().data(), value.data_mut());
+    let ((batch, inputs), plan) = (x.value().rows_cols(), connections.plan());
+    let mut value = Tensor::zeros(&[plan.nnz()]);
+    let unused = Tensor::zeros(&[plan.nnz()]);
+    let tiles = Tiled::from_rows(batch, inputs, x.value().data());
+    let gradient = Tiled::from_rows(batch, plan.rows(), g.value().data());
+    plan.backward(unused.data(), &tiles, &gradient, None, value.data_mut());
     let (px, pg, c) = (x.clone(), g.clone(), connections.clone());
     Var::op("sddmm", value, &[x, g], || {
         Box::new(move |h| {
@@ -106,8 +264,8 @@ pub fn sddmm<T: Real>(x: &Var<T>, g: &Var<T>, connections: &Arc<Connections>) ->
 ///
 /// A `probe` picks the zeros of largest |gradient| from the dense gradient, which is there anyway.
 pub fn densify<T: Real>(values: &Var<T>, connections: &Arc<Connections>, probe: Option<Arc<ZeroProbe>>) -> Var<T> {
-    let shape = [connections.topology.rows(), connections.topology.cols()];
-    let at: Arc<Vec<usize>> = Arc::new(connections.topology.positions().map(|p| p as usize).collect());
+    let shape = [connections.plan().rows(), connections.plan().cols()];
+    let at: Arc<Vec<usize>> = Arc::new(connections.positions());
     let mut value = Tensor::zeros(&shape);
     let out = value.data_mut();
     at.iter().zip(values.value().data()).for_each(|(&i, &v)| out[i] = v);
