@@ -47,6 +47,7 @@
 //! ```
 
 mod adjoint;
+mod awake;
 mod blocks;
 mod buffer;
 mod format;
@@ -63,6 +64,7 @@ mod testing;
 mod tiled;
 mod transpose;
 
+pub use awake::awake;
 pub use format::{Csc, Csr};
 pub use gemm::gemm;
 pub use growth::{top_zero_gradients, top_zero_gradients_tiled};
