@@ -48,11 +48,14 @@
 
 mod adjoint;
 mod blocks;
+mod dense;
+pub mod elementwise;
 mod format;
 mod forward;
-mod gemm;
+mod functions;
 mod growth;
 mod plan;
+mod pool;
 mod real;
 mod simd;
 mod sliced;
@@ -62,10 +65,12 @@ mod testing;
 mod tiled;
 mod transpose;
 
+pub use dense::conv::Conv;
+pub use dense::gemm::{Start, gemm};
 pub use format::{Csc, Csr};
-pub use gemm::gemm;
 pub use growth::{top_zero_gradients, top_zero_gradients_tiled};
 pub use plan::{Plan, Tuning};
+pub use pool::Pool;
 pub use real::Real;
 pub use simd::Isa;
 pub use sliced::Sliced;
