@@ -1,36 +1,19 @@
 //! Aligned memory that is used again.
 
-use std::collections::BTreeMap;
-use std::marker::PhantomData;
 use std::ops::{Deref, DerefMut};
-use std::sync::{Mutex, PoisonError};
 
 use crate::Real;
 
-/// A cache line. No register of an aligned row straddles two of them, which would halve the speed of loads.
-#[repr(C, align(64))]
-#[derive(Clone, Copy, Debug, Default)]
-struct Line([u64; 8]);
+/// Bytes of a cache line. No register of an aligned row straddles two of them, which would halve the speed of loads.
+const LINE: usize = 64;
 
-/// Numbers at the start of a cache line. Dropping one keeps its memory for the next of the same length: a training step
-/// asks for the same buffers again and again, and fresh pages cost more than the arithmetic of a narrow layer.
+/// Numbers at the start of a cache line, from the pool of their type.
 #[derive(Debug)]
-pub(crate) struct Buffer<T> {
-    lines: Vec<Line>,
+pub(crate) struct Buffer<T: Real> {
+    data: Vec<T>,
+    start: usize,
     len: usize,
-    number: PhantomData<T>,
 }
-
-/// Most bytes kept for later.
-const KEPT: usize = 128 << 20;
-
-/// Free memory by number of lines.
-struct Pool {
-    bytes: usize,
-    free: BTreeMap<usize, Vec<Vec<Line>>>,
-}
-
-static POOL: Mutex<Pool> = Mutex::new(Pool { bytes: 0, free: BTreeMap::new() });
 
 impl<T: Real> Buffer<T> {
     /// Zeros.
@@ -42,26 +25,15 @@ impl<T: Real> Buffer<T> {
 
     /// Whatever was there before.
     pub fn any(len: usize) -> Self {
-        let count = (len * size_of::<T>()).div_ceil(size_of::<Line>());
-        let mut pool = POOL.lock().unwrap_or_else(PoisonError::into_inner);
-        let found = pool.free.get_mut(&count).and_then(Vec::pop);
-        if found.is_some() {
-            pool.bytes -= count * size_of::<Line>();
-        }
-        drop(pool);
-        Self { lines: found.unwrap_or_else(|| vec![Line::default(); count]), len, number: PhantomData }
+        let data = T::pool().take(len + LINE / size_of::<T>());
+        let start = data.as_ptr().align_offset(LINE);
+        Self { data, start, len }
     }
 }
 
-impl<T> Drop for Buffer<T> {
+impl<T: Real> Drop for Buffer<T> {
     fn drop(&mut self) {
-        let lines = std::mem::take(&mut self.lines);
-        let bytes = lines.len() * size_of::<Line>();
-        let mut pool = POOL.lock().unwrap_or_else(PoisonError::into_inner);
-        if bytes > 0 && pool.bytes + bytes <= KEPT {
-            pool.bytes += bytes;
-            pool.free.entry(lines.len()).or_default().push(lines);
-        }
+        T::pool().give(std::mem::take(&mut self.data));
     }
 }
 
@@ -77,16 +49,13 @@ impl<T: Real> Deref for Buffer<T> {
     type Target = [T];
 
     fn deref(&self) -> &[T] {
-        // SAFETY: the lines hold `len` numbers at least, are initialized, and any bits are a number of a `Real`, which is
-        // sealed to f32 and f64.
-        unsafe { std::slice::from_raw_parts(self.lines.as_ptr().cast(), self.len) }
+        &self.data[self.start..self.start + self.len]
     }
 }
 
 impl<T: Real> DerefMut for Buffer<T> {
     fn deref_mut(&mut self) -> &mut [T] {
-        // SAFETY: as in `deref`; any number is valid bits of a line.
-        unsafe { std::slice::from_raw_parts_mut(self.lines.as_mut_ptr().cast(), self.len) }
+        &mut self.data[self.start..self.start + self.len]
     }
 }
 
@@ -95,17 +64,15 @@ mod tests {
     use super::*;
 
     #[test]
-    fn memory_comes_back_aligned_and_zeroed_when_asked() {
-        // A length no other test uses.
-        let mut a = Buffer::<f32>::zeros(100_003);
-        a.fill(7.0);
-        let at = a.as_ptr();
-        assert_eq!(at as usize % 64, 0);
-        let copy = a.clone();
-        drop(a);
-        let b = Buffer::<f32>::zeros(100_003);
-        assert_eq!(b.as_ptr(), at);
-        assert!(b.iter().all(|&v| v == 0.0) && copy.iter().all(|&v| v == 7.0));
-        assert!(Buffer::<f64>::zeros(0).is_empty());
+    fn is_aligned_and_zero_when_asked() {
+        for len in [0, 1, 100, 2_000, 100_003] {
+            let mut a = Buffer::<f32>::any(len);
+            assert_eq!((a.as_ptr() as usize % LINE, a.len()), (0, len));
+            a.fill(7.0);
+            let copy = a.clone();
+            drop(a);
+            assert!(Buffer::<f32>::zeros(len).iter().all(|&v| v == 0.0));
+            assert!(copy.len() == len && copy.iter().all(|&v| v == 7.0) && copy.as_ptr() as usize % LINE == 0);
+        }
     }
 }

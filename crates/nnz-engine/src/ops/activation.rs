@@ -6,7 +6,7 @@ use super::*;
 fn unary<T: Real>(
     op: &'static str,
     x: &Var<T>,
-    f: impl Fn(T) -> T,
+    f: impl Fn(T) -> T + Sync,
     df: impl Fn(T) -> T + Send + Sync + 'static,
     composite: impl Fn(&Var<T>) -> Var<T> + Send + Sync + 'static,
 ) -> Var<T> {
@@ -21,7 +21,12 @@ fn unary<T: Real>(
 }
 
 /// An op `f(x)` whose derivative `slope(x)` is constant between kinks.
-fn piecewise<T: Real>(op: &'static str, x: &Var<T>, f: impl Fn(T) -> T, slope: impl Fn(T) -> T) -> Var<T> {
+fn piecewise<T: Real>(
+    op: &'static str,
+    x: &Var<T>,
+    f: impl Fn(T) -> T + Sync,
+    slope: impl Fn(T) -> T + Sync,
+) -> Var<T> {
     let at = x.value().clone();
     Var::op(op, x.value().map(f), &[x], || {
         let slope = Var::constant(at.map(slope));

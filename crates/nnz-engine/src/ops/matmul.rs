@@ -2,7 +2,7 @@
 
 use super::{reshape, sum_rows};
 use crate::{Tensor, Var};
-use nnz_kernels::{self as kernels, Real};
+use nnz_kernels::{self as kernels, Real, Start};
 use rayon::prelude::*;
 
 /// op(A) op(B), where op transposes when asked; matrices `[m, k]`, `[k, n]`.
@@ -13,7 +13,7 @@ pub fn matmul<T: Real>(a: &Var<T>, ta: bool, b: &Var<T>, tb: bool) -> Var<T> {
     let mut value = Tensor::zeros(&[m, n]);
     let strides = |cols: usize, t: bool| if t { (1, cols) } else { (cols, 1) };
     let (sa, sb) = (strides(ca, ta), strides(cb, tb));
-    kernels::gemm(m, n, k, T::ONE, a.value().data(), sa, b.value().data(), sb, T::ZERO, value.data_mut(), (n, 1));
+    kernels::gemm(m, n, k, a.value().data(), sa, b.value().data(), sb, Start::Zero, value.data_mut(), n);
     let (x, y) = (a.clone(), b.clone());
     Var::op("matmul", value, &[a, b], || {
         Box::new(move |g| {
@@ -53,7 +53,7 @@ pub fn batch_matmul<T: Real>(a: &Var<T>, ta: bool, b: &Var<T>, tb: bool) -> Var<
     let (x, y) = (a.value().data(), b.value().data());
     let one = |(i, out): (usize, &mut [T])| {
         let (x, y) = (&x[i * ra * ca..(i + 1) * ra * ca], &y[i * rb * cb..(i + 1) * rb * cb]);
-        kernels::gemm(m, n, k, T::ONE, x, sa, y, sb, T::ZERO, out, (n, 1));
+        kernels::gemm(m, n, k, x, sa, y, sb, Start::Zero, out, n);
     };
     if m * n > 0 {
         value.data_mut().par_chunks_exact_mut(m * n).enumerate().for_each(one);

@@ -92,8 +92,7 @@ pub fn sparse_stack<T: Real>(x: &Var<T>, stages: &[Stage<T>]) -> Var<T> {
     let mut tiles = Tiled::from_rows(batch, inputs, x.value().data());
     for (i, stage) in stages.iter().enumerate() {
         let plan = stage.connections.plan();
-        let mut packed = Tensor::zeros(&[plan.nnz()]);
-        plan.pack(stage.values.value().data(), packed.data_mut());
+        let packed = Tensor::written(&[plan.nnz()], |packed| plan.pack(stage.values.value().data(), packed));
         let mut y = Tiled::any(batch, plan.rows());
         let bias = stage.bias.as_ref().map(|b| b.value().data());
         match stage.then {
@@ -105,7 +104,7 @@ pub fn sparse_stack<T: Real>(x: &Var<T>, stages: &[Stage<T>]) -> Var<T> {
             Then::Relu if i + 1 < stages.len() || !keep => After::Gated,
             Then::Relu => After::Relu(y.clone()),
             Then::Map(f) => {
-                let before = Tensor::new(&[y.as_slice().len()], y.as_slice().to_vec());
+                let before = flat(&y);
                 let before = if keep { Var::leaf(before) } else { Var::constant(before) };
                 let after = f(&before);
                 y.as_mut_slice().copy_from_slice(after.value().data());
@@ -119,8 +118,7 @@ pub fn sparse_stack<T: Real>(x: &Var<T>, stages: &[Stage<T>]) -> Var<T> {
             kept.push(Kept { connections, values, bias: stage.bias.is_some(), probe, x, after });
         }
     }
-    let mut value = Tensor::zeros(&[batch, tiles.features()]);
-    tiles.to_rows(value.data_mut());
+    let value = Tensor::written(&[batch, tiles.features()], |value| tiles.to_rows(value));
     let (composite, inputs_tracked, shape) = (stages.to_vec(), x.tracked(), x.shape().to_vec());
     Var::fast(
         "sparse_stack",
@@ -139,6 +137,12 @@ pub fn sparse_stack<T: Real>(x: &Var<T>, stages: &[Stage<T>]) -> Var<T> {
     )
 }
 
+/// All numbers of tiles, padding included.
+fn flat<T: Real>(tiles: &Tiled<T>) -> Tensor<T> {
+    let all = tiles.as_slice();
+    Tensor::written(&[all.len()], |to| to.copy_from_slice(all))
+}
+
 /// Gradients of x (where asked for, in this shape), and of values and bias of every stage.
 fn back<T: Real>(kept: &[Kept<T>], g: &Tensor<T>, x_shape: Option<&Vec<usize>>) -> Vec<Option<Tensor<T>>> {
     let (batch, outputs) = g.rows_cols();
@@ -152,8 +156,8 @@ fn back<T: Real>(kept: &[Kept<T>], g: &Tensor<T>, x_shape: Option<&Vec<usize>>) 
                 g.as_mut_slice().iter_mut().zip(y.as_slice()).for_each(gate);
             }
             After::Map(before, after) => {
-                let flat = Tensor::new(&[g.as_slice().len()], g.as_slice().to_vec());
-                let mut slopes = after.clone().backward_from(Var::constant(flat), false).expect("no graph is asked for");
+                let found = after.clone().backward_from(Var::constant(flat(&g)), false);
+                let mut slopes = found.expect("no graph is asked for");
                 match slopes.take(before) {
                     Some(d) => g.as_mut_slice().copy_from_slice(d.data()),
                     None => g.as_mut_slice().fill(T::ZERO),
@@ -162,25 +166,22 @@ fn back<T: Real>(kept: &[Kept<T>], g: &Tensor<T>, x_shape: Option<&Vec<usize>>) 
         }
         let plan = stage.connections.plan();
         if stage.bias {
-            let mut db = Tensor::zeros(&[plan.rows()]);
-            g.sum_batch(db.data_mut());
-            found.push(Some(db));
+            found.push(Some(Tensor::written(&[plan.rows()], |db| g.sum_batch(db))));
         }
         if let Some(probe) = &stage.probe {
             probe.stream(&stage.connections, &stage.x, &g);
         }
-        let mut dv = Tensor::zeros(&[plan.nnz()]);
         let mut dx = (i > 0 || x_shape.is_some()).then(|| Tiled::any(batch, plan.cols()));
         let gated = i > 0 && matches!(kept[i - 1].after, After::Gated);
         let backward = if gated { kernels::Plan::backward_relu } else { kernels::Plan::backward };
-        backward(plan, stage.values.data(), &stage.x, &g, dx.as_mut(), dv.data_mut());
-        found.push(Some(dv));
+        found.push(Some(Tensor::written(&[plan.nnz()], |dv| {
+            backward(plan, stage.values.data(), &stage.x, &g, dx.as_mut(), dv);
+        })));
         match dx {
             Some(dx) if i > 0 => g = dx,
             Some(dx) => {
-                let mut rows = Tensor::zeros(x_shape.expect("asked for"));
-                dx.to_rows(rows.data_mut());
-                dx_rows = Some(rows);
+                let shape = x_shape.expect("asked for");
+                dx_rows = Some(Tensor::written(shape, |rows| dx.to_rows(rows)));
             }
             None => {}
         }
@@ -207,12 +208,11 @@ pub fn sparse_linear<T: Real>(
 /// g W, the transpose of [`sparse_linear`] without bias: g `[rows, out]`, result `[rows, in]`.
 pub fn spmm_t<T: Real>(g: &Var<T>, values: &Var<T>, connections: &Arc<Connections>) -> Var<T> {
     let ((batch, outputs), plan) = (g.value().rows_cols(), connections.plan());
-    let mut value = Tensor::zeros(&[batch, plan.cols()]);
     let (none, mut out) = (Tiled::zeros(batch, plan.cols()), Tiled::any(batch, plan.cols()));
     let tiles = Tiled::from_rows(batch, outputs, g.value().data());
     let mut unused = Tensor::zeros(&[plan.nnz()]);
     plan.backward(values.value().data(), &none, &tiles, Some(&mut out), unused.data_mut());
-    out.to_rows(value.data_mut());
+    let value = Tensor::written(&[batch, plan.cols()], |value| out.to_rows(value));
     let (pg, pv, c) = (g.clone(), values.clone(), connections.clone());
     Var::op("spmm_t", value, &[g, values], || {
         Box::new(move |h| {
@@ -224,12 +224,10 @@ pub fn spmm_t<T: Real>(g: &Var<T>, values: &Var<T>, connections: &Arc<Connection
 /// x Wᵀ: x `[rows, in]`, result `[rows, out]`.
 pub fn spmm<T: Real>(x: &Var<T>, values: &Var<T>, connections: &Arc<Connections>) -> Var<T> {
     let ((batch, inputs), plan) = (x.value().rows_cols(), connections.plan());
-    let mut value = Tensor::zeros(&[batch, plan.rows()]);
     let (tiles, mut out) = (Tiled::from_rows(batch, inputs, x.value().data()), Tiled::any(batch, plan.rows()));
-    let mut packed = Tensor::zeros(&[plan.nnz()]);
-    plan.pack(values.value().data(), packed.data_mut());
+    let packed = Tensor::written(&[plan.nnz()], |packed| plan.pack(values.value().data(), packed));
     plan.forward(packed.data(), &tiles, None, &mut out);
-    out.to_rows(value.data_mut());
+    let value = Tensor::written(&[batch, plan.rows()], |value| out.to_rows(value));
     let (px, pv, c) = (x.clone(), values.clone(), connections.clone());
     Var::op("spmm", value, &[x, values], || {
         Box::new(move |g| {
@@ -244,11 +242,10 @@ pub fn spmm<T: Real>(x: &Var<T>, values: &Var<T>, connections: &Arc<Connections>
 /// Σ_b g[b, row] x[b, col] at every connection: x `[rows, in]`, g `[rows, out]`, result `[nnz]`.
 pub fn sddmm<T: Real>(x: &Var<T>, g: &Var<T>, connections: &Arc<Connections>) -> Var<T> {
     let ((batch, inputs), plan) = (x.value().rows_cols(), connections.plan());
-    let mut value = Tensor::zeros(&[plan.nnz()]);
     let unused = Tensor::zeros(&[plan.nnz()]);
     let tiles = Tiled::from_rows(batch, inputs, x.value().data());
     let gradient = Tiled::from_rows(batch, plan.rows(), g.value().data());
-    plan.backward(unused.data(), &tiles, &gradient, None, value.data_mut());
+    let value = Tensor::written(&[plan.nnz()], |value| plan.backward(unused.data(), &tiles, &gradient, None, value));
     let (px, pg, c) = (x.clone(), g.clone(), connections.clone());
     Var::op("sddmm", value, &[x, g], || {
         Box::new(move |h| {
