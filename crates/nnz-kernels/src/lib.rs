@@ -47,7 +47,6 @@
 //! ```
 
 mod adjoint;
-mod awake;
 mod blocks;
 mod buffer;
 mod dense;
@@ -67,7 +66,6 @@ mod testing;
 mod tiled;
 mod transpose;
 
-pub use awake::awake;
 pub use dense::conv::Conv;
 pub use dense::gemm::{Start, gemm};
 pub use format::{Csc, Csr};
