@@ -55,16 +55,18 @@ enum Command {
     Reproduce(commands::reproduce::Args),
     /// Write the report of a finished run again
     Report(commands::run::ReportArgs),
+    /// How fast a model or a kernel is on this machine, and why
+    Bench(commands::bench::Args),
     /// List, fetch and check data sets
     Data(commands::data::Args),
 }
 
 fn main() -> ExitCode {
     let cli = Cli::parse();
-    if let Some(threads) = cli.threads
-        && let Err(e) = rayon::ThreadPoolBuilder::new().num_threads(threads.into()).build_global()
-    {
-        eprintln!("error: cannot start {threads} threads: {e}");
+    // This thread works too: handing every product to another one would cost two switches of context.
+    let pool = rayon::ThreadPoolBuilder::new().num_threads(cli.threads.unwrap_or(0).into()).use_current_thread();
+    if let Err(e) = pool.build_global() {
+        eprintln!("error: cannot start threads to compute with: {e}");
         return ExitCode::from(2);
     }
     let ui = ui::Ui { json: cli.json, quiet: cli.quiet };
@@ -80,6 +82,7 @@ fn main() -> ExitCode {
         Command::Cite(args) => commands::methods::cite(&args, ui),
         Command::Reproduce(args) => commands::reproduce::run(&args, ui),
         Command::Report(args) => commands::run::report(&args, ui),
+        Command::Bench(args) => commands::bench::run(&args, ui),
         Command::Data(args) => commands::data::run(&args, ui),
     };
     match result {

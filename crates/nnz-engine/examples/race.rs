@@ -3,9 +3,9 @@
 //!
 //!     cargo run --release -p nnz-engine --example race
 
-use nnz_core::{DistributionKind, Setting, Sparsifier, Static};
+use nnz_core::{DistributionKind, Setting, Sparsifier, Static, Topology};
 use nnz_engine::data::{Dataset, Inputs, Split};
-use nnz_engine::{ModelSpec, OptimizerSpec, Storage, TrainSpec, Trainer};
+use nnz_engine::{Frozen, Model, ModelSpec, OptimizerSpec, Storage, Tensor, TrainSpec, Trainer};
 use nnz_kernels::{Csc, Csr, Plan, Sliced, Tiled, Tuning};
 use serde_json::{Value, json};
 use std::io::{BufRead, Write};
@@ -129,6 +129,27 @@ impl Layer {
     }
 }
 
+/// A perceptron without biases from the files of its layers, its input, and the answer written beside them.
+fn perceptron(dir: &Path, widths: &[usize]) -> (Frozen<f32>, Tensor<f32>) {
+    let name = format!("mlp:{}", widths.iter().map(usize::to_string).collect::<Vec<_>>().join("-"));
+    let classes = widths[widths.len() - 1];
+    let spec = ModelSpec::parse(&name, [1, 1, widths[0]], classes).expect("a perceptron");
+    let topology = |i: usize| {
+        let starts = indices(dir, &format!("starts{i}")).into_iter().map(|s| s as usize).collect();
+        Topology::new(widths[i + 1], widths[i], starts, indices(dir, &format!("columns{i}"))).expect("a topology")
+    };
+    let births = (0..widths.len() - 1).map(topology).collect();
+    let mut model: Model<f32> = Model::born(&spec, Some(births), Storage::Auto, true, 0).expect("a model");
+    let weights = model.params.iter_mut().filter(|p| p.weight());
+    for (i, param) in weights.enumerate() {
+        param.by_rows().set(&mut param.value, &floats(dir, &format!("values{i}")));
+    }
+    let x = Tensor::new(&[1, widths[0]], floats(dir, "x"));
+    let frozen = Frozen::new(model);
+    write(dir, "y", frozen.infer(x.clone()).expect("an answer").data());
+    (frozen, x)
+}
+
 /// Noise in the shape of MNIST: its numbers do not change what a step costs.
 fn noise() -> Dataset {
     let split = |rows: usize| Split {
@@ -160,7 +181,7 @@ fn trainer<'a>(data: &'a Dataset, request: &Value) -> Trainer<'a, f32> {
 }
 
 fn main() {
-    let (data, mut layers, mut trainers) = (noise(), Vec::new(), Vec::new());
+    let (data, mut layers, mut trainers, mut nets) = (noise(), Vec::new(), Vec::new(), Vec::new());
     for line in std::io::stdin().lock().lines() {
         let request: Value = serde_json::from_str(&line.expect("a line")).expect("a request in JSON");
         let number = |key: &str| request[key].as_u64().unwrap_or_else(|| panic!("`{key}` is missing")) as usize;
@@ -183,6 +204,7 @@ fn main() {
             Some("forget") => {
                 layers.clear();
                 trainers.clear();
+                nets.clear();
                 json!({})
             }
             Some("time") => {
@@ -190,6 +212,18 @@ fn main() {
                 layer.run(what);
                 let start = Instant::now();
                 (0..repeat).for_each(|_| layer.run(what));
+                json!({"seconds": start.elapsed().as_secs_f64() / repeat as f64})
+            }
+            Some("mlp") => {
+                let widths = request["widths"].as_array().expect("`widths`").iter();
+                let widths: Vec<usize> = widths.map(|w| w.as_u64().expect("a width") as usize).collect();
+                nets.push(perceptron(Path::new(request["dir"].as_str().expect("`dir`")), &widths));
+                json!({"mlp": nets.len() - 1})
+            }
+            Some("infer") => {
+                let (net, x) = &nets[number("mlp")];
+                let start = Instant::now();
+                (0..repeat).for_each(|_| drop(net.infer(x.clone()).expect("an answer")));
                 json!({"seconds": start.elapsed().as_secs_f64() / repeat as f64})
             }
             Some("trainer") => {

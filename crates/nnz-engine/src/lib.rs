@@ -5,6 +5,7 @@ pub mod data;
 pub mod derivatives;
 mod error;
 pub mod file;
+mod frozen;
 pub mod layers;
 mod lbfgs;
 mod model;
@@ -18,6 +19,7 @@ mod train;
 
 pub use derivatives::Taps;
 pub use error::{Error, Result};
+pub use frozen::Frozen;
 pub use layers::{Init, LayerSpec, Mode, ParamSpec, Role};
 pub use lbfgs::{LbfgsOptions, lbfgs};
 pub use model::{Model, Pass};

@@ -5,12 +5,14 @@
 //! fixed order. Between instruction sets results agree to rounding.
 //!
 //! A layer is `y = x Wᵀ + bias` with W `[out, in]` sparse; values, and gradients of values, are plain vectors of one
-//! number an entry. Four ways to compute it, from simple to fast:
+//! number an entry. Ways to compute it:
 //!
 //! - [`spmm`], [`spmm_t`], [`sddmm`], [`backward`]: row-major activations, values row by row, nothing to prepare.
 //! - [`Plan`]: the structure compiled to cache blocks, activations in [`Tiled`] layout, values in plan order; three to
 //!   four times faster. For training, and for batches of more than two samples.
 //! - [`Sliced`]: values frozen, for one or two samples.
+//! - [`Bsr`], [`ByRows`] over [`Ell`], [`NOfM`], [`Bitmask`] or [`Compressed`], and [`Dense`]: one format each, behind the
+//!   trait [`Operator`] that [`Compiled`] (a plan with its values) and any format from elsewhere share.
 //! - [`gemm`]: dense; faster than any of the above from a density of about 0.7 on, and the yardstick of
 //!   `examples/bench.rs`.
 //!
@@ -48,6 +50,7 @@
 
 mod adjoint;
 mod blocks;
+mod bsr;
 mod buffer;
 mod dense;
 pub mod elementwise;
@@ -55,6 +58,8 @@ mod format;
 mod forward;
 mod functions;
 mod growth;
+mod lines;
+mod operator;
 mod plan;
 mod pool;
 mod real;
@@ -66,10 +71,13 @@ mod testing;
 mod tiled;
 mod transpose;
 
+pub use bsr::Bsr;
 pub use dense::conv::Conv;
 pub use dense::gemm::{Start, gemm};
 pub use format::{Csc, Csr};
 pub use growth::{top_zero_gradients, top_zero_gradients_tiled};
+pub use lines::{Bitmask, ByRows, Compressed, Ell, NOfM};
+pub use operator::{Compiled, Dense, Operator};
 pub use plan::{Plan, Rows, Tuning};
 pub use pool::Pool;
 pub use real::Real;

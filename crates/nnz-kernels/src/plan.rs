@@ -143,7 +143,8 @@ impl Plan {
             columns[next[c]] = (r as u32, p as u32);
             next[c] += 1;
         });
-        let mut rows = Rows { starts: vec![0; self.rows + 1], columns: vec![0; self.nnz()], order: vec![0; self.nnz()] };
+        let mut rows =
+            Rows { starts: vec![0; self.rows + 1], columns: vec![0; self.nnz()], order: vec![0; self.nnz()] };
         columns.iter().for_each(|&(r, _)| rows.starts[r as usize + 1] += 1);
         (0..self.rows).for_each(|r| rows.starts[r + 1] += rows.starts[r]);
         let mut next = rows.starts.clone();

@@ -5,6 +5,7 @@ use std::ops::Range;
 use rayon::prelude::*;
 
 use crate::format::chunks;
+use crate::lines::strips;
 use crate::simd::{Isa, Kernel, Vector};
 use crate::{Csc, Csr, Real, Tiled};
 
@@ -244,29 +245,6 @@ fn dot<T: Real>(index: &[u32], values: &[T], x: &[T]) -> T {
         sum[0] += v * x[i as usize];
     }
     ((sum[0] + sum[4]) + (sum[2] + sum[6])) + ((sum[1] + sum[5]) + (sum[3] + sum[7]))
-}
-
-/// Calls `$kernel.strip::<V, N>(offset)` for strips of N registers that cover `$width`, a multiple of 16.
-macro_rules! strips {
-    ($self:ident, $width:expr) => {{
-        let mut at = 0;
-        while at < $width {
-            let left = ($width - at) / V::LANES;
-            // SAFETY: passed on from `run`; the strip lies in the tile.
-            unsafe {
-                if left >= 4 {
-                    $self.strip::<V, 4>(at);
-                    at += 4 * V::LANES;
-                } else if left >= 2 {
-                    $self.strip::<V, 2>(at);
-                    at += 2 * V::LANES;
-                } else {
-                    $self.strip::<V, 1>(at);
-                    at += V::LANES;
-                }
-            }
-        }
-    }};
 }
 
 /// `y[i] = bias[i] + sum of values[k] x[index[k]]` over the entries of each line, on one tile.

@@ -1,6 +1,6 @@
 //! What the tests of this crate share.
 
-use crate::{Csc, Csr, Real};
+use crate::{Csc, Csr, Real, Tiled};
 
 /// An owned sparse structure with its transpose.
 pub struct Layer {
@@ -100,4 +100,40 @@ pub fn on_threads<R: PartialEq + Send>(f: impl Fn() -> R + Sync) {
     for n in [2, 3, 8] {
         assert!(run(n) == one, "{n} threads differ from one");
     }
+}
+
+/// Forward and backward of any operator against plain triple loops.
+pub fn check_operator(
+    layer: &Layer,
+    values: &[f64],
+    batch: usize,
+    seed: u64,
+    forward: impl Fn(&Tiled<f64>, Option<&[f64]>, &mut Tiled<f64>),
+    backward: impl Fn(&Tiled<f64>, &Tiled<f64>, Option<&mut Tiled<f64>>, &mut [f64]),
+) {
+    let (rows, cols, w) = (layer.rows, layer.cols, layer.dense(values));
+    let (x, g) = (random::<f64>(seed + 1, batch * cols), random::<f64>(seed + 2, batch * rows));
+    let bias: Vec<f64> = random(seed + 3, rows);
+    let (xt, gt) = (Tiled::from_rows(batch, cols, &x), Tiled::from_rows(batch, rows, &g));
+    for bias in [None, Some(&bias[..])] {
+        let (mut yt, mut y) = (Tiled::from_rows(batch, rows, &vec![f64::NAN; batch * rows]), vec![0.0; batch * rows]);
+        forward(&xt, bias, &mut yt);
+        yt.to_rows(&mut y);
+        let start = |r: usize| bias.map_or(0.0, |b| b[r]);
+        let want = |b: usize, r: usize| start(r) + (0..cols).map(|c| w[r * cols + c] * x[b * cols + c]).sum::<f64>();
+        close("y", &y, batch, rows, 1e-12, want);
+    }
+    let want_dw = |_: usize, e: usize| {
+        let (r, c) = layer.entry(e);
+        (0..batch).map(|b| g[b * rows + r] * x[b * cols + c]).sum::<f64>()
+    };
+    let mut dw = vec![f64::NAN; layer.nnz()];
+    backward(&xt, &gt, None, &mut dw);
+    close("dw alone", &dw, 1, layer.nnz(), 1e-12, want_dw);
+    let (mut dxt, mut dx) = (Tiled::from_rows(batch, cols, &vec![f64::NAN; batch * cols]), vec![0.0; batch * cols]);
+    let mut dw = vec![f64::NAN; layer.nnz()];
+    backward(&xt, &gt, Some(&mut dxt), &mut dw);
+    dxt.to_rows(&mut dx);
+    close("dw", &dw, 1, layer.nnz(), 1e-12, want_dw);
+    close("dx", &dx, batch, cols, 1e-12, |b, c| (0..rows).map(|r| w[r * cols + c] * g[b * rows + r]).sum::<f64>());
 }

@@ -4,7 +4,7 @@ use rayon::prelude::*;
 
 use crate::Real;
 use crate::buffer::Buffer;
-use crate::simd::Isa;
+use crate::simd::{Isa, Kernel, Vector};
 use crate::transpose::transpose;
 
 /// Samples in a full tile.
@@ -111,15 +111,8 @@ impl<T: Real> Tiled<T> {
         assert_eq!(sums.len(), self.features, "sums");
         sums.fill(T::ZERO);
         for t in 0..self.tiles() {
-            for (sum, line) in sums.iter_mut().zip(self.tile(t).chunks_exact(self.width(t))) {
-                let mut lanes = [T::ZERO; STEP];
-                for part in line.as_chunks::<STEP>().0 {
-                    for (lane, &v) in lanes.iter_mut().zip(part) {
-                        *lane += v;
-                    }
-                }
-                *sum += lanes.into_iter().sum();
-            }
+            // SAFETY: the best instruction set is one this machine has; a tile has a line of its width for each feature.
+            unsafe { Isa::best().run(SumLines { tile: self.tile(t), width: self.width(t), sums: &mut *sums }) }
         }
     }
 
@@ -186,6 +179,12 @@ impl<T: Real> Tiled<T> {
         &self.as_slice()[start..start + self.width(t) * self.features]
     }
 
+    /// As [`Tiled::tile`]. The padding of gradients must stay zero.
+    pub fn tile_mut(&mut self, t: usize) -> &mut [T] {
+        let (start, len) = (t * TILE * self.features, self.width(t) * self.features);
+        &mut self.as_mut_slice()[start..start + len]
+    }
+
     /// Every number, tile by tile, padding included: element-wise functions can run over this.
     pub fn as_slice(&self) -> &[T] {
         &self.data
@@ -194,6 +193,29 @@ impl<T: Real> Tiled<T> {
     /// As [`Tiled::as_slice`]. The padding of gradients must stay zero.
     pub fn as_mut_slice(&mut self) -> &mut [T] {
         &mut self.data
+    }
+}
+
+/// `sums[f] += sum of line f`, lines of `width` numbers, a multiple of 16.
+struct SumLines<'a, T> {
+    tile: &'a [T],
+    width: usize,
+    sums: &'a mut [T],
+}
+
+impl<T: Real> Kernel<T> for SumLines<'_, T> {
+    #[inline(always)]
+    unsafe fn run<V: Vector<T = T>>(self) {
+        for (sum, line) in self.sums.iter_mut().zip(self.tile.chunks_exact(self.width)) {
+            // SAFETY: whole registers of the line.
+            unsafe {
+                let mut lanes = V::load(line.as_ptr());
+                for at in (V::LANES..self.width).step_by(V::LANES) {
+                    lanes = lanes.add(V::load(line.as_ptr().add(at)));
+                }
+                *sum += lanes.sum();
+            }
+        }
     }
 }
 

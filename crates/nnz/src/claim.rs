@@ -31,6 +31,8 @@ pub struct Claim {
 pub enum Metric {
     /// Accuracy on the test split, in [0, 1].
     TestAccuracy,
+    /// Seconds an epoch of the arm `dense`, with the same seed, over those of the arm: 1 is as fast. Of the machine it ran on.
+    SpeedOverDense,
 }
 
 /// What the numbers say of a claim.
@@ -78,6 +80,9 @@ impl Claim {
                 return Err(format!("the claim names `{name}`, which is no arm"));
             }
         }
+        if self.metric == Metric::SpeedOverDense && !arms.iter().any(|a| a.name == "dense") {
+            return Err("the claim compares speed with an arm `dense`, and there is none".into());
+        }
         match (&self.against, self.value) {
             (Some(_), None) | (None, Some(_)) => Ok(()),
             _ => Err("the claim needs either `against` or `value`".into()),
@@ -87,15 +92,15 @@ impl Claim {
     /// Judges a finished run. With one seed there is no interval, and nothing is shown.
     pub fn judge(&self, record: &RunRecord) -> Option<Judgement> {
         let numbers = |name: &str| -> Option<Vec<f64>> {
-            let arm = record.arms.iter().find(|a| a.name == name)?;
-            Some(
-                arm.seeds
-                    .iter()
-                    .map(|s| match self.metric {
-                        Metric::TestAccuracy => s.test_accuracy,
-                    })
-                    .collect(),
-            )
+            let arm = |name| record.arms.iter().find(|a| a.name == name);
+            let seeds = &arm(name)?.seeds;
+            match self.metric {
+                Metric::TestAccuracy => Some(seeds.iter().map(|s| s.test_accuracy).collect()),
+                Metric::SpeedOverDense => {
+                    let pairs = arm("dense")?.seeds.iter().zip(seeds);
+                    Some(pairs.map(|(dense, s)| dense.seconds_per_epoch / s.seconds_per_epoch.max(1e-9)).collect())
+                }
+            }
         };
         let measured = numbers(&self.arm)?;
         let reference = match (&self.against, self.value) {

@@ -10,6 +10,7 @@ mod claim;
 pub mod data;
 mod error;
 pub mod inspect;
+pub mod kernels;
 pub mod ledger;
 pub mod prune;
 mod recipe;
@@ -25,7 +26,8 @@ pub use recipe::{Arm, Precision, Recipe, Scale, embedded};
 pub use stats::{Summary, summarize};
 
 /// Every method, room by room.
-pub const REGISTRY: nnz_core::Registry = nnz_core::Registry(&[prune::METHODS, tickets::METHODS, rewire::METHODS]);
+pub const REGISTRY: nnz_core::Registry =
+    nnz_core::Registry(&[prune::METHODS, tickets::METHODS, rewire::METHODS, kernels::METHODS]);
 
 /// The README's example is run as a test.
 #[cfg(doctest)]

@@ -1,4 +1,5 @@
 //! One file a command, or a few that belong together.
+pub mod bench;
 pub mod data;
 pub mod methods;
 pub mod model;

@@ -1,9 +1,11 @@
 //! Products of a matrix stored as values at connections. Values lie in plan order.
 
 use super::{add_bias, pick, relu, reshape};
+use crate::tape::is_recording;
 use crate::{Connections, Tensor, Var};
 use nnz_core::Zero;
-use nnz_kernels::{self as kernels, Csr, Real, Tiled};
+use nnz_kernels::{self as kernels, Csr, Real, TILE, Tiled, elementwise};
+use rayon::prelude::*;
 use std::sync::{Arc, Mutex};
 
 /// Where a sparse layer leaves the zeros of largest |gradient| during a backward pass.
@@ -62,12 +64,8 @@ pub struct Stage<T> {
     pub probe: Option<Arc<ZeroProbe>>,
 }
 
-/// What one stage keeps for its backward pass.
+/// What one stage keeps of one group of rows for its backward pass.
 struct Kept<T: Real> {
-    connections: Arc<Connections>,
-    values: Tensor<T>,
-    bias: bool,
-    probe: Option<Arc<ZeroProbe>>,
     x: Tiled<T>,
     after: After<T>,
 }
@@ -81,18 +79,76 @@ enum After<T: Real> {
     Map(Var<T>, Var<T>),
 }
 
+/// Most values of a stack whose rows are worked on in two groups: their gradient is there twice for a moment.
+const IN_GROUPS: usize = 1 << 19;
+/// Fewest multiply-adds worth a second thread.
+const PARALLEL: usize = 1 << 20;
+
+/// Rows of the two groups in which a stack is computed; no second one where it does not pay. A group stays on one thread
+/// from the first layer to the last, so that its activations stay in that core's cache. Depends on sizes alone, since
+/// sums of gradients do.
+fn groups<T: Real>(batch: usize, stages: &[Stage<T>]) -> [usize; 2] {
+    let values: usize = stages.iter().map(|s| s.values.value().len()).sum();
+    let whole = values > IN_GROUPS || values * batch < PARALLEL || stages.iter().any(|s| s.probe.is_some());
+    let first = if whole { batch } else { (batch.div_ceil(TILE).div_ceil(2) * TILE).min(batch) };
+    [first, batch - first]
+}
+
 /// Sparse layers one after the other, x `[.., in]` to `[rows, out]`. Activations stay tile by tile between them; only x
 /// and the result are converted. Costs O(nnz · rows of x).
 pub fn sparse_stack<T: Real>(x: &Var<T>, stages: &[Stage<T>]) -> Var<T> {
-    let (batch, inputs) = x.value().rows_cols();
+    let ((batch, inputs), outputs) = (x.value().rows_cols(), stages.last().map_or(0, |s| s.connections.plan().rows()));
     let mut parents = vec![x];
     parents.extend(stages.iter().flat_map(|s| std::iter::once(&s.values).chain(&s.bias)));
-    let keep = crate::tape::is_recording() && parents.iter().any(|p| p.tracked());
+    let keep = is_recording() && parents.iter().any(|p| p.tracked());
+    let pack = |s: &Stage<T>| {
+        let values = s.values.value().data();
+        Tensor::written(&[values.len()], |packed| s.connections.plan().pack(values, packed))
+    };
+    let packed: Vec<Tensor<T>> = stages.par_iter().map(pack).collect();
+    let groups = groups(batch, stages);
+    let mut kept = [const { Vec::new() }; 2];
+    let value = Tensor::written(&[batch, outputs], |value| {
+        let (x, y) = (x.value().data().split_at(groups[0] * inputs), value.split_at_mut(groups[0] * outputs));
+        let [first, second] = &mut kept;
+        rayon::join(
+            || *first = forward(stages, &packed, groups[0], x.0, y.0, keep),
+            || (groups[1] > 0).then(|| *second = forward(stages, &packed, groups[1], x.1, y.1, keep)),
+        );
+    });
+    drop(packed);
+    let stages: Arc<[Stage<T>]> = stages.into();
+    let (again, shape) = (stages.clone(), x.tracked().then(|| x.shape().to_vec()));
+    Var::fast(
+        "sparse_stack",
+        value,
+        &parents,
+        move |parents| {
+            let mut parents = parents.iter();
+            let mut next = || parents.next().expect("x and the parameters of every stage");
+            again.iter().fold(next().clone(), |x, stage| {
+                let y = spmm(&x, next(), &stage.connections);
+                let y = if stage.bias.is_some() { add_bias(&y, next()) } else { y };
+                stage.then.apply(&y)
+            })
+        },
+        || Box::new(move |g| backward(&stages, groups, &kept, g, shape.as_deref())),
+    )
+}
+
+/// One group of rows through all stages, from `x` to `y`, both row-major.
+fn forward<T: Real>(
+    stages: &[Stage<T>],
+    packed: &[Tensor<T>],
+    batch: usize,
+    x: &[T],
+    y: &mut [T],
+    keep: bool,
+) -> Vec<Kept<T>> {
     let mut kept = Vec::new();
-    let mut tiles = Tiled::from_rows(batch, inputs, x.value().data());
-    for (i, stage) in stages.iter().enumerate() {
+    let mut tiles = Tiled::from_rows(batch, x.len() / batch.max(1), x);
+    for (i, (stage, packed)) in stages.iter().zip(packed).enumerate() {
         let plan = stage.connections.plan();
-        let packed = Tensor::written(&[plan.nnz()], |packed| plan.pack(stage.values.value().data(), packed));
         let mut y = Tiled::any(batch, plan.rows());
         let bias = stage.bias.as_ref().map(|b| b.value().data());
         match stage.then {
@@ -104,8 +160,7 @@ pub fn sparse_stack<T: Real>(x: &Var<T>, stages: &[Stage<T>]) -> Var<T> {
             Then::Relu if i + 1 < stages.len() || !keep => After::Gated,
             Then::Relu => After::Relu(y.clone()),
             Then::Map(f) => {
-                let before = flat(&y);
-                let before = if keep { Var::leaf(before) } else { Var::constant(before) };
+                let before = if keep { Var::leaf(flat(&y)) } else { Var::constant(flat(&y)) };
                 let after = f(&before);
                 y.as_mut_slice().copy_from_slice(after.value().data());
                 After::Map(before, after)
@@ -113,28 +168,11 @@ pub fn sparse_stack<T: Real>(x: &Var<T>, stages: &[Stage<T>]) -> Var<T> {
         };
         let x = std::mem::replace(&mut tiles, y);
         if keep {
-            let (values, probe) = (stage.values.value().clone(), stage.probe.clone());
-            let connections = stage.connections.clone();
-            kept.push(Kept { connections, values, bias: stage.bias.is_some(), probe, x, after });
+            kept.push(Kept { x, after });
         }
     }
-    let value = Tensor::written(&[batch, tiles.features()], |value| tiles.to_rows(value));
-    let (composite, inputs_tracked, shape) = (stages.to_vec(), x.tracked(), x.shape().to_vec());
-    Var::fast(
-        "sparse_stack",
-        value,
-        &parents,
-        move |parents| {
-            let mut parents = parents.iter();
-            let mut next = || parents.next().expect("x and the parameters of every stage");
-            composite.iter().fold(next().clone(), |x, stage| {
-                let y = spmm(&x, next(), &stage.connections);
-                let y = if stage.bias.is_some() { add_bias(&y, next()) } else { y };
-                stage.then.apply(&y)
-            })
-        },
-        || Box::new(move |g| back(&kept, g, inputs_tracked.then_some(&shape))),
-    )
+    tiles.to_rows(y);
+    kept
 }
 
 /// All numbers of tiles, padding included.
@@ -144,49 +182,83 @@ fn flat<T: Real>(tiles: &Tiled<T>) -> Tensor<T> {
 }
 
 /// Gradients of x (where asked for, in this shape), and of values and bias of every stage.
-fn back<T: Real>(kept: &[Kept<T>], g: &Tensor<T>, x_shape: Option<&Vec<usize>>) -> Vec<Option<Tensor<T>>> {
-    let (batch, outputs) = g.rows_cols();
-    let mut g = Tiled::from_rows(batch, outputs, g.data());
-    let (mut found, mut dx_rows) = (Vec::with_capacity(2 * kept.len() + 1), None);
-    for (i, stage) in kept.iter().enumerate().rev() {
-        match &stage.after {
+fn backward<T: Real>(
+    stages: &[Stage<T>],
+    groups: [usize; 2],
+    kept: &[Vec<Kept<T>>; 2],
+    g: &Tensor<T>,
+    x_shape: Option<&[usize]>,
+) -> Vec<Option<Tensor<T>>> {
+    let outputs = g.rows_cols().1;
+    let (g0, g1) = g.data().split_at(groups[0] * outputs);
+    let mut found = [const { Vec::new() }; 2];
+    let [first, second] = &mut found;
+    let mut both = |dx: Option<&mut [T]>| {
+        let inputs = stages[0].connections.plan().cols();
+        let (dx0, dx1) = dx.map(|dx| dx.split_at_mut(groups[0] * inputs)).unzip();
+        rayon::join(
+            || *first = back(stages, &kept[0], groups[0], g0, dx0),
+            || (groups[1] > 0).then(|| *second = back(stages, &kept[1], groups[1], g1, dx1)),
+        );
+    };
+    let dx = match x_shape {
+        Some(shape) => Some(Tensor::written(shape, |dx| both(Some(dx)))),
+        None => {
+            both(None);
+            None
+        }
+    };
+    let [mut sums, others] = found;
+    for (sum, other) in sums.iter_mut().zip(&others) {
+        elementwise::update_by(sum.data_mut(), other.data(), |a, b| a + b);
+    }
+    std::iter::once(dx).chain(sums.into_iter().map(Some)).collect()
+}
+
+/// Gradients of values and biases, stage after stage, over one group of rows; that of x goes to `dx`.
+fn back<T: Real>(
+    stages: &[Stage<T>],
+    kept: &[Kept<T>],
+    batch: usize,
+    g: &[T],
+    mut dx_rows: Option<&mut [T]>,
+) -> Vec<Tensor<T>> {
+    let mut g = Tiled::from_rows(batch, g.len() / batch.max(1), g);
+    let mut found = Vec::with_capacity(2 * stages.len());
+    for (i, (stage, Kept { x, after })) in stages.iter().zip(kept).enumerate().rev() {
+        match after {
             After::Linear | After::Gated => {}
             After::Relu(y) => {
-                let gate = |(g, &y): (&mut T, &T)| *g = if y > T::ZERO { *g } else { T::ZERO };
-                g.as_mut_slice().iter_mut().zip(y.as_slice()).for_each(gate);
+                let gate = |g, y| if y > T::ZERO { g } else { T::ZERO };
+                elementwise::update_by(g.as_mut_slice(), y.as_slice(), gate);
             }
             After::Map(before, after) => {
-                let found = after.clone().backward_from(Var::constant(flat(&g)), false);
-                let mut slopes = found.expect("no graph is asked for");
-                match slopes.take(before) {
+                let slopes = after.clone().backward_from(Var::constant(flat(&g)), false);
+                match slopes.expect("no graph is asked for").take(before) {
                     Some(d) => g.as_mut_slice().copy_from_slice(d.data()),
                     None => g.as_mut_slice().fill(T::ZERO),
                 }
             }
         }
         let plan = stage.connections.plan();
-        if stage.bias {
-            found.push(Some(Tensor::written(&[plan.rows()], |db| g.sum_batch(db))));
+        if stage.bias.is_some() {
+            found.push(Tensor::written(&[plan.rows()], |db| g.sum_batch(db)));
         }
         if let Some(probe) = &stage.probe {
-            probe.stream(&stage.connections, &stage.x, &g);
+            probe.stream(&stage.connections, x, &g);
         }
-        let mut dx = (i > 0 || x_shape.is_some()).then(|| Tiled::any(batch, plan.cols()));
+        let mut dx = (i > 0 || dx_rows.is_some()).then(|| Tiled::any(batch, plan.cols()));
         let gated = i > 0 && matches!(kept[i - 1].after, After::Gated);
         let backward = if gated { kernels::Plan::backward_relu } else { kernels::Plan::backward };
-        found.push(Some(Tensor::written(&[plan.nnz()], |dv| {
-            backward(plan, stage.values.data(), &stage.x, &g, dx.as_mut(), dv);
-        })));
-        match dx {
-            Some(dx) if i > 0 => g = dx,
-            Some(dx) => {
-                let shape = x_shape.expect("asked for");
-                dx_rows = Some(Tensor::written(shape, |rows| dx.to_rows(rows)));
-            }
-            None => {}
+        found.push(Tensor::written(&[plan.nnz()], |dv| {
+            backward(plan, stage.values.value().data(), x, &g, dx.as_mut(), dv);
+        }));
+        match (dx, &mut dx_rows) {
+            (Some(dx), Some(rows)) if i == 0 => dx.to_rows(rows),
+            (Some(dx), _) => g = dx,
+            _ => {}
         }
     }
-    found.push(dx_rows);
     found.reverse();
     found
 }

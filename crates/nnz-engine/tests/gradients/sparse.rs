@@ -32,7 +32,8 @@ fn stages(v: &[V]) -> Vec<Stage<f64>> {
 
 #[test]
 fn stacks_of_sparse_layers() {
-    let values = [random(&[7, 5], 1), random(&[8], 2), random(&[4], 3), random(&[9], 4), random(&[7], 5), random(&[3], 6)];
+    let values =
+        [random(&[7, 5], 1), random(&[8], 2), random(&[4], 3), random(&[9], 4), random(&[7], 5), random(&[3], 6)];
     check("sparse_stack", &|v| ops::sparse_stack(&v[0], &stages(&v[1..])), &values);
     // More rows than a tile: the same as layer by layer, to the last bit.
     let x = Var::leaf(random(&[70, 5], 7));

@@ -19,7 +19,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 /// Raised when a change of the engine changes results, so that old runs are not taken for new ones.
-const ENGINE_REVISION: u32 = 1;
+const ENGINE_REVISION: u32 = 2;
 
 /// How many misread rows a record keeps.
 const MISREAD: usize = 24;
@@ -108,10 +108,11 @@ pub fn run(recipe: &Recipe, options: &Options, observer: &mut dyn Observer) -> R
         for (s, &seed) in recipe.seeds.iter().enumerate() {
             observer.begin(&arm.name, seed, a * recipe.seeds.len() + s, count);
             let job = Job { recipe: &recipe, arm, model: &model, data: &data, seed, dir: &dir, id: &id };
-            let (record, times) = match recipe.precision {
+            let (mut record, times) = match recipe.precision {
                 Precision::F32 => job.run::<f32>(observer, s == 0)?,
                 Precision::F64 => job.run::<f64>(observer, s == 0)?,
             };
+            record.seconds_per_epoch = median(&times);
             seeds.push(record);
             seconds.extend(times);
         }
@@ -268,6 +269,7 @@ impl Job<'_> {
             density: model.density(),
             weight_bytes: model.bytes(),
             optimizer_bytes: trainer.optimizer.bytes(),
+            seconds_per_epoch: 0.0,
             epochs: trainer.position.history.clone(),
             layers: model.weights().map(layer).collect(),
             confusion,
@@ -388,16 +390,17 @@ fn run_id(recipe: &Recipe, data: &Dataset) -> Result<String> {
     Ok(hash.finalize().iter().take(6).map(|b| format!("{b:02x}")).collect())
 }
 
-fn machine() -> MachineRecord {
+/// Name of the processor.
+pub(crate) fn cpu() -> String {
     let cpu = fs::read_to_string("/proc/cpuinfo").ok().and_then(|text| {
         let line = text.lines().find(|l| l.starts_with("model name"))?;
         Some(line.split_once(':')?.1.trim().to_string())
     });
-    MachineRecord {
-        cpu: cpu.unwrap_or_else(|| std::env::consts::ARCH.into()),
-        threads: rayon::current_num_threads(),
-        version: env!("CARGO_PKG_VERSION").into(),
-    }
+    cpu.unwrap_or_else(|| std::env::consts::ARCH.into())
+}
+
+fn machine() -> MachineRecord {
+    MachineRecord { cpu: cpu(), threads: rayon::current_num_threads(), version: env!("CARGO_PKG_VERSION").into() }
 }
 
 /// Keeps a second process out of the directory for as long as the file is open.

@@ -88,6 +88,9 @@ pub struct SeedRecord {
     pub weight_bytes: usize,
     /// Bytes of optimizer state.
     pub optimizer_bytes: usize,
+    /// Median over epochs; known once the arm has ended.
+    #[serde(default)]
+    pub seconds_per_epoch: f64,
     /// One entry an epoch.
     pub epochs: Vec<EpochRecord>,
     /// The weights at the end, first layer first.

@@ -1,0 +1,235 @@
+use crate::ui::{self, Ui};
+use anyhow::{Result, bail};
+use clap::{Args as ClapArgs, Subcommand};
+use nnz::kernels::cost::Machine;
+use nnz::kernels::measure::{Layer, Row, seconds};
+use nnz_engine::file::{Header, load_model};
+use nnz_engine::{Frozen, Model, Storage, Tensor};
+use serde::Serialize;
+use std::path::PathBuf;
+use std::process::ExitCode;
+
+/// Most entries of a layer whose dense form is measured.
+const ENTRIES: usize = 1 << 28;
+/// Largest batch that is measured.
+const BATCH: usize = 1 << 16;
+
+/// Arguments of `nnz bench`.
+#[derive(ClapArgs, Debug)]
+#[command(args_conflicts_with_subcommands = true, arg_required_else_help = true)]
+pub struct Args {
+    #[command(subcommand)]
+    what: Option<What>,
+    /// A model written by nnz
+    model: Option<PathBuf>,
+    /// Say for each layer what binds it, the share of that limit that is reached, and where dense would win
+    #[arg(long)]
+    why: bool,
+    /// Samples at once
+    #[arg(long, value_name = "B", default_value_t = 1)]
+    batch: usize,
+}
+
+#[derive(Subcommand, Debug)]
+enum What {
+    /// The sparse kernels on a random layer, beside a dense product
+    Kernels(KernelArgs),
+}
+
+#[derive(ClapArgs, Debug)]
+struct KernelArgs {
+    /// Outputs and inputs, such as 4096x4096
+    #[arg(long, value_name = "OUTxIN", default_value = "1024x1024")]
+    shape: String,
+    /// Samples at once
+    #[arg(long, value_name = "B", default_value_t = 128)]
+    batch: usize,
+    /// Densities, above 0 and at most 1
+    #[arg(long, value_name = "D,…", default_value = "0.1,0.05,0.01", allow_negative_numbers = true)]
+    density: String,
+}
+
+/// Runs `nnz bench`.
+pub fn run(args: &Args, ui: Ui) -> Result<ExitCode> {
+    match (&args.what, &args.model) {
+        (Some(What::Kernels(args)), _) => kernels(args, ui),
+        (None, Some(model)) => network(model, args, ui),
+        (None, None) => bail!("nothing to measure; give a model's file, or `nnz bench kernels`"),
+    }
+}
+
+fn batch(batch: usize) -> Result<usize> {
+    match batch {
+        1..=BATCH => Ok(batch),
+        _ => bail!("a batch has 1 to {BATCH} samples, not {batch}"),
+    }
+}
+
+fn machine(ui: Ui) -> Machine {
+    let (machine, note) = Machine::load();
+    note.iter().for_each(|n| ui.note(n));
+    machine
+}
+
+fn kernels(args: &KernelArgs, ui: Ui) -> Result<ExitCode> {
+    let sides =
+        args.shape.split_once('x').and_then(|(r, c)| Some((r.parse::<usize>().ok()?, c.parse::<usize>().ok()?)));
+    let Some((rows, cols)) = sides.filter(|&(r, c)| r > 0 && c > 0) else {
+        bail!("--shape {}: expected OUTxIN, such as 1024x768", args.shape);
+    };
+    if rows.checked_mul(cols).is_none_or(|n| n > ENTRIES) {
+        bail!("--shape {}: the dense layer beside it would have more than 2^28 entries", args.shape);
+    }
+    let batch = batch(args.batch)?;
+    if batch.saturating_mul(rows.max(cols)) > ENTRIES {
+        bail!("--batch {batch}: activations of more than 2^28 numbers are not measured; take fewer samples");
+    }
+    let density = |text: &str| match text.trim().parse::<f64>() {
+        Ok(d) if d > 0.0 && d <= 1.0 => Ok(d),
+        _ => bail!("--density {text}: densities are above 0 and at most 1, with commas between them"),
+    };
+    let densities = args.density.split(',').map(density).collect::<Result<Vec<f64>>>()?;
+    let machine = machine(ui);
+    let measure = |&d: &f64| Layer::random(rows, cols, d, batch).rows(&machine);
+    let rows: Vec<Row> = densities.iter().flat_map(measure).collect();
+    ui.answer(&rows, || table(&rows))?;
+    Ok(ExitCode::SUCCESS)
+}
+
+fn table(rows: &[Row]) -> String {
+    let head = [
+        "kernel",
+        "density",
+        "batch",
+        "forward ms",
+        "backward ms",
+        "step ms",
+        "dense ms",
+        "speed-up",
+        "GFLOP/s",
+        "bound",
+        "share",
+    ];
+    let line = |r: &Row| {
+        vec![
+            r.kernel.into(),
+            ui::density(r.density),
+            r.batch.to_string(),
+            format!("{:.3}", r.forward),
+            r.backward.map_or_else(|| "-".into(), |b| format!("{b:.3}")),
+            format!("{:.3}", r.step),
+            format!("{:.3}", r.dense_ms),
+            format!("{:.2}x", r.speedup_step),
+            format!("{:.1}", r.gflops),
+            r.bound.into(),
+            ui::percent(r.share, None),
+        ]
+    };
+    ui::table(&head, rows.iter().map(line).collect())
+}
+
+/// What one layer of a model costs.
+#[derive(Serialize)]
+struct LayerCost {
+    name: String,
+    rows: usize,
+    cols: usize,
+    density: f64,
+    /// The format the cost model picks.
+    kernel: &'static str,
+    /// Milliseconds of a forward pass in that format.
+    ms: f64,
+    /// Milliseconds of a dense forward pass.
+    dense_ms: f64,
+    /// What limits it.
+    bound: &'static str,
+    /// Share of the limit that is reached.
+    share: f64,
+    /// Density from which dense is faster.
+    crossover: f64,
+}
+
+/// What a model costs.
+#[derive(Serialize)]
+struct Cost {
+    batch: usize,
+    /// Milliseconds of the whole network as it is stored.
+    ms: f64,
+    /// Milliseconds of the whole network with every weight stored.
+    dense_ms: f64,
+    speedup: f64,
+    layers: Vec<LayerCost>,
+}
+
+fn network(path: &PathBuf, args: &Args, ui: Ui) -> Result<ExitCode> {
+    let batch = batch(args.batch)?;
+    let (model, header): (Model<f32>, Header) = load_model(path, Storage::Auto)?;
+    let (dense, _): (Model<f32>, Header) = load_model(path, Storage::Masked)?;
+    let features = header.model.input.iter().product::<usize>();
+    let x = Tensor::full(&[batch, features], 0.5f32);
+    let machine = machine(ui);
+    let layers = model
+        .weights()
+        .filter(|p| p.shape.len() <= ENTRIES)
+        .map(|p| {
+            let (density, name) = (p.nnz() as f64 / p.shape.len() as f64, p.shape.name.clone());
+            let (kernel, layer) = (machine.advice(density, batch), Layer::new(p.topology(), batch));
+            let dense = layer.dense()[0];
+            let time = match kernel {
+                "dense" => dense,
+                "sliced" => layer.sliced(),
+                _ => layer.plan()[0],
+            };
+            let (bound, least) = machine.bound(p.nnz(), batch, false);
+            // A dense product is measured against itself.
+            let (bound, share) = if kernel == "dense" { ("multiply-adds", 1.0) } else { (bound, least / time) };
+            let (rows, cols, crossover) = (p.shape.rows, p.shape.cols, machine.crossover(batch));
+            LayerCost {
+                name,
+                rows,
+                cols,
+                density,
+                kernel,
+                ms: time * 1e3,
+                dense_ms: dense * 1e3,
+                bound,
+                share,
+                crossover,
+            }
+        })
+        .collect();
+    let frozen = Frozen::new(model);
+    frozen.infer(x.clone())?;
+    let time = |f: &dyn Fn() -> bool| seconds(|| assert!(f(), "it answered a moment ago")) * 1e3;
+    let (ms, dense_ms) = (time(&|| frozen.infer(x.clone()).is_ok()), time(&|| dense.infer(x.clone()).is_ok()));
+    let cost = Cost { batch, ms, dense_ms, speedup: dense_ms / ms, layers };
+    ui.answer(&cost, || describe(&cost, args.why))?;
+    Ok(ExitCode::SUCCESS)
+}
+
+fn describe(cost: &Cost, why: bool) -> String {
+    let samples = if cost.batch == 1 { "1 sample".into() } else { format!("{} samples", cost.batch) };
+    let compared = match cost.speedup {
+        s if s >= 1.0 => format!("{s:.2}x faster than with every weight stored ({:.3} ms)", cost.dense_ms),
+        s => format!("{:.2}x SLOWER than with every weight stored ({:.3} ms)", 1.0 / s, cost.dense_ms),
+    };
+    let whole = format!("{samples} in {:.3} ms, {compared}\n", cost.ms);
+    if !why {
+        return whole;
+    }
+    let head = ["", "shape", "density", "kernel", "ms", "dense ms", "bound by", "share", "dense wins from"];
+    let line = |l: &LayerCost| {
+        vec![
+            l.name.clone(),
+            format!("{}x{}", l.rows, l.cols),
+            ui::density(l.density),
+            l.kernel.into(),
+            format!("{:.4}", l.ms),
+            format!("{:.4}", l.dense_ms),
+            l.bound.into(),
+            ui::percent(l.share, None),
+            if l.crossover < 1.0 { format!("{:.2}", l.crossover) } else { "never".into() },
+        ]
+    };
+    format!("{whole}\n{}", ui::table(&head, cost.layers.iter().map(line).collect()))
+}

@@ -1,0 +1,198 @@
+//! A sparse matrix behind one trait, whatever its format.
+
+use crate::{Csc, Csr, Plan, Real, Rows, Start, Tiled, gemm};
+
+/// A matrix `[out, in]` in some format, compiled and with values, on activations in tiles. The format may live anywhere:
+/// whoever implements this can be measured, chosen and run as those of this crate.
+///
+/// Values and their gradients cross this border row by row, columns ascending, one number an entry.
+pub trait Operator<T: Real>: Send + Sync {
+    /// Name of the format.
+    fn format(&self) -> &'static str;
+
+    /// Outputs.
+    fn rows(&self) -> usize;
+
+    /// Inputs.
+    fn cols(&self) -> usize;
+
+    /// Number of entries.
+    fn nnz(&self) -> usize;
+
+    /// Bytes of structure and values.
+    fn bytes(&self) -> usize;
+
+    /// Takes new values.
+    ///
+    /// # Panics
+    /// When there is not one an entry.
+    fn set_values(&mut self, values: &[T]);
+
+    /// `y = x Wᵀ + bias`.
+    ///
+    /// # Panics
+    /// When shapes differ.
+    fn forward(&self, x: &Tiled<T>, bias: Option<&[T]>, y: &mut Tiled<T>);
+
+    /// `dx = g W` where asked for, and `dw[e] = sum_b g[b, row(e)] x[b, col(e)]`. The padding of `g` must be zero.
+    ///
+    /// # Panics
+    /// When shapes differ.
+    fn backward(&self, x: &Tiled<T>, g: &Tiled<T>, dx: Option<&mut Tiled<T>>, dw: &mut [T]);
+}
+
+/// Panics unless operands of an operator have its shape.
+pub(crate) fn check<T: Real>(op: &dyn Operator<T>, x: &Tiled<T>, other: &Tiled<T>, bias: Option<&[T]>) {
+    assert_eq!((x.features(), other.features()), (op.cols(), op.rows()), "features of input and output");
+    assert_eq!(x.batch(), other.batch(), "batch of input and output");
+    if let Some(bias) = bias {
+        assert_eq!(bias.len(), op.rows(), "bias");
+    }
+}
+
+/// A [`Plan`] with values: row-blocked CSR forward, column-blocked CSC backward.
+#[derive(Clone, Debug)]
+pub struct Compiled<T> {
+    plan: Plan,
+    by_rows: Rows,
+    values: Vec<T>,
+    packed: Vec<T>,
+}
+
+impl<T: Real> Compiled<T> {
+    /// O(nnz).
+    ///
+    /// # Panics
+    /// When a structure is not valid or there is not one value an entry.
+    pub fn new(csr: Csr, csc: Csc, values: &[T]) -> Self {
+        let plan = Plan::new(csr, csc);
+        let none = vec![T::ZERO; plan.nnz()];
+        let mut new = Self { by_rows: plan.by_rows(), plan, values: none.clone(), packed: none };
+        new.set_values(values);
+        new
+    }
+}
+
+impl<T: Real> Operator<T> for Compiled<T> {
+    fn format(&self) -> &'static str {
+        "plan"
+    }
+
+    fn rows(&self) -> usize {
+        self.plan.rows()
+    }
+
+    fn cols(&self) -> usize {
+        self.plan.cols()
+    }
+
+    fn nnz(&self) -> usize {
+        self.plan.nnz()
+    }
+
+    fn bytes(&self) -> usize {
+        self.plan.bytes() + 2 * self.values.len() * size_of::<T>() + 4 * self.nnz()
+    }
+
+    fn set_values(&mut self, values: &[T]) {
+        self.by_rows.scatter(values, &mut self.values);
+        self.plan.pack(&self.values, &mut self.packed);
+    }
+
+    fn forward(&self, x: &Tiled<T>, bias: Option<&[T]>, y: &mut Tiled<T>) {
+        self.plan.forward(&self.packed, x, bias, y);
+    }
+
+    fn backward(&self, x: &Tiled<T>, g: &Tiled<T>, dx: Option<&mut Tiled<T>>, dw: &mut [T]) {
+        let mut by_plan = vec![T::ZERO; self.nnz()];
+        self.plan.backward(&self.values, x, g, dx, &mut by_plan);
+        dw.copy_from_slice(&self.by_rows.gather(&by_plan));
+    }
+}
+
+/// Every entry of the matrix stored, zeros too: what a sparse format has to beat.
+#[derive(Clone, Debug)]
+pub struct Dense<T> {
+    rows: usize,
+    cols: usize,
+    /// `row * cols + col` of each entry.
+    places: Vec<usize>,
+    weight: Vec<T>,
+}
+
+impl<T: Real> Dense<T> {
+    /// O(rows cols).
+    ///
+    /// # Panics
+    /// When the structure is not valid or there is not one value an entry.
+    pub fn new(csr: Csr, values: &[T]) -> Self {
+        csr.check();
+        let row =
+            |r: usize| csr.columns[csr.starts[r]..csr.starts[r + 1]].iter().map(move |&c| r * csr.cols + c as usize);
+        let places = (0..csr.rows).flat_map(row).collect();
+        let mut new = Self { rows: csr.rows, cols: csr.cols, places, weight: vec![T::ZERO; csr.rows * csr.cols] };
+        new.set_values(values);
+        new
+    }
+}
+
+impl<T: Real> Operator<T> for Dense<T> {
+    fn format(&self) -> &'static str {
+        "dense"
+    }
+
+    fn rows(&self) -> usize {
+        self.rows
+    }
+
+    fn cols(&self) -> usize {
+        self.cols
+    }
+
+    fn nnz(&self) -> usize {
+        self.places.len()
+    }
+
+    fn bytes(&self) -> usize {
+        self.weight.len() * size_of::<T>()
+    }
+
+    fn set_values(&mut self, values: &[T]) {
+        assert_eq!(values.len(), self.nnz(), "values");
+        self.places.iter().zip(values).for_each(|(&p, &v)| self.weight[p] = v);
+    }
+
+    fn forward(&self, x: &Tiled<T>, bias: Option<&[T]>, y: &mut Tiled<T>) {
+        check(self, x, y, bias);
+        let (m, k) = (self.rows, self.cols);
+        for t in 0..x.tiles() {
+            let n = x.width(t);
+            let y = y.tile_mut(t);
+            let start = if bias.is_some() { Start::Add } else { Start::Zero };
+            if let Some(bias) = bias {
+                y.chunks_exact_mut(n).zip(bias).for_each(|(line, &b)| line.fill(b));
+            }
+            gemm(m, n, k, &self.weight, (k, 1), x.tile(t), (n, 1), start, y, n);
+        }
+    }
+
+    fn backward(&self, x: &Tiled<T>, g: &Tiled<T>, dx: Option<&mut Tiled<T>>, dw: &mut [T]) {
+        check(self, x, g, None);
+        assert_eq!(dw.len(), self.nnz(), "gradients of values");
+        let (m, k) = (self.rows, self.cols);
+        if let Some(dx) = dx {
+            check(self, dx, g, None);
+            for t in 0..x.tiles() {
+                let n = x.width(t);
+                let dx = dx.tile_mut(t);
+                gemm(k, n, m, &self.weight, (1, k), g.tile(t), (n, 1), Start::Zero, dx, n);
+            }
+        }
+        let mut all = vec![T::ZERO; m * k];
+        for t in 0..x.tiles() {
+            let n = x.width(t);
+            gemm(m, k, n, g.tile(t), (n, 1), x.tile(t), (1, n), Start::Add, &mut all, k);
+        }
+        dw.iter_mut().zip(&self.places).for_each(|(d, &p)| *d = all[p]);
+    }
+}

@@ -1,0 +1,91 @@
+//! Training that touches nonzeros only: forward and backward pass of a layer with W in compressed rows cost O(nnz · batch),
+//!
+//! dX = G W,  dW_ij = Σ_b g_bi x_bj where w_ij exists,
+//!
+//! on activations that lie sample by sample next to each other, so that every nonzero is a vector operation. The claim is
+//! about time: a network whose topology stays as it is trains faster than the dense one, from the first layer's input to
+//! the optimizer's step.
+//!
+//! Deviations: the paper fine-tunes networks that were pruned before, here the topology is random from the start, which
+//! costs the same time; rows are blocked for the caches and both gradients come from one pass over the columns, where
+//! the paper streams CSR rows; the paper's convolutions are unfolded here.
+
+use nnz_core::{Build, DistributionKind, Method, Paper, Pattern, Result, Setting, Sparsifier, Static};
+use serde::{Deserialize, Serialize};
+
+/// The card.
+pub const METHOD: Method = Method::new::<Options>(
+    "sparseprop",
+    "SparseProp",
+    "kernels",
+    "Trains a fixed sparse topology with forward and backward passes over its nonzeros alone.",
+    Paper {
+        number: Some(19),
+        title: "SparseProp: Efficient Sparse Backpropagation for Faster Training of Neural Networks",
+        authors: "Nikdan et al.",
+        year: 2023,
+        venue: "ICML 2023",
+        arxiv: "2302.04852",
+    },
+);
+
+/// Options.
+#[derive(Debug, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Options {
+    /// Nonzeros / prunable weights.
+    pub density: f64,
+    /// How the budget is shared between layers.
+    pub distribution: DistributionKind,
+    /// Where zeros may fall.
+    pub pattern: Pattern,
+}
+
+impl Default for Options {
+    /// 95% zeros in every layer.
+    fn default() -> Self {
+        Self { density: 0.05, distribution: DistributionKind::Uniform, pattern: Pattern::Unstructured }
+    }
+}
+
+impl Build for Options {
+    fn build(self, setting: &Setting) -> Result<Box<dyn Sparsifier>> {
+        Ok(Box::new(Static {
+            distribution: self.distribution.build(),
+            pattern: self.pattern,
+            density: self.density,
+            setting: *setting,
+        }))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use nnz_core::{Pattern, Rng, Shape};
+    use nnz_engine::{Connections, Tensor, Var, ops};
+    use std::sync::Arc;
+
+    #[test]
+    fn gradients_are_those_of_the_dense_layer_at_the_nonzeros() {
+        let shape = Shape::matrix("w", 12, 9);
+        let topology = Pattern::Unstructured.random(&shape, 30, &mut Rng::stream(0, "topology", 0, 0));
+        let connections = Arc::new(Connections::new(&topology));
+        let mut rng = Rng::stream(1, "values", 0, 0);
+        let mut random = |shape: &[usize]| {
+            let n = shape.iter().product::<usize>();
+            Tensor::new(shape, (0..n).map(|_| rng.normal()).collect::<Vec<f64>>())
+        };
+        let (x, g, values) = (random(&[20, 9]), Var::constant(random(&[20, 12])), random(&[30]));
+        let mut dense = Tensor::zeros(&[12, 9]);
+        let places = connections.positions();
+        places.iter().zip(values.data()).for_each(|(&p, &v)| dense.data_mut()[p] = v);
+        let [x, values, dense] = [x, values, dense].map(Var::leaf);
+        let sparse = ops::sparse_linear(&x, &values, &connections, None, None).backward_from(g.clone(), false).unwrap();
+        let full = ops::matmul(&x, false, &dense, true).backward_from(g, false).unwrap();
+        let near = |a: f64, b: f64| assert!((a - b).abs() < 1e-12, "{a} for {b}");
+        let (dx, want) = (sparse.get(&x).unwrap().value(), full.get(&x).unwrap().value());
+        dx.data().iter().zip(want.data()).for_each(|(&a, &b)| near(a, b));
+        let (dw, want) = (sparse.get(&values).unwrap().value(), full.get(&dense).unwrap().value());
+        places.iter().zip(dw.data()).for_each(|(&p, &d)| near(d, want.data()[p]));
+    }
+}
