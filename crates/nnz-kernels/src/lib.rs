@@ -57,6 +57,7 @@ mod growth;
 mod plan;
 mod pool;
 mod real;
+pub mod rows;
 mod simd;
 mod sliced;
 mod sparse;
@@ -65,8 +66,10 @@ mod testing;
 mod tiled;
 mod transpose;
 
+pub use dense::attention::Attention;
 pub use dense::conv::Conv;
 pub use dense::gemm::{Start, gemm};
+pub use dense::max_pool::max_pool;
 pub use format::{Csc, Csr};
 pub use growth::{top_zero_gradients, top_zero_gradients_tiled};
 pub use plan::{Plan, Tuning};
