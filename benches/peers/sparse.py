@@ -3,7 +3,7 @@
 
     python3 benches/peers/sparse.py
 
-makes an environment of its own (target/peers), installs the peers, builds nnz's side (the example `race`), compares
+makes an environment of its own (target/peers), installs the peers, builds nnz's side (the example `sparse_race`), compares
 outputs, and only then takes times. Everybody gets the same pattern and the same numbers. Within a round every arm runs once,
 one after the other, so that a busy machine slows all alike; what is printed is the median over rounds with the tenth and
 ninetieth percentile. A peer that does not install is reported as such.
@@ -67,10 +67,10 @@ def prepare(args):
 
 
 class Nnz:
-    """The other side of the pipe: crates/nnz-engine/examples/race.rs."""
+    """The other side of the pipe: crates/nnz-engine/examples/sparse_race.rs."""
 
     def __init__(self, threads):
-        program = target() / "release" / "examples" / "race"
+        program = target() / "release" / "examples" / "sparse_race"
         self.process = subprocess.Popen([program], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
         self.ask(op="threads", threads=threads)
 
@@ -420,7 +420,7 @@ def main():
     for name in ("numpy", "torch"):
         if peers[name].startswith("does not"):
             raise SystemExit(f"the race needs {name}")
-    build = ["cargo", "build", "--release", "--quiet", "-p", "nnz-engine", "--example", "race"]
+    build = ["cargo", "build", "--release", "--quiet", "-p", "nnz-engine", "--example", "sparse_race"]
     subprocess.run(build, cwd=ROOT, check=True)
     load, runs = [f"{os.getloadavg()[0]:.1f}"], {}
     for threads in map(int, args.threads.split(",")):

@@ -40,8 +40,9 @@ impl<T: Real> Bsr<T> {
         let (mut starts, mut columns) = (vec![0], Vec::new());
         for r in (0..csr.rows).step_by(high) {
             let blocks = row(r).chunks(wide);
-            let whole =
-                |b: &[u32]| b.len() == wide && b[0] as usize % wide == 0 && b.windows(2).all(|w| w[1] == w[0] + 1);
+            let whole = |b: &[u32]| {
+                b.len() == wide && (b[0] as usize).is_multiple_of(wide) && b.windows(2).all(|w| w[1] == w[0] + 1)
+            };
             if !blocks.clone().all(whole) || !(1..high).all(|i| row(r + i) == row(r)) {
                 return None;
             }

@@ -63,6 +63,7 @@ mod operator;
 mod plan;
 mod pool;
 mod real;
+pub mod rows;
 mod simd;
 mod sliced;
 mod sparse;
@@ -72,8 +73,10 @@ mod tiled;
 mod transpose;
 
 pub use bsr::Bsr;
+pub use dense::attention::Attention;
 pub use dense::conv::Conv;
 pub use dense::gemm::{Start, gemm};
+pub use dense::max_pool::max_pool;
 pub use format::{Csc, Csr};
 pub use growth::{top_zero_gradients, top_zero_gradients_tiled};
 pub use lines::{Bitmask, ByRows, Compressed, Ell, NOfM};

@@ -105,7 +105,12 @@ impl<T: Real> ByRows<NOfM, T> {
     /// As [`ByRows::csr`].
     pub fn n_of_m(csr: Csr, n: usize, m: usize, values: &[T]) -> Option<Self> {
         csr.check();
-        if !(1..=256).contains(&m) || n == 0 || n > m || csr.cols % m != 0 || csr.nnz() != csr.rows * csr.cols / m * n {
+        if !(1..=256).contains(&m)
+            || n == 0
+            || n > m
+            || !csr.cols.is_multiple_of(m)
+            || csr.nnz() != csr.rows * csr.cols / m * n
+        {
             return None;
         }
         let groups = csr.cols / m;

@@ -6,7 +6,7 @@ use nnz::inspect::{Inspection, inspect as measure};
 use nnz::report;
 use nnz_engine::data::{Dataset, Inputs};
 use nnz_engine::file::{Header, load_model, write_atomically};
-use nnz_engine::{Model, Storage, Tensor, evaluate, ops::softmax_rows};
+use nnz_engine::{Model, Storage, Tensor, Var, evaluate, ops::softmax};
 use serde_json::json;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
@@ -165,9 +165,8 @@ pub fn predict(args: &PredictArgs, ui: Ui) -> Result<ExitCode> {
     let features = fitted.pixels.len();
     let mut input = Tensor::zeros(&[1, features]);
     Inputs::Bytes(fitted.pixels).fill(features, &[0], header.normalization, input.data_mut())?;
-    let mut p = model.infer(input)?;
-    softmax_rows(p.data_mut(), header.classes.len());
-    let mut classes: Vec<(&String, f32)> = header.classes.iter().zip(p.data().iter().copied()).collect();
+    let p = softmax(&Var::constant(model.infer(input)?));
+    let mut classes: Vec<(&String, f32)> = header.classes.iter().zip(p.value().data().iter().copied()).collect();
     classes.sort_by(|a, b| b.1.total_cmp(&a.1));
     let listed: Vec<_> = classes.iter().map(|(c, p)| json!({"class": c, "probability": p})).collect();
     ui.answer(&json!({"class": classes[0].0, "classes": listed}), || {

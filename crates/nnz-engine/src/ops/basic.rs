@@ -51,13 +51,13 @@ pub fn div<T: Real>(a: &Var<T>, b: &Var<T>) -> Var<T> {
 /// c a
 pub fn scale<T: Real>(a: &Var<T>, c: f64) -> Var<T> {
     let factor = T::of(c);
-    Var::op("scale", a.value().map(|x| x * factor), &[a], || Box::new(move |g| vec![Some(scale(g, c))]))
+    Var::op("scale", a.value().map(move |x| x * factor), &[a], || Box::new(move |g| vec![Some(scale(g, c))]))
 }
 
 /// a + c
 pub fn shift<T: Real>(a: &Var<T>, c: f64) -> Var<T> {
     let c = T::of(c);
-    Var::op("shift", a.value().map(|x| x + c), &[a], || Box::new(|g| vec![Some(g.clone())]))
+    Var::op("shift", a.value().map(move |x| x + c), &[a], || Box::new(|g| vec![Some(g.clone())]))
 }
 
 /// -a
@@ -121,13 +121,8 @@ pub fn reshape<T: Real>(a: &Var<T>, shape: &[usize]) -> Var<T> {
 
 /// Sum over all axes but the last.
 pub fn sum_rows<T: Real>(a: &Var<T>) -> Var<T> {
-    let cols = a.value().rows_cols().1;
-    let mut value = Tensor::zeros(&[cols]);
-    for row in a.value().data().chunks_exact(cols.max(1)) {
-        value.data_mut().iter_mut().zip(row).for_each(|(s, &x)| *s += x);
-    }
     let shape = a.shape().to_vec();
-    Var::op("sum_rows", value, &[a], || Box::new(move |g| vec![Some(repeat_rows(g, &shape))]))
+    Var::op("sum_rows", super::column_sums(a.value()), &[a], || Box::new(move |g| vec![Some(repeat_rows(g, &shape))]))
 }
 
 /// A vector repeated over all axes of `shape` but the last.

@@ -1,7 +1,9 @@
 //! Dense products. One micro-kernel ([`tile`]) serves matrices, convolutions and attention.
 
+pub(crate) mod attention;
 pub(crate) mod conv;
 pub(crate) mod gemm;
+pub(crate) mod max_pool;
 pub(crate) mod scratch;
 pub(crate) mod tile;
 

@@ -1,6 +1,6 @@
 //! Memory of a thread that kernels reuse: aligned to cache lines, holding whatever was there before.
 
-use std::cell::Cell;
+use std::cell::RefCell;
 
 use crate::Real;
 
@@ -8,15 +8,15 @@ use crate::Real;
 #[repr(align(64))]
 struct Line(#[allow(dead_code)] [u8; 64]);
 
-thread_local! { static MEMORY: Cell<Vec<Line>> = const { Cell::new(Vec::new()) }; }
+thread_local! { static MEMORY: RefCell<Vec<Vec<Line>>> = const { RefCell::new(Vec::new()) }; }
 
 /// Largest scratch a thread keeps, in lines: 16 MB.
 const KEPT: usize = 1 << 18;
 
-/// Calls `f` with `n` numbers of any finite or other value. Nested calls get memory of their own.
+/// Calls `f` with `n` numbers of any value. Nested calls get memory of their own.
 pub(crate) fn scratch<T: Real, R>(n: usize, f: impl FnOnce(&mut [T]) -> R) -> R {
     let lines = (n * size_of::<T>()).div_ceil(64);
-    let mut memory = MEMORY.take();
+    let mut memory = MEMORY.with_borrow_mut(Vec::pop).unwrap_or_default();
     if memory.len() < lines {
         memory = vec![Line([0; 64]); lines];
     }
@@ -24,7 +24,7 @@ pub(crate) fn scratch<T: Real, R>(n: usize, f: impl FnOnce(&mut [T]) -> R) -> R 
     let slice = unsafe { std::slice::from_raw_parts_mut(memory.as_mut_ptr().cast::<T>(), n) };
     let result = f(slice);
     if memory.len() <= KEPT {
-        MEMORY.set(memory);
+        MEMORY.with_borrow_mut(|stack| stack.push(memory));
     }
     result
 }
