@@ -123,8 +123,10 @@ def pattern(rows, cols, density, rng):
 
 def layer(nnz, threads, rows, cols, density, batch, rounds, least):
     """One layer: forward, backward, step of everybody."""
+    import warnings
     import numpy as np
     import torch
+    warnings.filterwarnings("ignore", message="Sparse")
     rng = np.random.default_rng(1)
     mask, starts, columns, values, dense = pattern(rows, cols, density, rng)
     x, g = (rng.standard_normal((batch, n)).astype(np.float32) for n in (cols, rows))
@@ -151,8 +153,8 @@ def layer(nnz, threads, rows, cols, density, batch, rounds, least):
         ty, tdx, tdw = tg.clone(), tx.clone(), tw.clone()
         # Both layouts of W; whichever is faster on this machine counts.
         two = tw.t().contiguous()
-        fast = min((lambda: torch.mm(tx, tw.t(), out=ty)), (lambda: torch.mm(tx, two, out=ty)),
-                   key=lambda f: min(timed(f, 2) for _ in range(3)))
+        forms = [lambda x=tx, w=w, y=ty: torch.mm(x, w, out=y) for w in (tw.t(), two)]
+        fast = min(forms, key=lambda f: min(timed(f, 2) for _ in range(3)))
 
         def back(tg=tg, tw=tw, tx=tx, tdx=tdx, tdw=tdw):
             torch.mm(tg, tw, out=tdx)
