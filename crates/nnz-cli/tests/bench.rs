@@ -14,7 +14,9 @@ fn text(bytes: &[u8]) -> String {
 #[test]
 fn kernels_are_rows_and_a_machine_is_measured_once() {
     let cache = tempfile::tempdir().unwrap();
-    let ask = || nnz(cache.path(), &["bench", "kernels", "--shape", "96x64", "--batch", "1", "--density", "0.5,0.1", "--json"]);
+    let ask = || {
+        nnz(cache.path(), &["bench", "kernels", "--shape", "96x64", "--batch", "1", "--density", "0.5,0.1", "--json"])
+    };
     let first = ask();
     assert!(first.status.success(), "{}", text(&first.stderr));
     assert!(text(&first.stderr).contains("for the first time"), "{}", text(&first.stderr));

@@ -93,3 +93,29 @@ fn steps<T: Real>(model: &Model<T>) -> Option<Vec<Step<T>>> {
     }
     Some(steps)
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::{ModelSpec, Storage};
+    use nnz_core::Topology;
+
+    #[test]
+    fn one_sample_and_many_get_the_answers_of_the_model() {
+        let spec = ModelSpec::parse("mlp:16-12-6-3", [1, 4, 4], 3).unwrap();
+        let births = vec![
+            Topology::from_positions(12, 16, (0..192).filter(|p| p % 5 == 0)),
+            Topology::from_positions(6, 12, (0..72).filter(|p| p % 7 == 0)),
+        ];
+        let model: Model<f64> = Model::born(&spec, Some(births), Storage::Sparse, false, 0).unwrap();
+        let frozen = Frozen::new(model.clone());
+        assert!(frozen.steps.is_some());
+        for batch in [1, 2, 3, 70] {
+            let x = Tensor::new(&[batch, 16], (0..batch * 16).map(|i| (i * 37 % 19) as f64 - 9.0).collect());
+            let (got, want) = (frozen.infer(x.clone()).unwrap(), model.infer(x).unwrap());
+            assert_eq!(got.shape(), want.shape());
+            got.data().iter().zip(want.data()).for_each(|(a, b)| assert!((a - b).abs() < 1e-12, "{a} for {b}"));
+        }
+        assert!(frozen.infer(Tensor::zeros(&[1, 15])).is_err());
+    }
+}

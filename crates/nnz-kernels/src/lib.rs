@@ -49,6 +49,7 @@
 //! ```
 
 mod adjoint;
+mod bags;
 mod blocks;
 mod bsr;
 mod buffer;
@@ -72,6 +73,7 @@ mod testing;
 mod tiled;
 mod transpose;
 
+pub use bags::{bags, bags_gradient, spmm_sparse};
 pub use bsr::Bsr;
 pub use dense::attention::Attention;
 pub use dense::conv::Conv;

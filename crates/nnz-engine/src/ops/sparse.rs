@@ -1,7 +1,7 @@
 //! Products of a matrix stored as values at connections. Values lie in plan order.
 
 use super::{add_bias, pick, relu, reshape};
-use crate::tape::is_recording;
+use crate::tape::{is_recording, recording};
 use crate::{Connections, Tensor, Var};
 use nnz_core::Zero;
 use nnz_kernels::{self as kernels, Csr, Real, TILE, Tiled, elementwise};
@@ -161,7 +161,8 @@ fn forward<T: Real>(
             Then::Relu => After::Relu(y.clone()),
             Then::Map(f) => {
                 let before = if keep { Var::leaf(flat(&y)) } else { Var::constant(flat(&y)) };
-                let after = f(&before);
+                // The thread may have left a backward pass, which does not record, to take this up.
+                let after = recording(keep, || f(&before));
                 y.as_mut_slice().copy_from_slice(after.value().data());
                 After::Map(before, after)
             }
