@@ -18,7 +18,7 @@ mod train;
 
 pub use derivatives::Taps;
 pub use error::{Error, Result};
-pub use layers::{Init, LayerSpec, Mode, ParamSpec, Role};
+pub use layers::{Cache, Effects, Init, LayerSpec, Mode, ParamSpec, Role};
 pub use lbfgs::{LbfgsOptions, lbfgs};
 pub use model::{Model, Pass};
 pub use nnz_kernels::Real;

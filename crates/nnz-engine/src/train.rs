@@ -1,5 +1,5 @@
 use crate::data::{Dataset, Normalization, Split, order};
-use crate::layers::Statistics;
+use crate::layers::{Effects, Statistics};
 use crate::ops::{self, ZeroProbe, softmax_rows};
 use crate::{
     Error, Layout, LrSchedule, Mode, Model, ModelSpec, Moved, Optimizer, OptimizerSpec, Pass, Result, Storage, Tensor,
@@ -456,8 +456,8 @@ impl<T: Real> Step<T> {
                 Some(wanted(p)).filter(|&n| n > 0).map(|count| Arc::new(ZeroProbe { count, ..Default::default() }))
             })
             .collect();
-        let pass = Pass { mode, probes: &probes, taps: None };
-        let (logits, statistics) = model.forward(&Var::constant(input.clone()), &leaves, pass)?;
+        let pass = Pass { mode, probes: &probes, ..Default::default() };
+        let (logits, Effects { statistics, .. }) = model.forward(&Var::constant(input.clone()), &leaves, pass)?;
         let loss = ops::cross_entropy(&logits, labels);
         let value = loss.value().data()[0].f64();
         let mut found = loss.backward(false)?;

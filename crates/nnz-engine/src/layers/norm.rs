@@ -72,6 +72,10 @@ impl Layer for BatchNorm {
         Ok(y)
     }
 
+    fn causal(&self, _: &[usize]) -> bool {
+        true
+    }
+
     fn resized(&self, input: &[usize], _: &dyn Fn(usize) -> usize, _: bool) -> LayerSpec {
         Self { channels: input.last().copied().unwrap_or(self.channels), ..self.clone() }.into()
     }
@@ -105,6 +109,10 @@ impl Layer for LayerNorm {
         Ok(ops::layer_norm(x, gain, offset, 1e-5))
     }
 
+    fn causal(&self, _: &[usize]) -> bool {
+        true
+    }
+
     fn resized(&self, input: &[usize], _: &dyn Fn(usize) -> usize, _: bool) -> LayerSpec {
         Self { width: input.last().copied().unwrap_or(self.width), ..self.clone() }.into()
     }
@@ -135,6 +143,10 @@ impl Layer for RmsNorm {
 
     fn forward<T: Real>(&self, x: &Var<T>, cx: &mut Context<'_, T>) -> Result<Var<T>> {
         Ok(ops::rms_norm(x, cx.take().1, 1e-6))
+    }
+
+    fn causal(&self, _: &[usize]) -> bool {
+        true
     }
 
     fn resized(&self, input: &[usize], _: &dyn Fn(usize) -> usize, _: bool) -> LayerSpec {
