@@ -12,7 +12,9 @@ pub mod ops;
 mod optim;
 mod param;
 mod spec;
+mod step;
 pub mod tape;
+mod task;
 mod tensor;
 mod train;
 
@@ -25,8 +27,8 @@ pub use nnz_kernels::Real;
 pub use optim::{Average, LrSchedule, Optimizer, OptimizerSpec, clip_by_norm};
 pub use param::{Connections, Layout, Moved, Param, SPARSE_BELOW, Storage};
 pub use spec::{KNOWN, ModelSpec};
+pub use step::prune;
 pub use tape::Var;
+pub use task::{Evaluation, Frame, Task, evaluate};
 pub use tensor::Tensor;
-pub use train::{
-    EpochRecord, Evaluation, Position, Progress, TrainSpec, Trainer, evaluate, prunable, prune, steps_per_epoch,
-};
+pub use train::{Dtype, EpochRecord, Position, Progress, TrainSpec, Trainer, prunable, steps_per_epoch};

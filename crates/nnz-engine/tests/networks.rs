@@ -5,8 +5,8 @@ use nnz_engine::data::Normalization;
 use nnz_engine::derivatives::{hvp, per_sample_gradients};
 use nnz_engine::file::{Header, Packing, load_model, save_model};
 use nnz_engine::{
-    Average, Cache, LayerSpec, Layout, LbfgsOptions, Mode, Model, ModelSpec, Optimizer, OptimizerSpec, Pass, Real,
-    Role, Storage, Taps, Tensor, Var, clip_by_norm, lbfgs, ops,
+    Average, Cache, Dtype, LayerSpec, Layout, LbfgsOptions, Mode, Model, ModelSpec, Optimizer, OptimizerSpec, Pass,
+    Real, Role, Storage, Taps, Task, Tensor, Var, clip_by_norm, lbfgs, ops,
 };
 use std::sync::Arc;
 
@@ -309,11 +309,14 @@ fn files_keep_every_network_with_its_running_statistics() {
         assert!(moved.clone().all(|p| p.value.data().iter().any(|&v| v != 0.0 && v != 1.0)), "{name}: statistics rest");
         let header = Header {
             model: spec.clone(),
-            normalization: Normalization { mean: 0.25, std: 0.5 },
+            normalization: Normalization::new(0.25, 0.5),
             classes: ["a", "b", "c"].map(String::from).to_vec(),
             data: "test".into(),
             method: "test".into(),
             prune_head: false,
+            task: Task::Classification,
+            scales: Vec::new(),
+            dtype: Dtype::Native,
         };
         save_model(&path, &model, &header, Packing::Csr).unwrap();
         let (read, head): (Model<f32>, Header) = load_model(&path, Storage::Auto).unwrap();
@@ -548,10 +551,10 @@ fn clipping_and_averaging() {
     assert_eq!(clip_by_norm(&mut g, 1.0), 5.0);
     assert!((g[0].data()[0] - 0.6f64).abs() < 1e-15 && (g[1].data()[0] - 0.8).abs() < 1e-15);
     let mut model: Model<f64> = Model::born(&spec("mlp:192-12-3"), None, Storage::Auto, false, 1).unwrap();
-    let mut average = Average::new(0.75, &model.params);
+    let mut average = Average::new(&model.params);
     model.params[1].value.data_mut().fill(8.0);
-    average.update(&model.params);
-    average.update(&model.params);
+    average.update(&model.params, 0.75);
+    average.update(&model.params, 0.75);
     assert!(average.values()[1].data().iter().all(|&v| v == 8.0 * (1.0 - 0.75 * 0.75)));
 }
 

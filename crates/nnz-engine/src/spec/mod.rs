@@ -75,6 +75,12 @@ impl ModelSpec {
         }
     }
 
+    /// Whether inputs are numbers of tokens: the first layer with parameters is an embedding.
+    pub fn reads_tokens(&self) -> bool {
+        let first = self.layers.iter().find(|l| !l.params().is_empty());
+        matches!(first, Some(LayerSpec::Embedding(_)))
+    }
+
     /// Every parameter and buffer in the order of the layers; the last weight is marked as the head.
     pub fn params(&self) -> Vec<ParamSpec> {
         let mut params: Vec<ParamSpec> = self.layers.iter().flat_map(Layer::params).collect();
