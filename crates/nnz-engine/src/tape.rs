@@ -206,7 +206,11 @@ impl<T: Real> Var<T> {
                     let Some(parent) = parent else { continue };
                     let Some(gradient) = gradient else { return Err(TapeError::Missing(node.op)) };
                     let sum = match pending.remove(&parent.id) {
-                        Some((_, before)) => ops::add(&before, &gradient),
+                        Some((_, before)) if create_graph => ops::add(&before, &gradient),
+                        Some((_, mut before)) => {
+                            before.value.add_assign(&gradient.value);
+                            before
+                        }
                         None => gradient,
                     };
                     pending.insert(parent.id, (parent.clone(), sum));

@@ -140,7 +140,7 @@ pub fn evaluate<T: Real>(
         let mut y = y.reshape(&[chunk.len(), outputs]);
         match batch.goal {
             Goal::Classes(labels) => {
-                ops::softmax_rows(y.data_mut(), outputs);
+                nnz_kernels::rows::softmax(y.data_mut(), outputs);
                 for (row, &label) in y.data().chunks_exact(outputs).zip(&labels) {
                     let best = (1..outputs).fold(0, |b, i| if row[i] > row[b] { i } else { b });
                     loss -= row[label as usize].f64().max(1e-38).ln();
