@@ -418,6 +418,30 @@ fn zeros_of_a_recurrent_weight_are_scored_over_all_positions() {
 }
 
 #[test]
+fn batches_of_no_row_and_of_one_are_handled_by_every_network() {
+    for name in PICTURES.into_iter().chain(["causal-transformer:11-8-2-2"]) {
+        let spec = spec(name);
+        for (rows, storage) in [0, 1].into_iter().flat_map(|r| [(r, Storage::Masked), (r, Storage::Sparse)]) {
+            let mut model: Model<f32> = Model::born(&spec, Some(births(&spec, 0.5)), storage, false, 1).unwrap();
+            let (x, labels) = batch::<f32>(&spec, rows, 0);
+            assert_eq!(model.infer(x.clone()).unwrap().shape(), [rows, 3], "{name}");
+            let l = leaves(&model);
+            let mode = Mode::Train { seed: 0, step: 0 };
+            let (y, effects) = model.forward(&Var::constant(x), &l, pass(mode)).unwrap();
+            let loss = ops::cross_entropy(&y, &labels);
+            assert!(loss.value().data()[0].is_finite(), "{name}: {rows} rows");
+            let mut found = loss.backward(false).unwrap();
+            model.absorb(&effects.statistics);
+            for (p, l) in model.params.iter().zip(&l) {
+                let g = found.take(l).unwrap_or_else(|| Tensor::zeros(l.shape()));
+                let whole = g.data().iter().chain(p.value.data()).all(|v| v.is_finite());
+                assert!(whole && g.shape() == p.value.shape(), "{name}: {} over {rows} rows", p.shape.name);
+            }
+        }
+    }
+}
+
+#[test]
 fn tokens_outside_the_vocabulary_are_refused() {
     let spec = spec("causal-transformer:11-8-2-2");
     let model: Model<f32> = Model::born(&spec, None, Storage::Auto, false, 1).unwrap();

@@ -232,8 +232,15 @@ pub(crate) fn chain_resized(
     head: Option<usize>,
 ) -> Vec<LayerSpec> {
     let mut shape = input.to_vec();
+    // What a weight gives must fill the shape that a layer behind it lays it out in.
+    let grid = |i: usize| {
+        let behind = layers[i + 1..].iter().take_while(|l| l.params().is_empty());
+        behind.map(|l| if let LayerSpec::Reshape(r) = l { r.lead() } else { 1 }).fold(1, crate::spec::common_multiple)
+    };
     let one = |(i, layer): (usize, &LayerSpec)| {
-        let layer = layer.resized(&shape, width, Some(i) == head);
+        let grid = grid(i);
+        let near = |n: usize| ((width(n) as f64 / grid as f64).round() as usize).max(1).saturating_mul(grid);
+        let layer = layer.resized(&shape, &near, Some(i) == head);
         shape = layer.output(&shape).unwrap_or_else(|_| shape.clone());
         layer
     };

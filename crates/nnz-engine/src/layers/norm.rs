@@ -68,7 +68,10 @@ impl Layer for BatchNorm {
         }
         let (y, mean, variance) = ops::batch_norm(x, gain, offset, self.epsilon);
         let rows = x.value().rows_cols().0;
-        cx.observe(Statistics { mean_at, mean, variance, rows, momentum: self.momentum });
+        // An empty batch has no statistics.
+        if rows > 0 {
+            cx.observe(Statistics { mean_at, mean, variance, rows, momentum: self.momentum });
+        }
         Ok(y)
     }
 

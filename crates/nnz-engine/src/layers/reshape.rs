@@ -92,6 +92,14 @@ pub struct Reshape {
     pub shape: Vec<usize>,
 }
 
+impl Reshape {
+    /// What the last extent is multiplied by.
+    pub(crate) fn lead(&self) -> usize {
+        let lead = self.shape.len().saturating_sub(1);
+        self.shape[..lead].iter().fold(1, |n: usize, &s| n.saturating_mul(s)).max(1)
+    }
+}
+
 impl Layer for Reshape {
     fn output(&self, input: &[usize]) -> Fit<Vec<usize>> {
         let count = |s: &[usize]| s.iter().try_fold(1usize, |n, &s| n.checked_mul(s)).filter(|&n| n > 0);
@@ -113,11 +121,6 @@ impl Layer for Reshape {
             *last = all / lead.iter().product::<usize>().max(1);
         }
         Self { shape }.into()
-    }
-
-    fn multiple(&self) -> usize {
-        let lead = self.shape.len().saturating_sub(1);
-        self.shape[..lead].iter().fold(1, |n: usize, &s| n.saturating_mul(s)).max(1)
     }
 }
 

@@ -190,6 +190,20 @@ mod tests {
     }
 
     #[test]
+    fn networks_of_every_kind_can_be_narrowed() {
+        for (text, budget) in [
+            (include_str!("../../../../networks/convolutional-autoencoder.toml"), 30_000),
+            (include_str!("../../../../networks/vae.toml"), 40_000),
+            (include_str!("../../../../networks/gru.toml"), 4_000),
+        ] {
+            let spec: ModelSpec = toml::from_str(text).unwrap();
+            let (shape, narrow) = (spec.output().unwrap(), spec.narrowed(budget));
+            assert_eq!(narrow.output().unwrap(), shape, "{}", spec.name);
+            assert!(narrow.entries().abs_diff(budget) < budget / 4, "{} {}", spec.name, narrow.entries());
+        }
+    }
+
+    #[test]
     fn networks_are_toml_and_misspellings_are_refused() {
         for text in ["resnet8", "mobilenet-small", "transformer:16-1-2-7", "vgg-small"] {
             let spec = ModelSpec::parse(text, [1, 28, 28], 10).unwrap();
