@@ -10,7 +10,7 @@ fn nnz(dir: &Path, line: &str) -> Output {
 }
 
 fn train(dir: &Path, line: &str) -> Value {
-    let all = format!("train mnist10k --batch 256 --epochs 1 --no-controls --json {line}");
+    let all = format!("train mnist10k --batch 128 --no-controls --json {line}");
     let out = nnz(dir, &all);
     assert!(out.status.success(), "nnz {all}: {}", String::from_utf8_lossy(&out.stderr));
     serde_json::from_slice(&out.stdout).unwrap()
@@ -33,8 +33,8 @@ fn a_network_from_a_file_is_the_named_one_and_travels_in_the_recipe() {
     let dir = tempfile::tempdir().unwrap();
     let d = dir.path();
     std::fs::copy(networks().join("lenet-300-100.toml"), d.join("net.toml")).unwrap();
-    let file = train(d, "--method rigl --density 0.1 --model net.toml --run-dir file");
-    let named = train(d, "--method rigl --density 0.1 --model mlp:784-300-100-10 --run-dir named");
+    let file = train(d, "--method rigl --density 0.1 --epochs 1 --model net.toml --run-dir file");
+    let named = train(d, "--method rigl --density 0.1 --epochs 1 --model mlp:784-300-100-10 --run-dir named");
     assert_eq!(file["arms"][0]["test_accuracy"], named["arms"][0]["test_accuracy"]);
     let read = |run: &str| std::fs::read(d.join(run).join("models/rigl.safetensors")).unwrap();
     assert!(read("file") == read("named"));
@@ -63,7 +63,7 @@ fn every_task_trains_measures_and_says_what_it_measured() {
         ("vae", "--task reconstruction --model vae:784-64-8 --optimizer adam"),
         ("conv", "--task reconstruction --model conv.toml --optimizer adam"),
     ] {
-        let doc = train(d, &format!("--method gmp --density 0.5 --run-dir {name} {line}"));
+        let doc = train(d, &format!("--method gmp --density 0.5 --epochs 2 --run-dir {name} {line}"));
         let explained = doc["arms"][0]["test_accuracy"].as_f64().unwrap();
         assert!((0.05..1.0).contains(&explained), "{name}: {explained}");
         let report = std::fs::read_to_string(d.join(name).join("report.html")).unwrap();
@@ -108,7 +108,7 @@ fn settings_change_the_result_and_are_checked() {
         assert!(!seen.contains(&model), "{line} changed nothing");
         seen.push(model);
     }
-    let doc = train(d, &format!("{base} --dtype bf16 --run-dir narrow"));
+    let doc = train(d, &format!("{base} --epochs 1 --dtype bf16 --run-dir narrow"));
     let bytes = |run: &str| std::fs::metadata(d.join(run).join("models/gmp.safetensors")).unwrap().len() as f64;
     assert!(bytes("narrow") < 0.8 * bytes("r0"), "{} of {}", bytes("narrow"), bytes("r0"));
     let out = nnz(d, "eval narrow/models/gmp.safetensors mnist10k --json");

@@ -74,19 +74,26 @@ fn mlp(widths: &[usize]) -> Vec<LayerSpec> {
 fn autoencoder(widths: &[usize], variational: bool) -> Vec<LayerSpec> {
     let mut layers = vec![Flatten {}.into()];
     let code = widths.len() - 1;
-    let stack = |layers: &mut Vec<LayerSpec>, part: &str, widths: &[usize]| {
+    // He's first values are for what comes out of a ReLU. The output starts near the mean of the data, since what begins
+    // as noise on every input takes long to be unlearned.
+    let stack = |layers: &mut Vec<LayerSpec>, part: &str, widths: &[usize], last: Init| {
         for (i, w) in widths.windows(2).enumerate() {
             layers.extend((i > 0).then(|| Relu {}.into()));
-            layers.push(Linear::new(&format!("{part}{}", i + 1), w[0], w[1]).into());
+            let init = match i {
+                i if i + 2 == widths.len() => last,
+                0 => Init::Lecun,
+                _ => Init::He,
+            };
+            layers.push(Linear { init, ..Linear::new(&format!("{part}{}", i + 1), w[0], w[1]) }.into());
         }
     };
     let mut down = widths.to_vec();
     if variational {
         down[code] *= 2;
     }
-    stack(&mut layers, "encoder", &down);
+    stack(&mut layers, "encoder", &down, Init::Lecun);
     layers.extend(variational.then(|| Sample { weight: 2.0 / widths[0] as f64 }.into()));
-    stack(&mut layers, "decoder", &widths.iter().rev().copied().collect::<Vec<_>>());
+    stack(&mut layers, "decoder", &widths.iter().rev().copied().collect::<Vec<_>>(), Init::Small);
     layers
 }
 
