@@ -115,6 +115,14 @@ fn settings_change_the_result_and_are_checked() {
     let measured: Value = serde_json::from_slice(&out.stdout).unwrap();
     assert_eq!(measured["accuracy"], doc["arms"][0]["test_accuracy"]);
 
+    // A pruned network is written as it is measured.
+    let line = "prune r0/models/gmp.safetensors --method magnitude --density 0.2 --data mnist10k --dtype bf16 -o p.safetensors";
+    let out = nnz(d, &format!("{line} --json"));
+    let pruned: Value = serde_json::from_slice(&out.stdout).unwrap();
+    let out = nnz(d, "eval p.safetensors mnist10k --json");
+    let measured: Value = serde_json::from_slice(&out.stdout).unwrap();
+    assert_eq!(measured["accuracy"], pruned["after"]["test_accuracy"]);
+
     let dir = tempfile::tempdir().unwrap();
     let d = dir.path();
     refused(d, "--clip 0", &["norm"]);

@@ -248,6 +248,14 @@ impl<'a> In<'a> {
         let Metadata { header, layout, checkpoint, .. } =
             serde_json::from_value(document).map_err(|e| fail(format!("metadata `nnz`: {e}")))?;
         let outputs = header.task.outputs(header.classes.len(), header.model.input);
+        let scales = if header.task == Task::Regression { header.classes.len() } else { 0 };
+        let sound = |s: &[f32; 2]| s[0].is_finite() && s[1] > 0.0 && s[1].is_finite();
+        if header.scales.len() != scales || !header.scales.iter().all(sound) {
+            return Err(fail(format!(
+                "{} scales in the header, expected {scales} that are numbers",
+                header.scales.len()
+            )));
+        }
         header.model.check(outputs).map_err(|why| fail(format!("model in the header: {why}")))?;
         Ok(Self { path, tensors, header, layout, checkpoint })
     }
@@ -354,6 +362,10 @@ pub(crate) fn load_checkpoint<T: Real>(path: &Path, storage: Storage, run: &str)
         )));
     }
     let model: Model<T> = file.model(storage)?;
+    if checkpoint.optimizer.slots() > file.tensors.len() {
+        let slots = checkpoint.optimizer.slots();
+        return Err(file.fail(format!("an optimizer with {slots} vectors a parameter, which are not there")));
+    }
     let mut optimizer = Optimizer::new(checkpoint.optimizer, &model.params);
     let mut average = checkpoint.average.then(|| Average::new(&model.params));
     for (i, param) in model.params.iter().enumerate() {

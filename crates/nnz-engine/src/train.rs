@@ -38,7 +38,7 @@ impl Dtype {
     }
 
     /// Rounds a network to what its file will hold.
-    fn round<T: Real>(self, model: &mut Model<T>) {
+    pub fn round<T: Real>(self, model: &mut Model<T>) {
         for p in model.params.iter_mut().filter(|p| self.rounds(p.role)) {
             let nearest = |v: &mut T| *v = T::of(bf16::from_f64(v.f64()).to_f64());
             p.value.data_mut().iter_mut().for_each(nearest);

@@ -8,7 +8,7 @@ use nnz::run::Observer;
 use nnz_core::Setting;
 use nnz_engine::data::Dataset;
 use nnz_engine::file::{Header, Packing, load_model, save_model};
-use nnz_engine::{Model, Task, Trainer, evaluate};
+use nnz_engine::{Dtype, Model, Task, Trainer, evaluate};
 use serde_json::json;
 use std::path::PathBuf;
 use std::process::ExitCode;
@@ -97,6 +97,10 @@ pub fn run(args: &Args, ui: Ui) -> Result<ExitCode> {
             nnz_engine::prune(&mut model, &mut *sparsifier, batch, storage)?;
         }
     }
+    if args.train.spec(0).dtype != Dtype::Native {
+        header.dtype = Dtype::Bf16;
+    }
+    header.dtype.round(&mut model);
     header.method = format!("{}, then {} at density {}", header.method, method.key, ui::density(model.density()));
     let packing = if args.dense_layout { Packing::Dense } else { Packing::Smallest };
     save_model(&args.output, &model, &header, packing)?;

@@ -154,7 +154,7 @@ mod tests {
         let cut = all(Augment { cutout: 1, ..Augment::default() });
         assert_eq!(cut.len(), 6, "one for each centre");
         assert!(cut.iter().all(|r| r.iter().zip(&row).filter(|(a, b)| a != b).all(|(a, _)| *a == 0.0)));
-        assert_eq!(all(Augment::default()), [row.clone()]);
+        assert_eq!(all(Augment::default()), std::slice::from_ref(&row));
     }
 
     #[test]

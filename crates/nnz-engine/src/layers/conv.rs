@@ -93,7 +93,8 @@ impl<const D: usize, const UP: bool> Conv<D, UP> {
         };
         let mut wide = [0; D];
         for (to, n) in wide.iter_mut().zip(size) {
-            *to = axis(n).filter(|&n| n > 0 && n < 1 << 40)?;
+            // What a header claims must not make a pass allocate without bound.
+            *to = axis(n).filter(|&to| to > 0 && to / super::LONGEST <= n.max(self.kernel))?;
         }
         let back = self.padding <= span && self.extra < self.stride && self.window().fits(wide);
         (back && self.window().output(wide) == size).then_some(wide)
@@ -182,6 +183,7 @@ mod tests {
             ("conv-transposed2d", r#""kernel": 0"#),
             ("conv-transposed2d", r#""kernel": 2, "stride": 18446744073709551615"#),
             ("conv-transposed2d", r#""kernel": 2, "stride": 0"#),
+            ("conv-transposed2d", r#""kernel": 2, "dilation": 1073741824"#),
             ("conv1d", r#""kernel": 3"#),
         ] {
             assert!(go(kind, rest, "").unwrap_err().contains("c (2 channels"), "{kind} {rest}");

@@ -36,6 +36,9 @@ pub use residual::Residual;
 pub use sample::Sample;
 pub use upsample::Upsample;
 
+/// How many times longer one layer may make an axis.
+const LONGEST: usize = 64;
+
 /// Why a layer cannot take an input, in words.
 pub type Fit<V> = std::result::Result<V, String>;
 

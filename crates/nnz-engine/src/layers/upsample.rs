@@ -17,7 +17,7 @@ pub struct Upsample {
 impl Layer for Upsample {
     fn output(&self, input: &[usize]) -> Fit<Vec<usize>> {
         match input {
-            [size @ .., c] if !size.is_empty() && self.factor > 0 => {
+            [size @ .., c] if !size.is_empty() && (1..=super::LONGEST).contains(&self.factor) => {
                 Ok(size.iter().map(|n| n.saturating_mul(self.factor)).chain([*c]).collect())
             }
             _ => Err(format!("{} cannot be made {} times longer", describe(input), self.factor)),
@@ -52,5 +52,7 @@ mod tests {
         };
         assert_eq!(go(false), [0.0, 0.0, 4.0, 4.0]);
         assert_eq!(go(true), [0.0, 1.0, 3.0, 4.0]);
+        let far = super::Upsample { factor: 1 << 20, linear: false };
+        assert!(super::Layer::output(&far, &[1, 1, 1]).unwrap_err().contains("1048576 times"));
     }
 }
