@@ -17,7 +17,7 @@ class Chart:
     """A chart with two logarithmic axes."""
 
     def __init__(self, title, x, y, x_label, y_label):
-        self.x, self.y, self.parts = x, y, []
+        self.x, self.y, self.parts, self.labels = x, y, [], []
         self.text(LEFT, 22, title, size=15, weight="bold")
         self.text((LEFT + W - RIGHT) / 2, H - 12, x_label, anchor="middle")
         self.parts.append(f'<text x="16" y="{(TOP + H - BOTTOM) / 2}" text-anchor="middle" '
@@ -48,9 +48,13 @@ class Chart:
         self.parts.append(f'<path d="{path}" fill="none" stroke="{colour}" stroke-width="2"{style}/>')
         if not dash:
             self.parts += [f'<circle cx="{x:.1f}" cy="{y:.1f}" r="3.5" fill="{colour}"/>' for x, y in at]
-        self.text(at[-1][0] + 8, at[-1][1] + 4, name, fill=colour)
+        self.labels.append((at[-1][1] + 4, at[-1][0] + 8, name, colour))
 
     def write(self, name):
+        below = 0
+        for y, x, words, colour in sorted(self.labels):
+            below = max(y, below + 14)
+            self.text(x, below, words, fill=colour)
         head = (f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {W} {H}" font-family="sans-serif" '
                 f'font-size="12" fill="#222"><rect width="{W}" height="{H}" fill="#fff"/>')
         (ROOT / "docs" / "src" / name).write_text(head + "\n".join(self.parts) + "</svg>\n")

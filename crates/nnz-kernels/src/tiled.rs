@@ -2,10 +2,9 @@
 
 use rayon::prelude::*;
 
-use crate::Real;
-use crate::buffer::Buffer;
 use crate::simd::{Isa, Kernel, Vector};
 use crate::transpose::transpose;
+use crate::{Buffer, Real};
 
 /// Samples in a full tile.
 pub const TILE: usize = 64;
@@ -30,7 +29,9 @@ pub struct Tiled<T: Real> {
 impl<T: Real> Tiled<T> {
     /// Zeros.
     pub fn zeros(batch: usize, features: usize) -> Self {
-        Self { batch, features, data: Buffer::zeros(batch.next_multiple_of(STEP) * features) }
+        let mut zeros = Self::any(batch, features);
+        zeros.as_mut_slice().fill(T::ZERO);
+        zeros
     }
 
     /// Whatever was in memory: for outputs of kernels, which overwrite everything.

@@ -6,7 +6,7 @@ use nnz::inspect::{Inspection, inspect as measure};
 use nnz::report;
 use nnz_engine::data::{Dataset, Inputs};
 use nnz_engine::file::{Header, load_model, write_atomically};
-use nnz_engine::{Model, Storage, Tensor, Var, evaluate, ops::softmax};
+use nnz_engine::{Model, Storage, Task, Tensor, Var, evaluate, ops::softmax};
 use serde_json::json;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
@@ -71,18 +71,23 @@ pub fn eval(args: &EvalArgs, ui: Ui) -> Result<ExitCode> {
     let (model, header): (Model<f32>, Header) = load_model(&args.model, Storage::Auto)?;
     let loaded = Store::open()?.load(args.data.as_ref().unwrap_or(&header.data))?;
     loaded.note.iter().for_each(|note| ui.note(note));
-    let data = loaded.dataset;
+    let data = match header.task {
+        Task::Regression if !loaded.dataset.real() => loaded.dataset.numbers().map_err(nnz_engine::Error::from)?,
+        _ => loaded.dataset,
+    };
     fits(&header, &data)?;
     let split = match args.split {
         Which::Test => &data.test,
         Which::Train => &data.train,
     };
     let rows: Vec<u32> = (0..split.len() as u32).collect();
-    let e = evaluate(&model, &data, split, &rows, header.normalization)?;
-    let document = json!({"data": data.name, "rows": rows.len(), "accuracy": e.accuracy, "loss": e.loss});
+    let e = evaluate(&model, &data, split, &rows, &header.frame())?;
+    let measure = header.task.measure();
+    let document =
+        json!({"data": data.name, "rows": rows.len(), measure.replace(' ', "_"): e.accuracy, "loss": e.loss});
     ui.answer(&document, || {
         let rows = ui::count(rows.len());
-        format!("accuracy {} on {rows} rows of {}, loss {:.4}", ui::percent(e.accuracy, None), data.name, e.loss)
+        format!("{measure} {} on {rows} rows of {}, loss {:.4}", ui::percent(e.accuracy, None), data.name, e.loss)
     })?;
     Ok(ExitCode::SUCCESS)
 }
@@ -160,6 +165,9 @@ fn describe(i: &Inspection) -> String {
 /// Names the class of a picture.
 pub fn predict(args: &PredictArgs, ui: Ui) -> Result<ExitCode> {
     let (model, header): (Model<f32>, Header) = load_model(&args.model, Storage::Auto)?;
+    if header.task != Task::Classification {
+        bail!("{} names no classes: it is for {:?}", args.model.display(), header.task);
+    }
     let fitted = fit_to(&picture(&args.image)?, header.model.input)?;
     fitted.note.iter().for_each(|note| ui.note(note));
     let features = fitted.pixels.len();
@@ -198,6 +206,9 @@ mod tests {
             data: "stripes".into(),
             method: "by hand".into(),
             prune_head: false,
+            task: Task::Classification,
+            scales: Vec::new(),
+            dtype: nnz_engine::Dtype::Native,
         };
         save_model(&file, &model, &header, Packing::Csr).unwrap();
         let before = std::fs::read(&file).unwrap();

@@ -17,6 +17,10 @@ impl Layer for Relu {
         Ok(ops::relu(x))
     }
 
+    fn causal(&self, _: &[usize]) -> bool {
+        true
+    }
+
     fn resized(&self, _: &[usize], _: &dyn Fn(usize) -> usize, _: bool) -> LayerSpec {
         self.clone().into()
     }
@@ -81,6 +85,10 @@ impl Layer for Activation {
 
     fn forward<T: Real>(&self, x: &Var<T>, _: &mut Context<'_, T>) -> Result<Var<T>> {
         Ok(self.function.op()(x))
+    }
+
+    fn causal(&self, _: &[usize]) -> bool {
+        true
     }
 
     fn resized(&self, _: &[usize], _: &dyn Fn(usize) -> usize, _: bool) -> LayerSpec {

@@ -9,8 +9,8 @@ use crate::stats::median;
 use crate::{Arm, Error, Precision, REGISTRY, Recipe, Result, data, report, summarize};
 use nnz_core::{Dense, Setting, Sparsifier, Topology};
 use nnz_engine::data::{Dataset, Inputs};
-use nnz_engine::file::{Header, Packing, load_checkpoint, save_checkpoint, save_model, write_atomically};
-use nnz_engine::{ModelSpec, Param, Progress, Real, Storage, Trainer};
+use nnz_engine::file::{Header, Packing, save_model, write_atomically};
+use nnz_engine::{Model, ModelSpec, Param, Progress, Real, Storage, Task, Trainer};
 use record::{ArmRecord, DataRecord, LayerRecord, MachineRecord, Misread, RunRecord, SeedRecord};
 use serde::{Serialize, de::DeserializeOwned};
 use sha2::{Digest, Sha256};
@@ -64,8 +64,12 @@ pub fn run(recipe: &Recipe, options: &Options, observer: &mut dyn Observer) -> R
     if let Some(note) = &loaded.note {
         observer.note(note);
     }
-    let data = loaded.dataset;
-    let spec = ModelSpec::parse(&recipe.model, data.image, data.classes.len())?;
+    let mut data = loaded.dataset;
+    if recipe.train.task == Task::Regression && !data.real() {
+        data = data.numbers().map_err(nnz_engine::Error::from)?;
+    }
+    recipe.train.check(data.image)?;
+    let spec = recipe.model.spec(&data, recipe.train.task)?;
     for arm in &recipe.arms {
         refuse_dense_storage(&recipe, arm)?;
         rehearse(&recipe, arm, &spec)?;
@@ -129,7 +133,8 @@ pub fn run(recipe: &Recipe, options: &Options, observer: &mut dyn Observer) -> R
             image: data.image,
             classes: data.classes.clone(),
         },
-        model: recipe.model.clone(),
+        model: recipe.model.name().into(),
+        task: recipe.train.task,
         machine: machine(),
         arms,
     };
@@ -183,9 +188,7 @@ impl Job<'_> {
         let spec = &self.recipe.train;
         let mut trainer: Trainer<T> = Trainer::new(self.model, self.data, spec, self.seed, build)?;
         if checkpoint.exists() {
-            let (model, optimizer, position) = load_checkpoint(&checkpoint, spec.storage, &run)?;
-            (trainer.model, trainer.optimizer) = (model, optimizer);
-            trainer.resume(position)?;
+            trainer.resume(&checkpoint, &run)?;
             times.entry(name.clone()).or_default().truncate(trainer.position.history.len());
         } else {
             times.insert(name.clone(), Vec::new());
@@ -203,7 +206,7 @@ impl Job<'_> {
                     write(&events, lines?.concat().as_bytes())?;
                 }
                 if progress.finished.is_some() || !go_on {
-                    save_checkpoint(&checkpoint, &t.model, &header, &t.optimizer, &t.position, &run)?;
+                    t.save(&checkpoint, &header, &run)?;
                 }
                 Ok(())
             };
@@ -221,19 +224,16 @@ impl Job<'_> {
         if !finished {
             return Err(Error::Interrupted { dir: self.dir.into() });
         }
-        let mut record = self.record(&trainer)?;
+        let result = trainer.result();
+        let mut record = self.record(&trainer, &result)?;
         if !keep {
             // Pictures are shown for the first seed only, and are most of a record.
             record.misread.clear();
         } else {
             let models = self.dir.join("models");
             fs::create_dir_all(&models).map_err(|e| Error::file(&models, format!("cannot create: {e}")))?;
-            save_model(
-                &models.join(format!("{}.safetensors", self.arm.name)),
-                &trainer.model,
-                &header,
-                Packing::Smallest,
-            )?;
+            let path = models.join(format!("{}.safetensors", self.arm.name));
+            save_model(&path, &result, &header, Packing::Smallest)?;
         }
         write_json(&done, &record)?;
         fs::remove_file(&checkpoint).map_err(|e| Error::file(&checkpoint, format!("cannot remove: {e}")))?;
@@ -246,22 +246,28 @@ impl Job<'_> {
             (Some(key), None) => key.clone(),
             (None, _) => "dense training".into(),
         };
+        let frame = trainer.frame();
         Header {
             model: self.model.clone(),
-            normalization: trainer.normalization(),
+            normalization: frame.normalization,
             classes: self.data.classes.clone(),
             data: self.data.name.clone(),
             method,
             prune_head: self.recipe.train.prune_head,
+            task: frame.task,
+            scales: frame.scales.clone(),
+            dtype: self.recipe.train.dtype,
         }
     }
 
-    fn record<T: Real>(&self, trainer: &Trainer<T>) -> Result<SeedRecord> {
+    fn record<T: Real>(&self, trainer: &Trainer<T>, model: &Model<T>) -> Result<SeedRecord> {
         let test = &self.data.test;
         let rows: Vec<u32> = (0..test.len() as u32).collect();
         let evaluation = trainer.evaluate(test, &rows)?;
-        let (confusion, misread) = readings(self.data, &evaluation.predictions);
-        let model = &trainer.model;
+        let (confusion, misread) = match self.recipe.train.task {
+            Task::Classification => readings(self.data, &evaluation.predictions),
+            _ => Default::default(),
+        };
         Ok(SeedRecord {
             seed: self.seed,
             test_accuracy: evaluation.accuracy,
@@ -294,9 +300,14 @@ fn readings(data: &Dataset, predictions: &[(u32, f32)]) -> (Vec<Vec<u32>>, Vec<M
         label: test.labels[i] as usize,
         predicted: predictions[i].0 as usize,
         confidence: f64::from(predictions[i].1),
-        pixels: pixels(&test.inputs, data.features(), i),
+        pixels: by_channel(pixels(&test.inputs, data.features(), i), data.image[0]),
     };
     (confusion, wrong.into_iter().take(MISREAD).map(misread).collect())
+}
+
+/// `[height][width][channels]` as `[channels][height][width]`.
+fn by_channel(pixels: Vec<u8>, channels: usize) -> Vec<u8> {
+    (0..channels).flat_map(|c| pixels.iter().skip(c).step_by(channels)).copied().collect()
 }
 
 /// One row as a picture; numbers that are no bytes are stretched from their smallest to their largest.
