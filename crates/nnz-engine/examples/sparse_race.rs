@@ -152,9 +152,9 @@ fn perceptron(dir: &Path, widths: &[usize]) -> (Frozen<f32>, Tensor<f32>) {
 
 /// Noise in the shape of MNIST: its numbers do not change what a step costs.
 fn noise() -> Dataset {
-    let split = |rows: usize| Split {
-        inputs: Inputs::Bytes((0..rows * 784).map(|i| ((i * 2_654_435_761) >> 7) as u8).collect()),
-        labels: (0..rows as u32).map(|r| r % 10).collect(),
+    let split = |rows: usize| {
+        let inputs = Inputs::Bytes((0..rows * 784).map(|i| ((i * 2_654_435_761) >> 7) as u8).collect());
+        Split::new(inputs, (0..rows as u32).map(|r| r % 10).collect())
     };
     let classes = (0..10).map(|c| c.to_string()).collect();
     Dataset::new("noise", [1, 28, 28], classes, split(60_000), split(16), "noise".into()).expect("sound data")
@@ -233,7 +233,9 @@ fn main() {
             Some("train") => {
                 let trainer = &mut trainers[number("trainer")];
                 let start = Instant::now();
-                (0..repeat).for_each(|_| drop(trainer.advance().expect("a step")));
+                for _ in 0..repeat {
+                    trainer.advance().expect("a step");
+                }
                 json!({"seconds": start.elapsed().as_secs_f64() / repeat as f64})
             }
             other => panic!("no request {other:?}"),

@@ -11,9 +11,9 @@ static MEMORY: PeakAlloc = PeakAlloc;
 #[test]
 fn training_with_momentum_takes_at_most_24_bytes_a_nonzero() {
     const SIDE: usize = 3000;
-    let split = |rows: usize| Split {
-        inputs: Inputs::Bytes((0..rows * SIDE).map(|i| (i * 31 % 251) as u8).collect()),
-        labels: (0..rows as u32).map(|r| r % 2).collect(),
+    let split = |rows: usize| {
+        let inputs = Inputs::Bytes((0..rows * SIDE).map(|i| (i * 31 % 251) as u8).collect());
+        Split::new(inputs, (0..rows as u32).map(|r| r % 2).collect())
     };
     let classes = ["a", "b"].map(String::from).to_vec();
     let data = Dataset::new("noise", [1, 1, SIDE], classes, split(40), split(4), "noise".into()).unwrap();

@@ -14,7 +14,7 @@ use crate::{Isa, Real};
 const CHUNK: usize = 1 << 15;
 
 /// Cuts `n` numbers into chunks; `f` gets each chunk's range and runs compiled for `isa`.
-fn chunks<T: Real>(n: usize, f: impl Fn(usize, usize) + Sync + Send) {
+fn chunks(n: usize, f: impl Fn(usize, usize) + Sync + Send) {
     let small = n <= 2 * CHUNK;
     let size = if small { n.max(1) } else { CHUNK };
     each(n.div_ceil(size), small, |i| f(i * size, n.min((i + 1) * size)));
@@ -47,7 +47,7 @@ macro_rules! loops {
             let n = to.len();
             $(assert_eq!($arg.len(), n, "as many numbers on both sides");)*
             let to = Raw::of_mut(to);
-            chunks::<T>(n, |first, last| {
+            chunks(n, |first, last| {
                 // SAFETY: chunks are disjoint ranges of `to`; the best instruction set is available.
                 unsafe {
                     let to = std::slice::from_raw_parts_mut(to.get().add(first), last - first);
@@ -111,7 +111,7 @@ pub fn step<T: Real, const K: usize>(
     let n = gradient.len();
     assert!(state.iter().all(|s| s.len() == n), "a number of state for each gradient");
     let state = state.map(Raw::of_mut);
-    chunks::<T>(n, |first, last| {
+    chunks(n, |first, last| {
         // SAFETY: chunks are disjoint ranges of every vector; the best instruction set is available.
         unsafe {
             let state = state.map(|s| std::slice::from_raw_parts_mut(s.get().add(first), last - first));

@@ -6,7 +6,7 @@ use nnz::kernels::measure::{Layer, Row, seconds};
 use nnz_engine::file::{Header, load_model};
 use nnz_engine::{Frozen, Model, Storage, Tensor};
 use serde::Serialize;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
 /// Most entries of a layer whose dense form is measured.
@@ -161,7 +161,7 @@ struct Cost {
     layers: Vec<LayerCost>,
 }
 
-fn network(path: &PathBuf, args: &Args, ui: Ui) -> Result<ExitCode> {
+fn network(path: &Path, args: &Args, ui: Ui) -> Result<ExitCode> {
     let batch = batch(args.batch)?;
     let (model, header): (Model<f32>, Header) = load_model(path, Storage::Auto)?;
     let (dense, _): (Model<f32>, Header) = load_model(path, Storage::Masked)?;

@@ -69,7 +69,8 @@ impl Conv {
 
     fn check<T>(&self, x: &[T], w: &[T], y: &[T]) {
         let positive = self.stride.iter().chain(&self.dilation).chain(&self.kernel).all(|&n| n > 0);
-        let divides = self.groups > 0 && self.channels % self.groups == 0 && self.filters % self.groups == 0;
+        let divides =
+            self.groups > 0 && self.channels.is_multiple_of(self.groups) && self.filters.is_multiple_of(self.groups);
         assert!(positive && divides, "{self:?} is no convolution");
         let (inputs, outputs) = self.pixels();
         assert_eq!(x.len(), self.batch * inputs * self.channels, "input of {self:?}");
@@ -485,7 +486,7 @@ impl Pass {
         let (k, nr) = (phase.offsets.len() * phase.depth, micros.cols());
         let (cin, cout) = (self.from.channels / self.groups, width / self.groups);
         // Long segments are cut into equal ones.
-        let cuts = (1..=phase.depth).find(|c| phase.depth % c == 0 && phase.depth / c <= DEPTH).unwrap_or(1);
+        let cuts = (1..=phase.depth).find(|c| phase.depth.is_multiple_of(*c) && phase.depth / c <= DEPTH).unwrap_or(1);
         let depth = phase.depth / cuts;
         let segments: Vec<(usize, usize)> = (0..phase.offsets.len() * cuts)
             .map(|s| (phase.offsets[s / cuts] + s % cuts * depth, s * depth * nr))

@@ -2,7 +2,7 @@
 
 use super::scratch::scratch;
 use super::tile::{Begin, Micros, Tile};
-use super::{Raw, each};
+use super::{Raw, each, prefetch};
 use crate::simd::{Kernel, Vector};
 use crate::{Isa, Real};
 
@@ -191,7 +191,7 @@ impl<T: Real> Block<T> {
         let wide = WIDTH.min(n.next_multiple_of(nr));
         let high = (micros.rows * 16 / mr * mr).min(m.next_multiple_of(mr));
         // Rows that lie a multiple of 4 KB apart would fight for the same sets of L1.
-        let direct = a.cs == 1 && (a.rs * size_of::<T>()) % 4096 != 0;
+        let direct = a.cs == 1 && !(a.rs * size_of::<T>()).is_multiple_of(4096);
         scratch(depth * (wide + if direct { 0 } else { high }), |memory: &mut [T]| {
             let (packed_b, packed_a) = memory.split_at_mut(depth * wide);
             for first_col in (0..n).step_by(wide) {
@@ -308,18 +308,6 @@ impl<T: Real> Kernel<T> for Copy<T> {
 
 /// Most numbers in a square of registers.
 const SQUARE: usize = 256;
-
-/// Asks for a line of memory. Any address will do.
-#[inline(always)]
-fn prefetch<T>(at: *const T) {
-    #[cfg(target_arch = "x86_64")]
-    // SAFETY: prefetching reads nothing and never faults.
-    unsafe {
-        std::arch::x86_64::_mm_prefetch::<{ std::arch::x86_64::_MM_HINT_T0 }>(at.cast())
-    }
-    #[cfg(not(target_arch = "x86_64"))]
-    let _ = at;
-}
 
 /// One panel from rows that lie side by side, or from any matrix.
 struct Turn<T> {

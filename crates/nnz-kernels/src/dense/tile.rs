@@ -1,5 +1,6 @@
 //! The one micro-kernel of all dense products: a tile of C stays in registers while k runs.
 
+use super::prefetch;
 use crate::simd::Vector;
 use crate::{Isa, Real};
 
@@ -54,6 +55,10 @@ unsafe fn tile<V: Vector, const M: usize, const NV: usize, const UNIT: bool, con
     let width = |j: usize| t.cols.saturating_sub(j * V::LANES).min(V::LANES);
     // SAFETY: the caller's contract.
     unsafe {
+        // C is wanted at the end, from farther away than A and B.
+        for i in 0..M {
+            (0..NV).for_each(|j| prefetch(c.wrapping_add(i * t.c_row + j * V::LANES).cast_const()));
+        }
         let mut acc = [[V::splat(V::T::ZERO); NV]; M];
         for &(from_a, from_b) in t.segments {
             let (mut a, mut b) = (a.add(from_a), b.add(from_b));
