@@ -32,6 +32,9 @@ pub struct Header {
     pub method: String,
     /// Whether the classifier at the end was prunable.
     pub prune_head: bool,
+    /// How the columns of a table became inputs, see [`crate::data::Dataset::encoding`].
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub encoding: Option<serde_json::Value>,
 }
 
 /// How weights with zeros are written.

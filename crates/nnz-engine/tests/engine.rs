@@ -25,6 +25,7 @@ fn header(model: &Model<f32>) -> Header {
         data: "test".into(),
         method: "test".into(),
         prune_head: false,
+        encoding: None,
     }
 }
 

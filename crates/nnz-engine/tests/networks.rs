@@ -241,6 +241,7 @@ fn files_keep_every_network_with_its_running_statistics() {
             data: "test".into(),
             method: "test".into(),
             prune_head: false,
+            encoding: None,
         };
         save_model(&path, &model, &header, Packing::Csr).unwrap();
         let (read, head): (Model<f32>, Header) = load_model(&path, Storage::Auto).unwrap();

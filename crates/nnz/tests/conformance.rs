@@ -155,6 +155,7 @@ fn an_interrupted_run_equals_an_uninterrupted_one() {
                 data: "digits".into(),
                 method: m.key.into(),
                 prune_head: false,
+                encoding: None,
             };
             save_checkpoint(&path, &first.model, &header, &first.optimizer, &first.position, "run").unwrap();
             drop(first);

@@ -199,6 +199,7 @@ mod tests {
             data: "stripes".into(),
             method: "by hand".into(),
             prune_head: false,
+            encoding: None,
         };
         save_model(&file, &model, &header, Packing::Csr).unwrap();
         let before = std::fs::read(&file).unwrap();

@@ -252,6 +252,7 @@ impl Job<'_> {
             data: self.data.name.clone(),
             method,
             prune_head: self.recipe.train.prune_head,
+            encoding: self.data.encoding.clone(),
         }
     }
 

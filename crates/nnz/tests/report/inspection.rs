@@ -21,6 +21,7 @@ fn measured(spec: &str, topologies: Option<Vec<Topology>>, prune_head: bool) -> 
         data: "mnist10k".into(),
         method: "rigl density = 0.05".into(),
         prune_head,
+        encoding: None,
     };
     inspect(&model, &header).unwrap()
 }
