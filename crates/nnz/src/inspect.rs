@@ -18,7 +18,7 @@ pub struct Inspection {
     pub method: String,
     /// Channels, height and width of the input.
     pub input: [usize; 3],
-    /// Connections of each input of the network, `[channels][height][width]`; empty where the first layer does not see
+    /// Connections of each input of the network, `[height][width][channels]`; empty where the first layer does not see
     /// the input as a whole, as a convolution.
     pub input_fan_out: Vec<u32>,
     /// Weights that exist.

@@ -1,6 +1,7 @@
 use crate::ui::{self, Ui};
 use anyhow::{Result, bail};
 use clap::{Args as ClapArgs, ValueEnum};
+use nnz::data::read::{Encoding, table_rows};
 use nnz::data::{Store, fit_to, picture};
 use nnz::inspect::{Inspection, inspect as measure};
 use nnz::report;
@@ -13,10 +14,14 @@ use std::process::ExitCode;
 
 /// Arguments of `nnz eval`.
 #[derive(ClapArgs, Debug)]
+#[command(after_help = "Examples:
+  nnz eval small.safetensors                       on the test split of the data it was trained on
+  nnz eval small.safetensors mnist --split train
+  nnz eval model.safetensors more.csv --split all  another table of the same columns")]
 pub struct EvalArgs {
     /// A model written by nnz
     model: PathBuf,
-    /// Data set: a name from `nnz data list`, or a directory [default: what the model was trained on]
+    /// Data set: a name from `nnz data list`, or a file or folder [default: what the model was trained on]
     data: Option<String>,
     /// Which rows
     #[arg(long, value_enum, default_value_t = Which::Test)]
@@ -29,10 +34,15 @@ enum Which {
     Test,
     /// The training split
     Train,
+    /// Every row
+    All,
 }
 
 /// Arguments of `nnz inspect`.
 #[derive(ClapArgs, Debug)]
+#[command(after_help = "Examples:
+  nnz inspect small.safetensors
+  nnz inspect small.safetensors --html page.html")]
 pub struct InspectArgs {
     /// A model written by nnz
     model: PathBuf,
@@ -43,11 +53,14 @@ pub struct InspectArgs {
 
 /// Arguments of `nnz predict`.
 #[derive(ClapArgs, Debug)]
+#[command(after_help = "Examples:
+  nnz predict small.safetensors picture.png
+  nnz predict model.safetensors new.csv --json")]
 pub struct PredictArgs {
     /// A model written by nnz
     model: PathBuf,
-    /// A PNG of the model's input size
-    image: PathBuf,
+    /// A picture (PNG, JPEG) of the model's input size, or a table (CSV, TSV) for a model that learned from one
+    input: PathBuf,
 }
 
 /// Refuses data of another shape than the model's input.
@@ -69,20 +82,30 @@ pub fn fits(header: &Header, data: &Dataset) -> Result<()> {
 /// Accuracy of a model.
 pub fn eval(args: &EvalArgs, ui: Ui) -> Result<ExitCode> {
     let (model, header): (Model<f32>, Header) = load_model(&args.model, Storage::Auto)?;
-    let loaded = Store::open()?.load(args.data.as_ref().unwrap_or(&header.data))?;
+    let loaded = Store::open()?.load_as(args.data.as_ref().unwrap_or(&header.data), header.encoding.as_ref())?;
     loaded.note.iter().for_each(|note| ui.note(note));
     let data = loaded.dataset;
     fits(&header, &data)?;
-    let split = match args.split {
-        Which::Test => &data.test,
-        Which::Train => &data.train,
+    let splits = match args.split {
+        Which::Test => vec![&data.test],
+        Which::Train => vec![&data.train],
+        Which::All => vec![&data.train, &data.test],
     };
-    let rows: Vec<u32> = (0..split.len() as u32).collect();
-    let e = evaluate(&model, &data, split, &rows, header.normalization)?;
-    let document = json!({"data": data.name, "rows": rows.len(), "accuracy": e.accuracy, "loss": e.loss});
+    if args.data.is_some() && header.encoding.is_some() && matches!(args.split, Which::Test) {
+        ui.note("these are the rows held out for testing; --split all takes every row");
+    }
+    let (mut rows, mut right, mut loss) = (0, 0.0, 0.0);
+    for split in splits {
+        let all: Vec<u32> = (0..split.len() as u32).collect();
+        let e = evaluate(&model, &data, split, &all, header.normalization)?;
+        let n = all.len() as f64;
+        (rows, right, loss) = (rows + all.len(), right + e.accuracy * n, loss + e.loss * n);
+    }
+    let (accuracy, loss) = (right / rows as f64, loss / rows as f64);
+    let document = json!({"data": data.name, "rows": rows, "accuracy": accuracy, "loss": loss});
     ui.answer(&document, || {
-        let rows = ui::count(rows.len());
-        format!("accuracy {} on {rows} rows of {}, loss {:.4}", ui::percent(e.accuracy, None), data.name, e.loss)
+        let rows = ui::count(rows);
+        format!("accuracy {} on {rows} rows of {}, loss {loss:.4}", ui::percent(accuracy, None), data.name)
     })?;
     Ok(ExitCode::SUCCESS)
 }
@@ -157,23 +180,46 @@ fn describe(i: &Inspection) -> String {
     text
 }
 
-/// Names the class of a picture.
+/// Names the class of a picture, or of every row of a table.
 pub fn predict(args: &PredictArgs, ui: Ui) -> Result<ExitCode> {
     let (model, header): (Model<f32>, Header) = load_model(&args.model, Storage::Auto)?;
-    let fitted = fit_to(&picture(&args.image)?, header.model.input)?;
-    fitted.note.iter().for_each(|note| ui.note(note));
-    let features = fitted.pixels.len();
-    let mut input = Tensor::zeros(&[1, features]);
-    Inputs::Bytes(fitted.pixels).fill(features, &[0], header.normalization, input.data_mut())?;
-    let mut p = model.infer(input)?;
-    softmax_rows(p.data_mut(), header.classes.len());
-    let mut classes: Vec<(&String, f32)> = header.classes.iter().zip(p.data().iter().copied()).collect();
-    classes.sort_by(|a, b| b.1.total_cmp(&a.1));
-    let listed: Vec<_> = classes.iter().map(|(c, p)| json!({"class": c, "probability": p})).collect();
-    ui.answer(&json!({"class": classes[0].0, "classes": listed}), || {
-        let line = |(c, p): &(&String, f32)| format!("{c:>12}  {}", ui::percent(f64::from(*p), None));
-        classes.iter().take(3).map(line).collect::<Vec<_>>().join("\n")
-    })?;
+    let (inputs, rows) = match &header.encoding {
+        Some(encoding) => {
+            let encoding = Encoding::from_json(encoding)?;
+            table_rows(&args.input, &encoding)?
+        }
+        None => {
+            let fitted = fit_to(&picture(&args.input)?, header.model.input)?;
+            fitted.note.iter().for_each(|note| ui.note(note));
+            (Inputs::Bytes(fitted.pixels), 1)
+        }
+    };
+    let (features, classes) = (inputs.len() / rows, header.classes.len());
+    if features != header.model.input.iter().product::<usize>() {
+        bail!("{} has {features} inputs a row, but the model takes {:?}", args.input.display(), header.model.input);
+    }
+    let mut answers = Vec::with_capacity(rows);
+    for block in (0..rows as u32).collect::<Vec<u32>>().chunks(256) {
+        let mut input = Tensor::zeros(&[block.len(), features]);
+        inputs.fill(features, block, header.normalization, input.data_mut())?;
+        let mut p = model.infer(input)?;
+        softmax_rows(p.data_mut(), classes);
+        answers.extend(p.data().chunks_exact(classes).map(|row| {
+            let mut named: Vec<(&String, f32)> = header.classes.iter().zip(row.iter().copied()).collect();
+            named.sort_by(|a, b| b.1.total_cmp(&a.1));
+            named
+        }));
+    }
+    let line = |(c, p): &(&String, f32)| format!("{c:>12}  {}", ui::percent(f64::from(*p), None));
+    if header.encoding.is_none() {
+        let listed: Vec<_> = answers[0].iter().map(|(c, p)| json!({"class": c, "probability": p})).collect();
+        ui.answer(&json!({"class": answers[0][0].0, "classes": listed}), || {
+            answers[0].iter().take(3).map(line).collect::<Vec<_>>().join("\n")
+        })?;
+    } else {
+        let listed: Vec<_> = answers.iter().map(|a| json!({"class": a[0].0, "probability": a[0].1})).collect();
+        ui.answer(&json!({"rows": listed}), || answers.iter().map(|a| line(&a[0])).collect::<Vec<_>>().join("\n"))?;
+    }
     Ok(ExitCode::SUCCESS)
 }
 

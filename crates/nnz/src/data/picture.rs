@@ -105,7 +105,7 @@ fn png(bytes: &[u8]) -> Result<Picture, String> {
 }
 
 fn jpeg(bytes: &[u8]) -> Result<Picture, String> {
-    let damaged = |e: &dyn std::fmt::Display| format!("a damaged JPEG file ({e}); save it again");
+    let damaged = |e: &dyn std::fmt::Display| format!("a damaged JPEG file ({}); save it again", e.to_string().trim());
     let most = MAX_PIXELS as usize;
     let options = DecoderOptions::default().set_strict_mode(true).set_max_width(most).set_max_height(most);
     let mut decoder = JpegDecoder::new_with_options(ZCursor::new(bytes), options);

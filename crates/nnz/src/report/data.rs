@@ -181,14 +181,15 @@ fn degrees(record: &RunRecord) -> (String, String) {
 fn inputs(record: &RunRecord) -> (String, String) {
     let mut t = Table::new(["arm", "seed", "input", "channel", "row", "column", "fan_out"]);
     let [channels, height, width] = record.data.image;
-    let pixels = height.checked_mul(width).and_then(|p| Some((p, p.checked_mul(channels)?)));
+    let all = channels.checked_mul(height).and_then(|p| p.checked_mul(width));
     let picture = View::new(record).is_some_and(|v| v.is_picture());
     for (a, s) in networks(record) {
         let Some(first) = s.layers.first() else { continue };
         for (i, d) in first.fan_out.iter().enumerate() {
-            let place = match pixels {
-                Some((area, all)) if picture && all == first.fan_out.len() => {
-                    [i / area, i % area / width, i % width].map(|v| v.to_string())
+            let place = match all {
+                Some(all) if picture && all == first.fan_out.len() => {
+                    let pixel = i / channels;
+                    [i % channels, pixel / width, pixel % width].map(|v| v.to_string())
                 }
                 _ => Default::default(),
             };

@@ -32,7 +32,7 @@ pub(super) struct Map {
 }
 
 impl Map {
-    /// Of the fan-out of each input `[channels][height][width]`. `None` when `image` is no picture or the inputs are not
+    /// Of the fan-out of each input `[height][width][channels]`. `None` when `image` is no picture or the inputs are not
     /// its pixels.
     pub fn new(image: [usize; 3], fan_out: &[u32]) -> Option<Self> {
         let [channels, height, width] = image;
@@ -42,7 +42,7 @@ impl Map {
         }
         let mut sums = vec![0u64; pixels];
         for (i, &d) in fan_out.iter().enumerate() {
-            sums[i % pixels] += u64::from(d);
+            sums[i / channels] += u64::from(d);
         }
         let inside = |i: usize| {
             let (r, c) = (i / width, i % width);

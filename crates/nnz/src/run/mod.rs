@@ -72,9 +72,13 @@ pub fn run(recipe: &Recipe, options: &Options, observer: &mut dyn Observer) -> R
     }
     let id = run_id(&recipe, &data)?;
     let dir = options.dir.clone().unwrap_or_else(|| Path::new("runs").join(&id));
+    let old = dir.join("id");
+    if options.resume && !old.exists() {
+        return Err(Error::file(&dir, "holds no run to go on from; leave out --resume to start it"));
+    }
     fs::create_dir_all(dir.join("arms")).map_err(|e| Error::file(&dir, format!("cannot create: {e}")))?;
     let _lock = lock(&dir)?;
-    let old = dir.join("id");
+    sweep(&dir);
     if let Ok(other) = fs::read_to_string(&old)
         && other.trim() != id
     {
@@ -83,13 +87,10 @@ pub fn run(recipe: &Recipe, options: &Options, observer: &mut dyn Observer) -> R
             format!("holds run {}, not this one ({id}); give another --run-dir", other.trim()),
         ));
     }
-    let unfinished = dir.join("checkpoint.safetensors").exists() || old.exists();
     if options.again {
         clear(&dir)?;
     } else if dir.join("record.json").exists() {
         return Ok(Outcome { record: read_json(&dir.join("record.json"))?, dir, found: true });
-    } else if options.resume && !unfinished {
-        return Err(Error::file(&dir, "holds no run to go on from; leave out --resume to start it"));
     }
     write(&old, id.as_bytes())?;
     write(&dir.join("recipe.toml"), recipe.to_toml()?.as_bytes())?;
@@ -191,6 +192,8 @@ impl Job<'_> {
         }
         let header = self.header(&trainer);
         let events = self.dir.join("arms").join(format!("{name}.events.jsonl"));
+        let board = self.dir.join("tensorboard").join(&name);
+        fs::create_dir_all(&board).map_err(|e| Error::file(&board, format!("cannot create: {e}")))?;
         let mut failure = None;
         let finished = trainer.run(|t, progress| {
             let go_on = observer.step(&self.arm.name, progress);
@@ -200,6 +203,8 @@ impl Job<'_> {
                     write_json(&timings, &times)?;
                     let lines: Result<Vec<String>> = t.position.history.iter().map(to_line).collect();
                     write(&events, lines?.concat().as_bytes())?;
+                    let curves = report::tensorboard(&t.position.history, &times[&name]);
+                    write(&board.join("events.out.tfevents.0.nnz"), &curves)?;
                 }
                 if progress.finished.is_some() || !go_on {
                     save_checkpoint(&checkpoint, &t.model, &header, &t.optimizer, &t.position, &run)?;
@@ -415,6 +420,19 @@ fn lock(dir: &Path) -> Result<fs::File> {
     }
 }
 
+/// Removes files that a killed process had not finished. Best effort: they are in nobody's way.
+fn sweep(dir: &Path) {
+    for entry in fs::read_dir(dir).into_iter().flatten().flatten() {
+        let (path, name) = (entry.path(), entry.file_name());
+        let name = name.to_string_lossy();
+        if entry.file_type().is_ok_and(|t| t.is_dir()) {
+            sweep(&path);
+        } else if name.starts_with(".nnz-") && name.ends_with(".tmp") {
+            let _ = fs::remove_file(path);
+        }
+    }
+}
+
 /// Removes what a run wrote, and nothing else.
 fn clear(dir: &Path) -> Result<()> {
     let gone = |r: std::io::Result<()>, path: &Path| match r {
@@ -424,7 +442,7 @@ fn clear(dir: &Path) -> Result<()> {
     for name in ["record.json", "checkpoint.safetensors", "timings.json", "report.html"] {
         gone(fs::remove_file(dir.join(name)), &dir.join(name))?;
     }
-    for name in ["arms", "models", "figures"] {
+    for name in ["arms", "models", "figures", "tensorboard"] {
         gone(fs::remove_dir_all(dir.join(name)), &dir.join(name))?;
     }
     fs::create_dir_all(dir.join("arms")).map_err(|e| Error::file(dir, format!("cannot create: {e}")))

@@ -62,7 +62,7 @@ fn read(train: &[PathBuf], test: &Path, names: Option<PathBuf>, hundred: bool) -
 pub(super) fn parse(bytes: &[u8], place: &str, hundred: bool) -> Result<(Vec<u32>, Vec<u8>)> {
     let (head, classes) = if hundred { (2, 100) } else { (1, 10) };
     let row = head + PIXELS;
-    if bytes.is_empty() || bytes.len() % row != 0 {
+    if bytes.is_empty() || !bytes.len().is_multiple_of(row) {
         let why = format!("{} bytes are no whole rows of {row}; the file is cut off or of another kind", bytes.len());
         return Err(content(place, why));
     }

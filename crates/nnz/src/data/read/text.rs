@@ -38,7 +38,7 @@ pub(super) fn parse(bytes: &[u8], place: &str, options: &Options, share: f64, ch
             let n = characters.len();
             content(place, format!("{n} characters hold no window of {context} and an answer; give a longer text"))
         })?;
-        let width = context.checked_mul(classes.len()).unwrap_or(usize::MAX);
+        let width = context.saturating_mul(classes.len());
         if bounded(place, rows, width).is_err() {
             let why = format!("{rows} windows of {context} characters of {} kinds are too many", classes.len());
             return Err(content(place, format!("{why}; a larger stride or a smaller context makes fewer")));

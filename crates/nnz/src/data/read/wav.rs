@@ -28,7 +28,7 @@ pub(super) fn parse(bytes: &[u8], place: &str) -> Result<Clip> {
             reader.samples::<i32>().map(|s| s.map(|s| s as f32 * scale)).collect::<Result<_, _>>().map_err(broken)?
         }
     };
-    if values.is_empty() || values.len() % channels != 0 {
+    if values.is_empty() || !values.len().is_multiple_of(channels) {
         return Err(content(place, format!("{} samples in {channels} channels; save it again", values.len())));
     }
     Ok(Clip { channels, rate: spec.sample_rate, values })
