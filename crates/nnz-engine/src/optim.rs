@@ -1,5 +1,6 @@
 use crate::{Param, Tensor};
 use nnz_kernels::Real;
+use nnz_kernels::elementwise::step;
 use serde::{Deserialize, Serialize};
 
 /// An update rule and its constants. Weight decay is added to the gradient, but in AdamW, and leaves biases alone.
@@ -127,49 +128,52 @@ impl<T: Real> Optimizer<T> {
         Self { spec, state: params.iter().map(zeros).collect() }
     }
 
-    /// One update of parameter `index` at learning rate `lr`; `step` counts from 1. O(values of the parameter).
-    pub fn update(&mut self, index: usize, param: &mut Param<T>, gradient: &Tensor<T>, lr: f64, step: u64) {
+    /// One update of parameter `index` at learning rate `lr`; `count` counts updates from 1. O(values of the parameter).
+    pub fn update(&mut self, index: usize, param: &mut Param<T>, gradient: &Tensor<T>, lr: f64, count: u64) {
         if !param.role.trained() {
             return;
         }
         let decays = if param.weight() { 1.0 } else { 0.0 };
-        let w = param.value.data_mut();
-        let g = gradient.data();
-        let slots = &mut self.state[index];
+        let (w, g) = (param.value.data_mut(), gradient.data());
         let t = T::of;
-        match self.spec {
-            OptimizerSpec::Sgd { momentum, nesterov, weight_decay, .. } => {
+        let mut slots = self.state[index].iter_mut().map(Tensor::data_mut);
+        match (self.spec, slots.next(), slots.next()) {
+            (OptimizerSpec::Sgd { momentum, nesterov, weight_decay, .. }, v, _) => {
                 let (lr, mu, decay) = (t(lr), t(momentum), t(weight_decay * decays));
-                match slots.first_mut() {
-                    None => w.iter_mut().zip(g).for_each(|(w, &g)| *w -= lr * (g + decay * *w)),
-                    Some(v) => {
-                        for ((w, v), &g) in w.iter_mut().zip(v.data_mut()).zip(g) {
-                            let g = g + decay * *w;
-                            *v = mu * *v + g;
-                            *w -= lr * if nesterov { g + mu * *v } else { *v };
-                        }
-                    }
+                match v {
+                    None => step([w], g, |[w], g| [w - lr * (g + decay * w)]),
+                    Some(v) if nesterov => step([w, v], g, |[w, v], g| {
+                        let g = g + decay * w;
+                        let v = mu * v + g;
+                        [w - lr * (g + mu * v), v]
+                    }),
+                    Some(v) => step([w, v], g, |[w, v], g| {
+                        let v = mu * v + (g + decay * w);
+                        [w - lr * v, v]
+                    }),
                 }
             }
-            OptimizerSpec::Adam { beta1, beta2, epsilon, weight_decay, .. }
-            | OptimizerSpec::AdamW { beta1, beta2, epsilon, weight_decay, .. } => {
+            (
+                OptimizerSpec::Adam { beta1, beta2, epsilon, weight_decay, .. }
+                | OptimizerSpec::AdamW { beta1, beta2, epsilon, weight_decay, .. },
+                Some(m),
+                Some(v),
+            ) => {
                 let apart = matches!(self.spec, OptimizerSpec::AdamW { .. });
-                let (first, second) = slots.split_at_mut(1);
                 let (b1, b2) = (t(beta1), t(beta2));
                 let decay = t(if apart { 0.0 } else { weight_decay * decays });
                 let keep = t(if apart { 1.0 - lr * weight_decay * decays } else { 1.0 });
                 let (c1, c2) = (t(1.0 - beta1), t(1.0 - beta2));
-                let correct = |beta: f64| 1.0 - beta.powi(step.min(i32::MAX as u64) as i32);
+                let correct = |beta: f64| 1.0 - beta.powi(count.min(i32::MAX as u64) as i32);
                 let (rate, root) = (t(lr / correct(beta1)), t(1.0 / correct(beta2).sqrt()));
                 let epsilon = t(epsilon);
-                let moments = first[0].data_mut().iter_mut().zip(second[0].data_mut());
-                for ((w, (m, v)), &g) in w.iter_mut().zip(moments).zip(g) {
-                    let g = g + decay * *w;
-                    *m = b1 * *m + c1 * g;
-                    *v = b2 * *v + c2 * g * g;
-                    *w = keep * *w - rate * *m / (v.sqrt() * root + epsilon);
-                }
+                step([w, m, v], g, |[w, m, v], g| {
+                    let g = g + decay * w;
+                    let (m, v) = (b1 * m + c1 * g, b2 * v + c2 * g * g);
+                    [keep * w - rate * m / (v.sqrt() * root + epsilon), m, v]
+                });
             }
+            _ => unreachable!("Adam has two slots"),
         }
     }
 

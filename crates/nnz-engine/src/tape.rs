@@ -200,7 +200,11 @@ impl<T: Real> Var<T> {
                 for (parent, gradient) in node.parents.iter().zip(backward(&gradient)) {
                     let (Some(parent), Some(gradient)) = (parent, gradient) else { continue };
                     let sum = match pending.remove(&parent.id) {
-                        Some((_, before)) => ops::add(&before, &gradient),
+                        Some((_, before)) if create_graph => ops::add(&before, &gradient),
+                        Some((_, mut before)) => {
+                            before.value.add_assign(&gradient.value);
+                            before
+                        }
                         None => gradient,
                     };
                     pending.insert(parent.id, (parent.clone(), sum));

@@ -1,10 +1,44 @@
-use nnz_kernels::Real;
+use nnz_kernels::{Real, elementwise};
 use std::sync::Arc;
+
+/// Numbers of a tensor, and the way back to the pool of their type.
+#[derive(Debug)]
+struct Buffer<T> {
+    data: Vec<T>,
+    give: fn(Vec<T>),
+}
+
+impl<T: Real> Buffer<T> {
+    /// Around numbers that the pool counts as used.
+    fn new(data: Vec<T>) -> Self {
+        Self { data, give: |data| T::pool().give(data) }
+    }
+}
+
+impl<T: Real> Clone for Buffer<T> {
+    fn clone(&self) -> Self {
+        let mut data = T::pool().take(self.data.len());
+        data.copy_from_slice(&self.data);
+        Self::new(data)
+    }
+}
+
+impl<T> Drop for Buffer<T> {
+    fn drop(&mut self) {
+        (self.give)(std::mem::take(&mut self.data));
+    }
+}
+
+impl<T: PartialEq> PartialEq for Buffer<T> {
+    fn eq(&self, other: &Self) -> bool {
+        self.data == other.data
+    }
+}
 
 /// A contiguous row-major array. Cloning shares the buffer; writing copies it first when it is shared.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Tensor<T> {
-    data: Arc<Vec<T>>,
+    data: Arc<Buffer<T>>,
     shape: Vec<usize>,
 }
 
@@ -15,12 +49,20 @@ impl<T: Real> Tensor<T> {
     /// When their number is not the shape's.
     pub fn new(shape: &[usize], data: Vec<T>) -> Self {
         assert_eq!(data.len(), shape.iter().product::<usize>(), "values do not fill shape {shape:?}");
-        Self { data: Arc::new(data), shape: shape.to_vec() }
+        T::pool().adopt(&data);
+        Self { data: Arc::new(Buffer::new(data)), shape: shape.to_vec() }
+    }
+
+    /// Any values, to be overwritten: a buffer as its last user left it. `write` gets all of it.
+    pub fn written(shape: &[usize], write: impl FnOnce(&mut [T])) -> Self {
+        let mut data = T::pool().take(shape.iter().product());
+        write(&mut data);
+        Self { data: Arc::new(Buffer::new(data)), shape: shape.to_vec() }
     }
 
     /// The same value everywhere.
     pub fn full(shape: &[usize], value: T) -> Self {
-        Self::new(shape, vec![value; shape.iter().product()])
+        Self::written(shape, |data| data.fill(value))
     }
 
     /// Zero everywhere.
@@ -35,22 +77,22 @@ impl<T: Real> Tensor<T> {
 
     /// Number of values.
     pub fn len(&self) -> usize {
-        self.data.len()
+        self.data.data.len()
     }
 
     /// Whether there are no values.
     pub fn is_empty(&self) -> bool {
-        self.data.is_empty()
+        self.data.data.is_empty()
     }
 
     /// The values.
     pub fn data(&self) -> &[T] {
-        &self.data
+        &self.data.data
     }
 
     /// The values, to write; copied first when another tensor shares them.
     pub fn data_mut(&mut self) -> &mut [T] {
-        Arc::<Vec<T>>::make_mut(&mut self.data)
+        &mut Arc::make_mut(&mut self.data).data
     }
 
     /// The same values under another shape.
@@ -70,16 +112,28 @@ impl<T: Real> Tensor<T> {
     }
 
     /// `f` of every value.
-    pub fn map(&self, f: impl Fn(T) -> T) -> Self {
-        Self::new(&self.shape, self.data.iter().map(|&x| f(x)).collect())
+    pub fn map(&self, f: impl Fn(T) -> T + Sync) -> Self {
+        Self::written(&self.shape, |to| elementwise::map(self.data(), to, f))
     }
 
     /// `f` of every pair of values.
     ///
     /// # Panics
     /// When the shapes differ.
-    pub fn zip(&self, other: &Self, f: impl Fn(T, T) -> T) -> Self {
+    pub fn zip(&self, other: &Self, f: impl Fn(T, T) -> T + Sync) -> Self {
         assert_eq!(self.shape, other.shape, "shapes differ");
-        Self::new(&self.shape, self.data.iter().zip(other.data.iter()).map(|(&a, &b)| f(a, b)).collect())
+        Self::written(&self.shape, |to| elementwise::zip(self.data(), other.data(), to, f))
+    }
+
+    /// Adds `other`, in place where nobody else holds the values.
+    ///
+    /// # Panics
+    /// When the shapes differ.
+    pub fn add_assign(&mut self, other: &Self) {
+        assert_eq!(self.shape, other.shape, "shapes differ");
+        match Arc::get_mut(&mut self.data) {
+            Some(own) => elementwise::update_by(&mut own.data, other.data(), |a, b| a + b),
+            None => *self = self.zip(other, |a, b| a + b),
+        }
     }
 }

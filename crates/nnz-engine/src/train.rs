@@ -1,6 +1,6 @@
 use crate::data::{Dataset, Normalization, Split, order};
 use crate::layers::Statistics;
-use crate::ops::{self, ZeroProbe, softmax_rows};
+use crate::ops::{self, ZeroProbe};
 use crate::{
     Error, Layout, LrSchedule, Mode, Model, ModelSpec, Moved, Optimizer, OptimizerSpec, Pass, Result, Storage, Tensor,
     Var,
@@ -377,7 +377,7 @@ pub fn evaluate<T: Real>(
         let (input, labels) = gather::<T>(data, split, chunk, norm)?;
         let mut p = model.infer(input)?;
         let classes = p.rows_cols().1;
-        softmax_rows(p.data_mut(), classes);
+        nnz_kernels::rows::softmax(p.data_mut(), classes);
         for (row, &label) in p.data().chunks_exact(classes).zip(&labels) {
             let best = (1..classes).fold(0, |b, i| if row[i] > row[b] { i } else { b });
             loss -= row[label as usize].f64().max(1e-38).ln();

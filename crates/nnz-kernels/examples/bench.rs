@@ -10,7 +10,7 @@
 use std::hint::black_box;
 use std::time::Instant;
 
-use nnz_kernels::{Csc, Csr, Plan, Sliced, TILE, Tiled, Tuning, backward, gemm, spmm, top_zero_gradients_tiled};
+use nnz_kernels::{Csc, Csr, Plan, Sliced, Start, TILE, Tiled, Tuning, backward, gemm, spmm, top_zero_gradients_tiled};
 
 struct Layer {
     rows: usize,
@@ -227,10 +227,10 @@ fn measure(
         arms.push(Arm::new(Pack(i), "pack", 0.0));
     }
     race(&mut arms, rounds, baselines, |kind| match kind {
-        DenseForward => gemm(batch, rows, cols, 1.0, &x, (cols, 1), &w, (1, cols), 0.0, &mut y, (rows, 1)),
+        DenseForward => gemm(batch, rows, cols, &x, (cols, 1), &w, (1, cols), Start::Zero, &mut y, rows),
         DenseBackward => {
-            gemm(batch, cols, rows, 1.0, &g, (rows, 1), &w, (cols, 1), 0.0, &mut dx, (cols, 1));
-            gemm(rows, cols, batch, 1.0, &g, (1, rows), &x, (cols, 1), 0.0, &mut dw, (cols, 1));
+            gemm(batch, cols, rows, &g, (rows, 1), &w, (cols, 1), Start::Zero, &mut dx, cols);
+            gemm(rows, cols, batch, &g, (1, rows), &x, (cols, 1), Start::Zero, &mut dw, cols);
         }
         BoundForward => (0..100).for_each(|_| small_plan.forward(&small_values, &small_x, None, &mut small_y)),
         BoundBackward => (0..100).for_each(|_| {

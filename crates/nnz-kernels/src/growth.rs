@@ -5,7 +5,7 @@ use std::cmp::Ordering;
 use rayon::prelude::*;
 
 use crate::simd::{Isa, Kernel, Vector};
-use crate::{Csr, Real, Tiled, gemm};
+use crate::{Csr, Real, Start, Tiled, gemm};
 
 /// Numbers in one block of the dense gradient: 4 MB of f32.
 const BLOCK: usize = 1 << 20;
@@ -41,7 +41,7 @@ pub fn top_zero_gradients<T: Real>(csr: Csr, batch: usize, x: &[T], g: &[T], cou
             let wide = wide.min(cols - c0);
             let block = &mut block[..high * wide];
             let (g, x) = (&g[r0.min(g.len())..], &x[c0.min(x.len())..]);
-            gemm(high, wide, batch, T::ONE, g, (1, rows), x, (cols, 1), T::ZERO, block, (wide, 1));
+            gemm(high, wide, batch, g, (1, rows), x, (cols, 1), Start::Zero, block, wide);
             best.offer(&csr, r0, c0, wide, block);
         }
     }

@@ -48,12 +48,16 @@
 
 mod adjoint;
 mod blocks;
+mod dense;
+pub mod elementwise;
 mod format;
 mod forward;
-mod gemm;
+mod functions;
 mod growth;
 mod plan;
+mod pool;
 mod real;
+pub mod rows;
 mod simd;
 mod sliced;
 mod sparse;
@@ -62,10 +66,14 @@ mod testing;
 mod tiled;
 mod transpose;
 
+pub use dense::attention::Attention;
+pub use dense::conv::Conv;
+pub use dense::gemm::{Start, gemm};
+pub use dense::max_pool::max_pool;
 pub use format::{Csc, Csr};
-pub use gemm::gemm;
 pub use growth::{top_zero_gradients, top_zero_gradients_tiled};
 pub use plan::{Plan, Tuning};
+pub use pool::Pool;
 pub use real::Real;
 pub use simd::Isa;
 pub use sliced::Sliced;

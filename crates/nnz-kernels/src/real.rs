@@ -2,7 +2,7 @@ use std::fmt::{Debug, Display};
 use std::iter::Sum;
 use std::ops::{AddAssign, DivAssign, MulAssign, SubAssign};
 
-use crate::simd;
+use crate::{Pool, functions, simd};
 
 /// A floating-point number the kernels compute with: `f32` or `f64`. Sealed.
 ///
@@ -36,17 +36,22 @@ pub trait Real:
     /// This value as `f64`, exact.
     fn f64(self) -> f64;
 
-    #[doc(hidden)]
-    fn raw_gemm() -> RawGemm<Self>;
+    /// eˣ as loops over many numbers want it: without branches in `f32`, within 2 units in the last place and zero
+    /// where the result is no normal number.
+    fn quick_exp(self) -> Self;
+
+    /// tanh x, likewise within 3 units.
+    fn quick_tanh(self) -> Self;
+
+    /// The error function, likewise within 3e-7.
+    fn quick_erf(self) -> Self;
+
+    /// Buffers to use again.
+    fn pool() -> &'static Pool<Self>;
 }
 
-/// `C = alpha A B + beta C` on raw strided matrices: m, k, n, alpha, a, rsa, csa, b, rsb, csb, beta, c, rsc, csc.
-#[doc(hidden)]
-pub type RawGemm<T> =
-    unsafe fn(usize, usize, usize, T, *const T, isize, isize, *const T, isize, isize, T, *mut T, isize, isize);
-
 macro_rules! real {
-    ($t:ty, $name:literal, $gemm:path) => {
+    ($t:ty, $name:literal, $exp:path, $tanh:path, $erf:path) => {
         impl Real for $t {
             const ZERO: Self = 0.0;
             const ONE: Self = 1.0;
@@ -62,12 +67,28 @@ macro_rules! real {
                 self.into()
             }
 
-            fn raw_gemm() -> RawGemm<Self> {
-                $gemm
+            #[inline(always)]
+            fn quick_exp(self) -> Self {
+                $exp(self)
+            }
+
+            #[inline(always)]
+            fn quick_tanh(self) -> Self {
+                $tanh(self)
+            }
+
+            #[inline(always)]
+            fn quick_erf(self) -> Self {
+                $erf(self)
+            }
+
+            fn pool() -> &'static Pool<Self> {
+                static POOL: Pool<$t> = Pool::new();
+                &POOL
             }
         }
     };
 }
 
-real!(f32, "f32", matrixmultiply::sgemm);
-real!(f64, "f64", matrixmultiply::dgemm);
+real!(f32, "f32", functions::exp, functions::tanh, functions::erf);
+real!(f64, "f64", f64::exp, f64::tanh, libm::erf);

@@ -28,6 +28,29 @@ pub trait Vector: Copy {
     unsafe fn splat(x: Self::T) -> Self;
     unsafe fn load(p: *const Self::T) -> Self;
     unsafe fn store(self, p: *mut Self::T);
+
+    /// The first `n <= LANES` numbers behind the pointer, zeros in the other lanes.
+    #[inline(always)]
+    unsafe fn load_part(p: *const Self::T, n: usize) -> Self {
+        // SAFETY: `n` numbers behind the pointer by contract; the buffer holds more lanes than any register.
+        unsafe {
+            let mut lanes = [Self::T::ZERO; 16];
+            (0..n).for_each(|i| lanes[i] = *p.add(i));
+            Self::load(lanes.as_ptr())
+        }
+    }
+
+    /// Writes the first `n <= LANES` lanes.
+    #[inline(always)]
+    unsafe fn store_part(self, p: *mut Self::T, n: usize) {
+        // SAFETY: as above.
+        unsafe {
+            let mut lanes = [Self::T::ZERO; 16];
+            self.store(lanes.as_mut_ptr());
+            (0..n).for_each(|i| *p.add(i) = lanes[i]);
+        }
+    }
+
     /// Lane j is `base[index[j]]`; indices must fit 31 bits.
     unsafe fn gather(base: *const Self::T, index: *const u32) -> Self;
     /// As [`Vector::gather`] with 16-bit indices.
@@ -257,6 +280,12 @@ mod tests {
                     near(read(a.mul_add(b, c))[i], x[i] * x[n + i] + x[99]);
                 }
                 near(a.sum(), x[..n].iter().copied().sum());
+                for part in 0..=n {
+                    let (mut some, mut want) = (vec![T::ONE; n], vec![T::ONE; n]);
+                    V::load_part(x.as_ptr(), part).store_part(some.as_mut_ptr(), n.min(part + 1));
+                    (0..n.min(part + 1)).for_each(|i| want[i] = if i < part { x[i] } else { T::ZERO });
+                    assert_eq!(some, want);
+                }
                 let index: Vec<u32> = (0..n as u32).map(|i| i * 37 % 101).collect();
                 let short: Vec<u16> = index.iter().map(|&i| i as u16).collect();
                 let want: Vec<T> = index.iter().map(|&i| x[i as usize]).collect();

@@ -101,7 +101,7 @@ impl<'a, T: Real> Context<'a, T> {
 
     /// A convolution of `[batch, height, width, channels]` by the next weight and, with `bias`, the vector after it.
     pub fn conv(&mut self, x: &Var<T>, window: Window, groups: usize, bias: bool) -> Var<T> {
-        if groups == 1 {
+        if groups == 1 && matches!(self.params[self.next].layout, Layout::Sparse(_)) {
             let [oh, ow] = window.output([x.shape()[1], x.shape()[2]]);
             let y = self.linear(&ops::patches(x, window), bias);
             let out = y.shape()[1];

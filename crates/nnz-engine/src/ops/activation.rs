@@ -6,7 +6,7 @@ use super::*;
 fn unary<T: Real>(
     op: &'static str,
     x: &Var<T>,
-    f: impl Fn(T) -> T,
+    f: impl Fn(T) -> T + Sync,
     df: impl Fn(T) -> T + Send + Sync + 'static,
     composite: impl Fn(&Var<T>) -> Var<T> + Send + Sync + 'static,
 ) -> Var<T> {
@@ -21,7 +21,12 @@ fn unary<T: Real>(
 }
 
 /// An op `f(x)` whose derivative `slope(x)` is constant between kinks.
-fn piecewise<T: Real>(op: &'static str, x: &Var<T>, f: impl Fn(T) -> T, slope: impl Fn(T) -> T) -> Var<T> {
+fn piecewise<T: Real>(
+    op: &'static str,
+    x: &Var<T>,
+    f: impl Fn(T) -> T + Sync,
+    slope: impl Fn(T) -> T + Sync,
+) -> Var<T> {
     let at = x.value().clone();
     Var::op(op, x.value().map(f), &[x], || {
         let slope = Var::constant(at.map(slope));
@@ -46,7 +51,7 @@ fn where_positive<T: Real>(a: &Var<T>, at: &Tensor<T>) -> Var<T> {
 /// eˣ
 pub fn exp<T: Real>(x: &Var<T>) -> Var<T> {
     let at = x.clone();
-    Var::op("exp", x.value().map(|x| x.exp()), &[x], || Box::new(move |g| vec![Some(mul(g, &exp(&at)))]))
+    Var::op("exp", x.value().map(|x| x.quick_exp()), &[x], || Box::new(move |g| vec![Some(mul(g, &exp(&at)))]))
 }
 
 /// ln x
@@ -85,13 +90,14 @@ pub fn abs<T: Real>(x: &Var<T>) -> Var<T> {
 /// tanh x
 pub fn tanh<T: Real>(x: &Var<T>) -> Var<T> {
     let at = x.clone();
-    let value = x.value().map(|x| x.tanh());
+    let value = x.value().map(|x| x.quick_tanh());
     Var::op("tanh", value, &[x], || Box::new(move |g| vec![Some(mul(g, &shift(&neg(&square(&tanh(&at))), 1.0)))]))
 }
 
+#[inline(always)]
 fn logistic<T: Real>(x: T) -> T {
     // The exponential of a negative number never overflows.
-    let e = (-x.abs()).exp();
+    let e = (-x.abs()).quick_exp();
     (if x >= T::ZERO { T::ONE } else { e }) / (T::ONE + e)
 }
 
@@ -113,14 +119,16 @@ pub fn softplus<T: Real>(x: &Var<T>) -> Var<T> {
     Var::op("softplus", x.value().map(f), &[x], || Box::new(move |g| vec![Some(mul(g, &sigmoid(&at)))]))
 }
 
+#[inline(always)]
 fn normal_cdf<T: Real>(x: T) -> T {
-    T::of(0.5 * libm::erfc(-x.f64() * std::f64::consts::FRAC_1_SQRT_2))
+    T::of(0.5) + T::of(0.5) * (x * T::of(std::f64::consts::FRAC_1_SQRT_2)).quick_erf()
 }
 
 const NORMAL: f64 = 0.398_942_280_401_432_7; // 1 / √(2π)
 
+#[inline(always)]
 fn normal_pdf<T: Real>(x: T) -> T {
-    T::of(NORMAL) * (-(x * x) * T::of(0.5)).exp()
+    T::of(NORMAL) * (-(x * x) * T::of(0.5)).quick_exp()
 }
 
 /// The distribution function of a standard normal number.
@@ -143,13 +151,13 @@ pub fn gelu_tanh<T: Real>(x: &Var<T>) -> Var<T> {
     let inner = move |x: T| T::of(c) * (x + T::of(0.044715) * x * x * x);
     let half = T::of(0.5);
     let slope = move |x: T| {
-        let t = inner(x).tanh();
+        let t = inner(x).quick_tanh();
         half * (T::ONE + t) + half * x * (T::ONE - t * t) * T::of(c) * (T::ONE + T::of(3.0 * 0.044715) * x * x)
     };
     unary(
         "gelu_tanh",
         x,
-        |x| half * x * (T::ONE + inner(x).tanh()),
+        |x| half * x * (T::ONE + inner(x).quick_tanh()),
         slope,
         move |x| {
             let u = scale(&add(x, &scale(&pow(x, 3.0), 0.044715)), c);
@@ -177,7 +185,7 @@ pub fn leaky_relu<T: Real>(x: &Var<T>, slope: f64) -> Var<T> {
 pub fn elu<T: Real>(x: &Var<T>, alpha: f64) -> Var<T> {
     let a = T::of(alpha);
     let f = |x: T| if x > T::ZERO { x } else { a * x.exp_m1() };
-    let slope = move |x: T| if x > T::ZERO { T::ONE } else { a * x.exp() };
+    let slope = move |x: T| if x > T::ZERO { T::ONE } else { a * x.quick_exp() };
     unary("elu", x, f, slope, move |x| {
         let below = clamp(x, f64::NEG_INFINITY, 0.0);
         add(&relu(x), &scale(&shift(&exp(&below), -1.0), alpha))

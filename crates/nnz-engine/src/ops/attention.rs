@@ -1,6 +1,8 @@
 //! Scaled dot-product attention and rotary positions.
 
 use super::*;
+use nnz_kernels::Attention as Kernel;
+use rayon::prelude::*;
 
 /// What a query may see.
 #[derive(Clone, Copy, Debug, Default)]
@@ -13,7 +15,7 @@ pub struct AttentionMask<'a> {
 
 /// softmax(q kᵀ / √d) v: queries `[batch, t, heads, d]`, keys and values `[batch, s, groups, d]`, result
 /// `[batch, t, heads, d]`. Each group of keys serves `heads / groups` neighbouring heads (Ainslie et al. 2023,
-/// arXiv:2305.13245). A query that may see nothing gets zeros. O(t s) memory.
+/// arXiv:2305.13245). A query that may see nothing gets zeros. O(t) memory beside the arguments.
 ///
 /// # Panics
 /// When shapes do not fit.
@@ -21,10 +23,36 @@ pub fn attention<T: Real>(q: &Var<T>, k: &Var<T>, v: &Var<T>, mask: AttentionMas
     let (&[batch, t, heads, d], &[b2, s, groups, d2]) = (q.shape(), k.shape()) else {
         panic!("attention takes [batch, length, heads, width], got {:?} and {:?}", q.shape(), k.shape());
     };
-    let width = v.shape()[3];
+    let value_width = v.shape()[3];
     let fits = batch == b2 && d == d2 && groups > 0 && heads % groups == 0 && v.shape()[..3] == k.shape()[..3];
     assert!(fits, "queries {:?}, keys {:?} and values {:?} do not fit", q.shape(), k.shape(), v.shape());
     assert!(mask.keys.is_empty() || mask.keys.len() == batch * s, "one entry of the key mask for each of {batch}x{s}");
+    let (causal, seen) = (mask.causal, mask.keys.to_vec());
+    let kernel = Kernel { batch, queries: t, keys: s, heads, groups, width: d, value_width, causal, seen: &[] };
+    let mut sums = Tensor::zeros(&[batch, heads, t]);
+    let data = [q, k, v].map(|x| x.value().clone());
+    let value = Tensor::written(&[batch, t, heads, value_width], |y| {
+        Kernel { seen: &seen, ..kernel }.forward(data[0].data(), data[1].data(), data[2].data(), y, sums.data_mut());
+    });
+    let (output, also_seen) = (value.clone(), seen.clone());
+    let composite =
+        move |p: &[Var<T>]| attention_by_ops(&p[0], &p[1], &p[2], AttentionMask { causal, keys: &also_seen });
+    Var::fast("attention", value, &[q, k, v], composite, || {
+        Box::new(move |g| {
+            let [mut dq, mut dk, mut dv] = data.each_ref().map(|x| Tensor::written(x.shape(), |_| {}));
+            let (given, found) = ((data[0].data(), data[1].data(), data[2].data()), (output.data(), sums.data()));
+            let to = (dq.data_mut(), dk.data_mut(), dv.data_mut());
+            Kernel { seen: &seen, ..kernel }.backward(given, found, g.data(), to);
+            vec![Some(dq), Some(dk), Some(dv)]
+        })
+    })
+}
+
+/// [`attention`] with the matrix of weights, from ops that differentiate twice.
+fn attention_by_ops<T: Real>(q: &Var<T>, k: &Var<T>, v: &Var<T>, mask: AttentionMask<'_>) -> Var<T> {
+    let (&[batch, t, heads, d], &[_, s, groups, width]) = (q.shape(), v.shape()) else {
+        unreachable!("checked before")
+    };
     let share = heads / groups;
     // Heads of a group are more rows of one product.
     let q = reshape(&permute(q, &[0, 2, 1, 3]), &[batch, groups, share * t, d]);
@@ -98,16 +126,32 @@ impl<T: Real> KvCache<T> {
 /// # Panics
 /// When d is odd.
 pub fn rope<T: Real>(x: &Var<T>, first: usize, base: f64) -> Var<T> {
-    let &[_, t, _, d] = x.shape() else { panic!("rope takes [batch, length, heads, width], got {:?}", x.shape()) };
+    let &[_, _, _, d] = x.shape() else { panic!("rope takes [batch, length, heads, width], got {:?}", x.shape()) };
     assert!(d % 2 == 0, "rope turns pairs of entries, and {d} is odd");
+    turn(x, first, base, false)
+}
+
+/// [`rope`], or its transpose: every pair turned back.
+fn turn<T: Real>(x: &Var<T>, first: usize, base: f64, back: bool) -> Var<T> {
+    let &[_, t, heads, d] = x.shape() else { unreachable!("checked by rope") };
     let half = d / 2;
-    let table = |f: fn(f64) -> f64| {
-        let angle = |p: usize, i: usize| (first + p) as f64 * base.powf(-2.0 * i as f64 / d as f64);
-        let values = (0..t).flat_map(|p| (0..half).map(move |i| T::of(f(angle(p, i))))).collect();
-        Var::constant(Tensor::new(&[t, 1, half], values))
-    };
-    let (cos, sin) = (table(f64::cos), table(f64::sin));
-    let (a, b) = (slice(x, 3, 0..half), slice(x, 3, half..d));
-    let (turned_a, turned_b) = (sub(&mul(&a, &cos), &mul(&b, &sin)), add(&mul(&b, &cos), &mul(&a, &sin)));
-    concat(&[&turned_a, &turned_b], 3)
+    let angle = |p: usize, i: usize| (first + p) as f64 * base.powf(-2.0 * i as f64 / d as f64);
+    let table: Vec<(T, T)> = (0..t * half)
+        .map(|at| {
+            let (sin, cos) = angle(at / half, at % half).sin_cos();
+            (T::of(if back { -sin } else { sin }), T::of(cos))
+        })
+        .collect();
+    let value = Tensor::written(x.shape(), |to| {
+        let rows = x.value().data().par_chunks_exact(d.max(1)).zip(to.par_chunks_exact_mut(d.max(1)));
+        rows.enumerate().with_min_len(256).for_each(|(row, (from, to))| {
+            let turns = &table[row / heads % t * half..][..half];
+            let ((a, b), (to_a, to_b)) = (from.split_at(half), to.split_at_mut(half));
+            for (i, &(sin, cos)) in turns.iter().enumerate() {
+                to_a[i] = a[i] * cos - b[i] * sin;
+                to_b[i] = b[i] * cos + a[i] * sin;
+            }
+        });
+    });
+    Var::op("rope", value, &[x], || Box::new(move |g| vec![Some(turn(g, first, base, !back))]))
 }

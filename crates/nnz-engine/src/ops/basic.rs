@@ -121,13 +121,8 @@ pub fn reshape<T: Real>(a: &Var<T>, shape: &[usize]) -> Var<T> {
 
 /// Sum over all axes but the last.
 pub fn sum_rows<T: Real>(a: &Var<T>) -> Var<T> {
-    let cols = a.value().rows_cols().1;
-    let mut value = Tensor::zeros(&[cols]);
-    for row in a.value().data().chunks_exact(cols.max(1)) {
-        value.data_mut().iter_mut().zip(row).for_each(|(s, &x)| *s += x);
-    }
     let shape = a.shape().to_vec();
-    Var::op("sum_rows", value, &[a], || Box::new(move |g| vec![Some(repeat_rows(g, &shape))]))
+    Var::op("sum_rows", super::column_sums(a.value()), &[a], || Box::new(move |g| vec![Some(repeat_rows(g, &shape))]))
 }
 
 /// A vector repeated over all axes of `shape` but the last.

@@ -29,6 +29,35 @@ pub fn conv<T: Real, const D: usize>(
     let (out, cols) = weight.value().rows_cols();
     let fits = groups > 0 && out % groups == 0 && channels % groups == 0 && cols == window.area() * channels / groups;
     assert!(fits, "a weight [{out}, {cols}] for {channels} channels in {groups} groups under {window:?}");
+    let kernel = window.kernels(batch, size, channels, out, groups);
+    let value = Tensor::written(&picture(batch, window.output(size), out), |y| {
+        kernel.forward(x.value().data(), weight.value().data(), bias.map(|b| b.value().data()), y);
+    });
+    let parents: Vec<&Var<T>> = [x, weight].into_iter().chain(bias).collect();
+    let unfolded = move |p: &[Var<T>]| conv_unfolded(&p[0], &p[1], p.get(2), window, groups);
+    let (of_x, of_w, biased) = (x.clone(), weight.clone(), bias.is_some());
+    Var::fast("conv", value, &parents, unfolded, || {
+        Box::new(move |g| {
+            let (x, w) = (of_x.value(), of_w.value());
+            let dx =
+                of_x.tracked().then(|| Tensor::written(x.shape(), |to| kernel.backward_input(g.data(), w.data(), to)));
+            let dw =
+                of_w.tracked().then(|| Tensor::written(w.shape(), |to| kernel.backward_weight(x.data(), g.data(), to)));
+            vec![dx, dw, biased.then(|| column_sums(g))]
+        })
+    })
+}
+
+/// [`conv`] by products with unfolded patches, from ops that differentiate twice.
+fn conv_unfolded<T: Real, const D: usize>(
+    x: &Var<T>,
+    weight: &Var<T>,
+    bias: Option<&Var<T>>,
+    window: Window<D>,
+    groups: usize,
+) -> Var<T> {
+    let (batch, size, channels) = pixels::<D>(x.shape());
+    let (out, cols) = weight.value().rows_cols();
     let columns = patches(x, window);
     let rows = columns.shape()[0];
     let y = if groups == 1 {

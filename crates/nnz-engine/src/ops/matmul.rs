@@ -1,19 +1,16 @@
 //! Dense matrix products.
 
-use super::{reshape, sum_rows};
+use super::{column_sums, reshape, sum_rows};
 use crate::{Tensor, Var};
-use nnz_kernels::{self as kernels, Real};
+use nnz_kernels::{self as kernels, Real, Start};
 use rayon::prelude::*;
 
 /// op(A) op(B), where op transposes when asked; matrices `[m, k]`, `[k, n]`.
 pub fn matmul<T: Real>(a: &Var<T>, ta: bool, b: &Var<T>, tb: bool) -> Var<T> {
     let ((ra, ca), (rb, cb)) = (a.value().rows_cols(), b.value().rows_cols());
-    let ((m, k), (k2, n)) = (if ta { (ca, ra) } else { (ra, ca) }, if tb { (cb, rb) } else { (rb, cb) });
+    let (k, k2) = (if ta { ra } else { ca }, if tb { cb } else { rb });
     assert_eq!(k, k2, "inner sizes of a matrix product differ");
-    let mut value = Tensor::zeros(&[m, n]);
-    let strides = |cols: usize, t: bool| if t { (1, cols) } else { (cols, 1) };
-    let (sa, sb) = (strides(ca, ta), strides(cb, tb));
-    kernels::gemm(m, n, k, T::ONE, a.value().data(), sa, b.value().data(), sb, T::ZERO, value.data_mut(), (n, 1));
+    let value = product((a.value(), ta), (b.value(), tb), None);
     let (x, y) = (a.clone(), b.clone());
     Var::op("matmul", value, &[a, b], || {
         Box::new(move |g| {
@@ -25,10 +22,30 @@ pub fn matmul<T: Real>(a: &Var<T>, ta: bool, b: &Var<T>, tb: bool) -> Var<T> {
     })
 }
 
+/// op(A) op(B), a vector added to every row.
+fn product<T: Real>((a, ta): (&Tensor<T>, bool), (b, tb): (&Tensor<T>, bool), bias: Option<&Tensor<T>>) -> Tensor<T> {
+    let ((ra, ca), (rb, cb)) = (a.rows_cols(), b.rows_cols());
+    let ((m, k), n) = (if ta { (ca, ra) } else { (ra, ca) }, if tb { rb } else { cb });
+    let strides = |cols: usize, t: bool| if t { (1, cols) } else { (cols, 1) };
+    let start = bias.map_or(Start::Zero, |b| Start::Bias(b.data()));
+    Tensor::written(&[m, n], |c| {
+        kernels::gemm(m, n, k, a.data(), strides(ca, ta), b.data(), strides(cb, tb), start, c, n);
+    })
+}
+
 /// x Wᵀ + b with dense W `[out, in]`, x `[.., in]`, b `[out]`.
 pub fn linear<T: Real>(x: &Var<T>, weight: &Var<T>, bias: &Var<T>) -> Var<T> {
-    let y = matmul(x, false, weight, true);
-    add_bias(&y, bias)
+    let value = product((x.value(), false), (weight.value(), true), Some(bias.value()));
+    let (of_x, of_w) = (x.clone(), weight.clone());
+    let composite = |p: &[Var<T>]| add_bias(&matmul(&p[0], false, &p[1], true), &p[2]);
+    Var::fast("linear", value, &[x, weight, bias], composite, || {
+        Box::new(move |g| {
+            let (x, w) = (of_x.value(), of_w.value());
+            let dx = of_x.tracked().then(|| product((g, false), (w, false), None).reshape(x.shape()));
+            let dw = of_w.tracked().then(|| product((g, true), (x, false), None));
+            vec![dx, dw, Some(column_sums(g))]
+        })
+    })
 }
 
 /// y + b, a vector added to every row.
@@ -53,7 +70,7 @@ pub fn batch_matmul<T: Real>(a: &Var<T>, ta: bool, b: &Var<T>, tb: bool) -> Var<
     let (x, y) = (a.value().data(), b.value().data());
     let one = |(i, out): (usize, &mut [T])| {
         let (x, y) = (&x[i * ra * ca..(i + 1) * ra * ca], &y[i * rb * cb..(i + 1) * rb * cb]);
-        kernels::gemm(m, n, k, T::ONE, x, sa, y, sb, T::ZERO, out, (n, 1));
+        kernels::gemm(m, n, k, x, sa, y, sb, Start::Zero, out, n);
     };
     if m * n > 0 {
         value.data_mut().par_chunks_exact_mut(m * n).enumerate().for_each(one);

@@ -26,6 +26,13 @@ use crate::{Tensor, Var};
 use nnz_kernels::Real;
 use std::sync::Arc;
 
+/// Sum over all axes but the last, block by block in f64.
+fn column_sums<T: Real>(g: &Tensor<T>) -> Tensor<T> {
+    let cols = g.rows_cols().1;
+    let [sums] = nnz_kernels::rows::column_sums([g.data()], [], cols, |[g], []| [g]);
+    Tensor::new(&[cols], sums.into_iter().map(T::of).collect())
+}
+
 pub use activation::*;
 pub use attention::*;
 pub use basic::*;

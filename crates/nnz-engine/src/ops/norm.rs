@@ -1,6 +1,7 @@
 //! Normalization. All four share [`standardize`]; gains and offsets are ordinary products and sums.
 
 use super::*;
+use nnz_kernels::rows;
 
 /// Mean and variance (divided by the count) over `axes`, which keep an extent of one.
 fn moments<T: Real>(x: &Tensor<T>, axes: &[usize]) -> (Tensor<T>, Tensor<T>) {
@@ -50,8 +51,27 @@ pub fn standardize<T: Real>(x: &Var<T>, axes: &[usize], epsilon: f64) -> Standar
 
 /// gain ∘ standardized x + offset over the last axis; gain and offset are vectors (Ba et al. 2016, arXiv:1607.06450).
 pub fn layer_norm<T: Real>(x: &Var<T>, gain: &Var<T>, offset: &Var<T>, epsilon: f64) -> Var<T> {
-    let last = x.shape().len() - 1;
-    add(&mul(&standardize(x, &[last], epsilon).output, gain), offset)
+    let (rows, _) = x.value().rows_cols();
+    let (mut mean, mut rate) = (Tensor::zeros(&[rows]), Tensor::zeros(&[rows]));
+    let (v, a, b) = (x.value().data(), gain.value().data(), offset.value().data());
+    let value = Tensor::written(x.shape(), |y| {
+        rows::layer_norm(v, a, b, epsilon, y, mean.data_mut(), rate.data_mut());
+    });
+    let composite = move |p: &[Var<T>]| {
+        let last = p[0].shape().len() - 1;
+        add(&mul(&standardize(&p[0], &[last], epsilon).output, &p[1]), &p[2])
+    };
+    let (of_x, of_gain) = (x.value().clone(), gain.value().clone());
+    Var::fast("layer_norm", value, &[x, gain, offset], composite, || {
+        Box::new(move |g| {
+            let (x, gain, g) = (of_x.data(), of_gain.data(), g);
+            let (mean, rate, cols) = (mean.data(), rate.data(), gain.len());
+            let dx = Tensor::written(g.shape(), |to| rows::layer_norm_backward(x, g.data(), gain, mean, rate, to));
+            let (dgain, doffset) = rows::layer_norm_sums(x, g.data(), mean, rate, cols);
+            let vector = |sums: Vec<f64>| Tensor::new(&[cols], sums.into_iter().map(T::of).collect());
+            vec![Some(dx), Some(vector(dgain)), Some(vector(doffset))]
+        })
+    })
 }
 
 /// gain ∘ x / √(mean x² + ε) over the last axis (Zhang & Sennrich 2019, arXiv:1910.07467).
@@ -65,11 +85,47 @@ pub fn rms_norm<T: Real>(x: &Var<T>, gain: &Var<T>, epsilon: f64) -> Var<T> {
 /// Batch normalization of `[.., channels]` by the statistics of the batch (Ioffe & Szegedy 2015, arXiv:1502.03167).
 /// Also returns mean and variance of every channel (divided by the count), outside the tape, for the running ones.
 pub fn batch_norm<T: Real>(x: &Var<T>, gain: &Var<T>, offset: &Var<T>, epsilon: f64) -> (Var<T>, Tensor<T>, Tensor<T>) {
-    let channels = x.value().rows_cols().1;
-    let axes: Vec<usize> = (0..x.shape().len() - 1).collect();
-    let s = standardize(x, &axes, epsilon);
-    let y = add(&mul(&s.output, gain), offset);
-    (y, s.mean.reshape(&[channels]), s.variance.reshape(&[channels]))
+    let (count, channels) = x.value().rows_cols();
+    let share = 1.0 / count.max(1) as f64;
+    let vector = move |sums: Vec<f64>, share: f64| {
+        Tensor::new(&[channels], sums.into_iter().map(|s| T::of(s * share)).collect())
+    };
+    let [sums] = rows::column_sums([x.value().data()], [], channels, |[x], []| [x]);
+    let mean = vector(sums, share);
+    let squares = rows::column_sums([x.value().data()], [mean.data()], channels, |[x], [m]| [(x - m) * (x - m)]);
+    let [squares] = squares;
+    let variance = vector(squares, share);
+    let rate = variance.map(|v| T::ONE / (v + T::of(epsilon)).sqrt());
+    let factor = rate.zip(gain.value(), |r, g| r * g);
+    let value = Tensor::written(x.shape(), |y| {
+        let vectors = [mean.data(), factor.data(), offset.value().data()];
+        rows::map_columns([x.value().data()], vectors, channels, y, |[x], [m, f, o]| (x - m) * f + o);
+    });
+    let composite = move |p: &[Var<T>]| {
+        let axes: Vec<usize> = (0..p[0].shape().len() - 1).collect();
+        add(&mul(&standardize(&p[0], &axes, epsilon).output, &p[1]), &p[2])
+    };
+    let (of_x, of_mean) = (x.value().clone(), mean.clone());
+    let output = Var::fast("batch_norm", value, &[x, gain, offset], composite, || {
+        Box::new(move |g| {
+            // factor (g - mean g - z mean(g z)) for z = (x - mean) rate
+            let (x, mean) = (of_x.data(), of_mean.data());
+            let [plain, weighted] =
+                rows::column_sums([x, g.data()], [mean, rate.data()], channels, |[x, g], [m, r]| {
+                    [g, g * ((x - m) * r)]
+                });
+            let (means, slopes) = (vector(plain.clone(), share), vector(weighted.clone(), share));
+            let slopes = slopes.zip(&rate, |s, r| s * r);
+            let dx = Tensor::written(g.shape(), |to| {
+                let vectors = [mean, factor.data(), means.data(), slopes.data()];
+                rows::map_columns([x, g.data()], vectors, channels, to, |[x, g], [m, f, p, s]| {
+                    f * (g - p - (x - m) * s)
+                });
+            });
+            vec![Some(dx), Some(vector(weighted, 1.0)), Some(vector(plain, 1.0))]
+        })
+    });
+    (output, mean, variance)
 }
 
 /// Batch normalization by given statistics, as after training.

@@ -1,6 +1,7 @@
 //! Pooling and resampling of `[batch, .., channels]`.
 
 use super::*;
+use nnz_kernels as kernels;
 
 /// Largest value under every window; padding never wins, and of equals the first gets the gradient.
 ///
@@ -9,18 +10,21 @@ use super::*;
 pub fn max_pool<T: Real, const D: usize>(x: &Var<T>, window: Window<D>) -> Var<T> {
     let (batch, size, c) = pixels::<D>(x.shape());
     let out = window.output(size);
-    let data = x.value().data();
-    let mut best = vec![usize::MAX; batch * out.iter().product::<usize>() * c];
-    window.runs(batch, size, |row, _, from, n| {
-        let winners = &mut best[row * c..(row + 1) * c];
-        for (k, at) in (from..from + n).flat_map(|p| (0..c).map(move |k| (k, p * c + k))) {
-            if winners[k] == usize::MAX || data[at] > data[winners[k]] {
-                winners[k] = at;
-            }
-        }
-    });
-    assert!(!best.contains(&usize::MAX), "a window of {window:?} over {size:?} sees only padding");
-    pick(x, Arc::new(best), &picture(batch, out, c))
+    let shape = picture(batch, out, c);
+    let kernel = window.kernels(batch, size, c, c, 1);
+    let mut at = vec![0; shape.iter().product()];
+    let value = Tensor::written(&shape, |y| kernels::max_pool(&kernel, x.value().data(), y, &mut at));
+    let (at, before) = (Arc::new(at), x.shape().to_vec());
+    let also_at = at.clone();
+    let composite = move |p: &[Var<T>]| pick(&p[0], Arc::new(also_at.iter().map(|&i| i as usize).collect()), &shape);
+    Var::fast("max_pool", value, &[x], composite, || {
+        Box::new(move |g| {
+            let mut dx = Tensor::zeros(&before);
+            let to = dx.data_mut();
+            at.iter().zip(g.data()).for_each(|(&i, &g)| to[i as usize] += g);
+            vec![Some(dx)]
+        })
+    })
 }
 
 /// Mean under every window, the zeros of the padding counted.

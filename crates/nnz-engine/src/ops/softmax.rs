@@ -1,19 +1,7 @@
 //! Softmax and its logarithm over the last axis.
 
 use super::*;
-
-/// Softmax of every row, in place.
-pub fn softmax_rows<T: Real>(data: &mut [T], cols: usize) {
-    for row in data.chunks_exact_mut(cols.max(1)) {
-        let top = row.iter().copied().fold(T::of(f64::NEG_INFINITY), |a, b| if b > a { b } else { a });
-        let mut total = T::ZERO;
-        for x in row.iter_mut() {
-            *x = (*x - top).exp();
-            total += *x;
-        }
-        row.iter_mut().for_each(|x| *x /= total);
-    }
-}
+use nnz_kernels::rows;
 
 /// log Σ exp of a row.
 pub(super) fn log_sum_exp<T: Real>(row: &[T]) -> f64 {
@@ -21,29 +9,23 @@ pub(super) fn log_sum_exp<T: Real>(row: &[T]) -> f64 {
     top + row.iter().map(|x| (x.f64() - top).exp()).sum::<f64>().ln()
 }
 
-/// p ∘ (g - Σ p g), row by row.
-fn softmax_backward<T: Real>(p: &Tensor<T>, g: &Tensor<T>) -> Tensor<T> {
-    let mut out = p.zip(g, |p, g| p * g);
-    let cols = p.rows_cols().1.max(1);
-    for (row, p) in out.data_mut().chunks_exact_mut(cols).zip(p.data().chunks_exact(cols)) {
-        let total: T = row.iter().copied().sum();
-        row.iter_mut().zip(p).for_each(|(o, &p)| *o -= p * total);
-    }
-    out
-}
-
 /// Softmax over the last axis.
 pub fn softmax<T: Real>(a: &Var<T>) -> Var<T> {
     let mut value = a.value().clone();
     let (_, cols) = value.rows_cols();
-    softmax_rows(value.data_mut(), cols);
+    rows::softmax(value.data_mut(), cols);
     let p = value.clone();
     Var::fast(
         "softmax",
         value,
         &[a],
         |x| exp(&log_softmax(&x[0])),
-        || Box::new(move |g| vec![Some(softmax_backward(&p, g))]),
+        || {
+            let gradient = move |g: &Tensor<T>| {
+                Tensor::written(g.shape(), |to| rows::softmax_backward(p.data(), g.data(), p.rows_cols().1, to))
+            };
+            Box::new(move |g| vec![Some(gradient(g))])
+        },
     )
 }
 

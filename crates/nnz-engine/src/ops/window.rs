@@ -1,6 +1,7 @@
 //! Windows over pictures, lines and volumes, and the patches under them.
 
 use super::*;
+use nnz_kernels as kernels;
 
 /// Geometry of a window over `D` spatial axes of `[batch, .., channels]`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -77,6 +78,20 @@ impl<const D: usize> Window<D> {
             padding: lift(self.padding, 0),
             dilation: lift(self.dilation, 1),
         }
+    }
+
+    /// The kernels of a convolution with this window.
+    pub(super) fn kernels(
+        &self,
+        batch: usize,
+        size: [usize; D],
+        channels: usize,
+        filters: usize,
+        groups: usize,
+    ) -> kernels::Conv {
+        let Window { kernel, stride, padding, dilation } = self.cube();
+        let size = std::array::from_fn(|i| (i + D).checked_sub(3).map_or(1, |j| size[j]));
+        kernels::Conv { batch, size, channels, filters, kernel, stride, padding, dilation, groups }
     }
 
     /// Calls `f(patch row, entry in the kernel, offset of the pixel's channels)` for every pixel under a window; runs

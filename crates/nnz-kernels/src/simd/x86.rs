@@ -62,6 +62,16 @@ vector!(
     _mm512_fmadd_ps,
     {
         #[inline(always)]
+        unsafe fn load_part(p: *const f32, n: usize) -> Self {
+            unsafe { _mm512_maskz_loadu_ps(((1u32 << n) - 1) as _, p) }
+        }
+
+        #[inline(always)]
+        unsafe fn store_part(self, p: *mut f32, n: usize) {
+            unsafe { _mm512_mask_storeu_ps(p, ((1u32 << n) - 1) as _, self) }
+        }
+
+        #[inline(always)]
         unsafe fn gather(base: *const f32, index: *const u32) -> Self {
             unsafe { _mm512_i32gather_ps::<4>(_mm512_loadu_si512(index.cast()), base) }
         }
@@ -124,6 +134,16 @@ vector!(
     _mm512_mul_pd,
     _mm512_fmadd_pd,
     {
+        #[inline(always)]
+        unsafe fn load_part(p: *const f64, n: usize) -> Self {
+            unsafe { _mm512_maskz_loadu_pd(((1u32 << n) - 1) as _, p) }
+        }
+
+        #[inline(always)]
+        unsafe fn store_part(self, p: *mut f64, n: usize) {
+            unsafe { _mm512_mask_storeu_pd(p, ((1u32 << n) - 1) as _, self) }
+        }
+
         #[inline(always)]
         unsafe fn gather(base: *const f64, index: *const u32) -> Self {
             unsafe { _mm512_i32gather_pd::<8>(_mm256_loadu_si256(index.cast()), base) }

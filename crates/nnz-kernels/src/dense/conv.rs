@@ -1,0 +1,683 @@
+//! Convolutions of `[batch, depth, height, width, channels]` as products with windows read where they lie.
+//!
+//! A picture is copied once into a frame of zeros; after that a row of outputs is a tile whose rows are pixels and whose
+//! segments of k are rows of the kernel. The gradient of the input is such a convolution of the gradient of the
+//! output, one for each phase of the stride; the gradient of the weight is a product over pixels.
+
+use super::gemm::pack;
+use super::scratch::scratch;
+use super::tile::{Begin, Micros, Tile};
+use super::{Raw, each};
+use crate::simd::{Kernel, Vector};
+use crate::{Isa, Real};
+
+/// Shape of a convolution. Pictures and lines are volumes with extents of one.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Conv {
+    /// Volumes.
+    pub batch: usize,
+    /// Extents of the input.
+    pub size: [usize; 3],
+    /// Channels of the input.
+    pub channels: usize,
+    /// Channels of the output.
+    pub filters: usize,
+    /// Extents of the kernel.
+    pub kernel: [usize; 3],
+    /// Steps.
+    pub stride: [usize; 3],
+    /// Zeros on both sides.
+    pub padding: [usize; 3],
+    /// Distance between neighbours in the kernel.
+    pub dilation: [usize; 3],
+    /// Groups of channels that do not see each other.
+    pub groups: usize,
+}
+
+/// Fewest multiply-adds worth handing to another thread.
+const PARALLEL: usize = 1 << 18;
+/// Into how many parts a batch is cut when gradients of weights are summed; by the shape alone.
+const PARTS: usize = 8;
+
+impl Conv {
+    /// Extents of the output; zero where the kernel does not fit.
+    pub fn output(&self) -> [usize; 3] {
+        std::array::from_fn(|i| {
+            let span = self.dilation[i] * (self.kernel[i].max(1) - 1) + 1;
+            (self.size[i] + 2 * self.padding[i]).checked_sub(span).map_or(0, |room| room / self.stride[i] + 1)
+        })
+    }
+
+    fn area(&self) -> usize {
+        self.kernel.iter().product()
+    }
+
+    /// Channels of one group, in and out.
+    fn each(&self) -> (usize, usize) {
+        (self.channels / self.groups, self.filters / self.groups)
+    }
+
+    fn pixels(&self) -> (usize, usize) {
+        (self.size.iter().product(), self.output().iter().product())
+    }
+
+    fn depthwise(&self) -> bool {
+        self.groups == self.channels && self.filters == self.channels && self.groups > 1
+    }
+
+    fn check<T>(&self, x: &[T], w: &[T], y: &[T]) {
+        let positive = self.stride.iter().chain(&self.dilation).chain(&self.kernel).all(|&n| n > 0);
+        let divides = self.groups > 0 && self.channels % self.groups == 0 && self.filters % self.groups == 0;
+        assert!(positive && divides, "{self:?} is no convolution");
+        let (inputs, outputs) = self.pixels();
+        assert_eq!(x.len(), self.batch * inputs * self.channels, "input of {self:?}");
+        assert_eq!(w.len(), self.filters * self.area() * self.each().0, "weight of {self:?}");
+        assert_eq!(y.len(), self.batch * outputs * self.filters, "output of {self:?}");
+    }
+
+    fn small(&self) -> bool {
+        let (_, outputs) = self.pixels();
+        self.batch * outputs * self.filters * self.area() * self.each().0 < PARALLEL
+    }
+
+    /// Offset of every entry of the kernel from the first, in pixels of a picture whose extents are `frame`.
+    fn taps(&self, frame: [usize; 3]) -> Vec<usize> {
+        let [kd, kh, kw] = self.kernel;
+        let d = self.dilation;
+        let one = |z: usize, y: usize, x: usize| ((z * d[0]) * frame[1] + y * d[1]) * frame[2] + x * d[2];
+        (0..kd).flat_map(|z| (0..kh).flat_map(move |y| (0..kw).map(move |x| one(z, y, x)))).collect()
+    }
+
+    /// y = x * w (+ bias): x `[batch, size.., channels]`, w `[filters, kernel.., channels / groups]`, bias `[filters]`,
+    /// y `[batch, output.., filters]`.
+    ///
+    /// # Panics
+    /// When lengths are not those of the shape.
+    pub fn forward<T: Real>(&self, x: &[T], w: &[T], bias: Option<&[T]>, y: &mut [T]) {
+        self.forward_on(Isa::best(), x, w, bias, y);
+    }
+
+    fn forward_on<T: Real>(&self, isa: Isa, x: &[T], w: &[T], bias: Option<&[T]>, y: &mut [T]) {
+        self.check(x, w, y);
+        assert!(bias.is_none_or(|b| b.len() == self.filters), "a bias of one number a filter");
+        if y.is_empty() {
+            return;
+        }
+        let frame: [usize; 3] = std::array::from_fn(|i| self.size[i] + 2 * self.padding[i]);
+        let (cin, _) = self.each();
+        let taps = self.taps(frame);
+        // Entries of a row of the kernel lie side by side when all channels are seen.
+        let merged = if self.groups == 1 && self.dilation[2] == 1 { self.kernel[2] } else { 1 };
+        let offsets = taps.iter().step_by(merged).map(|t| t * self.channels).collect();
+        let pass = Pass {
+            batch: self.batch,
+            from: Frame { size: self.size, channels: self.channels, frame, before: self.padding },
+            stride: self.stride,
+            to: self.output(),
+            to_stride: [1; 3],
+            groups: self.groups,
+            isa,
+            small: self.small(),
+        };
+        let phase = Phase {
+            weight: self.rows_of(w, &(0..self.area()).collect::<Vec<_>>(), cin),
+            depth: merged * cin,
+            offsets,
+            start: [0; 3],
+            rows: self.output(),
+        };
+        pass.run(x, &[phase], self.filters, bias, y);
+    }
+
+    /// The weight as `[group][entry of the kernel · channel][filter]`, for chosen entries.
+    fn rows_of<T: Real>(&self, w: &[T], entries: &[usize], cin: usize) -> Vec<T> {
+        let (cout, cols) = (self.filters / self.groups, self.area() * cin);
+        let mut rows = Vec::with_capacity(self.groups * entries.len() * cin * cout);
+        for g in 0..self.groups {
+            for &e in entries {
+                for c in 0..cin {
+                    rows.extend((0..cout).map(|o| w[(g * cout + o) * cols + e * cin + c]));
+                }
+            }
+        }
+        rows
+    }
+
+    /// Gradient of the input from that of the output.
+    ///
+    /// # Panics
+    /// When lengths are not those of the shape.
+    pub fn backward_input<T: Real>(&self, dy: &[T], w: &[T], dx: &mut [T]) {
+        self.backward_input_on(Isa::best(), dy, w, dx);
+    }
+
+    fn backward_input_on<T: Real>(&self, isa: Isa, dy: &[T], w: &[T], dx: &mut [T]) {
+        self.check(dx, w, dy);
+        if dx.is_empty() {
+            return;
+        }
+        if dy.is_empty() {
+            dx.fill(T::ZERO);
+            return;
+        }
+        // Along each axis, pixel i = s q + phase gets entry k of the kernel where s divides i + padding - k dilation, from
+        // output q + shift. The frame around dy holds every shift there is.
+        let out = self.output();
+        let mut shifts: [Vec<Vec<(usize, isize)>>; 3] = Default::default();
+        let (mut before, mut frame) = ([0; 3], [0; 3]);
+        for i in 0..3 {
+            let s = self.stride[i];
+            let (mut low, mut high) = (0, 0);
+            for phase in 0..s.min(self.size[i]) {
+                let taps = (0..self.kernel[i]).filter_map(|k| {
+                    let at = (phase + self.padding[i]) as isize - (k * self.dilation[i]) as isize;
+                    (at.rem_euclid(s as isize) == 0).then_some((k, at.div_euclid(s as isize)))
+                });
+                let taps: Vec<_> = taps.collect();
+                let last = (self.size[i] - 1 - phase) / s;
+                low = taps.iter().map(|t| t.1).fold(low, isize::min);
+                high = taps.iter().map(|t| t.1 + last as isize).fold(high, isize::max);
+                shifts[i].push(taps);
+            }
+            before[i] = low.unsigned_abs();
+            frame[i] = before[i] + out[i].max(high as usize + 1);
+        }
+        let (cin, cout) = self.each();
+        let mut phases = Vec::new();
+        for (pz, py, px) in (0..shifts[0].len())
+            .flat_map(|z| (0..shifts[1].len()).map(move |y| (z, y)))
+            .flat_map(|(z, y)| (0..shifts[2].len()).map(move |x| (z, y, x)).collect::<Vec<_>>())
+        {
+            let (mut entries, mut offsets) = (Vec::new(), Vec::new());
+            for &(kz, sz) in &shifts[0][pz] {
+                for &(ky, sy) in &shifts[1][py] {
+                    for &(kx, sx) in &shifts[2][px] {
+                        entries.push((kz * self.kernel[1] + ky) * self.kernel[2] + kx);
+                        let at = |i: usize, s: isize| (before[i] as isize + s) as usize;
+                        offsets.push(((at(0, sz) * frame[1] + at(1, sy)) * frame[2] + at(2, sx)) * self.filters);
+                    }
+                }
+            }
+            let start = [pz, py, px];
+            let rows = std::array::from_fn(|i| (self.size[i] - start[i]).div_ceil(self.stride[i]));
+            // [group][entry · filter][channel]
+            let cols = self.area() * cin;
+            let mut weight = Vec::with_capacity(self.groups * entries.len() * cout * cin);
+            for g in 0..self.groups {
+                for &e in &entries {
+                    for o in 0..cout {
+                        weight.extend_from_slice(&w[(g * cout + o) * cols + e * cin..][..cin]);
+                    }
+                }
+            }
+            phases.push(Phase { weight, depth: cout, offsets, start, rows });
+        }
+        let pass = Pass {
+            batch: self.batch,
+            from: Frame { size: out, channels: self.filters, frame, before },
+            stride: [1; 3],
+            to: self.size,
+            to_stride: self.stride,
+            groups: self.groups,
+            isa,
+            small: self.small(),
+        };
+        pass.run(dy, &phases, self.channels, None, dx);
+    }
+
+    /// Gradient of the weight from input and gradient of the output.
+    ///
+    /// # Panics
+    /// When lengths are not those of the shape.
+    pub fn backward_weight<T: Real>(&self, x: &[T], dy: &[T], dw: &mut [T]) {
+        self.backward_weight_on(Isa::best(), x, dy, dw);
+    }
+
+    fn backward_weight_on<T: Real>(&self, isa: Isa, x: &[T], dy: &[T], dw: &mut [T]) {
+        self.check(x, dw, dy);
+        if dw.is_empty() {
+            return;
+        }
+        let micros = Micros::new::<T>(isa);
+        let (cin, cout) = self.each();
+        let frame: [usize; 3] = std::array::from_fn(|i| self.size[i] + 2 * self.padding[i]);
+        let from = Frame { size: self.size, channels: self.channels, frame, before: self.padding };
+        let merged = if self.groups == 1 && self.dilation[2] == 1 { self.kernel[2] } else { 1 };
+        let blocks: Vec<usize> = self.taps(frame).iter().step_by(merged).map(|t| t * self.channels).collect();
+        let rows = merged * cin; // of the transposed gradient, in one block
+        let out = self.output();
+        let (lines, width) = (out[0] * out[1], out[2]);
+        let (inputs, outputs) = self.pixels();
+        // A line is a segment: where it begins in the frame and in dy.
+        let segments: Vec<(usize, usize)> = (0..lines)
+            .map(|l| {
+                let (z, y) = (l / out[1].max(1), l % out[1].max(1));
+                let pixel = (z * self.stride[0] * frame[1] + y * self.stride[1]) * frame[2];
+                (pixel * self.channels, l * width * self.filters)
+            })
+            .collect();
+        let size = self.groups * self.area() * cin * cout;
+        let parts = PARTS.min(self.batch).max(1);
+        let step = self.batch.div_ceil(parts);
+        let mut sums = T::pool().take(parts * size);
+        let to = Raw::of_mut(&mut sums);
+        each(parts, self.small(), |p| {
+            // SAFETY: every part has its own numbers.
+            let sum = unsafe { std::slice::from_raw_parts_mut(to.get().add(p * size), size) };
+            sum.fill(T::ZERO);
+            scratch(from.len(), |picture: &mut [T]| {
+                picture.fill(T::ZERO);
+                for b in p * step..self.batch.min((p + 1) * step) {
+                    let picture = from.fill(&x[b * inputs * self.channels..][..inputs * self.channels], picture);
+                    let dy = &dy[b * outputs * self.filters..][..outputs * self.filters];
+                    if self.depthwise() {
+                        self.add_depthwise(isa, picture, &blocks, &segments, dy, sum);
+                        continue;
+                    }
+                    // Lines in runs that stay in L2 while every tile of the gradient passes over them.
+                    let run = (1 << 16) / (width * self.filters.max(self.stride[2] * self.channels)).max(1);
+                    for lines in segments.chunks(run.max(1)) {
+                        for (g, (at, &block)) in
+                            (0..self.groups).flat_map(|g| blocks.iter().enumerate().map(move |b| (g, b)))
+                        {
+                            for j in (0..cout).step_by(micros.cols()) {
+                                let cols = micros.cols().min(cout - j);
+                                let t = Tile {
+                                    segments: lines,
+                                    depth: width,
+                                    row: 1,
+                                    step: self.stride[2] * self.channels,
+                                    b_row: self.filters,
+                                    c_row: cout,
+                                    cols,
+                                };
+                                let high = micros.even_rows(rows);
+                                for i in (0..rows).step_by(high) {
+                                    let micro = micros.pick::<T>(high.min(rows - i), cols, false, true);
+                                    // SAFETY: rows i.. of the block lie in the frame behind the block's offset, since a
+                                    // merged row of the kernel is contiguous; columns j.. lie in a pixel of dy;
+                                    // the tile lies in this part's sum.
+                                    unsafe {
+                                        let a = picture.as_ptr().add(block + g * cin + i);
+                                        let b = dy.as_ptr().add(g * cout + j);
+                                        let c = sum.as_mut_ptr().add(((g * blocks.len() + at) * rows + i) * cout + j);
+                                        micro(&t, a, b, c, Begin::Add);
+                                    }
+                                }
+                            }
+                        }
+                    }
+                }
+            });
+        });
+        // [group][kernel · channel][filter], or [kernel][channel], to [filter][kernel · channel]; parts in their order.
+        let cols = self.area() * cin;
+        for g in 0..self.groups {
+            for q in 0..cols {
+                for o in 0..cout {
+                    let at = if self.depthwise() { q * self.groups + g } else { (g * cols + q) * cout + o };
+                    dw[(g * cout + o) * cols + q] = (0..parts).map(|p| sums[p * size + at]).sum();
+                }
+            }
+        }
+        T::pool().give(sums);
+    }
+
+    /// Adds the gradient of a depthwise weight under one picture to `sum`, `[entry][channel]`.
+    fn add_depthwise<T: Real>(
+        &self,
+        isa: Isa,
+        picture: &[T],
+        offsets: &[usize],
+        lines: &[(usize, usize)],
+        dy: &[T],
+        sum: &mut [T],
+    ) {
+        for &(from, to) in lines {
+            for ox in 0..self.output()[2] {
+                let x = &picture[from + ox * self.stride[2] * self.channels..];
+                let dy = &dy[to + ox * self.filters..][..self.filters];
+                // SAFETY: an available instruction set.
+                unsafe { isa.run(DepthwiseWeight { x, offsets, dy, sum }) }
+            }
+        }
+    }
+}
+
+/// A picture in a frame of zeros.
+#[derive(Clone, Copy)]
+struct Frame {
+    size: [usize; 3],
+    channels: usize,
+    frame: [usize; 3],
+    before: [usize; 3],
+}
+
+impl Frame {
+    /// Numbers a framed picture needs; none when the picture is its own frame.
+    fn len(&self) -> usize {
+        if self.size == self.frame { 0 } else { self.frame.iter().product::<usize>() * self.channels }
+    }
+
+    /// Puts a picture into `memory`, which is zero around it; the same places are written every time.
+    fn fill<'a, T: Real>(&self, picture: &'a [T], memory: &'a mut [T]) -> &'a [T] {
+        if self.size == self.frame {
+            return picture;
+        }
+        let line = self.size[2] * self.channels;
+        for (l, from) in picture.chunks_exact(line).enumerate() {
+            let (z, y) = (l / self.size[1] + self.before[0], l % self.size[1] + self.before[1]);
+            let at = ((z * self.frame[1] + y) * self.frame[2] + self.before[2]) * self.channels;
+            memory[at..at + line].copy_from_slice(from);
+        }
+        memory
+    }
+}
+
+/// One phase of a pass: a convolution whose outputs lie a stride apart.
+struct Phase<T> {
+    /// `[group][segment · depth][column]`
+    weight: Vec<T>,
+    /// Steps of k in a segment.
+    depth: usize,
+    /// Where each segment begins in a frame, from the pixel of the output.
+    offsets: Vec<usize>,
+    /// First output of the phase along each axis.
+    start: [usize; 3],
+    /// Outputs of the phase along each axis.
+    rows: [usize; 3],
+}
+
+/// What the phases of a pass share.
+struct Pass {
+    batch: usize,
+    from: Frame,
+    /// Pixels of the frame between neighbouring outputs of a phase.
+    stride: [usize; 3],
+    /// Extents of the output.
+    to: [usize; 3],
+    /// Pixels of the output between neighbouring outputs of a phase.
+    to_stride: [usize; 3],
+    groups: usize,
+    isa: Isa,
+    small: bool,
+}
+
+impl Pass {
+    /// Writes every output of every phase: y `[batch, to.., width]`.
+    fn run<T: Real>(&self, x: &[T], phases: &[Phase<T>], width: usize, bias: Option<&[T]>, y: &mut [T]) {
+        let micros = Micros::new::<T>(self.isa);
+        let inputs = self.from.size.iter().product::<usize>() * self.from.channels;
+        let outputs = y.len() / self.batch;
+        let depthwise = self.groups > 1 && self.groups == self.from.channels && self.groups == width;
+        // Panels of columns, packed once for all pictures.
+        let packed: Vec<Vec<T>> = match depthwise {
+            true => phases.iter().map(|p| self.by_entry(&p.weight)).collect(),
+            false => phases.iter().map(|p| self.panels(micros, p, width / self.groups)).collect(),
+        };
+        let y = Raw::of_mut(y);
+        // Some pictures for each thread, so that a frame is cleared once for several.
+        let some = self.batch.div_ceil(4 * rayon::current_num_threads());
+        each(self.batch.div_ceil(some), self.small, |part| {
+            scratch(self.from.len(), |memory: &mut [T]| {
+                memory.fill(T::ZERO);
+                for b in part * some..self.batch.min((part + 1) * some) {
+                    let picture = self.from.fill(&x[b * inputs..(b + 1) * inputs], memory);
+                    // SAFETY: outputs of a picture are written by one thread.
+                    let y = unsafe { std::slice::from_raw_parts_mut(y.get().add(b * outputs), outputs) };
+                    for (phase, packed) in phases.iter().zip(&packed) {
+                        match depthwise {
+                            true => self.depthwise(phase, picture, packed, bias, y),
+                            false => self.dense(micros, phase, picture, packed, width, bias, y),
+                        }
+                    }
+                }
+            });
+        });
+        packed.into_iter().for_each(|p| T::pool().give(p));
+    }
+
+    /// `[group][panel][k][columns of a panel]`
+    fn panels<T: Real>(&self, micros: Micros, p: &Phase<T>, cout: usize) -> Vec<T> {
+        let (k, nr) = (p.offsets.len() * p.depth, micros.cols());
+        let count = cout.div_ceil(nr);
+        let mut to = T::pool().take(self.groups * count * k * nr);
+        for (g, j) in (0..self.groups).flat_map(|g| (0..count).map(move |j| (g, j))) {
+            let n = nr.min(cout - j * nr);
+            // SAFETY: the weight holds `[groups][k][cout]`; a panel k · nr numbers.
+            unsafe {
+                let from = p.weight.as_ptr().wrapping_add(g * k * cout + j * nr);
+                pack(micros, from, 1, cout, n, nr, k, to[(g * count + j) * k * nr..].as_mut_ptr());
+            }
+        }
+        to
+    }
+
+    /// `[entry][channel]` from `[channel][entry]`.
+    fn by_entry<T: Real>(&self, weight: &[T]) -> Vec<T> {
+        let entries = weight.len() / self.groups;
+        let mut to = T::pool().take(weight.len());
+        (0..to.len()).for_each(|i| to[i] = weight[i % self.groups * entries + i / self.groups]);
+        to
+    }
+
+    /// Lines of outputs of a phase: their first pixels in frame and output.
+    fn lines<T>(&self, phase: &Phase<T>) -> impl Iterator<Item = (usize, usize)> {
+        let (f, stride, to, to_stride, start) = (self.from.frame, self.stride, self.to, self.to_stride, phase.start);
+        let [rz, ry, _] = phase.rows;
+        (0..rz).flat_map(move |z| (0..ry).map(move |y| (z, y))).map(move |(z, y)| {
+            let from = (z * stride[0] * f[1] + y * stride[1]) * f[2];
+            let at = |i: usize, q: usize| start[i] + q * to_stride[i];
+            (from, (at(0, z) * to[1] + at(1, y)) * to[2] + start[2])
+        })
+    }
+
+    #[allow(clippy::too_many_arguments)]
+    fn dense<T: Real>(
+        &self,
+        micros: Micros,
+        phase: &Phase<T>,
+        picture: &[T],
+        packed: &[T],
+        width: usize,
+        bias: Option<&[T]>,
+        y: &mut [T],
+    ) {
+        let (k, nr) = (phase.offsets.len() * phase.depth, micros.cols());
+        let (cin, cout) = (self.from.channels / self.groups, width / self.groups);
+        let segments: Vec<(usize, usize)> =
+            phase.offsets.iter().enumerate().map(|(s, &at)| (at, s * phase.depth * nr)).collect();
+        let panels = cout.div_ceil(nr);
+        let length = phase.rows[2];
+        let high = micros.even_rows(length);
+        for (g, j) in (0..self.groups).flat_map(|g| (0..panels).map(move |j| (g, j))) {
+            let cols = nr.min(cout - j * nr);
+            let t = Tile {
+                segments: &segments,
+                depth: phase.depth,
+                row: self.stride[2] * self.from.channels,
+                step: 1,
+                b_row: nr,
+                c_row: self.to_stride[2] * width,
+                cols,
+            };
+            let panel = packed[(g * panels + j) * k * nr..].as_ptr();
+            let column = g * cout + j * nr;
+            let begin = bias.map_or(Begin::Zero, |b| Begin::Bias(b[column..].as_ptr()));
+            for (from, to) in self.lines(phase) {
+                for x in (0..length).step_by(high) {
+                    let micro = micros.pick::<T>(high.min(length - x), cols, false, false);
+                    // SAFETY: the windows of these outputs lie in the frame; the panel holds k rows of whole registers;
+                    // the outputs lie in the picture.
+                    unsafe {
+                        let a = picture.as_ptr().add((from + x * self.stride[2]) * self.from.channels + g * cin);
+                        let c = y.as_mut_ptr().add((to + x * self.to_stride[2]) * width + column);
+                        micro(&t, a, panel, c, begin);
+                    }
+                }
+            }
+        }
+    }
+
+    fn depthwise<T: Real>(&self, phase: &Phase<T>, picture: &[T], weight: &[T], bias: Option<&[T]>, y: &mut [T]) {
+        let channels = self.groups;
+        for (from, to) in self.lines(phase) {
+            for x in 0..phase.rows[2] {
+                let from = &picture[(from + x * self.stride[2]) * channels..];
+                let to = &mut y[(to + x * self.to_stride[2]) * channels..][..channels];
+                let job = Depthwise { x: from, offsets: &phase.offsets, weight, bias, y: to };
+                // SAFETY: an available instruction set.
+                unsafe { self.isa.run(job) }
+            }
+        }
+    }
+}
+
+/// One pixel of a depthwise convolution.
+struct Depthwise<'a, T> {
+    x: &'a [T],
+    offsets: &'a [usize],
+    weight: &'a [T],
+    bias: Option<&'a [T]>,
+    y: &'a mut [T],
+}
+
+impl<T: Real> Kernel<T> for Depthwise<'_, T> {
+    #[inline(always)]
+    unsafe fn run<V: Vector<T = T>>(self) {
+        let n = self.y.len();
+        match self.bias {
+            Some(bias) => self.y.copy_from_slice(bias),
+            None => self.y.fill(T::ZERO),
+        }
+        for (&at, w) in self.offsets.iter().zip(self.weight.chunks_exact(n)) {
+            self.y.iter_mut().zip(&self.x[at..at + n]).zip(w).for_each(|((y, &x), &w)| *y += x * w);
+        }
+    }
+}
+
+/// The gradient of a depthwise weight under one pixel: `[entry][channel]`.
+struct DepthwiseWeight<'a, T> {
+    x: &'a [T],
+    offsets: &'a [usize],
+    dy: &'a [T],
+    sum: &'a mut [T],
+}
+
+impl<T: Real> Kernel<T> for DepthwiseWeight<'_, T> {
+    #[inline(always)]
+    unsafe fn run<V: Vector<T = T>>(self) {
+        let n = self.dy.len();
+        for (&at, sum) in self.offsets.iter().zip(self.sum.chunks_exact_mut(n)) {
+            sum.iter_mut().zip(&self.x[at..at + n]).zip(self.dy).for_each(|((s, &x), &g)| *s += x * g);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::testing::{close, on_threads, random};
+
+    /// Calls `f(output, input, weight)` for every product of the convolution.
+    fn products(c: &Conv, mut f: impl FnMut(usize, usize, usize)) {
+        let (out, (cin, cout)) = (c.output(), c.each());
+        let span = |n: [usize; 3]| (0..n[0] * n[1] * n[2]).map(move |i| [i / (n[1] * n[2]), i / n[2] % n[1], i % n[2]]);
+        for b in 0..c.batch {
+            for (p, o) in span(out).enumerate() {
+                for (e, k) in span(c.kernel).enumerate() {
+                    let at: [_; 3] = std::array::from_fn(|i| {
+                        (o[i] * c.stride[i] + k[i] * c.dilation[i]).checked_sub(c.padding[i]).filter(|&q| q < c.size[i])
+                    });
+                    let [Some(z), Some(y), Some(x)] = at else { continue };
+                    let pixel = ((b * c.size[0] + z) * c.size[1] + y) * c.size[2] + x;
+                    for (o, q) in (0..c.filters).flat_map(|o| (0..cin).map(move |q| (o, q))) {
+                        f(
+                            (b * out.iter().product::<usize>() + p) * c.filters + o,
+                            pixel * c.channels + o / cout * cin + q,
+                            (o * c.area() + e) * cin + q,
+                        );
+                    }
+                }
+            }
+        }
+    }
+
+    fn shapes() -> Vec<Conv> {
+        let plain = Conv {
+            batch: 3,
+            size: [1, 7, 9],
+            channels: 4,
+            filters: 6,
+            kernel: [1, 3, 3],
+            stride: [1; 3],
+            padding: [0, 1, 1],
+            dilation: [1; 3],
+            groups: 1,
+        };
+        vec![
+            plain,
+            Conv { stride: [1, 2, 2], filters: 37, ..plain },
+            Conv { stride: [1, 2, 3], padding: [0, 0, 2], kernel: [1, 2, 5], ..plain },
+            Conv { dilation: [1, 2, 2], padding: [0, 2, 2], ..plain },
+            Conv { groups: 2, ..plain },
+            Conv { groups: 4, filters: 4, stride: [1, 2, 2], ..plain },
+            Conv { kernel: [1; 3], padding: [0; 3], stride: [1, 2, 2], ..plain },
+            Conv { kernel: [1, 2, 2], padding: [0; 3], stride: [1, 3, 3], ..plain },
+            Conv { size: [4, 5, 6], kernel: [3, 2, 3], padding: [1, 0, 1], stride: [2, 1, 1], channels: 1, ..plain },
+            Conv { size: [1, 1, 40], kernel: [1, 1, 5], padding: [0, 0, 4], channels: 33, filters: 70, ..plain },
+            Conv { size: [1, 2, 2], kernel: [1, 5, 5], padding: [0, 0, 0], ..plain },
+            Conv { batch: 0, ..plain },
+            Conv { batch: 19, size: [1, 20, 31], channels: 16, filters: 16, ..plain },
+        ]
+    }
+
+    #[test]
+    fn equals_plain_loops_on_every_instruction_set() {
+        for c in shapes() {
+            let (inputs, outputs) = c.pixels();
+            let x = random::<f64>(1, c.batch * inputs * c.channels);
+            let w = random::<f64>(2, c.filters * c.area() * c.each().0);
+            let g = random::<f64>(3, c.batch * outputs * c.filters);
+            let bias = random::<f64>(4, c.filters);
+            let mut want = [vec![0.0; g.len()], vec![0.0; x.len()], vec![0.0; w.len()]];
+            (0..g.len()).for_each(|i| want[0][i] = bias[i % c.filters]);
+            products(&c, |o, i, k| {
+                want[0][o] += x[i] * w[k];
+                want[1][i] += g[o] * w[k];
+                want[2][k] += g[o] * x[i];
+            });
+            for &isa in Isa::available() {
+                let mut got = [vec![f64::NAN; g.len()], vec![f64::NAN; x.len()], vec![f64::NAN; w.len()]];
+                c.forward_on(isa, &x, &w, Some(&bias), &mut got[0]);
+                c.backward_input_on(isa, &g, &w, &mut got[1]);
+                c.backward_weight_on(isa, &x, &g, &mut got[2]);
+                for (name, (got, want)) in ["y", "dx", "dw"].iter().zip(got.iter().zip(&want)) {
+                    close(&format!("{name} of {c:?}"), got, 1, want.len(), 1e-10, |_, i| want[i]);
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn any_thread_count_gives_the_same_bits() {
+        let c = *shapes().last().expect("there are some");
+        on_threads(|| {
+            let (inputs, outputs) = c.pixels();
+            let x = random::<f32>(1, c.batch * inputs * c.channels);
+            let w = random::<f32>(2, c.filters * c.area() * c.each().0);
+            let g = random::<f32>(3, c.batch * outputs * c.filters);
+            let mut got = [vec![0.0; g.len()], vec![0.0; x.len()], vec![0.0; w.len()]];
+            c.forward(&x, &w, None, &mut got[0]);
+            c.backward_input(&g, &w, &mut got[1]);
+            c.backward_weight(&x, &g, &mut got[2]);
+            got.concat().iter().map(|v| v.to_bits()).collect::<Vec<_>>()
+        });
+    }
+
+    #[test]
+    #[should_panic(expected = "weight of Conv")]
+    fn a_short_weight_is_refused() {
+        shapes()[0].forward(&[0.0f32; 3 * 63 * 4], &[0.0; 5], None, &mut [0.0; 3 * 63 * 6]);
+    }
+}

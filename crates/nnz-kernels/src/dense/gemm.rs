@@ -1,0 +1,375 @@
+//! Dense matrix product on strided slices.
+
+use super::scratch::scratch;
+use super::tile::{Begin, Micros, Tile};
+use super::{Raw, each};
+use crate::simd::{Kernel, Vector};
+use crate::{Isa, Real};
+
+/// Fewest multiply-adds worth handing to another thread.
+const PARALLEL: usize = 1 << 19;
+/// Longest k whose panel of B stays in L2.
+const DEPTH: usize = 256;
+/// Widest block of B that is packed at once.
+const WIDTH: usize = 1024;
+
+/// What C begins with.
+#[derive(Clone, Copy, Debug)]
+pub enum Start<'a, T> {
+    /// Zero; C is not read.
+    Zero,
+    /// What is there.
+    Add,
+    /// A vector of n numbers, added to every row; C is not read.
+    Bias(&'a [T]),
+}
+
+/// `C = A B` (plus what `start` says) for A `[m, k]`, B `[k, n]` with (row, column) strides and C `[m, n]` with rows `ldc`
+/// apart.
+///
+/// Element `(i, j)` of A lies at `i * rs + j * cs`. Every sum runs in one fixed order, so the result does not depend on
+/// the number of threads.
+///
+/// # Panics
+/// When a matrix leaves its slice or rows of C overlap.
+#[allow(clippy::too_many_arguments)]
+pub fn gemm<T: Real>(
+    m: usize,
+    n: usize,
+    k: usize,
+    a: &[T],
+    (rsa, csa): (usize, usize),
+    b: &[T],
+    (rsb, csb): (usize, usize),
+    start: Start<'_, T>,
+    c: &mut [T],
+    ldc: usize,
+) {
+    gemm_on(Isa::best(), m, n, k, a, (rsa, csa), b, (rsb, csb), start, c, ldc);
+}
+
+#[allow(clippy::too_many_arguments)]
+fn gemm_on<T: Real>(
+    isa: Isa,
+    m: usize,
+    n: usize,
+    k: usize,
+    a: &[T],
+    (rsa, csa): (usize, usize),
+    b: &[T],
+    (rsb, csb): (usize, usize),
+    start: Start<'_, T>,
+    c: &mut [T],
+    ldc: usize,
+) {
+    if m == 0 || n == 0 {
+        return;
+    }
+    assert!(extent(m, k, rsa, csa) <= a.len(), "A [{m}, {k}] with strides {rsa}, {csa} in {} numbers", a.len());
+    assert!(extent(k, n, rsb, csb) <= b.len(), "B [{k}, {n}] with strides {rsb}, {csb} in {} numbers", b.len());
+    assert!(extent(m, n, ldc, 1) <= c.len(), "C [{m}, {n}] with rows {ldc} apart in {} numbers", c.len());
+    assert!(m == 1 || ldc >= n, "rows of C [{m}, {n}] overlap when {ldc} apart");
+    let bias = match start {
+        Start::Bias(bias) => {
+            assert_eq!(bias.len(), n, "a bias of one number a column");
+            Some(Raw::of(bias))
+        }
+        _ => None,
+    };
+    let micros = Micros::new::<T>(isa);
+    let (a, b) = (View { at: Raw::of(a), rs: rsa, cs: csa }, View { at: Raw::of(b), rs: rsb, cs: csb });
+    let c = Raw::of_mut(c);
+    let begin = move |j: usize| match (start, bias) {
+        (Start::Add, _) => Begin::Add,
+        // SAFETY: column j of the n there are.
+        (_, Some(bias)) => Begin::Bias(unsafe { bias.get().add(j) }),
+        _ => Begin::Zero,
+    };
+    let small = m.saturating_mul(n).saturating_mul(k) < PARALLEL;
+    let parts = split_depth(m, n, k);
+    if parts > 1 {
+        // Few sums over many terms: parts of k by themselves, then added up in their order.
+        let step = k.div_ceil(parts);
+        let mut sums = vec![T::ZERO; parts * m * n];
+        let to = Raw::of_mut(&mut sums);
+        each(parts, small, |p| {
+            let (first, last) = (p * step, k.min((p + 1) * step));
+            // SAFETY: ranges lie in [0, k); each part has its own m·n numbers; `a` and `b` were checked above.
+            unsafe {
+                let to = to.get().add(p * m * n);
+                let depth = last.saturating_sub(first);
+                Block { micros, m, n, k: depth, a: a.at(0, first), b: b.at(first, 0), c: to, ldc: n }
+                    .run(&|_| Begin::Zero);
+            }
+        });
+        for i in 0..m {
+            for j in 0..n {
+                // SAFETY: C was checked to hold [m, n] with rows `ldc` apart; the bias holds n numbers.
+                unsafe {
+                    let to = c.get().add(i * ldc + j);
+                    let mut sum = match begin(j) {
+                        Begin::Zero => T::ZERO,
+                        Begin::Add => *to,
+                        Begin::Bias(at) => *at,
+                    };
+                    (0..parts).for_each(|p| sum += sums[p * m * n + i * n + j]);
+                    *to = sum;
+                }
+            }
+        }
+        return;
+    }
+    let threads = if small { 1 } else { rayon::current_num_threads() };
+    let by_rows = m >= n;
+    let (long, unit) = if by_rows { (m, micros.even_rows(m)) } else { (n, micros.cols()) };
+    let step = long.div_ceil(threads).next_multiple_of(unit);
+    each(long.div_ceil(step), small, |p| {
+        let (first, last) = (p * step, long.min((p + 1) * step));
+        // SAFETY: ranges lie in [0, m) and [0, n), whose extents were checked; no two threads write one place.
+        unsafe {
+            if by_rows {
+                let to = c.get().add(first * ldc);
+                Block { micros, m: last - first, n, k, a: a.at(first, 0), b, c: to, ldc }.run(&begin);
+            } else {
+                let to = c.get().add(first);
+                Block { micros, m, n: last - first, k, a, b: b.at(0, first), c: to, ldc }.run(&|j| begin(first + j));
+            }
+        }
+    });
+}
+
+/// Into how many parts k is cut, by the shape alone.
+fn split_depth(m: usize, n: usize, k: usize) -> usize {
+    match m * n {
+        small if small <= 1 << 14 => (k / 2048).clamp(1, 8),
+        _ => 1,
+    }
+}
+
+/// One past the last element, saturating.
+fn extent(m: usize, n: usize, rs: usize, cs: usize) -> usize {
+    if m == 0 || n == 0 {
+        return 0;
+    }
+    (m - 1).saturating_mul(rs).saturating_add((n - 1).saturating_mul(cs)).saturating_add(1)
+}
+
+/// A strided matrix.
+#[derive(Clone, Copy)]
+pub(crate) struct View<T> {
+    pub at: Raw<T>,
+    pub rs: usize,
+    pub cs: usize,
+}
+
+impl<T: Real> View<T> {
+    /// The part from row `i` and column `j` on. An empty matrix may start anywhere.
+    pub fn at(self, i: usize, j: usize) -> Self {
+        Self { at: Raw(self.at.get().wrapping_add(i * self.rs + j * self.cs)), ..self }
+    }
+}
+
+/// A product on one thread.
+pub(crate) struct Block<T> {
+    pub micros: Micros,
+    pub m: usize,
+    pub n: usize,
+    pub k: usize,
+    pub a: View<T>,
+    pub b: View<T>,
+    pub c: *mut T,
+    pub ldc: usize,
+}
+
+impl<T: Real> Block<T> {
+    /// # Safety
+    /// A, B and C hold their extents, C is nobody else's, and `begin(j)` is what a tile from column j on begins with.
+    pub unsafe fn run(&self, begin: &dyn Fn(usize) -> Begin<T>) {
+        let Self { micros, m, n, k, a, b, c, ldc } = *self;
+        let (nr, mr) = (micros.cols(), micros.even_rows(m));
+        let depth = k.div_ceil(k.div_ceil(DEPTH).max(1)).max(1);
+        let wide = WIDTH.min(n.next_multiple_of(nr));
+        let high = (micros.rows * 16 / mr * mr).min(m.next_multiple_of(mr));
+        // Rows that lie a multiple of 4 KB apart would fight for the same sets of L1.
+        let direct = a.cs == 1 && (a.rs * size_of::<T>()) % 4096 != 0;
+        scratch(depth * (wide + if direct { 0 } else { high }), |memory: &mut [T]| {
+            let (packed_b, packed_a) = memory.split_at_mut(depth * wide);
+            for first_col in (0..n).step_by(wide) {
+                let cols = wide.min(n - first_col);
+                // With k = 0 there is one empty pass, so that C gets its beginning.
+                for first_k in (0..k.max(1)).step_by(depth) {
+                    let kc = depth.min(k - first_k);
+                    for j in (0..cols).step_by(nr) {
+                        let from = b.at(first_k, first_col + j);
+                        let to = packed_b[j * kc..].as_mut_ptr();
+                        // SAFETY: the panel lies in B; `packed_b` has kc · nr numbers for each panel.
+                        unsafe { pack(micros, from.at.get(), from.cs, from.rs, nr.min(cols - j), nr, kc, to) };
+                    }
+                    for first_row in (0..m).step_by(high) {
+                        let rows = high.min(m - first_row);
+                        if !direct {
+                            for i in (0..rows).step_by(mr) {
+                                let from = a.at(first_row + i, first_k);
+                                let to = packed_a[i * kc..].as_mut_ptr();
+                                // SAFETY: as above, mr rows a panel.
+                                unsafe { pack(micros, from.at.get(), from.rs, from.cs, mr.min(rows - i), mr, kc, to) };
+                            }
+                        }
+                        for j in (0..cols).step_by(nr) {
+                            let width = nr.min(cols - j);
+                            let (row, step) = if direct { (a.rs, 1) } else { (1, mr) };
+                            let t =
+                                Tile { segments: &[(0, 0)], depth: kc, row, step, b_row: nr, c_row: ldc, cols: width };
+                            let start = if first_k == 0 { begin(first_col + j) } else { Begin::Add };
+                            for i in (0..rows).step_by(mr) {
+                                let micro = micros.pick::<T>(mr.min(rows - i), width, !direct, false);
+                                let from = if direct {
+                                    a.at(first_row + i, first_k).at.get().cast_const()
+                                } else {
+                                    packed_a[i * kc..].as_ptr()
+                                };
+                                // SAFETY: the tile lies in C; panels hold kc rows of whole registers.
+                                unsafe {
+                                    let to = c.add((first_row + i) * ldc + first_col + j);
+                                    micro(&t, from, packed_b[j * kc..].as_ptr(), to, start);
+                                }
+                            }
+                        }
+                    }
+                }
+            }
+        });
+    }
+}
+
+/// `to[q * wide + i] = from[i * rs + q * cs]` for `n <= wide` rows and `k` columns; the rest of a line is zero.
+///
+/// # Safety
+/// The matrix `[n, k]` lies behind `from`; `k * wide` numbers behind `to`.
+#[allow(clippy::too_many_arguments)]
+pub(crate) unsafe fn pack<T: Real>(
+    micros: Micros,
+    from: *const T,
+    rs: usize,
+    cs: usize,
+    n: usize,
+    wide: usize,
+    k: usize,
+    to: *mut T,
+) {
+    // SAFETY: the caller's contract; the instruction set is that of the micro-kernels.
+    unsafe { micros.isa().run(Pack { from, rs, cs, n, wide, k, to }) }
+}
+
+struct Pack<T> {
+    from: *const T,
+    rs: usize,
+    cs: usize,
+    n: usize,
+    wide: usize,
+    k: usize,
+    to: *mut T,
+}
+
+impl<T: Real> Kernel<T> for Pack<T> {
+    #[inline(always)]
+    unsafe fn run<V: Vector<T = T>>(self) {
+        let Self { from, rs, cs, n, wide, k, to } = self;
+        let l = V::LANES;
+        // SAFETY: the contract of `pack`.
+        unsafe {
+            if rs == 1 {
+                for q in 0..k {
+                    for i in (0..wide).step_by(l) {
+                        let have = n.saturating_sub(i).min(l);
+                        let at = from.wrapping_add(q * cs + i);
+                        let v = if have == l { V::load(at) } else { V::load_part(at, have) };
+                        if wide - i >= l {
+                            v.store(to.add(q * wide + i))
+                        } else {
+                            v.store_part(to.add(q * wide + i), wide - i)
+                        }
+                    }
+                }
+                return;
+            }
+            let (whole_n, whole_k) = if cs == 1 { (n / l * l, k / l * l) } else { (0, 0) };
+            for i in (0..whole_n).step_by(l) {
+                for q in (0..whole_k).step_by(l) {
+                    V::transpose(from.add(i * rs + q), rs, to.add(q * wide + i), wide);
+                }
+            }
+            // What is left of whole squares: along the rows of the source, whose steps are the short ones.
+            for i in 0..n {
+                for q in if i < whole_n { whole_k } else { 0 }..k {
+                    *to.add(q * wide + i) = *from.add(i * rs + q * cs);
+                }
+            }
+            for q in 0..if n < wide { k } else { 0 } {
+                (n..wide).for_each(|i| *to.add(q * wide + i) = T::ZERO);
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::testing::{close, on_threads, random};
+
+    #[test]
+    fn equals_plain_loops_in_every_layout_on_every_instruction_set() {
+        let shapes =
+            [(1, 1, 1), (3, 5, 0), (7, 300, 9), (300, 7, 65), (129, 257, 40), (0, 3, 2), (17, 33, 600), (5, 9, 9000)];
+        for (m, n, k) in shapes {
+            for &isa in Isa::available() {
+                for layout in 0..4 {
+                    let strides = |r, c, t| if layout >> t & 1 == 0 { (c, 1) } else { (1, r) };
+                    let (sa, sb, ldc) = (strides(m, k, 0), strides(k, n, 1), n + 3);
+                    let (a, b, bias) = (random::<f64>(1, m * k), random::<f64>(2, k * n), random::<f64>(4, n));
+                    let old = random::<f64>(3, m * ldc);
+                    for start in [Start::Zero, Start::Add, Start::Bias(&bias)] {
+                        let mut c = old.clone();
+                        gemm_on(isa, m, n, k, &a, sa, &b, sb, start, &mut c, ldc);
+                        let at = |i: usize, j: usize, s: (usize, usize)| i * s.0 + j * s.1;
+                        close("c", &c, m, ldc, 1e-11, |i, j| {
+                            if j >= n {
+                                return old[i * ldc + j];
+                            }
+                            let ab: f64 = (0..k).map(|q| a[at(i, q, sa)] * b[at(q, j, sb)]).sum();
+                            ab + match start {
+                                Start::Zero => 0.0,
+                                Start::Add => old[i * ldc + j],
+                                Start::Bias(b) => b[j],
+                            }
+                        });
+                    }
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn any_thread_count_gives_the_same_bits() {
+        for (m, n, k) in [(700, 200, 200), (150, 900, 300), (16, 144, 20_000)] {
+            on_threads(|| {
+                let (a, b) = (random::<f32>(1, m * k), random::<f32>(2, k * n));
+                let mut c = vec![0.0; m * n];
+                gemm(m, n, k, &a, (k, 1), &b, (n, 1), Start::Zero, &mut c, n);
+                c.iter().map(|v| v.to_bits()).collect::<Vec<_>>()
+            });
+        }
+    }
+
+    #[test]
+    #[should_panic(expected = "overlap")]
+    fn overlapping_c_is_refused() {
+        gemm(2, 2, 1, &[1.0; 2], (1, 1), &[1.0; 2], (2, 1), Start::Zero, &mut [0.0; 4], 1);
+    }
+
+    #[test]
+    #[should_panic(expected = "B [3, 2]")]
+    fn short_b_is_refused() {
+        gemm(2, 2, 3, &[1.0; 6], (3, 1), &[1.0; 5], (2, 1), Start::Zero, &mut [0.0; 4], 2);
+    }
+}

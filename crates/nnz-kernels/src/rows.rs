@@ -1,0 +1,558 @@
+//! Functions of matrices by rows and by columns: softmax, normalization, sums.
+//!
+//! A matrix is a slice of rows of `cols` numbers. Sums over a row run in 16 lanes, sums over a column in blocks of rows
+//! and then in f64, so that results depend on shapes alone.
+
+use crate::dense::{Raw, each};
+use crate::simd::{Kernel, Vector};
+use crate::{Isa, Real};
+
+/// Numbers a thread takes at once.
+const CHUNK: usize = 1 << 15;
+/// Most parts into which the rows of a sum over columns are cut.
+const PARTS: usize = 16;
+/// Rows summed in the numbers' own precision.
+const BLOCK: usize = 64;
+/// Lanes of a sum over a row.
+const LANES: usize = 16;
+
+/// Rows in a part, and parts.
+fn cut(rows: usize, cols: usize) -> (usize, usize) {
+    let size = (CHUNK / cols.max(1)).max(1);
+    (size, rows.div_ceil(size))
+}
+
+/// Σ f(i) over a row's positions, in 16 lanes.
+#[inline(always)]
+pub(crate) fn lanes<T: Real>(n: usize, f: impl Fn(usize) -> T) -> T {
+    let mut acc = [T::ZERO; LANES];
+    let whole = n / LANES * LANES;
+    for i in (0..whole).step_by(LANES) {
+        for l in 0..LANES {
+            acc[l] += f(i + l);
+        }
+    }
+    for i in whole..n {
+        acc[i - whole] += f(i);
+    }
+    for half in [8, 4, 2, 1] {
+        for l in 0..half {
+            let upper = acc[l + half];
+            acc[l] += upper;
+        }
+    }
+    acc[0]
+}
+
+/// The largest of a row's numbers.
+#[inline(always)]
+pub(crate) fn largest<T: Real>(row: &[T]) -> T {
+    let mut best = [T::of(f64::NEG_INFINITY); LANES];
+    let (chunks, rest) = row.as_chunks::<LANES>();
+    for chunk in chunks {
+        for l in 0..LANES {
+            best[l] = if chunk[l] > best[l] { chunk[l] } else { best[l] };
+        }
+    }
+    let max = |a: T, b: T| if b > a { b } else { a };
+    rest.iter().chain(&best).copied().fold(T::of(f64::NEG_INFINITY), max)
+}
+
+/// Softmax of every row, in place.
+///
+/// # Panics
+/// When rows do not fill the slice.
+pub fn softmax<T: Real>(data: &mut [T], cols: usize) {
+    check(data.len(), cols);
+    let (size, parts) = cut(data.len() / cols.max(1), cols);
+    let to = Raw::of_mut(data);
+    let rows = data.len() / cols.max(1);
+    each(parts, parts == 1, |p| {
+        let (first, last) = (p * size, rows.min((p + 1) * size));
+        // SAFETY: parts are disjoint; an available instruction set.
+        unsafe {
+            let data = std::slice::from_raw_parts_mut(to.get().add(first * cols), (last - first) * cols);
+            Isa::best().run(Softmax { data, cols });
+        }
+    });
+}
+
+struct Softmax<'a, T> {
+    data: &'a mut [T],
+    cols: usize,
+}
+
+impl<T: Real> Kernel<T> for Softmax<'_, T> {
+    #[inline(always)]
+    unsafe fn run<V: Vector<T = T>>(self) {
+        for row in self.data.chunks_exact_mut(self.cols) {
+            let top = largest(row);
+            row.iter_mut().for_each(|x| *x = (*x - top).quick_exp());
+            let total = T::ONE / lanes(row.len(), |i| row[i]);
+            row.iter_mut().for_each(|x| *x *= total);
+        }
+    }
+}
+
+/// Gradient of softmax: `to = p ∘ (g - Σ p g)`, row by row.
+///
+/// # Panics
+/// When lengths differ or rows do not fill them.
+pub fn softmax_backward<T: Real>(p: &[T], g: &[T], cols: usize, to: &mut [T]) {
+    check(p.len(), cols);
+    assert!(p.len() == g.len() && p.len() == to.len(), "as many numbers everywhere");
+    let rows = p.len() / cols.max(1);
+    let (size, parts) = cut(rows, cols);
+    let to = Raw::of_mut(to);
+    each(parts, parts == 1, |part| {
+        let (first, last) = (part * size * cols, rows.min((part + 1) * size) * cols);
+        // SAFETY: parts are disjoint; an available instruction set.
+        unsafe {
+            let to = std::slice::from_raw_parts_mut(to.get().add(first), last - first);
+            Isa::best().run(SoftmaxBackward { p: &p[first..last], g: &g[first..last], cols, to });
+        }
+    });
+}
+
+struct SoftmaxBackward<'a, T> {
+    p: &'a [T],
+    g: &'a [T],
+    cols: usize,
+    to: &'a mut [T],
+}
+
+impl<T: Real> Kernel<T> for SoftmaxBackward<'_, T> {
+    #[inline(always)]
+    unsafe fn run<V: Vector<T = T>>(self) {
+        let rows = self.p.chunks_exact(self.cols).zip(self.g.chunks_exact(self.cols));
+        for ((p, g), to) in rows.zip(self.to.chunks_exact_mut(self.cols)) {
+            let total = lanes(p.len(), |i| p[i] * g[i]);
+            to.iter_mut().zip(p).zip(g).for_each(|((t, &p), &g)| *t = p * (g - total));
+        }
+    }
+}
+
+fn check(len: usize, cols: usize) {
+    assert!(cols > 0 && len.is_multiple_of(cols) || len == 0, "{len} numbers are no rows of {cols}");
+}
+
+/// Σ over the rows of `K` functions of a row's entry and of numbers that belong to its column:
+/// `sums[k][c] = Σ_r f([a[r, c] for a in matrices], [v[c] for v in vectors])[k]`.
+///
+/// # Panics
+/// When lengths differ or rows do not fill the matrices.
+pub fn column_sums<T: Real, const I: usize, const J: usize, const K: usize>(
+    matrices: [&[T]; I],
+    vectors: [&[T]; J],
+    cols: usize,
+    f: impl Fn([T; I], [T; J]) -> [T; K] + Sync,
+) -> [Vec<f64>; K] {
+    let len = matrices[0].len();
+    check(len, cols);
+    assert!(matrices.iter().all(|m| m.len() == len), "as many numbers in every matrix");
+    assert!(vectors.iter().all(|v| v.len() == cols), "one number a column");
+    let rows = len / cols.max(1);
+    let size = cut(rows, cols).0.max(rows.div_ceil(PARTS));
+    let parts = rows.div_ceil(size.max(1));
+    let mut sums = vec![0.0f64; parts * K * cols];
+    let to = Raw::of_mut(&mut sums);
+    each(parts, parts == 1, |p| {
+        let (first, last) = (p * size * cols, rows.min((p + 1) * size) * cols);
+        // SAFETY: every part has its own sums; an available instruction set.
+        unsafe {
+            let sums = std::slice::from_raw_parts_mut(to.get().add(p * K * cols), K * cols);
+            Isa::best().run(ColumnSums { matrices: matrices.map(|m| &m[first..last]), vectors, cols, f: &f, sums });
+        }
+    });
+    let mut parts = sums.chunks_exact((K * cols).max(1));
+    let mut total = parts.next().map_or_else(|| vec![0.0; K * cols], <[f64]>::to_vec);
+    parts.for_each(|part| total.iter_mut().zip(part).for_each(|(t, p)| *t += p));
+    std::array::from_fn(|k| total[k * cols..(k + 1) * cols].to_vec())
+}
+
+struct ColumnSums<'a, T, F, const I: usize, const J: usize> {
+    matrices: [&'a [T]; I],
+    vectors: [&'a [T]; J],
+    cols: usize,
+    f: &'a F,
+    sums: &'a mut [f64],
+}
+
+impl<T: Real, F: Fn([T; I], [T; J]) -> [T; K], const I: usize, const J: usize, const K: usize> Kernel<T>
+    for ColumnSums<'_, T, F, I, J>
+{
+    #[inline(always)]
+    unsafe fn run<V: Vector<T = T>>(self) {
+        // Sixteen columns at a time, whose sums stay in registers.
+        let cols = self.cols;
+        let rows = self.matrices[0].len() / cols.max(1);
+        for first_row in (0..rows).step_by(BLOCK) {
+            let block = first_row..rows.min(first_row + BLOCK);
+            let whole = cols / LANES * LANES;
+            for first in (0..whole).step_by(LANES) {
+                let vectors: [[T; LANES]; J] =
+                    std::array::from_fn(|j| std::array::from_fn(|l| self.vectors[j][first + l]));
+                let mut acc = [[T::ZERO; LANES]; K];
+                for r in block.clone() {
+                    let rows = self.matrices.map(|m| &m[r * cols + first..][..LANES]);
+                    for l in 0..LANES {
+                        let new = (self.f)(std::array::from_fn(|i| rows[i][l]), std::array::from_fn(|j| vectors[j][l]));
+                        for k in 0..K {
+                            acc[k][l] += new[k];
+                        }
+                    }
+                }
+                for k in 0..K {
+                    for l in 0..LANES {
+                        self.sums[k * cols + first + l] += acc[k][l].f64();
+                    }
+                }
+            }
+            for c in whole..cols {
+                let mut acc = [T::ZERO; K];
+                for r in block.clone() {
+                    let entry = std::array::from_fn(|i| self.matrices[i][r * cols + c]);
+                    let new = (self.f)(entry, std::array::from_fn(|j| self.vectors[j][c]));
+                    for k in 0..K {
+                        acc[k] += new[k];
+                    }
+                }
+                for k in 0..K {
+                    self.sums[k * cols + c] += acc[k].f64();
+                }
+            }
+        }
+    }
+}
+
+/// `to[r, c] = f([a[r, c] for a in matrices], [v[c] for v in vectors])`.
+///
+/// # Panics
+/// When lengths differ or rows do not fill the matrices.
+pub fn map_columns<T: Real, const I: usize, const J: usize>(
+    matrices: [&[T]; I],
+    vectors: [&[T]; J],
+    cols: usize,
+    to: &mut [T],
+    f: impl Fn([T; I], [T; J]) -> T + Sync,
+) {
+    check(to.len(), cols);
+    assert!(matrices.iter().all(|m| m.len() == to.len()), "as many numbers in every matrix");
+    assert!(vectors.iter().all(|v| v.len() == cols), "one number a column");
+    let rows = to.len() / cols.max(1);
+    let (size, parts) = cut(rows, cols);
+    let to = Raw::of_mut(to);
+    each(parts, parts == 1, |p| {
+        let (first, last) = (p * size * cols, rows.min((p + 1) * size) * cols);
+        // SAFETY: parts are disjoint; an available instruction set.
+        unsafe {
+            let to = std::slice::from_raw_parts_mut(to.get().add(first), last - first);
+            Isa::best().run(MapColumns { matrices: matrices.map(|m| &m[first..last]), vectors, to, f: &f });
+        }
+    });
+}
+
+struct MapColumns<'a, T, F, const I: usize, const J: usize> {
+    matrices: [&'a [T]; I],
+    vectors: [&'a [T]; J],
+    to: &'a mut [T],
+    f: &'a F,
+}
+
+impl<T: Real, F: Fn([T; I], [T; J]) -> T, const I: usize, const J: usize> Kernel<T> for MapColumns<'_, T, F, I, J> {
+    #[inline(always)]
+    unsafe fn run<V: Vector<T = T>>(self) {
+        let cols = self.vectors.first().map_or(self.to.len(), |v| v.len()).max(1);
+        for (r, to) in self.to.chunks_exact_mut(cols).enumerate() {
+            let rows = self.matrices.map(|m| &m[r * cols..][..cols]);
+            let vectors = self.vectors.map(|v| &v[..cols]);
+            for c in 0..cols {
+                to[c] = (self.f)(std::array::from_fn(|i| rows[i][c]), std::array::from_fn(|j| vectors[j][c]));
+            }
+        }
+    }
+}
+
+/// Layer normalization of every row: `y = gain ∘ (x - mean) / √(variance + ε) + offset`. Also writes each row's mean and
+/// 1 / √(variance + ε).
+///
+/// # Panics
+/// When lengths do not fit.
+#[allow(clippy::too_many_arguments)]
+pub fn layer_norm<T: Real>(
+    x: &[T],
+    gain: &[T],
+    offset: &[T],
+    epsilon: f64,
+    y: &mut [T],
+    mean: &mut [T],
+    rate: &mut [T],
+) {
+    let cols = gain.len();
+    check(x.len(), cols);
+    let rows = x.len() / cols.max(1);
+    assert!(offset.len() == cols && y.len() == x.len() && mean.len() == rows && rate.len() == rows, "shapes differ");
+    let (size, parts) = cut(rows, cols);
+    let (y, mean, rate) = (Raw::of_mut(y), Raw::of_mut(mean), Raw::of_mut(rate));
+    each(parts, parts == 1, |p| {
+        let (first, last) = (p * size, rows.min((p + 1) * size));
+        // SAFETY: parts are disjoint; an available instruction set.
+        unsafe {
+            Isa::best().run(LayerNorm {
+                x: &x[first * cols..last * cols],
+                gain,
+                offset,
+                epsilon: T::of(epsilon),
+                y: std::slice::from_raw_parts_mut(y.get().add(first * cols), (last - first) * cols),
+                mean: std::slice::from_raw_parts_mut(mean.get().add(first), last - first),
+                rate: std::slice::from_raw_parts_mut(rate.get().add(first), last - first),
+            });
+        }
+    });
+}
+
+struct LayerNorm<'a, T> {
+    x: &'a [T],
+    gain: &'a [T],
+    offset: &'a [T],
+    epsilon: T,
+    y: &'a mut [T],
+    mean: &'a mut [T],
+    rate: &'a mut [T],
+}
+
+impl<T: Real> Kernel<T> for LayerNorm<'_, T> {
+    #[inline(always)]
+    unsafe fn run<V: Vector<T = T>>(self) {
+        let cols = self.gain.len();
+        let (offset, share) = (&self.offset[..cols], T::of(1.0 / cols as f64));
+        for (r, (x, y)) in self.x.chunks_exact(cols).zip(self.y.chunks_exact_mut(cols)).enumerate() {
+            let mean = lanes(cols, |i| x[i]) * share;
+            let variance = lanes(cols, |i| (x[i] - mean) * (x[i] - mean)) * share;
+            let rate = T::ONE / (variance + self.epsilon).sqrt();
+            (self.mean[r], self.rate[r]) = (mean, rate);
+            for i in 0..cols {
+                y[i] = (x[i] - mean) * rate * self.gain[i] + offset[i];
+            }
+        }
+    }
+}
+
+/// Gradient of [`layer_norm`] in x, given the means and rates it wrote.
+///
+/// # Panics
+/// When lengths do not fit.
+pub fn layer_norm_backward<T: Real>(x: &[T], g: &[T], gain: &[T], mean: &[T], rate: &[T], dx: &mut [T]) {
+    let cols = gain.len();
+    check(x.len(), cols);
+    let rows = x.len() / cols.max(1);
+    assert!(g.len() == x.len() && dx.len() == x.len() && mean.len() == rows && rate.len() == rows, "shapes differ");
+    let (size, parts) = cut(rows, cols);
+    let dx = Raw::of_mut(dx);
+    each(parts, parts == 1, |p| {
+        let (first, last) = (p * size, rows.min((p + 1) * size));
+        // SAFETY: parts are disjoint; an available instruction set.
+        unsafe {
+            Isa::best().run(LayerNormBackward {
+                x: &x[first * cols..last * cols],
+                g: &g[first * cols..last * cols],
+                gain,
+                mean: &mean[first..last],
+                rate: &rate[first..last],
+                dx: std::slice::from_raw_parts_mut(dx.get().add(first * cols), (last - first) * cols),
+            });
+        }
+    });
+}
+
+/// Gradients of gain and offset of [`layer_norm`]: Σ over rows of g (x - mean) rate, and of g.
+///
+/// # Panics
+/// When lengths do not fit.
+pub fn layer_norm_sums<T: Real>(x: &[T], g: &[T], mean: &[T], rate: &[T], cols: usize) -> (Vec<f64>, Vec<f64>) {
+    check(x.len(), cols);
+    let rows = x.len() / cols.max(1);
+    assert!(g.len() == x.len() && mean.len() == rows && rate.len() == rows, "shapes differ");
+    // Rows in parts by the shape alone; a block of rows is summed in the numbers' own precision.
+    let size = cut(rows, cols).0.max(rows.div_ceil(PARTS)).max(1);
+    let parts = rows.div_ceil(size);
+    let mut sums = vec![0.0f64; parts.max(1) * 2 * cols];
+    let to = Raw::of_mut(&mut sums);
+    each(parts, parts == 1, |p| {
+        let rows = p * size..rows.min((p + 1) * size);
+        // SAFETY: every part has its own sums; an available instruction set.
+        unsafe {
+            let sums = std::slice::from_raw_parts_mut(to.get().add(p * 2 * cols), 2 * cols);
+            Isa::best().run(LayerNormSums { x, g, mean, rate, rows, cols, sums });
+        }
+    });
+    let add = |first: usize| (0..cols).map(|c| (0..parts).map(|p| sums[p * 2 * cols + first + c]).sum()).collect();
+    (add(0), add(cols))
+}
+
+struct LayerNormSums<'a, T> {
+    x: &'a [T],
+    g: &'a [T],
+    mean: &'a [T],
+    rate: &'a [T],
+    rows: std::ops::Range<usize>,
+    cols: usize,
+    sums: &'a mut [f64],
+}
+
+impl<T: Real> Kernel<T> for LayerNormSums<'_, T> {
+    #[inline(always)]
+    unsafe fn run<V: Vector<T = T>>(self) {
+        let cols = self.cols;
+        let (gains, offsets) = self.sums.split_at_mut(cols);
+        for first in self.rows.clone().step_by(BLOCK) {
+            let block = first..self.rows.end.min(first + BLOCK);
+            for c in (0..cols).step_by(LANES) {
+                let n = LANES.min(cols - c);
+                let (mut gain, mut offset) = ([T::ZERO; LANES], [T::ZERO; LANES]);
+                for r in block.clone() {
+                    let (m, s) = (self.mean[r], self.rate[r]);
+                    let (x, g) = (&self.x[r * cols + c..][..n], &self.g[r * cols + c..][..n]);
+                    if let (Some(x), Some(g)) = (x.first_chunk::<LANES>(), g.first_chunk::<LANES>()) {
+                        for l in 0..LANES {
+                            gain[l] += g[l] * ((x[l] - m) * s);
+                            offset[l] += g[l];
+                        }
+                    } else {
+                        for l in 0..n {
+                            gain[l] += g[l] * ((x[l] - m) * s);
+                            offset[l] += g[l];
+                        }
+                    }
+                }
+                for l in 0..n {
+                    gains[c + l] += gain[l].f64();
+                    offsets[c + l] += offset[l].f64();
+                }
+            }
+        }
+    }
+}
+
+struct LayerNormBackward<'a, T> {
+    x: &'a [T],
+    g: &'a [T],
+    gain: &'a [T],
+    mean: &'a [T],
+    rate: &'a [T],
+    dx: &'a mut [T],
+}
+
+impl<T: Real> Kernel<T> for LayerNormBackward<'_, T> {
+    #[inline(always)]
+    unsafe fn run<V: Vector<T = T>>(self) {
+        let cols = self.gain.len();
+        let share = T::of(1.0 / cols as f64);
+        let rows = self.x.chunks_exact(cols).zip(self.g.chunks_exact(cols)).zip(self.dx.chunks_exact_mut(cols));
+        for (((x, g), dx), (&mean, &rate)) in rows.zip(self.mean.iter().zip(self.rate)) {
+            // rate (h - mean h - z mean(h z)) for h = g gain, z = (x - mean) rate
+            let plain = lanes(cols, |i| g[i] * self.gain[i]) * share;
+            let weighted = lanes(cols, |i| g[i] * self.gain[i] * ((x[i] - mean) * rate)) * share;
+            for i in 0..cols {
+                dx[i] = rate * (g[i] * self.gain[i] - plain - (x[i] - mean) * rate * weighted);
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::testing::{close, on_threads, random};
+
+    const SHAPES: [(usize, usize); 6] = [(1, 1), (3, 5), (7, 33), (300, 16), (9, 400), (2000, 70)];
+
+    #[test]
+    fn softmax_and_its_gradient() {
+        for (rows, cols) in SHAPES {
+            let (x, g) = (random::<f64>(1, rows * cols), random::<f64>(2, rows * cols));
+            let mut p = x.clone();
+            softmax(&mut p, cols);
+            let total = |r: usize| x[r * cols..(r + 1) * cols].iter().map(|v| v.exp()).sum::<f64>();
+            close("p", &p, rows, cols, 1e-12, |r, c| x[r * cols + c].exp() / total(r));
+            let mut to = vec![0.0; x.len()];
+            softmax_backward(&p, &g, cols, &mut to);
+            let inner = |r: usize| (0..cols).map(|c| p[r * cols + c] * g[r * cols + c]).sum::<f64>();
+            close("dx", &to, rows, cols, 1e-12, |r, c| p[r * cols + c] * (g[r * cols + c] - inner(r)));
+        }
+    }
+
+    #[test]
+    fn columns() {
+        for (rows, cols) in SHAPES {
+            let (x, g, v) = (random::<f64>(1, rows * cols), random::<f64>(2, rows * cols), random::<f64>(3, cols));
+            let [a, b] = column_sums([&x, &g], [&v], cols, |[x, g], [v]| [x - v, x * g]);
+            let sum = |f: &dyn Fn(usize, usize) -> f64, c: usize| (0..rows).map(|r| f(r * cols + c, c)).sum::<f64>();
+            close("a", &a, 1, cols, 1e-11, |_, c| sum(&|i, c| x[i] - v[c], c));
+            close("b", &b, 1, cols, 1e-11, |_, c| sum(&|i, _| x[i] * g[i], c));
+            let mut to = vec![0.0; x.len()];
+            map_columns([&x, &g], [&v], cols, &mut to, |[x, g], [v]| x * v + g);
+            close("map", &to, rows, cols, 0.0, |r, c| x[r * cols + c] * v[c] + g[r * cols + c]);
+        }
+        let [none] = column_sums([&[0.0f32; 0]], [], 3, |[x], []| [x]);
+        assert_eq!(none, [0.0; 3]);
+    }
+
+    #[test]
+    fn layer_norm_and_its_gradient() {
+        for (rows, cols) in SHAPES {
+            let (x, g) = (random::<f64>(1, rows * cols), random::<f64>(2, rows * cols));
+            let (gain, offset) = (random::<f64>(3, cols), random::<f64>(4, cols));
+            let run = |x: &[f64]| {
+                let (mut y, mut mean, mut rate) = (vec![0.0; x.len()], vec![0.0; rows], vec![0.0; rows]);
+                layer_norm(x, &gain, &offset, 0.1, &mut y, &mut mean, &mut rate);
+                (y, mean, rate)
+            };
+            let (y, mean, rate) = run(&x);
+            close("y", &y, rows, cols, 1e-12, |r, c| {
+                let row = &x[r * cols..(r + 1) * cols];
+                let m = row.iter().sum::<f64>() / cols as f64;
+                let v = row.iter().map(|x| (x - m).powi(2)).sum::<f64>() / cols as f64;
+                (row[c] - m) / (v + 0.1).sqrt() * gain[c] + offset[c]
+            });
+            let mut dx = vec![0.0; x.len()];
+            layer_norm_backward(&x, &g, &gain, &mean, &rate, &mut dx);
+            let (dgain, doffset) = layer_norm_sums(&x, &g, &mean, &rate, cols);
+            let z = |r: usize, c: usize| (x[r * cols + c] - mean[r]) * rate[r];
+            close("dgain", &dgain, 1, cols, 1e-11, |_, c| (0..rows).map(|r| g[r * cols + c] * z(r, c)).sum());
+            close("doffset", &doffset, 1, cols, 1e-11, |_, c| (0..rows).map(|r| g[r * cols + c]).sum());
+            for at in [0, x.len() / 2, x.len() - 1] {
+                let moved = |by: f64| {
+                    let mut x = x.clone();
+                    x[at] += by;
+                    run(&x).0.iter().zip(&g).map(|(y, g)| y * g).sum::<f64>()
+                };
+                let slope = (moved(1e-5) - moved(-1e-5)) / 2e-5;
+                assert!((slope - dx[at]).abs() < 1e-7 * (1.0 + slope.abs()), "{} is not {slope}", dx[at]);
+            }
+        }
+    }
+
+    #[test]
+    fn any_thread_count_gives_the_same_bits() {
+        on_threads(|| {
+            let (rows, cols) = (5000, 37);
+            let x = random::<f32>(1, rows * cols);
+            let mut p = x.clone();
+            softmax(&mut p, cols);
+            let [a] = column_sums([&x], [], cols, |[x], []| [x * x]);
+            let (mut y, mut mean, mut rate) = (vec![0.0; x.len()], vec![0.0; rows], vec![0.0; rows]);
+            layer_norm(
+                &x,
+                &a.iter().map(|&v| v as f32).collect::<Vec<_>>(),
+                &x[..cols],
+                1e-5,
+                &mut y,
+                &mut mean,
+                &mut rate,
+            );
+            let bits = [p, y, mean, rate].concat().iter().map(|v| u64::from(v.to_bits())).collect::<Vec<_>>();
+            [bits, a.iter().map(|v| v.to_bits()).collect()].concat()
+        });
+    }
+}
