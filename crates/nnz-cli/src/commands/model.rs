@@ -7,7 +7,8 @@ use nnz::inspect::{Inspection, inspect as measure};
 use nnz::report;
 use nnz_engine::data::{Dataset, Inputs};
 use nnz_engine::file::{Header, load_model, write_atomically};
-use nnz_engine::{Model, Storage, Tensor, evaluate, ops::softmax_rows};
+use nnz_engine::{Model, Storage, Tensor, evaluate};
+use nnz_kernels::rows;
 use serde_json::json;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
@@ -203,7 +204,7 @@ pub fn predict(args: &PredictArgs, ui: Ui) -> Result<ExitCode> {
         let mut input = Tensor::zeros(&[block.len(), features]);
         inputs.fill(features, block, header.normalization, input.data_mut())?;
         let mut p = model.infer(input)?;
-        softmax_rows(p.data_mut(), classes);
+        rows::softmax(p.data_mut(), classes);
         answers.extend(p.data().chunks_exact(classes).map(|row| {
             let mut named: Vec<(&String, f32)> = header.classes.iter().zip(row.iter().copied()).collect();
             named.sort_by(|a, b| b.1.total_cmp(&a.1));

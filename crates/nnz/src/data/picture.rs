@@ -65,11 +65,18 @@ pub(super) fn decode(bytes: &[u8]) -> Result<Picture, String> {
 }
 
 /// Refuses sizes beyond the limit, and sizes that so few bytes cannot hold: `most` is what one byte unpacks to at best.
-fn plausible(width: usize, height: usize, unpacked: usize, packed: usize, most: usize) -> Result<(), String> {
+/// `unpacked` is asked after the limit was, since it may not fit a number before.
+fn plausible(
+    width: usize,
+    height: usize,
+    unpacked: impl FnOnce() -> usize,
+    packed: usize,
+    most: usize,
+) -> Result<(), String> {
     if width as u64 * height as u64 > MAX_PIXELS {
         return Err(format!("{width} x {height} pixels; pictures over {MAX_PIXELS} pixels are not read"));
     }
-    if unpacked / most > packed {
+    if unpacked() / most > packed {
         return Err(format!("cut off: {packed} bytes cannot hold {width} x {height} pixels"));
     }
     Ok(())
@@ -81,9 +88,9 @@ fn png(bytes: &[u8]) -> Result<Picture, String> {
     let mut decoder = png::Decoder::new_with_limits(Cursor::new(bytes), limits);
     decoder.set_transformations(png::Transformations::normalize_to_color8());
     let info = decoder.read_header_info().map_err(damaged)?;
-    let (width, height, raw) = (info.width as usize, info.height as usize, info.raw_bytes());
+    let (width, height) = (info.width as usize, info.height as usize);
     // Deflate shrinks to 1/1032 at best: a header that claims more than that is not worth an allocation.
-    plausible(width, height, raw, bytes.len(), 1032)?;
+    plausible(width, height, || info.raw_bytes(), bytes.len(), 1032)?;
     let mut reader = decoder.read_info().map_err(damaged)?;
     let mut values = vec![0; reader.output_buffer_size().ok_or("too large for this machine")?];
     let frame = reader.next_frame(&mut values).map_err(damaged)?;
@@ -114,7 +121,7 @@ fn jpeg(bytes: &[u8]) -> Result<Picture, String> {
     let gray = decoder.input_colorspace() == Some(ColorSpace::Luma);
     let (width, height, channels) = (usize::from(info.width), usize::from(info.height), if gray { 1 } else { 3 });
     // A block of 64 values takes at least one bit a scan.
-    plausible(width, height, width * height, bytes.len(), 8 * 64)?;
+    plausible(width, height, || width * height, bytes.len(), 8 * 64)?;
     decoder.set_options(options.jpeg_set_out_colorspace(if gray { ColorSpace::Luma } else { ColorSpace::RGB }));
     let pixels = decoder.decode().map_err(|e| damaged(&e))?;
     if pixels.len() != width * height * channels {
@@ -222,6 +229,7 @@ mod tests {
             decode(&bytes).unwrap_err()
         };
         assert!(lie(100_000, 100_000).contains("100000 x 100000 pixels; pictures over"));
+        assert!(lie(u32::MAX, u32::MAX).contains("pictures over"));
         assert!(lie(4000, 4000).contains("cut off"), "{}", lie(4000, 4000));
         assert!(lie(30, 20).contains("damaged"), "{}", lie(30, 20));
         let missing = picture(Path::new("no/such/file.png")).unwrap_err().to_string();
