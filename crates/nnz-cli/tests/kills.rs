@@ -114,6 +114,36 @@ fn killed_runs_go_on_bit_for_bit() {
     assert_eq!(killed, kills, "too few runs were alive when they were to be killed");
 }
 
+/// A process may die between any two of its last files. Where a network's record is written but its checkpoint is still
+/// there, and where all records are but the run's own, the run goes on all the same.
+#[test]
+fn the_last_files_may_be_missing_or_too_many() {
+    let dir = tempfile::tempdir().unwrap();
+    let rows = "1,2,3,4,5,6,7,8,low\n8,7,6,5,4,3,2,1,high\n1,1,1,1,1,1,1,1,middle\n".repeat(30);
+    std::fs::write(dir.path().join("table.csv"), format!("a,b,c,d,e,f,g,h,y\n{rows}")).unwrap();
+    let run = dir.path().join("run");
+    let mut child = start(dir.path(), "run");
+    let begun = Instant::now();
+    // The checkpoint of the first network, kept aside.
+    let checkpoint = loop {
+        if let Ok(bytes) = std::fs::read(run.join("checkpoint.safetensors")) {
+            break bytes;
+        }
+        assert!(begun.elapsed() < Duration::from_secs(60) && child.try_wait().unwrap().is_none(), "no checkpoint seen");
+    };
+    finish(child);
+    let whole = results(&run);
+    let first = String::from_utf8_lossy(&checkpoint).find("/rigl-0").is_some();
+    assert!(first, "the checkpoint seen is of the first network");
+    std::fs::write(run.join("checkpoint.safetensors"), &checkpoint).unwrap();
+    for gone in ["record.json", "report.html", "arms/small-dense-1.json"] {
+        std::fs::remove_file(run.join(gone)).unwrap();
+    }
+    std::fs::write(run.join("arms/.nnz-abc.tmp"), b"half").unwrap();
+    finish(start(dir.path(), "run"));
+    assert!(results(&run) == whole);
+}
+
 /// The second of two processes on one run directory is refused, and the first is not disturbed.
 #[test]
 fn one_process_a_run_directory() {

@@ -133,8 +133,9 @@ pub fn run(recipe: &Recipe, options: &Options, observer: &mut dyn Observer) -> R
         machine: machine(),
         arms,
     };
-    write_json(&dir.join("record.json"), &record)?;
+    // The record comes last: where it is, everything is.
     write_report(&record, &dir)?;
+    write_json(&dir.join("record.json"), &record)?;
     Ok(Outcome { record, dir, found: false })
 }
 
@@ -174,11 +175,16 @@ impl Job<'_> {
         let timings = self.dir.join("timings.json");
         let mut times: BTreeMap<String, Vec<f64>> =
             if timings.exists() { read_json(&timings)? } else { BTreeMap::new() };
-        if done.exists() {
-            return Ok((read_json(&done)?, times.remove(&name).unwrap_or_default()));
-        }
         let checkpoint = self.dir.join("checkpoint.safetensors");
         let run = format!("{}/{name}", self.id);
+        if done.exists() {
+            // A process that was killed between the two last lines of this function left its checkpoint behind.
+            let storage = self.recipe.train.storage;
+            if checkpoint.exists() && load_checkpoint::<T>(&checkpoint, storage, &run).is_ok() {
+                fs::remove_file(&checkpoint).map_err(|e| Error::file(&checkpoint, format!("cannot remove: {e}")))?;
+            }
+            return Ok((read_json(&done)?, times.remove(&name).unwrap_or_default()));
+        }
         let build = |setting: &Setting| sparsifier(self.arm, setting);
         let spec = &self.recipe.train;
         let mut trainer: Trainer<T> = Trainer::new(self.model, self.data, spec, self.seed, build)?;

@@ -216,5 +216,5 @@ fn the_fuzzers_corpora_never_panic() {
             read += 1;
         }
     }
-    assert!(read > 60, "{read} inputs");
+    assert!(read > 50, "{read} inputs");
 }
