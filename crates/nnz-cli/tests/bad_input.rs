@@ -86,6 +86,7 @@ fn headed(header: &str, data: &[u8]) -> Vec<u8> {
 fn names_numbers_and_combinations() {
     let dir = workshop();
     let d = dir.path();
+    put(d, "mine/recipe.toml", "precious");
     let t = "train good.csv --target answer --method rigl --model mlp:4-3-2";
     for (line, says) in [
         ("train good.csv --target answer --method rigel", &["did you mean `rigl`?", "`nnz methods` lists them"][..]),
@@ -122,6 +123,7 @@ fn names_numbers_and_combinations() {
         (&format!("{t} --threads 0"), &["--threads"]),
         (&format!("{t} --resume"), &["holds no run to go on from"]),
         (&format!("{t} --run-dir run"), &["holds run", "give another --run-dir"]),
+        (&format!("{t} --run-dir mine"), &["mine: holds a recipe.toml, but no run", "give another --run-dir"]),
         (&format!("{t} --run-dir good.csv/run"), &["good.csv/run", "cannot create"]),
         ("train good.csv --target answer --method rigl --model mlp:5-3-2", &["4"]),
         ("prune good.safetensors --method magnitude --density 0.2 -o good.csv/x", &["good.csv/x", "cannot write"]),

@@ -47,7 +47,7 @@ enum Which {
 pub struct InspectArgs {
     /// A model written by nnz
     model: PathBuf,
-    /// Write everything measured, with pictures, as a web page
+    /// Write everything measured, with pictures, as a web page, and the numbers behind them as CSV beside it
     #[arg(long, value_name = "FILE")]
     html: Option<PathBuf>,
 }
@@ -128,7 +128,11 @@ fn write_page(inspection: &Inspection, page: &Path, model: &Path) -> Result<()> 
     if page.canonicalize().is_ok_and(|p| model.canonicalize().is_ok_and(|m| p == m)) {
         bail!("--html {} would overwrite the model; give another file", page.display());
     }
-    Ok(write_atomically(page, report::inspection(inspection).as_bytes())?)
+    write_atomically(page, report::inspection(inspection).as_bytes())?;
+    for (name, table) in report::inspection_csv(inspection) {
+        write_atomically(&page.with_extension(name), table.as_bytes())?;
+    }
+    Ok(())
 }
 
 /// How bytes compare with those of every entry.
@@ -257,6 +261,12 @@ mod tests {
         write_page(&inspection, &page, &file).unwrap();
         let text = std::fs::read_to_string(&page).unwrap();
         assert!(text.starts_with("<!DOCTYPE html>") && text.contains("stripes") && text.contains("fc1.weight"));
+        let layers = std::fs::read_to_string(dir.path().join("page.layers.csv")).unwrap();
+        assert!(layers.lines().count() == 3 && layers.contains("fc1.weight,6,16,20,"), "{layers}");
+        let inputs = std::fs::read_to_string(dir.path().join("page.inputs.csv")).unwrap();
+        let sum: usize =
+            inputs.lines().skip(1).map(|l| l.split(',').next_back().unwrap().parse::<usize>().unwrap()).sum();
+        assert_eq!((inputs.lines().count(), sum), (17, 20));
         // A page may be written again; the model's own file, by whatever name, may not.
         write_page(&inspection, &page, &file).unwrap();
         let detour = dir.path().join("../").join(dir.path().file_name().unwrap()).join("model.safetensors");

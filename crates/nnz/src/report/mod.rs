@@ -25,7 +25,7 @@ mod tensorboard;
 mod topology;
 mod view;
 
-pub use data::csv;
+pub use data::{csv, inspection_csv};
 pub use inspection::inspection;
 pub use tensorboard::events as tensorboard;
 

@@ -76,6 +76,9 @@ pub fn run(recipe: &Recipe, options: &Options, observer: &mut dyn Observer) -> R
     if options.resume && !old.exists() {
         return Err(Error::file(&dir, "holds no run to go on from; leave out --resume to start it"));
     }
+    if dir.join("recipe.toml").exists() && !old.exists() {
+        return Err(Error::file(&dir, "holds a recipe.toml, but no run, and would lose it; give another --run-dir"));
+    }
     fs::create_dir_all(dir.join("arms")).map_err(|e| Error::file(&dir, format!("cannot create: {e}")))?;
     let _lock = lock(&dir)?;
     sweep(&dir);
