@@ -141,16 +141,31 @@ impl<T: Real> Optimizer<T> {
             (OptimizerSpec::Sgd { momentum, nesterov, weight_decay, .. }, v, _) => {
                 let (lr, mu, decay) = (t(lr), t(momentum), t(weight_decay * decays));
                 match v {
-                    None => step([w], g, |[w], g| [w - lr * (g + decay * w)]),
-                    Some(v) if nesterov => step([w, v], g, |[w, v], g| {
-                        let g = g + decay * w;
-                        let v = mu * v + g;
-                        [w - lr * (g + mu * v), v]
-                    }),
-                    Some(v) => step([w, v], g, |[w, v], g| {
-                        let v = mu * v + (g + decay * w);
-                        [w - lr * v, v]
-                    }),
+                    None => step(
+                        [w],
+                        g,
+                        #[inline(always)]
+                        move |[w], g| [w - lr * (g + decay * w)],
+                    ),
+                    Some(v) if nesterov => step(
+                        [w, v],
+                        g,
+                        #[inline(always)]
+                        move |[w, v], g| {
+                            let g = g + decay * w;
+                            let v = mu * v + g;
+                            [w - lr * (g + mu * v), v]
+                        },
+                    ),
+                    Some(v) => step(
+                        [w, v],
+                        g,
+                        #[inline(always)]
+                        move |[w, v], g| {
+                            let v = mu * v + (g + decay * w);
+                            [w - lr * v, v]
+                        },
+                    ),
                 }
             }
             (
@@ -167,11 +182,16 @@ impl<T: Real> Optimizer<T> {
                 let correct = |beta: f64| 1.0 - beta.powi(count.min(i32::MAX as u64) as i32);
                 let (rate, root) = (t(lr / correct(beta1)), t(1.0 / correct(beta2).sqrt()));
                 let epsilon = t(epsilon);
-                step([w, m, v], g, |[w, m, v], g| {
-                    let g = g + decay * w;
-                    let (m, v) = (b1 * m + c1 * g, b2 * v + c2 * g * g);
-                    [keep * w - rate * m / (v.sqrt() * root + epsilon), m, v]
-                });
+                step(
+                    [w, m, v],
+                    g,
+                    #[inline(always)]
+                    move |[w, m, v], g| {
+                        let g = g + decay * w;
+                        let (m, v) = (b1 * m + c1 * g, b2 * v + c2 * g * g);
+                        [keep * w - rate * m / (v.sqrt() * root + epsilon), m, v]
+                    },
+                );
             }
             _ => unreachable!("Adam has two slots"),
         }

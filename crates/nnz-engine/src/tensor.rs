@@ -112,7 +112,7 @@ impl<T: Real> Tensor<T> {
     }
 
     /// `f` of every value.
-    pub fn map(&self, f: impl Fn(T) -> T + Sync) -> Self {
+    pub fn map(&self, f: impl Fn(T) -> T + Copy + Sync + Send) -> Self {
         Self::written(&self.shape, |to| elementwise::map(self.data(), to, f))
     }
 
@@ -120,7 +120,7 @@ impl<T: Real> Tensor<T> {
     ///
     /// # Panics
     /// When the shapes differ.
-    pub fn zip(&self, other: &Self, f: impl Fn(T, T) -> T + Sync) -> Self {
+    pub fn zip(&self, other: &Self, f: impl Fn(T, T) -> T + Copy + Sync + Send) -> Self {
         assert_eq!(self.shape, other.shape, "shapes differ");
         Self::written(&self.shape, |to| elementwise::zip(self.data(), other.data(), to, f))
     }

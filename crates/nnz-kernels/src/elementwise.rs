@@ -1,5 +1,9 @@
 //! Functions of one entry after the other, on wide registers and all threads.
 //!
+//! Functions are copied, with what they capture by value: a captured reference might point into what is written, and then
+//! nothing is computed side by side. A function is compiled into every instruction set's loop when it is inlined there; a closure of more than a few
+//! operations needs `#[inline(always)]` for that.
+//!
 //! Every entry is computed by the same operations wherever it lies, so results depend on no cut.
 
 use crate::dense::{Raw, each};
@@ -21,16 +25,16 @@ macro_rules! loops {
         struct $kernel<'a, T, F> {
             to: &'a mut [T],
             $($arg: &'a [T],)*
-            f: &'a F,
+            f: F,
         }
 
-        impl<T: Real, F: Fn(T, $(loops!(@type $arg T)),*) -> T> Kernel<T> for $kernel<'_, T, F> {
+        impl<T: Real, F: Fn(T, $(loops!(@type $arg T)),*) -> T + Copy> Kernel<T> for $kernel<'_, T, F> {
             #[inline(always)]
             unsafe fn run<V: Vector<T = T>>(self) {
-                let n = self.to.len();
+                let (n, f) = (self.to.len(), self.f);
                 $(let $arg = &self.$arg[..n];)*
                 for i in 0..n {
-                    self.to[i] = (self.f)(self.to[i], $($arg[i]),*);
+                    self.to[i] = f(self.to[i], $($arg[i]),*);
                 }
             }
         }
@@ -39,7 +43,7 @@ macro_rules! loops {
         ///
         /// # Panics
         /// When lengths differ.
-        pub fn $name<T: Real>(to: &mut [T], $($arg: &[T],)* f: impl Fn(T, $(loops!(@type $arg T)),*) -> T + Sync) {
+        pub fn $name<T: Real>(to: &mut [T], $($arg: &[T],)* f: impl Fn(T, $(loops!(@type $arg T)),*) -> T + Copy + Sync + Send) {
             let n = to.len();
             $(assert_eq!($arg.len(), n, "as many numbers on both sides");)*
             let to = Raw::of_mut(to);
@@ -47,7 +51,7 @@ macro_rules! loops {
                 // SAFETY: chunks are disjoint ranges of `to`; the best instruction set is available.
                 unsafe {
                     let to = std::slice::from_raw_parts_mut(to.get().add(first), last - first);
-                    Isa::best().run($kernel { to, $($arg: &$arg[first..last],)* f: &f });
+                    Isa::best().run($kernel { to, $($arg: &$arg[first..last],)* f });
                 }
             });
         }
@@ -72,23 +76,38 @@ loops!(
 ///
 /// # Panics
 /// When lengths differ.
-pub fn map<T: Real>(a: &[T], to: &mut [T], f: impl Fn(T) -> T + Sync) {
-    update_by(to, a, |_, a| f(a));
+pub fn map<T: Real>(a: &[T], to: &mut [T], f: impl Fn(T) -> T + Copy + Sync + Send) {
+    update_by(
+        to,
+        a,
+        #[inline(always)]
+        move |_, a| f(a),
+    );
 }
 
 /// `to = f(a, b)`.
 ///
 /// # Panics
 /// When lengths differ.
-pub fn zip<T: Real>(a: &[T], b: &[T], to: &mut [T], f: impl Fn(T, T) -> T + Sync) {
-    update_by_two(to, a, b, |_, a, b| f(a, b));
+pub fn zip<T: Real>(a: &[T], b: &[T], to: &mut [T], f: impl Fn(T, T) -> T + Copy + Sync + Send) {
+    update_by_two(
+        to,
+        a,
+        b,
+        #[inline(always)]
+        move |_, a, b| f(a, b),
+    );
 }
 
 /// Calls `f` on runs of equal ranges of several vectors of `n` numbers that it writes: parameters with their state.
 ///
 /// # Panics
 /// When lengths differ.
-pub fn step<T: Real, const K: usize>(state: [&mut [T]; K], gradient: &[T], f: impl Fn([T; K], T) -> [T; K] + Sync) {
+pub fn step<T: Real, const K: usize>(
+    state: [&mut [T]; K],
+    gradient: &[T],
+    f: impl Fn([T; K], T) -> [T; K] + Copy + Sync + Send,
+) {
     let n = gradient.len();
     assert!(state.iter().all(|s| s.len() == n), "a number of state for each gradient");
     let state = state.map(Raw::of_mut);
@@ -96,7 +115,7 @@ pub fn step<T: Real, const K: usize>(state: [&mut [T]; K], gradient: &[T], f: im
         // SAFETY: chunks are disjoint ranges of every vector; the best instruction set is available.
         unsafe {
             let state = state.map(|s| std::slice::from_raw_parts_mut(s.get().add(first), last - first));
-            Isa::best().run(Step { state, gradient: &gradient[first..last], f: &f });
+            Isa::best().run(Step { state, gradient: &gradient[first..last], f });
         }
     });
 }
@@ -104,10 +123,10 @@ pub fn step<T: Real, const K: usize>(state: [&mut [T]; K], gradient: &[T], f: im
 struct Step<'a, T, F, const K: usize> {
     state: [&'a mut [T]; K],
     gradient: &'a [T],
-    f: &'a F,
+    f: F,
 }
 
-impl<T: Real, F: Fn([T; K], T) -> [T; K], const K: usize> Kernel<T> for Step<'_, T, F, K> {
+impl<T: Real, F: Fn([T; K], T) -> [T; K] + Copy, const K: usize> Kernel<T> for Step<'_, T, F, K> {
     #[inline(always)]
     unsafe fn run<V: Vector<T = T>>(self) {
         let n = self.gradient.len();

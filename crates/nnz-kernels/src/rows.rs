@@ -145,7 +145,7 @@ pub fn column_sums<T: Real, const I: usize, const J: usize, const K: usize>(
     matrices: [&[T]; I],
     vectors: [&[T]; J],
     cols: usize,
-    f: impl Fn([T; I], [T; J]) -> [T; K] + Sync,
+    f: impl Fn([T; I], [T; J]) -> [T; K] + Copy + Sync + Send,
 ) -> [Vec<f64>; K] {
     let len = matrices[0].len();
     check(len, cols);
@@ -161,7 +161,7 @@ pub fn column_sums<T: Real, const I: usize, const J: usize, const K: usize>(
         // SAFETY: every part has its own sums; an available instruction set.
         unsafe {
             let sums = std::slice::from_raw_parts_mut(to.get().add(p * K * cols), K * cols);
-            Isa::best().run(ColumnSums { matrices: matrices.map(|m| &m[first..last]), vectors, cols, f: &f, sums });
+            Isa::best().run(ColumnSums { matrices: matrices.map(|m| &m[first..last]), vectors, cols, f, sums });
         }
     });
     let mut parts = sums.chunks_exact((K * cols).max(1));
@@ -174,11 +174,11 @@ struct ColumnSums<'a, T, F, const I: usize, const J: usize> {
     matrices: [&'a [T]; I],
     vectors: [&'a [T]; J],
     cols: usize,
-    f: &'a F,
+    f: F,
     sums: &'a mut [f64],
 }
 
-impl<T: Real, F: Fn([T; I], [T; J]) -> [T; K], const I: usize, const J: usize, const K: usize> Kernel<T>
+impl<T: Real, F: Fn([T; I], [T; J]) -> [T; K] + Copy, const I: usize, const J: usize, const K: usize> Kernel<T>
     for ColumnSums<'_, T, F, I, J>
 {
     #[inline(always)]
@@ -234,7 +234,7 @@ pub fn map_columns<T: Real, const I: usize, const J: usize>(
     vectors: [&[T]; J],
     cols: usize,
     to: &mut [T],
-    f: impl Fn([T; I], [T; J]) -> T + Sync,
+    f: impl Fn([T; I], [T; J]) -> T + Copy + Sync + Send,
 ) {
     check(to.len(), cols);
     assert!(matrices.iter().all(|m| m.len() == to.len()), "as many numbers in every matrix");
@@ -247,7 +247,7 @@ pub fn map_columns<T: Real, const I: usize, const J: usize>(
         // SAFETY: parts are disjoint; an available instruction set.
         unsafe {
             let to = std::slice::from_raw_parts_mut(to.get().add(first), last - first);
-            Isa::best().run(MapColumns { matrices: matrices.map(|m| &m[first..last]), vectors, to, f: &f });
+            Isa::best().run(MapColumns { matrices: matrices.map(|m| &m[first..last]), vectors, to, f });
         }
     });
 }
@@ -256,10 +256,12 @@ struct MapColumns<'a, T, F, const I: usize, const J: usize> {
     matrices: [&'a [T]; I],
     vectors: [&'a [T]; J],
     to: &'a mut [T],
-    f: &'a F,
+    f: F,
 }
 
-impl<T: Real, F: Fn([T; I], [T; J]) -> T, const I: usize, const J: usize> Kernel<T> for MapColumns<'_, T, F, I, J> {
+impl<T: Real, F: Fn([T; I], [T; J]) -> T + Copy, const I: usize, const J: usize> Kernel<T>
+    for MapColumns<'_, T, F, I, J>
+{
     #[inline(always)]
     unsafe fn run<V: Vector<T = T>>(self) {
         let cols = self.vectors.first().map_or(self.to.len(), |v| v.len()).max(1);

@@ -6,8 +6,8 @@ use super::*;
 fn unary<T: Real>(
     op: &'static str,
     x: &Var<T>,
-    f: impl Fn(T) -> T + Sync,
-    df: impl Fn(T) -> T + Send + Sync + 'static,
+    f: impl Fn(T) -> T + Copy + Sync + Send,
+    df: impl Fn(T) -> T + Copy + Send + Sync + 'static,
     composite: impl Fn(&Var<T>) -> Var<T> + Send + Sync + 'static,
 ) -> Var<T> {
     let at = x.value().clone();
@@ -16,7 +16,15 @@ fn unary<T: Real>(
         x.value().map(f),
         &[x],
         move |x| composite(&x[0]),
-        || Box::new(move |g| vec![Some(g.zip(&at, |g, x| g * df(x)))]),
+        || {
+            Box::new(move |g| {
+                vec![Some(g.zip(
+                    &at,
+                    #[inline(always)]
+                    |g, x| g * df(x),
+                ))]
+            })
+        },
     )
 }
 
@@ -24,8 +32,8 @@ fn unary<T: Real>(
 fn piecewise<T: Real>(
     op: &'static str,
     x: &Var<T>,
-    f: impl Fn(T) -> T + Sync,
-    slope: impl Fn(T) -> T + Sync,
+    f: impl Fn(T) -> T + Copy + Sync + Send,
+    slope: impl Fn(T) -> T + Copy + Sync + Send,
 ) -> Var<T> {
     let at = x.value().clone();
     Var::op(op, x.value().map(f), &[x], || {
@@ -36,7 +44,7 @@ fn piecewise<T: Real>(
 
 /// max(x, 0); the derivative at zero is zero.
 pub fn relu<T: Real>(a: &Var<T>) -> Var<T> {
-    let value = a.value().map(|x| if x > T::ZERO { x } else { T::ZERO });
+    let value = a.value().map(move |x| if x > T::ZERO { x } else { T::ZERO });
     let at = value.clone();
     Var::op("relu", value, &[a], || Box::new(move |g| vec![Some(where_positive(g, &at))]))
 }
@@ -51,19 +59,27 @@ fn where_positive<T: Real>(a: &Var<T>, at: &Tensor<T>) -> Var<T> {
 /// eˣ
 pub fn exp<T: Real>(x: &Var<T>) -> Var<T> {
     let at = x.clone();
-    Var::op("exp", x.value().map(|x| x.quick_exp()), &[x], || Box::new(move |g| vec![Some(mul(g, &exp(&at)))]))
+    Var::op(
+        "exp",
+        x.value().map(
+            #[inline(always)]
+            |x| x.quick_exp(),
+        ),
+        &[x],
+        || Box::new(move |g| vec![Some(mul(g, &exp(&at)))]),
+    )
 }
 
 /// ln x
 pub fn log<T: Real>(x: &Var<T>) -> Var<T> {
     let at = x.clone();
-    Var::op("log", x.value().map(|x| x.ln()), &[x], || Box::new(move |g| vec![Some(div(g, &at))]))
+    Var::op("log", x.value().map(move |x| x.ln()), &[x], || Box::new(move |g| vec![Some(div(g, &at))]))
 }
 
 /// √x
 pub fn sqrt<T: Real>(x: &Var<T>) -> Var<T> {
     let at = x.clone();
-    Var::op("sqrt", x.value().map(|x| x.sqrt()), &[x], || {
+    Var::op("sqrt", x.value().map(move |x| x.sqrt()), &[x], || {
         Box::new(move |g| vec![Some(scale(&div(g, &sqrt(&at)), 0.5))])
     })
 }
@@ -72,7 +88,7 @@ pub fn sqrt<T: Real>(x: &Var<T>) -> Var<T> {
 pub fn pow<T: Real>(x: &Var<T>, p: f64) -> Var<T> {
     let at = x.clone();
     let whole = p.fract() == 0.0 && p.abs() < 1024.0;
-    let power = |x: T| if whole { x.powi(p as i32) } else { x.powf(T::of(p)) };
+    let power = move |x: T| if whole { x.powi(p as i32) } else { x.powf(T::of(p)) };
     // The derivative of x⁰ and x¹ must not meet 0 · ∞ at zero.
     let slope = move |x: &Var<T>| match p {
         0.0 => Var::constant(Tensor::zeros(x.shape())),
@@ -90,7 +106,10 @@ pub fn abs<T: Real>(x: &Var<T>) -> Var<T> {
 /// tanh x
 pub fn tanh<T: Real>(x: &Var<T>) -> Var<T> {
     let at = x.clone();
-    let value = x.value().map(|x| x.quick_tanh());
+    let value = x.value().map(
+        #[inline(always)]
+        |x| x.quick_tanh(),
+    );
     Var::op("tanh", value, &[x], || Box::new(move |g| vec![Some(mul(g, &shift(&neg(&square(&tanh(&at))), 1.0)))]))
 }
 
@@ -115,7 +134,7 @@ pub fn sigmoid<T: Real>(x: &Var<T>) -> Var<T> {
 /// ln(1 + eˣ)
 pub fn softplus<T: Real>(x: &Var<T>) -> Var<T> {
     let at = x.clone();
-    let f = |x: T| (if x > T::ZERO { x } else { T::ZERO }) + (-x.abs()).exp().ln_1p();
+    let f = move |x: T| (if x > T::ZERO { x } else { T::ZERO }) + (-x.abs()).exp().ln_1p();
     Var::op("softplus", x.value().map(f), &[x], || Box::new(move |g| vec![Some(mul(g, &sigmoid(&at)))]))
 }
 
@@ -141,24 +160,31 @@ pub fn cdf<T: Real>(x: &Var<T>) -> Var<T> {
 
 /// x Φ(x), the exact GELU (Hendrycks & Gimpel 2016, arXiv:1606.08415).
 pub fn gelu<T: Real>(x: &Var<T>) -> Var<T> {
-    let slope = |x: T| normal_cdf(x) + x * normal_pdf(x);
-    unary("gelu", x, |x| x * normal_cdf(x), slope, |x| mul(x, &cdf(x)))
+    unary(
+        "gelu",
+        x,
+        #[inline(always)]
+        |x| x * normal_cdf(x),
+        #[inline(always)]
+        |x| normal_cdf(x) + x * normal_pdf(x),
+        |x| mul(x, &cdf(x)),
+    )
 }
 
 /// GELU's approximation x/2 (1 + tanh(√(2/π) (x + 0.044715 x³))).
 pub fn gelu_tanh<T: Real>(x: &Var<T>) -> Var<T> {
     let c = (2.0 / std::f64::consts::PI).sqrt();
-    let inner = move |x: T| T::of(c) * (x + T::of(0.044715) * x * x * x);
-    let half = T::of(0.5);
-    let slope = move |x: T| {
-        let t = inner(x).quick_tanh();
-        half * (T::ONE + t) + half * x * (T::ONE - t * t) * T::of(c) * (T::ONE + T::of(3.0 * 0.044715) * x * x)
-    };
+    let (half, c1, c3) = (T::of(0.5), T::of(c), T::of(0.044715));
     unary(
         "gelu_tanh",
         x,
-        |x| half * x * (T::ONE + inner(x).quick_tanh()),
-        slope,
+        #[inline(always)]
+        move |x| half * x * (T::ONE + (c1 * (x + c3 * x * x * x)).quick_tanh()),
+        #[inline(always)]
+        move |x| {
+            let t = (c1 * (x + c3 * x * x * x)).quick_tanh();
+            half * (T::ONE + t) + half * x * (T::ONE - t * t) * c1 * (T::ONE + T::of(3.0) * c3 * x * x)
+        },
         move |x| {
             let u = scale(&add(x, &scale(&pow(x, 3.0), 0.044715)), c);
             scale(&mul(x, &shift(&tanh(&u), 1.0)), 0.5)
@@ -168,11 +194,18 @@ pub fn gelu_tanh<T: Real>(x: &Var<T>) -> Var<T> {
 
 /// x σ(x)
 pub fn silu<T: Real>(x: &Var<T>) -> Var<T> {
-    let slope = |x: T| {
-        let s = logistic(x);
-        s * (T::ONE + x * (T::ONE - s))
-    };
-    unary("silu", x, |x| x * logistic(x), slope, |x| mul(x, &sigmoid(x)))
+    unary(
+        "silu",
+        x,
+        #[inline(always)]
+        |x| x * logistic(x),
+        #[inline(always)]
+        |x| {
+            let s = logistic(x);
+            s * (T::ONE + x * (T::ONE - s))
+        },
+        |x| mul(x, &sigmoid(x)),
+    )
 }
 
 /// x, or `slope` x below zero.
@@ -184,7 +217,7 @@ pub fn leaky_relu<T: Real>(x: &Var<T>, slope: f64) -> Var<T> {
 /// x, or `alpha` (eˣ - 1) below zero.
 pub fn elu<T: Real>(x: &Var<T>, alpha: f64) -> Var<T> {
     let a = T::of(alpha);
-    let f = |x: T| if x > T::ZERO { x } else { a * x.exp_m1() };
+    let f = move |x: T| if x > T::ZERO { x } else { a * x.exp_m1() };
     let slope = move |x: T| if x > T::ZERO { T::ONE } else { a * x.quick_exp() };
     unary("elu", x, f, slope, move |x| {
         let below = clamp(x, f64::NEG_INFINITY, 0.0);

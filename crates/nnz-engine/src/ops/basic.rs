@@ -51,13 +51,13 @@ pub fn div<T: Real>(a: &Var<T>, b: &Var<T>) -> Var<T> {
 /// c a
 pub fn scale<T: Real>(a: &Var<T>, c: f64) -> Var<T> {
     let factor = T::of(c);
-    Var::op("scale", a.value().map(|x| x * factor), &[a], || Box::new(move |g| vec![Some(scale(g, c))]))
+    Var::op("scale", a.value().map(move |x| x * factor), &[a], || Box::new(move |g| vec![Some(scale(g, c))]))
 }
 
 /// a + c
 pub fn shift<T: Real>(a: &Var<T>, c: f64) -> Var<T> {
     let c = T::of(c);
-    Var::op("shift", a.value().map(|x| x + c), &[a], || Box::new(|g| vec![Some(g.clone())]))
+    Var::op("shift", a.value().map(move |x| x + c), &[a], || Box::new(|g| vec![Some(g.clone())]))
 }
 
 /// -a

@@ -81,7 +81,7 @@ pub(super) fn walk<const K: usize>(
 }
 
 /// `f` of every pair of values under broadcasting.
-pub(super) fn zip<T: Real>(a: &Tensor<T>, b: &Tensor<T>, f: impl Fn(T, T) -> T + Sync) -> Tensor<T> {
+pub(super) fn zip<T: Real>(a: &Tensor<T>, b: &Tensor<T>, f: impl Fn(T, T) -> T + Copy + Sync + Send) -> Tensor<T> {
     if a.shape() == b.shape() {
         return a.zip(b, f);
     }

@@ -442,12 +442,11 @@ impl Pass {
         let (k, nr) = (p.offsets.len() * p.depth, micros.cols());
         let count = cout.div_ceil(nr);
         let mut to = T::pool().take(self.groups * count * k * nr);
-        for (g, j) in (0..self.groups).flat_map(|g| (0..count).map(move |j| (g, j))) {
-            let n = nr.min(cout - j * nr);
+        for g in 0..self.groups {
             // SAFETY: the weight holds `[groups][k][cout]`; a panel k · nr numbers.
             unsafe {
-                let from = p.weight.as_ptr().wrapping_add(g * k * cout + j * nr);
-                pack(micros, from, 1, cout, n, nr, k, to[(g * count + j) * k * nr..].as_mut_ptr());
+                let from = p.weight.as_ptr().wrapping_add(g * k * cout);
+                pack(micros, from, 1, cout, cout, nr, k, to[g * count * k * nr..].as_mut_ptr());
             }
         }
         to

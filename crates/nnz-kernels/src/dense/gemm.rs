@@ -199,21 +199,17 @@ impl<T: Real> Block<T> {
                 // With k = 0 there is one empty pass, so that C gets its beginning.
                 for first_k in (0..k.max(1)).step_by(depth) {
                     let kc = depth.min(k - first_k);
-                    for j in (0..cols).step_by(nr) {
-                        let from = b.at(first_k, first_col + j);
-                        let to = packed_b[j * kc..].as_mut_ptr();
-                        // SAFETY: the panel lies in B; `packed_b` has kc · nr numbers for each panel.
-                        unsafe { pack(micros, from.at.get(), from.cs, from.rs, nr.min(cols - j), nr, kc, to) };
-                    }
+                    let from = b.at(first_k, first_col);
+                    // SAFETY: the columns lie in B; `packed_b` has kc · nr numbers for each panel.
+                    unsafe { pack(micros, from.at.get(), from.cs, from.rs, cols, nr, kc, packed_b.as_mut_ptr()) };
                     for first_row in (0..m).step_by(high) {
                         let rows = high.min(m - first_row);
                         if !direct {
-                            for i in (0..rows).step_by(mr) {
-                                let from = a.at(first_row + i, first_k);
-                                let to = packed_a[i * kc..].as_mut_ptr();
-                                // SAFETY: as above, mr rows a panel.
-                                unsafe { pack(micros, from.at.get(), from.rs, from.cs, mr.min(rows - i), mr, kc, to) };
-                            }
+                            let from = a.at(first_row, first_k);
+                            // SAFETY: as above, mr rows a panel.
+                            unsafe {
+                                pack(micros, from.at.get(), from.rs, from.cs, rows, mr, kc, packed_a.as_mut_ptr())
+                            };
                         }
                         for j in (0..cols).step_by(nr) {
                             let width = nr.min(cols - j);
@@ -242,10 +238,11 @@ impl<T: Real> Block<T> {
     }
 }
 
-/// `to[q * wide + i] = from[i * rs + q * cs]` for `n <= wide` rows and `k` columns; the rest of a line is zero.
+/// Cuts `n` rows of `k` numbers into panels of `wide` rows, one after the other: in panel p,
+/// `to[q * wide + i] = from[(p * wide + i) * rs + q * cs]`; zeros in the place of rows that are not there.
 ///
 /// # Safety
-/// The matrix `[n, k]` lies behind `from`; `k * wide` numbers behind `to`.
+/// The matrix `[n, k]` lies behind `from`; `k * wide` numbers a panel behind `to`.
 #[allow(clippy::too_many_arguments)]
 pub(crate) unsafe fn pack<T: Real>(
     micros: Micros,
@@ -257,11 +254,75 @@ pub(crate) unsafe fn pack<T: Real>(
     k: usize,
     to: *mut T,
 ) {
-    // SAFETY: the caller's contract; the instruction set is that of the micro-kernels.
-    unsafe { micros.isa().run(Pack { from, rs, cs, n, wide, k, to }) }
+    if rs == 1 {
+        // Along the rows of the source, over a few panels at a time.
+        let some = (256 / wide).max(1) * wide;
+        for i in (0..n).step_by(some) {
+            let n = some.min(n - i);
+            // SAFETY: the caller's contract; the instruction set is that of the micro-kernels.
+            unsafe { micros.isa().run(Copy { from: from.wrapping_add(i), cs, n, wide, k, to: to.add(i * k) }) }
+        }
+        return;
+    }
+    for i in (0..n).step_by(wide) {
+        let from = from.wrapping_add(i * rs);
+        // SAFETY: as above.
+        unsafe { micros.isa().run(Turn { from, rs, cs, n: wide.min(n - i), wide, k, to: to.add(i * k) }) }
+    }
 }
 
-struct Pack<T> {
+/// Panels from columns that lie side by side.
+struct Copy<T> {
+    from: *const T,
+    cs: usize,
+    n: usize,
+    wide: usize,
+    k: usize,
+    to: *mut T,
+}
+
+impl<T: Real> Kernel<T> for Copy<T> {
+    #[inline(always)]
+    unsafe fn run<V: Vector<T = T>>(self) {
+        let Self { from, cs, n, wide, k, to } = self;
+        let l = V::LANES;
+        // SAFETY: the contract of `pack`.
+        unsafe {
+            for q in 0..k {
+                let line = from.wrapping_add(q * cs);
+                // Lines lie too far apart for the machine to see them coming.
+                (0..n).step_by(64 / size_of::<T>()).for_each(|i| prefetch(line.wrapping_add(4 * cs + i)));
+                for first in (0..n).step_by(wide) {
+                    let (line, to) = (line.wrapping_add(first), to.add(first * k + q * wide));
+                    for i in (0..wide).step_by(l) {
+                        let have = (n - first).saturating_sub(i).min(l);
+                        let at = line.wrapping_add(i);
+                        let v = if have == l { V::load(at) } else { V::load_part(at, have) };
+                        if wide - i >= l { v.store(to.add(i)) } else { v.store_part(to.add(i), wide - i) }
+                    }
+                }
+            }
+        }
+    }
+}
+
+/// Most numbers in a square of registers.
+const SQUARE: usize = 256;
+
+/// Asks for a line of memory. Any address will do.
+#[inline(always)]
+fn prefetch<T>(at: *const T) {
+    #[cfg(target_arch = "x86_64")]
+    // SAFETY: prefetching reads nothing and never faults.
+    unsafe {
+        std::arch::x86_64::_mm_prefetch::<{ std::arch::x86_64::_MM_HINT_T0 }>(at.cast())
+    }
+    #[cfg(not(target_arch = "x86_64"))]
+    let _ = at;
+}
+
+/// One panel from rows that lie side by side, or from any matrix.
+struct Turn<T> {
     from: *const T,
     rs: usize,
     cs: usize,
@@ -271,37 +332,34 @@ struct Pack<T> {
     to: *mut T,
 }
 
-impl<T: Real> Kernel<T> for Pack<T> {
+impl<T: Real> Kernel<T> for Turn<T> {
     #[inline(always)]
     unsafe fn run<V: Vector<T = T>>(self) {
         let Self { from, rs, cs, n, wide, k, to } = self;
         let l = V::LANES;
         // SAFETY: the contract of `pack`.
         unsafe {
-            if rs == 1 {
-                for q in 0..k {
-                    for i in (0..wide).step_by(l) {
-                        let have = n.saturating_sub(i).min(l);
-                        let at = from.wrapping_add(q * cs + i);
-                        let v = if have == l { V::load(at) } else { V::load_part(at, have) };
-                        if wide - i >= l {
-                            v.store(to.add(q * wide + i))
-                        } else {
-                            v.store_part(to.add(q * wide + i), wide - i)
-                        }
+            // Squares turned in registers; those that are short of rows by way of a copy with room for all.
+            let whole_k = if cs == 1 { k / l * l } else { 0 };
+            for i in (0..n).step_by(l) {
+                let rows = l.min(n - i);
+                for q in (0..whole_k).step_by(l) {
+                    let (from, to) = (from.add(i * rs + q), to.add(q * wide + i));
+                    if rows == l {
+                        V::transpose(from, rs, to, wide);
+                        continue;
+                    }
+                    let (mut square, mut turned) = ([T::ZERO; SQUARE], [T::ZERO; SQUARE]);
+                    (0..rows).for_each(|r| V::load(from.add(r * rs)).store(square.as_mut_ptr().add(r * l)));
+                    V::transpose(square.as_ptr(), l, turned.as_mut_ptr(), l);
+                    for c in 0..l {
+                        V::load(turned.as_ptr().add(c * l)).store_part(to.add(c * wide), rows);
                     }
                 }
-                return;
             }
-            let (whole_n, whole_k) = if cs == 1 { (n / l * l, k / l * l) } else { (0, 0) };
-            for i in (0..whole_n).step_by(l) {
-                for q in (0..whole_k).step_by(l) {
-                    V::transpose(from.add(i * rs + q), rs, to.add(q * wide + i), wide);
-                }
-            }
-            // What is left of whole squares: along the rows of the source, whose steps are the short ones.
+            // What is left, along the rows of the source, whose steps are the short ones.
             for i in 0..n {
-                for q in if i < whole_n { whole_k } else { 0 }..k {
+                for q in whole_k..k {
                     *to.add(q * wide + i) = *from.add(i * rs + q * cs);
                 }
             }
