@@ -43,7 +43,7 @@ const FORMATS: [Format; 7] = [
     Format {
         name: "a table",
         extensions: &["csv", "tsv"],
-        options: &["target", "drop", "category"],
+        options: &["target", "drop", "category", "header"],
         read: table::read,
     },
     Format { name: "svmlight", extensions: &["svm", "svmlight", "libsvm"], options: &[], read: svmlight::read },
@@ -55,7 +55,7 @@ const FORMATS: [Format; 7] = [
 ];
 
 /// Every option a place may have.
-const OPTIONS: [&str; 8] = ["target", "drop", "category", "test", "labels", "context", "stride", "samples"];
+const OPTIONS: [&str; 9] = ["target", "drop", "category", "header", "test", "labels", "context", "stride", "samples"];
 
 /// Labelled rows of one file, before they are divided.
 #[derive(Debug)]
@@ -202,7 +202,7 @@ pub(super) fn load(place: &str, encoding: Option<&Encoding>) -> Result<Loaded> {
         return Err(content(place, format!("{why}; {those}")));
     }
     let mut parts = match encoding {
-        Some(known) => table::read_as(&path, known)?,
+        Some(known) => table::read_as(&path, known, &options)?,
         None => (format.read)(&path, &options, share)?,
     };
     if let Held::File(file) = held {
@@ -210,7 +210,7 @@ pub(super) fn load(place: &str, encoding: Option<&Encoding>) -> Result<Loaded> {
             return Err(content(place, "has a test part of its own; leave `test` out"));
         }
         let other = match &parts.encoding {
-            Some(found) => table::read_as(&file, found)?,
+            Some(found) => table::read_as(&file, found, &options)?,
             None => (format_of(&file)?.read)(&file, &options, 0.0)?,
         };
         parts.test = Some(other.train);
@@ -250,7 +250,7 @@ fn assemble(name: &str, parts: Parts, share: f64) -> Result<Loaded> {
                 let rows = train.labels.len();
                 return Err(content(
                     train.place,
-                    format!("{rows} rows are too few to hold {share} of them out; name a test file (test=FILE)"),
+                    format!("{rows} rows are too few to hold {share} of them out; name a test file (`--test FILE`)"),
                 ));
             }
             let take = |rows: &[usize]| Split {

@@ -99,19 +99,19 @@ struct Table<'a> {
 }
 
 pub(super) fn read(path: &Path, options: &Options, share: f64) -> Result<Parts> {
-    build(&Table::open(&path.display().to_string(), &|| Stream::open(path))?, options, share)
+    build(&Table::open(&path.display().to_string(), &|| Stream::open(path), header(options)?)?, options, share)
 }
 
 pub(super) fn parse(bytes: &[u8], place: &str, options: &Options) -> Result<Parts> {
     let open = || Stream::new(bytes).map_err(|e| content(place, e.to_string()));
-    build(&Table::open(place, &open)?, options, 0.2)
+    build(&Table::open(place, &open, header(options)?)?, options, 0.2)
 }
 
 /// Reads a table as another one was read.
-pub(super) fn read_as(path: &Path, encoding: &Encoding) -> Result<Parts> {
+pub(super) fn read_as(path: &Path, encoding: &Encoding, options: &Options) -> Result<Parts> {
     let place = path.display().to_string();
     let open = || Stream::open(path);
-    let table = Table::open(&place, &open)?;
+    let table = Table::open(&place, &open, header(options)?)?;
     let target = table.find(&encoding.target, "target")?;
     let part = table.part(encoding, target)?;
     Ok(Parts { encoding: Some(encoding.clone()), ..Parts::one(part) })
@@ -121,7 +121,7 @@ pub(super) fn read_as(path: &Path, encoding: &Encoding) -> Result<Parts> {
 pub(super) fn inputs(path: &Path, encoding: &Encoding) -> Result<(Inputs, usize)> {
     let place = path.display().to_string();
     let open = || Stream::open(path);
-    let table = Table::open(&place, &open)?;
+    let table = Table::open(&place, &open, None)?;
     let (values, rows, _) = table.values(encoding, |_, _| Ok(()))?;
     Ok((Inputs::Floats(values), rows))
 }
@@ -147,6 +147,24 @@ fn build(table: &Table, options: &Options, share: f64) -> Result<Parts> {
     table.fit(&mut encoding, &kept)?;
     let part = table.part(&encoding, target)?;
     Ok(Parts { encoding: Some(encoding), ..Parts::one(part) })
+}
+
+/// Whether the first line names the columns, where that was said.
+fn header(options: &Options) -> Result<Option<bool>> {
+    match options.get("header") {
+        None => Ok(None),
+        Some("yes") => Ok(Some(true)),
+        Some("no") => Ok(Some(false)),
+        Some(other) => Err(content(format!("header={other}"), "expected yes or no")),
+    }
+}
+
+/// Whether a table with these first two lines has names in the first: where a number follows a text, or where there is no
+/// number in it at all.
+fn names(first: &[String], second: Option<&Vec<String>>) -> bool {
+    let digits = |cell: &String| number(cell).is_some();
+    let turns = second.is_some_and(|s| first.iter().zip(s).any(|(a, b)| !digits(a) && digits(b)));
+    turns || !first.iter().any(digits)
 }
 
 /// The first names of a list, and how many more.
@@ -176,7 +194,7 @@ struct Seen {
 }
 
 impl<'a> Table<'a> {
-    fn open(place: &'a str, open: &'a dyn Fn() -> Result<Stream<'a>>) -> Result<Self> {
+    fn open(place: &'a str, open: &'a dyn Fn() -> Result<Stream<'a>>, header: Option<bool>) -> Result<Self> {
         let io = |e: std::io::Error| content(place, e.to_string());
         let mut first = Vec::new();
         BufReader::new(open()?).read_until(b'\n', &mut first).map_err(io)?;
@@ -185,16 +203,19 @@ impl<'a> Table<'a> {
         let delimiter = [b',', b';', b'\t'].into_iter().rev().max_by_key(|&d| count(d)).unwrap_or(b',');
         // In TSV a quotation mark is a character like any other.
         let mut table = Self { place, open, delimiter, quoting: delimiter != b'\t', names: Vec::new(), head: false };
-        let mut top = None;
+        let mut top: Vec<Vec<String>> = Vec::new();
         table.each(|_, cells| {
-            top = Some(cells.iter().map(|c| c.trim_start_matches('\u{feff}').to_string()).collect::<Vec<_>>());
-            Ok(false)
+            top.push(cells.iter().map(|c| c.trim_start_matches('\u{feff}').to_string()).collect());
+            Ok(top.len() < 2)
         })?;
-        let Some(top) = top else { return Err(content(place, "is empty; a table has at least a line of cells")) };
-        table.head = !top.iter().all(|c| number(c).is_some());
+        let mut top = top.into_iter();
+        let Some(first) = top.next() else {
+            return Err(content(place, "is empty; a table has at least a line of cells"));
+        };
+        table.head = header.unwrap_or_else(|| names(&first, top.next().as_ref()));
         table.names = match table.head {
-            true => top,
-            false => (1..=top.len()).map(|i| i.to_string()).collect(),
+            true => first,
+            false => (1..=first.len()).map(|i| i.to_string()).collect(),
         };
         let unique: BTreeSet<&String> = table.names.iter().collect();
         if table.head && unique.len() < table.names.len() {
@@ -275,7 +296,7 @@ impl<'a> Table<'a> {
         match missing(cell) {
             true => {
                 let why =
-                    format!("no value (`{cell}`); fill it in, take the row out, or leave the column out (drop=COL)");
+                    format!("no value (`{cell}`); fill it in, take the row out, or leave the column out (`?drop=COL`)");
                 Err(self.at(line, column, why))
             }
             false => Ok(cell),
@@ -330,7 +351,7 @@ impl<'a> Table<'a> {
                 Some((line, cell)) if !listed && seen.numbers * 10 >= rows * 9 => {
                     let why = format!(
                         "`{cell}` is no number, but {} of {rows} cells of this column are; mend it, or read all of them as \
-                         texts (category={name})",
+                         texts (`?category={name}`)",
                         seen.numbers
                     );
                     return Err(self.at(line, name, why));
@@ -339,7 +360,7 @@ impl<'a> Table<'a> {
             }
             if seen.texts.len() > MAX_TEXTS {
                 let why =
-                    format!("column `{name}` has more than {MAX_TEXTS} different texts; leave it out (drop={name})");
+                    format!("column `{name}` has more than {MAX_TEXTS} different texts; leave it out (`?drop={name}`)");
                 return Err(content(self.place, why));
             }
             Ok(Kind::Category { values: seen.texts.into_iter().collect() })
@@ -475,7 +496,7 @@ mod tests {
     fn mean_and_deviation_are_those_of_the_rows_asked_for() {
         let text: String = (0..10).map(|i| format!("{}\t{}\n", 1_600_000_000 + i, i % 2)).collect();
         let open = || Ok(Stream::new(text.as_bytes()).unwrap());
-        let table = Table::open("t", &open).unwrap();
+        let table = Table::open("t", &open, None).unwrap();
         assert_eq!((table.delimiter, table.head, table.names.len()), (b'\t', false, 2));
         let column = Column { name: "1".into(), kind: Kind::Number { mean: 0.0, std: 1.0 } };
         let mut e = Encoding { target: "2".into(), classes: vec!["0".into(), "1".into()], columns: vec![column] };
@@ -519,6 +540,22 @@ mod tests {
     }
 
     #[test]
+    fn names_are_told_from_values() {
+        let names = |text: &str, options: &[(&str, &str)]| {
+            let open = || Ok(Stream::new(text.as_bytes()).unwrap());
+            Table::open("t", &open, header(&self::options(options)).unwrap()).unwrap().names.join(" ")
+        };
+        assert_eq!(names("a,b,c\n1,2,x\n", &[]), "a b c");
+        assert_eq!(names("5.1,3.5,setosa\n4.9,3.0,setosa\n", &[]), "1 2 3");
+        assert_eq!(names("label,0,1\n7,0,255\n", &[]), "label 0 1");
+        assert_eq!(names("class,cap\np,x\n", &[]), "class cap");
+        assert_eq!(names("p,x\ne,x\n", &[("header", "no")]), "1 2");
+        assert_eq!(names("land,1990\nFrance,3\n", &[("header", "yes")]), "land 1990");
+        assert_eq!(names("1,2\n", &[]), "1 2");
+        assert!(header(&options(&[("header", "maybe")])).is_err());
+    }
+
+    #[test]
     fn another_table_is_read_by_the_first_ones_encoding() {
         let dir = tempfile::tempdir().unwrap();
         let put = |name: &str, text: &str| {
@@ -531,14 +568,14 @@ mod tests {
         let encoding = parts.encoding.unwrap();
         // Columns may stand in another order, and others may be there.
         let other = put("b.csv", "y,id,c,x\nyes,77,g,2\n");
-        let part = read_as(&other, &encoding).unwrap().train;
+        let part = read_as(&other, &encoding, &options(&[])).unwrap().train;
         let Inputs::Floats(first) = parts.train.inputs else { panic!() };
         assert_eq!((part.labels, part.inputs), (vec![1], Inputs::Floats(first[4..8].to_vec())));
-        let unknown = read_as(&put("c.csv", "x,c,y\n1,teal,no\n"), &encoding).unwrap_err().to_string();
+        let unknown = read_as(&put("c.csv", "x,c,y\n1,teal,no\n"), &encoding, &options(&[])).unwrap_err().to_string();
         assert!(unknown.contains("line 2, column `c`: `teal` does not occur"), "{unknown}");
-        let class = read_as(&put("d.csv", "x,c,y\n1,r,perhaps\n"), &encoding).unwrap_err().to_string();
+        let class = read_as(&put("d.csv", "x,c,y\n1,r,perhaps\n"), &encoding, &options(&[])).unwrap_err().to_string();
         assert!(class.contains("`perhaps` is none of the classes"), "{class}");
-        let lost = read_as(&put("e.csv", "x,y\n1,no\n"), &encoding).unwrap_err().to_string();
+        let lost = read_as(&put("e.csv", "x,y\n1,no\n"), &encoding, &options(&[])).unwrap_err().to_string();
         assert!(lost.contains("no column named `c`"), "{lost}");
         let (rows, n) = inputs(&put("f.csv", "x,c\n2,g\n"), &encoding).unwrap();
         assert_eq!((rows, n), (Inputs::Floats(first[4..8].to_vec()), 1));
