@@ -152,6 +152,30 @@ def main():
             optimizer.step()
         CASES[name] = {"tensors": {"start": pack(start), **{f"g{i}": pack(g) for i, g in enumerate(gradients)}}, "output": pack(p)}
 
+    # Added later: behind the others, whose random numbers stay as they were.
+    def transform(f):
+        return lambda x: torch.view_as_real(f(torch.view_as_complex(x.contiguous())))
+
+    case("fft", transform(torch.fft.fft), x=r(2, 5, 2))
+    case("fft_inverse", transform(lambda z: torch.fft.ifft(z, norm="forward")), x=r(2, 6, 2))
+    case("rfft", lambda x: torch.view_as_real(torch.fft.rfft(x)), x=r(2, 7))
+    case("irfft_odd", lambda x: torch.fft.irfft(torch.view_as_complex(x.contiguous()), n=5), x=r(2, 3, 2))
+    case("irfft_even", lambda x: torch.fft.irfft(torch.view_as_complex(x.contiguous()), n=6), x=r(2, 4, 2))
+
+    def sequence(layer):
+        def run(x, wx, bx, wh, bh):
+            weights = dict(weight_ih_l0=wx, bias_ih_l0=bx, weight_hh_l0=wh, bias_hh_l0=bh)
+            return torch.func.functional_call(layer(3, 2, batch_first=True), weights, (x,))[0]
+        return run
+
+    case("rnn_layer", sequence(torch.nn.RNN), constant=("bh",), x=r(2, 4, 3), wx=r(2, 3), bx=r(2), wh=r(2, 2), bh=torch.zeros(2))
+    case("lstm_layer", sequence(torch.nn.LSTM), constant=("bh",), x=r(2, 4, 3), wx=r(8, 3), bx=r(8), wh=r(8, 2), bh=torch.zeros(8))
+    case("gru_layer", sequence(torch.nn.GRU), x=r(2, 4, 3), wx=r(6, 3), bx=r(6), wh=r(6, 2), bh=r(6))
+    case("conv_transposed1d", lambda x, w, b: last(F.conv_transpose1d(
+        first(x), kernel(w, 3, 4), b, stride=3, padding=1, output_padding=2, dilation=2)), x=r(2, 4, 2), w=r(2, 12), b=r(3))
+    case("conv_transposed3d", lambda x, w, b: last(F.conv_transpose3d(first(x), kernel(w, 3, 2, 2, 2), b, stride=2)),
+         x=r(1, 2, 1, 2, 2), w=r(2, 24), b=r(3))
+
     path = pathlib.Path(__file__).with_name("ops.json")
     lines = ",\n".join(f"{json.dumps(k)}: {json.dumps(v, separators=(',', ':'))}" for k, v in CASES.items())
     path.write_text("{\n" + lines + "\n}\n")

@@ -12,9 +12,9 @@ const STEPS: usize = 7;
 
 fn main() {
     let rows = 2048;
-    let split = |rows: usize| Split {
-        inputs: Inputs::Bytes((0..rows * 784).map(|i| ((i * 2_654_435_761) >> 7) as u8).collect()),
-        labels: (0..rows as u32).map(|r| r % 10).collect(),
+    let split = |rows: usize| {
+        let bytes = (0..rows * 784).map(|i| ((i * 2_654_435_761) >> 7) as u8).collect();
+        Split::new(Inputs::Bytes(bytes), (0..rows as u32).map(|r| r % 10).collect())
     };
     let classes = (0..10).map(|c| c.to_string()).collect();
     let data = Dataset::new("noise", [1, 28, 28], classes, split(rows), split(16), "noise".into()).expect("sound data");

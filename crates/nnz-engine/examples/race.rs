@@ -47,8 +47,7 @@ fn main() {
         let started = Instant::now();
         let leaves: Vec<Var<f32>> = model.params.iter().map(|p| Var::leaf(p.value.clone())).collect();
         let pass = Pass { mode: Mode::Train { seed: 0, step }, ..Pass::default() };
-        let (logits, statistics) =
-            model.forward(&Var::constant(input.clone()), &leaves, pass).expect("inputs that fit");
+        let (logits, effects) = model.forward(&Var::constant(input.clone()), &leaves, pass).expect("inputs that fit");
         let loss = ops::cross_entropy(&logits, &labels);
         drop(logits);
         losses.push(loss.value().data()[0]);
@@ -60,7 +59,7 @@ fn main() {
                 optimizer.update(i, param, gradient, rule.lr(), step + 1);
             }
         }
-        model.absorb(&statistics);
+        model.absorb(&effects.statistics);
         times.push(1e3 * started.elapsed().as_secs_f64());
     }
     let status = std::fs::read_to_string("/proc/self/status").unwrap_or_default();

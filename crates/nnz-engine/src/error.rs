@@ -30,7 +30,7 @@ pub enum Error {
         loss: f64,
         /// The optimizer step.
         step: u64,
-        /// ", first in layer `x`" or empty.
+        /// Where numbers first stopped being finite, as the end of the sentence.
         layer: String,
     },
     /// Two choices that exclude each other.

@@ -7,11 +7,13 @@
 
 use crate::data::Normalization;
 use crate::{
-    Error, Layout, Model, ModelSpec, Optimizer, OptimizerSpec, Param, Position, Result, Role, Storage, Tensor,
+    Average, Dtype, Error, Frame, Layout, Model, ModelSpec, Optimizer, OptimizerSpec, Param, Position, Result, Role,
+    Storage, Task, Tensor,
 };
+use half::bf16;
 use nnz_core::{Shape, Topology};
 use nnz_kernels::Real;
-use safetensors::tensor::{Dtype, SafeTensors, TensorView};
+use safetensors::tensor::{Dtype as FileDtype, SafeTensors, TensorView};
 use serde::{Deserialize, Serialize};
 use std::collections::{BTreeMap, HashMap};
 use std::io::Write;
@@ -24,7 +26,7 @@ pub struct Header {
     pub model: ModelSpec,
     /// How inputs are normalized.
     pub normalization: Normalization,
-    /// Class names.
+    /// Class names, or names of the targets.
     pub classes: Vec<String>,
     /// The data it was trained on.
     pub data: String,
@@ -35,6 +37,22 @@ pub struct Header {
     /// How the columns of a table became inputs, see [`crate::data::Dataset::encoding`].
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub encoding: Option<serde_json::Value>,
+    /// What the network is for.
+    #[serde(default, skip_serializing_if = "Task::is_default")]
+    pub task: Task,
+    /// Mean and standard deviation of each target: an output times the second plus the first is in the target's units.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub scales: Vec<[f32; 2]>,
+    /// How weights and tables are written.
+    #[serde(default, skip_serializing_if = "Dtype::is_default")]
+    pub dtype: Dtype,
+}
+
+impl Header {
+    /// How rows become inputs and goals.
+    pub fn frame(&self) -> Frame {
+        Frame { task: self.task, normalization: self.normalization, scales: self.scales.clone() }
+    }
 }
 
 /// How weights with zeros are written.
@@ -67,34 +85,49 @@ struct CheckpointHeader {
     /// Hash of everything that determines the run.
     run: String,
     optimizer: OptimizerSpec,
+    #[serde(default)]
+    average: bool,
     position: Position,
 }
 
+/// What [`load_checkpoint`] found.
+pub(crate) struct Checkpoint<T> {
+    pub model: Model<T>,
+    pub optimizer: Optimizer<T>,
+    pub average: Option<Average<T>>,
+    pub position: Position,
+}
+
 struct Out {
-    tensors: Vec<(String, Dtype, Vec<usize>, Vec<u8>)>,
+    tensors: Vec<(String, FileDtype, Vec<usize>, Vec<u8>)>,
     layout: BTreeMap<String, String>,
 }
 
 impl Out {
-    fn real<T: Real>(&mut self, name: String, shape: Vec<usize>, values: &[T]) {
+    fn real<T: Real>(&mut self, name: String, shape: Vec<usize>, values: &[T], narrow: bool) {
         let (dtype, bytes) = match size_of::<T>() {
-            4 => (Dtype::F32, values.iter().flat_map(|v| (v.f64() as f32).to_le_bytes()).collect()),
-            _ => (Dtype::F64, values.iter().flat_map(|v| v.f64().to_le_bytes()).collect()),
+            _ if narrow => {
+                (FileDtype::BF16, values.iter().flat_map(|v| bf16::from_f64(v.f64()).to_le_bytes()).collect())
+            }
+            4 => (FileDtype::F32, values.iter().flat_map(|v| (v.f64() as f32).to_le_bytes()).collect()),
+            _ => (FileDtype::F64, values.iter().flat_map(|v| v.f64().to_le_bytes()).collect()),
         };
         self.tensors.push((name, dtype, shape, bytes));
     }
 
     fn index(&mut self, name: String, numbers: impl Iterator<Item = u32>) {
         let bytes: Vec<u8> = numbers.flat_map(|n| n.to_le_bytes()).collect();
-        self.tensors.push((name, Dtype::U32, vec![bytes.len() / 4], bytes));
+        self.tensors.push((name, FileDtype::U32, vec![bytes.len() / 4], bytes));
     }
 
-    fn model<T: Real>(&mut self, model: &Model<T>, packing: Packing) -> Result<()> {
+    fn model<T: Real>(&mut self, model: &Model<T>, packing: Packing, dtype: Dtype) -> Result<()> {
         for p in &model.params {
             let name = p.shape.name.clone();
-            let packed = 8 * p.nnz() + 4 * (p.shape.rows + 1);
+            let narrow = dtype.rounds(p.role);
+            let each = if narrow { 2 } else { 4 };
+            let packed = (4 + each) * p.nnz() + 4 * (p.shape.rows + 1);
             let packing = match packing {
-                Packing::Smallest if packed < 4 * p.shape.len() => Packing::Csr,
+                Packing::Smallest if packed < each * p.shape.len() => Packing::Csr,
                 Packing::Smallest => Packing::Dense,
                 chosen => chosen,
             };
@@ -104,12 +137,12 @@ impl Out {
             };
             match (&p.layout, packing) {
                 (Layout::Dense | Layout::Masked(_), Packing::Dense) | (Layout::Dense, Packing::Csr) => {
-                    self.real(name, shape, p.value.data());
+                    self.real(name, shape, p.value.data(), narrow);
                 }
                 (Layout::Sparse(c), Packing::Dense) => {
                     let mut all = vec![T::ZERO; p.shape.len()];
                     c.topology.positions().zip(p.value.data()).for_each(|(i, &v)| all[i as usize] = v);
-                    self.real(name, shape, &all);
+                    self.real(name, shape, &all, narrow);
                 }
                 (_, Packing::Csr | Packing::Smallest) => {
                     let topology = p.topology();
@@ -119,7 +152,7 @@ impl Out {
                     self.index(format!("{name}.crow_indices"), topology.starts().iter().map(|&s| s as u32));
                     self.index(format!("{name}.col_indices"), topology.columns().iter().copied());
                     let values = p.entries(&p.value);
-                    self.real(format!("{name}.values"), vec![values.len()], &values);
+                    self.real(format!("{name}.values"), vec![values.len()], &values, narrow);
                 }
             }
         }
@@ -161,28 +194,36 @@ pub fn write_atomically(path: &Path, bytes: &[u8]) -> Result<()> {
 /// Writes a model.
 pub fn save_model<T: Real>(path: &Path, model: &Model<T>, header: &Header, packing: Packing) -> Result<()> {
     let mut out = Out { tensors: Vec::new(), layout: BTreeMap::new() };
-    out.model(model, packing)?;
+    out.model(model, packing, header.dtype)?;
     out.write(path, header, None)
 }
 
 /// Writes everything a training needs to go on bit for bit. `run` names the run it belongs to.
-pub fn save_checkpoint<T: Real>(
+pub(crate) fn save_checkpoint<T: Real>(
     path: &Path,
     model: &Model<T>,
     header: &Header,
     optimizer: &Optimizer<T>,
+    average: Option<&Average<T>>,
     position: &Position,
     run: &str,
 ) -> Result<()> {
     let mut out = Out { tensors: Vec::new(), layout: BTreeMap::new() };
-    out.model(model, Packing::Csr)?;
-    for (param, slots) in model.params.iter().zip(&optimizer.state) {
-        for (i, slot) in slots.iter().enumerate() {
-            let entries = param.entries(slot);
-            out.real(format!("optimizer.{}.{i}", param.shape.name), vec![entries.len()], &entries);
+    out.model(model, Packing::Csr, Dtype::Native)?;
+    for (i, param) in model.params.iter().enumerate() {
+        let mut state = |name: String, tensor: &Tensor<T>| {
+            let entries = param.entries(tensor);
+            out.real(name, vec![entries.len()], &entries, false);
+        };
+        for (k, slot) in optimizer.state[i].iter().enumerate() {
+            state(format!("optimizer.{}.{k}", param.shape.name), slot);
+        }
+        if let Some(average) = average {
+            state(format!("average.{}", param.shape.name), &average.values()[i]);
         }
     }
-    let checkpoint = CheckpointHeader { run: run.into(), optimizer: optimizer.spec, position: position.clone() };
+    let (optimizer, average) = (optimizer.spec, average.is_some());
+    let checkpoint = CheckpointHeader { run: run.into(), optimizer, average, position: position.clone() };
     out.write(path, header, Some(checkpoint))
 }
 
@@ -212,7 +253,16 @@ impl<'a> In<'a> {
         }
         let Metadata { header, layout, checkpoint, .. } =
             serde_json::from_value(document).map_err(|e| fail(format!("metadata `nnz`: {e}")))?;
-        header.model.check(header.classes.len()).map_err(|why| fail(format!("model in the header: {why}")))?;
+        let outputs = header.task.outputs(header.classes.len(), header.model.input);
+        let scales = if header.task == Task::Regression { header.classes.len() } else { 0 };
+        let sound = |s: &[f32; 2]| s[0].is_finite() && s[1] > 0.0 && s[1].is_finite();
+        if header.scales.len() != scales || !header.scales.iter().all(sound) {
+            return Err(fail(format!(
+                "{} scales in the header, expected {scales} that are numbers",
+                header.scales.len()
+            )));
+        }
+        header.model.check(outputs).map_err(|why| fail(format!("model in the header: {why}")))?;
         Ok(Self { path, tensors, header, layout, checkpoint })
     }
 
@@ -227,15 +277,18 @@ impl<'a> In<'a> {
     fn real<T: Real>(&self, name: &str, len: usize) -> Result<Vec<T>> {
         let t = self.tensor(name)?;
         let values: Vec<T> = match t.dtype() {
-            Dtype::F32 => {
+            FileDtype::BF16 => {
+                t.data().chunks_exact(2).map(|b| T::of(bf16::from_le_bytes([b[0], b[1]]).to_f64())).collect()
+            }
+            FileDtype::F32 => {
                 let word = |b: &[u8]| f32::from_le_bytes([b[0], b[1], b[2], b[3]]);
                 t.data().chunks_exact(4).map(|b| T::of(f64::from(word(b)))).collect()
             }
-            Dtype::F64 => {
+            FileDtype::F64 => {
                 let word = |b: &[u8]| f64::from_le_bytes([b[0], b[1], b[2], b[3], b[4], b[5], b[6], b[7]]);
                 t.data().chunks_exact(8).map(|b| T::of(word(b))).collect()
             }
-            other => return Err(self.fail(format!("tensor `{name}` has type {other:?}, expected F32 or F64"))),
+            other => return Err(self.fail(format!("tensor `{name}` has type {other:?}, expected F32, F64 or BF16"))),
         };
         match values.len() == len {
             true => Ok(values),
@@ -246,7 +299,9 @@ impl<'a> In<'a> {
     fn index(&self, name: &str) -> Result<Vec<u32>> {
         let t = self.tensor(name)?;
         match t.dtype() {
-            Dtype::U32 => Ok(t.data().chunks_exact(4).map(|b| u32::from_le_bytes([b[0], b[1], b[2], b[3]])).collect()),
+            FileDtype::U32 => {
+                Ok(t.data().chunks_exact(4).map(|b| u32::from_le_bytes([b[0], b[1], b[2], b[3]])).collect())
+            }
             other => Err(self.fail(format!("tensor `{name}` has type {other:?}, expected U32"))),
         }
     }
@@ -304,12 +359,14 @@ pub fn parse_model<T: Real>(bytes: &[u8], path: &Path, storage: Storage) -> Resu
     Ok((file.model(storage)?, file.header))
 }
 
+/// Whether a file is a checkpoint of `run`.
+pub fn is_checkpoint(path: &Path, run: &str) -> bool {
+    let of_run = |bytes: Vec<u8>| Some(In::parse(path, &bytes).ok()?.checkpoint?.run == run);
+    read(path).ok().and_then(of_run).unwrap_or(false)
+}
+
 /// Reads a checkpoint of `run`; another run's is refused.
-pub fn load_checkpoint<T: Real>(
-    path: &Path,
-    storage: Storage,
-    run: &str,
-) -> Result<(Model<T>, Optimizer<T>, Position)> {
+pub(crate) fn load_checkpoint<T: Real>(path: &Path, storage: Storage, run: &str) -> Result<Checkpoint<T>> {
     let bytes = read(path)?;
     let file = In::parse(path, &bytes)?;
     let Some(checkpoint) = &file.checkpoint else { return Err(file.fail("a model, not a checkpoint")) };
@@ -321,19 +378,30 @@ pub fn load_checkpoint<T: Real>(
         )));
     }
     let model: Model<T> = file.model(storage)?;
+    if checkpoint.optimizer.slots() > file.tensors.len() {
+        let slots = checkpoint.optimizer.slots();
+        return Err(file.fail(format!("an optimizer with {slots} vectors a parameter, which are not there")));
+    }
     let mut optimizer = Optimizer::new(checkpoint.optimizer, &model.params);
-    for (param, slots) in model.params.iter().zip(&mut optimizer.state) {
-        for (i, slot) in slots.iter_mut().enumerate() {
-            let entries = file.real(&format!("optimizer.{}.{i}", param.shape.name), param.nnz())?;
+    let mut average = checkpoint.average.then(|| Average::new(&model.params));
+    for (i, param) in model.params.iter().enumerate() {
+        let state = |name: String, tensor: &mut Tensor<T>| -> Result<()> {
+            let entries = file.real(&name, param.nnz())?;
             match &param.layout {
                 Layout::Masked(m) => {
-                    let out = slot.data_mut();
+                    let out = tensor.data_mut();
                     m.positions().zip(entries).for_each(|(p, v)| out[p] = v);
                 }
-                _ => slot.data_mut().copy_from_slice(&entries),
+                _ => tensor.data_mut().copy_from_slice(&entries),
             }
+            Ok(())
+        };
+        for (k, slot) in optimizer.state[i].iter_mut().enumerate() {
+            state(format!("optimizer.{}.{k}", param.shape.name), slot)?;
+        }
+        if let Some(average) = &mut average {
+            state(format!("average.{}", param.shape.name), &mut average.values_mut()[i])?;
         }
     }
-    let position = checkpoint.position.clone();
-    Ok((model, optimizer, position))
+    Ok(Checkpoint { model, optimizer, average, position: checkpoint.position.clone() })
 }

@@ -12,21 +12,23 @@ pub mod ops;
 mod optim;
 mod param;
 mod spec;
+mod step;
 pub mod tape;
+mod task;
 mod tensor;
 mod train;
 
 pub use derivatives::Taps;
 pub use error::{Error, Result};
-pub use layers::{Init, LayerSpec, Mode, ParamSpec, Role};
+pub use layers::{Cache, Effects, Init, LayerSpec, Mode, ParamSpec, Role};
 pub use lbfgs::{LbfgsOptions, lbfgs};
 pub use model::{Model, Pass};
 pub use nnz_kernels::Real;
 pub use optim::{Average, LrSchedule, Optimizer, OptimizerSpec, clip_by_norm};
 pub use param::{Connections, Layout, Moved, Param, SPARSE_BELOW, Storage};
 pub use spec::{KNOWN, ModelSpec};
+pub use step::prune;
 pub use tape::Var;
+pub use task::{Evaluation, Frame, Task, evaluate};
 pub use tensor::Tensor;
-pub use train::{
-    EpochRecord, Evaluation, Position, Progress, TrainSpec, Trainer, evaluate, prunable, prune, steps_per_epoch,
-};
+pub use train::{Dtype, EpochRecord, Position, Progress, TrainSpec, Trainer, prunable, steps_per_epoch};

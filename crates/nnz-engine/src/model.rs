@@ -1,4 +1,4 @@
-use crate::layers::{Context, Mode, Statistics};
+use crate::layers::{Cache, Context, Effects, Mode, Statistics, chain_causal};
 use crate::ops::{self, ZeroProbe};
 use crate::{Error, ModelSpec, Param, Result, Role, Storage, Taps, Tensor, Var};
 use nnz_core::Topology;
@@ -23,12 +23,15 @@ pub struct Pass<'a, T> {
     pub probes: &'a [Option<Arc<ZeroProbe>>],
     /// Activations to read or replace.
     pub taps: Option<&'a Taps<T>>,
+    /// What a causal network has seen before: then the input may be any next part of the sequence, `[batch, positions ·
+    /// channels]`.
+    pub cache: Option<&'a Cache<T>>,
 }
 
 impl<T> Default for Pass<'_, T> {
-    /// Use, without probes and taps.
+    /// Use, without probes, taps and cache.
     fn default() -> Self {
-        Self { mode: Mode::Use, probes: &[], taps: None }
+        Self { mode: Mode::Use, probes: &[], taps: None, cache: None }
     }
 }
 
@@ -56,22 +59,20 @@ impl<T: Real> Model<T> {
         Ok(Self { spec: spec.clone(), params })
     }
 
-    /// Output of inputs `[batch, ..]`, and the statistics of the batch where layers keep running ones. `leaves` holds the
-    /// values of `params` on the tape. Refuses names of taps that no layer has, and inputs that are no tokens where
-    /// tokens are needed.
-    pub fn forward(
-        &self,
-        input: &Var<T>,
-        leaves: &[Var<T>],
-        pass: Pass<'_, T>,
-    ) -> Result<(Var<T>, Vec<Statistics<T>>)> {
+    /// Output of inputs `[batch, ..]`, and what the layers give besides. `leaves` holds the values of `params` on the tape.
+    /// Refuses names of taps that no layer has, inputs that are no tokens where tokens are needed, and parts of a sequence
+    /// where a layer looks ahead.
+    pub fn forward(&self, input: &Var<T>, leaves: &[Var<T>], pass: Pass<'_, T>) -> Result<(Var<T>, Effects<T>)> {
         if let Some(taps) = pass.taps {
             taps.check(&self.spec.taps())?;
         }
         if leaves.len() != self.params.len() {
             return Err(Error::Refused(format!("{} values for {} parameters", leaves.len(), self.params.len())));
         }
-        let [c, h, w] = self.spec.input;
+        let [c, h, w] = match pass.cache {
+            Some(cache) => self.part(input, cache)?,
+            None => self.spec.input,
+        };
         let (batch, features) = (input.shape().first().copied().unwrap_or(0), c * h * w);
         if input.value().len() != batch * features {
             let shape = input.shape();
@@ -80,7 +81,28 @@ impl<T: Real> Model<T> {
         let x = ops::reshape(input, &[batch, h, w, c]);
         let mut context = Context::new(&self.params, leaves, pass);
         let output = context.chain("", &self.spec.layers, x)?;
+        if let Some(cache) = pass.cache {
+            cache.advance(batch, w);
+        }
         Ok((output, context.finish()))
+    }
+
+    /// Extents of the next part of a sequence.
+    fn part(&self, input: &Var<T>, cache: &Cache<T>) -> Result<[usize; 3]> {
+        let refuse = |why: String| Err(Error::Refused(why));
+        let [c, h, w] = self.spec.input;
+        if let Err(why) = chain_causal(&self.spec.layers, &[h, w, c]) {
+            return refuse(format!("{} cannot be run in parts: {why}", self.spec.name));
+        }
+        let (batch, row) = input.value().rows_cols();
+        if (cache.seen() > 0 && batch != cache.batch()) || h != 1 || row == 0 || row % c != 0 {
+            let shape = input.shape();
+            return refuse(format!("an input of shape {shape:?} does not continue {} sequences", cache.batch()));
+        }
+        match cache.seen() + row / c <= w {
+            true => Ok([c, 1, row / c]),
+            false => refuse(format!("position {} of a network that takes {w}", cache.seen() + row / c)),
+        }
     }
 
     /// Moves running statistics towards those of a batch.

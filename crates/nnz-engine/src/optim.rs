@@ -45,6 +45,14 @@ pub enum OptimizerSpec {
         /// λ
         weight_decay: f64,
     },
+    /// Limited-memory BFGS (Liu & Nocedal 1989): one iteration with its line search on the loss of each batch, so that it
+    /// makes sense where a batch is the whole data, or most of it. Takes no learning rate and no schedule.
+    Lbfgs {
+        /// Steps remembered; each takes two vectors of state.
+        memory: usize,
+        /// λ of ½ λ |w|² added to the loss.
+        weight_decay: f64,
+    },
 }
 
 impl OptimizerSpec {
@@ -63,10 +71,16 @@ impl OptimizerSpec {
         Self::AdamW { lr, beta1: 0.9, beta2: 0.999, epsilon: 1e-8, weight_decay: 0.01 }
     }
 
+    /// L-BFGS that remembers ten steps.
+    pub fn lbfgs() -> Self {
+        Self::Lbfgs { memory: 10, weight_decay: 0.0 }
+    }
+
     /// The learning rate before any schedule.
     pub fn lr(&self) -> f64 {
         match *self {
             Self::Sgd { lr, .. } | Self::Adam { lr, .. } | Self::AdamW { lr, .. } => lr,
+            Self::Lbfgs { .. } => 1.0,
         }
     }
 
@@ -76,6 +90,7 @@ impl OptimizerSpec {
             Self::Sgd { momentum: 0.0, .. } => 0,
             Self::Sgd { .. } => 1,
             Self::Adam { .. } | Self::AdamW { .. } => 2,
+            Self::Lbfgs { memory, .. } => 2 * memory,
         }
     }
 }
@@ -168,6 +183,8 @@ impl<T: Real> Optimizer<T> {
                     ),
                 }
             }
+            // The trainer's, which can ask for the loss at other values.
+            (OptimizerSpec::Lbfgs { .. }, ..) => {}
             (
                 OptimizerSpec::Adam { beta1, beta2, epsilon, weight_decay, .. }
                 | OptimizerSpec::AdamW { beta1, beta2, epsilon, weight_decay, .. },
@@ -215,32 +232,31 @@ pub fn clip_by_norm<T: Real>(gradients: &mut [Tensor<T>], limit: f64) -> f64 {
     norm
 }
 
-/// An exponential moving average of values that keep their layout: a ← d a + (1 - d) w.
-#[derive(Clone, Debug)]
-pub struct Average<T> {
-    decay: f64,
-    values: Vec<Tensor<T>>,
-}
+/// An exponential moving average of values: a ← d a + (1 - d) w.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Average<T>(Vec<Tensor<T>>);
 
 impl<T: Real> Average<T> {
     /// Starts at the values of `params`.
-    pub fn new(decay: f64, params: &[Param<T>]) -> Self {
-        Self { decay, values: params.iter().map(|p| p.value.clone()).collect() }
+    pub fn new(params: &[Param<T>]) -> Self {
+        Self(params.iter().map(|p| p.value.clone()).collect())
     }
 
-    /// Moves towards the values of `params`. A parameter whose number of entries changed starts afresh.
-    pub fn update(&mut self, params: &[Param<T>]) {
-        let (keep, take) = (T::of(self.decay), T::of(1.0 - self.decay));
-        for (a, p) in self.values.iter_mut().zip(params) {
-            match a.shape() == p.value.shape() {
-                true => a.data_mut().iter_mut().zip(p.value.data()).for_each(|(a, &w)| *a = keep * *a + take * w),
-                false => *a = p.value.clone(),
-            }
+    /// Moves towards the values of `params`, which lie as those it was made of.
+    pub fn update(&mut self, params: &[Param<T>], decay: f64) {
+        let (keep, take) = (T::of(decay), T::of(1.0 - decay));
+        for (a, p) in self.0.iter_mut().zip(params) {
+            a.data_mut().iter_mut().zip(p.value.data()).for_each(|(a, &w)| *a = keep * *a + take * w);
         }
     }
 
     /// The averages, in the order of the parameters.
     pub fn values(&self) -> &[Tensor<T>] {
-        &self.values
+        &self.0
+    }
+
+    /// The averages, to write.
+    pub fn values_mut(&mut self) -> &mut [Tensor<T>] {
+        &mut self.0
     }
 }

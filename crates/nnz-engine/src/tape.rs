@@ -34,6 +34,9 @@ pub enum TapeError {
     /// A gradient of a gradient through an op that has none.
     #[error("`{0}` is a fused op without a second derivative; build it from primitive ops to differentiate twice")]
     OnceOnly(&'static str),
+    /// An op whose backward closure leaves out a value that has a gradient.
+    #[error("the backward of `{0}` gives no gradient for one of its inputs")]
+    Missing(&'static str),
 }
 
 thread_local! { static RECORDING: Cell<bool> = const { Cell::new(true) } }
@@ -197,8 +200,11 @@ impl<T: Real> Var<T> {
                 if create_graph && !node.twice {
                     return Err(TapeError::OnceOnly(node.op));
                 }
-                for (parent, gradient) in node.parents.iter().zip(backward(&gradient)) {
-                    let (Some(parent), Some(gradient)) = (parent, gradient) else { continue };
+                let mut gradients = backward(&gradient).into_iter();
+                for parent in &node.parents {
+                    let gradient = gradients.next().flatten();
+                    let Some(parent) = parent else { continue };
+                    let Some(gradient) = gradient else { return Err(TapeError::Missing(node.op)) };
                     let sum = match pending.remove(&parent.id) {
                         Some((_, before)) if create_graph => ops::add(&before, &gradient),
                         Some((_, mut before)) => {

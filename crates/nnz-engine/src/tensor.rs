@@ -1,39 +1,5 @@
-use nnz_kernels::{Real, elementwise};
+use nnz_kernels::{Buffer, Real, elementwise};
 use std::sync::Arc;
-
-/// Numbers of a tensor, and the way back to the pool of their type.
-#[derive(Debug)]
-struct Buffer<T> {
-    data: Vec<T>,
-    give: fn(Vec<T>),
-}
-
-impl<T: Real> Buffer<T> {
-    /// Around numbers that the pool counts as used.
-    fn new(data: Vec<T>) -> Self {
-        Self { data, give: |data| T::pool().give(data) }
-    }
-}
-
-impl<T: Real> Clone for Buffer<T> {
-    fn clone(&self) -> Self {
-        let mut data = T::pool().take(self.data.len());
-        data.copy_from_slice(&self.data);
-        Self::new(data)
-    }
-}
-
-impl<T> Drop for Buffer<T> {
-    fn drop(&mut self) {
-        (self.give)(std::mem::take(&mut self.data));
-    }
-}
-
-impl<T: PartialEq> PartialEq for Buffer<T> {
-    fn eq(&self, other: &Self) -> bool {
-        self.data == other.data
-    }
-}
 
 /// A contiguous row-major array. Cloning shares the buffer; writing copies it first when it is shared.
 #[derive(Clone, Debug, PartialEq)]
@@ -49,15 +15,14 @@ impl<T: Real> Tensor<T> {
     /// When their number is not the shape's.
     pub fn new(shape: &[usize], data: Vec<T>) -> Self {
         assert_eq!(data.len(), shape.iter().product::<usize>(), "values do not fill shape {shape:?}");
-        T::pool().adopt(&data);
-        Self { data: Arc::new(Buffer::new(data)), shape: shape.to_vec() }
+        Self { data: Arc::new(data.into()), shape: shape.to_vec() }
     }
 
     /// Any values, to be overwritten: a buffer as its last user left it. `write` gets all of it.
     pub fn written(shape: &[usize], write: impl FnOnce(&mut [T])) -> Self {
-        let mut data = T::pool().take(shape.iter().product());
+        let mut data = Buffer::any(shape.iter().product());
         write(&mut data);
-        Self { data: Arc::new(Buffer::new(data)), shape: shape.to_vec() }
+        Self { data: Arc::new(data), shape: shape.to_vec() }
     }
 
     /// The same value everywhere.
@@ -77,22 +42,22 @@ impl<T: Real> Tensor<T> {
 
     /// Number of values.
     pub fn len(&self) -> usize {
-        self.data.data.len()
+        self.data.len()
     }
 
     /// Whether there are no values.
     pub fn is_empty(&self) -> bool {
-        self.data.data.is_empty()
+        self.data.is_empty()
     }
 
     /// The values.
     pub fn data(&self) -> &[T] {
-        &self.data.data
+        &self.data
     }
 
     /// The values, to write; copied first when another tensor shares them.
     pub fn data_mut(&mut self) -> &mut [T] {
-        &mut Arc::make_mut(&mut self.data).data
+        &mut Arc::<Buffer<T>>::make_mut(&mut self.data)[..]
     }
 
     /// The same values under another shape.
@@ -132,7 +97,7 @@ impl<T: Real> Tensor<T> {
     pub fn add_assign(&mut self, other: &Self) {
         assert_eq!(self.shape, other.shape, "shapes differ");
         match Arc::get_mut(&mut self.data) {
-            Some(own) => elementwise::update_by(&mut own.data, other.data(), |a, b| a + b),
+            Some(own) => elementwise::update_by(own, other.data(), |a, b| a + b),
             None => *self = self.zip(other, |a, b| a + b),
         }
     }

@@ -1,15 +1,54 @@
-use crate::data::{Dataset, Normalization, Split, order};
-use crate::layers::Statistics;
-use crate::ops::{self, ZeroProbe};
+use crate::data::{Augment, Batch, Dataset, Loader, Split};
+use crate::file::{self, Header};
+use crate::step::{Step, Views, check_trained, culprit, rewire};
+use crate::task::{Evaluation, Frame, Task, evaluate};
 use crate::{
-    Error, Layout, LrSchedule, Mode, Model, ModelSpec, Moved, Optimizer, OptimizerSpec, Pass, Result, Storage, Tensor,
-    Var,
+    Average, Error, LrSchedule, Mode, Model, ModelSpec, Optimizer, OptimizerSpec, Result, Role, Storage, Tensor,
+    clip_by_norm, lbfgs,
 };
-use nnz_core::{Plan, Setting, Shape, Signals, Sparsifier, Target, Topology, Zero};
+use half::bf16;
+use nnz_core::{Plan, Setting, Shape, Signals, Sparsifier};
 use nnz_kernels::Real;
 use serde::{Deserialize, Serialize};
-use std::sync::Arc;
+use std::borrow::Cow;
+use std::path::Path;
+use std::sync::mpsc::{Receiver, sync_channel};
 use std::time::Instant;
+
+/// How the weights and tables of a finished network are rounded and written.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Dtype {
+    /// As they were trained.
+    #[default]
+    Native,
+    /// 16 bits with the exponent of f32 and 8 bits of precision, rounded to the nearest, ties to even.
+    Bf16,
+}
+
+impl Dtype {
+    /// The default, for serde.
+    pub fn is_default(&self) -> bool {
+        *self == Self::default()
+    }
+
+    /// Whether a parameter of this role is rounded: biases, norms and running statistics are not.
+    pub(crate) fn rounds(self, role: Role) -> bool {
+        self == Self::Bf16 && matches!(role, Role::Weight | Role::Table)
+    }
+
+    /// Rounds a network to what its file will hold.
+    pub fn round<T: Real>(self, model: &mut Model<T>) {
+        for p in model.params.iter_mut().filter(|p| self.rounds(p.role)) {
+            let nearest = |v: &mut T| *v = T::of(bf16::from_f64(v.f64()).to_f64());
+            p.value.data_mut().iter_mut().for_each(nearest);
+        }
+    }
+}
+
+fn is_zero(x: &f64) -> bool {
+    *x == 0.0
+}
 
 /// How a network is trained; everything but the model, the data and the method.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -31,6 +70,48 @@ pub struct TrainSpec {
     pub prune_head: bool,
     /// Fraction of the training rows held out for validation.
     pub validation: f64,
+    /// What the network is for.
+    #[serde(default, skip_serializing_if = "Task::is_default")]
+    pub task: Task,
+    /// Weight that cross-entropy gives to all classes alike (Szegedy et al. 2016, arXiv:1512.00567).
+    #[serde(default, skip_serializing_if = "is_zero")]
+    pub smoothing: f64,
+    /// Largest Euclidean norm of all gradients together (Pascanu et al. 2013, arXiv:1211.5063).
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub clip: Option<f64>,
+    /// Decay d of a moving average a ← d a + (1 - d) w over the steps, which is what is evaluated and kept. At step t,
+    /// from 0, d is at most (1 + t) / (10 + t), so that first values are forgotten in a short run too.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub ema: Option<f64>,
+    /// How training rows are changed each time they are read.
+    #[serde(default, skip_serializing_if = "Augment::is_off")]
+    pub augment: Augment,
+    /// How the finished network is rounded and written.
+    #[serde(default, skip_serializing_if = "Dtype::is_default")]
+    pub dtype: Dtype,
+}
+
+impl TrainSpec {
+    /// Why nothing can be trained so, on pictures of `[channels, height, width]`.
+    pub fn check(&self, image: [usize; 3]) -> Result<()> {
+        let refuse = |why: String| Err(Error::Refused(why));
+        if self.batch == 0 {
+            return refuse("a batch needs at least one row (`--batch`)".into());
+        }
+        if !(0.0..1.0).contains(&self.smoothing) {
+            return refuse(format!("label smoothing must be at least 0 and below 1, got {}", self.smoothing));
+        }
+        if self.smoothing > 0.0 && self.task != Task::Classification {
+            return refuse("label smoothing is for classification".into());
+        }
+        if let Some(clip) = self.clip.filter(|c| !(*c > 0.0 && c.is_finite())) {
+            return refuse(format!("the largest gradient norm must be above 0, got {clip}"));
+        }
+        if let Some(ema) = self.ema.filter(|d| !(0.0..1.0).contains(d)) {
+            return refuse(format!("the decay of the average must be at least 0 and below 1, got {ema}"));
+        }
+        self.augment.check(image).or_else(refuse)
+    }
 }
 
 impl Default for TrainSpec {
@@ -45,6 +126,12 @@ impl Default for TrainSpec {
             storage: Storage::Auto,
             prune_head: false,
             validation: 0.1,
+            task: Task::Classification,
+            smoothing: 0.0,
+            clip: None,
+            ema: None,
+            augment: Augment::default(),
+            dtype: Dtype::Native,
         }
     }
 }
@@ -58,7 +145,7 @@ pub struct EpochRecord {
     pub step: u64,
     /// Mean training loss over the epoch.
     pub loss: f64,
-    /// Accuracy on the validation split after the epoch.
+    /// Accuracy on the validation split after the epoch; see [`Evaluation::accuracy`] for other tasks.
     pub accuracy: f64,
     /// Density of the prunable weights after the epoch.
     pub density: f64,
@@ -85,17 +172,6 @@ pub struct Progress {
     pub finished: Option<(EpochRecord, f64)>,
 }
 
-/// What an evaluation saw.
-#[derive(Clone, Debug, PartialEq)]
-pub struct Evaluation {
-    /// Mean cross-entropy.
-    pub loss: f64,
-    /// Share of rows whose class was named.
-    pub accuracy: f64,
-    /// Class named for each row, and the probability it was given.
-    pub predictions: Vec<(u32, f32)>,
-}
-
 /// Where a training stands between two steps; what a checkpoint holds besides tensors.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 pub struct Position {
@@ -120,20 +196,28 @@ pub struct Trainer<'a, T> {
     data: &'a Dataset,
     spec: TrainSpec,
     seed: u64,
-    rows: Vec<u32>,
+    loader: Loader<'a>,
+    /// Batches made ahead by a thread, from that of the next step on.
+    ahead: Option<Receiver<crate::data::Result<Batch<T>>>>,
     validation: Vec<u32>,
-    normalization: Normalization,
+    frame: Frame,
     sparsifier: Box<dyn Sparsifier>,
-    /// The network.
+    /// The network under training; [`Trainer::result`] is the one to keep.
     pub model: Model<T>,
     /// The update rule with its state.
     pub optimizer: Optimizer<T>,
+    /// The moving average of the values, when there is one.
+    pub average: Option<Average<T>>,
     /// Where it stands.
     pub position: Position,
-    order: (u64, Vec<u32>),
+    /// Whether [`Trainer::run`] makes batches ahead on a thread of its own. Changes no result.
+    pub prefetch: bool,
     /// Time spent in the steps of the current epoch; never part of a result.
     seconds: f64,
 }
+
+/// Batches made ahead of the step that needs them.
+const AHEAD: usize = 2;
 
 /// The shapes a method may change.
 pub fn prunable(spec: &ModelSpec, prune_head: bool) -> Vec<Shape> {
@@ -154,7 +238,7 @@ impl<'a, T: Real> Trainer<'a, T> {
         seed: u64,
         build: impl FnOnce(&Setting) -> nnz_core::Result<Box<dyn Sparsifier>>,
     ) -> Result<Self> {
-        Self::build(data, spec, seed, build, |sparsifier| {
+        Self::build(data, spec, seed, build, model.reads_tokens(), |sparsifier| {
             let shapes = prunable(model, spec.prune_head);
             let shapes: Vec<&Shape> = shapes.iter().collect();
             sparsifier.check(&shapes)?;
@@ -163,21 +247,23 @@ impl<'a, T: Real> Trainer<'a, T> {
         })
     }
 
-    /// Training that goes on from the values of `model`, with the normalization it was trained under. A method that
-    /// gives birth to a topology is refused: it would throw the trained values away.
+    /// Training that goes on from the values of `model`, with the task, normalization and scales it was trained under. A
+    /// method that gives birth to a topology is refused: it would throw the trained values away.
     pub fn from_model(
         model: Model<T>,
-        normalization: Normalization,
+        frame: Frame,
         data: &'a Dataset,
         spec: &TrainSpec,
         seed: u64,
         build: impl FnOnce(&Setting) -> nnz_core::Result<Box<dyn Sparsifier>>,
     ) -> Result<Self> {
-        let mut trainer = Self::build(data, spec, seed, build, |sparsifier| {
+        let spec = TrainSpec { task: frame.task, ..spec.clone() };
+        let mut trainer = Self::build(data, &spec, seed, build, false, |sparsifier| {
             check_trained(sparsifier, &model)?;
             Ok(model)
         })?;
-        trainer.normalization = normalization;
+        trainer.loader = trainer.loader.framed(frame.clone());
+        trainer.frame = frame;
         Ok(trainer)
     }
 
@@ -186,39 +272,62 @@ impl<'a, T: Real> Trainer<'a, T> {
         spec: &TrainSpec,
         seed: u64,
         build: impl FnOnce(&Setting) -> nnz_core::Result<Box<dyn Sparsifier>>,
+        tokens: bool,
         model: impl FnOnce(&dyn Sparsifier) -> Result<Model<T>>,
     ) -> Result<Self> {
-        if spec.batch == 0 {
-            return Err(Error::Refused("a batch needs at least one row (`--batch`)".into()));
-        }
+        spec.check(data.image)?;
         let (rows, validation) = data.split_validation(spec.validation, seed)?;
-        let per_epoch = steps_per_epoch(rows.len(), spec.batch);
+        let frame = Frame::of(data, &rows, spec.task, tokens)?;
+        let loader = Loader::new(data, rows, spec.batch, seed, spec.augment, frame.clone());
+        let per_epoch = loader.per_epoch();
         let setting = Setting { seed, steps: per_epoch * u64::from(spec.epochs), steps_per_epoch: per_epoch };
         let sparsifier = build(&setting)?;
         let model = model(&*sparsifier)?;
         let optimizer = Optimizer::new(spec.optimizer, &model.params);
-        let normalization = Normalization::of(&data.train, &rows)?;
+        let average = spec.ema.map(|_| Average::new(&model.params));
         Ok(Self {
             data,
             spec: spec.clone(),
             seed,
-            rows,
+            loader,
+            ahead: None,
             validation,
-            normalization,
+            frame,
             sparsifier,
             model,
             optimizer,
+            average,
             position: Position::default(),
-            order: (u64::MAX, Vec::new()),
+            prefetch: true,
             seconds: 0.0,
         })
     }
 
-    /// Goes to a saved position; model and optimizer must have been set to what was saved with it.
-    pub fn resume(&mut self, position: Position) -> Result<()> {
-        self.sparsifier.restore(&position.sparsifier)?;
-        self.position = position;
+    /// Writes everything needed to go on bit for bit. `run` names the run it belongs to.
+    pub fn save(&self, path: &Path, header: &Header, run: &str) -> Result<()> {
+        file::save_checkpoint(path, &self.model, header, &self.optimizer, self.average.as_ref(), &self.position, run)
+    }
+
+    /// Goes to where a checkpoint of `run` was saved; another run's is refused.
+    pub fn resume(&mut self, path: &Path, run: &str) -> Result<()> {
+        let saved = file::load_checkpoint(path, self.spec.storage, run)?;
+        self.sparsifier.restore(&saved.position.sparsifier)?;
+        (self.model, self.optimizer, self.average) = (saved.model, saved.optimizer, saved.average);
+        self.position = saved.position;
         Ok(())
+    }
+
+    /// The network to keep: the average where there is one, rounded to what its file will hold.
+    pub fn result(&self) -> Cow<'_, Model<T>> {
+        if self.average.is_none() && self.spec.dtype == Dtype::Native {
+            return Cow::Borrowed(&self.model);
+        }
+        let mut model = self.model.clone();
+        for (p, a) in model.params.iter_mut().zip(self.average.iter().flat_map(Average::values)) {
+            p.value = a.clone();
+        }
+        self.spec.dtype.round(&mut model);
+        Cow::Owned(model)
     }
 
     /// Steps in the whole run.
@@ -226,17 +335,32 @@ impl<'a, T: Real> Trainer<'a, T> {
         self.per_epoch() * u64::from(self.spec.epochs)
     }
 
-    /// How inputs are normalized: mean and deviation over the training rows.
-    pub fn normalization(&self) -> Normalization {
-        self.normalization
+    /// How rows become inputs and goals, as measured on the training rows.
+    pub fn frame(&self) -> &Frame {
+        &self.frame
     }
 
     fn per_epoch(&self) -> u64 {
-        steps_per_epoch(self.rows.len(), self.spec.batch)
+        self.loader.per_epoch()
     }
 
     /// Trains until the end, or until `observe` answers `false`. Returns whether the end was reached.
-    pub fn run(&mut self, mut observe: impl FnMut(&Self, &Progress) -> bool) -> Result<bool> {
+    pub fn run(&mut self, observe: impl FnMut(&Self, &Progress) -> bool) -> Result<bool> {
+        let (steps, mut loader) = (self.position.step..self.steps(), self.loader.clone());
+        std::thread::scope(|scope| {
+            if self.prefetch {
+                let (send, receive) = sync_channel(AHEAD);
+                self.ahead = Some(receive);
+                scope.spawn(move || steps.map(|s| loader.batch(s)).try_for_each(|batch| send.send(batch)));
+            }
+            let end = self.drive(observe);
+            // The thread ends when nobody listens.
+            self.ahead = None;
+            end
+        })
+    }
+
+    fn drive(&mut self, mut observe: impl FnMut(&Self, &Progress) -> bool) -> Result<bool> {
         while self.position.step < self.steps() {
             let progress = self.advance()?;
             if !observe(self, &progress) {
@@ -250,36 +374,34 @@ impl<'a, T: Real> Trainer<'a, T> {
     pub fn advance(&mut self) -> Result<Progress> {
         let started = Instant::now();
         let step = self.position.step;
-        let (epoch, at) = (step / self.per_epoch(), (step % self.per_epoch()) as usize);
-        let (input, labels) = self.batch(epoch, at)?;
+        let (epoch, at) = (step / self.per_epoch(), step % self.per_epoch());
+        let batch = match self.ahead.as_ref().and_then(|ahead| ahead.recv().ok()) {
+            Some(batch) => batch?,
+            None => self.loader.batch(step)?,
+        };
         let plan = self.sparsifier.plan(step);
         let (loss, edited) = match plan {
             Plan::Rewire(signals) if signals.any() => {
-                let pass = Step::run(&self.model, &input, &labels, signals, self.mode())?;
+                let pass = self.measure(&batch, signals)?;
                 self.rewire(step, &pass)?;
                 (pass.loss, true)
             }
             Plan::Rewire(_) => {
                 self.rewire(step, &Step::empty())?;
-                (self.update(&input, &labels, Signals::NONE)?.loss, true)
+                (self.update(&batch, Signals::NONE)?, true)
             }
-            Plan::Observe(signals) => (self.update(&input, &labels, signals)?.loss, false),
-            Plan::Rest => (self.update(&input, &labels, Signals::NONE)?.loss, false),
+            Plan::Observe(signals) => (self.update(&batch, signals)?, false),
+            Plan::Rest => (self.update(&batch, Signals::NONE)?, false),
         };
-        if !loss.is_finite() {
-            let broken = self.model.params.iter().find(|p| p.value.data().iter().any(|v| !v.f64().is_finite()));
-            let layer = broken.map(|p| format!(", and `{}` holds values that are no numbers", p.shape.name));
-            return Err(Error::NonFinite { loss, step, layer: layer.unwrap_or_default() });
-        }
         self.position.step += 1;
-        self.position.loss_sum += loss * labels.len() as f64;
-        self.position.rows_seen += labels.len();
-        let last = at as u64 + 1 == self.per_epoch();
+        self.position.loss_sum += loss * batch.rows() as f64;
+        self.position.rows_seen += batch.rows();
+        let last = at + 1 == self.per_epoch();
         if self.position.step == self.steps() {
             // A schedule may end exactly at the end of training: one last plan, on the last batch.
             if let Plan::Rewire(signals) = self.sparsifier.plan(self.position.step) {
                 let pass = match signals.any() {
-                    true => Step::run(&self.model, &input, &labels, signals, self.mode())?,
+                    true => self.measure(&batch, signals)?,
                     false => Step::empty(),
                 };
                 self.rewire(self.position.step, &pass)?;
@@ -304,38 +426,131 @@ impl<'a, T: Real> Trainer<'a, T> {
         })
     }
 
-    fn batch(&mut self, epoch: u64, at: usize) -> Result<(Tensor<T>, Vec<u32>)> {
-        if self.order.0 != epoch {
-            let shuffled = order(self.seed, epoch, self.rows.len() as u32);
-            self.order = (epoch, shuffled.into_iter().map(|i| self.rows[i as usize]).collect());
-        }
-        let rows = self.order.1.chunks(self.spec.batch).nth(at).unwrap_or_default();
-        gather(self.data, &self.data.train, rows, self.normalization)
-    }
-
     fn mode(&self) -> Mode {
         Mode::Train { seed: self.seed, step: self.position.step }
     }
 
-    fn update(&mut self, input: &Tensor<T>, labels: &[u32], signals: Signals) -> Result<Step<T>> {
-        let pass = Step::run(&self.model, input, labels, signals, self.mode())?;
+    /// A pass whose loss and gradients are numbers, or the place where they stopped being any.
+    fn measure(&self, batch: &Batch<T>, signals: Signals) -> Result<Step<T>> {
+        let (smoothing, mode) = (self.spec.smoothing, self.mode());
+        let pass = Step::run(&self.model, batch, smoothing, signals, mode)?;
+        match pass.finite() {
+            true => Ok(pass),
+            false => {
+                let layer = culprit(&self.model, batch, smoothing, mode)?;
+                Err(Error::NonFinite { loss: pass.loss, step: self.position.step, layer })
+            }
+        }
+    }
+
+    /// One update, and the loss before it.
+    fn update(&mut self, batch: &Batch<T>, signals: Signals) -> Result<f64> {
+        let mut pass = self.measure(batch, signals)?;
+        let step = self.position.step;
         if signals.any() {
             let views = Views::new(&self.model, &pass);
-            self.sparsifier.observe(self.position.step, &views.targets());
+            self.sparsifier.observe(step, &views.targets());
             self.position.sparsifier = self.sparsifier.state();
         }
-        let lr =
-            self.spec.optimizer.lr() * self.spec.schedule.factor(self.position.step, self.steps(), self.spec.warmup);
-        for (i, (param, gradient)) in self.model.params.iter_mut().zip(&pass.gradients).enumerate() {
-            self.optimizer.update(i, param, gradient, lr, self.position.step + 1);
+        if let Some(limit) = self.spec.clip {
+            clip_by_norm(&mut pass.gradients, limit);
+        }
+        if let OptimizerSpec::Lbfgs { memory, weight_decay } = self.spec.optimizer {
+            self.search(batch, &pass, memory, weight_decay)?;
+        } else {
+            let lr = self.spec.optimizer.lr() * self.spec.schedule.factor(step, self.steps(), self.spec.warmup);
+            for (i, (param, gradient)) in self.model.params.iter_mut().zip(&pass.gradients).enumerate() {
+                self.optimizer.update(i, param, gradient, lr, step + 1);
+            }
         }
         self.model.absorb(&pass.statistics);
-        Ok(pass)
+        if let (Some(average), Some(decay)) = (&mut self.average, self.spec.ema) {
+            let early = (1.0 + step as f64) / (10.0 + step as f64);
+            average.update(&self.model.params, decay.min(early));
+        }
+        Ok(pass.loss)
+    }
+
+    /// One iteration of limited-memory BFGS on the loss of this batch, from the pass at its start. Slots `i` and
+    /// `memory + i` of the optimizer hold the i-th step and its change of the gradient, oldest first, zero where there
+    /// is none yet.
+    fn search(&mut self, batch: &Batch<T>, pass: &Step<T>, memory: usize, decay: f64) -> Result<()> {
+        let (smoothing, mode) = (self.spec.smoothing, self.mode());
+        let trained: Vec<usize> =
+            (0..self.model.params.len()).filter(|&i| self.model.params[i].role.trained()).collect();
+        let flat = |tensors: &mut dyn Iterator<Item = &Tensor<T>>| -> Vec<f64> {
+            tensors.flat_map(|t| t.data().iter().map(|v| v.f64())).collect()
+        };
+        let slot = |k: usize| flat(&mut trained.iter().map(|&i| &self.optimizer.state[i][k]));
+        let pairs: Vec<_> = (0..memory).filter_map(|k| lbfgs::Pair::new(slot(k), slot(memory + k))).collect();
+        let before = flat(&mut trained.iter().map(|&i| &self.model.params[i].value));
+        // λ of ½ λ |w|² over weights.
+        let decays: Vec<f64> = {
+            let of = |&i: &usize| {
+                let p = &self.model.params[i];
+                std::iter::repeat_n(if p.weight() { decay } else { 0.0 }, p.value.len())
+            };
+            trained.iter().flat_map(of).collect()
+        };
+        let whole = |x: &[f64], loss: f64, mut g: Vec<f64>| {
+            let penalty: f64 = x.iter().zip(&decays).map(|(x, d)| 0.5 * d * x * x).sum();
+            g.iter_mut().zip(x).zip(&decays).for_each(|((g, x), d)| *g += d * x);
+            (loss + penalty, g)
+        };
+        let gradient = |pass: &Step<T>| flat(&mut trained.iter().map(|&i| &pass.gradients[i]));
+        let (value, start) = whole(&before, pass.loss, gradient(pass));
+        let model = &mut self.model;
+        let mut set = |x: &[f64]| {
+            let mut x = x.iter();
+            for &i in &trained {
+                model.params[i].value.data_mut().iter_mut().zip(&mut x).for_each(|(w, &x)| *w = T::of(x));
+            }
+            Step::run(model, batch, smoothing, Signals::NONE, mode)
+        };
+        let mut failure = None;
+        let found = lbfgs::iterate(&before, value, &start, &pairs, |x| match set(x) {
+            Ok(pass) => whole(x, pass.loss, gradient(&pass)),
+            Err(e) => {
+                failure = Some(e);
+                (f64::NAN, vec![0.0; x.len()])
+            }
+        });
+        if let Some(e) = failure {
+            return Err(e);
+        }
+        let after = found.as_ref().map_or(&before, |f| &f.x);
+        let mut from = 0;
+        for &i in &trained {
+            let value = &mut self.model.params[i].value;
+            let span = from..from + value.len();
+            from = span.end;
+            value.data_mut().iter_mut().zip(&after[span.clone()]).for_each(|(w, &x)| *w = T::of(x));
+            let slots = &mut self.optimizer.state[i];
+            match &found {
+                // No step lowers the loss along this direction: forget what it was made of.
+                None => slots.iter_mut().for_each(|s| s.data_mut().fill(T::ZERO)),
+                Some(found) => {
+                    for (half, new, old) in [(0, &found.x, &before), (memory, &found.gradient, &start)] {
+                        slots[half..half + memory].rotate_left(1);
+                        let difference = new[span.clone()].iter().zip(&old[span.clone()]).map(|(a, b)| T::of(a - b));
+                        slots[half + memory - 1].data_mut().iter_mut().zip(difference).for_each(|(s, d)| *s = d);
+                    }
+                }
+            }
+        }
+        Ok(())
     }
 
     fn rewire(&mut self, step: u64, pass: &Step<T>) -> Result<()> {
-        let moved =
-            rewire(&mut self.model, Some(&mut self.optimizer), &mut *self.sparsifier, step, pass, self.spec.storage)?;
+        let moved = rewire(
+            &mut self.model,
+            Some(&mut self.optimizer),
+            self.average.as_mut(),
+            &mut *self.sparsifier,
+            step,
+            pass,
+            self.spec.storage,
+        )?;
         self.position.born += moved.born;
         self.position.died += moved.died;
         Ok(())
@@ -351,200 +566,8 @@ impl<'a, T: Real> Trainer<'a, T> {
         Ok(record)
     }
 
-    /// Loss, accuracy and predictions on rows of a split of the training's data.
+    /// Measures [`Trainer::result`] on rows of a split of the training's data.
     pub fn evaluate(&self, split: &Split, rows: &[u32]) -> Result<Evaluation> {
-        evaluate(&self.model, self.data, split, rows, self.normalization)
+        evaluate(&self.result(), self.data, split, rows, &self.frame)
     }
-}
-
-fn gather<T: Real>(data: &Dataset, split: &Split, rows: &[u32], norm: Normalization) -> Result<(Tensor<T>, Vec<u32>)> {
-    let mut input = Tensor::zeros(&[rows.len(), data.features()]);
-    data.fill(split, rows, norm, input.data_mut())?;
-    Ok((input, rows.iter().map(|&r| split.labels[r as usize]).collect()))
-}
-
-/// Loss, accuracy and predictions of a model on rows of a split of `data`.
-pub fn evaluate<T: Real>(
-    model: &Model<T>,
-    data: &Dataset,
-    split: &Split,
-    rows: &[u32],
-    norm: Normalization,
-) -> Result<Evaluation> {
-    let mut predictions = Vec::with_capacity(rows.len());
-    let (mut loss, mut right) = (0.0, 0usize);
-    for chunk in rows.chunks(256) {
-        let (input, labels) = gather::<T>(data, split, chunk, norm)?;
-        let mut p = model.infer(input)?;
-        let classes = p.rows_cols().1;
-        nnz_kernels::rows::softmax(p.data_mut(), classes);
-        for (row, &label) in p.data().chunks_exact(classes).zip(&labels) {
-            let best = (1..classes).fold(0, |b, i| if row[i] > row[b] { i } else { b });
-            loss -= row[label as usize].f64().max(1e-38).ln();
-            right += usize::from(best as u32 == label);
-            predictions.push((best as u32, row[best].f64() as f32));
-        }
-    }
-    let n = rows.len().max(1) as f64;
-    Ok(Evaluation { loss: loss / n, accuracy: right as f64 / n, predictions })
-}
-
-/// Prunes a trained model once, without training: the method's plan at step 0. `batch` is needed only by methods that
-/// ask for gradients.
-pub fn prune<T: Real>(
-    model: &mut Model<T>,
-    sparsifier: &mut dyn Sparsifier,
-    batch: Option<(&Dataset, &[u32], Normalization)>,
-    storage: Storage,
-) -> Result<Moved> {
-    check_trained(sparsifier, model)?;
-    let Plan::Rewire(signals) = sparsifier.plan(0) else {
-        return Err(Error::Refused("this method changes nothing without training; give `--finetune EPOCHS`".into()));
-    };
-    let pass = match batch {
-        Some((data, rows, norm)) if signals.any() => {
-            let (input, labels) = gather::<T>(data, &data.train, rows, norm)?;
-            Step::run(model, &input, &labels, signals, Mode::Use)?
-        }
-        None if signals.any() => {
-            return Err(Error::Refused("this method scores by gradients and needs data: give `--data DATA`".into()));
-        }
-        _ => Step::empty(),
-    };
-    rewire(model, None, sparsifier, 0, &pass, storage)
-}
-
-fn check_trained<T: Real>(sparsifier: &dyn Sparsifier, model: &Model<T>) -> Result<()> {
-    let shapes: Vec<&Shape> = model.weights().filter(|p| p.prunable).map(|p| &p.shape).collect();
-    sparsifier.check(&shapes)?;
-    if sparsifier.birth(&shapes)?.is_some() {
-        return Err(Error::Refused(
-            "this method starts from a random topology and would throw the trained weights away; methods that prune a \
-             trained model are magnitude, gmp and snip"
-                .into(),
-        ));
-    }
-    Ok(())
-}
-
-/// One forward and backward pass, and the signals a method asked for.
-struct Step<T> {
-    loss: f64,
-    /// One for each parameter; none in [`Step::empty`].
-    gradients: Vec<Tensor<T>>,
-    /// Zeros of largest |gradient| of each parameter.
-    zeros: Vec<Vec<Zero>>,
-    /// For running statistics.
-    statistics: Vec<Statistics<T>>,
-}
-
-impl<T: Real> Step<T> {
-    fn empty() -> Self {
-        Self { loss: f64::NAN, gradients: Vec::new(), zeros: Vec::new(), statistics: Vec::new() }
-    }
-
-    fn run(model: &Model<T>, input: &Tensor<T>, labels: &[u32], signals: Signals, mode: Mode) -> Result<Self> {
-        let leaves: Vec<Var<T>> = model.params.iter().map(|p| Var::leaf(p.value.clone())).collect();
-        let wanted = |p: &crate::Param<T>| match p.prunable {
-            true => (signals.zeros * p.nnz() as f64).ceil() as usize,
-            false => 0,
-        };
-        let probes: Vec<Option<Arc<ZeroProbe>>> = model
-            .params
-            .iter()
-            .map(|p| {
-                Some(wanted(p)).filter(|&n| n > 0).map(|count| Arc::new(ZeroProbe { count, ..Default::default() }))
-            })
-            .collect();
-        let pass = Pass { mode, probes: &probes, taps: None };
-        let (logits, statistics) = model.forward(&Var::constant(input.clone()), &leaves, pass)?;
-        let loss = ops::cross_entropy(&logits, labels);
-        let value = loss.value().data()[0].f64();
-        let mut found = loss.backward(false)?;
-        let mut zeros = vec![Vec::new(); model.params.len()];
-        let mut gradients = Vec::with_capacity(leaves.len());
-        for (i, (param, leaf)) in model.params.iter().zip(leaves).enumerate() {
-            let mut gradient = found.take(&leaf).unwrap_or_else(|| Tensor::zeros(param.value.shape()));
-            if let Some(probe) = &probes[i] {
-                zeros[i] = match &param.layout {
-                    Layout::Sparse(_) => std::mem::take(&mut *probe.found.lock().unwrap_or_else(|e| e.into_inner())),
-                    Layout::Masked(mask) => ops::top_zeros(&gradient, |p| mask.get(p), probe.count),
-                    Layout::Dense => Vec::new(),
-                };
-            }
-            param.mask_gradient(&mut gradient);
-            gradients.push(gradient);
-        }
-        Ok(Self { loss: value, gradients, zeros, statistics })
-    }
-}
-
-/// What a method sees of the prunable parameters.
-struct Views<'a> {
-    parts: Vec<View<'a>>,
-}
-
-struct View<'a> {
-    param: usize,
-    shape: &'a Shape,
-    topology: Topology,
-    values: Vec<f32>,
-    gradient: Vec<f32>,
-    zeros: &'a [Zero],
-}
-
-impl<'a> Views<'a> {
-    fn new<T: Real>(model: &'a Model<T>, pass: &'a Step<T>) -> Self {
-        let narrow = |v: Vec<T>| -> Vec<f32> { v.into_iter().map(|x| x.f64() as f32).collect() };
-        let view = |(i, p): (usize, &'a crate::Param<T>)| View {
-            param: i,
-            shape: &p.shape,
-            topology: p.topology(),
-            values: narrow(p.entries(&p.value)),
-            gradient: pass.gradients.get(i).map_or_else(Vec::new, |g| narrow(p.entries(g))),
-            zeros: pass.zeros.get(i).map_or(&[], Vec::as_slice),
-        };
-        Self { parts: model.params.iter().enumerate().filter(|(_, p)| p.prunable).map(view).collect() }
-    }
-
-    fn targets(&self) -> Vec<Target<'_>> {
-        let parts = self.parts.iter().enumerate();
-        parts
-            .map(|(index, View { shape, topology, values, gradient, zeros, .. })| Target {
-                index,
-                shape,
-                topology,
-                values,
-                gradient,
-                zeros,
-            })
-            .collect()
-    }
-}
-
-/// Asks the method for its edits and applies them.
-fn rewire<T: Real>(
-    model: &mut Model<T>,
-    mut optimizer: Option<&mut Optimizer<T>>,
-    sparsifier: &mut dyn Sparsifier,
-    step: u64,
-    pass: &Step<T>,
-    storage: Storage,
-) -> Result<Moved> {
-    let views = Views::new(model, pass);
-    let edits = sparsifier.rewire(step, &views.targets())?;
-    let params: Vec<usize> = views.parts.iter().map(|v| v.param).collect();
-    if edits.len() != params.len() {
-        return Err(Error::Refused(format!("the method made {} edits for {} targets", edits.len(), params.len())));
-    }
-    let mut sum = Moved { born: 0, died: 0 };
-    for (i, edit) in params.into_iter().zip(edits) {
-        let mut none = Vec::new();
-        let state = optimizer.as_mut().map_or(&mut none, |o| &mut o.state[i]);
-        if let Some(moved) = model.params[i].apply(edit, storage, state)? {
-            sum.born += moved.born;
-            sum.died += moved.died;
-        }
-    }
-    Ok(sum)
 }

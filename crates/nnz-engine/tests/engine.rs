@@ -3,7 +3,7 @@
 use nnz_core::{Edit, Pattern, Rng, Shape, Topology};
 use nnz_engine::data::Normalization;
 use nnz_engine::file::{Header, Packing, load_model, save_model};
-use nnz_engine::{Model, ModelSpec, Optimizer, OptimizerSpec, Storage, Tensor};
+use nnz_engine::{Dtype, Model, ModelSpec, Optimizer, OptimizerSpec, Storage, Task, Tensor};
 
 fn spec() -> ModelSpec {
     ModelSpec::parse("mlp:12-8-6-3", [1, 3, 4], 3).unwrap()
@@ -20,11 +20,14 @@ fn births(density: f64) -> Vec<Topology> {
 fn header(model: &Model<f32>) -> Header {
     Header {
         model: model.spec.clone(),
-        normalization: Normalization { mean: 0.25, std: 0.5 },
+        normalization: Normalization::new(0.25, 0.5),
         classes: ["a", "b", "c"].map(String::from).to_vec(),
         data: "test".into(),
         method: "test".into(),
         prune_head: false,
+        task: Task::Classification,
+        scales: Vec::new(),
+        dtype: Dtype::Native,
         encoding: None,
     }
 }

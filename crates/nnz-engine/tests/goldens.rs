@@ -1,7 +1,8 @@
 //! Ops and optimizers against reference vectors that `goldens/make.py` wrote with PyTorch.
 
+use nnz_engine::layers::{Cell, Recurrent, Tokens};
 use nnz_engine::ops::{self, AttentionMask, Window};
-use nnz_engine::{Model, ModelSpec, Optimizer, OptimizerSpec, Real, Storage, Tensor, Var};
+use nnz_engine::{Model, ModelSpec, Optimizer, OptimizerSpec, Pass, Real, Storage, Tensor, Var};
 use serde::Deserialize;
 use std::collections::BTreeMap;
 
@@ -37,6 +38,15 @@ fn compare<T: Real>(place: &str, got: &Tensor<T>, want: &Numbers) {
     let off = got.data().iter().zip(&want.data).fold(0.0f64, |m, (g, w)| m.max((g.f64() - w).abs()));
     let limit = if size_of::<T>() == 4 { 1e-5 } else { 1e-9 };
     assert!(off <= limit * scale, "{place} in {}: off by {off:e} of {scale:e}", T::NAME);
+}
+
+/// A recurrent layer over sequences of 4 positions with 3 numbers; PyTorch's second bias is zero unless the layer has it.
+fn recurrent<T: Real>(cell: Cell, at: &dyn Fn(&str) -> Var<T>) -> Var<T> {
+    let layers = vec![Tokens {}.into(), Recurrent::new("r", cell, 3, 2).into()];
+    let spec = ModelSpec { name: "r".into(), input: [3, 1, 4], layers };
+    let model: Model<T> = Model::born(&spec, None, Storage::Auto, false, 0).unwrap();
+    let leaves: Vec<Var<T>> = ["wx", "bx", "wh", "bh"].iter().take(model.params.len()).map(|k| at(k)).collect();
+    model.forward(&ops::reshape(&at("x"), &[2, 12]), &leaves, Pass::default()).unwrap().0
 }
 
 /// The op of a case on its tensors, in the order of their names' first use.
@@ -100,6 +110,21 @@ fn compute<T: Real>(name: &str, at: &dyn Fn(&str) -> Var<T>) -> Var<T> {
         "mse" => ops::mse(&at("z"), &at("t")),
         "kl" => ops::kl(&at("p"), &at("q")),
         "bce" => ops::bce_with_logits(&at("z"), &at("t")),
+        "fft" => ops::fft(&x(), 1, false),
+        "fft_inverse" => ops::fft(&x(), 1, true),
+        "rfft" => ops::rfft(&x()),
+        "irfft_odd" => ops::irfft(&x(), 5),
+        "irfft_even" => ops::irfft(&x(), 6),
+        "rnn_layer" => recurrent(Cell::Rnn, at),
+        "lstm_layer" => recurrent(Cell::Lstm, at),
+        "gru_layer" => recurrent(Cell::Gru, at),
+        "conv_transposed1d" => {
+            let window = Window::new([4]).stride([3]).padding([1]).dilation([2]);
+            ops::conv_transposed(&x(), &at("w"), Some(&at("b")), window, 1, [2])
+        }
+        "conv_transposed3d" => {
+            ops::conv_transposed(&x(), &at("w"), Some(&at("b")), Window::new([2; 3]).stride([2; 3]), 1, [0; 3])
+        }
         "hinge" => ops::hinge(&at("z"), &labels, 1.0),
         other => panic!("no op for the reference `{other}`"),
     }
@@ -121,7 +146,7 @@ fn check<T: Real>() {
         }
         seen += 1;
     }
-    assert_eq!(seen, 39);
+    assert_eq!(seen, 49);
 }
 
 #[test]

@@ -5,11 +5,23 @@ use nnz_engine::data::Normalization;
 use nnz_engine::derivatives::{hvp, per_sample_gradients};
 use nnz_engine::file::{Header, Packing, load_model, save_model};
 use nnz_engine::{
-    Average, LbfgsOptions, Mode, Model, ModelSpec, Optimizer, OptimizerSpec, Pass, Real, Role, Storage, Taps, Tensor,
-    Var, clip_by_norm, lbfgs, ops,
+    Average, Cache, Dtype, LayerSpec, Layout, LbfgsOptions, Mode, Model, ModelSpec, Optimizer, OptimizerSpec, Pass,
+    Real, Role, Storage, Taps, Task, Tensor, Var, clip_by_norm, lbfgs, ops,
 };
+use std::sync::Arc;
 
-const PICTURES: [&str; 6] = ["mlp:192-12-3", "vgg-small", "resnet8", "mobilenet-small", "transformer:8-2-2-4", "toml"];
+const PICTURES: [&str; 10] = [
+    "mlp:192-12-3",
+    "vgg-small",
+    "resnet8",
+    "mobilenet-small",
+    "transformer:8-2-2-4",
+    "toml",
+    "gates",
+    "times",
+    "volumes",
+    "wider",
+];
 
 /// A network with what the named ones lack.
 const TOML: &str = r#"
@@ -83,10 +95,71 @@ inputs = 96
 outputs = 3
 "#;
 
+/// Recurrent layers with gates, behind a convolution along the lines of the picture.
+const GATES: &str = r#"
+name = "gates"
+input = [3, 8, 8]
+layers = [
+    { layer = "reshape", shape = [8, 24] },
+    { layer = "conv1d", name = "conv", inputs = 24, outputs = 8, kernel = 3, padding = 1 },
+    { layer = "recurrent", name = "gru", cell = "gru", inputs = 8, outputs = 8 },
+    { layer = "recurrent", name = "lstm", cell = "lstm", inputs = 8, outputs = 8 },
+    { layer = "flatten" },
+    { layer = "linear", name = "head", inputs = 64, outputs = 3 },
+]
+"#;
+
+/// Recurrent layers without gates; every third number is the time between positions.
+const TIMES: &str = r#"
+name = "times"
+input = [3, 8, 8]
+layers = [
+    { layer = "tokens" },
+    { layer = "recurrent", name = "cfc", cell = "cfc", inputs = 2, outputs = 6, elapsed = true },
+    { layer = "recurrent", name = "rnn", cell = "rnn", inputs = 6, outputs = 6 },
+    { layer = "flatten" },
+    { layer = "linear", name = "head", inputs = 384, outputs = 3 },
+]
+"#;
+
+const VOLUMES: &str = r#"
+name = "volumes"
+input = [3, 8, 8]
+layers = [
+    { layer = "reshape", shape = [4, 4, 4, 3] },
+    { layer = "conv3d", name = "conv", inputs = 3, outputs = 4, kernel = 2 },
+    { layer = "relu" },
+    { layer = "conv-transposed3d", name = "up", inputs = 4, outputs = 2, kernel = 2, stride = 2 },
+    { layer = "upsample", factor = 2 },
+    { layer = "conv3d", name = "down", inputs = 2, outputs = 4, kernel = 4, stride = 4 },
+    { layer = "flatten" },
+    { layer = "linear", name = "head", inputs = 108, outputs = 3 },
+]
+"#;
+
+/// Pictures and lines made larger.
+const WIDER: &str = r#"
+name = "wider"
+input = [3, 8, 8]
+layers = [
+    { layer = "conv2d", name = "down", inputs = 3, outputs = 4, kernel = 3, padding = 1, stride = 2 },
+    { layer = "activation", function = "silu" },
+    { layer = "conv-transposed2d", name = "up", inputs = 4, outputs = 4, kernel = 2, stride = 2, groups = 2 },
+    { layer = "upsample", factor = 2, linear = true },
+    { layer = "conv2d", name = "cut", inputs = 4, outputs = 4, kernel = 4, stride = 4 },
+    { layer = "tokens" },
+    { layer = "conv-transposed1d", name = "line", inputs = 4, outputs = 3, kernel = 3, stride = 2, padding = 1, bias = false },
+    { layer = "flatten" },
+    { layer = "linear", name = "head", inputs = 93, outputs = 3 },
+]
+"#;
+
 fn spec(name: &str) -> ModelSpec {
     match name {
-        "toml" => {
-            let spec: ModelSpec = toml::from_str(TOML).unwrap();
+        "toml" | "gates" | "times" | "volumes" | "wider" => {
+            let text =
+                [TOML, GATES, TIMES, VOLUMES, WIDER].into_iter().find(|t| t.contains(&format!("name = \"{name}\"")));
+            let spec: ModelSpec = toml::from_str(text.unwrap()).unwrap();
             spec.check(3).unwrap();
             assert_eq!(toml::from_str::<ModelSpec>(&toml::to_string(&spec).unwrap()).unwrap(), spec);
             spec
@@ -132,7 +205,7 @@ fn pass<'a, T>(mode: Mode) -> Pass<'a, T> {
 fn step<T: Real>(model: &mut Model<T>, optimizer: &mut Optimizer<T>, at: u64, lr: f64) -> f64 {
     let (x, labels) = batch::<T>(&model.spec, 12, at % 4);
     let l = leaves(model);
-    let (y, statistics) = model.forward(&Var::constant(x), &l, pass(Mode::Train { seed: 3, step: at })).unwrap();
+    let (y, effects) = model.forward(&Var::constant(x), &l, pass(Mode::Train { seed: 3, step: at })).unwrap();
     let loss = ops::cross_entropy(&y, &labels);
     let value = loss.value().data()[0].f64();
     let mut found = loss.backward(false).unwrap();
@@ -141,7 +214,7 @@ fn step<T: Real>(model: &mut Model<T>, optimizer: &mut Optimizer<T>, at: u64, lr
         p.mask_gradient(&mut g);
         optimizer.update(i, p, &g, lr, at + 1);
     }
-    model.absorb(&statistics);
+    model.absorb(&effects.statistics);
     value
 }
 
@@ -236,11 +309,14 @@ fn files_keep_every_network_with_its_running_statistics() {
         assert!(moved.clone().all(|p| p.value.data().iter().any(|&v| v != 0.0 && v != 1.0)), "{name}: statistics rest");
         let header = Header {
             model: spec.clone(),
-            normalization: Normalization { mean: 0.25, std: 0.5 },
+            normalization: Normalization::new(0.25, 0.5),
             classes: ["a", "b", "c"].map(String::from).to_vec(),
             data: "test".into(),
             method: "test".into(),
             prune_head: false,
+            task: Task::Classification,
+            scales: Vec::new(),
+            dtype: Dtype::Native,
             encoding: None,
         };
         save_model(&path, &model, &header, Packing::Csr).unwrap();
@@ -251,6 +327,118 @@ fn files_keep_every_network_with_its_running_statistics() {
         }
         let (x, _) = batch::<f32>(&spec, 5, 0);
         assert_eq!(model.infer(x.clone()).unwrap(), read.infer(x).unwrap());
+    }
+}
+
+/// Runs rows of `width` numbers in parts of the given positions and puts the outputs behind each other.
+fn in_parts(model: &Model<f64>, x: &Tensor<f64>, channels: usize, parts: &[usize]) -> nnz_engine::Result<Tensor<f64>> {
+    let (cache, constants) = (Cache::new(), leaves(model));
+    let (mut from, mut outputs) = (0, Vec::new());
+    for part in parts {
+        let to = from + part * channels;
+        let x = ops::slice(&Var::constant(x.clone()), 1, from..to);
+        outputs.push(model.forward(&x, &constants, Pass { cache: Some(&cache), ..Default::default() })?.0);
+        from = to;
+    }
+    assert_eq!(cache.seen(), parts.iter().sum::<usize>());
+    Ok(ops::concat(&outputs.iter().collect::<Vec<_>>(), 1).value().clone())
+}
+
+#[test]
+fn a_causal_network_runs_token_by_token() {
+    let mut rotary = ModelSpec::parse("causal-transformer:11-8-2-4", [1, 1, 7], 3).unwrap();
+    rotary.layers.retain(|l| !matches!(l, LayerSpec::Last(_)));
+    let text = toml::to_string(&rotary).unwrap();
+    let grouped = text.replace("heads = 4\n", "heads = 4\ngroups = 2\n");
+    assert_eq!(grouped.matches("groups = 2").count(), 2);
+    let learned = text.replace("rotary = true", "rotary = false").replacen(
+        "[[layers]]\nlayer = \"residual\"",
+        "[[layers]]\nlayer = \"positions\"\nname = \"positions\"\nlength = 7\nwidth = 8\n\n[[layers]]\nlayer = \"residual\"",
+        1,
+    );
+    let states = r#"
+        name = "states"
+        input = [2, 1, 7]
+        layers = [
+            { layer = "tokens" },
+            { layer = "recurrent", name = "gru", cell = "gru", inputs = 2, outputs = 3 },
+            { layer = "recurrent", name = "lstm", cell = "lstm", inputs = 3, outputs = 3 },
+            { layer = "linear", name = "head", inputs = 3, outputs = 2 },
+        ]"#;
+    for text in [&text, &grouped, &learned, states] {
+        let spec: ModelSpec = toml::from_str(text).unwrap();
+        let density = births(&spec, 0.5);
+        let model: Model<f64> = Model::born(&spec, Some(density), Storage::Sparse, false, 1).unwrap();
+        let channels = spec.input[0];
+        let x = Tensor::new(&[2, 7 * channels], (0..14 * channels).map(|i| (i * 5 % 11) as f64).collect());
+        let whole = model.infer(x.clone()).unwrap();
+        assert_eq!(whole.shape()[..2], [2, 7], "{text}");
+        for parts in [&[1; 7][..], &[4, 3], &[2, 1, 4], &[7]] {
+            let y = in_parts(&model, &x, channels, parts).unwrap();
+            let far = y.zip(&whole, |a, b| (a - b).abs()).data().iter().fold(0.0f64, |m, &d| m.max(d));
+            assert!(far < 1e-12, "{parts:?}: off by {far}\n{text}");
+        }
+        let long = in_parts(&model, &Tensor::zeros(&[1, 8 * channels]), channels, &[8]).unwrap_err().to_string();
+        assert!(long.contains("position 8") && long.contains("takes 7"), "{long}");
+        let cache = Cache::new();
+        let next = |rows: usize| {
+            let x = Var::constant(Tensor::zeros(&[rows, channels]));
+            model.forward(&x, &leaves(&model), Pass { cache: Some(&cache), ..Default::default() })
+        };
+        next(2).unwrap();
+        assert!(next(3).err().unwrap().to_string().contains("does not continue 2 sequences"));
+    }
+    for name in ["transformer:8-2-2-4", "toml", "mlp:192-12-3", "gates"] {
+        let model: Model<f64> = Model::born(&spec(name), None, Storage::Auto, false, 1).unwrap();
+        let error = in_parts(&model, &Tensor::zeros(&[1, 192]), 3, &[64]).unwrap_err().to_string();
+        assert!(error.contains("cannot be run in parts"), "{error}");
+    }
+}
+
+/// Growth by gradient sees the gradient of a recurrent weight summed over all positions, under sparse storage as under masked.
+#[test]
+fn zeros_of_a_recurrent_weight_are_scored_over_all_positions() {
+    let spec = spec("gates");
+    let (x, labels) = batch::<f64>(&spec, 4, 0);
+    let found = |storage| {
+        let model: Model<f64> = Model::born(&spec, Some(births(&spec, 0.3)), storage, false, 1).unwrap();
+        let at = model.params.iter().position(|p| p.shape.name == "gru.state.weight").unwrap();
+        let probe = Arc::new(ops::ZeroProbe { count: 5, ..Default::default() });
+        let probes: Vec<_> = (0..model.params.len()).map(|i| (i == at).then(|| probe.clone())).collect();
+        let l = leaves(&model);
+        let y = model.forward(&Var::constant(x.clone()), &l, Pass { probes: &probes, ..Default::default() }).unwrap().0;
+        let mut g = ops::cross_entropy(&y, &labels).backward(false).unwrap();
+        match &model.params[at].layout {
+            Layout::Masked(mask) => ops::top_zeros(&g.take(&l[at]).unwrap(), |p| mask.get(p), 5),
+            _ => std::mem::take(&mut *probe.found.lock().unwrap()),
+        }
+    };
+    let (masked, sparse) = (found(Storage::Masked), found(Storage::Sparse));
+    assert_eq!(masked.len(), 5);
+    assert_eq!(format!("{masked:?}"), format!("{sparse:?}"));
+}
+
+#[test]
+fn batches_of_no_row_and_of_one_are_handled_by_every_network() {
+    for name in PICTURES.into_iter().chain(["causal-transformer:11-8-2-2"]) {
+        let spec = spec(name);
+        for (rows, storage) in [0, 1].into_iter().flat_map(|r| [(r, Storage::Masked), (r, Storage::Sparse)]) {
+            let mut model: Model<f32> = Model::born(&spec, Some(births(&spec, 0.5)), storage, false, 1).unwrap();
+            let (x, labels) = batch::<f32>(&spec, rows, 0);
+            assert_eq!(model.infer(x.clone()).unwrap().shape(), [rows, 3], "{name}");
+            let l = leaves(&model);
+            let mode = Mode::Train { seed: 0, step: 0 };
+            let (y, effects) = model.forward(&Var::constant(x), &l, pass(mode)).unwrap();
+            let loss = ops::cross_entropy(&y, &labels);
+            assert!(loss.value().data()[0].is_finite(), "{name}: {rows} rows");
+            let mut found = loss.backward(false).unwrap();
+            model.absorb(&effects.statistics);
+            for (p, l) in model.params.iter().zip(&l) {
+                let g = found.take(l).unwrap_or_else(|| Tensor::zeros(l.shape()));
+                let whole = g.data().iter().chain(p.value.data()).all(|v| v.is_finite());
+                assert!(whole && g.shape() == p.value.shape(), "{name}: {} over {rows} rows", p.shape.name);
+            }
+        }
     }
 }
 
@@ -388,10 +576,10 @@ fn clipping_and_averaging() {
     assert_eq!(clip_by_norm(&mut g, 1.0), 5.0);
     assert!((g[0].data()[0] - 0.6f64).abs() < 1e-15 && (g[1].data()[0] - 0.8).abs() < 1e-15);
     let mut model: Model<f64> = Model::born(&spec("mlp:192-12-3"), None, Storage::Auto, false, 1).unwrap();
-    let mut average = Average::new(0.75, &model.params);
+    let mut average = Average::new(&model.params);
     model.params[1].value.data_mut().fill(8.0);
-    average.update(&model.params);
-    average.update(&model.params);
+    average.update(&model.params, 0.75);
+    average.update(&model.params, 0.75);
     assert!(average.values()[1].data().iter().all(|&v| v == 8.0 * (1.0 - 0.75 * 0.75)));
 }
 

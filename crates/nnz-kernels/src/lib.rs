@@ -73,7 +73,7 @@ pub use dense::max_pool::max_pool;
 pub use format::{Csc, Csr};
 pub use growth::{top_zero_gradients, top_zero_gradients_tiled};
 pub use plan::{Plan, Tuning};
-pub use pool::Pool;
+pub use pool::{Buffer, Pool};
 pub use real::Real;
 pub use simd::Isa;
 pub use sliced::Sliced;

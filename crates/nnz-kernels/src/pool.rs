@@ -1,12 +1,16 @@
-//! Buffers that are used again, so that a training step asks the system for nothing.
+//! Buffers that are used again, so that a training step asks the system for nothing, and that begin with a cache line, so
+//! that no register is loaded from two.
 
 use std::collections::VecDeque;
-use std::sync::{Mutex, PoisonError};
+use std::ops::{Deref, DerefMut};
+use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use crate::Real;
 
 /// Shorter buffers are left to the allocator.
 const SHORTEST: usize = 1024;
+/// Bytes of a cache line.
+const LINE: usize = 64;
 
 /// Freed buffers of one type, waiting for a request of their very length. Together with the buffers in use they never
 /// hold more than was in use at once before.
@@ -45,12 +49,12 @@ impl<T: Real> Pool<T> {
         Self(Mutex::new(State { free: VecDeque::new(), kept: 0, used: 0, peak: 0 }))
     }
 
-    fn state(&self) -> std::sync::MutexGuard<'_, State<T>> {
+    fn state(&self) -> MutexGuard<'_, State<T>> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// A buffer of `n` numbers, whatever was in it before. Give it back with [`Pool::give`].
-    pub fn take(&self, n: usize) -> Vec<T> {
+    /// A vector of `n` numbers, counted as in use.
+    fn take(&self, n: usize) -> Vec<T> {
         if n >= SHORTEST {
             let mut state = self.state();
             let found = state.free.iter().rposition(|b| b.len() == n).and_then(|at| state.free.remove(at));
@@ -63,34 +67,87 @@ impl<T: Real> Pool<T> {
         vec![T::ZERO; n]
     }
 
-    /// Counts a buffer that came from elsewhere and will be given to this pool.
-    pub fn adopt(&self, buffer: &Vec<T>) {
-        if buffer.len() >= SHORTEST {
-            self.state().claim(buffer.len());
+    /// Counts a vector that came from elsewhere and will be given to this pool.
+    fn adopt(&self, n: usize) {
+        if n >= SHORTEST {
+            self.state().claim(n);
         }
     }
 
-    /// Counts a buffer as gone that was taken or adopted and will not be given back.
-    pub fn release(&self, buffer: &Vec<T>) {
-        if buffer.len() >= SHORTEST {
-            self.state().used -= buffer.len();
-        }
-    }
-
-    /// Takes a buffer back.
-    pub fn give(&self, buffer: Vec<T>) {
+    /// Takes a vector back.
+    fn give(&self, buffer: Vec<T>) {
         let n = buffer.len();
         if n < SHORTEST {
             return;
         }
         let mut state = self.state();
         state.used -= n;
-        // A buffer with room to spare would hold more than is counted.
+        // One with room to spare would hold more than is counted.
         if buffer.capacity() == n {
             state.kept += n;
             state.free.push_back(buffer);
             state.trim();
         }
+    }
+}
+
+/// Numbers that return to the pool of their type.
+#[derive(Debug)]
+pub struct Buffer<T> {
+    data: Vec<T>,
+    /// First number that counts.
+    start: usize,
+    len: usize,
+    give: fn(Vec<T>),
+}
+
+impl<T: Real> Buffer<T> {
+    /// `n` numbers as their last user left them, beginning with a cache line.
+    pub fn any(n: usize) -> Self {
+        let data = T::pool().take(n + LINE / size_of::<T>() - 1);
+        let start = data.as_ptr().align_offset(LINE).min(data.len() - n);
+        Self { data, start, len: n, give: |data| T::pool().give(data) }
+    }
+}
+
+impl<T: Real> From<Vec<T>> for Buffer<T> {
+    fn from(data: Vec<T>) -> Self {
+        T::pool().adopt(data.len());
+        Self { start: 0, len: data.len(), data, give: |data| T::pool().give(data) }
+    }
+}
+
+impl<T: Real> Clone for Buffer<T> {
+    fn clone(&self) -> Self {
+        let mut copy = Self::any(self.len);
+        copy.copy_from_slice(self);
+        copy
+    }
+}
+
+impl<T> Drop for Buffer<T> {
+    fn drop(&mut self) {
+        (self.give)(std::mem::take(&mut self.data));
+    }
+}
+
+impl<T> Deref for Buffer<T> {
+    type Target = [T];
+
+    fn deref(&self) -> &[T] {
+        &self.data[self.start..self.start + self.len]
+    }
+}
+
+impl<T> DerefMut for Buffer<T> {
+    fn deref_mut(&mut self) -> &mut [T] {
+        &mut self.data[self.start..self.start + self.len]
+    }
+}
+
+impl<T: PartialEq> PartialEq for Buffer<T> {
+    fn eq(&self, other: &Self) -> bool {
+        **self == **other
     }
 }
 
@@ -116,12 +173,21 @@ mod tests {
         let d = pool.take(4000);
         assert_eq!(held(&pool), (4000, 0, 0), "1000 kept would fit, but no buffer is as short");
         pool.give(d);
-        let foreign = vec![0.0; 5000];
-        pool.adopt(&foreign);
+        pool.adopt(5000);
         assert_eq!(held(&pool), (5000, 0, 0));
-        pool.release(&foreign);
-        assert_eq!(held(&pool), (0, 0, 0));
+        pool.give(vec![0.0; 5000]);
+        assert_eq!(held(&pool), (0, 5000, 5000));
         pool.give(pool.take(10));
-        assert_eq!(held(&pool), (0, 0, 0), "short ones are not kept");
+        assert_eq!(held(&pool), (0, 5000, 5000), "short ones are not kept");
+    }
+
+    #[test]
+    fn begins_with_a_cache_line_and_holds_what_was_written() {
+        for n in [0, 1, 100, 5000] {
+            let mut a = Buffer::<f64>::any(n);
+            assert_eq!((a.len(), a.as_ptr().align_offset(LINE)), (n, 0));
+            a.fill(2.0);
+            assert!(a.clone() == a && a == Buffer::from(vec![2.0; n]));
+        }
     }
 }

@@ -3,6 +3,8 @@
 //! A matrix is a slice of rows of `cols` numbers. Sums over a row run in 16 lanes, sums over a column in blocks of rows
 //! and then in f64, so that results depend on shapes alone.
 
+use std::ops::Range;
+
 use crate::dense::{Raw, each};
 use crate::simd::{Kernel, Vector};
 use crate::{Isa, Real};
@@ -136,91 +138,109 @@ fn check(len: usize, cols: usize) {
     assert!(cols > 0 && len.is_multiple_of(cols) || len == 0, "{len} numbers are no rows of {cols}");
 }
 
-/// Σ over the rows of `K` functions of a row's entry and of numbers that belong to its column:
-/// `sums[k][c] = Σ_r f([a[r, c] for a in matrices], [v[c] for v in vectors])[k]`.
+/// Σ over the rows of a function of a row's entry and of numbers that belong to its column:
+/// `sums[c] = Σ_r f([a[r, c] for a in matrices], [v[c] for v in vectors])`.
 ///
 /// # Panics
 /// When lengths differ or rows do not fill the matrices.
-pub fn column_sums<T: Real, const I: usize, const J: usize, const K: usize>(
+pub fn column_sums<T: Real, const I: usize, const J: usize>(
     matrices: [&[T]; I],
     vectors: [&[T]; J],
     cols: usize,
-    f: impl Fn([T; I], [T; J]) -> [T; K] + Copy + Sync + Send,
-) -> [Vec<f64>; K] {
-    let len = matrices[0].len();
-    check(len, cols);
-    assert!(matrices.iter().all(|m| m.len() == len), "as many numbers in every matrix");
-    assert!(vectors.iter().all(|v| v.len() == cols), "one number a column");
-    let rows = len / cols.max(1);
-    let size = cut(rows, cols).0.max(rows.div_ceil(PARTS));
-    let parts = rows.div_ceil(size.max(1));
-    let mut sums = vec![0.0f64; parts * K * cols];
-    let to = Raw::of_mut(&mut sums);
-    each(parts, parts == 1, |p| {
-        let (first, last) = (p * size * cols, rows.min((p + 1) * size) * cols);
-        // SAFETY: every part has its own sums; an available instruction set.
-        unsafe {
-            let sums = std::slice::from_raw_parts_mut(to.get().add(p * K * cols), K * cols);
-            Isa::best().run(ColumnSums { matrices: matrices.map(|m| &m[first..last]), vectors, cols, f, sums });
-        }
+    f: impl Fn([T; I], [T; J]) -> T + Copy + Sync + Send,
+) -> Vec<f64> {
+    let [sums] = blockwise(matrices[0].len(), cols, |rows, [sums]: [&mut [f64]; 1]| {
+        ColumnSum { matrices, vectors, cols, f, rows, sums }.on_best();
     });
-    let mut parts = sums.chunks_exact((K * cols).max(1));
-    let mut total = parts.next().map_or_else(|| vec![0.0; K * cols], <[f64]>::to_vec);
-    parts.for_each(|part| total.iter_mut().zip(part).for_each(|(t, p)| *t += p));
-    std::array::from_fn(|k| total[k * cols..(k + 1) * cols].to_vec())
+    sums
 }
 
-struct ColumnSums<'a, T, F, const I: usize, const J: usize> {
+/// Two sums at once, so that the matrices are read once.
+///
+/// # Panics
+/// As [`column_sums`].
+pub fn two_column_sums<T: Real, const I: usize, const J: usize>(
+    matrices: [&[T]; I],
+    vectors: [&[T]; J],
+    cols: usize,
+    f: impl Fn([T; I], [T; J]) -> T + Copy + Sync + Send,
+    g: impl Fn([T; I], [T; J]) -> T + Copy + Sync + Send,
+) -> [Vec<f64>; 2] {
+    blockwise(matrices[0].len(), cols, |rows, [first, second]: [&mut [f64]; 2]| {
+        ColumnSum { matrices, vectors, cols, f, rows: rows.clone(), sums: first }.on_best();
+        ColumnSum { matrices, vectors, cols, f: g, rows, sums: second }.on_best();
+    })
+}
+
+/// `K` sums of `cols` numbers over the rows in `len` numbers: `add` adds a block of rows to them. Rows are cut into parts
+/// by the shape alone; each sums for itself, and the parts are added in their order.
+fn blockwise<const K: usize>(
+    len: usize,
+    cols: usize,
+    add: impl Fn(Range<usize>, [&mut [f64]; K]) + Sync + Send,
+) -> [Vec<f64>; K] {
+    check(len, cols);
+    let rows = len / cols.max(1);
+    let size = cut(rows, cols).0.max(rows.div_ceil(PARTS)).max(1);
+    let parts = rows.div_ceil(size);
+    let mut sums = vec![0.0f64; parts.max(1) * K * cols];
+    let to = Raw::of_mut(&mut sums);
+    each(parts, parts == 1, |p| {
+        let rows = p * size..rows.min((p + 1) * size);
+        for first in rows.clone().step_by(BLOCK) {
+            // SAFETY: every part has its own sums, and they do not overlap.
+            let own = std::array::from_fn(|k| unsafe {
+                std::slice::from_raw_parts_mut(to.get().add((p * K + k) * cols), cols)
+            });
+            add(first..rows.end.min(first + BLOCK), own);
+        }
+    });
+    std::array::from_fn(|k| (0..cols).map(|c| (0..parts).map(|p| sums[(p * K + k) * cols + c]).sum()).collect())
+}
+
+/// A block of rows of a sum over columns.
+struct ColumnSum<'a, T, F, const I: usize, const J: usize> {
     matrices: [&'a [T]; I],
     vectors: [&'a [T]; J],
     cols: usize,
     f: F,
+    rows: Range<usize>,
     sums: &'a mut [f64],
 }
 
-impl<T: Real, F: Fn([T; I], [T; J]) -> [T; K] + Copy, const I: usize, const J: usize, const K: usize> Kernel<T>
-    for ColumnSums<'_, T, F, I, J>
+impl<T: Real, F: Fn([T; I], [T; J]) -> T + Copy, const I: usize, const J: usize> ColumnSum<'_, T, F, I, J> {
+    fn on_best(self) {
+        let len = self.matrices[0].len();
+        assert!(self.matrices.iter().all(|m| m.len() == len), "as many numbers in every matrix");
+        assert!(self.vectors.iter().all(|v| v.len() == self.cols), "one number a column");
+        // SAFETY: an available instruction set.
+        unsafe { Isa::best().run(self) }
+    }
+}
+
+impl<T: Real, F: Fn([T; I], [T; J]) -> T + Copy, const I: usize, const J: usize> Kernel<T>
+    for ColumnSum<'_, T, F, I, J>
 {
     #[inline(always)]
     unsafe fn run<V: Vector<T = T>>(self) {
         // Sixteen columns at a time, whose sums stay in registers.
-        let cols = self.cols;
-        let rows = self.matrices[0].len() / cols.max(1);
-        for first_row in (0..rows).step_by(BLOCK) {
-            let block = first_row..rows.min(first_row + BLOCK);
-            let whole = cols / LANES * LANES;
-            for first in (0..whole).step_by(LANES) {
-                let vectors: [[T; LANES]; J] =
-                    std::array::from_fn(|j| std::array::from_fn(|l| self.vectors[j][first + l]));
-                let mut acc = [[T::ZERO; LANES]; K];
-                for r in block.clone() {
-                    let rows = self.matrices.map(|m| &m[r * cols + first..][..LANES]);
-                    for l in 0..LANES {
-                        let new = (self.f)(std::array::from_fn(|i| rows[i][l]), std::array::from_fn(|j| vectors[j][l]));
-                        for k in 0..K {
-                            acc[k][l] += new[k];
-                        }
-                    }
-                }
-                for k in 0..K {
-                    for l in 0..LANES {
-                        self.sums[k * cols + first + l] += acc[k][l].f64();
-                    }
+        let (cols, f) = (self.cols, self.f);
+        let whole = cols / LANES * LANES;
+        for first in (0..whole).step_by(LANES) {
+            let vectors: [[T; LANES]; J] = std::array::from_fn(|j| std::array::from_fn(|l| self.vectors[j][first + l]));
+            let mut acc = [T::ZERO; LANES];
+            for r in self.rows.clone() {
+                let rows = self.matrices.map(|m| &m[r * cols + first..][..LANES]);
+                for l in 0..LANES {
+                    acc[l] += f(std::array::from_fn(|i| rows[i][l]), std::array::from_fn(|j| vectors[j][l]));
                 }
             }
-            for c in whole..cols {
-                let mut acc = [T::ZERO; K];
-                for r in block.clone() {
-                    let entry = std::array::from_fn(|i| self.matrices[i][r * cols + c]);
-                    let new = (self.f)(entry, std::array::from_fn(|j| self.vectors[j][c]));
-                    for k in 0..K {
-                        acc[k] += new[k];
-                    }
-                }
-                for k in 0..K {
-                    self.sums[k * cols + c] += acc[k].f64();
-                }
-            }
+            (0..LANES).for_each(|l| self.sums[first + l] += acc[l].f64());
+        }
+        for c in whole..cols {
+            let entry = |r: usize| std::array::from_fn(|i| self.matrices[i][r * cols + c]);
+            let vectors = std::array::from_fn(|j| self.vectors[j][c]);
+            self.sums[c] += self.rows.clone().map(|r| f(entry(r), vectors)).sum::<T>().f64();
         }
     }
 }
@@ -375,21 +395,11 @@ pub fn layer_norm_sums<T: Real>(x: &[T], g: &[T], mean: &[T], rate: &[T], cols: 
     check(x.len(), cols);
     let rows = x.len() / cols.max(1);
     assert!(g.len() == x.len() && mean.len() == rows && rate.len() == rows, "shapes differ");
-    // Rows in parts by the shape alone; a block of rows is summed in the numbers' own precision.
-    let size = cut(rows, cols).0.max(rows.div_ceil(PARTS)).max(1);
-    let parts = rows.div_ceil(size);
-    let mut sums = vec![0.0f64; parts.max(1) * 2 * cols];
-    let to = Raw::of_mut(&mut sums);
-    each(parts, parts == 1, |p| {
-        let rows = p * size..rows.min((p + 1) * size);
-        // SAFETY: every part has its own sums; an available instruction set.
-        unsafe {
-            let sums = std::slice::from_raw_parts_mut(to.get().add(p * 2 * cols), 2 * cols);
-            Isa::best().run(LayerNormSums { x, g, mean, rate, rows, cols, sums });
-        }
+    let [gain, offset] = blockwise(x.len(), cols, |rows, [gains, offsets]| {
+        // SAFETY: an available instruction set.
+        unsafe { Isa::best().run(LayerNormSums { x, g, mean, rate, rows, cols, gains, offsets }) }
     });
-    let add = |first: usize| (0..cols).map(|c| (0..parts).map(|p| sums[p * 2 * cols + first + c]).sum()).collect();
-    (add(0), add(cols))
+    (gain, offset)
 }
 
 struct LayerNormSums<'a, T> {
@@ -397,40 +407,39 @@ struct LayerNormSums<'a, T> {
     g: &'a [T],
     mean: &'a [T],
     rate: &'a [T],
-    rows: std::ops::Range<usize>,
+    rows: Range<usize>,
     cols: usize,
-    sums: &'a mut [f64],
+    gains: &'a mut [f64],
+    offsets: &'a mut [f64],
 }
 
 impl<T: Real> Kernel<T> for LayerNormSums<'_, T> {
     #[inline(always)]
     unsafe fn run<V: Vector<T = T>>(self) {
         let cols = self.cols;
-        let (gains, offsets) = self.sums.split_at_mut(cols);
-        for first in self.rows.clone().step_by(BLOCK) {
-            let block = first..self.rows.end.min(first + BLOCK);
-            for c in (0..cols).step_by(LANES) {
-                let n = LANES.min(cols - c);
-                let (mut gain, mut offset) = ([T::ZERO; LANES], [T::ZERO; LANES]);
-                for r in block.clone() {
-                    let (m, s) = (self.mean[r], self.rate[r]);
-                    let (x, g) = (&self.x[r * cols + c..][..n], &self.g[r * cols + c..][..n]);
-                    if let (Some(x), Some(g)) = (x.first_chunk::<LANES>(), g.first_chunk::<LANES>()) {
-                        for l in 0..LANES {
-                            gain[l] += g[l] * ((x[l] - m) * s);
-                            offset[l] += g[l];
-                        }
-                    } else {
-                        for l in 0..n {
-                            gain[l] += g[l] * ((x[l] - m) * s);
-                            offset[l] += g[l];
-                        }
+        for c in (0..cols).step_by(LANES) {
+            let n = LANES.min(cols - c);
+            let (mut gain, mut offset) = ([T::ZERO; LANES], [T::ZERO; LANES]);
+            for r in self.rows.clone() {
+                let (m, s) = (self.mean[r], self.rate[r]);
+                let (x, g) = (&self.x[r * cols + c..][..n], &self.g[r * cols + c..][..n]);
+                if let (Some(x), Some(g)) = (x.first_chunk::<LANES>(), g.first_chunk::<LANES>()) {
+                    for l in 0..LANES {
+                        gain[l] += g[l] * ((x[l] - m) * s);
+                    }
+                    for l in 0..LANES {
+                        offset[l] += g[l];
+                    }
+                } else {
+                    for l in 0..n {
+                        gain[l] += g[l] * ((x[l] - m) * s);
+                        offset[l] += g[l];
                     }
                 }
-                for l in 0..n {
-                    gains[c + l] += gain[l].f64();
-                    offsets[c + l] += offset[l].f64();
-                }
+            }
+            for l in 0..n {
+                self.gains[c + l] += gain[l].f64();
+                self.offsets[c + l] += offset[l].f64();
             }
         }
     }
@@ -488,7 +497,8 @@ mod tests {
     fn columns() {
         for (rows, cols) in SHAPES {
             let (x, g, v) = (random::<f64>(1, rows * cols), random::<f64>(2, rows * cols), random::<f64>(3, cols));
-            let [a, b] = column_sums([&x, &g], [&v], cols, |[x, g], [v]| [x - v, x * g]);
+            let [a, b] = two_column_sums([&x, &g], [&v], cols, |[x, _], [v]| x - v, |[x, g], _| x * g);
+            assert_eq!(column_sums([&g, &x], [], cols, |[g, x], []| x * g), b);
             let sum = |f: &dyn Fn(usize, usize) -> f64, c: usize| (0..rows).map(|r| f(r * cols + c, c)).sum::<f64>();
             close("a", &a, 1, cols, 1e-11, |_, c| sum(&|i, c| x[i] - v[c], c));
             close("b", &b, 1, cols, 1e-11, |_, c| sum(&|i, _| x[i] * g[i], c));
@@ -496,7 +506,7 @@ mod tests {
             map_columns([&x, &g], [&v], cols, &mut to, |[x, g], [v]| x * v + g);
             close("map", &to, rows, cols, 0.0, |r, c| x[r * cols + c] * v[c] + g[r * cols + c]);
         }
-        let [none] = column_sums([&[0.0f32; 0]], [], 3, |[x], []| [x]);
+        let none = column_sums([&[0.0f32; 0]], [], 3, |[x], []| x);
         assert_eq!(none, [0.0; 3]);
     }
 
@@ -542,7 +552,7 @@ mod tests {
             let x = random::<f32>(1, rows * cols);
             let mut p = x.clone();
             softmax(&mut p, cols);
-            let [a] = column_sums([&x], [], cols, |[x], []| [x * x]);
+            let a = column_sums([&x], [], cols, |[x], []| x * x);
             let (mut y, mut mean, mut rate) = (vec![0.0; x.len()], vec![0.0; rows], vec![0.0; rows]);
             layer_norm(
                 &x,

@@ -85,6 +85,18 @@ fn input_fan_out<T: Real>(model: &Model<T>, first: Option<&Topology>) -> Vec<u32
     degrees.into_iter().map(|d| d as u32).collect()
 }
 
+/// Whether each layer's units are the next one's inputs, one by one.
+fn unit_by_unit<T: Real>(model: &Model<T>) -> bool {
+    use LayerSpec::{Activation, BatchNorm, Dropout, Flatten, LayerNorm, Linear, Relu, RmsNorm};
+    let plain = |l: &LayerSpec| {
+        matches!(
+            l,
+            Activation(_) | BatchNorm(_) | Dropout(_) | Flatten(_) | LayerNorm(_) | Linear(_) | Relu(_) | RmsNorm(_)
+        )
+    };
+    model.spec.layers.iter().all(plain)
+}
+
 /// Measures a model. O(nonzeros) but for dense layers.
 pub fn inspect<T: Real>(model: &Model<T>, header: &Header) -> Result<Inspection> {
     let mut layers = Vec::new();
@@ -126,8 +138,8 @@ pub fn inspect<T: Real>(model: &Model<T>, header: &Header) -> Result<Inspection>
         input_fan_out: input_fan_out(model, topologies.first()),
         dense_bytes: biases + sum(|l| l.dense_bytes),
         packed_bytes: biases + sum(|l| l.packed_bytes),
-        paths: measure::paths(&stack).ok(),
-        components: measure::components(&stack).ok(),
+        paths: measure::paths(&stack).ok().filter(|_| unit_by_unit(model)),
+        components: measure::components(&stack).ok().filter(|_| unit_by_unit(model)),
         layers,
     })
 }

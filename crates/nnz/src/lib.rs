@@ -21,7 +21,7 @@ pub mod tickets;
 
 pub use claim::{Claim, Judgement, Verdict};
 pub use error::{Error, Result};
-pub use recipe::{Arm, Precision, Recipe, Scale, embedded};
+pub use recipe::{Arm, Network, Precision, Recipe, Scale, embedded};
 pub use stats::{Summary, summarize};
 
 /// Every method, room by room.

@@ -1,8 +1,12 @@
 use crate::{Claim, Error, REGISTRY, Result};
 use include_dir::{Dir, include_dir};
 use nnz_core::{Pattern, closest};
-use nnz_engine::TrainSpec;
+use nnz_engine::data::Dataset;
+use nnz_engine::{ModelSpec, OptimizerSpec, Task, TrainSpec};
+use serde::de::value::MapAccessDeserializer;
+use serde::de::{Deserializer, MapAccess, Visitor};
 use serde::{Deserialize, Serialize};
+use std::fmt;
 
 static RECIPES: Dir = include_dir!("$CARGO_MANIFEST_DIR/../../recipes");
 
@@ -15,6 +19,87 @@ pub enum Precision {
     F32,
     /// 64 bits, for checks.
     F64,
+}
+
+/// The network of a recipe.
+#[derive(Clone, Debug, PartialEq, Serialize)]
+#[serde(untagged)]
+pub enum Network {
+    /// By name, e.g. `mlp:784-300-100-10`, or a TOML file with its layers, which [`Recipe::resolve`] reads.
+    Named(String),
+    /// Layer by layer.
+    Written(ModelSpec),
+}
+
+impl<'de> Deserialize<'de> for Network {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        struct NameOrTable;
+        impl<'de> Visitor<'de> for NameOrTable {
+            type Value = Network;
+
+            fn expecting(&self, f: &mut fmt::Formatter) -> fmt::Result {
+                f.write_str("the name of a network, a TOML file, or a table with name, input and layers")
+            }
+
+            fn visit_str<E>(self, name: &str) -> Result<Network, E> {
+                Ok(Network::Named(name.into()))
+            }
+
+            // Not left to an untagged enum, whose errors do not say what is wrong inside.
+            fn visit_map<A: MapAccess<'de>>(self, map: A) -> Result<Network, A::Error> {
+                ModelSpec::deserialize(MapAccessDeserializer::new(map)).map(Network::Written)
+            }
+        }
+        deserializer.deserialize_any(NameOrTable)
+    }
+}
+
+impl From<&str> for Network {
+    fn from(name: &str) -> Self {
+        Self::Named(name.into())
+    }
+}
+
+impl Network {
+    /// How tables call it.
+    pub fn name(&self) -> &str {
+        match self {
+            Self::Named(name) => name,
+            Self::Written(spec) => &spec.name,
+        }
+    }
+
+    /// Puts the layers of a TOML file in the place of its name.
+    fn read(self) -> Result<Self> {
+        let Self::Named(file) = &self else { return Ok(self) };
+        if !file.ends_with(".toml") {
+            return Ok(self);
+        }
+        let text = std::fs::read_to_string(file)
+            .map_err(|e| Error::Recipe { place: file.clone(), why: format!("cannot read the network: {e}") })?;
+        let spec = toml::from_str(&text)
+            .map_err(|e| Error::Recipe { place: file.clone(), why: format!("no network: {}", e.to_string().trim()) })?;
+        Ok(Self::Written(spec))
+    }
+
+    /// Its layers, for a task on data.
+    pub fn spec(&self, data: &Dataset, task: Task) -> Result<ModelSpec> {
+        let outputs = task.outputs(data.classes.len(), data.image);
+        let spec = match self {
+            Self::Named(name) => return Ok(ModelSpec::parse(name, data.image, outputs)?),
+            Self::Written(spec) => spec.clone(),
+        };
+        let bad = |why: String| nnz_engine::Error::Model { spec: spec.name.clone(), why };
+        if spec.input != data.image {
+            let why = format!(
+                "its input is {:?} (channels, height, width), but {} has {:?}",
+                spec.input, data.name, data.image
+            );
+            return Err(bad(why).into());
+        }
+        spec.check(outputs).map_err(bad)?;
+        Ok(spec)
+    }
 }
 
 /// How large a claim is run.
@@ -36,8 +121,8 @@ pub struct Recipe {
     pub title: String,
     /// Data set: a known name, or a directory.
     pub data: String,
-    /// Model, e.g. `mlp:784-300-100-10`.
-    pub model: String,
+    /// Network: a name such as `mlp:784-300-100-10`, a TOML file, or a table with its layers.
+    pub model: Network,
     /// One network for each, in every arm.
     pub seeds: Vec<u64>,
     /// Precision of all arithmetic.
@@ -142,6 +227,11 @@ impl Recipe {
         if !(self.train.optimizer.lr() > 0.0 && self.train.optimizer.lr().is_finite()) {
             return bad(format!("the learning rate must be above 0, got {}", self.train.optimizer.lr()));
         }
+        if let OptimizerSpec::Lbfgs { memory, .. } = self.train.optimizer
+            && !(1..=1000).contains(&memory)
+        {
+            return bad(format!("lbfgs remembers 1 to 1000 steps, got {memory}"));
+        }
         for (i, arm) in self.arms.iter().enumerate() {
             if self.arms[..i].iter().any(|a| a.name == arm.name) {
                 return bad(format!("two arms are named `{}`", arm.name));
@@ -175,9 +265,10 @@ impl Recipe {
         self
     }
 
-    /// Fills every option of every arm with its default, so that the recipe says all. A pattern that fixes the density
+    /// Reads the network's file and fills every option of every arm with its default, so that the recipe says all. A pattern that fixes the density
     /// sets it where none was given.
     pub fn resolve(mut self) -> Result<Self> {
+        self.model = self.model.read()?;
         for arm in &mut self.arms {
             let Some(key) = &arm.method else { continue };
             let method = REGISTRY.find(key)?;
@@ -216,6 +307,31 @@ pub fn embedded() -> Vec<(String, &'static str)> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn networks_are_names_files_or_tables() {
+        let (_, text) = embedded().into_iter().next().unwrap();
+        let dir = tempfile::tempdir().unwrap();
+        let file = dir.path().join("net.toml");
+        let network = include_str!("../../../networks/lenet-300-100.toml");
+        std::fs::write(&file, network).unwrap();
+        let at = text.find("model = ").unwrap();
+        let line = text[at..].lines().next().unwrap();
+        let recipe = |model: &str| Recipe::parse(&text.replace(line, model), "test");
+        let named = recipe(&format!("model = {:?}", file.to_str().unwrap())).unwrap().resolve().unwrap();
+        let Network::Written(spec) = &named.model else { panic!("the file was not read") };
+        assert_eq!(spec.name, "mlp:784-300-100-10");
+        // A resolved recipe says all, and is a recipe.
+        assert_eq!(Recipe::parse(&named.to_toml().unwrap(), "again").unwrap().resolve().unwrap(), named);
+        std::fs::write(&file, network.replace("outputs", "output")).unwrap();
+        let error =
+            recipe(&format!("model = {:?}", file.to_str().unwrap())).unwrap().resolve().unwrap_err().to_string();
+        assert!(error.contains("net.toml") && error.contains("output"), "{error}");
+        let missing = recipe("model = \"no.toml\"").unwrap().resolve().unwrap_err().to_string();
+        assert!(missing.contains("no.toml") && missing.contains("cannot read"), "{missing}");
+        let typo = recipe("model = { name = \"x\", input = [1, 2, 3], layer = [] }").unwrap_err().to_string();
+        assert!(typo.contains("layer"), "{typo}");
+    }
 
     #[test]
     fn every_embedded_recipe_is_whole() {

@@ -6,8 +6,8 @@ use nnz::REGISTRY;
 use nnz::data::Store;
 use nnz_core::{Method, Rng, Setting, Topology};
 use nnz_engine::data::{Dataset, Inputs, Split};
-use nnz_engine::file::{Header, load_checkpoint, save_checkpoint};
-use nnz_engine::{LrSchedule, ModelSpec, OptimizerSpec, Real, Storage, TrainSpec, Trainer};
+use nnz_engine::file::Header;
+use nnz_engine::{Dtype, LrSchedule, ModelSpec, OptimizerSpec, Real, Storage, Task, TrainSpec, Trainer};
 use std::sync::OnceLock;
 
 const MODEL: &str = "mlp:784-30-20-10";
@@ -20,7 +20,7 @@ fn digits() -> &'static Dataset {
         let all = Store::at("nowhere").load("mnist10k").unwrap().dataset;
         let cut = |s: &Split, rows: usize| {
             let Inputs::Bytes(b) = &s.inputs else { panic!("digits are bytes") };
-            Split { inputs: Inputs::Bytes(b[..rows * 784].to_vec()), labels: s.labels[..rows].to_vec() }
+            Split::new(Inputs::Bytes(b[..rows * 784].to_vec()), s.labels[..rows].to_vec())
         };
         let (train, test) = (cut(&all.train, 800), cut(&all.test, 100));
         Dataset::new("digits", all.image, all.classes, train, test, "test".into()).unwrap()
@@ -38,6 +38,7 @@ fn spec(storage: Storage) -> TrainSpec {
         storage,
         prune_head: false,
         validation: 0.1,
+        ..TrainSpec::default()
     }
 }
 
@@ -150,24 +151,26 @@ fn an_interrupted_run_equals_an_uninterrupted_one() {
             }
             let header = Header {
                 model: first.model.spec.clone(),
-                normalization: first.normalization(),
+                normalization: first.frame().normalization,
                 classes: digits().classes.clone(),
                 data: "digits".into(),
                 method: m.key.into(),
                 prune_head: false,
+                task: Task::Classification,
+                scales: Vec::new(),
+                dtype: Dtype::Native,
                 encoding: None,
             };
-            save_checkpoint(&path, &first.model, &header, &first.optimizer, &first.position, "run").unwrap();
+            first.save(&path, &header, "run").unwrap();
             drop(first);
             let mut second: Trainer<f32> = trainer(m, storage, 5);
-            let (model, optimizer, position) = load_checkpoint(&path, storage, "run").unwrap();
-            (second.model, second.optimizer) = (model, optimizer);
-            second.resume(position).unwrap();
+            second.resume(&path, "run").unwrap();
             finish(&mut second);
             assert!(fingerprint(&whole) == fingerprint(&second), "{} ({storage:?}) cut at step {cut}", m.key);
         }
     }
-    assert!(load_checkpoint::<f32>(&path, Storage::Auto, "another").is_err(), "another run's checkpoint");
+    let mut last: Trainer<f32> = trainer(REGISTRY.methods().last().unwrap(), Storage::Masked, 5);
+    assert!(last.resume(&path, "another").is_err(), "another run's checkpoint");
 }
 
 /// Every pattern, on the methods that choose freely: what survives training obeys it.

@@ -5,11 +5,11 @@ use nnz::data::read::{Encoding, table_rows};
 use nnz::data::{Store, fit_to, picture};
 use nnz::inspect::{Inspection, inspect as measure};
 use nnz::report;
-use nnz_engine::data::{Dataset, Inputs};
+use nnz_engine::data::{Dataset, Inputs, Normalization, Split};
 use nnz_engine::file::{Header, load_model, write_atomically};
-use nnz_engine::{Model, Storage, Tensor, evaluate};
-use nnz_kernels::rows;
+use nnz_engine::{Model, Storage, Task, Tensor, evaluate, ops::softmax_rows};
 use serde_json::json;
+use std::borrow::Cow;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
@@ -85,30 +85,50 @@ pub fn eval(args: &EvalArgs, ui: Ui) -> Result<ExitCode> {
     let (model, header): (Model<f32>, Header) = load_model(&args.model, Storage::Auto)?;
     let loaded = Store::open()?.load_as(args.data.as_ref().unwrap_or(&header.data), header.encoding.as_ref())?;
     loaded.note.iter().for_each(|note| ui.note(note));
-    let data = loaded.dataset;
+    let data = match header.task {
+        Task::Regression if !loaded.dataset.real() => loaded.dataset.numbers().map_err(nnz_engine::Error::from)?,
+        _ => loaded.dataset,
+    };
     fits(&header, &data)?;
-    let splits = match args.split {
-        Which::Test => vec![&data.test],
-        Which::Train => vec![&data.train],
-        Which::All => vec![&data.train, &data.test],
+    let split = match args.split {
+        Which::Test => Cow::Borrowed(&data.test),
+        Which::Train => Cow::Borrowed(&data.train),
+        Which::All => Cow::Owned(whole(&data)?),
     };
     if args.data.is_some() && header.encoding.is_some() && matches!(args.split, Which::Test) {
         ui.note("these are the rows held out for testing; --split all takes every row");
     }
-    let (mut rows, mut right, mut loss) = (0, 0.0, 0.0);
-    for split in splits {
-        let all: Vec<u32> = (0..split.len() as u32).collect();
-        let e = evaluate(&model, &data, split, &all, header.normalization)?;
-        let n = all.len() as f64;
-        (rows, right, loss) = (rows + all.len(), right + e.accuracy * n, loss + e.loss * n);
-    }
-    let (accuracy, loss) = (right / rows as f64, loss / rows as f64);
-    let document = json!({"data": data.name, "rows": rows, "accuracy": accuracy, "loss": loss});
+    let rows: Vec<u32> = (0..split.len() as u32).collect();
+    let e = evaluate(&model, &data, &split, &rows, &header.frame())?;
+    let measure = header.task.measure();
+    let document =
+        json!({"data": data.name, "rows": rows.len(), measure.replace(' ', "_"): e.accuracy, "loss": e.loss});
     ui.answer(&document, || {
-        let rows = ui::count(rows);
-        format!("accuracy {} on {rows} rows of {}, loss {loss:.4}", ui::percent(accuracy, None), data.name)
+        let rows = ui::count(rows.len());
+        format!("{measure} {} on {rows} rows of {}, loss {:.4}", ui::percent(e.accuracy, None), data.name, e.loss)
     })?;
     Ok(ExitCode::SUCCESS)
+}
+
+/// Both splits as one: variance explained is no mean of theirs.
+fn whole(data: &Dataset) -> Result<Split> {
+    let mut all = data.train.clone();
+    all.labels.extend(&data.test.labels);
+    all.targets.extend(&data.test.targets);
+    match (&mut all.inputs, &data.test.inputs) {
+        (Inputs::Bytes(all), Inputs::Bytes(more)) => all.extend(more),
+        (Inputs::Floats(all), Inputs::Floats(more)) => all.extend(more),
+        (inputs, _) => {
+            let mut values = vec![0.0f32; data.len() * data.features()];
+            let (train, test) = values.split_at_mut(data.train.inputs.len());
+            for (split, out) in [(&data.train, train), (&data.test, test)] {
+                let rows: Vec<u32> = (0..split.len() as u32).collect();
+                data.fill(split, &rows, Normalization::NONE, out)?;
+            }
+            *inputs = Inputs::Floats(values);
+        }
+    }
+    Ok(all)
 }
 
 /// Measures a model.
@@ -188,6 +208,9 @@ fn describe(i: &Inspection) -> String {
 /// Names the class of a picture, or of every row of a table.
 pub fn predict(args: &PredictArgs, ui: Ui) -> Result<ExitCode> {
     let (model, header): (Model<f32>, Header) = load_model(&args.model, Storage::Auto)?;
+    if header.task != Task::Classification {
+        bail!("{} names no classes: it is for {:?}", args.model.display(), header.task);
+    }
     let (inputs, rows) = match &header.encoding {
         Some(encoding) => {
             let encoding = Encoding::from_json(encoding)?;
@@ -208,7 +231,7 @@ pub fn predict(args: &PredictArgs, ui: Ui) -> Result<ExitCode> {
         let mut input = Tensor::zeros(&[block.len(), features]);
         inputs.fill(features, block, header.normalization, input.data_mut())?;
         let mut p = model.infer(input)?;
-        rows::softmax(p.data_mut(), classes);
+        softmax_rows(p.data_mut(), classes);
         answers.extend(p.data().chunks_exact(classes).map(|row| {
             let mut named: Vec<(&String, f32)> = header.classes.iter().zip(row.iter().copied()).collect();
             named.sort_by(|a, b| b.1.total_cmp(&a.1));
@@ -233,7 +256,6 @@ mod tests {
     use super::*;
     use nnz_core::Topology;
     use nnz_engine::ModelSpec;
-    use nnz_engine::data::Normalization;
     use nnz_engine::file::{Packing, save_model};
 
     #[test]
@@ -250,6 +272,9 @@ mod tests {
             data: "stripes".into(),
             method: "by hand".into(),
             prune_head: false,
+            task: Task::Classification,
+            scales: Vec::new(),
+            dtype: nnz_engine::Dtype::Native,
             encoding: None,
         };
         save_model(&file, &model, &header, Packing::Csr).unwrap();

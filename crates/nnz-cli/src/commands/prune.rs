@@ -8,7 +8,7 @@ use nnz::run::Observer;
 use nnz_core::Setting;
 use nnz_engine::data::Dataset;
 use nnz_engine::file::{Header, Packing, load_model, save_model};
-use nnz_engine::{Model, Trainer, evaluate};
+use nnz_engine::{Dtype, Model, Task, Trainer, evaluate};
 use serde_json::json;
 use std::path::PathBuf;
 use std::process::ExitCode;
@@ -51,9 +51,14 @@ pub fn run(args: &Args, ui: Ui) -> Result<ExitCode> {
         Some(name) => {
             let loaded = Store::open()?.load_as(name, header.encoding.as_ref())?;
             loaded.note.iter().for_each(|note| ui.note(note));
-            header.model.check(loaded.dataset.classes.len()).map_err(nnz::Error::Refused)?;
-            super::model::fits(&header, &loaded.dataset)?;
-            Some(loaded.dataset)
+            let data = match header.task {
+                Task::Regression if !loaded.dataset.real() => {
+                    loaded.dataset.numbers().map_err(nnz_engine::Error::from)?
+                }
+                _ => loaded.dataset,
+            };
+            super::model::fits(&header, &data)?;
+            Some(data)
         }
         None => None,
     };
@@ -77,7 +82,7 @@ pub fn run(args: &Args, ui: Ui) -> Result<ExitCode> {
         (Some(epochs), Some(data)) => {
             let build = |setting: &Setting| method.build(&options, setting);
             let spec = args.train.spec(epochs);
-            let mut trainer = Trainer::from_model(model, header.normalization, data, &spec, args.seed, build)?;
+            let mut trainer = Trainer::from_model(model, header.frame(), data, &spec, args.seed, build)?;
             let mut watch = Watch::new(ui, ui::stop_flag()?);
             watch.begin("fine-tuning", args.seed, 0, 1);
             let finished = trainer.run(|_, progress| watch.step("fine-tuning", progress))?;
@@ -85,16 +90,21 @@ pub fn run(args: &Args, ui: Ui) -> Result<ExitCode> {
             if !finished {
                 bail!("interrupted; nothing was written");
             }
-            model = trainer.model;
+            model = trainer.result().into_owned();
         }
         _ => {
             let setting = Setting { seed: args.seed, steps: 0, steps_per_epoch: 1 };
             let mut sparsifier = method.build(&options, &setting)?;
             let rows: Vec<u32> = data.iter().flat_map(|d| 0..d.train.len().min(args.train.batch) as u32).collect();
-            let batch = data.as_ref().map(|d| (d, &rows[..], header.normalization));
+            let frame = header.frame();
+            let batch = data.as_ref().map(|d| (d, &rows[..], &frame));
             nnz_engine::prune(&mut model, &mut *sparsifier, batch, storage)?;
         }
     }
+    if args.train.spec(0).dtype != Dtype::Native {
+        header.dtype = Dtype::Bf16;
+    }
+    header.dtype.round(&mut model);
     header.method = format!("{}, then {} at density {}", header.method, method.key, ui::density(model.density()));
     let packing = if args.dense_layout { Packing::Dense } else { Packing::Smallest };
     save_model(&args.output, &model, &header, packing)?;
@@ -133,5 +143,5 @@ impl Size {
 fn accuracy(model: &Model<f32>, data: Option<&Dataset>, header: &Header) -> Result<Option<f64>> {
     let Some(data) = data else { return Ok(None) };
     let rows: Vec<u32> = (0..data.test.len() as u32).collect();
-    Ok(Some(evaluate(model, data, &data.test, &rows, header.normalization)?.accuracy))
+    Ok(Some(evaluate(model, data, &data.test, &rows, &header.frame())?.accuracy))
 }

@@ -3,6 +3,7 @@ use anyhow::{Context, Result, bail};
 use clap::Args as ClapArgs;
 use nnz::run::{Options, Outcome, read_record, record::RunRecord, write_report};
 use nnz::{Recipe, Scale, embedded};
+use nnz_engine::Task;
 use serde_json::json;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
@@ -115,7 +116,8 @@ fn about(record: &RunRecord) -> String {
 
 /// The table of arms.
 pub fn arms(record: &RunRecord) -> String {
-    let header = ["", "test accuracy", "nonzeros", "density", "weights", "optimizer", "s/epoch"];
+    let measure = if record.task == Task::Classification { "test accuracy" } else { record.task.measure() };
+    let header = ["", measure, "nonzeros", "density", "weights", "optimizer", "s/epoch"];
     let row = |a: &nnz::run::record::ArmRecord| {
         vec![
             a.name.clone(),

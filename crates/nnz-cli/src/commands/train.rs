@@ -2,8 +2,9 @@ use super::MethodArgs;
 use crate::ui::{self, Ui};
 use anyhow::Result;
 use clap::{Args as ClapArgs, ValueEnum};
-use nnz::{Arm, Precision, Recipe, data};
-use nnz_engine::{LrSchedule, OptimizerSpec, Storage, TrainSpec};
+use nnz::{Arm, Network, Precision, Recipe, data};
+use nnz_engine::data::Augment;
+use nnz_engine::{Dtype, LrSchedule, OptimizerSpec, Storage, Task, TrainSpec};
 use std::process::ExitCode;
 
 /// Training, shared by `train` and `prune --finetune`.
@@ -15,7 +16,7 @@ pub struct TrainArgs {
     /// Update rule
     #[arg(long, value_enum, default_value_t = Rule::Sgd)]
     pub optimizer: Rule,
-    /// Learning rate [default: 0.1 for sgd, 0.001 for adam]
+    /// Learning rate [default: 0.1 for sgd, 0.001 for adam and adamw; lbfgs takes none]
     #[arg(long, value_name = "RATE")]
     pub lr: Option<f64>,
     /// How the learning rate falls
@@ -30,6 +31,59 @@ pub struct TrainArgs {
     /// Let the method prune the classifier at the end, too
     #[arg(long)]
     pub prune_head: bool,
+    /// Scale gradients down to this Euclidean norm, such as 1.0
+    #[arg(long, value_name = "NORM")]
+    pub clip: Option<f64>,
+    /// Evaluate and keep a moving average of the weights with this decay, such as 0.999
+    #[arg(long, value_name = "DECAY")]
+    pub ema: Option<f64>,
+    /// Give this share of every target to all classes alike, such as 0.1
+    #[arg(long, value_name = "SHARE", default_value_t = 0.0)]
+    pub smoothing: f64,
+    /// Change training rows each time they are read, such as flip,crop=4,cutout=8,mixup=0.2
+    #[arg(long, value_name = "CHANGES", value_parser = augment)]
+    pub augment: Option<Augment>,
+    /// How the finished network is rounded and written
+    #[arg(long, value_enum, default_value_t = Values::F32)]
+    pub dtype: Values,
+}
+
+/// Numbers of a file.
+#[derive(Clone, Copy, Debug, ValueEnum)]
+pub enum Values {
+    /// As they were trained
+    F32,
+    /// Weights in 16 bits: half the bytes
+    Bf16,
+}
+
+/// What is learned.
+#[derive(Clone, Copy, Debug, ValueEnum)]
+pub enum Aim {
+    /// To name classes
+    Classification,
+    /// To predict numbers: targets, or classes that are named by numbers
+    Regression,
+    /// To give the input back; the default model is an autoencoder
+    Reconstruction,
+}
+
+/// `flip`, `crop=PIXELS`, `cutout=SIDE`, `mixup=ALPHA`, separated by commas.
+fn augment(text: &str) -> Result<Augment, String> {
+    let mut changes = Augment::default();
+    for part in text.split(',').map(str::trim) {
+        let (name, value) = part.split_once('=').map_or((part, None), |(n, v)| (n, Some(v)));
+        let pixels = || value.and_then(|v| v.parse().ok()).filter(|&n: &usize| n > 0);
+        let why = || format!("`{part}`: expected changes such as flip,crop=4,cutout=8,mixup=0.2");
+        match (name, value) {
+            ("flip", None) => changes.flip = true,
+            ("crop", _) => changes.crop = pixels().ok_or_else(why)?,
+            ("cutout", _) => changes.cutout = pixels().ok_or_else(why)?,
+            ("mixup", Some(v)) => changes.mixup = v.parse().ok().filter(|&a: &f64| a > 0.0).ok_or_else(why)?,
+            _ => return Err(why()),
+        }
+    }
+    Ok(changes)
 }
 
 /// Update rules.
@@ -39,6 +93,11 @@ pub enum Rule {
     Sgd,
     /// Adam
     Adam,
+    /// Adam with decoupled weight decay 0.01
+    #[value(name = "adamw")]
+    AdamW,
+    /// L-BFGS, for batches that hold the whole training split, or most of it
+    Lbfgs,
 }
 
 /// Learning rate schedules.
@@ -74,6 +133,8 @@ impl TrainArgs {
             optimizer: match self.optimizer {
                 Rule::Sgd => OptimizerSpec::sgd(self.lr.unwrap_or(0.1)),
                 Rule::Adam => OptimizerSpec::adam(self.lr.unwrap_or(0.001)),
+                Rule::AdamW => OptimizerSpec::adamw(self.lr.unwrap_or(0.001)),
+                Rule::Lbfgs => OptimizerSpec::lbfgs(),
             },
             schedule: match self.schedule {
                 Schedule::Cosine => LrSchedule::Cosine,
@@ -88,6 +149,14 @@ impl TrainArgs {
                 Store::Sparse => Storage::Sparse,
             },
             prune_head: self.prune_head,
+            clip: self.clip,
+            ema: self.ema,
+            smoothing: self.smoothing,
+            augment: self.augment.unwrap_or_default(),
+            dtype: match self.dtype {
+                Values::F32 => Dtype::Native,
+                Values::Bf16 => Dtype::Bf16,
+            },
             ..TrainSpec::default()
         }
     }
@@ -106,10 +175,15 @@ pub struct Args {
     data: super::DataArgs,
     #[command(flatten)]
     method: MethodArgs,
-    /// Network: mlp:IN-HIDDEN-..-OUT, lenet5, vgg-small, resnet8, resnet20, resnet32, mobilenet-small or
-    /// transformer:WIDTH-DEPTH-HEADS-PATCH [default: mlp with 300 and 100 hidden units]
+    /// Network: mlp:IN-HIDDEN-..-OUT, lenet5, vgg-small, resnet8, resnet20, resnet32, mobilenet-small,
+    /// transformer:WIDTH-DEPTH-HEADS-PATCH, causal-transformer:VOCABULARY-WIDTH-DEPTH-HEADS,
+    /// autoencoder:IN-HIDDEN-..-CODE, vae:IN-HIDDEN-..-CODE, or a TOML file with its layers, such as net.toml
+    /// [default: mlp with 300 and 100 hidden units]
     #[arg(long, value_name = "MODEL")]
     model: Option<String>,
+    /// What is learned [default: regression where rows have numbers to predict, else classification]
+    #[arg(long, value_enum, value_name = "TASK")]
+    task: Option<Aim>,
     /// Passes over the training data
     #[arg(long, short, value_name = "N", default_value_t = 20)]
     epochs: u32,
@@ -140,12 +214,19 @@ pub fn run(args: &Args, ui: Ui) -> Result<ExitCode> {
 fn recipe(args: &Args) -> Result<Recipe> {
     let options = args.method.options()?;
     let (key, place) = (args.method.method.clone(), args.data.place()?);
-    let model = match &args.model {
-        Some(model) => model.clone(),
-        None => {
-            let data = data::Store::open()?.load(&place)?.dataset;
-            format!("mlp:{}-300-100-{}", data.features(), data.classes.len())
-        }
+    let data = data::Store::open()?.load(&place)?.dataset;
+    let task = match args.task {
+        Some(Aim::Classification) => Task::Classification,
+        Some(Aim::Reconstruction) => Task::Reconstruction,
+        Some(Aim::Regression) => Task::Regression,
+        None if data.real() => Task::Regression,
+        None => Task::Classification,
+    };
+    let model = match (&args.model, task) {
+        (Some(model), _) => model.clone(),
+        (None, Task::Reconstruction) => format!("autoencoder:{}-128-32", data.features()),
+        (None, Task::Regression) if !data.real() => format!("mlp:{}-300-100-1", data.features()),
+        (None, _) => format!("mlp:{}-300-100-{}", data.features(), data.classes.len()),
     };
     let arm =
         |name: &str, method: Option<&str>| Arm { name: name.into(), method: method.map(Into::into), ..Arm::default() };
@@ -163,10 +244,10 @@ fn recipe(args: &Args) -> Result<Recipe> {
     let recipe = Recipe {
         title: format!("{key} on {}{density}", args.data.name()),
         data: place,
-        model,
+        model: Network::Named(model),
         seeds: (args.seed..args.seed + args.seeds).collect(),
         precision: if args.f64 { Precision::F64 } else { Precision::F32 },
-        train: args.train.spec(args.epochs),
+        train: TrainSpec { task, ..args.train.spec(args.epochs) },
         arms,
         claim: None,
         smoke: None,

@@ -2,8 +2,10 @@
 //!
 //! Nothing here knows a data set by name; that is the catalog's task in the crate `nnz`.
 
+mod augment;
 mod error;
 mod idx;
+mod loader;
 #[cfg(test)]
 mod tests;
 
@@ -12,8 +14,10 @@ use std::fmt::Write;
 use nnz_core::Rng;
 use sha2::{Digest, Sha256};
 
+pub use augment::Augment;
 pub use error::{DataError, Result};
 pub use idx::{Idx, MAX_VALUES, parse_idx, read_idx};
+pub use loader::{Batch, Goal, Loader};
 
 /// The values of a split, row after row.
 #[derive(Clone, Debug, PartialEq)]
@@ -54,7 +58,9 @@ impl Inputs {
         if rows.len().checked_mul(features) != Some(out.len()) || features == 0 {
             return Err(DataError::Length { rows: rows.len(), width: features, got: out.len() });
         }
-        let table: [T; 256] = std::array::from_fn(|b| norm.byte(b as u8).into());
+        let channels = norm.channels.map_or(1, |c| c.len());
+        let table = |c: usize| -> [T; 256] { std::array::from_fn(|b| norm.byte(b as u8, c).into()) };
+        let tables: Vec<[T; 256]> = (0..channels).map(table).collect();
         for (&row, out) in rows.iter().zip(out.chunks_exact_mut(features)) {
             let missing = DataError::Row { row, rows: self.len() / features };
             let start = (row as usize).saturating_mul(features);
@@ -62,11 +68,21 @@ impl Inputs {
             match self {
                 Self::Bytes(v) => {
                     let from = v.get(span).ok_or(missing)?;
-                    out.iter_mut().zip(from).for_each(|(o, &b)| *o = table[b as usize]);
+                    match &tables[..] {
+                        [table] => out.iter_mut().zip(from).for_each(|(o, &b)| *o = table[b as usize]),
+                        _ => {
+                            let pixels = out.chunks_exact_mut(channels).zip(from.chunks_exact(channels));
+                            let pairs = pixels.flat_map(|(o, b)| o.iter_mut().zip(b).zip(&tables));
+                            pairs.for_each(|((o, &b), table)| *o = table[b as usize]);
+                        }
+                    }
                 }
                 Self::Floats(v) => {
                     let from = v.get(span).ok_or(missing)?;
-                    out.iter_mut().zip(from).for_each(|(o, &x)| *o = norm.apply(x).into());
+                    out.iter_mut()
+                        .zip(from)
+                        .enumerate()
+                        .for_each(|(i, (o, &x))| *o = norm.apply(x, i % channels).into());
                 }
             }
         }
@@ -74,16 +90,28 @@ impl Inputs {
     }
 }
 
-/// Labelled rows.
+/// Rows with what belongs to each: a class, or numbers.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Split {
     /// `[rows][features]`.
     pub inputs: Inputs,
-    /// The class of each row.
+    /// The class of each row; 0 where rows have targets.
     pub labels: Vec<u32>,
+    /// Numbers to predict, `[rows][targets]`; empty where rows have classes.
+    pub targets: Vec<f32>,
 }
 
 impl Split {
+    /// Rows with classes.
+    pub fn new(inputs: Inputs, labels: Vec<u32>) -> Self {
+        Self { inputs, labels, targets: Vec::new() }
+    }
+
+    /// Rows with `width` numbers each.
+    pub fn with_targets(inputs: Inputs, targets: Vec<f32>, width: usize) -> Self {
+        Self { inputs, labels: vec![0; targets.len() / width.max(1)], targets }
+    }
+
     /// Rows.
     pub fn len(&self) -> usize {
         self.labels.len()
@@ -116,7 +144,7 @@ pub struct Dataset {
     pub name: String,
     /// Channels, height, width; `[1, 1, n]` for plain vectors of n values. A row is `[height][width][channels]`.
     pub image: [usize; 3],
-    /// Class names; label l is `classes[l]`.
+    /// Class names; label l is `classes[l]`. Names of the targets where rows have those.
     pub classes: Vec<String>,
     /// What is trained on (and validated on, see [`Dataset::split_validation`]).
     pub train: Split,
@@ -132,7 +160,8 @@ impl Dataset {
     /// A data set, after checking that its parts belong together.
     ///
     /// # Errors
-    /// When a size is zero, lengths differ, a label has no class, or a value is not finite; the message says where.
+    /// When a size is zero, lengths differ, a label has no class, or a value or target is not finite; the message says
+    /// where.
     pub fn new(
         name: &str,
         image: [usize; 3],
@@ -148,7 +177,11 @@ impl Dataset {
         if features == 0 {
             return invalid("shape", format!("a row of {image:?} values cannot be; every size must be at least 1"));
         }
-        if set.classes.len() < 2 {
+        let real = !(set.train.targets.is_empty() && set.test.targets.is_empty());
+        if real && set.classes.is_empty() {
+            return invalid("targets", "they have no names; name each column".into());
+        }
+        if !real && set.classes.len() < 2 {
             return invalid("classes", format!("{} class; a classifier needs at least 2", set.classes.len()));
         }
         for (split, place) in [(&set.train, "train split"), (&set.test, "test split")] {
@@ -158,6 +191,14 @@ impl Dataset {
             if split.len().checked_mul(features) != Some(split.inputs.len()) {
                 let (values, rows) = (split.inputs.len(), split.len());
                 return invalid(place, format!("{values} values do not make {rows} rows of {image:?}, one a label"));
+            }
+            if real && split.targets.len() != split.len() * set.classes.len() {
+                let (got, rows, width) = (split.targets.len(), split.len(), set.classes.len());
+                return invalid(place, format!("{got} targets do not make {rows} rows of {width}"));
+            }
+            if let Some(at) = split.targets.iter().position(|x| !x.is_finite()) {
+                let (row, name, x) = (at / set.classes.len(), &set.classes[at % set.classes.len()], split.targets[at]);
+                return invalid(place, format!("row {row}, target {name} is {x}; drop the row or fill the value in"));
             }
             if let Some(row) = split.labels.iter().position(|&l| l as usize >= set.classes.len()) {
                 let (label, last) = (split.labels[row], set.classes.len() - 1);
@@ -206,7 +247,7 @@ impl Dataset {
                 sum.update("\n");
             }
             let labels = labels.data.into_iter().map(u32::from).collect();
-            splits.push(Split { inputs: Inputs::Bytes(images.data), labels });
+            splits.push(Split::new(Inputs::Bytes(images.data), labels));
         }
         let (Some(test), Some(train)) = (splits.pop(), splits.pop()) else { unreachable!("two splits were pushed") };
         let classes = classes.unwrap_or_else(|| {
@@ -214,6 +255,47 @@ impl Dataset {
             (0..=last).map(|c| c.to_string()).collect()
         });
         Self::new(name, image.unwrap_or_default(), classes, train, test, hex(&sum.finalize()))
+    }
+
+    /// Whether rows have numbers to predict instead of classes.
+    pub fn real(&self) -> bool {
+        !self.train.targets.is_empty()
+    }
+
+    /// The same rows with the number that names each one's class as its target.
+    ///
+    /// # Errors
+    /// When a class is not named by a number.
+    pub fn numbers(mut self) -> Result<Self> {
+        let number = |name: &String| name.trim().parse::<f32>().ok().filter(|x| x.is_finite());
+        let values: Option<Vec<f32>> = self.classes.iter().map(number).collect();
+        let Some(values) = values else {
+            let bad = self.classes.iter().find(|c| number(c).is_none()).map_or("", String::as_str);
+            let why = format!("`{bad}` is no number, and regression predicts numbers");
+            return Err(DataError::Invalid { name: self.name, place: "classes".into(), why });
+        };
+        for split in [&mut self.train, &mut self.test] {
+            split.targets = split.labels.iter().map(|&l| values[l as usize]).collect();
+            split.labels.fill(0);
+        }
+        self.classes = vec!["value".into()];
+        Ok(self)
+    }
+
+    /// Mean and standard deviation of the train split's `rows`, for each channel of colour pictures.
+    ///
+    /// # Errors
+    /// As [`Normalization::of`].
+    pub fn normalization(&self, rows: &[u32]) -> Result<Normalization> {
+        let mut norm = Normalization::of(&self.train, rows)?;
+        if self.image[0] == 3 {
+            let mut channels = [[0.0; 2]; 3];
+            for (c, moments) in channels.iter_mut().enumerate() {
+                *moments = Normalization::moments(&self.train, rows, c, 3)?;
+            }
+            norm.channels = Some(channels);
+        }
+        Ok(norm)
     }
 
     /// Values of one row: the product of `image`.
@@ -290,26 +372,47 @@ impl Dataset {
     }
 }
 
-/// Shift and scale that give the training rows mean 0 and standard deviation 1, over all values together.
+/// Shift and scale that give the training rows mean 0 and standard deviation 1, over all values together, or for each
+/// of three channels by itself.
 #[derive(Clone, Copy, Debug, PartialEq, serde::Serialize, serde::Deserialize)]
 pub struct Normalization {
     /// Mean, after bytes were scaled by 1/255.
     pub mean: f32,
     /// Standard deviation, on the same scale.
     pub std: f32,
+    /// Mean and standard deviation of red, green and blue, which then count instead.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub channels: Option<[[f32; 2]; 3]>,
+    /// Whether values are numbers of tokens, which stay as they are, bytes too.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub tokens: bool,
 }
 
 impl Normalization {
     /// Leaves values as they are (bytes still scaled by 1/255).
-    pub const NONE: Self = Self { mean: 0.0, std: 1.0 };
+    pub const NONE: Self = Self::new(0.0, 1.0);
+
+    /// Leaves values and bytes as they are.
+    pub const TOKENS: Self = Self { tokens: true, ..Self::NONE };
+
+    /// The same shift and scale for all values.
+    pub const fn new(mean: f32, std: f32) -> Self {
+        Self { mean, std, channels: None, tokens: false }
+    }
 
     /// Mean and standard deviation over `rows` of `split`. Constant data keeps a standard deviation of 1.
     ///
     /// # Errors
     /// When there are no rows or one does not exist.
     pub fn of(split: &Split, rows: &[u32]) -> Result<Self> {
+        let [mean, std] = Self::moments(split, rows, 0, 1)?;
+        Ok(Self::new(mean, std))
+    }
+
+    /// The same over every `step`-th value of each row from `first` on.
+    fn moments(split: &Split, rows: &[u32], first: usize, step: usize) -> Result<[f32; 2]> {
         let features = split.inputs.len().checked_div(split.len()).unwrap_or(0);
-        let n = rows.len() as f64 * features as f64;
+        let n = rows.len() as f64 * (features / step) as f64;
         if n == 0.0 {
             return Err(DataError::Length { rows: rows.len(), width: features, got: split.inputs.len() });
         }
@@ -322,7 +425,8 @@ impl Normalization {
             Inputs::Bytes(v) => {
                 // Counting first makes the sums exact, whatever the order of the rows.
                 let mut counts = [0u64; 256];
-                spans.into_iter().flat_map(|s| &v[s]).for_each(|&b| counts[b as usize] += 1);
+                let bytes = spans.into_iter().flat_map(|s| v[s].iter().skip(first).step_by(step));
+                bytes.for_each(|&b| counts[b as usize] += 1);
                 let moment = |f: &dyn Fn(f64) -> f64| {
                     counts.iter().enumerate().map(|(b, &c)| c as f64 * f(b as f64 / 255.0)).sum::<f64>() / n
                 };
@@ -331,23 +435,25 @@ impl Normalization {
             }
             Inputs::Floats(v) => {
                 let moment = |f: &dyn Fn(f64) -> f64| {
-                    spans.iter().cloned().flat_map(|s| &v[s]).map(|&x| f(x.into())).sum::<f64>() / n
+                    let values = spans.iter().cloned().flat_map(|s| v[s].iter().skip(first).step_by(step));
+                    values.map(|&x| f(x.into())).sum::<f64>() / n
                 };
                 let mean = moment(&|x| x);
                 (mean, moment(&|x| (x - mean).powi(2)))
             }
         };
         let std = variance.sqrt() as f32;
-        Ok(Self { mean: mean as f32, std: if std > 0.0 && std.is_finite() { std } else { 1.0 } })
+        Ok([mean as f32, if std > 0.0 && std.is_finite() { std } else { 1.0 }])
     }
 
-    /// `(x - mean) / std`.
-    pub fn apply(self, x: f32) -> f32 {
-        (x - self.mean) / self.std
+    /// `(x - mean) / std`; tokens stay.
+    pub fn apply(self, x: f32, channel: usize) -> f32 {
+        let [mean, std] = self.channels.map_or([self.mean, self.std], |c| c[channel]);
+        if self.tokens { x } else { (x - mean) / std }
     }
 
-    fn byte(self, b: u8) -> f32 {
-        self.apply(f32::from(b) / 255.0)
+    fn byte(self, b: u8, channel: usize) -> f32 {
+        self.apply(if self.tokens { f32::from(b) } else { f32::from(b) / 255.0 }, channel)
     }
 }
 

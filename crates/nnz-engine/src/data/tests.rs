@@ -1,10 +1,8 @@
 use super::*;
 
 fn toy(labels: &[u32]) -> Dataset {
-    let split = Split {
-        inputs: Inputs::Bytes((0..labels.len() * 4).map(|i| (i * 37 % 256) as u8).collect()),
-        labels: labels.to_vec(),
-    };
+    let bytes = (0..labels.len() * 4).map(|i| (i * 37 % 256) as u8).collect();
+    let split = Split::new(Inputs::Bytes(bytes), labels.to_vec());
     Dataset::new("toy", [1, 2, 2], vec!["a".into(), "b".into(), "c".into()], split.clone(), split, "0".into()).unwrap()
 }
 
@@ -63,7 +61,7 @@ fn normalized_rows_have_mean_zero_and_deviation_one() {
         Inputs::Bytes(v) => v.iter().map(|&b| f32::from(b) / 255.0).collect(),
         Inputs::Floats(_) => unreachable!(),
     };
-    let floats = Split { inputs: Inputs::Floats(floats), labels: set.train.labels.clone() };
+    let floats = Split::new(Inputs::Floats(floats), set.train.labels.clone());
     for split in [&set.train, &floats] {
         let norm = Normalization::of(split, &rows).unwrap();
         let mut out = vec![0f64; rows.len() * 4];
@@ -73,15 +71,15 @@ fn normalized_rows_have_mean_zero_and_deviation_one() {
         let variance = out.iter().map(|x| (x - mean).powi(2)).sum::<f64>() / n;
         assert!(mean.abs() < 1e-6 && (variance - 1.0).abs() < 1e-5, "{mean} {variance}");
     }
-    let flat = Split { inputs: Inputs::Bytes(vec![255; 8]), labels: vec![0, 1] };
-    assert_eq!(Normalization::of(&flat, &[0, 1]).unwrap(), Normalization { mean: 1.0, std: 1.0 });
+    let flat = Split::new(Inputs::Bytes(vec![255; 8]), vec![0, 1]);
+    assert_eq!(Normalization::of(&flat, &[0, 1]).unwrap(), Normalization::new(1.0, 1.0));
     assert!(Normalization::of(&flat, &[]).is_err() && Normalization::of(&flat, &[2]).is_err());
 }
 
 #[test]
 fn rows_are_filled_in_the_order_asked_for() {
     let set = toy(&[0, 1, 2]);
-    let norm = Normalization { mean: 0.5, std: 0.25 };
+    let norm = Normalization::new(0.5, 0.25);
     let mut out = [0f32; 8];
     set.fill(&set.train, &[2, 0], norm, &mut out).unwrap();
     let byte = |i: usize| (((i * 37 % 256) as f32 / 255.0) - 0.5) / 0.25;
@@ -99,13 +97,13 @@ fn rows_are_filled_in_the_order_asked_for() {
 
 #[test]
 fn parts_that_do_not_belong_together_are_refused() {
-    let good = Split { inputs: Inputs::Floats(vec![0.0; 6]), labels: vec![0, 1, 1] };
+    let good = Split::new(Inputs::Floats(vec![0.0; 6]), vec![0, 1, 1]);
     let build = |image, classes: usize, train: Split, test: Split| {
         Dataset::new("x", image, (0..classes).map(|c| c.to_string()).collect(), train, test, String::new())
             .map(|_| ())
             .map_err(|e| e.to_string())
     };
-    let with = |values: Vec<f32>, labels: &[u32]| Split { inputs: Inputs::Floats(values), labels: labels.to_vec() };
+    let with = |values: Vec<f32>, labels: &[u32]| Split::new(Inputs::Floats(values), labels.to_vec());
     assert_eq!(build([1, 1, 2], 2, good.clone(), good.clone()), Ok(()));
     for (result, words) in [
         (build([1, 0, 2], 2, good.clone(), good.clone()), "[1, 0, 2]"),
@@ -144,4 +142,53 @@ fn four_idx_files_make_a_data_set() {
     assert!(differs.contains("[1, 2, 2]") && differs.contains("[1, 1, 2]"), "{differs}");
     let short = [images, idx(&[3], &[0, 1, 2])];
     assert!(Dataset::from_idx("x", None, both, short).unwrap_err().to_string().contains("test split"));
+}
+
+#[test]
+fn colours_are_normalized_apart_and_tokens_not_at_all() {
+    let bytes: Vec<u8> = (0..30u8).flat_map(|i| [i, 100 + 2 * i, 255 - i % 2]).collect();
+    let floats = bytes.iter().map(|&b| f32::from(b) / 255.0).collect();
+    for inputs in [Inputs::Bytes(bytes.clone()), Inputs::Floats(floats)] {
+        let split = Split::new(inputs, vec![0, 1, 0, 1, 0]);
+        let classes = vec!["a".into(), "b".into()];
+        let set = Dataset::new("rgb", [3, 2, 3], classes, split.clone(), split, "0".into()).unwrap();
+        let rows = [0, 1, 2, 4];
+        let norm = set.normalization(&rows).unwrap();
+        let mut out = vec![0f64; 4 * 18];
+        set.fill(&set.train, &rows, norm, &mut out).unwrap();
+        for c in 0..3 {
+            let of: Vec<f64> = out.iter().skip(c).step_by(3).copied().collect();
+            let mean = of.iter().sum::<f64>() / 24.0;
+            let variance = of.iter().map(|x| (x - mean).powi(2)).sum::<f64>() / 24.0;
+            assert!(mean.abs() < 1e-4 && (variance - 1.0).abs() < 1e-4, "channel {c}: {mean} {variance}");
+        }
+        let text = serde_json::to_string(&norm).unwrap();
+        assert_eq!(serde_json::from_str::<Normalization>(&text).unwrap(), norm);
+        set.fill(&set.train, &[0, 1, 2, 3], Normalization::TOKENS, &mut out).unwrap();
+        let unit = if matches!(set.train.inputs, Inputs::Bytes(_)) { 1.0 } else { 255.0 };
+        assert!(out.iter().zip(&bytes).all(|(o, &b)| (o * unit - f64::from(b)).abs() < 1e-4));
+    }
+    // What older files say.
+    let old: Normalization = serde_json::from_str(r#"{"mean": 0.25, "std": 0.5}"#).unwrap();
+    assert_eq!(old, Normalization::new(0.25, 0.5));
+    assert_eq!(serde_json::to_string(&old).unwrap(), r#"{"mean":0.25,"std":0.5}"#);
+}
+
+#[test]
+fn class_names_that_are_numbers_become_targets() {
+    let split = || Split::new(Inputs::Bytes(vec![0; 8]), vec![1, 0]);
+    let named = |names: [&str; 2]| {
+        Dataset::new("n", [1, 2, 2], names.map(String::from).to_vec(), split(), split(), "0".into()).unwrap().numbers()
+    };
+    let set = named(["-1.5", "4"]).unwrap();
+    assert!(set.real());
+    assert_eq!((set.train.targets, set.train.labels, set.classes), (vec![4.0, -1.5], vec![0, 0], vec!["value".into()]));
+    assert!(named(["-1.5", "four"]).unwrap_err().to_string().contains("`four` is no number"));
+    let real = |targets: Vec<f32>| {
+        let part = || Split::with_targets(Inputs::Bytes(vec![0; 8]), targets.clone(), 2);
+        Dataset::new("n", [1, 2, 2], vec!["x".into(), "y".into()], part(), part(), "0".into()).map(|d| d.train.len())
+    };
+    assert_eq!(real(vec![1.0, 2.0, 3.0, 4.0]).unwrap(), 2);
+    assert!(real(vec![1.0, 2.0, 3.0, f32::NAN]).unwrap_err().to_string().contains("row 1, target y is NaN"));
+    assert!(real(vec![1.0, 2.0, 3.0]).is_err());
 }

@@ -17,6 +17,10 @@ impl Layer for Relu {
         Ok(ops::relu(x))
     }
 
+    fn causal(&self, _: &[usize]) -> bool {
+        true
+    }
+
     fn resized(&self, _: &[usize], _: &dyn Fn(usize) -> usize, _: bool) -> LayerSpec {
         self.clone().into()
     }
@@ -74,6 +78,10 @@ impl Layer for Activation {
             Function::Relu6 => ops::relu6(x),
             Function::Hardswish => ops::hardswish(x),
         })
+    }
+
+    fn causal(&self, _: &[usize]) -> bool {
+        true
     }
 
     fn resized(&self, _: &[usize], _: &dyn Fn(usize) -> usize, _: bool) -> LayerSpec {

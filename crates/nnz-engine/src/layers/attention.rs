@@ -4,7 +4,8 @@ use crate::{Result, Var};
 use nnz_kernels::Real;
 use serde::{Deserialize, Serialize};
 
-/// Multi-head self-attention over `[length, width]`: four matrices `NAME.query`, `.key`, `.value`, `.output`.
+/// Multi-head self-attention over `[length, width]`: four matrices `NAME.query`, `.key`, `.value`, `.output`. With a
+/// [`crate::Cache`] the keys and values of earlier passes come before those of this one.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Attention {
@@ -70,14 +71,20 @@ impl Layer for Attention {
     }
 
     fn forward<T: Real>(&self, x: &Var<T>, cx: &mut Context<'_, T>) -> Result<Var<T>> {
-        let (batch, t) = (x.shape()[0], x.shape()[1]);
+        let (batch, t, at) = (x.shape()[0], x.shape()[1], cx.position());
         let mut heads = |count: usize| ops::reshape(&cx.linear(x, true), &[batch, t, count, self.each()]);
-        let (mut q, mut k, v) = (heads(self.heads), heads(self.groups()), heads(self.groups()));
+        let (mut q, mut k, mut v) = (heads(self.heads), heads(self.groups()), heads(self.groups()));
         if self.rotary {
-            (q, k) = (ops::rope(&q, 0, 10_000.0), ops::rope(&k, 0, 10_000.0));
+            let seen = cx.seen();
+            (q, k) = (ops::rope(&q, seen, 10_000.0), ops::rope(&k, seen, 10_000.0));
         }
+        (k, v) = cx.remember(at, &k, &v);
         let y = ops::attention(&q, &k, &v, AttentionMask { causal: self.causal, keys: &[] });
         Ok(cx.linear(&ops::reshape(&y, &[batch, t, self.width]), true))
+    }
+
+    fn causal(&self, _: &[usize]) -> bool {
+        self.causal
     }
 
     fn resized(&self, input: &[usize], _: &dyn Fn(usize) -> usize, _: bool) -> LayerSpec {

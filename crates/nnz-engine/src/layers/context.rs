@@ -1,9 +1,11 @@
 use super::{Layer, LayerSpec};
 use crate::model::Pass;
-use crate::ops::{self, Window};
+use crate::ops::{self, KvCache, Window};
 use crate::{Layout, Param, Result, Tensor, Var};
 use nnz_core::Rng;
 use nnz_kernels::Real;
+use std::collections::BTreeMap;
+use std::sync::{Mutex, MutexGuard};
 
 /// What a forward pass is for.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -35,6 +37,63 @@ pub struct Statistics<T> {
     pub momentum: f64,
 }
 
+/// What a pass gives besides its output.
+#[derive(Clone)]
+pub struct Effects<T> {
+    /// For running statistics; see [`crate::Model::absorb`].
+    pub statistics: Vec<Statistics<T>>,
+    /// What layers add to the loss of a training, `[1]`.
+    pub penalty: Option<Var<T>>,
+}
+
+/// What a causal network keeps of the positions it has seen, so that a sequence can be run in parts, token by token:
+/// the keys and values of attention, the states of recurrent layers. Outside the tape.
+#[derive(Debug, Default)]
+pub struct Cache<T>(Mutex<Kept<T>>);
+
+#[derive(Debug, Default)]
+struct Kept<T> {
+    seen: usize,
+    batch: usize,
+    /// Of attention, by the first parameter of a layer.
+    keys: BTreeMap<usize, KvCache<T>>,
+    /// Of recurrent layers, likewise.
+    states: BTreeMap<usize, Vec<Tensor<T>>>,
+}
+
+impl<T: Real> Cache<T> {
+    /// Of no position yet.
+    pub fn new() -> Self {
+        Self::default()
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Kept<T>> {
+        self.0.lock().unwrap_or_else(|e| e.into_inner())
+    }
+
+    /// Positions seen.
+    pub fn seen(&self) -> usize {
+        self.lock().seen
+    }
+
+    /// Rows of the batch it belongs to; zero before the first pass.
+    pub fn batch(&self) -> usize {
+        self.lock().batch
+    }
+
+    pub(crate) fn advance(&self, batch: usize, positions: usize) {
+        let mut kept = self.lock();
+        (kept.batch, kept.seen) = (batch, kept.seen + positions);
+    }
+}
+
+/// A weight that is used many times in one pass; see [`Context::repeated`].
+pub struct Repeated<'a, T> {
+    at: usize,
+    whole: Option<Var<T>>,
+    bias: Option<&'a Var<T>>,
+}
+
 /// A forward pass under way: hands every layer its parameters in turn, whatever their storage.
 pub struct Context<'a, T> {
     params: &'a [Param<T>],
@@ -42,16 +101,21 @@ pub struct Context<'a, T> {
     pass: Pass<'a, T>,
     next: usize,
     drawn: u64,
-    statistics: Vec<Statistics<T>>,
+    effects: Effects<T>,
 }
 
 impl<'a, T: Real> Context<'a, T> {
     pub(crate) fn new(params: &'a [Param<T>], leaves: &'a [Var<T>], pass: Pass<'a, T>) -> Self {
-        Self { params, leaves, pass, next: 0, drawn: 0, statistics: Vec::new() }
+        Self { params, leaves, pass, next: 0, drawn: 0, effects: Effects { statistics: Vec::new(), penalty: None } }
     }
 
-    pub(crate) fn finish(self) -> Vec<Statistics<T>> {
-        self.statistics
+    pub(crate) fn finish(self) -> Effects<T> {
+        self.effects
+    }
+
+    /// The position of the next parameter: a key of its own for every layer that has one.
+    pub fn position(&self) -> usize {
+        self.next
     }
 
     /// The next parameter, as a value on the tape, and its position.
@@ -66,15 +130,46 @@ impl<'a, T: Real> Context<'a, T> {
     }
 
     /// A stream of random numbers of its own for every caller, in training.
-    pub fn rng(&mut self) -> Option<Rng> {
+    pub fn rng(&mut self, purpose: &str) -> Option<Rng> {
         let Mode::Train { seed, step } = self.pass.mode else { return None };
         self.drawn += 1;
-        Some(Rng::stream(seed, "dropout", self.drawn, step))
+        Some(Rng::stream(seed, purpose, self.drawn, step))
     }
 
     /// Hands over the statistics of a batch.
     pub fn observe(&mut self, statistics: Statistics<T>) {
-        self.statistics.push(statistics);
+        self.effects.statistics.push(statistics);
+    }
+
+    /// Adds a `[1]` value to the loss of a training.
+    pub fn penalize(&mut self, penalty: Var<T>) {
+        let sum = self.effects.penalty.take().map_or_else(|| penalty.clone(), |p| ops::add(&p, &penalty));
+        self.effects.penalty = Some(sum);
+    }
+
+    /// Positions of the sequence before this pass.
+    pub fn seen(&self) -> usize {
+        self.pass.cache.map_or(0, Cache::seen)
+    }
+
+    /// Keys and values behind those that the layer at `key` ([`Context::position`]) had in earlier passes.
+    pub fn remember(&self, key: usize, k: &Var<T>, v: &Var<T>) -> (Var<T>, Var<T>) {
+        match self.pass.cache {
+            Some(cache) => cache.lock().keys.entry(key).or_default().append(k, v),
+            None => (k.clone(), v.clone()),
+        }
+    }
+
+    /// The state in which the layer at `key` ended the pass before.
+    pub fn state(&self, key: usize) -> Option<Vec<Tensor<T>>> {
+        self.pass.cache?.lock().states.get(&key).cloned()
+    }
+
+    /// Hands over the state for the next pass.
+    pub fn keep(&self, key: usize, state: impl FnOnce() -> Vec<Tensor<T>>) {
+        if let Some(cache) = self.pass.cache {
+            cache.lock().states.insert(key, state());
+        }
     }
 
     /// x Wᵀ (+ b) over the last axis, by the next weight and, with `bias`, the vector after it.
@@ -99,21 +194,54 @@ impl<'a, T: Real> Context<'a, T> {
         }
     }
 
-    /// A convolution of `[batch, height, width, channels]` by the next weight and, with `bias`, the vector after it.
-    pub fn conv(&mut self, x: &Var<T>, window: Window, groups: usize, bias: bool) -> Var<T> {
-        if groups == 1 && matches!(self.params[self.next].layout, Layout::Sparse(_)) {
-            let [oh, ow] = window.output([x.shape()[1], x.shape()[2]]);
-            let y = self.linear(&ops::patches(x, window), bias);
-            let out = y.shape()[1];
-            return ops::reshape(&y, &[x.shape()[0], oh, ow, out]);
-        }
+    /// The next weight with all its entries, whatever its storage.
+    pub fn whole(&mut self) -> Var<T> {
         let (at, weight) = self.take();
-        let bias = bias.then(|| self.take().1);
-        let whole = match &self.params[at].layout {
+        match &self.params[at].layout {
             Layout::Sparse(c) => ops::densify(weight, c, self.pass.probes.get(at).cloned().flatten()),
             _ => weight.clone(),
+        }
+    }
+
+    /// The next weight and, with `bias`, the vector after it, to be used many times in this pass by [`Context::again`].
+    /// While gradients of its zeros are asked for, a sparse weight is multiplied whole, so that they are summed over
+    /// all uses.
+    pub fn repeated(&mut self, bias: bool) -> Repeated<'a, T> {
+        let at = self.next;
+        let probed = self.pass.probes.get(at).is_some_and(Option::is_some);
+        let whole = match &self.params[at].layout {
+            Layout::Sparse(_) if probed => Some(self.whole()),
+            _ => {
+                self.take();
+                None
+            }
         };
-        ops::conv(x, &whole, bias, window, groups)
+        Repeated { at, whole, bias: bias.then(|| self.take().1) }
+    }
+
+    /// x Wᵀ (+ b) by a repeated weight.
+    pub fn again(&mut self, weight: &Repeated<'a, T>, x: &Var<T>) -> Var<T> {
+        if let Some(whole) = &weight.whole {
+            let y = ops::matmul(x, false, whole, true);
+            return weight.bias.map_or_else(|| y.clone(), |b| ops::add_bias(&y, b));
+        }
+        let next = std::mem::replace(&mut self.next, weight.at);
+        let y = self.linear(x, weight.bias.is_some());
+        self.next = next;
+        y
+    }
+
+    /// A convolution of `[batch, .., channels]` by the next weight and, with `bias`, the vector after it.
+    pub fn conv<const D: usize>(&mut self, x: &Var<T>, window: Window<D>, groups: usize, bias: bool) -> Var<T> {
+        if groups == 1 && matches!(self.params[self.next].layout, Layout::Sparse(_)) {
+            let size: [usize; D] = std::array::from_fn(|i| x.shape()[1 + i]);
+            let y = self.linear(&ops::patches(x, window), bias);
+            let (batch, out) = (x.shape()[0], y.shape()[1]);
+            return ops::reshape(&y, &[&[batch], &window.output(size)[..], &[out]].concat());
+        }
+        let weight = self.whole();
+        let bias = bias.then(|| self.take().1);
+        ops::conv(x, &weight, bias, window, groups)
     }
 
     /// Layers one after the other, with their taps.

@@ -20,7 +20,11 @@ impl Layer for Dropout {
     }
 
     fn forward<T: Real>(&self, x: &Var<T>, cx: &mut Context<'_, T>) -> Result<Var<T>> {
-        Ok(cx.rng().map_or_else(|| x.clone(), |rng| ops::dropout(x, self.p, rng)))
+        Ok(cx.rng("dropout").map_or_else(|| x.clone(), |rng| ops::dropout(x, self.p, rng)))
+    }
+
+    fn causal(&self, _: &[usize]) -> bool {
+        true
     }
 
     fn resized(&self, _: &[usize], _: &dyn Fn(usize) -> usize, _: bool) -> LayerSpec {

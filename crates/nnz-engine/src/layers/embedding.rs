@@ -41,6 +41,10 @@ impl Layer for Embedding {
         Ok(ops::reshape(&rows, &[x.shape()[0], x.shape()[1], self.width]))
     }
 
+    fn causal(&self, _: &[usize]) -> bool {
+        true
+    }
+
     fn resized(&self, _: &[usize], width: &dyn Fn(usize) -> usize, _: bool) -> LayerSpec {
         Self { width: width(self.width), ..self.clone() }.into()
     }
@@ -75,7 +79,15 @@ impl Layer for Positions {
     }
 
     fn forward<T: Real>(&self, x: &Var<T>, cx: &mut Context<'_, T>) -> Result<Var<T>> {
-        Ok(ops::add(x, cx.take().1))
+        let (table, seen, t) = (cx.take().1, cx.seen(), x.shape()[1]);
+        match t == self.length {
+            true => Ok(ops::add(x, table)),
+            false => Ok(ops::add(x, &ops::slice(table, 0, seen..seen + t))),
+        }
+    }
+
+    fn causal(&self, _: &[usize]) -> bool {
+        true
     }
 
     fn resized(&self, input: &[usize], _: &dyn Fn(usize) -> usize, _: bool) -> LayerSpec {

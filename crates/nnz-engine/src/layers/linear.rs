@@ -59,6 +59,10 @@ impl Layer for Linear {
         Ok(cx.linear(x, self.bias))
     }
 
+    fn causal(&self, input: &[usize]) -> bool {
+        input.len() == 2
+    }
+
     fn resized(&self, input: &[usize], width: &dyn Fn(usize) -> usize, head: bool) -> LayerSpec {
         let outputs = if head { self.outputs } else { width(self.outputs) };
         Self { inputs: input.last().copied().unwrap_or(self.inputs), outputs, ..self.clone() }.into()

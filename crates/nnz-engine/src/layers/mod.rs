@@ -3,15 +3,18 @@
 mod activation;
 mod attention;
 mod context;
-mod conv2d;
+mod conv;
 mod dropout;
 mod embedding;
 mod linear;
 mod norm;
 mod param;
 mod pool;
+mod recurrent;
 mod reshape;
 mod residual;
+mod sample;
+mod upsample;
 
 use crate::{Result, Var};
 use nnz_kernels::Real;
@@ -19,16 +22,22 @@ use serde::{Deserialize, Serialize};
 
 pub use activation::{Activation, Function, Relu};
 pub use attention::Attention;
-pub use context::{Context, Mode, Statistics};
-pub use conv2d::Conv2d;
+pub use context::{Cache, Context, Effects, Mode, Statistics};
+pub use conv::{Conv, Conv1d, Conv2d, Conv3d, ConvTransposed1d, ConvTransposed2d, ConvTransposed3d};
 pub use dropout::Dropout;
 pub use embedding::{Embedding, Positions};
 pub use linear::Linear;
 pub use norm::{BatchNorm, GroupNorm, LayerNorm, RmsNorm};
 pub use param::{Init, ParamSpec, Role};
 pub use pool::{AvgPool, GlobalAvgPool, MaxPool};
-pub use reshape::{Flatten, Last, Tokens};
+pub use recurrent::{Cell, Recurrent};
+pub use reshape::{Flatten, Last, Reshape, Tokens};
 pub use residual::Residual;
+pub use sample::Sample;
+pub use upsample::Upsample;
+
+/// How many times longer one layer may make an axis.
+const LONGEST: usize = 64;
 
 /// Why a layer cannot take an input, in words.
 pub type Fit<V> = std::result::Result<V, String>;
@@ -57,6 +66,12 @@ pub trait Layer {
 
     /// The output of `x`, `[batch, ..]`.
     fn forward<T: Real>(&self, x: &Var<T>, cx: &mut Context<'_, T>) -> Result<Var<T>>;
+
+    /// Whether its output at a position depends on no later position, so that a sequence can be run in parts
+    /// ([`Cache`]).
+    fn causal(&self, _input: &[usize]) -> bool {
+        false
+    }
 
     /// The same layer for another input, with widths changed by `width` unless it is the head.
     fn resized(&self, input: &[usize], width: &dyn Fn(usize) -> usize, head: bool) -> LayerSpec;
@@ -103,6 +118,10 @@ macro_rules! layers {
                 match self { $(Self::$layer(l) => l.forward(x, cx)),* }
             }
 
+            fn causal(&self, input: &[usize]) -> bool {
+                match self { $(Self::$layer(l) => l.causal(input)),* }
+            }
+
             fn resized(&self, input: &[usize], width: &dyn Fn(usize) -> usize, head: bool) -> LayerSpec {
                 match self { $(Self::$layer(l) => l.resized(input, width, head)),* }
             }
@@ -124,8 +143,20 @@ macro_rules! layers {
 layers! {
     /// x Wᵀ + b
     Linear,
-    /// A convolution.
+    /// A convolution along sequences.
+    Conv1d,
+    /// A convolution of pictures.
     Conv2d,
+    /// A convolution of volumes.
+    Conv3d,
+    /// The transpose of a convolution along sequences.
+    ConvTransposed1d,
+    /// The transpose of a convolution of pictures.
+    ConvTransposed2d,
+    /// The transpose of a convolution of volumes.
+    ConvTransposed3d,
+    /// Pictures made larger.
+    Upsample,
     /// max(x, 0)
     Relu,
     /// Another function of one entry.
@@ -138,6 +169,8 @@ layers! {
     GlobalAvgPool,
     /// Everything but the batch folded into one axis.
     Flatten,
+    /// The same numbers under another shape.
+    Reshape,
     /// Pixels as positions of a sequence.
     Tokens,
     /// The last position of a sequence.
@@ -158,6 +191,10 @@ layers! {
     Positions,
     /// Multi-head self-attention.
     Attention,
+    /// A state carried along a sequence.
+    Recurrent,
+    /// Normal numbers of given means and variances.
+    Sample,
     /// A chain beside a shortcut.
     Residual,
 }
@@ -181,6 +218,15 @@ pub(crate) fn chain_output(layers: &[LayerSpec], input: &[usize]) -> Fit<Vec<usi
     })
 }
 
+/// Refuses the first layer whose output looks ahead; see [`Layer::causal`].
+pub(crate) fn chain_causal(layers: &[LayerSpec], input: &[usize]) -> Fit<()> {
+    layers.iter().enumerate().try_fold(input.to_vec(), |shape, (i, layer)| match layer.causal(&shape) {
+        true => layer.output(&shape),
+        false => Err(format!("`{}` looks at the whole of {}", layer.tap("", i), describe(&shape))),
+    })?;
+    Ok(())
+}
+
 /// A chain for another input; see [`Layer::resized`]. A layer that no longer fits ends the chain as it was.
 pub(crate) fn chain_resized(
     layers: &[LayerSpec],
@@ -189,8 +235,15 @@ pub(crate) fn chain_resized(
     head: Option<usize>,
 ) -> Vec<LayerSpec> {
     let mut shape = input.to_vec();
+    // What a weight gives must fill the shape that a layer behind it lays it out in.
+    let grid = |i: usize| {
+        let behind = layers[i + 1..].iter().take_while(|l| l.params().is_empty());
+        behind.map(|l| if let LayerSpec::Reshape(r) = l { r.lead() } else { 1 }).fold(1, crate::spec::common_multiple)
+    };
     let one = |(i, layer): (usize, &LayerSpec)| {
-        let layer = layer.resized(&shape, width, Some(i) == head);
+        let grid = grid(i);
+        let near = |n: usize| ((width(n) as f64 / grid as f64).round() as usize).max(1).saturating_mul(grid);
+        let layer = layer.resized(&shape, &near, Some(i) == head);
         shape = layer.output(&shape).unwrap_or_else(|_| shape.clone());
         layer
     };

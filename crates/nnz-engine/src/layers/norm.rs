@@ -68,8 +68,15 @@ impl Layer for BatchNorm {
         }
         let (y, mean, variance) = ops::batch_norm(x, gain, offset, self.epsilon);
         let rows = x.value().rows_cols().0;
-        cx.observe(Statistics { mean_at, mean, variance, rows, momentum: self.momentum });
+        // An empty batch has no statistics.
+        if rows > 0 {
+            cx.observe(Statistics { mean_at, mean, variance, rows, momentum: self.momentum });
+        }
         Ok(y)
+    }
+
+    fn causal(&self, _: &[usize]) -> bool {
+        true
     }
 
     fn resized(&self, input: &[usize], _: &dyn Fn(usize) -> usize, _: bool) -> LayerSpec {
@@ -105,6 +112,10 @@ impl Layer for LayerNorm {
         Ok(ops::layer_norm(x, gain, offset, 1e-5))
     }
 
+    fn causal(&self, _: &[usize]) -> bool {
+        true
+    }
+
     fn resized(&self, input: &[usize], _: &dyn Fn(usize) -> usize, _: bool) -> LayerSpec {
         Self { width: input.last().copied().unwrap_or(self.width), ..self.clone() }.into()
     }
@@ -135,6 +146,10 @@ impl Layer for RmsNorm {
 
     fn forward<T: Real>(&self, x: &Var<T>, cx: &mut Context<'_, T>) -> Result<Var<T>> {
         Ok(ops::rms_norm(x, cx.take().1, 1e-6))
+    }
+
+    fn causal(&self, _: &[usize]) -> bool {
+        true
     }
 
     fn resized(&self, input: &[usize], _: &dyn Fn(usize) -> usize, _: bool) -> LayerSpec {

@@ -1,4 +1,4 @@
-use super::{Context, Fit, Layer, LayerSpec, ParamSpec, chain_output, chain_resized, describe};
+use super::{Context, Fit, Layer, LayerSpec, ParamSpec, chain_causal, chain_output, chain_resized, describe};
 use crate::{Result, Var, ops};
 use nnz_kernels::Real;
 use serde::{Deserialize, Serialize};
@@ -43,6 +43,10 @@ impl Layer for Residual {
             ends.push(cx.chain(&prefix, layers, x.clone())?);
         }
         Ok(ops::add(&ends[0], &ends[1]))
+    }
+
+    fn causal(&self, input: &[usize]) -> bool {
+        [&self.body, &self.shortcut].into_iter().all(|c| chain_causal(c, input).is_ok())
     }
 
     fn resized(&self, input: &[usize], width: &dyn Fn(usize) -> usize, _: bool) -> LayerSpec {

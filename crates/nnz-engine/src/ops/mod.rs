@@ -10,6 +10,7 @@ mod attention;
 mod basic;
 mod contract;
 mod conv;
+mod fft;
 mod index;
 mod loss;
 mod matmul;
@@ -29,7 +30,7 @@ use std::sync::Arc;
 /// Sum over all axes but the last, block by block in f64.
 fn column_sums<T: Real>(g: &Tensor<T>) -> Tensor<T> {
     let cols = g.rows_cols().1;
-    let [sums] = nnz_kernels::rows::column_sums([g.data()], [], cols, |[g], []| [g]);
+    let sums = nnz_kernels::rows::column_sums([g.data()], [], cols, |[g], []| g);
     Tensor::new(&[cols], sums.into_iter().map(T::of).collect())
 }
 
@@ -38,9 +39,11 @@ pub use attention::*;
 pub use basic::*;
 pub use contract::*;
 pub use conv::*;
+pub use fft::*;
 pub use index::*;
 pub use loss::*;
 pub use matmul::*;
+pub use nnz_kernels::rows::softmax as softmax_rows;
 pub use norm::*;
 pub use pool::*;
 pub use reduce::*;

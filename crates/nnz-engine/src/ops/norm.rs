@@ -90,10 +90,9 @@ pub fn batch_norm<T: Real>(x: &Var<T>, gain: &Var<T>, offset: &Var<T>, epsilon: 
     let vector = move |sums: Vec<f64>, share: f64| {
         Tensor::new(&[channels], sums.into_iter().map(|s| T::of(s * share)).collect())
     };
-    let [sums] = rows::column_sums([x.value().data()], [], channels, |[x], []| [x]);
+    let sums = rows::column_sums([x.value().data()], [], channels, |[x], []| x);
     let mean = vector(sums, share);
-    let squares = rows::column_sums([x.value().data()], [mean.data()], channels, |[x], [m]| [(x - m) * (x - m)]);
-    let [squares] = squares;
+    let squares = rows::column_sums([x.value().data()], [mean.data()], channels, |[x], [m]| (x - m) * (x - m));
     let variance = vector(squares, share);
     let rate = variance.map(|v| T::ONE / (v + T::of(epsilon)).sqrt());
     let factor = rate.zip(gain.value(), |r, g| r * g);
@@ -110,10 +109,9 @@ pub fn batch_norm<T: Real>(x: &Var<T>, gain: &Var<T>, offset: &Var<T>, epsilon: 
         Box::new(move |g| {
             // factor (g - mean g - z mean(g z)) for z = (x - mean) rate
             let (x, mean) = (of_x.data(), of_mean.data());
-            let [plain, weighted] =
-                rows::column_sums([x, g.data()], [mean, rate.data()], channels, |[x, g], [m, r]| {
-                    [g, g * ((x - m) * r)]
-                });
+            let vectors = [mean, rate.data()];
+            let weigh = |[x, g]: [T; 2], [m, r]: [T; 2]| g * ((x - m) * r);
+            let [plain, weighted] = rows::two_column_sums([x, g.data()], vectors, channels, |[_, g], _| g, weigh);
             let (means, slopes) = (vector(plain.clone(), share), vector(weighted.clone(), share));
             let slopes = slopes.zip(&rate, |s, r| s * r);
             let dx = Tensor::written(g.shape(), |to| {

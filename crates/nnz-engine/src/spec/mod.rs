@@ -33,12 +33,13 @@ pub(crate) fn common_multiple(a: usize, b: usize) -> usize {
 const MOST: usize = 1 << 40;
 
 impl ModelSpec {
-    /// A network by name, for pictures of `[channels, height, width]` and `classes` classes; [`KNOWN`] lists the names.
-    pub fn parse(text: &str, input: [usize; 3], classes: usize) -> Result<Self> {
+    /// A network by name, for pictures of `[channels, height, width]` and `outputs` outputs, such as classes; [`KNOWN`]
+    /// lists the names.
+    pub fn parse(text: &str, input: [usize; 3], outputs: usize) -> Result<Self> {
         let bad = |why: String| Error::Model { spec: text.into(), why };
-        let layers = zoo::layers(text, input, classes).map_err(bad)?;
+        let layers = zoo::layers(text, input, outputs).map_err(bad)?;
         let spec = Self { name: text.into(), input, layers };
-        spec.check(classes).map_err(bad)?;
+        spec.check(outputs).map_err(bad)?;
         Ok(spec)
     }
 
@@ -60,12 +61,24 @@ impl ModelSpec {
         chain_output(&self.layers, &[h, w, c])
     }
 
-    /// Whether sizes fit from layer to layer and end in `classes`; the sentence says where they do not.
-    pub fn check(&self, classes: usize) -> Result<(), String> {
-        match self.output()?[..] {
-            [n] if n == classes => Ok(()),
-            ref shape => Err(format!("the network ends in {} but the data has {classes} classes", describe(shape))),
+    /// Whether sizes fit from layer to layer and end in `outputs` numbers, or in as many laid out as the input is; the
+    /// sentence says where they do not.
+    pub fn check(&self, outputs: usize) -> Result<(), String> {
+        let [c, h, w] = self.input;
+        let shape = self.output()?;
+        match shape == [outputs] || (shape == [h, w, c] && c * h * w == outputs) {
+            true => Ok(()),
+            false => Err(format!(
+                "the network ends in {}, but {outputs} outputs are needed: one for each class, target or input to rebuild",
+                describe(&shape)
+            )),
         }
+    }
+
+    /// Whether inputs are numbers of tokens: the first layer with parameters is an embedding.
+    pub fn reads_tokens(&self) -> bool {
+        let first = self.layers.iter().find(|l| !l.params().is_empty());
+        matches!(first, Some(LayerSpec::Embedding(_)))
     }
 
     /// Every parameter and buffer in the order of the layers; the last weight is marked as the head.
@@ -148,7 +161,7 @@ mod tests {
     fn misfits_are_refused_with_the_place() {
         let why = |text: &str, input| ModelSpec::parse(text, input, 10).unwrap_err().to_string();
         assert!(why("mlp:100-10", [1, 28, 28]).contains("784"));
-        assert!(why("mlp:784-20", [1, 28, 28]).contains("10 classes"));
+        assert!(why("mlp:784-20", [1, 28, 28]).contains("10 outputs"));
         assert!(why("mlp:784", [1, 28, 28]).contains("mlp:784-300-100-10"));
         assert!(why("mlp:784-0-10", [1, 28, 28]).contains("widths"));
         assert!(why("resnet", [1, 28, 28]).contains("lenet5"));
@@ -173,6 +186,20 @@ mod tests {
             if text.starts_with("mlp") || text == "lenet5" {
                 assert!(spec.entries().abs_diff(budget) < budget / 20, "{text} {}", spec.entries());
             }
+        }
+    }
+
+    #[test]
+    fn networks_of_every_kind_can_be_narrowed() {
+        for (text, budget) in [
+            (include_str!("../../../../networks/convolutional-autoencoder.toml"), 30_000),
+            (include_str!("../../../../networks/vae.toml"), 40_000),
+            (include_str!("../../../../networks/gru.toml"), 4_000),
+        ] {
+            let spec: ModelSpec = toml::from_str(text).unwrap();
+            let (shape, narrow) = (spec.output().unwrap(), spec.narrowed(budget));
+            assert_eq!(narrow.output().unwrap(), shape, "{}", spec.name);
+            assert!(narrow.entries().abs_diff(budget) < budget / 4, "{} {}", spec.name, narrow.entries());
         }
     }
 

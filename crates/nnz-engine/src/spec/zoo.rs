@@ -2,12 +2,13 @@
 
 use crate::layers::{
     Activation, Attention, BatchNorm, Conv2d, Embedding, Flatten, Function, GlobalAvgPool, Init, Last, LayerNorm,
-    LayerSpec, Linear, MaxPool, Positions, Relu, Residual, Tokens,
+    LayerSpec, Linear, MaxPool, Positions, Relu, Residual, Sample, Tokens,
 };
 
 /// The names that [`crate::ModelSpec::parse`] knows.
 pub const KNOWN: &str = "mlp:IN-HIDDEN-..-OUT, lenet5, vgg-small, resnet8, resnet20, resnet32, mobilenet-small, \
-                         transformer:WIDTH-DEPTH-HEADS-PATCH and causal-transformer:VOCABULARY-WIDTH-DEPTH-HEADS";
+                         transformer:WIDTH-DEPTH-HEADS-PATCH, causal-transformer:VOCABULARY-WIDTH-DEPTH-HEADS, \
+                         autoencoder:IN-HIDDEN-..-CODE and vae:IN-HIDDEN-..-CODE";
 
 /// Most blocks a name may ask for.
 const DEEPEST: usize = 1000;
@@ -23,6 +24,11 @@ pub(super) fn layers(text: &str, input: [usize; 3], classes: usize) -> Result<Ve
             let what = "layer widths joined by `-`, such as mlp:784-300-100-10";
             let widths = numbers(what)?;
             if widths.len() < 2 { Err(format!("expected {what}")) } else { Ok(mlp(&widths)) }
+        }
+        ("autoencoder" | "vae", Some(_)) => {
+            let what = format!("widths down to the code joined by `-`, such as {name}:784-256-32");
+            let widths = numbers(&what)?;
+            if widths.len() < 2 { Err(format!("expected {what}")) } else { Ok(autoencoder(&widths, name == "vae")) }
         }
         ("lenet5", None) => lenet5(input, classes),
         ("vgg-small", None) => Ok(vgg(input[0], classes)),
@@ -58,6 +64,36 @@ fn mlp(widths: &[usize]) -> Vec<LayerSpec> {
         layers.extend((i > 0).then(|| Relu {}.into()));
         layers.push(Linear::new(&format!("fc{}", i + 1), w[0], w[1]).into());
     }
+    layers
+}
+
+/// Layers down to a code and back up through the same widths; nothing but the code's own matrices touches the code. With
+/// `variational` the code is drawn (Kingma & Welling 2013, arXiv:1312.6114). Its divergence weighs 2 / inputs: with the
+/// mean of squared errors over the inputs as loss, that is 2 / inputs times the negative evidence bound of normal inputs
+/// of variance 1.
+fn autoencoder(widths: &[usize], variational: bool) -> Vec<LayerSpec> {
+    let mut layers = vec![Flatten {}.into()];
+    let code = widths.len() - 1;
+    // He's first values are for what comes out of a ReLU. The output starts near the mean of the data, since what begins
+    // as noise on every input takes long to be unlearned.
+    let stack = |layers: &mut Vec<LayerSpec>, part: &str, widths: &[usize], last: Init| {
+        for (i, w) in widths.windows(2).enumerate() {
+            layers.extend((i > 0).then(|| Relu {}.into()));
+            let init = match i {
+                i if i + 2 == widths.len() => last,
+                0 => Init::Lecun,
+                _ => Init::He,
+            };
+            layers.push(Linear { init, ..Linear::new(&format!("{part}{}", i + 1), w[0], w[1]) }.into());
+        }
+    };
+    let mut down = widths.to_vec();
+    if variational {
+        down[code] *= 2;
+    }
+    stack(&mut layers, "encoder", &down, Init::Lecun);
+    layers.extend(variational.then(|| Sample { weight: 2.0 / widths[0] as f64 }.into()));
+    stack(&mut layers, "decoder", &widths.iter().rev().copied().collect::<Vec<_>>(), Init::Small);
     layers
 }
 

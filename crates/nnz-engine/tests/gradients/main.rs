@@ -3,8 +3,10 @@
 
 mod check;
 mod dense;
+mod fourier;
 mod index;
 mod layers;
 mod losses;
+mod odd;
 mod sparse;
 mod windows;

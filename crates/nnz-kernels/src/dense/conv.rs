@@ -9,7 +9,7 @@ use super::scratch::scratch;
 use super::tile::{Begin, Micros, Tile};
 use super::{Raw, each};
 use crate::simd::{Kernel, Vector};
-use crate::{Isa, Real};
+use crate::{Buffer, Isa, Real};
 
 /// Shape of a convolution. Pictures and lines are volumes with extents of one.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -36,6 +36,8 @@ pub struct Conv {
 
 /// Fewest multiply-adds worth handing to another thread.
 const PARALLEL: usize = 1 << 18;
+/// Most steps of k for which a panel of the weight stays in L1.
+const DEPTH: usize = 224;
 /// Into how many parts a batch is cut when gradients of weights are summed; by the shape alone.
 const PARTS: usize = 8;
 
@@ -259,7 +261,7 @@ impl Conv {
         let size = self.groups * self.area() * cin * cout;
         let parts = PARTS.min(self.batch).max(1);
         let step = self.batch.div_ceil(parts);
-        let mut sums = T::pool().take(parts * size);
+        let mut sums = Buffer::<T>::any(parts * size);
         let to = Raw::of_mut(&mut sums);
         each(parts, self.small(), |p| {
             // SAFETY: every part has its own numbers.
@@ -320,7 +322,6 @@ impl Conv {
                 }
             }
         }
-        T::pool().give(sums);
     }
 
     /// Adds the gradient of a depthwise weight under one picture to `sum`, `[entry][channel]`.
@@ -411,7 +412,7 @@ impl Pass {
         let outputs = y.len() / self.batch;
         let depthwise = self.groups > 1 && self.groups == self.from.channels && self.groups == width;
         // Panels of columns, packed once for all pictures.
-        let packed: Vec<Vec<T>> = match depthwise {
+        let packed: Vec<Buffer<T>> = match depthwise {
             true => phases.iter().map(|p| self.by_entry(&p.weight)).collect(),
             false => phases.iter().map(|p| self.panels(micros, p, width / self.groups)).collect(),
         };
@@ -434,14 +435,13 @@ impl Pass {
                 }
             });
         });
-        packed.into_iter().for_each(|p| T::pool().give(p));
     }
 
     /// `[group][panel][k][columns of a panel]`
-    fn panels<T: Real>(&self, micros: Micros, p: &Phase<T>, cout: usize) -> Vec<T> {
+    fn panels<T: Real>(&self, micros: Micros, p: &Phase<T>, cout: usize) -> Buffer<T> {
         let (k, nr) = (p.offsets.len() * p.depth, micros.cols());
         let count = cout.div_ceil(nr);
-        let mut to = T::pool().take(self.groups * count * k * nr);
+        let mut to = Buffer::any(self.groups * count * k * nr);
         for g in 0..self.groups {
             // SAFETY: the weight holds `[groups][k][cout]`; a panel k · nr numbers.
             unsafe {
@@ -453,9 +453,9 @@ impl Pass {
     }
 
     /// `[entry][channel]` from `[channel][entry]`.
-    fn by_entry<T: Real>(&self, weight: &[T]) -> Vec<T> {
+    fn by_entry<T: Real>(&self, weight: &[T]) -> Buffer<T> {
         let entries = weight.len() / self.groups;
-        let mut to = T::pool().take(weight.len());
+        let mut to = Buffer::any(weight.len());
         (0..to.len()).for_each(|i| to[i] = weight[i % self.groups * entries + i / self.groups]);
         to
     }
@@ -484,16 +484,21 @@ impl Pass {
     ) {
         let (k, nr) = (phase.offsets.len() * phase.depth, micros.cols());
         let (cin, cout) = (self.from.channels / self.groups, width / self.groups);
-        let segments: Vec<(usize, usize)> =
-            phase.offsets.iter().enumerate().map(|(s, &at)| (at, s * phase.depth * nr)).collect();
+        // Long segments are cut into equal ones.
+        let cuts = (1..=phase.depth).find(|c| phase.depth % c == 0 && phase.depth / c <= DEPTH).unwrap_or(1);
+        let depth = phase.depth / cuts;
+        let segments: Vec<(usize, usize)> = (0..phase.offsets.len() * cuts)
+            .map(|s| (phase.offsets[s / cuts] + s % cuts * depth, s * depth * nr))
+            .collect();
+        let some = (DEPTH / depth.max(1)).max(1);
         let panels = cout.div_ceil(nr);
         let length = phase.rows[2];
         let high = micros.even_rows(length);
         for (g, j) in (0..self.groups).flat_map(|g| (0..panels).map(move |j| (g, j))) {
             let cols = nr.min(cout - j * nr);
             let t = Tile {
-                segments: &segments,
-                depth: phase.depth,
+                segments: &[],
+                depth,
                 row: self.stride[2] * self.from.channels,
                 step: 1,
                 b_row: nr,
@@ -502,16 +507,24 @@ impl Pass {
             };
             let panel = packed[(g * panels + j) * k * nr..].as_ptr();
             let column = g * cout + j * nr;
-            let begin = bias.map_or(Begin::Zero, |b| Begin::Bias(b[column..].as_ptr()));
-            for (from, to) in self.lines(phase) {
-                for x in (0..length).step_by(high) {
-                    let micro = micros.pick::<T>(high.min(length - x), cols, false, false);
-                    // SAFETY: the windows of these outputs lie in the frame; the panel holds k rows of whole registers;
-                    // the outputs lie in the picture.
-                    unsafe {
-                        let a = picture.as_ptr().add((from + x * self.stride[2]) * self.from.channels + g * cin);
-                        let c = y.as_mut_ptr().add((to + x * self.to_stride[2]) * width + column);
-                        micro(&t, a, panel, c, begin);
+            let first = bias.map_or(Begin::Zero, |b| Begin::Bias(b[column..].as_ptr()));
+            // Some segments at a time for all lines, so that their part of the panel stays in L1. Without any there is
+            // one empty turn, for the beginning.
+            for (turn, segments) in
+                segments.chunks(some).chain(std::iter::repeat_n(&[][..], usize::from(k == 0))).enumerate()
+            {
+                let t = Tile { segments, ..t };
+                let begin = if turn == 0 { first } else { Begin::Add };
+                for (from, to) in self.lines(phase) {
+                    for x in (0..length).step_by(high) {
+                        let micro = micros.pick::<T>(high.min(length - x), cols, false, false);
+                        // SAFETY: the windows of these outputs lie in the frame; the panel holds k rows of whole
+                        // registers; the outputs lie in the picture.
+                        unsafe {
+                            let a = picture.as_ptr().add((from + x * self.stride[2]) * self.from.channels + g * cin);
+                            let c = y.as_mut_ptr().add((to + x * self.to_stride[2]) * width + column);
+                            micro(&t, a, panel, c, begin);
+                        }
                     }
                 }
             }

@@ -58,7 +58,16 @@ pub(super) fn learning(view: &View) -> Markup {
     }
     let values = |all: &[Line]| all.iter().flat_map(|l| l.points.iter().map(|p| p.1)).collect::<Vec<_>>();
     let loss = Axis::fit("training loss", values(&losses), Spacing::Log, tick);
-    let right = Axis::fit("validation accuracy", values(&accuracies), Spacing::NearOne, percent_tick);
+    let (measure, what) = match view.classes() {
+        true => ("Validation accuracy", "Share of held-out rows read correctly after each epoch."),
+        false => ("Variance explained", "Share of the variance of held-out rows explained after each epoch."),
+    };
+    let right = Axis::fit(
+        if view.classes() { "validation accuracy" } else { "variance explained" },
+        values(&accuracies),
+        Spacing::NearOne,
+        percent_tick,
+    );
     let stretched = |axis: &Axis, how: &str| if axis.is_linear() { String::new() } else { format!(" {how}") };
     let write_loss = |v: f64| significant(v, 3);
     let write_accuracy = |v: f64| accuracy(v, 2);
@@ -74,8 +83,8 @@ pub(super) fn learning(view: &View) -> Markup {
                 "Mean loss over each epoch; lower fits the training data better." (stretched(&loss, "Logarithmic scale.")) (seeds)
                 " From first to last epoch: " (ends(&losses, write_loss)) "."
             }))
-            (figure("Validation accuracy", lines("Validation accuracy over epochs, one line an arm", &epochs(&accuracies), &right, &accuracies, write_accuracy), html! {
-                "Share of held-out rows read correctly after each epoch."
+            (figure(measure, lines(&format!("{measure} over epochs, one line an arm"), &epochs(&accuracies), &right, &accuracies, write_accuracy), html! {
+                (what)
                 (stretched(&right, "The scale stretches towards 100%, where the arms differ: equal steps divide the errors by equal factors."))
                 " From first to last epoch: " (ends(&accuracies, write_accuracy)) "."
             }))

@@ -8,8 +8,11 @@ use crate::run::record::ArmRecord;
 /// One sentence: what was gained and lost against the dense network.
 pub(super) fn lead(view: &View) -> String {
     let arm = view.method;
-    let test = format!("of the {} test {} correctly", count(view.record.data.test as u64), view.rows());
-    let read = format!("{} read {} {test}", arm.name, view.accuracy(arm));
+    let test = format!("the {} test {}", count(view.record.data.test as u64), view.rows());
+    let read = match view.classes() {
+        true => format!("{} read {} of {test} correctly", arm.name, view.accuracy(arm)),
+        false => format!("{} explained {} of the variance of {test}", arm.name, view.accuracy(arm)),
+    };
     let Some(dense) = view.control("dense") else {
         let size = if arm.density >= 0.9995 { "all its".into() } else { format!("{} of its", share(arm.density)) };
         let nothing = if arm.name == "dense" { "" } else { " There is no dense arm to compare it with." };
@@ -77,12 +80,13 @@ pub(super) fn answers(view: &View) -> Vec<Answer> {
 
 fn answer(view: &View, control: &ArmRecord) -> Option<Answer> {
     let name = &view.method.name;
+    let better = if view.classes() { "more accurate" } else { "better" };
     // (question, whether "yes" means that the method is better)
     let (question, yes_if_better) = match control.name.as_str() {
         "static-random" => (format!("Did {name} find better connections than chance?"), true),
         "small-dense" => ("Would a small dense network with as many weights do as well?".to_string(), false),
-        "dense" => ("Is the dense network more accurate?".to_string(), false),
-        other => (format!("Is {name} more accurate than {other}?"), true),
+        "dense" => (format!("Is the dense network {better}?"), false),
+        other => (format!("Is {name} {better} than {other}?"), true),
     };
     let d = view.difference(control)?;
     let zero = points(d.mean, view.decimals) == points(0.0, view.decimals);
@@ -129,13 +133,14 @@ pub(super) fn caution(view: &View) -> String {
                 ""
             };
             format!(
-                "Accuracies are means over {n} seeds, ± their 95% interval (Student's t); pictures show the first seed.{more}"
+                "{} are means over {n} seeds, ± their 95% interval (Student's t); pictures show the first seed.{more}",
+                if view.classes() { "Accuracies" } else { "Shares of the variance" }
             )
         }
     };
     let (p, rows) = (view.method.test_accuracy, view.record.data.test as f64);
     let half = 196.0 * (p * (1.0 - p) / rows).sqrt();
-    if !(half.is_finite() && half > 0.0) {
+    if !(half.is_finite() && half > 0.0 && view.classes()) {
         return over;
     }
     let shared = ", though less for differences, since all arms read the same ones";
@@ -159,7 +164,7 @@ pub(super) fn tiles(view: &View) -> Vec<Tile> {
     let data = &view.record.data;
     vec![
         Tile {
-            label: "Test accuracy",
+            label: view.measure(),
             value: view.accuracy(arm),
             note: note(
                 &|d| Some(format!("dense: {}", view.accuracy(d))),

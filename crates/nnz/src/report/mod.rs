@@ -32,6 +32,7 @@ pub use tensorboard::events as tensorboard;
 use crate::run::record::RunRecord;
 use format::count;
 use maud::{Markup, html};
+use nnz_engine::Task;
 use view::View;
 
 /// The whole page. Never fails: what a record lacks is named as missing on the page.
@@ -82,9 +83,11 @@ fn sections(view: &View) -> Markup {
             h3 { "Fan-in and fan-out" }
             (topology::histograms(view))
         }
-        section {
-            h2 { "What it misreads" }
-            div.pair.wide { (mistakes::confusion(view)) div { (mistakes::misread(view)) } }
+        @if view.classes() {
+            section {
+                h2 { "What it misreads" }
+                div.pair.wide { (mistakes::confusion(view)) div { (mistakes::misread(view)) } }
+            }
         }
     }
 }
@@ -104,7 +107,11 @@ fn origin(record: &RunRecord) -> Markup {
                 data.name,
                 count(data.train as u64),
                 count(data.test as u64),
-                counted_classes(data.classes.len())
+                if record.task == Task::Classification {
+                    counted_classes(data.classes.len())
+                } else {
+                    "no classes".into()
+                }
             ),
         ),
         ("Seeds", if seeds.is_empty() { "none finished".into() } else { seeds.join(", ") }),

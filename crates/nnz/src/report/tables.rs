@@ -49,7 +49,7 @@ pub(super) fn arms(view: &View) -> Markup {
          median over epochs and seeds" @if dense.is_some() { "; ratios are to the dense arm" } "."
     };
     html! {
-        (table(caption, &["Arm", "Test accuracy", "Nonzeros", "Density", "Weights", "Optimizer", "An epoch"], &rows))
+        (table(caption, &["Arm", view.measure(), "Nonzeros", "Density", "Weights", "Optimizer", "An epoch"], &rows))
         @for note in notes(view) { p.note { (note) } }
     }
 }

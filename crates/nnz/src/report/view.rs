@@ -3,6 +3,7 @@
 use super::pixels::is_picture;
 use super::{format, stats};
 use crate::run::record::{ArmRecord, LayerRecord, RunRecord, SeedRecord};
+use nnz_engine::Task;
 
 /// A record with its arms told apart. Exists only where there is an arm.
 pub(super) struct View<'a> {
@@ -16,6 +17,16 @@ impl<'a> View<'a> {
     pub fn new(record: &'a RunRecord) -> Option<Self> {
         let method = record.arms.first()?;
         Some(Self { record, method, decimals: if record.data.test >= 1000 { 2 } else { 1 } })
+    }
+
+    /// Whether rows have classes; else what is measured is the share of the variance that is explained.
+    pub fn classes(&self) -> bool {
+        self.record.task == Task::Classification
+    }
+
+    /// What is measured on the test split.
+    pub fn measure(&self) -> &'static str {
+        if self.classes() { "Test accuracy" } else { "Variance explained" }
     }
 
     /// The control of this name.

@@ -9,8 +9,8 @@ use crate::stats::median;
 use crate::{Arm, Error, Precision, REGISTRY, Recipe, Result, data, report, summarize};
 use nnz_core::{Dense, Setting, Sparsifier, Topology};
 use nnz_engine::data::{Dataset, Inputs};
-use nnz_engine::file::{Header, Packing, load_checkpoint, save_checkpoint, save_model, write_atomically};
-use nnz_engine::{ModelSpec, Param, Progress, Real, Storage, Trainer};
+use nnz_engine::file::{Header, Packing, is_checkpoint, save_model, write_atomically};
+use nnz_engine::{Model, ModelSpec, Param, Progress, Real, Storage, Task, Trainer};
 use record::{ArmRecord, DataRecord, LayerRecord, MachineRecord, Misread, RunRecord, SeedRecord};
 use serde::{Serialize, de::DeserializeOwned};
 use sha2::{Digest, Sha256};
@@ -64,8 +64,12 @@ pub fn run(recipe: &Recipe, options: &Options, observer: &mut dyn Observer) -> R
     if let Some(note) = &loaded.note {
         observer.note(note);
     }
-    let data = loaded.dataset;
-    let spec = ModelSpec::parse(&recipe.model, data.image, data.classes.len())?;
+    let mut data = loaded.dataset;
+    if recipe.train.task == Task::Regression && !data.real() {
+        data = data.numbers().map_err(nnz_engine::Error::from)?;
+    }
+    recipe.train.check(data.image)?;
+    let spec = recipe.model.spec(&data, recipe.train.task)?;
     for arm in &recipe.arms {
         refuse_dense_storage(&recipe, arm)?;
         rehearse(&recipe, arm, &spec)?;
@@ -132,7 +136,8 @@ pub fn run(recipe: &Recipe, options: &Options, observer: &mut dyn Observer) -> R
             image: data.image,
             classes: data.classes.clone(),
         },
-        model: recipe.model.clone(),
+        model: recipe.model.name().into(),
+        task: recipe.train.task,
         machine: machine(),
         arms,
     };
@@ -182,8 +187,7 @@ impl Job<'_> {
         let run = format!("{}/{name}", self.id);
         if done.exists() {
             // A process that was killed between the two last lines of this function left its checkpoint behind.
-            let storage = self.recipe.train.storage;
-            if checkpoint.exists() && load_checkpoint::<T>(&checkpoint, storage, &run).is_ok() {
+            if is_checkpoint(&checkpoint, &run) {
                 fs::remove_file(&checkpoint).map_err(|e| Error::file(&checkpoint, format!("cannot remove: {e}")))?;
             }
             return Ok((read_json(&done)?, times.remove(&name).unwrap_or_default()));
@@ -192,9 +196,7 @@ impl Job<'_> {
         let spec = &self.recipe.train;
         let mut trainer: Trainer<T> = Trainer::new(self.model, self.data, spec, self.seed, build)?;
         if checkpoint.exists() {
-            let (model, optimizer, position) = load_checkpoint(&checkpoint, spec.storage, &run)?;
-            (trainer.model, trainer.optimizer) = (model, optimizer);
-            trainer.resume(position)?;
+            trainer.resume(&checkpoint, &run)?;
             times.entry(name.clone()).or_default().truncate(trainer.position.history.len());
         } else {
             times.insert(name.clone(), Vec::new());
@@ -216,7 +218,7 @@ impl Job<'_> {
                     write(&board.join("events.out.tfevents.0.nnz"), &curves)?;
                 }
                 if progress.finished.is_some() || !go_on {
-                    save_checkpoint(&checkpoint, &t.model, &header, &t.optimizer, &t.position, &run)?;
+                    t.save(&checkpoint, &header, &run)?;
                 }
                 Ok(())
             };
@@ -234,19 +236,16 @@ impl Job<'_> {
         if !finished {
             return Err(Error::Interrupted { dir: self.dir.into() });
         }
-        let mut record = self.record(&trainer)?;
+        let result = trainer.result();
+        let mut record = self.record(&trainer, &result)?;
         if !keep {
             // Pictures are shown for the first seed only, and are most of a record.
             record.misread.clear();
         } else {
             let models = self.dir.join("models");
             fs::create_dir_all(&models).map_err(|e| Error::file(&models, format!("cannot create: {e}")))?;
-            save_model(
-                &models.join(format!("{}.safetensors", self.arm.name)),
-                &trainer.model,
-                &header,
-                Packing::Smallest,
-            )?;
+            let path = models.join(format!("{}.safetensors", self.arm.name));
+            save_model(&path, &result, &header, Packing::Smallest)?;
         }
         write_json(&done, &record)?;
         fs::remove_file(&checkpoint).map_err(|e| Error::file(&checkpoint, format!("cannot remove: {e}")))?;
@@ -259,23 +258,29 @@ impl Job<'_> {
             (Some(key), None) => key.clone(),
             (None, _) => "dense training".into(),
         };
+        let frame = trainer.frame();
         Header {
             model: self.model.clone(),
-            normalization: trainer.normalization(),
+            normalization: frame.normalization,
             classes: self.data.classes.clone(),
             data: self.data.name.clone(),
             method,
             prune_head: self.recipe.train.prune_head,
+            task: frame.task,
+            scales: frame.scales.clone(),
+            dtype: self.recipe.train.dtype,
             encoding: self.data.encoding.clone(),
         }
     }
 
-    fn record<T: Real>(&self, trainer: &Trainer<T>) -> Result<SeedRecord> {
+    fn record<T: Real>(&self, trainer: &Trainer<T>, model: &Model<T>) -> Result<SeedRecord> {
         let test = &self.data.test;
         let rows: Vec<u32> = (0..test.len() as u32).collect();
         let evaluation = trainer.evaluate(test, &rows)?;
-        let (confusion, misread) = readings(self.data, &evaluation.predictions);
-        let model = &trainer.model;
+        let (confusion, misread) = match self.recipe.train.task {
+            Task::Classification => readings(self.data, &evaluation.predictions),
+            _ => Default::default(),
+        };
         Ok(SeedRecord {
             seed: self.seed,
             test_accuracy: evaluation.accuracy,

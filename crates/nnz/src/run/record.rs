@@ -1,6 +1,7 @@
 //! What a finished (or interrupted) run knows about itself: the one document behind the table, the report and `--json`.
 
 pub use nnz_engine::EpochRecord;
+use nnz_engine::Task;
 use serde::{Deserialize, Serialize};
 
 /// A run: one recipe, several arms, several seeds.
@@ -16,6 +17,9 @@ pub struct RunRecord {
     pub data: DataRecord,
     /// The model, e.g. `mlp:784-300-100-10`.
     pub model: String,
+    /// What the networks are for.
+    #[serde(default, skip_serializing_if = "Task::is_default")]
+    pub task: Task,
     /// Where it ran.
     pub machine: MachineRecord,
     /// The arms: the method first, then its controls.
@@ -33,7 +37,7 @@ pub struct DataRecord {
     pub test: usize,
     /// Channels, height, width.
     pub image: [usize; 3],
-    /// Class names.
+    /// Class names, or names of the targets.
     pub classes: Vec<String>,
 }
 
@@ -55,7 +59,8 @@ pub struct ArmRecord {
     pub name: String,
     /// One sentence: what this arm is.
     pub summary: String,
-    /// Mean over seeds of the accuracy on the test split, in [0, 1].
+    /// Mean over seeds of the accuracy on the test split, in [0, 1]; of another measure, at most 1, where the task has one
+    /// ([`Task::measure`]).
     pub test_accuracy: f64,
     /// Half width of its 95% interval over seeds (Student's t); `None` with one seed.
     pub interval: Option<f64>,
@@ -78,7 +83,7 @@ pub struct ArmRecord {
 pub struct SeedRecord {
     /// The seed.
     pub seed: u64,
-    /// Accuracy on the test split.
+    /// Accuracy on the test split, or the task's measure.
     pub test_accuracy: f64,
     /// Weights that exist, biases not counted.
     pub nonzeros: usize,
@@ -92,7 +97,7 @@ pub struct SeedRecord {
     pub epochs: Vec<EpochRecord>,
     /// The weights at the end, first layer first.
     pub layers: Vec<LayerRecord>,
-    /// `confusion[label][predicted]` on the test split.
+    /// `confusion[label][predicted]` on the test split; empty without classes.
     pub confusion: Vec<Vec<u32>>,
     /// Some of the test rows that were misread, most confident first; kept for the first seed of an arm.
     pub misread: Vec<Misread>,

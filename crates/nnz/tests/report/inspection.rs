@@ -21,6 +21,9 @@ fn measured(spec: &str, topologies: Option<Vec<Topology>>, prune_head: bool) -> 
         data: "mnist10k".into(),
         method: "rigl density = 0.05".into(),
         prune_head,
+        task: nnz_engine::Task::Classification,
+        scales: Vec::new(),
+        dtype: nnz_engine::Dtype::Native,
         encoding: None,
     };
     inspect(&model, &header).unwrap()

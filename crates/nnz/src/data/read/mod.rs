@@ -242,7 +242,7 @@ fn assemble(name: &str, parts: Parts, share: f64) -> Result<Loaded> {
                 return Err(content(test.place, format!("rows of {other}, but those of {} are {is}", train.place)));
             }
             let labels = rename(&test, &classes, &train.place)?;
-            (Split { inputs: train.inputs, labels: train.labels }, Split { inputs: test.inputs, labels })
+            (Split::new(train.inputs, train.labels), Split::new(test.inputs, labels))
         }
         None => {
             let (kept, held) = hold_out(&train.labels, classes.len(), share);
@@ -253,10 +253,8 @@ fn assemble(name: &str, parts: Parts, share: f64) -> Result<Loaded> {
                     format!("{rows} rows are too few to hold {share} of them out; name a test file (`--test FILE`)"),
                 ));
             }
-            let take = |rows: &[usize]| Split {
-                inputs: pick(&train.inputs, features, rows),
-                labels: rows.iter().map(|&r| train.labels[r]).collect(),
-            };
+            let labels = |rows: &[usize]| rows.iter().map(|&r| train.labels[r]).collect();
+            let take = |rows: &[usize]| Split::new(pick(&train.inputs, features, rows), labels(rows));
             (take(&kept), take(&held))
         }
     };
