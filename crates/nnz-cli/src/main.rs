@@ -4,7 +4,7 @@
 mod commands;
 mod ui;
 
-use clap::{Parser, Subcommand};
+use clap::{CommandFactory, Parser, Subcommand};
 use std::process::ExitCode;
 
 /// Neural networks that are sparse all the way down.
@@ -29,7 +29,12 @@ const EXAMPLES: &str = "Examples:
   nnz train mnist --method set --density 0.02 --seeds 3  three seeds, with 95% intervals
   nnz prune runs/ID/models/dense.safetensors --method magnitude --density 0.1 -o small.safetensors
   nnz eval small.safetensors mnist                       accuracy on the test split
-  nnz reproduce rigl                                     run and judge the claims of a method";
+  nnz train table.csv --target species --method set --density 0.3
+  nnz top                                                watch the newest run
+  nnz reproduce rigl                                     run and judge the claims of a method
+
+`nnz help COMMAND` explains a command by example. Exit codes: 0 done, 1 the answer is no, 2 a request that cannot be
+carried out, 130 interrupted (what was done is saved). NO_COLOR turns colours off.";
 
 #[derive(Subcommand)]
 enum Command {
@@ -59,6 +64,14 @@ enum Command {
     Bench(commands::bench::Args),
     /// List, fetch and check data sets
     Data(commands::data::Args),
+    /// Show a run while it goes
+    Top(commands::top::Args),
+    /// Look at processor, threads, memory, data and directories; exit code 1 when something will not work
+    Doctor,
+    /// Print completions of commands and options for a shell
+    Completions(commands::shell::CompletionsArgs),
+    /// Print the manual page, or write one for every command
+    Man(commands::shell::ManArgs),
 }
 
 fn main() -> ExitCode {
@@ -84,6 +97,10 @@ fn main() -> ExitCode {
         Command::Report(args) => commands::run::report(&args, ui),
         Command::Bench(args) => commands::bench::run(&args, ui),
         Command::Data(args) => commands::data::run(&args, ui),
+        Command::Top(args) => commands::top::run(&args, ui),
+        Command::Doctor => commands::doctor::run(ui),
+        Command::Completions(args) => commands::shell::completions(&args, Cli::command(), ui),
+        Command::Man(args) => commands::shell::man(&args, Cli::command(), ui),
     };
     match result {
         Ok(code) => code,

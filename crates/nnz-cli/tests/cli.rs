@@ -226,3 +226,156 @@ fn an_interrupted_run_goes_on_where_it_stopped() {
         assert!(read("cut") == read("whole"), "{file} differs");
     }
 }
+
+#[test]
+fn a_table_is_trained_on_measured_and_asked() {
+    let dir = tempfile::tempdir().unwrap();
+    let d = dir.path();
+    let row = |i: usize| {
+        let (x, c) = ((i * 37) % 100, ["r", "g", "b"][i % 3]);
+        let y = if (x > 50) == (c == "r") { "high" } else { "low" };
+        (format!("{x},{c},{}", i % 7), y)
+    };
+    let rows = |n: std::ops::Range<usize>| n.map(row).map(|(x, y)| format!("{x},{y}\n")).collect::<String>();
+    std::fs::write(d.join("table.csv"), format!("size,colour,other,answer\n{}", rows(0..500))).unwrap();
+    std::fs::write(d.join("more.csv"), format!("size,colour,other,answer\n{}", rows(500..700))).unwrap();
+    let train =
+        "train table.csv --target answer --method rigl --density 0.5 --model mlp:5-24-16-2 --epochs 40 --batch 32";
+    let doc = json(d, &format!("{train} --no-controls --run-dir run --json"));
+    assert!(doc["arms"][0]["test_accuracy"].as_f64() > Some(0.9), "{doc}");
+    let model = "run/models/rigl.safetensors";
+    // The model knows its table, its target and how the columns were scaled.
+    let same = json(d, &format!("eval {model} --json"));
+    assert_eq!((&same["accuracy"], &same["rows"]), (&doc["arms"][0]["test_accuracy"], &100.into()));
+    let more = json(d, &format!("eval {model} more.csv --split all --json"));
+    assert_eq!(more["rows"], 200);
+    assert!(more["accuracy"].as_f64() > Some(0.9), "{more}");
+    // A table without answers is answered row by row.
+    let (asked, right): (Vec<String>, Vec<&str>) = (700..730).map(row).unzip();
+    std::fs::write(d.join("new.csv"), format!("size,colour,other\n{}\n", asked.join("\n"))).unwrap();
+    let answers = json(d, &format!("predict {model} new.csv --json"));
+    let answers: Vec<&str> = answers["rows"].as_array().unwrap().iter().map(|r| r["class"].as_str().unwrap()).collect();
+    let hits = answers.iter().zip(&right).filter(|(a, r)| a == r).count();
+    assert!(answers.len() == 30 && hits >= 26, "{hits} of 30");
+    assert!(succeed(d, &format!("predict {model} new.csv")).lines().count() == 30);
+    // Pruning keeps what the model knows of its table.
+    succeed(d, &format!("prune {model} --method magnitude --density 0.3 --data more.csv -o small.safetensors"));
+    succeed(d, "eval small.safetensors");
+    // A test file of its own.
+    let own = json(d, &format!("{train} --test more.csv --no-controls --json"));
+    assert!(own["run"]["data"].as_str() == Some("table.csv?target=answer&test=more.csv"), "{own}");
+    let checked = json(d, "data check table.csv?target=answer --json");
+    assert_eq!((&checked["train"], &checked["classes"][0]["class"]), (&400.into(), &"high".into()));
+}
+
+#[test]
+fn a_run_is_watched_from_outside() {
+    let dir = tempfile::tempdir().unwrap();
+    let d = dir.path();
+    assert_eq!(nnz(d, "top").status.code(), Some(2));
+    succeed(d, &format!("train mnist10k --method set --density 0.1 {SMALL} --no-controls --seeds 2 --quiet"));
+    let look = json(d, "top --json");
+    assert_eq!((&look["finished"], &look["running"]), (&true.into(), &false.into()));
+    let networks = look["networks"].as_array().unwrap();
+    assert_eq!(networks.len(), 2);
+    assert!(networks.iter().all(|n| n["state"] == "done" && n["epochs"].as_array().unwrap().len() == 2), "{look}");
+    let text = succeed(d, "top");
+    assert!(text.contains("set, seed 1") && text.contains("2/2") && text.contains('█'), "{text}");
+    // Event files for TensorBoard lie beside the events.
+    let run = look["directory"].as_str().unwrap();
+    let events = std::fs::read(d.join(run).join("tensorboard/set-1/events.out.tfevents.0.nnz")).unwrap();
+    assert!(events.windows(19).any(|w| w == b"accuracy/validation"));
+    // A run that stopped says how it goes on.
+    std::fs::remove_file(d.join(run).join("record.json")).unwrap();
+    std::fs::remove_file(d.join(run).join("arms/set-1.json")).unwrap();
+    let text = succeed(d, "top");
+    assert!(text.contains("stopped; go on with `nnz run runs/"), "{text}");
+}
+
+#[test]
+fn the_program_explains_itself() {
+    let dir = tempfile::tempdir().unwrap();
+    let d = dir.path();
+    for command in [
+        "train",
+        "run",
+        "prune",
+        "eval",
+        "inspect",
+        "predict",
+        "show",
+        "cite",
+        "reproduce",
+        "report",
+        "data",
+        "top",
+        "man",
+        "completions",
+    ] {
+        let help = succeed(d, &format!("help {command}"));
+        assert!(help.contains("Examples:") && help.contains(&format!("nnz {command}")), "{help}");
+    }
+    for shell in ["bash", "zsh", "fish", "powershell", "elvish"] {
+        assert!(succeed(d, &format!("completions {shell}")).contains("reproduce"), "{shell}");
+    }
+    assert!(succeed(d, "man").contains(".TH nnz 1"));
+    succeed(d, "man --out pages --quiet");
+    let page = std::fs::read_to_string(d.join("pages/nnz-train.1")).unwrap();
+    assert!(page.contains("density") && page.contains("SYNOPSIS"), "{page}");
+    let doctor = nnz(d, "doctor --json");
+    assert!(matches!(doctor.status.code(), Some(0 | 1)), "{}", text(&doctor.stderr));
+    let findings: Value = serde_json::from_slice(&doctor.stdout).unwrap();
+    let what = |name: &str| findings.as_array().unwrap().iter().find(|f| f["what"] == name).cloned().unwrap();
+    assert!(what("data")["found"].as_str().unwrap().ends_with("no-data") && what("data")["wrong"].is_null());
+    assert!(what("kernels")["found"].as_str().unwrap().contains("Portable"));
+    // A data directory that cannot be is found out, and said.
+    std::fs::write(d.join("file"), b"").unwrap();
+    let sick = Command::new(env!("CARGO_BIN_EXE_nnz"))
+        .current_dir(d)
+        .env("NNZ_DATA", d.join("file/x"))
+        .arg("doctor")
+        .output()
+        .unwrap();
+    assert_eq!(sick.status.code(), Some(1));
+    assert!(text(&sick.stdout).contains("set NNZ_DATA"), "{}", text(&sick.stdout));
+}
+
+/// Colours only where somebody looks, and not where NO_COLOR forbids them; `--quiet` says nothing; `--json` is one document.
+#[test]
+fn output_is_for_whom_it_is_meant() {
+    let dir = tempfile::tempdir().unwrap();
+    let d = dir.path();
+    let line = format!("train mnist10k --method set --density 0.1 {SMALL} --no-controls --run-dir run");
+    let out = nnz(d, &format!("{line} --quiet"));
+    assert!(out.status.success() && out.stderr.is_empty(), "{}", text(&out.stderr));
+    assert!(!out.stdout.is_empty());
+    for line in [
+        "methods",
+        "show rigl",
+        "cite rigl",
+        "data list",
+        "data check mnist10k",
+        "doctor",
+        "completions bash",
+        "man",
+        "top run",
+        "report run",
+        "inspect run/models/set.safetensors",
+        "eval run/models/set.safetensors",
+    ] {
+        let out = nnz(d, &format!("{line} --json"));
+        let whole: Result<Value, _> = serde_json::from_slice(&out.stdout);
+        assert!(whole.is_ok(), "nnz {line} --json: {}", text(&out.stdout));
+    }
+    for arguments in ["help train", "train mnist10k --method rigel", "frobnicate"] {
+        let out = Command::new(env!("CARGO_BIN_EXE_nnz"))
+            .current_dir(d)
+            .env("NO_COLOR", "1")
+            .env("CLICOLOR_FORCE", "1")
+            .args(arguments.split(' '))
+            .output()
+            .unwrap();
+        let said = text(&out.stdout) + &text(&out.stderr);
+        assert!(!said.contains('\u{1b}'), "nnz {arguments}: {said:?}");
+    }
+}

@@ -34,6 +34,9 @@ pub struct Header {
     pub method: String,
     /// Whether the classifier at the end was prunable.
     pub prune_head: bool,
+    /// How the columns of a table became inputs, see [`crate::data::Dataset::encoding`].
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub encoding: Option<serde_json::Value>,
     /// What the network is for.
     #[serde(default, skip_serializing_if = "Task::is_default")]
     pub task: Task,
@@ -174,6 +177,9 @@ impl Out {
 pub fn write_atomically(path: &Path, bytes: &[u8]) -> Result<()> {
     let dir = path.parent().filter(|d| !d.as_os_str().is_empty()).unwrap_or(Path::new("."));
     let fail = |e: std::io::Error| Error::file(path, format!("cannot write: {e}"));
+    if path.metadata().is_ok_and(|m| !m.is_file()) {
+        return Err(Error::file(path, "cannot write: it is no regular file; give another name"));
+    }
     let mut file = tempfile::Builder::new().prefix(".nnz-").suffix(".tmp").tempfile_in(dir).map_err(fail)?;
     file.write_all(bytes).map_err(fail)?;
     file.as_file().sync_all().map_err(fail)?;
@@ -346,9 +352,19 @@ fn read(path: &Path) -> Result<Vec<u8>> {
 
 /// Reads a model. Weights get the storage that `storage` resolves to.
 pub fn load_model<T: Real>(path: &Path, storage: Storage) -> Result<(Model<T>, Header)> {
-    let bytes = read(path)?;
-    let file = In::parse(path, &bytes)?;
+    parse_model(&read(path)?, path, storage)
+}
+
+/// As [`load_model`], from bytes in memory; `path` names them in errors.
+pub fn parse_model<T: Real>(bytes: &[u8], path: &Path, storage: Storage) -> Result<(Model<T>, Header)> {
+    let file = In::parse(path, bytes)?;
     Ok((file.model(storage)?, file.header))
+}
+
+/// Whether a file is a checkpoint of `run`.
+pub fn is_checkpoint(path: &Path, run: &str) -> bool {
+    let of_run = |bytes: Vec<u8>| Some(In::parse(path, &bytes).ok()?.checkpoint?.run == run);
+    read(path).ok().and_then(of_run).unwrap_or(false)
 }
 
 /// Reads a checkpoint of `run`; another run's is refused.

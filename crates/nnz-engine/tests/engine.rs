@@ -28,6 +28,7 @@ fn header(model: &Model<f32>) -> Header {
         task: Task::Classification,
         scales: Vec::new(),
         dtype: Dtype::Native,
+        encoding: None,
     }
 }
 

@@ -317,6 +317,7 @@ fn files_keep_every_network_with_its_running_statistics() {
             task: Task::Classification,
             scales: Vec::new(),
             dtype: Dtype::Native,
+            encoding: None,
         };
         save_model(&path, &model, &header, Packing::Csr).unwrap();
         let (read, head): (Model<f32>, Header) = load_model(&path, Storage::Auto).unwrap();

@@ -169,6 +169,7 @@ fn header(t: &Trainer<f32>, data: &Dataset, spec: &TrainSpec) -> Header {
         task: frame.task,
         scales: frame.scales,
         dtype: spec.dtype,
+        encoding: None,
     }
 }
 

@@ -184,8 +184,11 @@ impl Arm {
 impl Recipe {
     /// Reads a recipe; `place` names it in errors.
     pub fn parse(text: &str, place: &str) -> Result<Self> {
-        let recipe: Self = toml::from_str(text)
-            .map_err(|e| Error::Recipe { place: place.into(), why: e.to_string().trim().into() })?;
+        let recipe: Self = toml::from_str(text).map_err(|e| {
+            let before = e.span().and_then(|s| text.get(..s.start)).unwrap_or_default();
+            let line = before.matches('\n').count() + 1;
+            Error::Recipe { place: format!("{place}, line {line}"), why: e.message().trim().replace('\n', " ") }
+        })?;
         recipe.check(place)?;
         Ok(recipe)
     }
@@ -212,6 +215,14 @@ impl Recipe {
         }
         if self.train.epochs == 0 {
             return bad("needs at least one epoch".into());
+        }
+        if self.train.batch == 0 {
+            return bad("a batch needs at least one row (`--batch`)".into());
+        }
+        for (name, share) in [("validation", self.train.validation), ("warmup", self.train.warmup)] {
+            if !(0.0..1.0).contains(&share) {
+                return bad(format!("{name} is a share, at least 0 and below 1, got {share}"));
+            }
         }
         if !(self.train.optimizer.lr() > 0.0 && self.train.optimizer.lr().is_finite()) {
             return bad(format!("the learning rate must be above 0, got {}", self.train.optimizer.lr()));

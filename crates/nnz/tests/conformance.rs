@@ -159,6 +159,7 @@ fn an_interrupted_run_equals_an_uninterrupted_one() {
                 task: Task::Classification,
                 scales: Vec::new(),
                 dtype: Dtype::Native,
+                encoding: None,
             };
             first.save(&path, &header, "run").unwrap();
             drop(first);

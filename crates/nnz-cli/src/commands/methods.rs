@@ -16,6 +16,8 @@ pub struct MethodsArgs {
 
 /// Arguments of `nnz show`.
 #[derive(ClapArgs, Debug)]
+#[command(after_help = "Examples:
+  nnz show rigl")]
 pub struct ShowArgs {
     /// The method's key
     method: String,
@@ -23,6 +25,9 @@ pub struct ShowArgs {
 
 /// Arguments of `nnz cite`.
 #[derive(ClapArgs, Debug)]
+#[command(after_help = "Examples:
+  nnz cite rigl >> paper.bib
+  nnz cite rewire/rigl/above-random")]
 pub struct CiteArgs {
     /// A method's key, or a recipe (its methods are cited)
     recipe: String,

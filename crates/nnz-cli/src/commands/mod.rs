@@ -1,15 +1,54 @@
 //! One file a command, or a few that belong together.
 pub mod bench;
 pub mod data;
+pub mod doctor;
 pub mod methods;
 pub mod model;
 pub mod prune;
 pub mod reproduce;
 pub mod run;
+pub mod shell;
+pub mod top;
 pub mod train;
 
 use anyhow::{Result, bail};
 use clap::Args;
+
+/// Which data, and what its reader must know.
+#[derive(Args, Debug)]
+pub struct DataArgs {
+    /// Data set: a name from `nnz data list`, or a file or folder (`nnz help data` lists the formats)
+    data: String,
+    /// The column of a table that has the answers, by name or by number from 1
+    #[arg(long, value_name = "COL")]
+    target: Option<String>,
+    /// What is tested on: a share of the rows [default: 0.2], or a file
+    #[arg(long, value_name = "SHARE|FILE")]
+    test: Option<String>,
+}
+
+impl DataArgs {
+    /// The place with its options, as recipes name it.
+    pub fn place(&self) -> Result<String> {
+        let mut place = self.data.clone();
+        for (key, value) in [("test", &self.test), ("target", &self.target)] {
+            let Some(value) = value else { continue };
+            if value.contains(['&', '?']) {
+                bail!(
+                    "--{key} {value}: & and ? separate the options of a place; give a column by its number, rename a file"
+                );
+            }
+            place = nnz::data::read::with_option(&place, key, value);
+        }
+        Ok(place)
+    }
+
+    /// What people call it: the last part of the path.
+    pub fn name(&self) -> &str {
+        let path = self.data.split('?').next().unwrap_or_default().trim_end_matches('/');
+        path.rsplit('/').next().unwrap_or(path)
+    }
+}
 
 /// Which method, and how; shared by `train` and `prune`.
 #[derive(Args, Debug)]

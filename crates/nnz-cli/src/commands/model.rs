@@ -1,22 +1,28 @@
 use crate::ui::{self, Ui};
 use anyhow::{Result, bail};
 use clap::{Args as ClapArgs, ValueEnum};
+use nnz::data::read::{Encoding, table_rows};
 use nnz::data::{Store, fit_to, picture};
 use nnz::inspect::{Inspection, inspect as measure};
 use nnz::report;
-use nnz_engine::data::{Dataset, Inputs};
+use nnz_engine::data::{Dataset, Inputs, Normalization, Split};
 use nnz_engine::file::{Header, load_model, write_atomically};
-use nnz_engine::{Model, Storage, Task, Tensor, Var, evaluate, ops::softmax};
+use nnz_engine::{Model, Storage, Task, Tensor, evaluate, ops::softmax_rows};
 use serde_json::json;
+use std::borrow::Cow;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
 /// Arguments of `nnz eval`.
 #[derive(ClapArgs, Debug)]
+#[command(after_help = "Examples:
+  nnz eval small.safetensors                       on the test split of the data it was trained on
+  nnz eval small.safetensors mnist --split train
+  nnz eval model.safetensors more.csv --split all  another table of the same columns")]
 pub struct EvalArgs {
     /// A model written by nnz
     model: PathBuf,
-    /// Data set: a name from `nnz data list`, or a directory [default: what the model was trained on]
+    /// Data set: a name from `nnz data list`, or a file or folder [default: what the model was trained on]
     data: Option<String>,
     /// Which rows
     #[arg(long, value_enum, default_value_t = Which::Test)]
@@ -29,25 +35,33 @@ enum Which {
     Test,
     /// The training split
     Train,
+    /// Every row
+    All,
 }
 
 /// Arguments of `nnz inspect`.
 #[derive(ClapArgs, Debug)]
+#[command(after_help = "Examples:
+  nnz inspect small.safetensors
+  nnz inspect small.safetensors --html page.html")]
 pub struct InspectArgs {
     /// A model written by nnz
     model: PathBuf,
-    /// Write everything measured, with pictures, as a web page
+    /// Write everything measured, with pictures, as a web page, and the numbers behind them as CSV beside it
     #[arg(long, value_name = "FILE")]
     html: Option<PathBuf>,
 }
 
 /// Arguments of `nnz predict`.
 #[derive(ClapArgs, Debug)]
+#[command(after_help = "Examples:
+  nnz predict small.safetensors picture.png
+  nnz predict model.safetensors new.csv --json")]
 pub struct PredictArgs {
     /// A model written by nnz
     model: PathBuf,
-    /// A PNG of the model's input size
-    image: PathBuf,
+    /// A picture (PNG, JPEG) of the model's input size, or a table (CSV, TSV) for a model that learned from one
+    input: PathBuf,
 }
 
 /// Refuses data of another shape than the model's input.
@@ -69,7 +83,7 @@ pub fn fits(header: &Header, data: &Dataset) -> Result<()> {
 /// Accuracy of a model.
 pub fn eval(args: &EvalArgs, ui: Ui) -> Result<ExitCode> {
     let (model, header): (Model<f32>, Header) = load_model(&args.model, Storage::Auto)?;
-    let loaded = Store::open()?.load(args.data.as_ref().unwrap_or(&header.data))?;
+    let loaded = Store::open()?.load_as(args.data.as_ref().unwrap_or(&header.data), header.encoding.as_ref())?;
     loaded.note.iter().for_each(|note| ui.note(note));
     let data = match header.task {
         Task::Regression if !loaded.dataset.real() => loaded.dataset.numbers().map_err(nnz_engine::Error::from)?,
@@ -77,11 +91,15 @@ pub fn eval(args: &EvalArgs, ui: Ui) -> Result<ExitCode> {
     };
     fits(&header, &data)?;
     let split = match args.split {
-        Which::Test => &data.test,
-        Which::Train => &data.train,
+        Which::Test => Cow::Borrowed(&data.test),
+        Which::Train => Cow::Borrowed(&data.train),
+        Which::All => Cow::Owned(whole(&data)?),
     };
+    if args.data.is_some() && header.encoding.is_some() && matches!(args.split, Which::Test) {
+        ui.note("these are the rows held out for testing; --split all takes every row");
+    }
     let rows: Vec<u32> = (0..split.len() as u32).collect();
-    let e = evaluate(&model, &data, split, &rows, &header.frame())?;
+    let e = evaluate(&model, &data, &split, &rows, &header.frame())?;
     let measure = header.task.measure();
     let document =
         json!({"data": data.name, "rows": rows.len(), measure.replace(' ', "_"): e.accuracy, "loss": e.loss});
@@ -90,6 +108,27 @@ pub fn eval(args: &EvalArgs, ui: Ui) -> Result<ExitCode> {
         format!("{measure} {} on {rows} rows of {}, loss {:.4}", ui::percent(e.accuracy, None), data.name, e.loss)
     })?;
     Ok(ExitCode::SUCCESS)
+}
+
+/// Both splits as one: variance explained is no mean of theirs.
+fn whole(data: &Dataset) -> Result<Split> {
+    let mut all = data.train.clone();
+    all.labels.extend(&data.test.labels);
+    all.targets.extend(&data.test.targets);
+    match (&mut all.inputs, &data.test.inputs) {
+        (Inputs::Bytes(all), Inputs::Bytes(more)) => all.extend(more),
+        (Inputs::Floats(all), Inputs::Floats(more)) => all.extend(more),
+        (inputs, _) => {
+            let mut values = vec![0.0f32; data.len() * data.features()];
+            let (train, test) = values.split_at_mut(data.train.inputs.len());
+            for (split, out) in [(&data.train, train), (&data.test, test)] {
+                let rows: Vec<u32> = (0..split.len() as u32).collect();
+                data.fill(split, &rows, Normalization::NONE, out)?;
+            }
+            *inputs = Inputs::Floats(values);
+        }
+    }
+    Ok(all)
 }
 
 /// Measures a model.
@@ -109,7 +148,11 @@ fn write_page(inspection: &Inspection, page: &Path, model: &Path) -> Result<()> 
     if page.canonicalize().is_ok_and(|p| model.canonicalize().is_ok_and(|m| p == m)) {
         bail!("--html {} would overwrite the model; give another file", page.display());
     }
-    Ok(write_atomically(page, report::inspection(inspection).as_bytes())?)
+    write_atomically(page, report::inspection(inspection).as_bytes())?;
+    for (name, table) in report::inspection_csv(inspection) {
+        write_atomically(&page.with_extension(name), table.as_bytes())?;
+    }
+    Ok(())
 }
 
 /// How bytes compare with those of every entry.
@@ -162,25 +205,49 @@ fn describe(i: &Inspection) -> String {
     text
 }
 
-/// Names the class of a picture.
+/// Names the class of a picture, or of every row of a table.
 pub fn predict(args: &PredictArgs, ui: Ui) -> Result<ExitCode> {
     let (model, header): (Model<f32>, Header) = load_model(&args.model, Storage::Auto)?;
     if header.task != Task::Classification {
         bail!("{} names no classes: it is for {:?}", args.model.display(), header.task);
     }
-    let fitted = fit_to(&picture(&args.image)?, header.model.input)?;
-    fitted.note.iter().for_each(|note| ui.note(note));
-    let features = fitted.pixels.len();
-    let mut input = Tensor::zeros(&[1, features]);
-    Inputs::Bytes(fitted.pixels).fill(features, &[0], header.normalization, input.data_mut())?;
-    let p = softmax(&Var::constant(model.infer(input)?));
-    let mut classes: Vec<(&String, f32)> = header.classes.iter().zip(p.value().data().iter().copied()).collect();
-    classes.sort_by(|a, b| b.1.total_cmp(&a.1));
-    let listed: Vec<_> = classes.iter().map(|(c, p)| json!({"class": c, "probability": p})).collect();
-    ui.answer(&json!({"class": classes[0].0, "classes": listed}), || {
-        let line = |(c, p): &(&String, f32)| format!("{c:>12}  {}", ui::percent(f64::from(*p), None));
-        classes.iter().take(3).map(line).collect::<Vec<_>>().join("\n")
-    })?;
+    let (inputs, rows) = match &header.encoding {
+        Some(encoding) => {
+            let encoding = Encoding::from_json(encoding)?;
+            table_rows(&args.input, &encoding)?
+        }
+        None => {
+            let fitted = fit_to(&picture(&args.input)?, header.model.input)?;
+            fitted.note.iter().for_each(|note| ui.note(note));
+            (Inputs::Bytes(fitted.pixels), 1)
+        }
+    };
+    let (features, classes) = (inputs.len() / rows, header.classes.len());
+    if features != header.model.input.iter().product::<usize>() {
+        bail!("{} has {features} inputs a row, but the model takes {:?}", args.input.display(), header.model.input);
+    }
+    let mut answers = Vec::with_capacity(rows);
+    for block in (0..rows as u32).collect::<Vec<u32>>().chunks(256) {
+        let mut input = Tensor::zeros(&[block.len(), features]);
+        inputs.fill(features, block, header.normalization, input.data_mut())?;
+        let mut p = model.infer(input)?;
+        softmax_rows(p.data_mut(), classes);
+        answers.extend(p.data().chunks_exact(classes).map(|row| {
+            let mut named: Vec<(&String, f32)> = header.classes.iter().zip(row.iter().copied()).collect();
+            named.sort_by(|a, b| b.1.total_cmp(&a.1));
+            named
+        }));
+    }
+    let line = |(c, p): &(&String, f32)| format!("{c:>12}  {}", ui::percent(f64::from(*p), None));
+    if header.encoding.is_none() {
+        let listed: Vec<_> = answers[0].iter().map(|(c, p)| json!({"class": c, "probability": p})).collect();
+        ui.answer(&json!({"class": answers[0][0].0, "classes": listed}), || {
+            answers[0].iter().take(3).map(line).collect::<Vec<_>>().join("\n")
+        })?;
+    } else {
+        let listed: Vec<_> = answers.iter().map(|a| json!({"class": a[0].0, "probability": a[0].1})).collect();
+        ui.answer(&json!({"rows": listed}), || answers.iter().map(|a| line(&a[0])).collect::<Vec<_>>().join("\n"))?;
+    }
     Ok(ExitCode::SUCCESS)
 }
 
@@ -189,7 +256,6 @@ mod tests {
     use super::*;
     use nnz_core::Topology;
     use nnz_engine::ModelSpec;
-    use nnz_engine::data::Normalization;
     use nnz_engine::file::{Packing, save_model};
 
     #[test]
@@ -209,6 +275,7 @@ mod tests {
             task: Task::Classification,
             scales: Vec::new(),
             dtype: nnz_engine::Dtype::Native,
+            encoding: None,
         };
         save_model(&file, &model, &header, Packing::Csr).unwrap();
         let before = std::fs::read(&file).unwrap();
@@ -219,6 +286,12 @@ mod tests {
         write_page(&inspection, &page, &file).unwrap();
         let text = std::fs::read_to_string(&page).unwrap();
         assert!(text.starts_with("<!DOCTYPE html>") && text.contains("stripes") && text.contains("fc1.weight"));
+        let layers = std::fs::read_to_string(dir.path().join("page.layers.csv")).unwrap();
+        assert!(layers.lines().count() == 3 && layers.contains("fc1.weight,6,16,20,"), "{layers}");
+        let inputs = std::fs::read_to_string(dir.path().join("page.inputs.csv")).unwrap();
+        let sum: usize =
+            inputs.lines().skip(1).map(|l| l.split(',').next_back().unwrap().parse::<usize>().unwrap()).sum();
+        assert_eq!((inputs.lines().count(), sum), (17, 20));
         // A page may be written again; the model's own file, by whatever name, may not.
         write_page(&inspection, &page, &file).unwrap();
         let detour = dir.path().join("../").join(dir.path().file_name().unwrap()).join("model.safetensors");

@@ -15,6 +15,10 @@ use std::process::ExitCode;
 
 /// Arguments of `nnz prune`.
 #[derive(ClapArgs, Debug)]
+#[command(after_help = "Examples:
+  nnz prune model.safetensors --method magnitude --density 0.1 -o small.safetensors
+  nnz prune model.safetensors --method magnitude --density 0.05 --data mnist --finetune 5 -o small.safetensors
+  nnz prune model.safetensors --method snip --density 0.1 --data mnist -o small.safetensors")]
 pub struct Args {
     /// A model written by nnz
     model: PathBuf,
@@ -45,7 +49,7 @@ pub fn run(args: &Args, ui: Ui) -> Result<ExitCode> {
     let (mut model, mut header): (Model<f32>, Header) = load_model(&args.model, storage)?;
     let data = match &args.data {
         Some(name) => {
-            let loaded = Store::open()?.load(name)?;
+            let loaded = Store::open()?.load_as(name, header.encoding.as_ref())?;
             loaded.note.iter().for_each(|note| ui.note(note));
             let data = match header.task {
                 Task::Regression if !loaded.dataset.real() => {

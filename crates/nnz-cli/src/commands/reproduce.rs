@@ -9,6 +9,9 @@ use std::process::ExitCode;
 
 /// Arguments of `nnz reproduce`.
 #[derive(ClapArgs, Debug)]
+#[command(after_help = "Examples:
+  nnz reproduce rigl                 exit code 1 when a claim of it does not hold
+  nnz reproduce all --scale smoke    seconds each; shows that they run")]
 pub struct Args {
     /// The method's key, or `all`
     method: String,

@@ -24,6 +24,10 @@ pub struct Place {
 
 /// Arguments of `nnz run`.
 #[derive(ClapArgs, Debug)]
+#[command(after_help = "Examples:
+  nnz run recipe.toml
+  nnz run rewire/rigl/above-random --smoke
+  nnz run runs/3f2a0c5d9e11              go on with a run that was cut off")]
 pub struct Args {
     /// A TOML file, ROOM/METHOD/CLAIM, or a run directory
     recipe: String,
@@ -36,6 +40,8 @@ pub struct Args {
 
 /// Arguments of `nnz report`.
 #[derive(ClapArgs, Debug)]
+#[command(after_help = "Examples:
+  nnz report runs/3f2a0c5d9e11")]
 pub struct ReportArgs {
     /// The run directory
     run: PathBuf,

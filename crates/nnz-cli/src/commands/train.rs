@@ -164,9 +164,15 @@ impl TrainArgs {
 
 /// Arguments of `nnz train`.
 #[derive(ClapArgs, Debug)]
+#[command(after_help = "Examples:
+  nnz train mnist --method rigl --density 0.05 --seeds 3      with 95% intervals over seeds
+  nnz train mnist --method set --density 0.02 --set every=\"50 steps\"
+  nnz train table.csv --target species --method gmp --density 0.2 --epochs 50
+  nnz train pictures/ --model resnet8 --method magnitude --density 0.1 --no-controls
+  nnz train mnist --method rigl --density 0.05 --resume       go on with a run that was cut off")]
 pub struct Args {
-    /// Data set: a name from `nnz data list`, or a directory
-    data: String,
+    #[command(flatten)]
+    data: super::DataArgs,
     #[command(flatten)]
     method: MethodArgs,
     /// Network: mlp:IN-HIDDEN-..-OUT, lenet5, vgg-small, resnet8, resnet20, resnet32, mobilenet-small,
@@ -207,8 +213,8 @@ pub fn run(args: &Args, ui: Ui) -> Result<ExitCode> {
 
 fn recipe(args: &Args) -> Result<Recipe> {
     let options = args.method.options()?;
-    let key = args.method.method.clone();
-    let data = data::Store::open()?.load(&args.data)?.dataset;
+    let (key, place) = (args.method.method.clone(), args.data.place()?);
+    let data = data::Store::open()?.load(&place)?.dataset;
     let task = match args.task {
         Some(Aim::Classification) => Task::Classification,
         Some(Aim::Reconstruction) => Task::Reconstruction,
@@ -236,8 +242,8 @@ fn recipe(args: &Args) -> Result<Recipe> {
     let density = full.get("density").and_then(toml::Value::as_float);
     let density = density.map_or_else(String::new, |d| format!(" at density {}", ui::density(d)));
     let recipe = Recipe {
-        title: format!("{key} on {}{density}", args.data),
-        data: args.data.clone(),
+        title: format!("{key} on {}{density}", args.data.name()),
+        data: place,
         model: Network::Named(model),
         seeds: (args.seed..args.seed + args.seeds).collect(),
         precision: if args.f64 { Precision::F64 } else { Precision::F32 },

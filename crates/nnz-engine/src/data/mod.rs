@@ -152,6 +152,8 @@ pub struct Dataset {
     pub test: Split,
     /// SHA-256 over the raw files, in hexadecimal; part of a run's identity.
     pub checksum: String,
+    /// How a reader turned columns into values, for reading more of the same kind; a model's file keeps it.
+    pub encoding: Option<serde_json::Value>,
 }
 
 impl Dataset {
@@ -168,7 +170,7 @@ impl Dataset {
         test: Split,
         checksum: String,
     ) -> Result<Self> {
-        let set = Self { name: name.into(), image, classes, train, test, checksum };
+        let set = Self { name: name.into(), image, classes, train, test, checksum, encoding: None };
         let invalid =
             |place: &str, why: String| Err(DataError::Invalid { name: name.into(), place: place.into(), why });
         let features = image.iter().try_fold(1usize, |n, &d| n.checked_mul(d)).unwrap_or(0);

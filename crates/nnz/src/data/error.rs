@@ -7,7 +7,7 @@ use nnz_engine::data::DataError;
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
     /// A name that is not in the catalog.
-    #[error("{0}; a folder with the four IDX files of MNIST's layout can be named too, by its path")]
+    #[error("{0}; a file or a folder can be named too, by its path")]
     Unknown(nnz_core::Error),
     /// Bad files or parts that do not belong together.
     #[error(transparent)]
@@ -15,15 +15,19 @@ pub enum Error {
     /// No data directory.
     #[error("there is no home directory to keep data in; set NNZ_DATA to a folder")]
     NoDirectory,
-    /// A path that is no folder.
-    #[error("{} is not a folder; name a folder with the four IDX files, or a data set of `nnz data list`", folder.display())]
-    NoFolder {
-        /// The path.
+    /// A folder in which no data set was recognized.
+    #[error(
+        "{} holds no data set that is known: neither the four IDX files of MNIST's layout, nor CIFAR's batches, nor one \
+         subfolder a class with pictures (PNG, JPEG) or clips (WAV)",
+        folder.display()
+    )]
+    Folder {
+        /// The folder.
         folder: PathBuf,
     },
-    /// A folder that is no data set.
+    /// A folder with some of MNIST's files.
     #[error("{} is not a data set: it lacks {missing} (plain or .gz)", folder.display())]
-    Folder {
+    Lacks {
         /// The folder.
         folder: PathBuf,
         /// Files it lacks.
@@ -89,12 +93,12 @@ pub enum Error {
         /// What it said.
         source: io::Error,
     },
-    /// A picture that cannot be read.
-    #[error("{}: {why}", path.display())]
-    Picture {
-        /// The file.
-        path: PathBuf,
-        /// What is wrong, and what would do.
+    /// A file that is not what its format says, or data that cannot be learned from.
+    #[error("{place}: {why}")]
+    Content {
+        /// The file, and where in it.
+        place: String,
+        /// What is wrong there, and what would do.
         why: String,
     },
     /// A picture of another shape than the model's.

@@ -1,11 +1,12 @@
 //! The data sets nnz knows by name: which there are, reading them, fetching them, checking them.
 //!
 //! `mnist10k` is compiled in. Everything else lives in one data directory: `$NNZ_DATA`, else `$XDG_DATA_HOME/nnz`, else
-//! `~/.local/share/nnz`, one folder a set. A folder with four IDX files is a data set too, named by its path.
+//! `~/.local/share/nnz`, one folder a set. Files and folders are data sets too, named by their path: see [`read`].
 
 mod error;
 mod get;
 mod picture;
+pub mod read;
 #[cfg(test)]
 mod tests;
 
@@ -186,17 +187,27 @@ impl Store {
         catalog().iter().map(|entry| self.status(entry)).collect()
     }
 
-    /// Reads a data set: a known name, or a folder with the four IDX files of MNIST's layout.
+    /// Reads a data set: a known name, or the path of a file or folder with options behind it (see [`read`]).
     ///
-    /// A name wins over a folder of that name (write `./NAME` for the folder). Installed files are compared with the
-    /// published checksums while they are read.
+    /// A name wins over a file or folder of that name (write `./NAME` for the latter). Installed files are compared with
+    /// the published checksums while they are read.
     ///
     /// # Errors
     /// When the name is unknown, files are missing or damaged, or do not make a data set.
     pub fn load(&self, name: &str) -> Result<Loaded> {
+        self.load_as(name, None)
+    }
+
+    /// As [`Store::load`], for a model that learned from a table: the columns of another table are read as it read its
+    /// own. `encoding` is what its file keeps, as JSON.
+    ///
+    /// # Errors
+    /// As [`Store::load`], and when `encoding` is none or the data is no table.
+    pub fn load_as(&self, name: &str, encoding: Option<&serde_json::Value>) -> Result<Loaded> {
+        let encoding = encoding.map(read::Encoding::from_json).transpose()?;
         match catalog().iter().find(|e| e.name == name) {
             Some(entry) => self.load_entry(entry),
-            None => load_folder(name),
+            None => load_path(name, encoding.as_ref()),
         }
     }
 
@@ -310,25 +321,36 @@ fn locate(folder: &Path, name: &str) -> Option<PathBuf> {
     names.iter().map(|n| folder.join(n)).find(|p| p.is_file())
 }
 
-/// A folder with the four files under the canonical names.
-fn load_folder(name: &str) -> Result<Loaded> {
-    let folder = Path::new(name);
-    if !folder.is_dir() {
-        // A separator says that a path was meant.
-        let path = name.contains(std::path::is_separator) || folder.exists();
-        return Err(if path { Error::NoFolder { folder: folder.into() } } else { unknown(name) });
+/// A file, or a folder.
+fn load_path(name: &str, encoding: Option<&read::Encoding>) -> Result<Loaded> {
+    let (path, options) = read::split(name);
+    match Path::new(path).metadata() {
+        // A separator or an ending says that a path was meant.
+        Err(_) if !path.contains(std::path::is_separator) && !path.contains('.') => Err(unknown(name)),
+        Err(source) => Err(Error::Io { what: "read", path: path.into(), source }),
+        Ok(what) if what.is_dir() && options.is_empty() => match load_folder(name)? {
+            Some(loaded) => Ok(loaded),
+            None => read::load(name, encoding),
+        },
+        Ok(_) => read::load(name, encoding),
     }
+}
+
+/// A folder with the four files of MNIST's layout; `None` if it has none of them.
+fn load_folder(name: &str) -> Result<Option<Loaded>> {
+    let folder = Path::new(name);
     let names =
         ["train-images-idx3-ubyte", "train-labels-idx1-ubyte", "t10k-images-idx3-ubyte", "t10k-labels-idx1-ubyte"];
     let paths = names.map(|n| locate(folder, n));
     let missing = names.iter().zip(&paths).filter(|(_, p)| p.is_none()).map(|(n, _)| *n).collect::<Vec<_>>();
-    if !missing.is_empty() {
-        return Err(Error::Folder { folder: folder.into(), missing: missing.join(", ") });
+    match missing.len() {
+        0 => {}
+        4 => return Ok(None),
+        _ => return Err(Error::Lacks { folder: folder.into(), missing: missing.join(", ") }),
     }
     let files = paths.iter().flatten().map(|p| read_idx(p)).collect::<Result<Vec<_>, _>>()?;
     let [a, b, c, d] = four(files);
-    let dataset = Dataset::from_idx(name, None, [a, b], [c, d])?;
-    Ok(Loaded { dataset, note: None })
+    Ok(Some(Loaded { dataset: Dataset::from_idx(name, None, [a, b], [c, d])?, note: None }))
 }
 
 fn four(files: Vec<Idx>) -> [Idx; 4] {

@@ -98,9 +98,12 @@ fn unknown_names_and_paths_are_told_apart() {
         "{}",
         say("mnsit")
     );
-    assert!(say("no/such").starts_with("no/such is not a folder"), "{}", say("no/such"));
+    assert!(say("no/such").starts_with("cannot read no/such:"), "{}", say("no/such"));
+    assert!(say("no.csv?target=y").starts_with("cannot read no.csv:"), "{}", say("no.csv?target=y"));
     let path = dir.path().to_str().unwrap();
-    assert!(say(path).contains("lacks train-images-idx3-ubyte, train-labels"), "{}", say(path));
+    assert!(say(path).contains("holds no data set that is known"), "{}", say(path));
+    fs::write(dir.path().join("train-images-idx3-ubyte"), b"").unwrap();
+    assert!(say(path).contains("lacks train-labels-idx1-ubyte, t10k"), "{}", say(path));
     assert!(store.check("./mnist").is_err() && store.get("nope", &mut quiet).is_err());
 }
 

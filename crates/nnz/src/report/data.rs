@@ -2,6 +2,7 @@
 
 use super::degrees::Tally;
 use super::view::{View, density, unconnected};
+use crate::inspect::Inspection;
 use crate::run::record::{ArmRecord, LayerRecord, RunRecord, SeedRecord};
 
 /// A table under construction. Writing to memory does not fail, and every row has the header's length.
@@ -47,6 +48,35 @@ pub fn csv(record: &RunRecord) -> Vec<(String, String)> {
         confusion(record),
         misread(record),
     ]
+}
+
+/// The tables behind the page of an inspected model, as `(file name, CSV text)`: `layers.csv`, `degrees.csv` and
+/// `inputs.csv`, with the columns they have for a run.
+pub fn inspection_csv(inspection: &Inspection) -> Vec<(String, String)> {
+    let head = ["layer", "rows", "cols", "nonzeros", "density", "prunable", "dense_bytes", "packed_bytes"];
+    let (mut layers, mut degrees) = (Table::new(head), Table::new(["layer", "direction", "connections", "units"]));
+    for l in &inspection.layers {
+        let numbers = [l.rows, l.cols, l.nonzeros].map(|n| n.to_string());
+        let [rows, cols, nonzeros] = numbers;
+        layers.row([
+            l.name.clone(),
+            rows,
+            cols,
+            nonzeros,
+            l.density.to_string(),
+            l.prunable.to_string(),
+            l.dense_bytes.to_string(),
+            l.packed_bytes.to_string(),
+        ]);
+        for (direction, side) in [("fan_in", &l.fan_in), ("fan_out", &l.fan_out)] {
+            for (d, n) in side.histogram.iter().enumerate().filter(|(_, n)| **n > 0) {
+                degrees.row([l.name.clone(), direction.into(), d.to_string(), n.to_string()]);
+            }
+        }
+    }
+    let mut inputs = Table::new(["input", "fan_out"]);
+    inspection.input_fan_out.iter().enumerate().for_each(|(i, d)| inputs.row([i.to_string(), d.to_string()]));
+    vec![layers.finish("layers.csv"), degrees.finish("degrees.csv"), inputs.finish("inputs.csv")]
 }
 
 /// All trained networks.
@@ -181,14 +211,15 @@ fn degrees(record: &RunRecord) -> (String, String) {
 fn inputs(record: &RunRecord) -> (String, String) {
     let mut t = Table::new(["arm", "seed", "input", "channel", "row", "column", "fan_out"]);
     let [channels, height, width] = record.data.image;
-    let pixels = height.checked_mul(width).and_then(|p| Some((p, p.checked_mul(channels)?)));
+    let all = channels.checked_mul(height).and_then(|p| p.checked_mul(width));
     let picture = View::new(record).is_some_and(|v| v.is_picture());
     for (a, s) in networks(record) {
         let Some(first) = s.layers.first() else { continue };
         for (i, d) in first.fan_out.iter().enumerate() {
-            let place = match pixels {
-                Some((area, all)) if picture && all == first.fan_out.len() => {
-                    [i / area, i % area / width, i % width].map(|v| v.to_string())
+            let place = match all {
+                Some(all) if picture && all == first.fan_out.len() => {
+                    let pixel = i / channels;
+                    [i % channels, pixel / width, pixel % width].map(|v| v.to_string())
                 }
                 _ => Default::default(),
             };

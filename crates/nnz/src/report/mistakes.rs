@@ -122,12 +122,10 @@ fn picture(view: &View, m: &Misread) -> Option<String> {
         return None;
     }
     let (color, bytes) = if channels == 3 {
-        let rgb = (0..area).flat_map(|i| [m.pixels[i], m.pixels[area + i], m.pixels[2 * area + i]]).collect();
-        (png::ColorType::Rgb, rgb)
+        (png::ColorType::Rgb, m.pixels.clone())
     } else {
-        let mean =
-            |i: usize| ((0..channels).map(|c| usize::from(m.pixels[c * area + i])).sum::<usize>() / channels) as u8;
-        (png::ColorType::Grayscale, (0..area).map(mean).collect::<Vec<u8>>())
+        let mean = |p: &[u8]| (p.iter().map(|v| usize::from(*v)).sum::<usize>() / channels) as u8;
+        (png::ColorType::Grayscale, m.pixels.chunks_exact(channels).map(mean).collect::<Vec<u8>>())
     };
     let mut file = Vec::new();
     let mut encoder = png::Encoder::new(&mut file, u32::try_from(width).ok()?, u32::try_from(height).ok()?);

@@ -21,11 +21,13 @@ mod mistakes;
 mod pixels;
 mod stats;
 mod tables;
+mod tensorboard;
 mod topology;
 mod view;
 
-pub use data::csv;
+pub use data::{csv, inspection_csv};
 pub use inspection::inspection;
+pub use tensorboard::events as tensorboard;
 
 use crate::run::record::RunRecord;
 use format::count;

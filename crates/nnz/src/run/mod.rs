@@ -9,7 +9,7 @@ use crate::stats::median;
 use crate::{Arm, Error, Precision, REGISTRY, Recipe, Result, data, report, summarize};
 use nnz_core::{Dense, Setting, Sparsifier, Topology};
 use nnz_engine::data::{Dataset, Inputs};
-use nnz_engine::file::{Header, Packing, save_model, write_atomically};
+use nnz_engine::file::{Header, Packing, is_checkpoint, save_model, write_atomically};
 use nnz_engine::{Model, ModelSpec, Param, Progress, Real, Storage, Task, Trainer};
 use record::{ArmRecord, DataRecord, LayerRecord, MachineRecord, Misread, RunRecord, SeedRecord};
 use serde::{Serialize, de::DeserializeOwned};
@@ -76,9 +76,16 @@ pub fn run(recipe: &Recipe, options: &Options, observer: &mut dyn Observer) -> R
     }
     let id = run_id(&recipe, &data)?;
     let dir = options.dir.clone().unwrap_or_else(|| Path::new("runs").join(&id));
+    let old = dir.join("id");
+    if options.resume && !old.exists() {
+        return Err(Error::file(&dir, "holds no run to go on from; leave out --resume to start it"));
+    }
+    if dir.join("recipe.toml").exists() && !old.exists() {
+        return Err(Error::file(&dir, "holds a recipe.toml, but no run, and would lose it; give another --run-dir"));
+    }
     fs::create_dir_all(dir.join("arms")).map_err(|e| Error::file(&dir, format!("cannot create: {e}")))?;
     let _lock = lock(&dir)?;
-    let old = dir.join("id");
+    sweep(&dir);
     if let Ok(other) = fs::read_to_string(&old)
         && other.trim() != id
     {
@@ -87,13 +94,10 @@ pub fn run(recipe: &Recipe, options: &Options, observer: &mut dyn Observer) -> R
             format!("holds run {}, not this one ({id}); give another --run-dir", other.trim()),
         ));
     }
-    let unfinished = dir.join("checkpoint.safetensors").exists() || old.exists();
     if options.again {
         clear(&dir)?;
     } else if dir.join("record.json").exists() {
         return Ok(Outcome { record: read_json(&dir.join("record.json"))?, dir, found: true });
-    } else if options.resume && !unfinished {
-        return Err(Error::file(&dir, "holds no run to go on from; leave out --resume to start it"));
     }
     write(&old, id.as_bytes())?;
     write(&dir.join("recipe.toml"), recipe.to_toml()?.as_bytes())?;
@@ -138,8 +142,9 @@ pub fn run(recipe: &Recipe, options: &Options, observer: &mut dyn Observer) -> R
         machine: machine(),
         arms,
     };
-    write_json(&dir.join("record.json"), &record)?;
+    // The record comes last: where it is, everything is.
     write_report(&record, &dir)?;
+    write_json(&dir.join("record.json"), &record)?;
     Ok(Outcome { record, dir, found: false })
 }
 
@@ -179,11 +184,15 @@ impl Job<'_> {
         let timings = self.dir.join("timings.json");
         let mut times: BTreeMap<String, Vec<f64>> =
             if timings.exists() { read_json(&timings)? } else { BTreeMap::new() };
-        if done.exists() {
-            return Ok((read_json(&done)?, times.remove(&name).unwrap_or_default()));
-        }
         let checkpoint = self.dir.join("checkpoint.safetensors");
         let run = format!("{}/{name}", self.id);
+        if done.exists() {
+            // A process that was killed between the two last lines of this function left its checkpoint behind.
+            if is_checkpoint(&checkpoint, &run) {
+                fs::remove_file(&checkpoint).map_err(|e| Error::file(&checkpoint, format!("cannot remove: {e}")))?;
+            }
+            return Ok((read_json(&done)?, times.remove(&name).unwrap_or_default()));
+        }
         let build = |setting: &Setting| sparsifier(self.arm, setting);
         let spec = &self.recipe.train;
         let mut trainer: Trainer<T> = Trainer::new(self.model, self.data, spec, self.seed, build)?;
@@ -195,6 +204,8 @@ impl Job<'_> {
         }
         let header = self.header(&trainer);
         let events = self.dir.join("arms").join(format!("{name}.events.jsonl"));
+        let board = self.dir.join("tensorboard").join(&name);
+        fs::create_dir_all(&board).map_err(|e| Error::file(&board, format!("cannot create: {e}")))?;
         let mut failure = None;
         let finished = trainer.run(|t, progress| {
             let go_on = observer.step(&self.arm.name, progress);
@@ -204,6 +215,8 @@ impl Job<'_> {
                     write_json(&timings, &times)?;
                     let lines: Result<Vec<String>> = t.position.history.iter().map(to_line).collect();
                     write(&events, lines?.concat().as_bytes())?;
+                    let curves = report::tensorboard(&t.position.history, &times[&name]);
+                    write(&board.join("events.out.tfevents.0.nnz"), &curves)?;
                 }
                 if progress.finished.is_some() || !go_on {
                     t.save(&checkpoint, &header, &run)?;
@@ -257,6 +270,7 @@ impl Job<'_> {
             task: frame.task,
             scales: frame.scales.clone(),
             dtype: self.recipe.train.dtype,
+            encoding: self.data.encoding.clone(),
         }
     }
 
@@ -300,14 +314,9 @@ fn readings(data: &Dataset, predictions: &[(u32, f32)]) -> (Vec<Vec<u32>>, Vec<M
         label: test.labels[i] as usize,
         predicted: predictions[i].0 as usize,
         confidence: f64::from(predictions[i].1),
-        pixels: by_channel(pixels(&test.inputs, data.features(), i), data.image[0]),
+        pixels: pixels(&test.inputs, data.features(), i),
     };
     (confusion, wrong.into_iter().take(MISREAD).map(misread).collect())
-}
-
-/// `[height][width][channels]` as `[channels][height][width]`.
-fn by_channel(pixels: Vec<u8>, channels: usize) -> Vec<u8> {
-    (0..channels).flat_map(|c| pixels.iter().skip(c).step_by(channels)).copied().collect()
 }
 
 /// One row as a picture; numbers that are no bytes are stretched from their smallest to their largest.
@@ -428,6 +437,19 @@ fn lock(dir: &Path) -> Result<fs::File> {
     }
 }
 
+/// Removes files that a killed process had not finished. Best effort: they are in nobody's way.
+fn sweep(dir: &Path) {
+    for entry in fs::read_dir(dir).into_iter().flatten().flatten() {
+        let (path, name) = (entry.path(), entry.file_name());
+        let name = name.to_string_lossy();
+        if entry.file_type().is_ok_and(|t| t.is_dir()) {
+            sweep(&path);
+        } else if name.starts_with(".nnz-") && name.ends_with(".tmp") {
+            let _ = fs::remove_file(path);
+        }
+    }
+}
+
 /// Removes what a run wrote, and nothing else.
 fn clear(dir: &Path) -> Result<()> {
     let gone = |r: std::io::Result<()>, path: &Path| match r {
@@ -437,7 +459,7 @@ fn clear(dir: &Path) -> Result<()> {
     for name in ["record.json", "checkpoint.safetensors", "timings.json", "report.html"] {
         gone(fs::remove_file(dir.join(name)), &dir.join(name))?;
     }
-    for name in ["arms", "models", "figures"] {
+    for name in ["arms", "models", "figures", "tensorboard"] {
         gone(fs::remove_dir_all(dir.join(name)), &dir.join(name))?;
     }
     fs::create_dir_all(dir.join("arms")).map_err(|e| Error::file(dir, format!("cannot create: {e}")))

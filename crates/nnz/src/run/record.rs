@@ -140,6 +140,6 @@ pub struct Misread {
     pub predicted: usize,
     /// The softmax probability it gave.
     pub confidence: f64,
-    /// The image, `[channels][height][width]`, 0 to 255.
+    /// The image, `[height][width][channels]`, 0 to 255.
     pub pixels: Vec<u8>,
 }

@@ -24,6 +24,7 @@ fn measured(spec: &str, topologies: Option<Vec<Topology>>, prune_head: bool) -> 
         task: nnz_engine::Task::Classification,
         scales: Vec::new(),
         dtype: nnz_engine::Dtype::Native,
+        encoding: None,
     };
     inspect(&model, &header).unwrap()
 }

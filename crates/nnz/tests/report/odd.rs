@@ -132,13 +132,13 @@ fn other_pictures_are_drawn_too() {
         r.data.image = [3, 4, 4];
         for arm in &mut r.arms {
             for seed in &mut arm.seeds {
-                seed.layers[0].fan_out = vec![3; 48];
+                seed.layers[0].fan_out = (0..48).collect();
                 seed.misread =
                     vec![Misread { index: 0, label: 1, predicted: 2, confidence: 0.5, pixels: (0..48).collect() }];
             }
         }
     });
-    assert!(colour.contains("<title>row 4, column 4: 9</title>") && colour.matches("<img").count() == 1);
+    assert!(colour.contains("<title>row 4, column 4: 138</title>") && colour.matches("<img").count() == 1);
     // A large picture is pooled: 200 x 200 pixels become 50 x 50 squares.
     let large = page(|r| {
         r.data.image = [1, 200, 200];

@@ -1,0 +1,359 @@
+//! Bad input, one row a case: exit code 2, one sentence on stderr that names the place and the way out, and nothing
+//! written.
+
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+use std::process::{Command, Output};
+
+fn nnz(dir: &Path, line: &str) -> Output {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_nnz"));
+    command.current_dir(dir).env("NNZ_DATA", dir.join("data")).args(line.split_whitespace()).output().unwrap()
+}
+
+/// Every file under a folder, with its bytes.
+fn tree(dir: &Path) -> BTreeMap<PathBuf, Vec<u8>> {
+    let mut out = BTreeMap::new();
+    for entry in std::fs::read_dir(dir).unwrap() {
+        let path = entry.unwrap().path();
+        if path.is_dir() {
+            out.extend(tree(&path));
+            out.insert(path, Vec::new());
+        } else {
+            let bytes = std::fs::read(&path).unwrap();
+            out.insert(path, bytes);
+        }
+    }
+    out
+}
+
+fn put(dir: &Path, name: &str, bytes: impl AsRef<[u8]>) {
+    let path = dir.join(name);
+    std::fs::create_dir_all(path.parent().unwrap()).unwrap();
+    std::fs::write(path, bytes).unwrap();
+}
+
+/// A case that must be refused.
+fn refused(dir: &Path, line: &str, says: &[&str]) {
+    let before = tree(dir);
+    let out = nnz(dir, line);
+    let said = String::from_utf8_lossy(&out.stderr);
+    assert_eq!(out.status.code(), Some(2), "nnz {line}: {said}");
+    assert!(out.stdout.is_empty() && !said.contains("panicked"), "nnz {line}: {said}");
+    assert!(said.starts_with("error: "), "nnz {line}: {said}");
+    // What the command line itself refuses is followed by its usage.
+    let lines = said.lines().filter(|l| !l.trim().is_empty()).count();
+    assert!(
+        lines == 1 || said.contains("\nUsage: ") || said.contains("try '--help'"),
+        "nnz {line}: {lines} lines: {said}"
+    );
+    for word in says {
+        assert!(said.contains(word), "nnz {line}: {said:?} does not say {word:?}");
+    }
+    let after = tree(dir);
+    let new: Vec<_> = after.iter().filter(|(p, b)| before.get(*p) != Some(b)).map(|(p, _)| p).collect();
+    assert!(new.is_empty() && after.len() == before.len(), "nnz {line} wrote {new:?}");
+}
+
+/// A folder with a small table, and a model, a run and a checkpoint of it.
+fn workshop() -> tempfile::TempDir {
+    let dir = tempfile::tempdir().unwrap();
+    let row = |i: usize| format!("{},{},{}\n", i % 7, ["r", "g", "b"][i % 3], ["no", "yes"][i % 2]);
+    let rows: String = (0..60).map(row).collect();
+    put(dir.path(), "good.csv", format!("size,colour,answer\n{rows}"));
+    let out = nnz(
+        dir.path(),
+        "train good.csv --target answer --method magnitude --density 0.5 --model mlp:4-3-2 --epochs 1 --no-controls \
+         --run-dir run --quiet",
+    );
+    assert!(out.status.success(), "{}", String::from_utf8_lossy(&out.stderr));
+    std::fs::copy(dir.path().join("run/models/magnitude.safetensors"), dir.path().join("good.safetensors")).unwrap();
+    dir
+}
+
+fn idx(dims: &[u32], data: &[u8]) -> Vec<u8> {
+    let mut out = vec![0, 0, 8, dims.len() as u8];
+    dims.iter().for_each(|d| out.extend(d.to_be_bytes()));
+    out.extend(data);
+    out
+}
+
+/// The bytes of a safetensors file under another header.
+fn headed(header: &str, data: &[u8]) -> Vec<u8> {
+    [&(header.len() as u64).to_le_bytes(), header.as_bytes(), data].concat()
+}
+
+#[test]
+fn names_numbers_and_combinations() {
+    let dir = workshop();
+    let d = dir.path();
+    put(d, "mine/recipe.toml", "precious");
+    let t = "train good.csv --target answer --method rigl --model mlp:4-3-2";
+    for (line, says) in [
+        ("train good.csv --target answer --method rigel", &["did you mean `rigl`?", "`nnz methods` lists them"][..]),
+        ("train mnist10q --method rigl", &["did you mean `mnist10k`?", "`nnz data list` lists them"]),
+        (&format!("{t} --set evry=3"), &["did you mean `every`?"]),
+        (&format!("{t} --desnity 0.1"), &["--desnity", "'--density'"]),
+        ("trian mnist", &["trian", "'train'"]),
+        ("train good.csv --target answer --method rigl --model resnet", &["known models are", "resnet8"]),
+        ("train good.csv --target answr --method rigl", &["did you mean `answer`?"]),
+        ("train good.csv --method rigl", &["which column has the answers?", "--target COL", "`colour`"]),
+        ("train good.csv?taget=answer --method rigl", &["did you mean `target`?"]),
+        (&format!("{t} --density 0"), &["above 0 and at most 1, got 0"]),
+        (&format!("{t} --density=-0.5"), &["above 0 and at most 1, got -0.5"]),
+        (&format!("{t} --density 1.01"), &["above 0 and at most 1, got 1.01"]),
+        (&format!("{t} --density nan"), &["above 0 and at most 1, got NaN"]),
+        (&format!("{t} --density inf"), &["above 0 and at most 1, got inf"]),
+        (&format!("{t} --density half"), &["half", "--density"]),
+        (&format!("{t} --sparsity 1"), &["above 0 and at most 1, got 0"]),
+        (&format!("{t} --density 0.001"), &["without a connection", "smallest density that keeps one"]),
+        (&format!("{t} --method magnitude --pattern 2:4"), &["cannot be used multiple times"]),
+        (
+            "train good.csv --target answer --method magnitude --model mlp:4-3-2 --pattern 3:5",
+            &["pattern 3:5 does not fit", "4 inputs are not a multiple of 5"],
+        ),
+        (
+            "train good.csv --target answer --method magnitude --model mlp:4-3-2 --pattern block:2x2",
+            &["pattern block:2x2 does not fit", "3x4"],
+        ),
+        (&format!("{t} --test 1.5"), &["between 0 and 1"]),
+        (&format!("{t} --test nothing.csv"), &["cannot read nothing.csv"]),
+        (&format!("{t} --batch 0"), &["at least one row (`--batch`)"]),
+        (&format!("{t} --epochs 0"), &["at least one epoch"]),
+        (&format!("{t} --lr 0"), &["learning rate must be above 0"]),
+        (&format!("{t} --threads 0"), &["--threads"]),
+        (&format!("{t} --resume"), &["holds no run to go on from"]),
+        (&format!("{t} --run-dir run"), &["holds run", "give another --run-dir"]),
+        (&format!("{t} --run-dir mine"), &["mine: holds a recipe.toml, but no run", "give another --run-dir"]),
+        (&format!("{t} --run-dir good.csv/run"), &["good.csv/run", "cannot create"]),
+        ("train good.csv --target answer --method rigl --model mlp:5-3-2", &["4"]),
+        ("prune good.safetensors --method magnitude --density 0.2 -o good.csv/x", &["good.csv/x", "cannot write"]),
+        ("prune good.safetensors --method magnitude --density 0.2 -o run", &["run", "no regular file"]),
+        ("eval good.safetensors mnist10k", &["4", "mnist10k"]),
+        ("inspect good.safetensors --html good.safetensors", &["would overwrite the model"]),
+        ("predict good.safetensors nothing.csv", &["cannot read nothing.csv"]),
+        ("run nothing.toml", &["no recipe `nothing.toml`"]),
+        ("report nowhere", &["nowhere"]),
+        ("top nowhere", &["nowhere is no run directory"]),
+        ("completions bsh", &["bsh", "bash"]),
+    ] {
+        refused(d, line, says);
+    }
+}
+
+#[test]
+fn damaged_data_of_every_format() {
+    let dir = tempfile::tempdir().unwrap();
+    let d = dir.path();
+    let train = |place: &str| format!("train {place} --method rigl --density 0.5 --no-controls");
+    let npy = |header: &str, data: &[u8]| {
+        [b"\x93NUMPY\x01\x00", &(header.len() as u16).to_le_bytes()[..], header.as_bytes(), data].concat()
+    };
+    let image = |bytes: Vec<u8>| {
+        for (name, good) in [
+            ("train-labels-idx1-ubyte", idx(&[2], &[0, 1])),
+            ("t10k-images-idx3-ubyte", idx(&[1, 2, 2], &[0; 4])),
+            ("t10k-labels-idx1-ubyte", idx(&[1], &[1])),
+            ("train-images-idx3-ubyte", bytes),
+        ] {
+            put(d, &format!("idx/{name}"), good);
+        }
+    };
+    let good = idx(&[2, 2, 2], &[0; 8]);
+    for (bytes, says) in [
+        (vec![], "byte 0: the file is empty"),
+        (good[..good.len() - 3].to_vec(), "byte 21: the file ends after 5 of the 8 values"),
+        (good[..9].to_vec(), "byte 9: the file ends inside its header"),
+        (b"\x89PNG\r\n\x1a\n".to_vec(), "byte 0: not an IDX file"),
+        (idx(&[u32::MAX, 28, 28], &[1]), "more than 1073741824 values"),
+        ([&good[..], b"x"].concat(), "byte 24: bytes follow"),
+        (b"\x1f\x8b\x08\x00".to_vec(), "gzip stream is damaged or cut off"),
+        (idx(&[3, 2, 2], &[0; 12]), "train split: 12 values do not make 2 rows"),
+        (idx(&[2, 3, 2], &[0; 12]), "they must be equal"),
+    ] {
+        image(bytes);
+        refused(d, &train("idx"), &["idx", says]);
+    }
+    image(good);
+    put(d, "idx/t10k-labels-idx1-ubyte", idx(&[2], &[0, 1]));
+    refused(d, &train("idx"), &["test split"]);
+
+    let header = r#"{"x":{"dtype":"F32","shape":[2,1],"data_offsets":[0,8]},"y":{"dtype":"U8","shape":[2],"data_offsets":[A,B]}}"#;
+    let offsets = |a: usize, b: usize| header.replace('A', &a.to_string()).replace('B', &b.to_string());
+    let png: &[u8] = b"\x89PNG\r\n\x1a\n\0\0\0\rIHDR\xff\xff\xff\xff\xff\xff\xff\xff\x08\0\0\0\0";
+    let wav: &[u8] =
+        b"RIFF\xff\xff\xff\xffWAVEfmt \x10\0\0\0\x01\0\x01\0\x40\x1f\0\0\x80\x3e\0\0\x02\0\x10\0data\xff\xff\xff\xff";
+    let many: String = (0..30).map(|i| format!("{i},{}\n", i % 2)).collect();
+    for (name, bytes, options, says) in [
+        ("t.csv", b"".to_vec(), "?target=1", "is empty"),
+        ("t.csv", b"a,y\n".to_vec(), "?target=y", "no row follows"),
+        ("t.csv", b"a,y\n1,2,3\n".to_vec(), "?target=y", "line 2: 3 cells, but the first line has 2"),
+        ("t.csv", b"a,y\n1,0\n,1\n".to_vec(), "?target=y", "line 3, column `a`: no value"),
+        ("t.csv", format!("a,y\n{many}x,1\n").into_bytes(), "?target=y", "line 32, column `a`: `x` is no number"),
+        ("t.csv", b"a,y\n1,0\n\xe9,1\n".to_vec(), "?target=y", "line 3: not UTF-8; save"),
+        ("t.csv", b"a,y\n1,0\n".to_vec(), "?target=y", "too few to hold"),
+        ("t.csv.gz", b"\x1f\x8b\x08\0junk".to_vec(), "?target=y", "gzip stream is damaged or cut off"),
+        ("r.svm", b"".to_vec(), "", "holds no INDEX:VALUE"),
+        ("r.svm", b"1 1:1\n0 2:x\n".to_vec(), "", "line 2: `2:x`"),
+        ("r.svm", b"1 4000000000:1\n0 1:1\n".to_vec(), "", "more than 1073741824 values"),
+        ("x.npy", b"".to_vec(), "?labels=x.npy", "ends inside its first eight bytes"),
+        ("x.npy", b"PK\x03\x04....".to_vec(), "?labels=x.npy", "byte 0: no .npy array"),
+        ("x.npy", b"\x93NUMPY\x02\0\xff\xff\xff\xff".to_vec(), "?labels=x.npy", "byte 8: a header of 4294967295 bytes"),
+        (
+            "x.npy",
+            npy("{'descr': '|O', 'fortran_order': False, 'shape': (2,), }", b"cos\nsystem"),
+            "?labels=x.npy",
+            "Python objects",
+        ),
+        (
+            "x.npy",
+            npy("{'descr': '<f4', 'fortran_order': False, 'shape': (2, 1), }", &[0; 7]),
+            "?labels=x.npy",
+            "ends inside its values",
+        ),
+        (
+            "x.npy",
+            npy("{'descr': '<f4', 'fortran_order': False, 'shape': (99999999, 99999999), }", &[0; 8]),
+            "?labels=x.npy",
+            "more than 1073741824 values",
+        ),
+        ("a.npz", b"".to_vec(), "", "no whole .npz archive"),
+        ("a.npz", b"PK\x05\x06\0\0\0\0\xff\xff\xff\xff\xff\xff\xff\xff\xff\xff\xff\xff\0\0".to_vec(), "", "a.npz"),
+        ("a.safetensors", b"".to_vec(), "", "no whole safetensors file"),
+        ("a.safetensors", b"\xff\xff\xff\xff\xff\xff\xff\x7f{}".to_vec(), "", "no whole safetensors file"),
+        ("a.safetensors", headed(&offsets(4, 6), &[0; 10]), "", "no whole safetensors file"),
+        ("a.safetensors", headed(&offsets(8, 10), &[0; 6]), "", "no whole safetensors file"),
+        ("t.txt", b"".to_vec(), "", "0 different characters"),
+        ("t.txt", b"one\ntw\xff".to_vec(), "", "byte 6, line 2: not UTF-8; save"),
+        ("t.txt", b"ab".to_vec(), "", "hold no window"),
+        ("p/a/1.png", b"".to_vec(), "", "neither a PNG nor a JPEG"),
+        ("p/a/1.png", png.to_vec(), "", "a damaged PNG file"),
+        ("j/a/1.jpg", b"\xff\xd8\xff\xe0\0\x10JFIF".to_vec(), "", "a damaged JPEG file"),
+        ("w/a/1.wav", b"".to_vec(), "", "no whole WAV file"),
+        ("w/a/1.wav", wav.to_vec(), "", "no whole WAV file"),
+        ("c/data_batch_1.bin", vec![1; 3072], "", "no whole rows of 3073"),
+        ("c/data_batch_1.bin", [&[10][..], &[0; 3072]].concat(), "", "row 0 has label 10, but the labels are 0 to 9"),
+        ("e/readme.md", b"nothing".to_vec(), "", "holds no data set that is known"),
+        ("what.xyz", b"".to_vec(), "", "the ending says no format"),
+    ] {
+        put(d, name, bytes);
+        put(d, "c/test_batch.bin", [&[1][..], &[0; 3072]].concat());
+        let top = if name.contains('/') { &name[..1] } else { name };
+        refused(d, &train(&format!("{top}{options}")), &[top, says]);
+    }
+}
+
+#[test]
+fn damaged_models_recipes_and_runs() {
+    let dir = workshop();
+    let d = dir.path();
+    let model = std::fs::read(d.join("good.safetensors")).unwrap();
+    let length = u64::from_le_bytes(model[..8].try_into().unwrap()) as usize;
+    let (header, data) = (String::from_utf8(model[8..8 + length].to_vec()).unwrap(), &model[8 + length..]);
+    let change = |from: &str, to: &str| {
+        assert!(header.contains(from), "{from} is not in {header}");
+        headed(&header.replacen(from, to, 1), data)
+    };
+    for (bytes, says) in [
+        (vec![], "not a whole safetensors file"),
+        (model[..model.len() - 1].to_vec(), "not a whole safetensors file"),
+        (model[..40].to_vec(), "not a whole safetensors file"),
+        (b"PK\x03\x04 a zip file, not a model".to_vec(), "not a whole safetensors file"),
+        ([&u64::MAX.to_le_bytes()[..], &model[8..]].concat(), "not a whole safetensors file"),
+        (
+            headed(
+                r#"{"a":{"dtype":"F32","shape":[2],"data_offsets":[0,8]},"b":{"dtype":"F32","shape":[2],"data_offsets":[4,12]}}"#,
+                &[0; 12],
+            ),
+            "not a whole safetensors file",
+        ),
+        (headed(r#"{"a":{"dtype":"F32","shape":[1],"data_offsets":[0,4]}}"#, &[0; 4]), "no model of nnz"),
+        (change("nnz-1", "nnz-9"), "has format nnz-9, this program reads nnz-1"),
+        (change(r#"\"outputs\":3"#, r#"\"outputs\":4"#), "bad.safetensors"),
+        (change("fc1.bias", "fc1.bios"), "tensor `fc1.bias` is missing"),
+        (change(r#"\"mean\":"#, r#"\"meen\":"#), "metadata `nnz`"),
+    ] {
+        put(d, "bad.safetensors", bytes);
+        for line in [
+            "inspect bad.safetensors",
+            "eval bad.safetensors",
+            "predict bad.safetensors good.csv",
+            "prune bad.safetensors --method magnitude --density 0.2 -o out.safetensors",
+        ] {
+            refused(d, line, &["bad.safetensors", says]);
+        }
+    }
+    let recipe = std::fs::read_to_string(d.join("run/recipe.toml")).unwrap();
+    for (text, says) in [
+        (String::new(), "bad.toml, line 1: missing field"),
+        (recipe.replace("epochs", "epoch"), "unknown field `epoch`"),
+        (recipe.replace("epochs = 1", "epochs = -1"), "line "),
+        (recipe.replace("method = \"magnitude\"", "method = \"magnitud\""), "did you mean `magnitude`?"),
+        (recipe.replace("density = 0.5", "density = 2.0"), "density must be above 0 and at most 1"),
+        (recipe.replace("density = 0.5", "densty = 0.5"), "did you mean `density`?"),
+        (recipe.replace("seeds = [0]", "seeds = []"), "at least one seed"),
+        (recipe.replace("name = \"magnitude\"", "name = \"../../escape\""), "names are made of letters"),
+        (recipe.replace("good.csv", "gone.csv"), "cannot read gone.csv"),
+        ("= nonsense".into(), "bad.toml, line 1"),
+    ] {
+        assert_ne!(text, recipe, "{says}: nothing was replaced");
+        put(d, "bad.toml", text);
+        refused(d, "run bad.toml --run-dir other", &[says]);
+    }
+    put(d, "latin.toml", b"title = \"caf\xe9\"");
+    refused(d, "run latin.toml", &["latin.toml", "UTF-8"]);
+    // A run whose files were damaged.
+    put(d, "run/record.json", "{");
+    refused(d, "report run", &["record.json", "is damaged"]);
+    put(d, "run/recipe.toml", "title = 3");
+    refused(d, "run run", &["recipe.toml, line 1"]);
+    refused(d, "top run", &["recipe.toml, line 1"]);
+}
+
+/// A disk of 64 kB that only this process sees; `None`, said loudly, where the system does not allow one.
+#[cfg(target_os = "linux")]
+#[test]
+fn a_full_disk_is_said_and_leaves_no_part() {
+    let dir = workshop();
+    let d = dir.path();
+    std::fs::create_dir(d.join("disk")).unwrap();
+    let script = format!(
+        "mount -t tmpfs -o size=64k none disk || exit 77; head -c 100000 /dev/zero > disk/filler 2> /dev/null; \
+         {0} prune good.safetensors --method magnitude --density 0.2 -o disk/small.safetensors; echo code $?; \
+         {0} train good.csv --target answer --method set --density 0.5 --epochs 1 --model mlp:4-2000-2 --run-dir disk/run \
+         --no-controls; echo code $?; find disk -type f -size +0 | sort",
+        env!("CARGO_BIN_EXE_nnz")
+    );
+    let out = Command::new("unshare").args(["-rm", "sh", "-c", &script]).current_dir(d).output();
+    let Some(out) = out.ok().filter(|o| o.status.success()) else {
+        eprintln!("SKIPPED: no file system can be mounted here, so a full disk was not tried");
+        return;
+    };
+    let (found, said) = (String::from_utf8_lossy(&out.stdout), String::from_utf8_lossy(&out.stderr));
+    assert_eq!(found.matches("code 2").count(), 2, "{found}{said}");
+    assert!(said.contains("small.safetensors: cannot write: No space left on device"), "{said}");
+    assert!(said.contains("disk/run") && said.matches("No space left").count() == 2, "{said}");
+    assert!(
+        !found.contains("tmp") && !found.contains("record.json") && !found.contains("small.safetensors"),
+        "{found}"
+    );
+}
+
+/// A folder that may not be written to. The system lets root write everywhere, so then a place that takes no files is used.
+#[cfg(unix)]
+#[test]
+fn no_permission_is_said() {
+    use std::os::unix::fs::PermissionsExt;
+    let dir = workshop();
+    let d = dir.path();
+    std::fs::create_dir(d.join("locked")).unwrap();
+    std::fs::set_permissions(d.join("locked"), PermissionsExt::from_mode(0o555)).unwrap();
+    let root = std::fs::write(d.join("locked/try"), b"").is_ok();
+    let place = if root { "/proc/nnz" } else { "locked" };
+    let t = "train good.csv --target answer --method set --density 0.5 --epochs 1 --model mlp:4-3-2";
+    refused(d, &format!("{t} --run-dir {place}/run"), &[place, "cannot create"]);
+    refused(
+        d,
+        &format!("prune good.safetensors --method magnitude --density 0.2 -o {place}/x"),
+        &[place, "cannot write"],
+    );
+}

@@ -1,0 +1,168 @@
+//! A training that is killed without warning and taken up again ends in the bits of one that was not.
+//!
+//! Five kills by default; `NNZ_KILLS=100 cargo test -p nnz-cli --release --test kills -- --nocapture` for more.
+#![cfg(unix)]
+
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Stdio};
+use std::time::{Duration, Instant};
+
+const RUN: &str = "train table.csv --target y --method rigl --density 0.2 --model mlp:8-48-32-3 --epochs 8 --batch 16 \
+                   --seeds 2 --storage sparse --set every=\"7steps\"";
+
+fn start(dir: &Path, run: &str) -> Child {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_nnz"));
+    command.current_dir(dir).args(RUN.split_whitespace().map(|w| w.replace("7steps", "7 steps")));
+    command.args(["--run-dir", run]).stdout(Stdio::null()).stderr(Stdio::piped()).spawn().unwrap()
+}
+
+fn finish(child: Child) {
+    let out = child.wait_with_output().unwrap();
+    assert!(out.status.success(), "{}", String::from_utf8_lossy(&out.stderr));
+}
+
+/// Every file of a run but those that hold seconds: name and bytes.
+fn results(run: &Path) -> BTreeMap<PathBuf, Vec<u8>> {
+    fn walk(root: &Path, dir: &Path, out: &mut BTreeMap<PathBuf, Vec<u8>>) {
+        for entry in std::fs::read_dir(dir).unwrap() {
+            let path = entry.unwrap().path();
+            if path.is_dir() {
+                walk(root, &path, out);
+            } else {
+                let bytes = std::fs::read(&path).unwrap();
+                out.insert(path.strip_prefix(root).unwrap().into(), bytes);
+            }
+        }
+    }
+    let mut out = BTreeMap::new();
+    walk(run, run, &mut out);
+    for (name, bytes) in &mut out {
+        let text = name.to_string_lossy();
+        if text == "record.json" {
+            let mut record: serde_json::Value = serde_json::from_slice(bytes).unwrap();
+            for arm in record["arms"].as_array_mut().unwrap() {
+                arm["seconds_per_epoch"].take();
+            }
+            *bytes = record.to_string().into_bytes();
+        } else if text == "timings.json"
+            || text == "report.html"
+            || text == "figures/arms.csv"
+            || text.contains("tfevents")
+        {
+            // Present on both sides, but with the seconds of their own run.
+            bytes.clear();
+        }
+    }
+    out
+}
+
+/// Numbers in [0, 1) from a fixed seed (Weyl's sequence by the golden ratio).
+fn moment(i: usize) -> f64 {
+    (0.5 + 0.618_033_988_749_895 * i as f64).fract()
+}
+
+#[test]
+fn killed_runs_go_on_bit_for_bit() {
+    let kills: usize = std::env::var("NNZ_KILLS").map_or(5, |n| n.parse().unwrap());
+    let dir = tempfile::tempdir().unwrap();
+    let mut table = String::from("a,b,c,d,e,f,g,h,y\n");
+    for i in 0..600u64 {
+        let x: Vec<u64> = (1..9).map(|k| (i + 1) * 2_654_435_761 * k % (97 + k)).collect();
+        let y = ["low", "middle", "high"][((x[0] + x[3] + x[6]) / 110 % 3) as usize];
+        table += &x.iter().map(u64::to_string).chain([y.into()]).collect::<Vec<_>>().join(",");
+        table += "\n";
+    }
+    std::fs::write(dir.path().join("table.csv"), table).unwrap();
+    let begun = Instant::now();
+    finish(start(dir.path(), "whole"));
+    let mut length = begun.elapsed();
+    let whole = results(&dir.path().join("whole"));
+    assert!(whole.len() > 20, "{:?}", whole.keys());
+
+    // Runs that ended before their moment came do not count; the length is learned from them.
+    let (mut killed, mut early) = (0, 0);
+    for i in 0..20 * kills {
+        let name = format!("cut-{i}");
+        let run = dir.path().join(&name);
+        let begun = Instant::now();
+        let mut child = start(dir.path(), &name);
+        let moment = length.mul_f64(moment(i));
+        while begun.elapsed() < moment && child.try_wait().unwrap().is_none() {
+            std::thread::sleep(Duration::from_micros(200));
+        }
+        // SIGKILL: no handler runs, nothing is flushed.
+        child.kill().unwrap();
+        if child.wait().unwrap().success() {
+            length = begun.elapsed();
+        } else {
+            killed += 1;
+            early += usize::from(!run.join("recipe.toml").exists());
+        }
+        finish(start(dir.path(), &name));
+        let cut = results(&run);
+        assert_eq!(cut.keys().collect::<Vec<_>>(), whole.keys().collect::<Vec<_>>(), "kill {i}: other files");
+        for (file, bytes) in &whole {
+            assert!(cut[file] == *bytes, "kill {i}: {} differs", file.display());
+        }
+        std::fs::remove_dir_all(run).unwrap();
+        if killed == kills {
+            break;
+        }
+    }
+    println!("{killed} runs of {length:.1?} were killed, {early} of them before they had begun; all ended alike");
+    assert_eq!(killed, kills, "too few runs were alive when they were to be killed");
+}
+
+/// A process may die between any two of its last files. Where a network's record is written but its checkpoint is still
+/// there, and where all records are but the run's own, the run goes on all the same.
+#[test]
+fn the_last_files_may_be_missing_or_too_many() {
+    let dir = tempfile::tempdir().unwrap();
+    let rows = "1,2,3,4,5,6,7,8,low\n8,7,6,5,4,3,2,1,high\n1,1,1,1,1,1,1,1,middle\n".repeat(30);
+    std::fs::write(dir.path().join("table.csv"), format!("a,b,c,d,e,f,g,h,y\n{rows}")).unwrap();
+    let run = dir.path().join("run");
+    let mut child = start(dir.path(), "run");
+    let begun = Instant::now();
+    // The checkpoint of the first network, kept aside.
+    let checkpoint = loop {
+        if let Ok(bytes) = std::fs::read(run.join("checkpoint.safetensors")) {
+            break bytes;
+        }
+        assert!(begun.elapsed() < Duration::from_secs(60) && child.try_wait().unwrap().is_none(), "no checkpoint seen");
+    };
+    finish(child);
+    let whole = results(&run);
+    let first = String::from_utf8_lossy(&checkpoint).find("/rigl-0").is_some();
+    assert!(first, "the checkpoint seen is of the first network");
+    std::fs::write(run.join("checkpoint.safetensors"), &checkpoint).unwrap();
+    for gone in ["record.json", "report.html", "arms/small-dense-1.json"] {
+        std::fs::remove_file(run.join(gone)).unwrap();
+    }
+    std::fs::write(run.join("arms/.nnz-abc.tmp"), b"half").unwrap();
+    finish(start(dir.path(), "run"));
+    assert!(results(&run) == whole);
+}
+
+/// The second of two processes on one run directory is refused, and the first is not disturbed.
+#[test]
+fn one_process_a_run_directory() {
+    let dir = tempfile::tempdir().unwrap();
+    std::fs::write(
+        dir.path().join("table.csv"),
+        "a,b,c,d,e,f,g,h,y\n".to_string()
+            + &"1,2,3,4,5,6,7,8,low\n8,7,6,5,4,3,2,1,high\n1,1,1,1,1,1,1,1,middle\n".repeat(900),
+    )
+    .unwrap();
+    let first = start(dir.path(), "run");
+    let begun = Instant::now();
+    while !dir.path().join("run/recipe.toml").exists() && begun.elapsed() < Duration::from_secs(60) {
+        std::thread::sleep(Duration::from_millis(2));
+    }
+    let second = start(dir.path(), "run").wait_with_output().unwrap();
+    let said = String::from_utf8_lossy(&second.stderr);
+    assert_eq!(second.status.code(), Some(2), "{said}");
+    assert!(said.contains("another process is at work in this run directory"), "{said}");
+    finish(first);
+    assert!(dir.path().join("run/record.json").exists());
+}

@@ -1,0 +1,374 @@
+//! Data that nnz does not know by name: a file or a folder, read by its format, one file a format.
+//!
+//! A place is a path, with options behind a question mark: `table.csv?target=species&test=0.3`. It is one string, so
+//! that a recipe, a model's file and the command line can name it alike. Readers stream; memory grows with the bytes
+//! that arrive, not with what a header claims, and stops at [`MAX_VALUES`].
+
+mod arrays;
+mod cifar;
+mod folder;
+mod npy;
+mod stream;
+mod svmlight;
+mod table;
+mod tensors;
+mod text;
+mod wav;
+
+use super::{Error, Loaded, Result};
+use nnz_core::{Rng, closest};
+use nnz_engine::data::{Dataset, Inputs, MAX_VALUES, Split, hex};
+use sha2::{Digest, Sha256};
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+
+pub use table::{Column, Encoding, Kind};
+
+/// Classes a data set may have.
+const MAX_CLASSES: usize = 4096;
+
+/// One format of files.
+struct Format {
+    /// For messages.
+    name: &'static str,
+    /// Endings of its files, without `.gz`.
+    extensions: &'static [&'static str],
+    /// Options it understands, besides `test`.
+    options: &'static [&'static str],
+    /// Reads a path; the number is the share of rows that will be held out.
+    read: fn(&Path, &Options, f64) -> Result<Parts>,
+}
+
+const FORMATS: [Format; 7] = [
+    Format {
+        name: "a table",
+        extensions: &["csv", "tsv"],
+        options: &["target", "drop", "category", "header"],
+        read: table::read,
+    },
+    Format { name: "svmlight", extensions: &["svm", "svmlight", "libsvm"], options: &[], read: svmlight::read },
+    Format { name: "NumPy arrays", extensions: &["npz"], options: &[], read: npy::read_npz },
+    Format { name: "a NumPy array", extensions: &["npy"], options: &["labels"], read: npy::read_npy },
+    Format { name: "safetensors", extensions: &["safetensors"], options: &[], read: tensors::read },
+    Format { name: "text", extensions: &["txt", "text"], options: &["context", "stride"], read: text::read },
+    Format { name: "a folder", extensions: &[], options: &["samples"], read: folder::read },
+];
+
+/// Every option a place may have.
+const OPTIONS: [&str; 9] = ["target", "drop", "category", "header", "test", "labels", "context", "stride", "samples"];
+
+/// Labelled rows of one file, before they are divided.
+#[derive(Debug)]
+pub(crate) struct Part {
+    /// Where they come from, for messages.
+    place: String,
+    /// Channels, height, width; a row is `[height][width][channels]`.
+    image: [usize; 3],
+    inputs: Inputs,
+    labels: Vec<u32>,
+    /// Names of the classes, label l is `classes[l]`.
+    classes: Vec<String>,
+    checksum: String,
+}
+
+/// What a reader found.
+#[derive(Debug)]
+pub(crate) struct Parts {
+    train: Part,
+    /// Absent where the source has only one part: then a share of its rows is held out.
+    test: Option<Part>,
+    /// How a table became numbers.
+    encoding: Option<Encoding>,
+}
+
+impl Parts {
+    fn one(train: Part) -> Self {
+        Self { train, test: None, encoding: None }
+    }
+}
+
+/// Options behind the question mark.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Options(BTreeMap<String, String>);
+
+impl Options {
+    fn get(&self, key: &str) -> Option<&str> {
+        self.0.get(key).map(String::as_str)
+    }
+
+    /// A whole number of at least 1.
+    fn count(&self, key: &str, default: usize) -> Result<usize> {
+        match self.get(key).map(|v| (v, v.parse::<usize>())) {
+            None => Ok(default),
+            Some((_, Ok(n))) if n > 0 => Ok(n),
+            Some((v, _)) => Err(content(format!("{key}={v}"), "expected a whole number from 1 on")),
+        }
+    }
+
+    /// Names between commas.
+    fn list(&self, key: &str) -> Vec<&str> {
+        self.get(key).iter().flat_map(|v| v.split(',')).map(str::trim).filter(|v| !v.is_empty()).collect()
+    }
+}
+
+/// What is held out for testing.
+enum Held {
+    Share(f64),
+    File(PathBuf),
+}
+
+/// An [`Error::Content`].
+fn content(place: impl Into<String>, why: impl Into<String>) -> Error {
+    Error::Content { place: place.into(), why: why.into() }
+}
+
+/// Path and options of a place. A question mark that no option follows belongs to the path.
+pub(super) fn split(place: &str) -> (&str, &str) {
+    match place.rsplit_once('?') {
+        Some((path, options)) if options.contains('=') => (path, options),
+        _ => (place, ""),
+    }
+}
+
+/// Puts an option behind a place, before those it has.
+pub fn with_option(place: &str, key: &str, value: &str) -> String {
+    match split(place) {
+        (path, "") => format!("{path}?{key}={value}"),
+        (path, rest) => format!("{path}?{key}={value}&{rest}"),
+    }
+}
+
+fn parse(place: &str) -> Result<(PathBuf, Options)> {
+    let (path, text) = split(place);
+    let mut options = BTreeMap::new();
+    for pair in text.split('&').filter(|p| !p.is_empty()) {
+        let Some((key, value)) = pair.split_once('=') else {
+            return Err(content(
+                place,
+                format!("`{pair}` is no option; options are written KEY=VALUE, with & between"),
+            ));
+        };
+        if !OPTIONS.contains(&key) {
+            let hint = closest(key, OPTIONS);
+            return Err(content(place, format!("no option named `{key}`{hint}; options are {}", OPTIONS.join(", "))));
+        }
+        if options.insert(key.to_string(), value.to_string()).is_some() {
+            return Err(content(place, format!("option `{key}` is given twice")));
+        }
+    }
+    Ok((path.into(), Options(options)))
+}
+
+/// The format of a path: a folder, or by the ending before `.gz`.
+fn format_of(path: &Path) -> Result<&'static Format> {
+    if path.is_dir() {
+        return Ok(&FORMATS[FORMATS.len() - 1]);
+    }
+    let name = path.file_name().unwrap_or_default().to_string_lossy().to_lowercase();
+    let ending = name.trim_end_matches(".gz").rsplit_once('.').map_or("", |(_, e)| e);
+    FORMATS.iter().find(|f| f.extensions.contains(&ending)).ok_or_else(|| {
+        let known: Vec<&str> = FORMATS.iter().flat_map(|f| f.extensions).copied().collect();
+        content(
+            path.display().to_string(),
+            format!("the ending says no format; files end in {} (plain or .gz), or name a folder", known.join(", ")),
+        )
+    })
+}
+
+/// Reads the data set at a place. A table is read as `encoding` says, if it is given, and as its own values say if not.
+pub(super) fn load(place: &str, encoding: Option<&Encoding>) -> Result<Loaded> {
+    let (path, mut options) = parse(place)?;
+    let format = format_of(&path)?;
+    if let Some(known) = encoding {
+        options.0.entry("target".into()).or_insert_with(|| known.target.clone());
+    }
+    let held = match options.0.remove("test") {
+        None => Held::Share(0.2),
+        Some(text) => match text.parse::<f64>() {
+            Ok(share) if share > 0.0 && share < 1.0 => Held::Share(share),
+            Ok(_) => {
+                return Err(content(place, format!("test={text}: a share lies between 0 and 1; a path names a file")));
+            }
+            Err(_) => Held::File(text.into()),
+        },
+    };
+    let share = if let Held::Share(share) = held { share } else { 0.0 };
+    if let Some(key) = options.0.keys().find(|k| !format.options.contains(&k.as_str())) {
+        let why = format!("option `{key}` has no meaning for {}", format.name);
+        let those = match format.options {
+            [] => "it has none but `test`".into(),
+            some => format!("it has {} and test", some.join(", ")),
+        };
+        return Err(content(place, format!("{why}; {those}")));
+    }
+    let mut parts = match encoding {
+        Some(known) => table::read_as(&path, known, &options)?,
+        None => (format.read)(&path, &options, share)?,
+    };
+    if let Held::File(file) = held {
+        if parts.test.is_some() {
+            return Err(content(place, "has a test part of its own; leave `test` out"));
+        }
+        let other = match &parts.encoding {
+            Some(found) => table::read_as(&file, found, &options)?,
+            None => (format_of(&file)?.read)(&file, &options, 0.0)?,
+        };
+        parts.test = Some(other.train);
+    }
+    assemble(place, parts, share)
+}
+
+/// Divides, names classes alike in both parts, and checks the whole.
+fn assemble(name: &str, parts: Parts, share: f64) -> Result<Loaded> {
+    let Parts { train, test, encoding } = parts;
+    if train.classes.len() > MAX_CLASSES {
+        let (n, first) = (train.classes.len(), &train.classes[0]);
+        return Err(content(
+            train.place,
+            format!("{n} different answers, `{first}` among them; at most {MAX_CLASSES} classes can be told apart"),
+        ));
+    }
+    let mut sum = Sha256::new();
+    for part in [Some(&train), test.as_ref()].into_iter().flatten() {
+        sum.update(&part.checksum);
+        sum.update("\n");
+    }
+    let (image, classes) = (train.image, train.classes.clone());
+    let features: usize = image.iter().product();
+    let (train, test) = match test {
+        Some(test) => {
+            if test.image != image {
+                let (is, other) = (shape(image), shape(test.image));
+                return Err(content(test.place, format!("rows of {other}, but those of {} are {is}", train.place)));
+            }
+            let labels = rename(&test, &classes, &train.place)?;
+            (Split::new(train.inputs, train.labels), Split::new(test.inputs, labels))
+        }
+        None => {
+            let (kept, held) = hold_out(&train.labels, classes.len(), share);
+            if kept.is_empty() || held.is_empty() {
+                let rows = train.labels.len();
+                return Err(content(
+                    train.place,
+                    format!("{rows} rows are too few to hold {share} of them out; name a test file (`--test FILE`)"),
+                ));
+            }
+            let labels = |rows: &[usize]| rows.iter().map(|&r| train.labels[r]).collect();
+            let take = |rows: &[usize]| Split::new(pick(&train.inputs, features, rows), labels(rows));
+            (take(&kept), take(&held))
+        }
+    };
+    let mut dataset = Dataset::new(name, image, classes, train, test, hex(&sum.finalize()))?;
+    dataset.encoding = encoding.and_then(|e| serde_json::to_value(e).ok());
+    Ok(Loaded { dataset, note: None })
+}
+
+/// Labels of `part` by the numbers that `classes` gives them.
+fn rename(part: &Part, classes: &[String], origin: &str) -> Result<Vec<u32>> {
+    let numbers: BTreeMap<&str, u32> = classes.iter().enumerate().map(|(i, c)| (c.as_str(), i as u32)).collect();
+    let number = |c: &String| {
+        numbers.get(c.as_str()).copied().ok_or_else(|| {
+            content(&part.place, format!("class `{c}` does not occur in {origin}, so nothing could learn it"))
+        })
+    };
+    let map = part.classes.iter().map(number).collect::<Result<Vec<u32>>>()?;
+    Ok(part.labels.iter().map(|&l| map[l as usize]).collect())
+}
+
+/// Rows to keep and rows to hold out, both ascending: of every class the same share, drawn by one fixed seed, at least
+/// one row kept.
+fn hold_out(labels: &[u32], classes: usize, share: f64) -> (Vec<usize>, Vec<usize>) {
+    let mut rows = vec![Vec::new(); classes];
+    labels.iter().enumerate().for_each(|(row, &l)| rows[l as usize].push(row));
+    let (mut kept, mut held) = (Vec::new(), Vec::new());
+    let mut due = 0.0;
+    for (class, rows) in rows.iter_mut().enumerate() {
+        Rng::stream(0, "test", class as u64, 0).shuffle(rows);
+        // What rounding leaves over goes to the next class, so that many small classes give their share, too.
+        due += share * rows.len() as f64;
+        let n = (due.round() as usize).min(rows.len().saturating_sub(1));
+        due -= n as f64;
+        held.extend(&rows[..n]);
+        kept.extend(&rows[n..]);
+    }
+    kept.sort_unstable();
+    held.sort_unstable();
+    (kept, held)
+}
+
+fn pick(inputs: &Inputs, features: usize, rows: &[usize]) -> Inputs {
+    let span = |&r: &usize| r * features..(r + 1) * features;
+    match inputs {
+        Inputs::Bytes(v) => Inputs::Bytes(rows.iter().flat_map(|r| &v[span(r)]).copied().collect()),
+        Inputs::Floats(v) => Inputs::Floats(rows.iter().flat_map(|r| &v[span(r)]).copied().collect()),
+    }
+}
+
+/// Refuses more values than are read, before they are read.
+fn bounded(place: &str, rows: usize, width: usize) -> Result<()> {
+    match rows.checked_mul(width) {
+        Some(n) if (n as u64) <= MAX_VALUES => Ok(()),
+        _ => Err(content(place, format!("{rows} rows of {width} values; more than {MAX_VALUES} values are not read"))),
+    }
+}
+
+/// Classes by name from the texts of the labels: numbers in their order, before texts in theirs.
+fn classes_of(labels: impl Iterator<Item = String>) -> (Vec<u32>, Vec<String>) {
+    let mut numbers: BTreeMap<String, u32> = BTreeMap::new();
+    let found: Vec<u32> = labels
+        .map(|l| {
+            let next = numbers.len() as u32;
+            *numbers.entry(l).or_insert(next)
+        })
+        .collect();
+    let mut classes: Vec<(String, u32)> = numbers.into_iter().collect();
+    let key = |c: &str| c.parse::<f64>().ok().filter(|x| x.is_finite());
+    classes.sort_by(|(a, _), (b, _)| match (key(a), key(b)) {
+        (Some(x), Some(y)) => x.total_cmp(&y).then_with(|| a.cmp(b)),
+        (Some(_), None) => std::cmp::Ordering::Less,
+        (None, Some(_)) => std::cmp::Ordering::Greater,
+        (None, None) => a.cmp(b),
+    });
+    let mut place = vec![0; classes.len()];
+    classes.iter().enumerate().for_each(|(i, (_, old))| place[*old as usize] = i as u32);
+    (found.into_iter().map(|l| place[l as usize]).collect(), classes.into_iter().map(|(c, _)| c).collect())
+}
+
+/// `28x28 with 3 channels`, `13 numbers`.
+fn shape([c, h, w]: [usize; 3]) -> String {
+    match (c, h) {
+        (1, 1) => format!("{w} numbers"),
+        _ => format!("{h}x{w} with {c} channel{}", if c == 1 { "" } else { "s" }),
+    }
+}
+
+/// Inputs of a table without answers, as a model's encoding says; `[rows][features]`.
+///
+/// # Errors
+/// When the file cannot be read, a column is missing, or a cell is not what its column was.
+pub fn table_rows(path: &Path, encoding: &Encoding) -> Result<(Inputs, usize)> {
+    table::inputs(path, encoding)
+}
+
+/// Every reader on bytes instead of files, for fuzzing and tests: `format` is an ending, or `png`, `jpg`, `wav`,
+/// `cifar10`, `cifar100`.
+#[doc(hidden)]
+pub fn read_bytes(format: &str, bytes: &[u8]) -> Result<()> {
+    let options = |pairs: &[(&str, &str)]| Options(pairs.iter().map(|(k, v)| (k.to_string(), v.to_string())).collect());
+    let parts = match format {
+        "csv" => table::parse(bytes, "table.csv", &options(&[("target", "1")]))?,
+        "svm" => Parts::one(svmlight::parse(bytes, "rows.svm")?),
+        "npy" => return npy::parse(bytes, "array.npy").map(drop),
+        "npz" => npy::parse_npz(std::io::Cursor::new(bytes), "arrays.npz", String::new())?,
+        "safetensors" => tensors::parse(bytes, "arrays.safetensors", String::new())?,
+        "txt" => text::parse(bytes, "text.txt", &options(&[]), 0.2, String::new())?,
+        "wav" => return wav::parse(bytes, "clip.wav").map(drop),
+        "cifar10" | "cifar100" => return cifar::parse(bytes, "batch.bin", format == "cifar100").map(drop),
+        "png" | "jpg" => return super::picture::decode(bytes).map(drop).map_err(|why| content("picture", why)),
+        other => return Err(content(other, "no format")),
+    };
+    assemble("bytes", parts, 0.2).map(drop)
+}
+
+#[cfg(test)]
+mod tests;
