@@ -181,7 +181,7 @@ fn lists_are_whole() {
     let dir = tempfile::tempdir().unwrap();
     let methods = json(dir.path(), "methods --json");
     let keys: Vec<&str> = methods.as_array().unwrap().iter().map(|m| m["key"].as_str().unwrap()).collect();
-    assert_eq!(keys, ["magnitude", "gmp", "random-pruning", "snip", "set", "rigl"]);
+    assert_eq!(keys, ["magnitude", "gmp", "random-pruning", "snip", "set", "rigl", "sparseprop"]);
     for key in keys {
         assert!(succeed(dir.path(), &format!("show {key}")).contains("density"));
         assert!(succeed(dir.path(), &format!("cite {key}")).starts_with("@article{"));

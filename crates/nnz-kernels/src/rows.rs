@@ -149,7 +149,7 @@ pub fn column_sums<T: Real, const I: usize, const J: usize>(
     cols: usize,
     f: impl Fn([T; I], [T; J]) -> T + Copy + Sync + Send,
 ) -> Vec<f64> {
-    let [sums] = blockwise(matrices[0].len(), cols, |rows, [sums]: [&mut [f64]; 1]| {
+    let [sums] = blockwise(matrices[0].len(), cols, BLOCK, |rows, [sums]: [&mut [f64]; 1]| {
         ColumnSum { matrices, vectors, cols, f, rows, sums }.on_best();
     });
     sums
@@ -166,10 +166,44 @@ pub fn two_column_sums<T: Real, const I: usize, const J: usize>(
     f: impl Fn([T; I], [T; J]) -> T + Copy + Sync + Send,
     g: impl Fn([T; I], [T; J]) -> T + Copy + Sync + Send,
 ) -> [Vec<f64>; 2] {
-    blockwise(matrices[0].len(), cols, |rows, [first, second]: [&mut [f64]; 2]| {
+    blockwise(matrices[0].len(), cols, BLOCK, |rows, [first, second]: [&mut [f64]; 2]| {
         ColumnSum { matrices, vectors, cols, f, rows: rows.clone(), sums: first }.on_best();
         ColumnSum { matrices, vectors, cols, f: g, rows, sums: second }.on_best();
     })
+}
+
+/// Mean and variance (divided by the count) of every column, in one pass: each block of rows has its own mean, and the
+/// blocks' sums of squares are joined in f64 (Chan et al. 1983).
+///
+/// # Panics
+/// When rows do not fill the matrix.
+pub fn column_moments<T: Real>(x: &[T], cols: usize) -> (Vec<f64>, Vec<f64>) {
+    let [sums, inner, outer] = blockwise(x.len(), cols, 4 * BLOCK, |rows, [sums, inner, outer]: [&mut [f64]; 3]| {
+        let n = rows.len() as f64;
+        let mut own = vec![0.0; cols];
+        ColumnSum {
+            matrices: [x],
+            vectors: [],
+            cols,
+            f: |[x]: [T; 1], []: [T; 0]| x,
+            rows: rows.clone(),
+            sums: &mut own,
+        }
+        .on_best();
+        let mean: Vec<T> = own.iter().map(|s| T::of(s / n)).collect();
+        let f = |[x]: [T; 1], [m]: [T; 1]| (x - m) * (x - m);
+        ColumnSum { matrices: [x], vectors: [&mean], cols, f, rows, sums: inner }.on_best();
+        for c in 0..cols {
+            sums[c] += own[c];
+            // What the rounding of the block's mean left over belongs to its sum of squares.
+            let rounded = mean[c].f64();
+            outer[c] += rounded * (2.0 * own[c] - n * rounded);
+        }
+    });
+    let n = (x.len() / cols.max(1)).max(1) as f64;
+    let mean: Vec<f64> = sums.iter().map(|s| s / n).collect();
+    let variance = (0..cols).map(|c| ((inner[c] + outer[c]) / n - mean[c] * mean[c]).max(0.0)).collect();
+    (mean, variance)
 }
 
 /// `K` sums of `cols` numbers over the rows in `len` numbers: `add` adds a block of rows to them. Rows are cut into parts
@@ -177,6 +211,7 @@ pub fn two_column_sums<T: Real, const I: usize, const J: usize>(
 fn blockwise<const K: usize>(
     len: usize,
     cols: usize,
+    block: usize,
     add: impl Fn(Range<usize>, [&mut [f64]; K]) + Sync + Send,
 ) -> [Vec<f64>; K] {
     check(len, cols);
@@ -187,12 +222,12 @@ fn blockwise<const K: usize>(
     let to = Raw::of_mut(&mut sums);
     each(parts, parts == 1, |p| {
         let rows = p * size..rows.min((p + 1) * size);
-        for first in rows.clone().step_by(BLOCK) {
+        for first in rows.clone().step_by(block) {
             // SAFETY: every part has its own sums, and they do not overlap.
             let own = std::array::from_fn(|k| unsafe {
                 std::slice::from_raw_parts_mut(to.get().add((p * K + k) * cols), cols)
             });
-            add(first..rows.end.min(first + BLOCK), own);
+            add(first..rows.end.min(first + block), own);
         }
     });
     std::array::from_fn(|k| (0..cols).map(|c| (0..parts).map(|p| sums[(p * K + k) * cols + c]).sum()).collect())
@@ -395,7 +430,7 @@ pub fn layer_norm_sums<T: Real>(x: &[T], g: &[T], mean: &[T], rate: &[T], cols: 
     check(x.len(), cols);
     let rows = x.len() / cols.max(1);
     assert!(g.len() == x.len() && mean.len() == rows && rate.len() == rows, "shapes differ");
-    let [gain, offset] = blockwise(x.len(), cols, |rows, [gains, offsets]| {
+    let [gain, offset] = blockwise(x.len(), cols, BLOCK, |rows, [gains, offsets]| {
         // SAFETY: an available instruction set.
         unsafe { Isa::best().run(LayerNormSums { x, g, mean, rate, rows, cols, gains, offsets }) }
     });
@@ -508,6 +543,25 @@ mod tests {
         }
         let none = column_sums([&[0.0f32; 0]], [], 3, |[x], []| x);
         assert_eq!(none, [0.0; 3]);
+    }
+
+    #[test]
+    fn moments_far_from_zero() {
+        for (rows, cols) in SHAPES {
+            for shift in [0.0, 300.0] {
+                let x: Vec<f32> = random::<f32>(1, rows * cols).into_iter().map(|v| v + shift).collect();
+                let (mean, variance) = column_moments(&x, cols);
+                let over = |f: &dyn Fn(f64) -> f64, c: usize| {
+                    (0..rows).map(|r| f(f64::from(x[r * cols + c]))).sum::<f64>() / rows as f64
+                };
+                close("mean", &mean, 1, cols, 1e-6 * (1.0 + f64::from(shift)), |_, c| over(&|x| x, c));
+                close("variance", &variance, 1, cols, 1e-5, |_, c| {
+                    let m = over(&|x| x, c);
+                    over(&|x| (x - m) * (x - m), c)
+                });
+            }
+        }
+        assert_eq!(column_moments(&[0.0f32; 0], 2), (vec![0.0; 2], vec![0.0; 2]));
     }
 
     #[test]

@@ -90,10 +90,8 @@ pub fn batch_norm<T: Real>(x: &Var<T>, gain: &Var<T>, offset: &Var<T>, epsilon: 
     let vector = move |sums: Vec<f64>, share: f64| {
         Tensor::new(&[channels], sums.into_iter().map(|s| T::of(s * share)).collect())
     };
-    let sums = rows::column_sums([x.value().data()], [], channels, |[x], []| x);
-    let mean = vector(sums, share);
-    let squares = rows::column_sums([x.value().data()], [mean.data()], channels, |[x], [m]| (x - m) * (x - m));
-    let variance = vector(squares, share);
+    let (mean, variance) = rows::column_moments(x.value().data(), channels);
+    let (mean, variance) = (vector(mean, 1.0), vector(variance, 1.0));
     let rate = variance.map(|v| T::ONE / (v + T::of(epsilon)).sqrt());
     let factor = rate.zip(gain.value(), |r, g| r * g);
     let value = Tensor::written(x.shape(), |y| {

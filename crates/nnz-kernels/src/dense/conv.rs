@@ -122,26 +122,18 @@ impl Conv {
             isa,
             small: self.small(),
         };
-        let phase = Phase {
-            weight: self.rows_of(w, &(0..self.area()).collect::<Vec<_>>(), cin),
-            depth: merged * cin,
-            offsets,
-            start: [0; 3],
-            rows: self.output(),
-        };
+        let phase =
+            Phase { weight: self.rows_of(w, cin), depth: merged * cin, offsets, start: [0; 3], rows: self.output() };
         pass.run(x, &[phase], self.filters, bias, y);
     }
 
-    /// The weight as `[group][entry of the kernel · channel][filter]`, for chosen entries.
-    fn rows_of<T: Real>(&self, w: &[T], entries: &[usize], cin: usize) -> Vec<T> {
+    /// The weight as `[group][kernel · channel][filter]`.
+    fn rows_of<T: Real>(&self, w: &[T], cin: usize) -> Vec<T> {
         let (cout, cols) = (self.filters / self.groups, self.area() * cin);
-        let mut rows = Vec::with_capacity(self.groups * entries.len() * cin * cout);
-        for g in 0..self.groups {
-            for &e in entries {
-                for c in 0..cin {
-                    rows.extend((0..cout).map(|o| w[(g * cout + o) * cols + e * cin + c]));
-                }
-            }
+        let mut rows = vec![T::ZERO; w.len()];
+        for (o, row) in w.chunks_exact(cols.max(1)).enumerate() {
+            let to = &mut rows[o / cout * cols * cout + o % cout..];
+            row.iter().zip(to.iter_mut().step_by(cout)).for_each(|(&w, to)| *to = w);
         }
         rows
     }
@@ -313,15 +305,16 @@ impl Conv {
                 }
             });
         });
-        // [group][kernel · channel][filter], or [kernel][channel], to [filter][kernel · channel]; parts in their order.
+        let (sum, others) = sums.split_at_mut(size);
+        others.chunks_exact(size).for_each(|part| sum.iter_mut().zip(part).for_each(|(s, &p)| *s += p));
+        // [group][kernel · channel][filter], or [kernel][channel], to [filter][kernel · channel].
         let cols = self.area() * cin;
-        for g in 0..self.groups {
-            for q in 0..cols {
-                for o in 0..cout {
-                    let at = if self.depthwise() { q * self.groups + g } else { (g * cols + q) * cout + o };
-                    dw[(g * cout + o) * cols + q] = (0..parts).map(|p| sums[p * size + at]).sum();
-                }
-            }
+        for (o, row) in dw.chunks_exact_mut(cols).enumerate() {
+            let (first, step) = match self.depthwise() {
+                true => (o, self.groups),
+                false => (o / cout * cols * cout + o % cout, cout),
+            };
+            row.iter_mut().enumerate().for_each(|(q, w)| *w = sum[first + q * step]);
         }
     }
 
