@@ -146,7 +146,8 @@ fn forward<T: Real>(
     keep: bool,
 ) -> Vec<Kept<T>> {
     let mut kept = Vec::new();
-    let mut tiles = Tiled::from_rows(batch, x.len() / batch.max(1), x);
+    let inputs = stages.first().map_or(0, |s| s.connections.plan().cols());
+    let mut tiles = Tiled::from_rows(batch, inputs, x);
     for (i, (stage, packed)) in stages.iter().zip(packed).enumerate() {
         let plan = stage.connections.plan();
         let mut y = Tiled::any(batch, plan.rows());
