@@ -235,15 +235,10 @@ pub(crate) fn rewire<T: Real>(
 
 /// The average of a connection that `old` did not have starts at its value.
 fn start_at_values<T: Real>(param: &Param<T>, old: &Topology, average: &mut Tensor<T>) {
-    let new = param.topology();
-    let born = old.carry(&new).enumerate().filter(|(_, from)| from.is_none()).map(|(entry, _)| entry);
-    let places: Vec<usize> = match &param.layout {
-        Layout::Sparse(_) => born.collect(),
-        _ => {
-            let positions: Vec<u64> = new.positions().collect();
-            born.map(|entry| positions[entry] as usize).collect()
-        }
-    };
-    let (out, values) = (average.data_mut(), param.value.data());
-    places.into_iter().for_each(|p| out[p] = values[p]);
+    let entries = param.by_rows();
+    let (values, mut averages) = (entries.of(&param.value), entries.of(average));
+    for (entry, _) in old.carry(&entries.topology).enumerate().filter(|(_, from)| from.is_none()) {
+        averages[entry] = values[entry];
+    }
+    entries.set(average, &averages);
 }
