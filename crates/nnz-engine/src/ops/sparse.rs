@@ -225,7 +225,8 @@ fn back<T: Real>(
     g: &[T],
     mut dx_rows: Option<&mut [T]>,
 ) -> Vec<Tensor<T>> {
-    let mut g = Tiled::from_rows(batch, g.len() / batch.max(1), g);
+    let outputs = stages.last().map_or(0, |s| s.connections.plan().rows());
+    let mut g = Tiled::from_rows(batch, outputs, g);
     let mut found = Vec::with_capacity(2 * stages.len());
     for (i, (stage, Kept { x, after })) in stages.iter().zip(kept).enumerate().rev() {
         match after {
