@@ -1,3 +1,4 @@
+use crate::axes::Along;
 use crate::{Error, ParamSpec, Result, Role, Tensor};
 use nnz_core::{Edit, Mask, Rng, Shape, Topology};
 use nnz_kernels::{Csc, Csr, Plan, Real, Rows, Tuning};
@@ -156,6 +157,14 @@ impl<T: Real> Param<T> {
         Self { shape: spec.shape.clone(), role: spec.role, prunable: false, layout: Layout::Dense, value }
     }
 
+    /// The same in 64 bits.
+    pub(crate) fn wide(&self) -> Param<f64> {
+        let Self { shape, role, prunable, layout, value } = self;
+        let data = value.data().iter().map(|v| v.f64()).collect();
+        let (shape, layout, value) = (shape.clone(), layout.clone(), Tensor::new(value.shape(), data));
+        Param { shape, role: *role, prunable: *prunable, layout, value }
+    }
+
     /// Whether it is a matrix or kernel of weights.
     pub fn weight(&self) -> bool {
         self.role == Role::Weight
@@ -250,9 +259,23 @@ impl<T: Real> Param<T> {
     /// Applies an edit to the values and to every tensor of `state` that lies as they do: survivors keep theirs,
     /// newborns start at their first value and at zero state.
     pub fn apply(&mut self, edit: Edit, storage: Storage, state: &mut [Tensor<T>]) -> Result<Option<Moved>> {
-        let Edit::Rewire { topology, born } = edit else { return Ok(None) };
+        let (topology, born, values) = match edit {
+            Edit::Keep => return Ok(None),
+            Edit::Rewire { topology, born } => (topology, born, None),
+            Edit::Set { topology, values } => (topology, Vec::new(), Some(values)),
+            Edit::Replace { .. } => return Err(Error::Refused("only a whole network can replace a layer".into())),
+        };
+        let [rows, cols] = [self.shape.rows, self.shape.cols];
+        if [topology.rows(), topology.cols()] != [rows, cols] {
+            let got = [topology.rows(), topology.cols()];
+            return Err(Error::Refused(format!("an edit of shape {got:?} for `{}` of {rows}x{cols}", self.shape.name)));
+        }
         if topology.nnz() == 0 {
             return Err(Error::Refused(format!("`{}` would lose its last connection", self.shape.name)));
+        }
+        if let Some(values) = values.as_ref().filter(|v| v.len() != topology.nnz()) {
+            let (name, nnz) = (&self.shape.name, topology.nnz());
+            return Err(Error::Refused(format!("{} values for the {nnz} entries of `{name}`", values.len())));
         }
         let storage = storage.resolve(&topology, &self.shape)?;
         let old = self.by_rows();
@@ -265,14 +288,74 @@ impl<T: Real> Param<T> {
             let mut first = || born.next().map_or(T::ZERO, |&v| T::of(f64::from(v)));
             carried.iter().map(|c| c.map_or_else(&mut first, |i| before[i])).collect()
         };
-        let mut entries = vec![carry(&self.value, &born)];
+        let own = match values {
+            Some(values) => values.into_iter().map(T::of).collect(),
+            None => carry(&self.value, &born),
+        };
+        let mut entries = vec![own];
         entries.extend(state.iter().map(|s| carry(s, &[])));
-        let (layout, tensors) = lay_out(topology, storage, &entries);
+        self.set(topology, storage, &entries, state);
+        Ok(Some(moved))
+    }
+
+    /// Lays values and state out anew.
+    fn set(&mut self, topology: Topology, storage: Storage, entries: &[Vec<T>], state: &mut [Tensor<T>]) {
+        let (layout, tensors) = lay_out(topology, storage, entries);
         let mut tensors = tensors.into_iter();
         self.value = tensors.next().unwrap_or_else(|| Tensor::zeros(&[0]));
         state.iter_mut().zip(tensors).for_each(|(s, t)| *s = t);
         self.layout = layout;
-        Ok(Some(moved))
+    }
+
+    /// Cuts rows, columns or entries away with their units; columns repeat the units of their axis. Returns how many
+    /// connections a weight lost.
+    pub(crate) fn cut(
+        &mut self,
+        along: Along,
+        keep: &[bool],
+        storage: Storage,
+        state: &mut [Tensor<T>],
+    ) -> Result<usize> {
+        let units = keep.len();
+        let place: Vec<usize> =
+            keep.iter().scan(0, |next, &k| Some(std::mem::replace(next, *next + usize::from(k)))).collect();
+        let left = keep.iter().filter(|k| **k).count();
+        if along == Along::Entries {
+            for tensor in std::iter::once(&mut self.value).chain(state) {
+                let kept = tensor.data().iter().zip(keep).filter(|(_, k)| **k).map(|(v, _)| *v).collect();
+                *tensor = Tensor::new(&[left], kept);
+            }
+            self.shape.rows = left;
+            return Ok(0);
+        }
+        let old = self.by_rows();
+        let cols = match along {
+            Along::Cols => self.shape.cols / units * left,
+            _ => self.shape.cols,
+        };
+        let to = |p: u64| -> Option<u64> {
+            let (r, c) = ((p / self.shape.cols as u64) as usize, (p % self.shape.cols as u64) as usize);
+            let (r, c) = match along {
+                Along::Rows => (keep[r].then(|| place[r])?, c),
+                _ => (r, keep[c % units].then(|| c / units * left + place[c % units])?),
+            };
+            Some((r * cols + c) as u64)
+        };
+        let moved: Vec<Option<u64>> = old.topology.positions().map(to).collect();
+        let carry = |tensor: &Tensor<T>| -> Vec<T> {
+            moved.iter().zip(old.of(tensor)).filter(|(m, _)| m.is_some()).map(|(_, v)| v).collect()
+        };
+        let entries: Vec<Vec<T>> = std::iter::once(&self.value).chain(state.iter()).map(carry).collect();
+        let rows = if along == Along::Rows { left } else { self.shape.rows };
+        let topology = Topology::from_positions(rows, cols, moved.iter().copied().flatten());
+        if topology.nnz() == 0 {
+            return Err(Error::Refused(format!("`{}` would lose its last connection", self.shape.name)));
+        }
+        (self.shape.rows, self.shape.cols) = (rows, cols);
+        let storage = storage.resolve(&topology, &self.shape)?;
+        let lost = old.topology.nnz() - topology.nnz();
+        self.set(topology, storage, &entries, state);
+        Ok(lost)
     }
 
     /// Bytes of values and indices or mask.
@@ -302,6 +385,13 @@ pub struct Moved {
     pub born: usize,
     /// Removed connections.
     pub died: usize,
+}
+
+impl std::ops::AddAssign for Moved {
+    fn add_assign(&mut self, other: Self) {
+        self.born += other.born;
+        self.died += other.died;
+    }
 }
 
 /// Lays vectors of entries out under a resolved storage.

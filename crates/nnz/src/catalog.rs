@@ -119,7 +119,7 @@ struct Guide;
 #[cfg(test)]
 mod tests {
     use super::*;
-    use nnz_core::{Build, Paper, Result, Setting, Sparsifier};
+    use nnz_core::{Build, Paper, Result, Setting, Work};
     use serde::{Deserialize, Serialize};
     use std::collections::HashSet;
 
@@ -211,7 +211,7 @@ mod tests {
     struct NoOptions {}
 
     impl Build for NoOptions {
-        fn build(self, _: &Setting) -> Result<Box<dyn Sparsifier>> {
+        fn build(self, _: &Setting) -> Result<Work> {
             Err(nnz_core::Error::Refused("a card for tests has no method".into()))
         }
     }

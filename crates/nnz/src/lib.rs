@@ -5,8 +5,18 @@
 //! [`Claim`] judges it.
 #![forbid(unsafe_code)]
 
+/// The files of a room and the list of their cards.
+macro_rules! methods {
+    ($($file:ident),* $(,)?) => {
+        $(mod $file;)*
+        /// The methods of this room.
+        pub const METHODS: &[&nnz_core::Method] = &[$(&$file::METHOD),*];
+    };
+}
+
 pub mod catalog;
 mod claim;
+pub mod compare;
 pub mod data;
 mod error;
 pub mod inspect;
@@ -18,6 +28,7 @@ pub mod report;
 pub mod rewire;
 pub mod run;
 mod stats;
+pub mod structured;
 pub mod tickets;
 
 pub use claim::{Claim, Judgement, Verdict};
@@ -27,7 +38,7 @@ pub use stats::{Summary, summarize};
 
 /// Every method, room by room.
 pub const REGISTRY: nnz_core::Registry =
-    nnz_core::Registry(&[prune::METHODS, tickets::METHODS, rewire::METHODS, kernels::METHODS]);
+    nnz_core::Registry(&[prune::METHODS, tickets::METHODS, rewire::METHODS, structured::METHODS, kernels::METHODS]);
 
 /// The README's example is run as a test.
 #[cfg(doctest)]

@@ -3,7 +3,7 @@ use crate::ui::{self, Ui};
 use anyhow::Result;
 use clap::{Args as ClapArgs, ValueEnum};
 use nnz::{Arm, Network, Precision, Recipe, data};
-use nnz_engine::data::Augment;
+use nnz_engine::data::{Augment, Dataset};
 use nnz_engine::{Dtype, LrSchedule, OptimizerSpec, Storage, Task, TrainSpec};
 use std::process::ExitCode;
 
@@ -211,23 +211,32 @@ pub fn run(args: &Args, ui: Ui) -> Result<ExitCode> {
     super::run::carry_out(&recipe, &args.place, ui)
 }
 
-fn recipe(args: &Args) -> Result<Recipe> {
-    let options = args.method.options()?;
-    let (key, place) = (args.method.method.clone(), args.data.place()?);
-    let data = data::Store::open()?.load(&place)?.dataset;
-    let task = match args.task {
+/// What is learned from data when nothing else was said.
+pub fn task_of(aim: Option<Aim>, data: &Dataset) -> Task {
+    match aim {
         Some(Aim::Classification) => Task::Classification,
         Some(Aim::Reconstruction) => Task::Reconstruction,
         Some(Aim::Regression) => Task::Regression,
         None if data.real() => Task::Regression,
         None => Task::Classification,
-    };
-    let model = match (&args.model, task) {
-        (Some(model), _) => model.clone(),
-        (None, Task::Reconstruction) => format!("autoencoder:{}-128-32", data.features()),
-        (None, Task::Regression) if !data.real() => format!("mlp:{}-300-100-1", data.features()),
-        (None, _) => format!("mlp:{}-300-100-{}", data.features(), data.classes.len()),
-    };
+    }
+}
+
+/// The network for data when none was named.
+pub fn default_model(data: &Dataset, task: Task) -> String {
+    match task {
+        Task::Reconstruction => format!("autoencoder:{}-128-32", data.features()),
+        Task::Regression if !data.real() => format!("mlp:{}-300-100-1", data.features()),
+        _ => format!("mlp:{}-300-100-{}", data.features(), data.classes.len()),
+    }
+}
+
+fn recipe(args: &Args) -> Result<Recipe> {
+    let options = args.method.options()?;
+    let (key, place) = (args.method.method.clone(), args.data.place()?);
+    let data = data::Store::open()?.load(&place)?.dataset;
+    let task = task_of(args.task, &data);
+    let model = args.model.clone().unwrap_or_else(|| default_model(&data, task));
     let arm =
         |name: &str, method: Option<&str>| Arm { name: name.into(), method: method.map(Into::into), ..Arm::default() };
     let mut arms = vec![Arm { options: options.clone(), ..arm(&key, Some(&key)) }];

@@ -13,12 +13,14 @@ pub enum Role {
     Table,
     /// Kept with the model but not trained: running statistics.
     Buffer,
+    /// The edges of a graph that the data lie on: they come with the data, are not trained, and have a topology.
+    Edges,
 }
 
 impl Role {
     /// Whether an optimizer changes it.
     pub fn trained(self) -> bool {
-        self != Self::Buffer
+        !matches!(self, Self::Buffer | Self::Edges)
     }
 }
 
@@ -103,7 +105,7 @@ impl ParamSpec {
     /// Extents of its dense values.
     pub fn dims(&self) -> Vec<usize> {
         match self.role {
-            Role::Weight | Role::Table => vec![self.shape.rows, self.shape.cols],
+            Role::Weight | Role::Table | Role::Edges => vec![self.shape.rows, self.shape.cols],
             Role::Vector | Role::Buffer => vec![self.shape.rows],
         }
     }

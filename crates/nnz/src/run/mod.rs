@@ -7,7 +7,7 @@ pub mod record;
 
 use crate::stats::median;
 use crate::{Arm, Error, Precision, REGISTRY, Recipe, Result, data, report, summarize};
-use nnz_core::{Dense, Setting, Sparsifier, Topology};
+use nnz_core::{Dense, Kind, Setting, Topology, Work};
 use nnz_engine::data::{Dataset, Inputs};
 use nnz_engine::file::{Header, Packing, is_checkpoint, save_model, write_atomically};
 use nnz_engine::{Model, ModelSpec, Param, Progress, Real, Storage, Task, Trainer};
@@ -33,6 +33,8 @@ pub struct Options {
     pub again: bool,
     /// Refuse to start anew: there must be something to go on from.
     pub resume: bool,
+    /// Make no batches ahead on a second thread. Changes no result.
+    pub one_thread: bool,
 }
 
 /// Sees a run as it goes; answers whether to go on.
@@ -115,7 +117,16 @@ pub fn run(recipe: &Recipe, options: &Options, observer: &mut dyn Observer) -> R
         let mut seconds: Vec<f64> = Vec::new();
         for (s, &seed) in recipe.seeds.iter().enumerate() {
             observer.begin(&arm.name, seed, a * recipe.seeds.len() + s, count);
-            let job = Job { recipe: &recipe, arm, model: &model, data: &data, seed, dir: &dir, id: &id };
+            let job = Job {
+                recipe: &recipe,
+                arm,
+                model: &model,
+                data: &data,
+                seed,
+                dir: &dir,
+                id: &id,
+                one_thread: options.one_thread,
+            };
             let (mut record, times) = match recipe.precision {
                 Precision::F32 => job.run::<f32>(observer, s == 0)?,
                 Precision::F64 => job.run::<f64>(observer, s == 0)?,
@@ -174,6 +185,7 @@ struct Job<'a> {
     seed: u64,
     dir: &'a Path,
     id: &'a str,
+    one_thread: bool,
 }
 
 impl Job<'_> {
@@ -193,9 +205,10 @@ impl Job<'_> {
             }
             return Ok((read_json(&done)?, times.remove(&name).unwrap_or_default()));
         }
-        let build = |setting: &Setting| sparsifier(self.arm, setting);
+        let build = |setting: &Setting| work(self.arm, setting);
         let spec = &self.recipe.train;
         let mut trainer: Trainer<T> = Trainer::new(self.model, self.data, spec, self.seed, build)?;
+        trainer.prefetch = !self.one_thread;
         if checkpoint.exists() {
             trainer.resume(&checkpoint, &run)?;
             times.entry(name.clone()).or_default().truncate(trainer.position.history.len());
@@ -351,26 +364,31 @@ pub fn layer<T: Real>(param: &Param<T>) -> LayerRecord {
 }
 
 /// The method of an arm, ready for one network.
-fn sparsifier(arm: &Arm, setting: &Setting) -> nnz_core::Result<Box<dyn Sparsifier>> {
+fn work(arm: &Arm, setting: &Setting) -> nnz_core::Result<Work> {
     match &arm.method {
         Some(key) => REGISTRY.find(key)?.build(&arm.options, setting),
-        None => Ok(Box::new(Dense)),
+        None => Ok(Dense.into()),
     }
 }
 
 /// Lets every arm refuse its options and shapes before the first one is trained.
 fn rehearse(recipe: &Recipe, arm: &Arm, spec: &ModelSpec) -> Result<()> {
     let setting = Setting { seed: 0, steps: 1000, steps_per_epoch: 100 };
-    let shapes = nnz_engine::prunable(spec, recipe.train.prune_head);
+    let sparsifier = work(arm, &setting)?.sparsifier;
+    let shapes = nnz_engine::targets(spec, recipe.train.prune_head, sparsifier.kind());
     let shapes: Vec<_> = shapes.iter().collect();
     if shapes.is_empty() && arm.method.is_some() {
+        if sparsifier.kind() != Kind::Weights {
+            let kind = if sparsifier.kind() == Kind::Units { "axis of units that can be cut" } else { "graph" };
+            return Err(Error::Refused(format!("model {} has no {kind}, which {} needs", spec.name, arm.name)));
+        }
         return Err(Error::Refused(format!(
             "model {} has only one weight, the classifier, which is not pruned by default; add --prune-head or a hidden \
              layer",
             spec.name
         )));
     }
-    Ok(sparsifier(arm, &setting)?.check(&shapes)?)
+    Ok(sparsifier.check(&shapes)?)
 }
 
 fn refuse_dense_storage(recipe: &Recipe, arm: &Arm) -> Result<()> {
