@@ -31,5 +31,5 @@ pub use procedure::{Act, Procedure};
 pub use rng::Rng;
 pub use schedule::{Cubic, Decay, OneShot, Period, Schedule, Setting, When};
 pub use sparsifier::{Dense, DropGrow, Edit, Idle, Plan, Prune, Sparsifier, Static};
-pub use target::{Kind, Live, Shape, Signals, Target, Zero};
+pub use target::{Kind, Live, Measure, Shape, Signals, Target, Zero};
 pub use topology::{Topology, Transposed};

@@ -1,6 +1,6 @@
 use crate::{
-    Criterion, DistributionKind, Error, Kind, Parametrization, Pattern, Procedure, Prune, Result, Schedule, Setting,
-    Sparsifier, Static, closest,
+    Criterion, DistributionKind, Error, Kind, Measure, Parametrization, Pattern, Procedure, Prune, Result, Schedule,
+    Setting, Sparsifier, Static, closest,
 };
 use serde::{Deserialize, Serialize, de::DeserializeOwned};
 
@@ -42,17 +42,19 @@ pub struct Work {
     pub procedure: Option<Box<dyn Procedure>>,
     /// What prunable weights are made of; none is plain entries.
     pub parametrization: Option<Box<dyn Parametrization>>,
+    /// What the finished network is measured by.
+    pub measure: Option<Box<dyn Measure>>,
 }
 
 impl<S: Sparsifier + 'static> From<S> for Work {
     fn from(sparsifier: S) -> Self {
-        Self { sparsifier: Box::new(sparsifier), procedure: None, parametrization: None }
+        Self { sparsifier: Box::new(sparsifier), procedure: None, parametrization: None, measure: None }
     }
 }
 
 impl From<Box<dyn Sparsifier>> for Work {
     fn from(sparsifier: Box<dyn Sparsifier>) -> Self {
-        Self { sparsifier, procedure: None, parametrization: None }
+        Self { sparsifier, procedure: None, parametrization: None, measure: None }
     }
 }
 

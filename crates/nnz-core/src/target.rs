@@ -134,6 +134,12 @@ impl<'a> Target<'a> {
     }
 }
 
+/// One number about the weights of a network, for rooms that look instead of changing anything.
+pub trait Measure: Send + Sync {
+    /// The number, from all weights, first layer first.
+    fn measure(&self, weights: &[Target]) -> f64;
+}
+
 /// A target behind an optimizer step, its values to be changed in place.
 #[derive(Debug)]
 pub struct Live<'a> {

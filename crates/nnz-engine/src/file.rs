@@ -136,7 +136,7 @@ impl Out {
                 Packing::Smallest => Packing::Dense,
                 chosen => chosen,
             };
-            let shape = match p.weight() {
+            let shape = match p.weight() || p.role == Role::Structure {
                 true => vec![p.shape.rows, p.shape.cols],
                 false => p.value.shape().to_vec(),
             };
@@ -396,6 +396,10 @@ impl<'a> In<'a> {
         for p in spec.params() {
             params.push(match p.role {
                 Role::Weight => self.param(&p.shape, self.header.prune_head || !p.shape.head, storage)?,
+                Role::Structure => {
+                    let read: Param<T> = self.param(&p.shape, false, Storage::Sparse)?;
+                    Param::structure(&p.shape, &read.topology())
+                }
                 _ => Param::plain(&p, Tensor::new(&p.dims(), self.real(&p.shape.name, p.shape.len())?)),
             });
         }

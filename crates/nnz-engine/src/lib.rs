@@ -32,7 +32,7 @@ pub use nnz_kernels::Real;
 pub use optim::{Average, LrSchedule, Optimizer, OptimizerSpec, clip_by_norm};
 pub use param::{Connections, Layout, Moved, Param, SPARSE_BELOW, Storage};
 pub use spec::{KNOWN, ModelSpec};
-pub use step::prune;
+pub use step::{measure, prune};
 pub use tape::Var;
 pub use task::{Evaluation, Frame, Task, evaluate};
 pub use tensor::Tensor;

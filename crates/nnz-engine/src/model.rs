@@ -1,4 +1,5 @@
 use crate::axes::{Axis, axes};
+use crate::data::Graph;
 use crate::layers::{Cache, Context, Effects, Mode, Statistics, chain_causal};
 use crate::ops::{self, ZeroProbe};
 use crate::{Error, ModelSpec, Param, Result, Role, Storage, Taps, Tensor, Var};
@@ -117,6 +118,19 @@ impl<T: Real> Model<T> {
         }
     }
 
+    /// Takes the edges and the features of the graph that the data lie on.
+    pub fn adopt(&mut self, graph: &Graph) -> Result<()> {
+        for p in self.params.iter_mut().filter(|p| p.role == Role::Structure) {
+            let topology = if p.shape.name.ends_with(".edges") { &graph.edges } else { &graph.features };
+            let (got, want) = ([topology.rows(), topology.cols()], [p.shape.rows, p.shape.cols]);
+            if got != want {
+                return Err(Error::Refused(format!("`{}` is {want:?}, but the graph has {got:?}", p.shape.name)));
+            }
+            *p = Param::structure(&p.shape, topology);
+        }
+        Ok(())
+    }
+
     /// Moves running statistics towards those of a batch.
     pub fn absorb(&mut self, statistics: &[Statistics<T>]) {
         for s in statistics {
@@ -140,7 +154,7 @@ impl<T: Real> Model<T> {
     pub(crate) fn places(&self, kind: Kind) -> Vec<usize> {
         let wanted = |p: &Param<T>| match kind {
             Kind::Weights => p.prunable,
-            Kind::Edges => p.role == Role::Edges,
+            Kind::Edges => p.role == Role::Structure && p.shape.name.ends_with(".edges"),
             Kind::Units => false,
         };
         (0..self.params.len()).filter(|&i| wanted(&self.params[i])).collect()

@@ -165,6 +165,13 @@ impl<T: Real> Param<T> {
         Param { shape, role: *role, prunable: *prunable, layout, value }
     }
 
+    /// Connections that come with the data.
+    pub(crate) fn structure(shape: &Shape, topology: &Topology) -> Self {
+        let (layout, value) =
+            (Layout::Sparse(Arc::new(Connections::new(topology))), Tensor::full(&[topology.nnz()], T::ONE));
+        Self { shape: shape.clone(), role: Role::Structure, prunable: false, layout, value }
+    }
+
     /// Whether it is a matrix or kernel of weights.
     pub fn weight(&self) -> bool {
         self.role == Role::Weight
@@ -194,6 +201,9 @@ impl<T: Real> Param<T> {
         seed: u64,
     ) -> Result<Self> {
         let shape = &spec.shape;
+        if spec.role == Role::Structure {
+            return Ok(Self::structure(shape, &Topology::from_positions(shape.rows, shape.cols, [])));
+        }
         let mut rng = Rng::stream(seed, "init", index as u64, 0);
         if spec.role != Role::Weight {
             let value = spec.init.plain(shape.len(), &mut rng);
@@ -256,28 +266,44 @@ impl<T: Real> Param<T> {
         }
     }
 
+    /// Whether an edit can be applied, and the storage it leads to.
+    pub(crate) fn admits(&self, edit: &Edit, storage: Storage) -> Result<Storage> {
+        let (topology, values) = match edit {
+            Edit::Rewire { topology, .. } => (topology, None),
+            Edit::Set { topology, values } => (topology, Some(values)),
+            Edit::Keep | Edit::Replace { .. } => return Ok(storage),
+        };
+        let (name, [rows, cols]) = (&self.shape.name, [self.shape.rows, self.shape.cols]);
+        let got = [topology.rows(), topology.cols()];
+        if got != [rows, cols] {
+            return Err(Error::Refused(format!("an edit of shape {got:?} for `{name}` of {rows}x{cols}")));
+        }
+        if topology.nnz() == 0 {
+            return Err(Error::Refused(format!("`{name}` would lose its last connection")));
+        }
+        if let Some(values) = values.filter(|v| v.len() != topology.nnz()) {
+            return Err(Error::Refused(format!(
+                "{} values for the {} entries of `{name}`",
+                values.len(),
+                topology.nnz()
+            )));
+        }
+        match self.role {
+            Role::Structure => Ok(Storage::Sparse),
+            _ => storage.resolve(topology, &self.shape),
+        }
+    }
+
     /// Applies an edit to the values and to every tensor of `state` that lies as they do: survivors keep theirs,
     /// newborns start at their first value and at zero state.
     pub fn apply(&mut self, edit: Edit, storage: Storage, state: &mut [Tensor<T>]) -> Result<Option<Moved>> {
+        let storage = self.admits(&edit, storage)?;
         let (topology, born, values) = match edit {
             Edit::Keep => return Ok(None),
             Edit::Rewire { topology, born } => (topology, born, None),
             Edit::Set { topology, values } => (topology, Vec::new(), Some(values)),
             Edit::Replace { .. } => return Err(Error::Refused("only a whole network can replace a layer".into())),
         };
-        let [rows, cols] = [self.shape.rows, self.shape.cols];
-        if [topology.rows(), topology.cols()] != [rows, cols] {
-            let got = [topology.rows(), topology.cols()];
-            return Err(Error::Refused(format!("an edit of shape {got:?} for `{}` of {rows}x{cols}", self.shape.name)));
-        }
-        if topology.nnz() == 0 {
-            return Err(Error::Refused(format!("`{}` would lose its last connection", self.shape.name)));
-        }
-        if let Some(values) = values.as_ref().filter(|v| v.len() != topology.nnz()) {
-            let (name, nnz) = (&self.shape.name, topology.nnz());
-            return Err(Error::Refused(format!("{} values for the {nnz} entries of `{name}`", values.len())));
-        }
-        let storage = storage.resolve(&topology, &self.shape)?;
         let old = self.by_rows();
         let carried: Vec<Option<usize>> = old.topology.carry(&topology).collect();
         let grown = carried.iter().filter(|c| c.is_none()).count();

@@ -9,7 +9,7 @@ use crate::ops::{self, ZeroProbe};
 use crate::param::Entries;
 use crate::task::{self, Frame};
 use crate::{Average, Error, Layout, Mode, Model, Moved, Optimizer, Param, Pass, Result, Storage, Taps, Tensor, Var};
-use nnz_core::{Edit, Kind, Live, Plan, Shape, Signals, Sparsifier, Target, Topology, Work, Zero};
+use nnz_core::{Edit, Kind, Live, Measure, Plan, Shape, Signals, Sparsifier, Target, Topology, Work, Zero};
 use nnz_kernels::Real;
 use std::sync::{Arc, Mutex};
 
@@ -22,7 +22,7 @@ pub fn prune<T: Real>(
     storage: Storage,
 ) -> Result<Moved> {
     check_trained(work, model)?;
-    let Work { sparsifier, procedure, parametrization } = work;
+    let Work { sparsifier, procedure, parametrization, .. } = work;
     let mut moved = Moved { born: 0, died: 0 };
     for round in 0..sparsifier.rounds(0) {
         let (Plan::Rewire(signals), None, None) = (sparsifier.plan(0), &procedure, &parametrization) else {
@@ -264,6 +264,13 @@ pub(crate) fn culprit<T: Real>(model: &Model<T>, batch: &Batch<T>, smoothing: f6
     Ok(broken.map_or_else(String::new, |(p, _)| format!(", and the gradient of `{}` is not finite", p.shape.name)))
 }
 
+/// A measure of a network's weights.
+pub fn measure<T: Real>(model: &Model<T>, measure: &dyn Measure) -> f64 {
+    let empty = Step::empty();
+    let all = (0..model.params.len()).filter(|&i| model.params[i].weight()).collect();
+    measure.measure(&Views::at(model, &empty, all).targets())
+}
+
 /// What a method sees of its targets.
 pub(crate) struct Views<'a> {
     parts: Vec<View<'a>>,
@@ -282,9 +289,6 @@ struct View<'a> {
 
 impl<'a> Views<'a> {
     pub fn new<T: Real>(model: &'a Model<T>, pass: &'a Step<T>, kind: Kind) -> Self {
-        fn narrow<T: Real>(v: Vec<T>) -> Vec<f32> {
-            v.into_iter().map(|x| x.f64() as f32).collect()
-        }
         if kind == Kind::Units {
             let view = |axis: &Axis| {
                 let gradient = |i: usize| pass.gradients.get(i).map_or_else(Vec::new, |g| model.params[i].entries(g));
@@ -297,6 +301,14 @@ impl<'a> Views<'a> {
                 View { shape: axis.shape(), topology, values, gradient, zeros: &[], curvature, flow, gram: &[] }
             };
             return Self { parts: axes(&model.spec).iter().map(view).collect() };
+        }
+        Self::at(model, pass, model.places(kind))
+    }
+
+    /// Of parameters.
+    fn at<T: Real>(model: &'a Model<T>, pass: &'a Step<T>, places: Vec<usize>) -> Self {
+        fn narrow<T: Real>(v: Vec<T>) -> Vec<f32> {
+            v.into_iter().map(|x| x.f64() as f32).collect()
         }
         let view = |i: usize| {
             let p = &model.params[i];
@@ -312,7 +324,7 @@ impl<'a> Views<'a> {
                 topology: rows.topology,
             }
         };
-        Self { parts: model.places(kind).into_iter().map(view).collect() }
+        Self { parts: places.into_iter().map(view).collect() }
     }
 
     pub fn targets(&self) -> Vec<Target<'_>> {
@@ -382,6 +394,10 @@ pub(crate) fn rewire<T: Real>(
             }
         }
         return Ok(sum);
+    }
+    // All edits or none.
+    for (i, edit) in model.places(kind).into_iter().zip(&edits) {
+        model.params[i].admits(edit, storage)?;
     }
     // From the last on, since a layer that is replaced by two moves those behind it.
     for (i, edit) in model.places(kind).into_iter().zip(edits).rev() {

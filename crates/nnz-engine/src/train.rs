@@ -257,7 +257,10 @@ pub fn targets(spec: &ModelSpec, prune_head: bool, kind: Kind) -> Vec<Shape> {
     match kind {
         Kind::Weights => spec.weights().into_iter().filter(|s| prune_head || !s.head).collect(),
         Kind::Units => axes(spec).iter().map(Axis::shape).collect(),
-        Kind::Edges => spec.params().into_iter().filter(|p| p.role == Role::Edges).map(|p| p.shape).collect(),
+        Kind::Edges => {
+            let edges = |s: &Shape| s.name.ends_with(".edges");
+            spec.params().into_iter().filter(|p| p.role == Role::Structure).map(|p| p.shape).filter(edges).collect()
+        }
     }
 }
 
@@ -280,7 +283,11 @@ impl<'a, T: Real> Trainer<'a, T> {
             let shapes: Vec<&Shape> = shapes.iter().collect();
             work.sparsifier.check(&shapes)?;
             let births = work.sparsifier.birth(&shapes)?;
-            Model::born(model, births, spec.storage, spec.prune_head, seed)
+            let mut model = Model::born(model, births, spec.storage, spec.prune_head, seed)?;
+            if let Some(graph) = &data.graph {
+                model.adopt(graph)?;
+            }
+            Ok(model)
         })
     }
 

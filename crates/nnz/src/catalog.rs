@@ -116,6 +116,11 @@ pub fn check(registry: Registry) -> Vec<String> {
 #[doc = include_str!("../../../docs/src/adding-a-method.md")]
 struct Guide;
 
+/// The examples on the page of words compile and do what it says.
+#[cfg(doctest)]
+#[doc = include_str!("../../../docs/src/words.md")]
+struct Words;
+
 #[cfg(test)]
 mod tests {
     use super::*;

@@ -19,6 +19,7 @@ mod claim;
 pub mod compare;
 pub mod data;
 mod error;
+pub mod graph;
 pub mod inspect;
 pub mod kernels;
 pub mod ledger;
@@ -30,15 +31,23 @@ pub mod run;
 mod stats;
 pub mod structured;
 pub mod tickets;
+pub mod topology;
 
-pub use claim::{Claim, Judgement, Verdict};
+pub use claim::{Claim, Judgement, Metric, Verdict};
 pub use error::{Error, Result};
 pub use recipe::{Arm, Network, Precision, Recipe, Scale, embedded};
 pub use stats::{Summary, summarize};
 
 /// Every method, room by room.
-pub const REGISTRY: nnz_core::Registry =
-    nnz_core::Registry(&[prune::METHODS, tickets::METHODS, rewire::METHODS, structured::METHODS, kernels::METHODS]);
+pub const REGISTRY: nnz_core::Registry = nnz_core::Registry(&[
+    prune::METHODS,
+    tickets::METHODS,
+    rewire::METHODS,
+    structured::METHODS,
+    topology::METHODS,
+    graph::METHODS,
+    kernels::METHODS,
+]);
 
 /// The README's example is run as a test.
 #[cfg(doctest)]

@@ -363,10 +363,19 @@ fn pulls_gradients_through_its_leaves(m: &'static Method) -> Verdict {
     Ok(())
 }
 
+/// Methods of edges have no target in a perceptron; the room's own tests run them on a graph.
+fn on_a_graph(m: &'static Method) -> bool {
+    let setting = Setting { seed: 0, steps: 240, steps_per_epoch: 30 };
+    build(m, &setting).is_ok_and(|w| w.sparsifier.kind() == Kind::Edges)
+}
+
 fn examine(check: &str) {
     let run = SUITE.iter().find(|(name, _)| *name == check).unwrap().1;
-    let found: Vec<String> =
-        REGISTRY.methods().filter_map(|m| run(m).err().map(|why| format!("{}: {why}", m.key))).collect();
+    let found: Vec<String> = REGISTRY
+        .methods()
+        .filter(|m| !on_a_graph(m))
+        .filter_map(|m| run(m).err().map(|why| format!("{}: {why}", m.key)))
+        .collect();
     assert!(found.is_empty(), "{check}: {found:#?}");
 }
 
@@ -586,7 +595,7 @@ fn patterns_are_kept_through_training() {
 fn cards_agree_with_the_catalog_and_files_with_the_registry() {
     assert_eq!(nnz::catalog::check(REGISTRY), Vec::<String>::new());
     let source = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("src");
-    for room in ["prune", "tickets", "rewire", "structured"] {
+    for room in ["prune", "tickets", "rewire", "structured", "topology", "graph"] {
         let mut files: Vec<String> = std::fs::read_dir(source.join(room))
             .unwrap()
             .map(|f| f.unwrap().path().file_stem().unwrap().to_string_lossy().replace('_', "-"))

@@ -2,11 +2,11 @@ use super::{Layer, LayerSpec};
 use crate::model::Pass;
 use crate::ops::{self, KvCache, Stage, Then, Window};
 use crate::tape::recording;
-use crate::{Layout, Param, Result, Tensor, Var};
+use crate::{Connections, Layout, Param, Result, Tensor, Var};
 use nnz_core::Rng;
 use nnz_kernels::Real;
 use std::collections::BTreeMap;
-use std::sync::{Mutex, MutexGuard};
+use std::sync::{Arc, Mutex, MutexGuard};
 
 /// What a forward pass is for.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -237,6 +237,15 @@ impl<'a, T: Real> Context<'a, T> {
             at += step;
         }
         (stages, at)
+    }
+
+    /// The connections of the next parameter, where they are all there is to it.
+    pub fn structure(&mut self) -> Option<Arc<Connections>> {
+        let (at, _) = self.take();
+        match &self.params[at].layout {
+            Layout::Sparse(connections) => Some(connections.clone()),
+            _ => None,
+        }
     }
 
     /// The next weight with all its entries, whatever its storage.

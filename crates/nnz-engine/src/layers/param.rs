@@ -13,14 +13,14 @@ pub enum Role {
     Table,
     /// Kept with the model but not trained: running statistics.
     Buffer,
-    /// The edges of a graph that the data lie on: they come with the data, are not trained, and have a topology.
-    Edges,
+    /// Connections that come with the data and are not trained: edges of a graph, features of its nodes.
+    Structure,
 }
 
 impl Role {
     /// Whether an optimizer changes it.
     pub fn trained(self) -> bool {
-        !matches!(self, Self::Buffer | Self::Edges)
+        !matches!(self, Self::Buffer | Self::Structure)
     }
 }
 
@@ -102,10 +102,15 @@ impl ParamSpec {
         Self { shape: Shape::matrix(&format!("{name}.weight"), rows, cols), role: Role::Table, init: Init::Small }
     }
 
+    /// `NAME.PART`, connections that come with the data.
+    pub fn structure(name: &str, part: &str, rows: usize, cols: usize) -> Self {
+        Self { shape: Shape::matrix(&format!("{name}.{part}"), rows, cols), role: Role::Structure, init: Init::One }
+    }
+
     /// Extents of its dense values.
     pub fn dims(&self) -> Vec<usize> {
         match self.role {
-            Role::Weight | Role::Table | Role::Edges => vec![self.shape.rows, self.shape.cols],
+            Role::Weight | Role::Table | Role::Structure => vec![self.shape.rows, self.shape.cols],
             Role::Vector | Role::Buffer => vec![self.shape.rows],
         }
     }

@@ -72,9 +72,10 @@ pub fn run(recipe: &Recipe, options: &Options, observer: &mut dyn Observer) -> R
     }
     recipe.train.check(data.image)?;
     let spec = recipe.model.spec(&data, recipe.train.task)?;
+    let network = |arm: &Arm| arm.model.as_ref().map_or(Ok(spec.clone()), |m| m.spec(&data, recipe.train.task));
     for arm in &recipe.arms {
         refuse_dense_storage(&recipe, arm)?;
-        rehearse(&recipe, arm, &spec)?;
+        rehearse(&recipe, arm, &network(arm)?)?;
     }
     let id = run_id(&recipe, &data)?;
     let dir = options.dir.clone().unwrap_or_else(|| Path::new("runs").join(&id));
@@ -111,7 +112,7 @@ pub fn run(recipe: &Recipe, options: &Options, observer: &mut dyn Observer) -> R
                 let nonzeros = arms.iter().find(|r| r.name == *of).map_or(0, |r| r.nonzeros);
                 spec.narrowed(nonzeros)
             }
-            None => spec.clone(),
+            None => network(arm)?,
         };
         let mut seeds = Vec::new();
         let mut seconds: Vec<f64> = Vec::new();
@@ -287,6 +288,11 @@ impl Job<'_> {
         }
     }
 
+    fn measure<T: Real>(&self, model: &Model<T>) -> Result<Option<f64>> {
+        let setting = Setting { seed: self.seed, steps: 1, steps_per_epoch: 1 };
+        Ok(work(self.arm, &setting)?.measure.map(|m| nnz_engine::measure(model, &*m)))
+    }
+
     fn record<T: Real>(&self, trainer: &Trainer<T>, model: &Model<T>) -> Result<SeedRecord> {
         let test = &self.data.test;
         let rows: Vec<u32> = (0..test.len() as u32).collect();
@@ -303,6 +309,7 @@ impl Job<'_> {
             weight_bytes: model.bytes(),
             optimizer_bytes: trainer.optimizer.bytes(),
             seconds_per_epoch: 0.0,
+            measure: self.measure(model)?,
             epochs: trainer.position.history.clone(),
             layers: model.weights().map(layer).collect(),
             confusion,

@@ -67,8 +67,8 @@ impl Build for Options {
         let mut prune = self.budget.prune(Magnitude, OneShot { at: 0, density: self.budget.density }, setting);
         prune.rounds = rounds;
         let procedure = Imp { prune, length, rewind, done: 0 };
-        let sparsifier = Box::new(Idle(self.budget.prune(Magnitude, OneShot { at: 0, density: 1.0 }, setting)));
-        Ok(Work { sparsifier, procedure: Some(Box::new(procedure)), parametrization: None })
+        let idle = Idle(self.budget.prune(Magnitude, OneShot { at: 0, density: 1.0 }, setting));
+        Ok(Work { procedure: Some(Box::new(procedure)), ..Work::from(idle) })
     }
 }
 
