@@ -1,6 +1,6 @@
 use super::MethodArgs;
 use crate::ui::{self, Ui};
-use anyhow::Result;
+use anyhow::{Result, bail};
 use clap::{Args as ClapArgs, ValueEnum};
 use nnz::{Arm, Network, Precision, Recipe, data};
 use nnz_engine::data::Augment;
@@ -216,6 +216,10 @@ fn recipe(args: &Args) -> Result<Recipe> {
     let (key, place) = (args.method.method.clone(), args.data.place()?);
     let data = data::Store::open()?.load(&place)?.dataset;
     let task = match args.task {
+        Some(Aim::Classification) if data.real() => bail!(
+            "{place}: the answers are numbers to predict, not classes; leave --task out, or read every different number as a \
+             class (`answers=classes` behind the table's question mark)"
+        ),
         Some(Aim::Classification) => Task::Classification,
         Some(Aim::Reconstruction) => Task::Reconstruction,
         Some(Aim::Regression) => Task::Regression,
