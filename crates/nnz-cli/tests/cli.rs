@@ -269,6 +269,41 @@ fn a_table_is_trained_on_measured_and_asked() {
 }
 
 #[test]
+fn a_table_of_numbers_is_predicted_as_numbers() {
+    let dir = tempfile::tempdir().unwrap();
+    let d = dir.path();
+    // price = 50 size + 200 for red ones
+    let row = |i: usize| {
+        let (size, red) = ((i * 37 % 101) as f64 / 10.0, i % 3 == 0);
+        (format!("{size},{},{}", if red { "red" } else { "blue" }, i % 7), 50.0 * size + if red { 200.5 } else { 0.0 })
+    };
+    let rows = |n: std::ops::Range<usize>| n.map(row).map(|(x, y)| format!("{x},{y}\n")).collect::<String>();
+    std::fs::write(d.join("homes.csv"), format!("size,colour,other,price\n{}", rows(0..600))).unwrap();
+    let train = "train homes.csv --target price --method rigl --density 0.5 --epochs 40 --batch 32 --no-controls";
+    let doc = json(d, &format!("{train} --model mlp:4-32-16-1 --optimizer adam --run-dir run --json"));
+    let explained = doc["arms"][0]["test_accuracy"].as_f64().unwrap();
+    assert!(explained > 0.9, "{doc}");
+    let report = std::fs::read_to_string(d.join("run/report.html")).unwrap();
+    assert!(report.contains("Variance explained") && !report.to_lowercase().contains("accurac"));
+    let model = "run/models/rigl.safetensors";
+    let same = json(d, &format!("eval {model} --json"));
+    assert_eq!((same["variance_explained"].as_f64(), &same["rows"]), (Some(explained), &120.into()));
+    let all = json(d, &format!("eval {model} homes.csv --split all --json"));
+    assert!(all["rows"] == 600 && all["variance_explained"].as_f64() > Some(0.9), "{all}");
+    // Answers are in the unit of the table.
+    let (asked, right): (Vec<String>, Vec<f64>) = (600..630).map(row).unzip();
+    std::fs::write(d.join("new.csv"), format!("size,colour,other\n{}\n", asked.join("\n"))).unwrap();
+    let answers = json(d, &format!("predict {model} new.csv --json"));
+    let answers: Vec<f64> = answers["rows"].as_array().unwrap().iter().map(|r| r["price"].as_f64().unwrap()).collect();
+    assert!(answers.len() == 30 && answers.iter().zip(&right).all(|(a, r)| (a - r).abs() < 120.0), "{answers:?}");
+    assert!(succeed(d, &format!("predict {model} new.csv")).lines().all(|l| l.contains("price")));
+    succeed(d, &format!("prune {model} --method magnitude --density 0.3 --data homes.csv -o small.safetensors"));
+    let refused = nnz(d, &format!("{train} --task classification"));
+    let said = String::from_utf8_lossy(&refused.stderr);
+    assert!(refused.status.code() == Some(2) && said.contains("answers=classes"), "{said}");
+}
+
+#[test]
 fn a_run_is_watched_from_outside() {
     let dir = tempfile::tempdir().unwrap();
     let d = dir.path();

@@ -18,7 +18,7 @@ struct Node<T> {
     /// Whether the closure records when recording is on, so that it can be differentiated again.
     twice: bool,
     parents: Vec<Option<Arc<Node<T>>>>,
-    backward: Option<Backward<T>>,
+    backward: Option<Rule<T>>,
 }
 
 /// A value on the tape.
@@ -63,8 +63,16 @@ fn next_id() -> u64 {
     NEXT.fetch_add(1, Ordering::Relaxed)
 }
 
-/// From the gradient of an output to those of its parents, outside the tape; `None` where a parent needs none.
-pub type Quick<T> = Box<dyn Fn(&Tensor<T>) -> Vec<Option<Tensor<T>>> + Send + Sync>;
+/// From the gradient of an output to those of its parents, outside the tape; `None` where a parent needs none. The
+/// gradient is the closure's own, to overwrite.
+pub type Quick<T> = Box<dyn Fn(Tensor<T>) -> Vec<Option<Tensor<T>>> + Send + Sync>;
+
+/// How a node's gradient goes to its parents.
+enum Rule<T> {
+    Ops(Backward<T>),
+    /// Outside the tape, and on it.
+    Either(Quick<T>, Backward<T>),
+}
 
 /// Gradients of leaves.
 pub struct Gradients<T>(HashMap<u64, Var<T>>);
@@ -115,7 +123,7 @@ impl<T: Real> Var<T> {
 
     /// The output of an op with a derivative of any order: `backward` is built from ops.
     pub fn op(op: &'static str, value: Tensor<T>, parents: &[&Self], backward: impl FnOnce() -> Backward<T>) -> Self {
-        Self::record(op, true, value, parents, backward)
+        Self::record(op, true, value, parents, || Rule::Ops(backward()))
     }
 
     /// The output of a fused op: differentiating twice through it is refused by name.
@@ -125,7 +133,7 @@ impl<T: Real> Var<T> {
         parents: &[&Self],
         backward: impl FnOnce() -> Backward<T>,
     ) -> Self {
-        Self::record(op, false, value, parents, backward)
+        Self::record(op, false, value, parents, || Rule::Ops(backward()))
     }
 
     /// The output of an op with a fast backward. `backward` makes it, for a first derivative; `composite` is the same
@@ -138,18 +146,26 @@ impl<T: Real> Var<T> {
         backward: impl FnOnce() -> Quick<T>,
     ) -> Self {
         let inputs: Vec<Self> = parents.iter().map(|p| (*p).clone()).collect();
+        let on_tape = move |g: &Self| {
+            // One value may be several parents: each needs a node of its own to stop at.
+            let apart: Vec<Self> = inputs.iter().map(|x| ops::reshape(x, x.shape())).collect();
+            let found = composite(&apart).backward_to(g.clone(), &apart, true);
+            let found = found.expect("composite forms are built from ops that differentiate twice");
+            apart.iter().map(|x| found.get(x).cloned()).collect()
+        };
+        Self::either(op, value, parents, || (backward(), Box::new(on_tape)))
+    }
+
+    /// The output of an op whose backward is given both ways: outside the tape, and built from ops.
+    pub fn either(
+        op: &'static str,
+        value: Tensor<T>,
+        parents: &[&Self],
+        backward: impl FnOnce() -> (Quick<T>, Backward<T>),
+    ) -> Self {
         Self::record(op, true, value, parents, || {
-            let quick = backward();
-            Box::new(move |g| {
-                if !is_recording() {
-                    return quick(g.value()).into_iter().map(|o| o.map(Var::constant)).collect();
-                }
-                // One value may be several parents: each needs a node of its own to stop at.
-                let apart: Vec<Self> = inputs.iter().map(|x| ops::reshape(x, x.shape())).collect();
-                let found = composite(&apart).backward_to(g.clone(), &apart, true);
-                let found = found.expect("composite forms are built from ops that differentiate twice");
-                apart.iter().map(|x| found.get(x).cloned()).collect()
-            })
+            let (quick, on_tape) = backward();
+            Rule::Either(quick, on_tape)
         })
     }
 
@@ -158,13 +174,13 @@ impl<T: Real> Var<T> {
         twice: bool,
         value: Tensor<T>,
         parents: &[&Self],
-        backward: impl FnOnce() -> Backward<T>,
+        rule: impl FnOnce() -> Rule<T>,
     ) -> Self {
         if !is_recording() || !parents.iter().any(|p| p.tracked()) {
             return Self::constant(value);
         }
         let parents = parents.iter().map(|p| p.node.clone()).collect();
-        let node = Node { id: next_id(), op, twice, parents, backward: Some(backward()) };
+        let node = Node { id: next_id(), op, twice, parents, backward: Some(rule()) };
         Self { value, node: Some(Arc::new(node)) }
     }
 
@@ -200,17 +216,20 @@ impl<T: Real> Var<T> {
                 if create_graph && !node.twice {
                     return Err(TapeError::OnceOnly(node.op));
                 }
-                let mut gradients = backward(&gradient).into_iter();
+                let mut gradients = match backward {
+                    Rule::Either(quick, _) if !create_graph => {
+                        quick(gradient.value).into_iter().map(|g| g.map(Var::constant)).collect()
+                    }
+                    Rule::Ops(backward) | Rule::Either(_, backward) => backward(&gradient),
+                }
+                .into_iter();
                 for parent in &node.parents {
                     let gradient = gradients.next().flatten();
                     let Some(parent) = parent else { continue };
                     let Some(gradient) = gradient else { return Err(TapeError::Missing(node.op)) };
                     let sum = match pending.remove(&parent.id) {
                         Some((_, before)) if create_graph => ops::add(&before, &gradient),
-                        Some((_, mut before)) => {
-                            before.value.add_assign(&gradient.value);
-                            before
-                        }
+                        Some((_, before)) => Var::constant(before.value.combine(&gradient.value, |a, b| a + b)),
                         None => gradient,
                     };
                     pending.insert(parent.id, (parent.clone(), sum));

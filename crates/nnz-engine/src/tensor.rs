@@ -90,15 +90,25 @@ impl<T: Real> Tensor<T> {
         Self::written(&self.shape, |to| elementwise::zip(self.data(), other.data(), to, f))
     }
 
-    /// Adds `other`, in place where nobody else holds the values.
+    /// `f` of every pair of values, in place where nobody else holds these.
     ///
     /// # Panics
     /// When the shapes differ.
-    pub fn add_assign(&mut self, other: &Self) {
+    pub fn combine(mut self, other: &Self, f: impl Fn(T, T) -> T + Copy + Sync + Send) -> Self {
         assert_eq!(self.shape, other.shape, "shapes differ");
         match Arc::get_mut(&mut self.data) {
-            Some(own) => elementwise::update_by(own, other.data(), |a, b| a + b),
-            None => *self = self.zip(other, |a, b| a + b),
+            Some(own) => elementwise::update_by(own, other.data(), f),
+            None => return self.zip(other, f),
         }
+        self
+    }
+
+    /// Overwrites the values with `update` where nobody else holds them; otherwise `write` makes new ones from them.
+    pub fn rewrite(mut self, update: impl FnOnce(&mut [T]), write: impl FnOnce(&[T], &mut [T])) -> Self {
+        match Arc::get_mut(&mut self.data) {
+            Some(own) => update(own),
+            None => return Self::written(&self.shape, |to| write(&self.data, to)),
+        }
+        self
     }
 }

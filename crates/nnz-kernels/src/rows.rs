@@ -291,6 +291,27 @@ pub fn map_columns<T: Real, const I: usize, const J: usize>(
     to: &mut [T],
     f: impl Fn([T; I], [T; J]) -> T + Copy + Sync + Send,
 ) {
+    update_columns(
+        to,
+        matrices,
+        vectors,
+        cols,
+        #[inline(always)]
+        move |_, m, v| f(m, v),
+    );
+}
+
+/// `to = f(to, matrices, vectors)`, likewise.
+///
+/// # Panics
+/// When lengths do not fit.
+pub fn update_columns<T: Real, const I: usize, const J: usize>(
+    to: &mut [T],
+    matrices: [&[T]; I],
+    vectors: [&[T]; J],
+    cols: usize,
+    f: impl Fn(T, [T; I], [T; J]) -> T + Copy + Sync + Send,
+) {
     check(to.len(), cols);
     assert!(matrices.iter().all(|m| m.len() == to.len()), "as many numbers in every matrix");
     assert!(vectors.iter().all(|v| v.len() == cols), "one number a column");
@@ -302,20 +323,20 @@ pub fn map_columns<T: Real, const I: usize, const J: usize>(
         // SAFETY: parts are disjoint; an available instruction set.
         unsafe {
             let to = std::slice::from_raw_parts_mut(to.get().add(first), last - first);
-            Isa::best().run(MapColumns { matrices: matrices.map(|m| &m[first..last]), vectors, to, f });
+            Isa::best().run(UpdateColumns { matrices: matrices.map(|m| &m[first..last]), vectors, to, f });
         }
     });
 }
 
-struct MapColumns<'a, T, F, const I: usize, const J: usize> {
+struct UpdateColumns<'a, T, F, const I: usize, const J: usize> {
     matrices: [&'a [T]; I],
     vectors: [&'a [T]; J],
     to: &'a mut [T],
     f: F,
 }
 
-impl<T: Real, F: Fn([T; I], [T; J]) -> T + Copy, const I: usize, const J: usize> Kernel<T>
-    for MapColumns<'_, T, F, I, J>
+impl<T: Real, F: Fn(T, [T; I], [T; J]) -> T + Copy, const I: usize, const J: usize> Kernel<T>
+    for UpdateColumns<'_, T, F, I, J>
 {
     #[inline(always)]
     unsafe fn run<V: Vector<T = T>>(self) {
@@ -324,7 +345,7 @@ impl<T: Real, F: Fn([T; I], [T; J]) -> T + Copy, const I: usize, const J: usize>
             let rows = self.matrices.map(|m| &m[r * cols..][..cols]);
             let vectors = self.vectors.map(|v| &v[..cols]);
             for c in 0..cols {
-                to[c] = (self.f)(std::array::from_fn(|i| rows[i][c]), std::array::from_fn(|j| vectors[j][c]));
+                to[c] = (self.f)(to[c], std::array::from_fn(|i| rows[i][c]), std::array::from_fn(|j| vectors[j][c]));
             }
         }
     }

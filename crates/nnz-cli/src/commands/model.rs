@@ -8,7 +8,7 @@ use nnz::report;
 use nnz_engine::data::{Dataset, Inputs, Normalization, Split};
 use nnz_engine::file::{Header, load_model, write_atomically};
 use nnz_engine::{Model, Storage, Task, Tensor, evaluate, ops::softmax_rows};
-use serde_json::json;
+use serde_json::{Map, json};
 use std::borrow::Cow;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
@@ -206,11 +206,11 @@ fn describe(i: &Inspection) -> String {
     text
 }
 
-/// Names the class of a picture, or of every row of a table.
+/// Names the class of a picture, or of every row of a table; or predicts the numbers of a row.
 pub fn predict(args: &PredictArgs, ui: Ui) -> Result<ExitCode> {
     let (model, header): (Model<f32>, Header) = load_model(&args.model, Storage::Auto)?;
-    if header.task != Task::Classification {
-        bail!("{} names no classes: it is for {:?}", args.model.display(), header.task);
+    if header.task == Task::Reconstruction {
+        bail!("{} gives its input back; there is nothing to predict", args.model.display());
     }
     let (inputs, rows) = match &header.encoding {
         Some(encoding) => {
@@ -227,18 +227,28 @@ pub fn predict(args: &PredictArgs, ui: Ui) -> Result<ExitCode> {
     if features != header.model.input.iter().product::<usize>() {
         bail!("{} has {features} inputs a row, but the model takes {:?}", args.input.display(), header.model.input);
     }
-    let mut answers = Vec::with_capacity(rows);
+    let mut outputs = Vec::with_capacity(rows * classes);
     for block in (0..rows as u32).collect::<Vec<u32>>().chunks(256) {
         let mut input = Tensor::zeros(&[block.len(), features]);
         inputs.fill(features, block, header.normalization, input.data_mut())?;
-        let mut p = model.infer(input)?;
-        softmax_rows(p.data_mut(), classes);
-        answers.extend(p.data().chunks_exact(classes).map(|row| {
-            let mut named: Vec<(&String, f32)> = header.classes.iter().zip(row.iter().copied()).collect();
-            named.sort_by(|a, b| b.1.total_cmp(&a.1));
-            named
-        }));
+        outputs.extend(model.infer(input)?.data());
     }
+    let named = |row: &[f32]| header.classes.iter().zip(row.iter().copied()).collect::<Vec<(&String, f32)>>();
+    if header.task == Task::Regression {
+        for row in outputs.chunks_exact_mut(classes) {
+            row.iter_mut().zip(&header.scales).for_each(|(y, [mean, std])| *y = *y * std + mean);
+        }
+        let answers: Vec<_> = outputs.chunks_exact(classes).map(named).collect();
+        let object = |a: &Vec<(&String, f32)>| a.iter().map(|(n, y)| ((*n).clone(), json!(y))).collect::<Map<_, _>>();
+        let listed: Vec<_> = answers.iter().map(object).collect();
+        let line =
+            |a: &Vec<(&String, f32)>| a.iter().map(|(n, y)| format!("{n:>12}  {y}")).collect::<Vec<_>>().join("");
+        ui.answer(&json!({"rows": listed}), || answers.iter().map(line).collect::<Vec<_>>().join("\n"))?;
+        return Ok(ExitCode::SUCCESS);
+    }
+    softmax_rows(&mut outputs, classes);
+    let mut answers: Vec<_> = outputs.chunks_exact(classes).map(named).collect();
+    answers.iter_mut().for_each(|row| row.sort_by(|a, b| b.1.total_cmp(&a.1)));
     let line = |(c, p): &(&String, f32)| format!("{c:>12}  {}", ui::percent(f64::from(*p), None));
     if header.encoding.is_none() {
         let listed: Vec<_> = answers[0].iter().map(|(c, p)| json!({"class": c, "probability": p})).collect();

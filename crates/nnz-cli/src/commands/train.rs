@@ -1,6 +1,6 @@
 use super::MethodArgs;
 use crate::ui::{self, Ui};
-use anyhow::Result;
+use anyhow::{Result, bail};
 use clap::{Args as ClapArgs, ValueEnum};
 use nnz::{Arm, Network, Precision, Recipe, data};
 use nnz_engine::data::{Augment, Dataset};
@@ -235,6 +235,12 @@ fn recipe(args: &Args) -> Result<Recipe> {
     let options = args.method.options()?;
     let (key, place) = (args.method.method.clone(), args.data.place()?);
     let data = data::Store::open()?.load(&place)?.dataset;
+    if data.real() && matches!(args.task, Some(Aim::Classification)) {
+        bail!(
+            "{place}: the answers are numbers to predict, not classes; leave --task out, or read every different number as a \
+             class (`answers=classes` behind the table's question mark)"
+        );
+    }
     let task = task_of(args.task, &data);
     let model = args.model.clone().unwrap_or_else(|| default_model(&data, task));
     let arm =
@@ -242,7 +248,7 @@ fn recipe(args: &Args) -> Result<Recipe> {
     let mut arms = vec![Arm { options: options.clone(), ..arm(&key, Some(&key)) }];
     let full = nnz::REGISTRY.find(&key)?.defaults().into_iter().chain(options).collect::<toml::Table>();
     if !args.no_controls {
-        if key != "random-pruning" {
+        if key != "random-pruning" && full.contains_key("density") {
             arms.push(Arm { options: static_random(&full), ..arm("static-random", Some("random-pruning")) });
         }
         arms.push(arm("dense", None));
@@ -268,7 +274,7 @@ fn recipe(args: &Args) -> Result<Recipe> {
 /// The random mask of the same density, pattern and (where it can be drawn without scores) distribution.
 fn static_random(method: &toml::Table) -> toml::Table {
     let mut options: toml::Table =
-        ["density", "pattern"].iter().filter_map(|k| Some((k.to_string(), method.get(*k)?.clone()))).collect();
+        ["density", "pattern", "of"].iter().filter_map(|k| Some((k.to_string(), method.get(*k)?.clone()))).collect();
     if let Some(d) = method.get("distribution").filter(|d| d.as_str() != Some("global")) {
         options.insert("distribution".into(), d.clone());
     }

@@ -1,6 +1,7 @@
 //! Functions of one entry. At a kink the derivative is that of the flat or left side, zero for |x|.
 
 use super::*;
+use crate::tape::{Backward, Quick};
 
 /// An op `f(x)` with derivative `df(x)`; `composite` is the same function built from ops.
 fn unary<T: Real>(
@@ -18,7 +19,7 @@ fn unary<T: Real>(
         move |x| composite(&x[0]),
         || {
             Box::new(move |g| {
-                vec![Some(g.zip(
+                vec![Some(g.combine(
                     &at,
                     #[inline(always)]
                     |g, x| g * df(x),
@@ -46,14 +47,27 @@ fn piecewise<T: Real>(
 pub fn relu<T: Real>(a: &Var<T>) -> Var<T> {
     let value = a.value().map(move |x| if x > T::ZERO { x } else { T::ZERO });
     let at = value.clone();
-    Var::op("relu", value, &[a], || Box::new(move |g| vec![Some(where_positive(g, &at))]))
+    Var::either("relu", value, &[a], || masked_by(at))
 }
 
 /// `a` where `at` is positive, zero elsewhere.
 fn where_positive<T: Real>(a: &Var<T>, at: &Tensor<T>) -> Var<T> {
-    let value = a.value().clone().reshape(at.shape()).zip(at, |x, y| if y > T::ZERO { x } else { T::ZERO });
-    let at = at.clone();
-    Var::op("where_positive", value, &[a], || Box::new(move |g| vec![Some(where_positive(g, &at))]))
+    let value = a.value().clone().reshape(at.shape()).combine(at, positive);
+    Var::either("where_positive", value, &[a], || masked_by(at.clone()))
+}
+
+#[inline(always)]
+fn positive<T: Real>(x: T, at: T) -> T {
+    if at > T::ZERO { x } else { T::ZERO }
+}
+
+/// The backward of both.
+fn masked_by<T: Real>(at: Tensor<T>) -> (Quick<T>, Backward<T>) {
+    let same = at.clone();
+    (
+        Box::new(move |g| vec![Some(g.reshape(at.shape()).combine(&at, positive))]),
+        Box::new(move |g| vec![Some(where_positive(g, &same))]),
+    )
 }
 
 /// eˣ

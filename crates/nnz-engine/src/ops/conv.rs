@@ -43,7 +43,7 @@ pub fn conv<T: Real, const D: usize>(
                 of_x.tracked().then(|| Tensor::written(x.shape(), |to| kernel.backward_input(g.data(), w.data(), to)));
             let dw =
                 of_w.tracked().then(|| Tensor::written(w.shape(), |to| kernel.backward_weight(x.data(), g.data(), to)));
-            vec![dx, dw, biased.then(|| column_sums(g))]
+            vec![dx, dw, biased.then(|| column_sums(&g))]
         })
     })
 }

@@ -41,9 +41,9 @@ pub fn linear<T: Real>(x: &Var<T>, weight: &Var<T>, bias: &Var<T>) -> Var<T> {
     Var::fast("linear", value, &[x, weight, bias], composite, || {
         Box::new(move |g| {
             let (x, w) = (of_x.value(), of_w.value());
-            let dx = of_x.tracked().then(|| product((g, false), (w, false), None).reshape(x.shape()));
-            let dw = of_w.tracked().then(|| product((g, true), (x, false), None));
-            vec![dx, dw, Some(column_sums(g))]
+            let dx = of_x.tracked().then(|| product((&g, false), (w, false), None).reshape(x.shape()));
+            let dw = of_w.tracked().then(|| product((&g, true), (x, false), None));
+            vec![dx, dw, Some(column_sums(&g))]
         })
     })
 }

@@ -41,8 +41,8 @@ pub fn standardize<T: Real>(x: &Var<T>, axes: &[usize], epsilon: f64) -> Standar
         Box::new(move |g| {
             // rate · (g - mean(g) - y mean(g y))
             let mean = |t: &Tensor<T>| shape::sum_to(t, rate.shape()).map(|s| s / n);
-            let (plain, weighted) = (mean(g), mean(&g.zip(&y, |g, y| g * y)));
-            let rest = shape::zip(g, &plain, |g, m| g - m).zip(&shape::zip(&y, &weighted, |y, w| y * w), |a, b| a - b);
+            let (plain, weighted) = (mean(&g), mean(&g.zip(&y, |g, y| g * y)));
+            let rest = shape::zip(&g, &plain, |g, m| g - m).zip(&shape::zip(&y, &weighted, |y, w| y * w), |a, b| a - b);
             vec![Some(shape::zip(&rest, &rate, |d, r| d * r))]
         })
     });
@@ -112,12 +112,12 @@ pub fn batch_norm<T: Real>(x: &Var<T>, gain: &Var<T>, offset: &Var<T>, epsilon: 
             let [plain, weighted] = rows::two_column_sums([x, g.data()], vectors, channels, |[_, g], _| g, weigh);
             let (means, slopes) = (vector(plain.clone(), share), vector(weighted.clone(), share));
             let slopes = slopes.zip(&rate, |s, r| s * r);
-            let dx = Tensor::written(g.shape(), |to| {
-                let vectors = [mean, factor.data(), means.data(), slopes.data()];
-                rows::map_columns([x, g.data()], vectors, channels, to, |[x, g], [m, f, p, s]| {
-                    f * (g - p - (x - m) * s)
-                });
-            });
+            let vectors = [mean, factor.data(), means.data(), slopes.data()];
+            let slope = |x, g, [m, f, p, s]: [T; 4]| f * (g - p - (x - m) * s);
+            let dx = g.rewrite(
+                |g| rows::update_columns(g, [x], vectors, channels, |g, [x], v| slope(x, g, v)),
+                |g, to| rows::map_columns([x, g], vectors, channels, to, |[x, g], v| slope(x, g, v)),
+            );
             vec![Some(dx), Some(vector(weighted, 1.0)), Some(vector(plain, 1.0))]
         })
     });

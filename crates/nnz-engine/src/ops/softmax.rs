@@ -24,7 +24,7 @@ pub fn softmax<T: Real>(a: &Var<T>) -> Var<T> {
             let gradient = move |g: &Tensor<T>| {
                 Tensor::written(g.shape(), |to| rows::softmax_backward(p.data(), g.data(), p.rows_cols().1, to))
             };
-            Box::new(move |g| vec![Some(gradient(g))])
+            Box::new(move |g| vec![Some(gradient(&g))])
         },
     )
 }

@@ -132,7 +132,7 @@ pub fn sparse_stack<T: Real>(x: &Var<T>, stages: &[Stage<T>]) -> Var<T> {
                 stage.then.apply(&y)
             })
         },
-        || Box::new(move |g| backward(&stages, groups, &kept, g, shape.as_deref())),
+        || Box::new(move |g| backward(&stages, groups, &kept, &g, shape.as_deref())),
     )
 }
 

@@ -6,7 +6,7 @@
 
 use super::gemm::pack;
 use super::scratch::scratch;
-use super::tile::{Begin, Micros, Tile};
+use super::tile::{Begin, Micros, Side, Tile};
 use super::{Raw, each};
 use crate::simd::{Kernel, Vector};
 use crate::{Buffer, Isa, Real};
@@ -280,15 +280,14 @@ impl Conv {
                                 let t = Tile {
                                     segments: lines,
                                     depth: width,
-                                    row: 1,
-                                    step: self.stride[2] * self.channels,
+                                    a_far: self.stride[2] * self.channels,
                                     b_row: self.filters,
                                     c_row: cout,
                                     cols,
                                 };
-                                let high = micros.even_rows(rows);
+                                let high = micros.even_rows(rows, cols);
                                 for i in (0..rows).step_by(high) {
-                                    let micro = micros.pick::<T>(high.min(rows - i), cols, false, true);
+                                    let micro = micros.pick::<T>(high.min(rows - i), cols, Side::Rows, true);
                                     // SAFETY: rows i.. of the block lie in the frame behind the block's offset, since a
                                     // merged row of the kernel is contiguous; columns j.. lie in a pixel of dy;
                                     // the tile lies in this part's sum.
@@ -440,7 +439,7 @@ impl Pass {
             // SAFETY: the weight holds `[groups][k][cout]`; a panel k · nr numbers.
             unsafe {
                 let from = p.weight.as_ptr().wrapping_add(g * k * cout);
-                pack(micros, from, 1, cout, cout, nr, k, to[g * count * k * nr..].as_mut_ptr());
+                pack(micros, from, 1, cout, cout, (nr, nr), k, to[g * count * k * nr..].as_mut_ptr());
             }
         }
         to
@@ -487,14 +486,13 @@ impl Pass {
         let some = (DEPTH / depth.max(1)).max(1);
         let panels = cout.div_ceil(nr);
         let length = phase.rows[2];
-        let high = micros.even_rows(length);
         for (g, j) in (0..self.groups).flat_map(|g| (0..panels).map(move |j| (g, j))) {
             let cols = nr.min(cout - j * nr);
+            let high = micros.even_rows(length, cols);
             let t = Tile {
                 segments: &[],
                 depth,
-                row: self.stride[2] * self.from.channels,
-                step: 1,
+                a_far: self.stride[2] * self.from.channels,
                 b_row: nr,
                 c_row: self.to_stride[2] * width,
                 cols,
@@ -511,7 +509,7 @@ impl Pass {
                 let begin = if turn == 0 { first } else { Begin::Add };
                 for (from, to) in self.lines(phase) {
                     for x in (0..length).step_by(high) {
-                        let micro = micros.pick::<T>(high.min(length - x), cols, false, false);
+                        let micro = micros.pick::<T>(high.min(length - x), cols, Side::Steps, false);
                         // SAFETY: the windows of these outputs lie in the frame; the panel holds k rows of whole
                         // registers; the outputs lie in the picture.
                         unsafe {

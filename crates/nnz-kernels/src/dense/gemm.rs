@@ -1,7 +1,7 @@
 //! Dense matrix product on strided slices.
 
 use super::scratch::scratch;
-use super::tile::{Begin, Micros, Tile};
+use super::tile::{Begin, Micros, Side, Tile};
 use super::{Raw, each, prefetch};
 use crate::simd::{Kernel, Vector};
 use crate::{Isa, Real};
@@ -121,7 +121,7 @@ fn gemm_on<T: Real>(
     }
     let threads = if small { 1 } else { rayon::current_num_threads() };
     let by_rows = m >= n;
-    let (long, unit) = if by_rows { (m, micros.even_rows(m)) } else { (n, micros.cols()) };
+    let (long, unit) = if by_rows { (m, micros.even_rows(m, n)) } else { (n, micros.cols()) };
     let step = long.div_ceil(threads).next_multiple_of(unit);
     each(long.div_ceil(step), small, |p| {
         let (first, last) = (p * step, long.min((p + 1) * step));
@@ -186,13 +186,15 @@ impl<T: Real> Block<T> {
     /// A, B and C hold their extents, C is nobody else's, and `begin(j)` is what a tile from column j on begins with.
     pub unsafe fn run(&self, begin: &dyn Fn(usize) -> Begin<T>) {
         let Self { micros, m, n, k, a, b, c, ldc } = *self;
-        let (nr, mr) = (micros.cols(), micros.even_rows(m));
+        let (nr, mr) = (micros.cols(), micros.even_rows(m, n));
+        // A packed panel keeps whole registers, unless that would be mostly nothing.
+        let apart = if 4 * mr > 3 * micros.lanes { mr.next_multiple_of(micros.lanes) } else { mr };
         let depth = k.div_ceil(k.div_ceil(DEPTH).max(1)).max(1);
         let wide = WIDTH.min(n.next_multiple_of(nr));
         let high = (micros.rows * 16 / mr * mr).min(m.next_multiple_of(mr));
         // Rows that lie a multiple of 4 KB apart would fight for the same sets of L1.
         let direct = a.cs == 1 && !(a.rs * size_of::<T>()).is_multiple_of(4096);
-        scratch(depth * (wide + if direct { 0 } else { high }), |memory: &mut [T]| {
+        scratch(depth * (wide + if direct { 0 } else { high / mr * apart }), |memory: &mut [T]| {
             let (packed_b, packed_a) = memory.split_at_mut(depth * wide);
             for first_col in (0..n).step_by(wide) {
                 let cols = wide.min(n - first_col);
@@ -201,28 +203,36 @@ impl<T: Real> Block<T> {
                     let kc = depth.min(k - first_k);
                     let from = b.at(first_k, first_col);
                     // SAFETY: the columns lie in B; `packed_b` has kc · nr numbers for each panel.
-                    unsafe { pack(micros, from.at.get(), from.cs, from.rs, cols, nr, kc, packed_b.as_mut_ptr()) };
+                    unsafe { pack(micros, from.at.get(), from.cs, from.rs, cols, (nr, nr), kc, packed_b.as_mut_ptr()) };
                     for first_row in (0..m).step_by(high) {
                         let rows = high.min(m - first_row);
                         if !direct {
                             let from = a.at(first_row, first_k);
                             // SAFETY: as above, mr rows a panel.
                             unsafe {
-                                pack(micros, from.at.get(), from.rs, from.cs, rows, mr, kc, packed_a.as_mut_ptr())
+                                pack(
+                                    micros,
+                                    from.at.get(),
+                                    from.rs,
+                                    from.cs,
+                                    rows,
+                                    (mr, apart),
+                                    kc,
+                                    packed_a.as_mut_ptr(),
+                                )
                             };
                         }
                         for j in (0..cols).step_by(nr) {
                             let width = nr.min(cols - j);
-                            let (row, step) = if direct { (a.rs, 1) } else { (1, mr) };
-                            let t =
-                                Tile { segments: &[(0, 0)], depth: kc, row, step, b_row: nr, c_row: ldc, cols: width };
+                            let (side, a_far) = if direct { (Side::Steps, a.rs) } else { (Side::Rows, apart) };
+                            let t = Tile { segments: &[(0, 0)], depth: kc, a_far, b_row: nr, c_row: ldc, cols: width };
                             let start = if first_k == 0 { begin(first_col + j) } else { Begin::Add };
                             for i in (0..rows).step_by(mr) {
-                                let micro = micros.pick::<T>(mr.min(rows - i), width, !direct, false);
+                                let micro = micros.pick::<T>(mr.min(rows - i), width, side, false);
                                 let from = if direct {
                                     a.at(first_row + i, first_k).at.get().cast_const()
                                 } else {
-                                    packed_a[i * kc..].as_ptr()
+                                    packed_a[i / mr * apart * kc..].as_ptr()
                                 };
                                 // SAFETY: the tile lies in C; panels hold kc rows of whole registers.
                                 unsafe {
@@ -239,10 +249,11 @@ impl<T: Real> Block<T> {
 }
 
 /// Cuts `n` rows of `k` numbers into panels of `wide` rows, one after the other: in panel p,
-/// `to[q * wide + i] = from[(p * wide + i) * rs + q * cs]`; zeros in the place of rows that are not there.
+/// `to[q * apart + i] = from[(p * wide + i) * rs + q * cs]`; zeros in the place of rows that are not there, anything
+/// between `wide` and `apart`.
 ///
 /// # Safety
-/// The matrix `[n, k]` lies behind `from`; `k * wide` numbers a panel behind `to`.
+/// The matrix `[n, k]` lies behind `from`; `k * apart` numbers a panel behind `to`.
 #[allow(clippy::too_many_arguments)]
 pub(crate) unsafe fn pack<T: Real>(
     micros: Micros,
@@ -250,24 +261,25 @@ pub(crate) unsafe fn pack<T: Real>(
     rs: usize,
     cs: usize,
     n: usize,
-    wide: usize,
+    (wide, apart): (usize, usize),
     k: usize,
     to: *mut T,
 ) {
+    let whole = (wide, apart);
     if rs == 1 {
         // Along the rows of the source, over a few panels at a time.
-        let some = (256 / wide).max(1) * wide;
-        for i in (0..n).step_by(some) {
-            let n = some.min(n - i);
+        let some = (256 / wide).max(1);
+        for i in (0..n).step_by(some * wide) {
+            let (n, to) = ((some * wide).min(n - i), to.wrapping_add(i / wide * apart * k));
             // SAFETY: the caller's contract; the instruction set is that of the micro-kernels.
-            unsafe { micros.isa().run(Copy { from: from.wrapping_add(i), cs, n, wide, k, to: to.add(i * k) }) }
+            unsafe { micros.isa().run(Copy { from: from.wrapping_add(i), cs, n, whole, k, to }) }
         }
         return;
     }
     for i in (0..n).step_by(wide) {
-        let from = from.wrapping_add(i * rs);
+        let (from, to) = (from.wrapping_add(i * rs), to.wrapping_add(i / wide * apart * k));
         // SAFETY: as above.
-        unsafe { micros.isa().run(Turn { from, rs, cs, n: wide.min(n - i), wide, k, to: to.add(i * k) }) }
+        unsafe { micros.isa().run(Turn { from, rs, cs, n: wide.min(n - i), whole, k, to }) }
     }
 }
 
@@ -276,7 +288,7 @@ struct Copy<T> {
     from: *const T,
     cs: usize,
     n: usize,
-    wide: usize,
+    whole: (usize, usize),
     k: usize,
     to: *mut T,
 }
@@ -284,7 +296,7 @@ struct Copy<T> {
 impl<T: Real> Kernel<T> for Copy<T> {
     #[inline(always)]
     unsafe fn run<V: Vector<T = T>>(self) {
-        let Self { from, cs, n, wide, k, to } = self;
+        let Self { from, cs, n, whole: (wide, apart), k, to } = self;
         let l = V::LANES;
         // SAFETY: the contract of `pack`.
         unsafe {
@@ -292,13 +304,13 @@ impl<T: Real> Kernel<T> for Copy<T> {
                 let line = from.wrapping_add(q * cs);
                 // Lines lie too far apart for the machine to see them coming.
                 (0..n).step_by(64 / size_of::<T>()).for_each(|i| prefetch(line.wrapping_add(4 * cs + i)));
-                for first in (0..n).step_by(wide) {
-                    let (line, to) = (line.wrapping_add(first), to.add(first * k + q * wide));
+                for (panel, first) in (0..n).step_by(wide).enumerate() {
+                    let (line, to) = (line.wrapping_add(first), to.add((panel * k + q) * apart));
                     for i in (0..wide).step_by(l) {
                         let have = (n - first).saturating_sub(i).min(l);
                         let at = line.wrapping_add(i);
                         let v = if have == l { V::load(at) } else { V::load_part(at, have) };
-                        if wide - i >= l { v.store(to.add(i)) } else { v.store_part(to.add(i), wide - i) }
+                        if apart - i >= l { v.store(to.add(i)) } else { v.store_part(to.add(i), apart - i) }
                     }
                 }
             }
@@ -315,7 +327,7 @@ struct Turn<T> {
     rs: usize,
     cs: usize,
     n: usize,
-    wide: usize,
+    whole: (usize, usize),
     k: usize,
     to: *mut T,
 }
@@ -323,7 +335,7 @@ struct Turn<T> {
 impl<T: Real> Kernel<T> for Turn<T> {
     #[inline(always)]
     unsafe fn run<V: Vector<T = T>>(self) {
-        let Self { from, rs, cs, n, wide, k, to } = self;
+        let Self { from, rs, cs, n, whole: (wide, apart), k, to } = self;
         let l = V::LANES;
         // SAFETY: the contract of `pack`.
         unsafe {
@@ -332,27 +344,27 @@ impl<T: Real> Kernel<T> for Turn<T> {
             for i in (0..n).step_by(l) {
                 let rows = l.min(n - i);
                 for q in (0..whole_k).step_by(l) {
-                    let (from, to) = (from.add(i * rs + q), to.add(q * wide + i));
+                    let (from, to) = (from.add(i * rs + q), to.add(q * apart + i));
                     if rows == l {
-                        V::transpose(from, rs, to, wide);
+                        V::transpose(from, rs, to, apart);
                         continue;
                     }
                     let (mut square, mut turned) = ([T::ZERO; SQUARE], [T::ZERO; SQUARE]);
                     (0..rows).for_each(|r| V::load(from.add(r * rs)).store(square.as_mut_ptr().add(r * l)));
                     V::transpose(square.as_ptr(), l, turned.as_mut_ptr(), l);
                     for c in 0..l {
-                        V::load(turned.as_ptr().add(c * l)).store_part(to.add(c * wide), rows);
+                        V::load(turned.as_ptr().add(c * l)).store_part(to.add(c * apart), rows);
                     }
                 }
             }
             // What is left, along the rows of the source, whose steps are the short ones.
             for i in 0..n {
                 for q in whole_k..k {
-                    *to.add(q * wide + i) = *from.add(i * rs + q * cs);
+                    *to.add(q * apart + i) = *from.add(i * rs + q * cs);
                 }
             }
             for q in 0..if n < wide { k } else { 0 } {
-                (n..wide).for_each(|i| *to.add(q * wide + i) = T::ZERO);
+                (n..wide).for_each(|i| *to.add(q * apart + i) = T::ZERO);
             }
         }
     }

@@ -2,7 +2,7 @@
 
 use super::{Part, Parts, classes_of, content};
 use crate::data::{Error, Result};
-use nnz_engine::data::Inputs;
+use nnz_engine::data::{Inputs, Split};
 
 /// Names under which the four parts of a data set go around.
 const TRAIN: [[&str; 6]; 2] = [
@@ -144,16 +144,19 @@ pub(super) fn part(inputs: Array, labels: &Array) -> Result<Part> {
     }
     let label = |x: f64, row: usize| match x.fract() == 0.0 && x.abs() < 1e6 {
         true => Ok(x.to_string()),
-        false => {
-            Err(content(&labels.place, format!("row {row} has label {x}; classes are whole numbers below a million")))
-        }
+        false => Err(content(
+            &labels.place,
+            format!(
+                "row {row} has label {x}; classes are whole numbers below a million (numbers to predict are read from tables, `.csv`)"
+            ),
+        )),
     };
     let texts = match &labels.values {
         Inputs::Bytes(v) => v.iter().map(|b| b.to_string()).collect(),
         Inputs::Floats(v) => v.iter().enumerate().map(|(i, &x)| label(x.into(), i)).collect::<Result<Vec<_>>>()?,
     };
     let (labels, classes) = classes_of(texts.into_iter());
-    Ok(Part { place, image, inputs: values, labels, classes, checksum: String::new() })
+    Ok(Part { place, image, rows: Split::new(values, labels), classes, checksum: String::new() })
 }
 
 /// Turns rows of planes, `[channels][pixels]`, into rows of pixels, `[pixels][channels]`.
@@ -180,11 +183,11 @@ mod tests {
         let labels = || array(&[1], Inputs::Bytes(vec![7]));
         let planes: Vec<u8> = (0..50).collect();
         let a = part(array(&[1, 2, 5, 5], Inputs::Bytes(planes)), &labels()).unwrap();
-        let Inputs::Bytes(v) = &a.inputs else { panic!() };
+        let Inputs::Bytes(v) = &a.rows.inputs else { panic!() };
         assert_eq!((a.image, &v[..4], a.classes), ([2, 5, 5], &[0, 25, 1, 26][..], vec!["7".to_string()]));
         let pixels: Vec<u8> = v.clone();
         let b = part(array(&[1, 5, 5, 2], Inputs::Bytes(pixels.clone())), &labels()).unwrap();
-        assert_eq!((b.image, b.inputs), ([2, 5, 5], Inputs::Bytes(pixels)));
+        assert_eq!((b.image, b.rows.inputs), ([2, 5, 5], Inputs::Bytes(pixels)));
         assert!(part(array(&[1, 3, 3, 3], Inputs::Bytes(vec![0; 27])), &labels()).is_err());
         assert!(part(array(&[1], Inputs::Bytes(vec![0])), &labels()).is_err());
     }

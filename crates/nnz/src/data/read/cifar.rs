@@ -5,7 +5,7 @@ use super::arrays::interleave;
 use super::stream::{WHOLE, whole};
 use super::{Part, Parts, content};
 use crate::data::Result;
-use nnz_engine::data::{Inputs, hex};
+use nnz_engine::data::{Inputs, Split, hex};
 use sha2::{Digest, Sha256};
 use std::path::{Path, PathBuf};
 
@@ -52,8 +52,8 @@ fn read(train: &[PathBuf], test: &Path, names: Option<PathBuf>, hundred: bool) -
             sum.update(checksum);
         }
         let place = files.first().map_or_else(String::new, |f| f.display().to_string());
-        let (inputs, checksum) = (Inputs::Bytes(pixels), hex(&sum.finalize()));
-        Ok(Part { place, image: [3, 32, 32], inputs, labels, classes: classes.clone(), checksum })
+        let (rows, checksum) = (Split::new(Inputs::Bytes(pixels), labels), hex(&sum.finalize()));
+        Ok(Part { place, image: [3, 32, 32], rows, classes: classes.clone(), checksum })
     };
     Ok(Parts { test: Some(part(&[test.into()])?), ..Parts::one(part(train)?) })
 }
@@ -109,7 +109,7 @@ mod tests {
         put("data_batch_2.bin", row(9));
         put("test_batch.bin", row(4));
         let parts = find(dir.path()).unwrap().unwrap();
-        assert_eq!((parts.train.labels, parts.test.unwrap().labels), (vec![1, 2, 9], vec![4]));
+        assert_eq!((parts.train.rows.labels, parts.test.unwrap().rows.labels), (vec![1, 2, 9], vec![4]));
         put("batches.meta.txt", b"a\nb\n".to_vec());
         assert!(find(dir.path()).unwrap().unwrap_err().to_string().contains("2 names for 10 classes"));
     }

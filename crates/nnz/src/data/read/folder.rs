@@ -5,7 +5,7 @@ use super::wav;
 use super::{MAX_VALUES, Options, Part, Parts, cifar, content, shape};
 use crate::data::picture::{Picture, decode};
 use crate::data::{Error, Result};
-use nnz_engine::data::{Inputs, hex};
+use nnz_engine::data::{Inputs, Split, hex};
 use rayon::prelude::*;
 use sha2::{Digest, Sha256};
 use std::path::{Path, PathBuf};
@@ -152,7 +152,7 @@ fn pictures(place: String, files: Vec<(PathBuf, u32)>, classes: Vec<String>) -> 
     let (height, width) = first.unwrap_or_default();
     let image = [if gray { 1 } else { 3 }, height, width];
     let labels = files.into_iter().map(|(_, l)| l).collect();
-    Ok(Part { place, image, inputs: Inputs::Bytes(values), labels, classes, checksum })
+    Ok(Part { place, image, rows: Split::new(Inputs::Bytes(values), labels), classes, checksum })
 }
 
 fn clips(place: String, files: Vec<(PathBuf, u32)>, classes: Vec<String>, samples: Option<usize>) -> Result<Part> {
@@ -183,6 +183,6 @@ fn clips(place: String, files: Vec<(PathBuf, u32)>, classes: Vec<String>, sample
     })?;
     let (channels, _, length) = first.unwrap_or_default();
     let labels = files.into_iter().map(|(_, l)| l).collect();
-    let inputs = Inputs::Floats(values);
-    Ok(Part { place, image: [channels, 1, length], inputs, labels, classes, checksum })
+    let rows = Split::new(Inputs::Floats(values), labels);
+    Ok(Part { place, image: [channels, 1, length], rows, classes, checksum })
 }

@@ -43,7 +43,7 @@ const FORMATS: [Format; 7] = [
     Format {
         name: "a table",
         extensions: &["csv", "tsv"],
-        options: &["target", "drop", "category", "header"],
+        options: &["target", "answers", "drop", "category", "header"],
         read: table::read,
     },
     Format { name: "svmlight", extensions: &["svm", "svmlight", "libsvm"], options: &[], read: svmlight::read },
@@ -55,18 +55,18 @@ const FORMATS: [Format; 7] = [
 ];
 
 /// Every option a place may have.
-const OPTIONS: [&str; 9] = ["target", "drop", "category", "header", "test", "labels", "context", "stride", "samples"];
+const OPTIONS: [&str; 10] =
+    ["target", "answers", "drop", "category", "header", "test", "labels", "context", "stride", "samples"];
 
-/// Labelled rows of one file, before they are divided.
+/// Rows of one file with their answers, before they are divided.
 #[derive(Debug)]
 pub(crate) struct Part {
     /// Where they come from, for messages.
     place: String,
     /// Channels, height, width; a row is `[height][width][channels]`.
     image: [usize; 3],
-    inputs: Inputs,
-    labels: Vec<u32>,
-    /// Names of the classes, label l is `classes[l]`.
+    rows: Split,
+    /// Names of the classes, label l is `classes[l]`; of the targets where rows have those.
     classes: Vec<String>,
     checksum: String,
 }
@@ -241,21 +241,22 @@ fn assemble(name: &str, parts: Parts, share: f64) -> Result<Loaded> {
                 let (is, other) = (shape(image), shape(test.image));
                 return Err(content(test.place, format!("rows of {other}, but those of {} are {is}", train.place)));
             }
-            let labels = rename(&test, &classes, &train.place)?;
-            (Split::new(train.inputs, train.labels), Split::new(test.inputs, labels))
+            let labels = match test.rows.targets.is_empty() {
+                true => rename(&test, &classes, &train.place)?,
+                false => test.rows.labels,
+            };
+            (train.rows, Split { labels, ..test.rows })
         }
         None => {
-            let (kept, held) = hold_out(&train.labels, classes.len(), share);
+            let (kept, held) = hold_out(&train.rows.labels, classes.len(), share);
             if kept.is_empty() || held.is_empty() {
-                let rows = train.labels.len();
+                let rows = train.rows.len();
                 return Err(content(
                     train.place,
                     format!("{rows} rows are too few to hold {share} of them out; name a test file (`--test FILE`)"),
                 ));
             }
-            let labels = |rows: &[usize]| rows.iter().map(|&r| train.labels[r]).collect();
-            let take = |rows: &[usize]| Split::new(pick(&train.inputs, features, rows), labels(rows));
-            (take(&kept), take(&held))
+            (pick(&train.rows, features, &kept), pick(&train.rows, features, &held))
         }
     };
     let mut dataset = Dataset::new(name, image, classes, train, test, hex(&sum.finalize()))?;
@@ -272,7 +273,7 @@ fn rename(part: &Part, classes: &[String], origin: &str) -> Result<Vec<u32>> {
         })
     };
     let map = part.classes.iter().map(number).collect::<Result<Vec<u32>>>()?;
-    Ok(part.labels.iter().map(|&l| map[l as usize]).collect())
+    Ok(part.rows.labels.iter().map(|&l| map[l as usize]).collect())
 }
 
 /// Rows to keep and rows to hold out, both ascending: of every class the same share, drawn by one fixed seed, at least
@@ -296,11 +297,18 @@ fn hold_out(labels: &[u32], classes: usize, share: f64) -> (Vec<usize>, Vec<usiz
     (kept, held)
 }
 
-fn pick(inputs: &Inputs, features: usize, rows: &[usize]) -> Inputs {
-    let span = |&r: &usize| r * features..(r + 1) * features;
-    match inputs {
-        Inputs::Bytes(v) => Inputs::Bytes(rows.iter().flat_map(|r| &v[span(r)]).copied().collect()),
-        Inputs::Floats(v) => Inputs::Floats(rows.iter().flat_map(|r| &v[span(r)]).copied().collect()),
+/// Some rows of a split.
+fn pick(from: &Split, features: usize, rows: &[usize]) -> Split {
+    fn of<T: Copy>(values: &[T], width: usize, rows: &[usize]) -> Vec<T> {
+        rows.iter().flat_map(|r| &values[r * width..(r + 1) * width]).copied().collect()
+    }
+    Split {
+        inputs: match &from.inputs {
+            Inputs::Bytes(v) => Inputs::Bytes(of(v, features, rows)),
+            Inputs::Floats(v) => Inputs::Floats(of(v, features, rows)),
+        },
+        labels: of(&from.labels, 1, rows),
+        targets: of(&from.targets, from.targets.len() / from.len().max(1), rows),
     }
 }
 

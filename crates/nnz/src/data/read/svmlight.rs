@@ -4,7 +4,7 @@
 use super::stream::{RECORD, Stream};
 use super::{Options, Part, Parts, bounded, classes_of, content};
 use crate::data::Result;
-use nnz_engine::data::Inputs;
+use nnz_engine::data::{Inputs, Split};
 use std::io::{BufRead, BufReader};
 use std::path::Path;
 
@@ -78,7 +78,8 @@ fn rows(stream: Stream, place: &str) -> Result<Part> {
     }
     let (labels, classes) = classes_of(labels.into_iter());
     let checksum = reader.get_ref().checksum();
-    Ok(Part { place: place.into(), image: [1, 1, width], inputs: Inputs::Floats(values), labels, classes, checksum })
+    let rows = Split::new(Inputs::Floats(values), labels);
+    Ok(Part { place: place.into(), image: [1, 1, width], rows, classes, checksum })
 }
 
 #[cfg(test)]
@@ -88,9 +89,9 @@ mod tests {
     #[test]
     fn rows_are_filled_with_zeros() {
         let part = parse(b"+1 1:0.5 3:2 # first\n-1 qid:4 2:1\n\n# nothing\n1.0\n", "f").unwrap();
-        assert_eq!((part.image, part.labels), ([1, 1, 3], vec![1, 0, 1]));
+        assert_eq!((part.image, part.rows.labels), ([1, 1, 3], vec![1, 0, 1]));
         assert_eq!(part.classes, ["-1", "1"]);
-        assert_eq!(part.inputs, Inputs::Floats(vec![0.5, 0.0, 2.0, 0.0, 1.0, 0.0, 0.0, 0.0, 0.0]));
+        assert_eq!(part.rows.inputs, Inputs::Floats(vec![0.5, 0.0, 2.0, 0.0, 1.0, 0.0, 0.0, 0.0, 0.0]));
         assert_eq!(parse(b"1 0:1 2:2\n", "f").unwrap().image, [1, 1, 3]);
     }
 

@@ -9,12 +9,14 @@ use super::{MAX_CLASSES, Options, Part, Parts, bounded, classes_of, content, hol
 use crate::data::Result;
 use csv::{ErrorKind, StringRecord};
 use nnz_core::closest;
-use nnz_engine::data::Inputs;
+use nnz_engine::data::{Inputs, Split};
 use serde::{Deserialize, Serialize};
 use std::collections::{BTreeMap, BTreeSet};
 use std::io::{BufRead, BufReader};
 use std::path::Path;
 
+/// Different whole numbers that are still taken for classes, unless it was said what they are.
+const MAX_KINDS: usize = 100;
 /// Different texts a column may have.
 const MAX_TEXTS: usize = 256;
 /// Cells that hold no value.
@@ -25,7 +27,7 @@ const MISSING: [&str; 9] = ["", "?", "-", "na", "n/a", "nan", "null", "none", "n
 pub struct Encoding {
     /// Name of the column with the answers; its number, from 1, in a table without names.
     pub target: String,
-    /// The answers; label l is `classes[l]`.
+    /// The answers; label l is `classes[l]`. None where they are numbers to predict.
     pub classes: Vec<String>,
     /// The other columns, in order.
     pub columns: Vec<Column>,
@@ -138,12 +140,18 @@ fn build(table: &Table, options: &Options, share: f64) -> Result<Parts> {
     if dropped.contains(&target) || used.is_empty() {
         return Err(content(table.place, "no column is left to learn from or to learn; drop fewer"));
     }
-    let (labels, classes, kinds) = table.survey(target, &used, &categories)?;
+    let wanted = match options.get("answers") {
+        None => None,
+        Some("numbers") => Some(true),
+        Some("classes") => Some(false),
+        Some(other) => return Err(content(format!("answers={other}"), "expected numbers or classes")),
+    };
+    let (labels, classes, kinds) = table.survey(target, wanted, &used, &categories)?;
     let names = &table.names;
     let columns = used.iter().zip(kinds).map(|(&i, kind)| Column { name: names[i].clone(), kind }).collect();
     let mut encoding = Encoding { target: names[target].clone(), classes, columns };
     bounded(table.place, labels.len(), encoding.width())?;
-    let (kept, _) = hold_out(&labels, encoding.classes.len(), share);
+    let (kept, _) = hold_out(&labels, encoding.classes.len().max(1), share);
     table.fit(&mut encoding, &kept)?;
     let part = table.part(&encoding, target)?;
     Ok(Parts { encoding: Some(encoding), ..Parts::one(part) })
@@ -291,6 +299,10 @@ impl<'a> Table<'a> {
         content(format!("{}, line {line}, column `{column}`", self.place), why)
     }
 
+    fn no_number(&self, line: u64, column: &str, cell: &str) -> crate::data::Error {
+        self.at(line, column, format!("`{cell}` is no number"))
+    }
+
     /// A cell that must hold something.
     fn cell<'c>(&self, line: u64, column: &str, cell: &'c str) -> Result<&'c str> {
         match missing(cell) {
@@ -303,26 +315,40 @@ impl<'a> Table<'a> {
         }
     }
 
-    /// Answers and kinds of columns; means and deviations are still to be found.
+    /// Answers and kinds of columns; means and deviations are still to be found. `numbers` says whether answers are
+    /// numbers to predict; then there are no classes, and every label is 0.
     fn survey(
         &self,
         target: usize,
+        numbers: Option<bool>,
         used: &[usize],
         categories: &BTreeSet<usize>,
     ) -> Result<(Vec<u32>, Vec<String>, Vec<Kind>)> {
         let mut seen: Vec<Seen> = used.iter().map(|_| Seen::default()).collect();
         let (mut answers, mut known) = (Vec::new(), BTreeMap::<String, u32>::new());
+        // Whether every answer so far is a number, and a whole one.
+        let (mut real, mut whole) = (numbers != Some(false), true);
         self.rows(|line, cells| {
             let answer = self.cell(line, &self.names[target], &cells[target])?;
+            match number(answer) {
+                Some(x) => whole &= x.fract() == 0.0,
+                None if numbers == Some(true) => return Err(self.no_number(line, &self.names[target], answer)),
+                None => real = false,
+            }
+            if known.len() > MAX_CLASSES && !real {
+                let why = format!(
+                    "`{answer}`: more than {MAX_CLASSES} different answers that are not all numbers; fewer classes can be \
+                     told apart"
+                );
+                return Err(self.at(line, &self.names[target], why));
+            }
             let next = known.len() as u32;
             answers.push(match known.get(answer) {
                 Some(&l) => l,
+                // Numbers beyond the most classes need no names.
+                None if known.len() > MAX_CLASSES => 0,
                 None => *known.entry(answer.to_string()).or_insert(next),
             });
-            if known.len() > MAX_CLASSES {
-                let why = format!("more than {MAX_CLASSES} different answers; classes were expected, not numbers");
-                return Err(self.at(line, &self.names[target], why));
-            }
             for (&i, seen) in used.iter().zip(&mut seen) {
                 let cell = self.cell(line, &self.names[i], &cells[i])?;
                 match number(cell) {
@@ -340,10 +366,14 @@ impl<'a> Table<'a> {
             return Err(content(self.place, "no row follows the names of the columns"));
         }
         let rows = answers.len();
-        let mut texts = vec![String::new(); known.len()];
-        known.into_iter().for_each(|(text, l)| texts[l as usize] = text);
-        let (order, classes) = classes_of(texts.into_iter());
-        let labels = answers.into_iter().map(|l| order[l as usize]).collect();
+        let (labels, classes) = if real && (numbers == Some(true) || !whole || known.len() > MAX_KINDS) {
+            (vec![0; rows], Vec::new())
+        } else {
+            let mut texts = vec![String::new(); known.len()];
+            known.into_iter().for_each(|(text, l)| texts[l as usize] = text);
+            let (order, classes) = classes_of(texts.into_iter());
+            (answers.into_iter().map(|l| order[l as usize]).collect(), classes)
+        };
         let kind = |(&i, seen): (&usize, Seen)| {
             let (name, listed) = (&self.names[i], categories.contains(&i));
             match seen.other {
@@ -404,21 +434,24 @@ impl<'a> Table<'a> {
 
     fn part(&self, encoding: &Encoding, target: usize) -> Result<Part> {
         let known: BTreeMap<&str, u32> = encoding.classes.iter().zip(0..).map(|(c, l)| (c.as_str(), l)).collect();
-        let mut labels = Vec::new();
+        let (mut labels, mut targets) = (Vec::new(), Vec::new());
         let (values, _, checksum) = self.values(encoding, |line, cells| {
             let answer = self.cell(line, &encoding.target, &cells[target])?;
+            if encoding.classes.is_empty() {
+                let no = || self.no_number(line, &encoding.target, answer);
+                targets.push(number(answer).ok_or_else(no)? as f32);
+                return Ok(());
+            }
             let unknown = || self.at(line, &encoding.target, format!("`{answer}` is none of the classes learned from"));
             labels.push(*known.get(answer).ok_or_else(unknown)?);
             Ok(())
         })?;
-        Ok(Part {
-            place: self.place.into(),
-            image: [1, 1, encoding.width()],
-            inputs: Inputs::Floats(values),
-            labels,
-            classes: encoding.classes.clone(),
-            checksum,
-        })
+        let inputs = Inputs::Floats(values);
+        let (rows, classes) = match encoding.classes.is_empty() {
+            true => (Split::with_targets(inputs, targets, 1), vec![encoding.target.clone()]),
+            false => (Split::new(inputs, labels), encoding.classes.clone()),
+        };
+        Ok(Part { place: self.place.into(), image: [1, 1, encoding.width()], rows, classes, checksum })
     }
 
     /// The inputs, `[rows][width]`, how many rows, and the checksum of the file.
@@ -437,7 +470,7 @@ impl<'a> Table<'a> {
                 let cell = self.cell(line, &column.name, &cells[i])?;
                 match &column.kind {
                     Kind::Number { mean, std } => {
-                        let no = || self.at(line, &column.name, format!("`{cell}` is no number"));
+                        let no = || self.no_number(line, &column.name, cell);
                         let x = (number(cell).ok_or_else(no)? - mean) / std;
                         values.push(x.clamp(f32::MIN.into(), f32::MAX.into()) as f32);
                     }
@@ -480,10 +513,10 @@ mod tests {
         let text = "size,colour,flag,kind\n1,red,no,b\n2,blue,yes,a\n3,green,no,b\n4,red,no,a\n";
         let parts = parse(text.as_bytes(), "t.csv", &options(&[("target", "kind")])).unwrap();
         let (part, encoding) = (parts.train, parts.encoding.unwrap());
-        assert_eq!((part.image, part.labels), ([1, 1, 5], vec![1, 0, 1, 0]));
+        assert_eq!((part.image, part.rows.labels), ([1, 1, 5], vec![1, 0, 1, 0]));
         assert_eq!(part.classes, ["a", "b"]);
         let Kind::Number { mean, std } = encoding.columns[0].kind else { panic!() };
-        let Inputs::Floats(v) = part.inputs else { panic!() };
+        let Inputs::Floats(v) = part.rows.inputs else { panic!() };
         // Which rows are held out moves mean and deviation; the values follow them.
         assert!((v[0] - ((1.0 - mean) / std) as f32).abs() < 1e-7 && std > 0.0);
         assert_eq!(v[1..5], [0.0, 0.0, 1.0, 0.0], "red is the last of three colours, no the first of two flags");
@@ -532,6 +565,34 @@ mod tests {
     }
 
     #[test]
+    fn numbers_to_predict_are_told_from_classes() {
+        let of = |answers: &[&str], more: &[(&str, &str)]| {
+            let rows: String = answers.iter().enumerate().map(|(i, a)| format!("{i},{a}\n")).collect();
+            let part =
+                parse(format!("x,y\n{rows}").as_bytes(), "t.csv", &options(&[&[("target", "y")], more].concat()));
+            part.map(|p| (p.train.rows.targets, p.train.classes))
+        };
+        assert_eq!(of(&["1.5", "-2", "3"], &[]).unwrap(), (vec![1.5, -2.0, 3.0], vec!["y".to_string()]));
+        assert_eq!(of(&["1.0", "2", "1"], &[]).unwrap().1, ["1", "1.0", "2"]);
+        assert_eq!(of(&["1", "2", "1"], &[("answers", "numbers")]).unwrap().0, [1.0, 2.0, 1.0]);
+        assert_eq!(of(&["1.5", "2.5"], &[("answers", "classes")]).unwrap().1, ["1.5", "2.5"]);
+        let many: Vec<String> = (0..5000).map(|i| i.to_string()).collect();
+        let many: Vec<&str> = many.iter().map(String::as_str).collect();
+        assert_eq!(of(&many[..100], &[]).unwrap().1.len(), 100);
+        assert_eq!(of(&many[..101], &[]).unwrap().0.len(), 101);
+        assert_eq!(of(&many, &[]).unwrap().0[4999], 4999.0);
+        for (answers, more, says) in [
+            (&["1.5", "many"][..], &[("answers", "numbers")][..], "line 3, column `y`: `many` is no number"),
+            (&["1", "2"], &[("answers", "both")], "answers=both: expected numbers or classes"),
+            (&[&many[..], &["lots"]].concat(), &[], "line 5002, column `y`: `lots`: more than 4096"),
+            (&many, &[("answers", "classes")], "more than 4096"),
+        ] {
+            let e = of(answers, more).unwrap_err().to_string();
+            assert!(e.contains(says), "{e}");
+        }
+    }
+
+    #[test]
     fn a_quote_that_never_ends_stops_at_a_bound() {
         let long = std::iter::repeat_n(b"abcdefg\n", 3 << 20).flatten().copied();
         let bytes: Vec<u8> = b"a,y\n1,\"".iter().copied().chain(long).collect();
@@ -569,8 +630,8 @@ mod tests {
         // Columns may stand in another order, and others may be there.
         let other = put("b.csv", "y,id,c,x\nyes,77,g,2\n");
         let part = read_as(&other, &encoding, &options(&[])).unwrap().train;
-        let Inputs::Floats(first) = parts.train.inputs else { panic!() };
-        assert_eq!((part.labels, part.inputs), (vec![1], Inputs::Floats(first[4..8].to_vec())));
+        let Inputs::Floats(first) = parts.train.rows.inputs else { panic!() };
+        assert_eq!((part.rows.labels, part.rows.inputs), (vec![1], Inputs::Floats(first[4..8].to_vec())));
         let unknown = read_as(&put("c.csv", "x,c,y\n1,teal,no\n"), &encoding, &options(&[])).unwrap_err().to_string();
         assert!(unknown.contains("line 2, column `c`: `teal` does not occur"), "{unknown}");
         let class = read_as(&put("d.csv", "x,c,y\n1,r,perhaps\n"), &encoding, &options(&[])).unwrap_err().to_string();

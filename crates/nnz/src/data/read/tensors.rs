@@ -62,7 +62,7 @@ mod tests {
         };
         let good = file(&y, "labels");
         let parts = parse(&good, "f", "sum".into()).unwrap();
-        assert_eq!((parts.train.labels, parts.train.classes.join(" ")), (vec![0, 1], "0 5".into()));
+        assert_eq!((parts.train.rows.labels, parts.train.classes.join(" ")), (vec![0, 1], "0 5".into()));
         for (bytes, says) in [
             (file(&y, "z"), "`x`"),
             (file(&y[..8], "y"), "1 labels for 2 rows"),

@@ -6,7 +6,7 @@
 use super::stream::{WHOLE, whole};
 use super::{MAX_CLASSES, Options, Part, Parts, bounded, content};
 use crate::data::Result;
-use nnz_engine::data::Inputs;
+use nnz_engine::data::{Inputs, Split};
 use std::collections::BTreeMap;
 use std::path::Path;
 
@@ -58,8 +58,7 @@ pub(super) fn parse(bytes: &[u8], place: &str, options: &Options, share: f64, ch
         Ok(Part {
             place: place.into(),
             image,
-            inputs: Inputs::Bytes(inputs),
-            labels,
+            rows: Split::new(Inputs::Bytes(inputs), labels),
             classes,
             checksum: checksum.clone(),
         })
@@ -81,8 +80,8 @@ mod tests {
         let two = options(&[("context", "2"), ("stride", "1")]);
         let parts = parse("abcabcabca".as_bytes(), "t", &two, 0.4, "s".into()).unwrap();
         let (train, test) = (parts.train, parts.test.unwrap());
-        assert_eq!((train.image, train.labels, test.labels), ([3, 1, 2], vec![2, 0, 1, 2], vec![2, 0]));
-        let Inputs::Bytes(v) = train.inputs else { panic!() };
+        assert_eq!((train.image, train.rows.labels, test.rows.labels), ([3, 1, 2], vec![2, 0, 1, 2], vec![2, 0]));
+        let Inputs::Bytes(v) = train.rows.inputs else { panic!() };
         assert_eq!(v[..6], [255, 0, 0, 0, 255, 0]);
         let one = parse("añbañb".as_bytes(), "t", &options(&[("context", "1")]), 0.0, String::new()).unwrap();
         assert_eq!((one.train.classes.join(""), one.test.is_none()), ("abñ".to_string(), true));
