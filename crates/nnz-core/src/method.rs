@@ -101,6 +101,7 @@ impl Budget {
             kind: self.of,
             rounds: 1,
             round: 0,
+            edges: Vec::new(),
         }
     }
 

@@ -134,6 +134,8 @@ pub struct Prune {
     pub rounds: u32,
     /// Rounds done in this step.
     pub round: u32,
+    /// Edges each graph had when it was first seen, which a density of edges counts by.
+    pub edges: Vec<usize>,
 }
 
 impl Sparsifier for Prune {
@@ -166,13 +168,30 @@ impl Sparsifier for Prune {
         }
         let score = |t: &Target| self.criterion.score(t, &mut stream(&self.setting, "score", t.index, step));
         let scores: Vec<Vec<f32>> = targets.iter().map(score).collect();
-        let shapes: Vec<&Shape> = targets.iter().map(|t| t.shape).collect();
+        if self.kind == Kind::Edges && self.edges.is_empty() {
+            self.edges = targets.iter().map(|t| t.topology.nnz()).collect();
+        }
+        let graphs: Vec<Shape> =
+            targets.iter().zip(&self.edges).map(|(t, &n)| Shape::matrix(&t.shape.name, 1, n)).collect();
+        let shapes: Vec<&Shape> = match self.kind {
+            Kind::Edges => graphs.iter().collect(),
+            _ => targets.iter().map(|t| t.shape).collect(),
+        };
         let counts = allocate(&*self.distribution, &shapes, &scores, density)?;
         let edit = |((t, score), count): ((&Target, &Vec<f32>), usize)| {
             let topology = t.topology.filter(&self.pattern.select(t.topology, score, count));
             Edit::Rewire { topology, born: Vec::new() }
         };
         Ok(targets.iter().zip(&scores).zip(counts).map(edit).collect())
+    }
+
+    fn state(&self) -> serde_json::Value {
+        if self.edges.is_empty() { serde_json::Value::Null } else { self.edges.clone().into() }
+    }
+
+    fn restore(&mut self, state: &serde_json::Value) -> Result<()> {
+        self.edges = state.as_array().into_iter().flatten().filter_map(|n| Some(n.as_u64()? as usize)).collect();
+        Ok(())
     }
 }
 
