@@ -181,9 +181,10 @@ fn lists_are_whole() {
     let dir = tempfile::tempdir().unwrap();
     let methods = json(dir.path(), "methods --json");
     let keys: Vec<&str> = methods.as_array().unwrap().iter().map(|m| m["key"].as_str().unwrap()).collect();
-    assert_eq!(keys, ["magnitude", "gmp", "random-pruning", "snip", "set", "rigl", "sparseprop"]);
+    assert!(["magnitude", "rigl", "sparsegpt", "teddy", "sparseprop"].iter().all(|k| keys.contains(k)), "{keys:?}");
     for key in keys {
-        assert!(succeed(dir.path(), &format!("show {key}")).contains("density"));
+        let shown = succeed(dir.path(), &format!("show {key}"));
+        assert!(shown.contains("density") || ["dlrt", "neural-persistence"].contains(&key), "{shown}");
         assert!(succeed(dir.path(), &format!("cite {key}")).starts_with("@article{"));
     }
     assert!(succeed(dir.path(), "cite rewire/rigl/above-random").contains("2202.02643"));
@@ -280,7 +281,7 @@ fn a_table_of_numbers_is_predicted_as_numbers() {
     let rows = |n: std::ops::Range<usize>| n.map(row).map(|(x, y)| format!("{x},{y}\n")).collect::<String>();
     std::fs::write(d.join("homes.csv"), format!("size,colour,other,price\n{}", rows(0..600))).unwrap();
     let train = "train homes.csv --target price --method rigl --density 0.5 --epochs 40 --batch 32 --no-controls";
-    let doc = json(d, &format!("{train} --model mlp:4-32-16-1 --optimizer adam --run-dir run --json"));
+    let doc = json(d, &format!("{train} --model mlp:3-32-16-1 --optimizer adam --run-dir run --json"));
     let explained = doc["arms"][0]["test_accuracy"].as_f64().unwrap();
     assert!(explained > 0.9, "{doc}");
     let report = std::fs::read_to_string(d.join("run/report.html")).unwrap();
