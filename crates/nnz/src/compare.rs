@@ -135,7 +135,6 @@ pub fn compare(
     let request = check(request)?;
     let loaded = data::Store::open()?.load(&request.data)?;
     let spec = request.model.spec(&loaded.dataset, request.train.task)?;
-    let request = Request { densities: densities(&request, &spec)?, ..request };
     let id = id(&request, &loaded.dataset)?;
     let dir = dir.map_or_else(|| Path::new("runs").join(format!("compare-{id}")), Path::to_path_buf);
     let made = std::fs::create_dir_all(dir.join("cells"));
@@ -147,6 +146,11 @@ pub fn compare(
         }
         _ => write_atomically(&marker, id.as_bytes())?,
     }
+    // Kept, since a clock would choose others the next time.
+    let chosen = dir.join("densities.json");
+    let kept = std::fs::read(&chosen).ok().and_then(|bytes| serde_json::from_slice(&bytes).ok());
+    let request = Request { densities: kept.map_or_else(|| densities(&request, &spec), Ok)?, ..request };
+    write_json(&chosen, &request.densities)?;
     let mut cells = cells(&request);
     let arms: Vec<Result<(Arm, Network)>> = cells.iter().map(|c| arm(c, &request, &spec, &loaded.dataset)).collect();
     for (cell, arm) in cells.iter_mut().zip(&arms) {

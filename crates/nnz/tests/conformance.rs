@@ -425,11 +425,13 @@ fn leaves() {
 }
 
 mod cheats {
-    //! Methods that do not do what they say. Each must be found out.
+    //! Methods that do not do what they say, each of which must be found out; and honest ones that use words which no
+    //! registered method uses yet.
 
     use super::*;
     use nnz_core::{
-        Budget, Build, Criterion, DistributionKind, Magnitude, OneShot, Paper, Prune, Result, Sparsifier, Static,
+        Budget, Build, Criterion, DistributionKind, Idle, Live, Magnitude, OneShot, Paper, Parametrization, Procedure,
+        Prune, Result, Sparsifier, Static,
     };
     use serde::{Deserialize, Serialize};
 
@@ -519,9 +521,168 @@ mod cheats {
         Born(random(density, setting), |_| Edit::Keep, 1).into()
     });
 
+    /// A soup: two trainings that share their first half, the better of them and then the mean of both.
+    struct Soup {
+        length: u64,
+        done: usize,
+        accuracies: Vec<f64>,
+    }
+
+    impl Procedure for Soup {
+        fn steps(&self) -> u64 {
+            self.length + self.length.div_ceil(2)
+        }
+
+        fn next(&mut self, accuracy: Option<f64>) -> Act {
+            self.accuracies.extend(accuracy);
+            let (half, of) = (self.length / 2, self.length);
+            let better = if self.accuracies.first() > self.accuracies.last() { "a" } else { "b" };
+            let acts = [
+                Act::Train { span: 0..half, of, order: 0 },
+                Act::Snapshot("trunk".into()),
+                Act::Train { span: half..of, of, order: 0 },
+                Act::Evaluate,
+                Act::Snapshot("a".into()),
+                Act::Restore("trunk".into()),
+                Act::Train { span: half..of, of, order: 1 },
+                Act::Evaluate,
+                Act::Snapshot("b".into()),
+                Act::Restore(better.into()),
+                Act::Average(vec!["a".into(), "b".into()]),
+            ];
+            self.done += 1;
+            acts.into_iter().nth(self.done - 1).unwrap_or(Act::Done)
+        }
+
+        fn edit(&mut self, targets: &[Target]) -> Result<Vec<Edit>> {
+            Ok(vec![Edit::Keep; targets.len()])
+        }
+
+        fn state(&self) -> serde_json::Value {
+            serde_json::json!([self.done, self.accuracies])
+        }
+
+        fn restore(&mut self, state: &serde_json::Value) -> Result<()> {
+            self.done = state[0].as_u64().unwrap_or_default() as usize;
+            self.accuracies = state[1].as_array().into_iter().flatten().filter_map(|a| a.as_f64()).collect();
+            Ok(())
+        }
+    }
+
+    cheat!(Souped, "soup", |density, setting| {
+        let procedure = Soup { length: setting.steps / 2, done: 0, accuracies: Vec::new() };
+        Work { procedure: Some(Box::new(procedure)), ..Work::from(Idle(by_magnitude(density, setting))) }
+    });
+
+    /// w = v³ until two thirds of the run.
+    struct Cubes(u64);
+
+    impl Parametrization for Cubes {
+        fn leaves(&self, shape: &Shape, weight: &[f64]) -> Vec<Leaf> {
+            let values = weight.iter().map(|w| w.cbrt()).collect();
+            vec![Leaf { name: "root", dims: vec![shape.rows, shape.cols], values, decays: true }]
+        }
+
+        fn weight(&self, _: u64, leaves: &[Leaf]) -> Vec<f64> {
+            leaves[0].values.iter().map(|v| v.powi(3)).collect()
+        }
+
+        fn pull(&self, _: u64, leaves: &[Leaf], gradient: &[f64]) -> Vec<Vec<f64>> {
+            vec![leaves[0].values.iter().zip(gradient).map(|(v, g)| 3.0 * v * v * g).collect()]
+        }
+
+        fn penalty(&self, _: u64, leaves: &[Leaf], gradients: &mut [Vec<f64>]) {
+            gradients[0].iter_mut().zip(&leaves[0].values).for_each(|(g, v)| *g += 1e-4 * v);
+        }
+
+        fn until(&self) -> u64 {
+            self.0
+        }
+
+        fn freeze(&self, shape: &Shape, leaves: &[Leaf]) -> Edit {
+            Edit::Set { topology: Topology::full(shape.rows, shape.cols), values: self.weight(0, leaves) }
+        }
+    }
+
+    cheat!(Cubed, "cubes", |density, setting| {
+        let cubes = Cubes(setting.steps * 2 / 3);
+        Work { parametrization: Some(Box::new(cubes)), ..Work::from(Idle(by_magnitude(density, setting))) }
+    });
+
+    /// A pull that forgets a factor.
+    struct Half(Cubes);
+
+    impl Parametrization for Half {
+        fn leaves(&self, shape: &Shape, weight: &[f64]) -> Vec<Leaf> {
+            self.0.leaves(shape, weight)
+        }
+
+        fn weight(&self, step: u64, leaves: &[Leaf]) -> Vec<f64> {
+            self.0.weight(step, leaves)
+        }
+
+        fn pull(&self, step: u64, leaves: &[Leaf], gradient: &[f64]) -> Vec<Vec<f64>> {
+            self.0.pull(step, leaves, &gradient.iter().map(|g| g / 2.0).collect::<Vec<_>>())
+        }
+
+        fn until(&self) -> u64 {
+            self.0.until()
+        }
+
+        fn freeze(&self, shape: &Shape, leaves: &[Leaf]) -> Edit {
+            self.0.freeze(shape, leaves)
+        }
+    }
+
+    cheat!(Halved, "pulls-half", |density, setting| {
+        let half = Half(Cubes(setting.steps));
+        Work { parametrization: Some(Box::new(half)), ..Work::from(Idle(by_magnitude(density, setting))) }
+    });
+
+    /// Keeps a counter to itself that no checkpoint knows of.
+    struct Forgetful(u64);
+
+    impl Sparsifier for Forgetful {
+        fn check(&self, _: &[&Shape]) -> Result<()> {
+            Ok(())
+        }
+
+        fn plan(&self, _: u64) -> Plan {
+            Plan::Rest
+        }
+
+        fn rewire(&mut self, _: u64, targets: &[Target]) -> Result<Vec<Edit>> {
+            Ok(vec![Edit::Keep; targets.len()])
+        }
+
+        fn proximal(&self) -> bool {
+            true
+        }
+
+        fn after_step(&mut self, _: u64, lr: f64, targets: &mut [Live]) {
+            self.0 += 1;
+            let factor = 1.0 - lr * 1e-3 * self.0 as f64;
+            targets.iter_mut().for_each(|t| t.values.iter_mut().for_each(|w| *w *= factor));
+        }
+    }
+
+    cheat!(Forgets, "forgets", |_, _| Forgetful(0).into());
+
+    #[test]
+    fn words_that_no_method_uses_yet_are_kept_too() {
+        static HONEST: [Method; 2] = [Souped::METHOD, Cubed::METHOD];
+        for m in &HONEST {
+            for (name, check) in SUITE.iter().filter(|(name, _)| !["density", "scores", "options"].contains(name)) {
+                check(m).unwrap_or_else(|why| panic!("{} fails `{name}`: {why}", m.key));
+            }
+        }
+    }
+
     #[test]
     fn every_cheat_is_found_out() {
-        static CHEATS: [(Method, &str); 5] = [
+        static CHEATS: [(Method, &str); 7] = [
+            (Halved::METHOD, "leaves"),
+            (Forgets::METHOD, "interruption"),
             (IgnoresScore::METHOD, "scores"),
             (IgnoresSeed::METHOD, "seed"),
             (IgnoresDensity::METHOD, "density"),
