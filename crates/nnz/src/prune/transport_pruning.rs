@@ -118,22 +118,29 @@ impl Parametrization for SoftMask {
     }
 }
 
-/// m_i = σ((s_i - τ) / ε) with Σ m = count. O(n) for each of 80 bisections.
+/// m_i = σ((s_i - τ) / ε) with Σ m = count. Newton's steps for τ from the score of rank `count`, inside a bracket that is
+/// halved where they leave it; O(n) for each of about ten.
 fn soft(scores: &[f64], count: f64, epsilon: f64) -> Vec<f64> {
-    let sigmoid = |tau: f64| scores.iter().map(move |s| 1.0 / (1.0 + ((tau - s) / epsilon).exp()));
     if count >= scores.len() as f64 {
         return vec![1.0; scores.len()];
     }
-    // At τ = s ± ε log(n) no mask of that side is above, or below, what the budget asks for.
+    let at = |tau: f64| scores.iter().map(move |s| 1.0 / (1.0 + ((tau - s) / epsilon).exp()));
+    // Beyond these no mask of that side is above, or below, what the budget asks for.
     let reach = epsilon * (scores.len() as f64 + 1.0).ln() + 1e-9;
-    let low = scores.iter().copied().fold(f64::INFINITY, f64::min) - reach;
-    let high = scores.iter().copied().fold(f64::NEG_INFINITY, f64::max) + reach;
-    let (mut low, mut high) = (low, high);
-    for _ in 0..80 {
-        let middle = 0.5 * (low + high);
-        if sigmoid(middle).sum::<f64>() > count { low = middle } else { high = middle }
+    let mut low = scores.iter().copied().fold(f64::INFINITY, f64::min) - reach;
+    let mut high = scores.iter().copied().fold(f64::NEG_INFINITY, f64::max) + reach;
+    let mut sorted = scores.to_vec();
+    let mut tau = *sorted.select_nth_unstable_by(count as usize, |a, b| b.total_cmp(a)).1;
+    for _ in 0..100 {
+        let (sum, slope) = at(tau).fold((0.0, 0.0), |(sum, slope), m| (sum + m, slope + m * (1.0 - m)));
+        if (sum - count).abs() < 1e-10 * count {
+            break;
+        }
+        if sum > count { low = tau } else { high = tau }
+        let next = tau + (sum - count) * epsilon / slope;
+        tau = if next > low && next < high { next } else { 0.5 * (low + high) };
     }
-    sigmoid(0.5 * (low + high)).collect()
+    at(tau).collect()
 }
 
 #[cfg(test)]
