@@ -280,7 +280,7 @@ fn a_table_of_numbers_is_predicted_as_numbers() {
     let rows = |n: std::ops::Range<usize>| n.map(row).map(|(x, y)| format!("{x},{y}\n")).collect::<String>();
     std::fs::write(d.join("homes.csv"), format!("size,colour,other,price\n{}", rows(0..600))).unwrap();
     let train = "train homes.csv --target price --method rigl --density 0.5 --epochs 40 --batch 32 --no-controls";
-    let doc = json(d, &format!("{train} --model mlp:4-32-16-1 --optimizer adam --run-dir run --json"));
+    let doc = json(d, &format!("{train} --model mlp:3-32-16-1 --optimizer adam --run-dir run --json"));
     let explained = doc["arms"][0]["test_accuracy"].as_f64().unwrap();
     assert!(explained > 0.9, "{doc}");
     let report = std::fs::read_to_string(d.join("run/report.html")).unwrap();
