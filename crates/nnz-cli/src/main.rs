@@ -40,6 +40,8 @@ carried out, 130 interrupted (what was done is saved). NO_COLOR turns colours of
 enum Command {
     /// Train a sparse network and compare it with its controls
     Train(commands::train::Args),
+    /// Compare methods fairly: equal steps, equal tuning, control arms, paired intervals
+    Compare(commands::compare::Args),
     /// Run a recipe: a file, the name of one that comes with nnz, or a run directory to go on with
     Run(commands::run::Args),
     /// Prune a trained model
@@ -85,6 +87,7 @@ fn main() -> ExitCode {
     let ui = ui::Ui { json: cli.json, quiet: cli.quiet };
     let result = match cli.command {
         Command::Train(args) => commands::train::run(&args, ui),
+        Command::Compare(args) => commands::compare::run(&args, ui),
         Command::Run(args) => commands::run::run(&args, ui),
         Command::Prune(args) => commands::prune::run(&args, ui),
         Command::Eval(args) => commands::model::eval(&args, ui),

@@ -181,9 +181,10 @@ fn lists_are_whole() {
     let dir = tempfile::tempdir().unwrap();
     let methods = json(dir.path(), "methods --json");
     let keys: Vec<&str> = methods.as_array().unwrap().iter().map(|m| m["key"].as_str().unwrap()).collect();
-    assert_eq!(keys, ["magnitude", "gmp", "random-pruning", "snip", "set", "rigl", "sparseprop"]);
+    assert!(["magnitude", "rigl", "sparsegpt", "teddy", "sparseprop"].iter().all(|k| keys.contains(k)), "{keys:?}");
     for key in keys {
-        assert!(succeed(dir.path(), &format!("show {key}")).contains("density"));
+        let shown = succeed(dir.path(), &format!("show {key}"));
+        assert!(shown.contains("density") || ["dlrt", "neural-persistence"].contains(&key), "{shown}");
         assert!(succeed(dir.path(), &format!("cite {key}")).starts_with("@article{"));
     }
     assert!(succeed(dir.path(), "cite rewire/rigl/above-random").contains("2202.02643"));

@@ -176,3 +176,47 @@ fn one_process_a_run_directory() {
     finish(first);
     assert!(dir.path().join("run/record.json").exists());
 }
+
+/// A comparison that is killed at three moments and started again ends in the numbers of one that was not. Seconds are apart.
+#[test]
+fn killed_comparisons_go_on() {
+    let dir = tempfile::tempdir().unwrap();
+    let mut table = String::from("a,b,c,d,y\n");
+    for i in 0..240u64 {
+        let x: Vec<u64> = (1..5).map(|k| (i + 1) * 2_654_435_761 * k % (97 + k)).collect();
+        table += &format!("{},{},{},{},{}\n", x[0], x[1], x[2], x[3], ["low", "high"][(x[0] / 50) as usize % 2]);
+    }
+    std::fs::write(dir.path().join("table.csv"), table).unwrap();
+    let start = |name: &str| {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_nnz"));
+        let words = "compare table.csv --target y --methods rigl,imp --densities 0.3,0.5 --seeds 2 --model mlp:4-24-16-2 \
+                     --epochs 12 --batch 16 --rates 0.05,0.2 --threads 2 --quiet --dir";
+        command.current_dir(dir.path()).args(words.split_whitespace()).arg(name);
+        command.stdout(Stdio::null()).stderr(Stdio::piped()).spawn().unwrap()
+    };
+    let begun = Instant::now();
+    finish(start("whole"));
+    let length = begun.elapsed();
+    let whole = std::fs::read(dir.path().join("whole/compare.json")).unwrap();
+    let document: serde_json::Value = serde_json::from_slice(&whole).unwrap();
+    let cells = document["cells"].as_array().unwrap();
+    // Dense, and at both densities small-dense, static-random, magnitude, rigl and imp.
+    assert_eq!(cells.len(), 11);
+    for cell in cells {
+        assert!(cell["refused"].is_null(), "{cell}");
+        assert_eq!((cell["test"].as_array().unwrap().len(), cell["tried"].as_array().unwrap().len()), (2, 2));
+        assert!(cell["steps"].as_u64().unwrap() <= cells[0]["steps"].as_u64().unwrap(), "{cell}");
+    }
+    for file in ["compare.md", "compare.csv", "compare.html", "accuracy-over-density.svg", "accuracy-over-seconds.svg"]
+    {
+        assert!(std::fs::read_to_string(dir.path().join("whole").join(file)).unwrap().contains("rigl"), "{file}");
+    }
+    for i in 1..4 {
+        let mut child = start("cut");
+        std::thread::sleep(length.mul_f64(f64::from(i) / 5.0));
+        child.kill().unwrap();
+        child.wait().unwrap();
+    }
+    finish(start("cut"));
+    assert!(std::fs::read(dir.path().join("cut/compare.json")).unwrap() == whole, "other numbers after kills");
+}

@@ -37,7 +37,7 @@ pub struct Sensitivity;
 
 impl Criterion for Sensitivity {
     fn needs(&self) -> Signals {
-        Signals { gradient: true, zeros: 0.0 }
+        Signals::GRADIENT
     }
 
     fn score(&self, target: &Target, _: &mut Rng) -> Vec<f32> {
@@ -92,7 +92,7 @@ pub struct Gradient;
 
 impl Growth for Gradient {
     fn needs(&self, fraction: f64) -> Signals {
-        Signals { gradient: true, zeros: fraction }
+        Signals { zeros: fraction, ..Signals::GRADIENT }
     }
 
     fn grow(&self, target: &Target, kept: &[bool], count: usize, _: &mut Rng) -> Vec<(u64, f32)> {

@@ -1,5 +1,8 @@
-use crate::{Error, Result, Setting, Sparsifier, closest};
-use serde::{Serialize, de::DeserializeOwned};
+use crate::{
+    Criterion, DistributionKind, Error, Kind, Measure, Parametrization, Pattern, Procedure, Prune, Result, Schedule,
+    Setting, Sparsifier, Static, closest,
+};
+use serde::{Deserialize, Serialize, de::DeserializeOwned};
 
 /// Where a method was published.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
@@ -30,10 +33,83 @@ impl Paper {
     }
 }
 
-/// A method's options: plain data with defaults from the paper, `serde(default, deny_unknown_fields)`.
+/// A method ready for one run: what it does to targets while training, and where it needs them, the way the training
+/// goes and what weights are made of.
+pub struct Work {
+    /// Plans and edits.
+    pub sparsifier: Box<dyn Sparsifier>,
+    /// How training goes; none trains once from end to end.
+    pub procedure: Option<Box<dyn Procedure>>,
+    /// What prunable weights are made of; none is plain entries.
+    pub parametrization: Option<Box<dyn Parametrization>>,
+    /// What the finished network is measured by.
+    pub measure: Option<Box<dyn Measure>>,
+}
+
+impl<S: Sparsifier + 'static> From<S> for Work {
+    fn from(sparsifier: S) -> Self {
+        Self { sparsifier: Box::new(sparsifier), procedure: None, parametrization: None, measure: None }
+    }
+}
+
+impl From<Box<dyn Sparsifier>> for Work {
+    fn from(sparsifier: Box<dyn Sparsifier>) -> Self {
+        Self { sparsifier, procedure: None, parametrization: None, measure: None }
+    }
+}
+
+/// A method's options: plain data with defaults from the paper. Missing ones are filled with the defaults and unknown ones
+/// refused by [`Method::build`].
 pub trait Build: Default + Serialize + DeserializeOwned {
     /// The method these options describe, for one run.
-    fn build(self, setting: &Setting) -> Result<Box<dyn Sparsifier>>;
+    fn build(self, setting: &Setting) -> Result<Work>;
+}
+
+/// The options nearly every method has, to be flattened into its own.
+#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Budget {
+    /// Nonzeros / entries of what is pruned.
+    pub density: f64,
+    /// How the budget is shared between targets.
+    pub distribution: DistributionKind,
+    /// Where zeros may fall.
+    pub pattern: Pattern,
+    /// What is pruned: weights, units (neurons and channels) or edges of a graph.
+    pub of: Kind,
+}
+
+impl Budget {
+    /// Of weights, anywhere.
+    pub const fn new(density: f64, distribution: DistributionKind) -> Self {
+        Self { density, distribution, pattern: Pattern::Unstructured, of: Kind::Weights }
+    }
+
+    /// Keeps what a criterion ranks highest, when a schedule says so.
+    pub fn prune(
+        self,
+        criterion: impl Criterion + 'static,
+        schedule: impl Schedule + 'static,
+        setting: &Setting,
+    ) -> Prune {
+        Prune {
+            criterion: Box::new(criterion),
+            distribution: self.distribution.build(),
+            pattern: self.pattern,
+            schedule: Box::new(schedule),
+            density: self.density,
+            setting: *setting,
+            kind: self.of,
+            rounds: 1,
+            round: 0,
+            edges: Vec::new(),
+        }
+    }
+
+    /// A random topology from the start.
+    pub fn fixed(self, setting: &Setting) -> Static {
+        let Self { density, distribution, pattern, of } = self;
+        Static { distribution: distribution.build(), pattern, density, setting: *setting, kind: of }
+    }
 }
 
 /// A method's card: all that the program, the docs, the report and the bindings say about it comes from here.
@@ -55,8 +131,8 @@ pub struct Method {
     build: Builder,
 }
 
-/// From options and a run to a sparsifier; the outer error is the parser's, the inner one the method's.
-type Builder = fn(toml::Table, &Setting) -> Result<Result<Box<dyn Sparsifier>>, String>;
+/// From options and a run to a method at work; the outer error is the parser's, the inner one the method's.
+type Builder = fn(toml::Table, &Setting) -> Result<Result<Work>, String>;
 
 impl Method {
     /// A card for the method configured by `O`.
@@ -88,14 +164,15 @@ impl Method {
     }
 
     /// The method, ready for one run. Unknown options are refused by name.
-    pub fn build(&self, options: &toml::Table, setting: &Setting) -> Result<Box<dyn Sparsifier>> {
-        let known = self.defaults();
+    pub fn build(&self, options: &toml::Table, setting: &Setting) -> Result<Work> {
+        let mut known = self.defaults();
         if let Some(unknown) = options.keys().find(|k| !known.contains_key(*k)) {
             let hint = closest(unknown, known.keys().map(String::as_str));
             let message = format!("no option named `{unknown}`{hint}");
             return Err(Error::Options { method: self.key, message });
         }
-        (self.build)(options.clone(), setting).map_err(|message| Error::Options { method: self.key, message })?
+        known.extend(options.clone());
+        (self.build)(known, setting).map_err(|message| Error::Options { method: self.key, message })?
     }
 }
 

@@ -1,6 +1,6 @@
 use crate::{
-    Criterion, Decay, Distribution, Error, Growth, Pattern, Result, Rng, Schedule, Setting, Shape, Signals, Target,
-    Topology, When, allocate,
+    Criterion, Decay, Distribution, Error, Growth, Kind, Live, Pattern, Result, Rng, Schedule, Setting, Shape, Signals,
+    Target, Topology, When, allocate,
 };
 
 /// What a method wants from the engine at one step.
@@ -12,21 +12,37 @@ pub enum Plan {
     Observe(Signals),
     /// Measure these, call [`Sparsifier::rewire`] and apply its edits. A step whose batch was spent on measuring
     /// gradients makes no optimizer step (RigL, algorithm 1).
+    ///
+    /// One step may have several [rounds](Sparsifier::rounds) of this.
     Rewire(Signals),
 }
 
-/// One change the engine applies: survivors keep value and optimizer state, newborns start with zero state.
+/// One change the engine applies: survivors keep optimizer state, newborns start with zero state.
 #[derive(Clone, Debug, PartialEq)]
 pub enum Edit {
     /// Leave the target as it is.
     Keep,
-    /// A new topology. `born` has the first value of every entry the old topology did not have, in the new topology's
+    /// A new topology; survivors keep their value. For [`Kind::Units`] the units that remain: the engine cuts the axis. `born` has the first value of every entry the old topology did not have, in the new topology's
     /// order; missing numbers are zero.
     Rewire {
         /// What exists from now on.
         topology: Topology,
         /// First values of newborns.
         born: Vec<f32>,
+    },
+    /// A new topology and the value of every entry, in its order.
+    Set {
+        /// What exists from now on.
+        topology: Topology,
+        /// Values.
+        values: Vec<f64>,
+    },
+    /// The layer becomes two, x Wᵀ = (x Rᵀ) Lᵀ, where it is a linear one, and keeps L R elsewhere.
+    Replace {
+        /// L, `[rows, rank]`.
+        left: Vec<f64>,
+        /// R, `[rank, cols]`.
+        right: Vec<f64>,
     },
 }
 
@@ -37,17 +53,35 @@ pub trait Sparsifier: Send {
         Ok(None)
     }
 
+    /// What its targets are sets of.
+    fn kind(&self) -> Kind {
+        Kind::Weights
+    }
+
     /// Refuses shapes the method cannot work on, before anything is trained.
     fn check(&self, shapes: &[&Shape]) -> Result<()>;
 
     /// What to do at `step`, before its optimizer step.
     fn plan(&self, step: u64) -> Plan;
 
+    /// How often plan and edits follow each other at a step that rewires, each round measured on what the last one left.
+    fn rounds(&self, _step: u64) -> u32 {
+        1
+    }
+
     /// Accumulates statistics.
     fn observe(&mut self, _step: u64, _targets: &[Target]) {}
 
     /// One edit for each target.
     fn rewire(&mut self, step: u64, targets: &[Target]) -> Result<Vec<Edit>>;
+
+    /// Whether [`Sparsifier::after_step`] wants to be called.
+    fn proximal(&self) -> bool {
+        false
+    }
+
+    /// Changes values behind the optimizer step made at rate `lr`: the backward half of a proximal step.
+    fn after_step(&mut self, _step: u64, _lr: f64, _targets: &mut [Live]) {}
 
     /// What a checkpoint must hold besides the step; `Null` for a method without memory.
     fn state(&self) -> serde_json::Value {
@@ -94,9 +128,25 @@ pub struct Prune {
     pub density: f64,
     /// The run.
     pub setting: Setting,
+    /// What is pruned.
+    pub kind: Kind,
+    /// Rounds n of a step: round k of them, from 1, ends at density^(k / n).
+    pub rounds: u32,
+    /// Rounds done in this step.
+    pub round: u32,
+    /// Edges each graph had when it was first seen, which a density of edges counts by.
+    pub edges: Vec<usize>,
 }
 
 impl Sparsifier for Prune {
+    fn kind(&self) -> Kind {
+        self.kind
+    }
+
+    fn rounds(&self, _: u64) -> u32 {
+        self.rounds
+    }
+
     fn check(&self, shapes: &[&Shape]) -> Result<()> {
         check(self.pattern, self.density, shapes)?;
         match self.distribution.needs_scores() {
@@ -111,18 +161,37 @@ impl Sparsifier for Prune {
 
     fn rewire(&mut self, step: u64, targets: &[Target]) -> Result<Vec<Edit>> {
         let Some(density) = self.schedule.density(step) else { return Ok(vec![Edit::Keep; targets.len()]) };
+        self.round = self.round % self.rounds + 1;
+        let density = density.powf(f64::from(self.round) / f64::from(self.rounds));
         if density >= 1.0 {
             return Ok(vec![Edit::Keep; targets.len()]);
         }
         let score = |t: &Target| self.criterion.score(t, &mut stream(&self.setting, "score", t.index, step));
         let scores: Vec<Vec<f32>> = targets.iter().map(score).collect();
-        let shapes: Vec<&Shape> = targets.iter().map(|t| t.shape).collect();
+        if self.kind == Kind::Edges && self.edges.is_empty() {
+            self.edges = targets.iter().map(|t| t.topology.nnz()).collect();
+        }
+        let graphs: Vec<Shape> =
+            targets.iter().zip(&self.edges).map(|(t, &n)| Shape::matrix(&t.shape.name, 1, n)).collect();
+        let shapes: Vec<&Shape> = match self.kind {
+            Kind::Edges => graphs.iter().collect(),
+            _ => targets.iter().map(|t| t.shape).collect(),
+        };
         let counts = allocate(&*self.distribution, &shapes, &scores, density)?;
         let edit = |((t, score), count): ((&Target, &Vec<f32>), usize)| {
             let topology = t.topology.filter(&self.pattern.select(t.topology, score, count));
             Edit::Rewire { topology, born: Vec::new() }
         };
         Ok(targets.iter().zip(&scores).zip(counts).map(edit).collect())
+    }
+
+    fn state(&self) -> serde_json::Value {
+        if self.edges.is_empty() { serde_json::Value::Null } else { self.edges.clone().into() }
+    }
+
+    fn restore(&mut self, state: &serde_json::Value) -> Result<()> {
+        self.edges = state.as_array().into_iter().flatten().filter_map(|n| Some(n.as_u64()? as usize)).collect();
+        Ok(())
     }
 }
 
@@ -132,6 +201,27 @@ pub struct Dense;
 impl Sparsifier for Dense {
     fn check(&self, _: &[&Shape]) -> Result<()> {
         Ok(())
+    }
+
+    fn plan(&self, _: u64) -> Plan {
+        Plan::Rest
+    }
+
+    fn rewire(&mut self, _: u64, targets: &[Target]) -> Result<Vec<Edit>> {
+        Ok(vec![Edit::Keep; targets.len()])
+    }
+}
+
+/// Refuses what pruning would and does nothing: for methods whose work is a procedure or a parametrization.
+pub struct Idle(pub Prune);
+
+impl Sparsifier for Idle {
+    fn kind(&self) -> Kind {
+        self.0.kind
+    }
+
+    fn check(&self, shapes: &[&Shape]) -> Result<()> {
+        self.0.check(shapes)
     }
 
     fn plan(&self, _: u64) -> Plan {
@@ -153,6 +243,8 @@ pub struct Static {
     pub density: f64,
     /// The run.
     pub setting: Setting,
+    /// What is drawn; only weights can be.
+    pub kind: Kind,
 }
 
 impl Sparsifier for Static {
@@ -166,6 +258,11 @@ impl Sparsifier for Static {
 
     fn check(&self, shapes: &[&Shape]) -> Result<()> {
         check(self.pattern, self.density, shapes)?;
+        if self.kind != Kind::Weights {
+            return Err(Error::Refused(
+                "only weights can be born at random; to lose units or edges at random, use random-pruning".into(),
+            ));
+        }
         if self.distribution.needs_scores() {
             return Err(Error::Refused(
                 "a random topology has no scores to share a global budget by; choose uniform, er, erk or erk-plus"

@@ -1,4 +1,5 @@
 use crate::Topology;
+use serde::{Deserialize, Serialize};
 
 /// Name and extent of one target before any value exists.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -32,6 +33,20 @@ impl Shape {
     }
 }
 
+/// What the targets of a method are sets of.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Kind {
+    /// The entries of a weight matrix or kernel; a target is a layer.
+    #[default]
+    Weights,
+    /// Neurons, filters, channels. A target is an axis, `[units, 1]`: every tensor that shares it is cut with it. A value
+    /// is the Euclidean norm of the weights that make a unit, a gradient the sum of w ∂L/∂w over them.
+    Units,
+    /// The edges of the graph that the data lie on; a target is its adjacency matrix, with value one everywhere.
+    Edges,
+}
+
 /// What a method asks the engine to measure before it is called.
 #[derive(Clone, Copy, Debug, Default, PartialEq)]
 pub struct Signals {
@@ -40,20 +55,43 @@ pub struct Signals {
     /// The largest |gradient| among the zeros of each target, as many as this fraction of its nonzeros.
     /// Streamed by the engine; the dense gradient is never stored.
     pub zeros: f64,
+    /// The Hessian of the loss times its gradient over all weights, with logits divided by this temperature.
+    pub curvature: Option<f64>,
+    /// The gradient of R = Σ outputs for an input of ones through |parameters|, divided by R. In 64 bits, without data.
+    pub flow: bool,
+    /// The second moment of the inputs of the target of this index.
+    pub gram: Option<usize>,
+    /// Training rows to measure on; 0 is the batch of the step.
+    pub rows: usize,
 }
 
 impl Signals {
     /// Weights and topology only.
-    pub const NONE: Self = Self { gradient: false, zeros: 0.0 };
+    pub const NONE: Self = Self { gradient: false, zeros: 0.0, curvature: None, flow: false, gram: None, rows: 0 };
+
+    /// The gradient.
+    pub const GRADIENT: Self = Self { gradient: true, ..Self::NONE };
 
     /// Both.
     pub fn and(self, other: Self) -> Self {
-        Self { gradient: self.gradient || other.gradient, zeros: self.zeros.max(other.zeros) }
+        Self {
+            gradient: self.gradient || other.gradient,
+            zeros: self.zeros.max(other.zeros),
+            curvature: self.curvature.or(other.curvature),
+            flow: self.flow || other.flow,
+            gram: self.gram.or(other.gram),
+            rows: self.rows.max(other.rows),
+        }
     }
 
     /// Whether anything must be measured.
     pub fn any(self) -> bool {
         self != Self::NONE
+    }
+
+    /// Whether a batch is needed.
+    pub fn data(self) -> bool {
+        Self { flow: false, ..self }.any()
     }
 }
 
@@ -66,7 +104,7 @@ pub struct Zero {
     pub gradient: f32,
 }
 
-/// One set of scored entries as a method sees it: the weights of a layer, today.
+/// One set of scored entries as a method sees it.
 #[derive(Clone, Copy, Debug)]
 pub struct Target<'a> {
     /// Its position among the targets; keys its random streams.
@@ -81,4 +119,36 @@ pub struct Target<'a> {
     pub gradient: &'a [f32],
     /// The zeros of largest |gradient|, descending, ties by position; empty unless [`Signals::zeros`] was asked for.
     pub zeros: &'a [Zero],
+    /// Hessian times gradient at the entries; empty unless [`Signals::curvature`] was asked for.
+    pub curvature: &'a [f32],
+    /// ∂R/∂|w| / R at the entries; empty unless [`Signals::flow`] was asked for.
+    pub flow: &'a [f32],
+    /// Mean of x xᵀ over the rows measured, `[cols, cols]`; empty unless [`Signals::gram`] named this target.
+    pub gram: &'a [f64],
+}
+
+impl<'a> Target<'a> {
+    /// Without any signal.
+    pub fn new(index: usize, shape: &'a Shape, topology: &'a Topology, values: &'a [f32]) -> Self {
+        Self { index, shape, topology, values, gradient: &[], zeros: &[], curvature: &[], flow: &[], gram: &[] }
+    }
+}
+
+/// One number about the weights of a network, for rooms that look instead of changing anything.
+pub trait Measure: Send + Sync {
+    /// The number, from all weights, first layer first.
+    fn measure(&self, weights: &[Target]) -> f64;
+}
+
+/// A target behind an optimizer step, its values to be changed in place.
+#[derive(Debug)]
+pub struct Live<'a> {
+    /// Its position among the targets.
+    pub index: usize,
+    /// Name and extent.
+    pub shape: &'a Shape,
+    /// Which entries exist.
+    pub topology: &'a Topology,
+    /// Their values, in the topology's order.
+    pub values: &'a mut [f64],
 }

@@ -30,7 +30,13 @@ fn main() {
                 let spec = TrainSpec { epochs: 100, storage, ..TrainSpec::default() };
                 let build = |setting: &Setting| -> nnz_core::Result<Box<dyn Sparsifier>> {
                     let distribution = DistributionKind::Uniform.build();
-                    Ok(Box::new(Static { distribution, pattern: Default::default(), density, setting: *setting }))
+                    Ok(Box::new(Static {
+                        distribution,
+                        pattern: Default::default(),
+                        density,
+                        setting: *setting,
+                        kind: Default::default(),
+                    }))
                 };
                 Trainer::<f32>::new(&model, &data, &spec, 0, build).expect("a trainer")
             });

@@ -175,7 +175,13 @@ fn trainer<'a>(data: &'a Dataset, request: &Value) -> Trainer<'a, f32> {
     };
     let build = |setting: &Setting| -> nnz_core::Result<Box<dyn Sparsifier>> {
         let distribution = DistributionKind::Uniform.build();
-        Ok(Box::new(Static { distribution, pattern: Default::default(), density, setting: *setting }))
+        Ok(Box::new(Static {
+            distribution,
+            pattern: Default::default(),
+            density,
+            setting: *setting,
+            kind: Default::default(),
+        }))
     };
     Trainer::new(&model, data, &spec, 0, build).expect("a trainer")
 }

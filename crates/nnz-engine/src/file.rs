@@ -6,6 +6,7 @@
 //! Equal models are equal files, byte for byte.
 
 use crate::data::Normalization;
+use crate::train::Snapshot;
 use crate::{
     Average, Dtype, Error, Frame, Layout, Model, ModelSpec, Optimizer, OptimizerSpec, Param, Position, Result, Role,
     Storage, Task, Tensor,
@@ -15,6 +16,7 @@ use nnz_core::{Shape, Topology};
 use nnz_kernels::Real;
 use safetensors::tensor::{Dtype as FileDtype, SafeTensors, TensorView};
 use serde::{Deserialize, Serialize};
+use std::borrow::Cow;
 use std::collections::{BTreeMap, HashMap};
 use std::io::Write;
 use std::path::Path;
@@ -90,11 +92,14 @@ struct CheckpointHeader {
     position: Position,
 }
 
-/// What [`load_checkpoint`] found.
-pub(crate) struct Checkpoint<T> {
-    pub model: Model<T>,
-    pub optimizer: Optimizer<T>,
+/// What goes into a checkpoint.
+pub(crate) struct Checkpoint<'a, T: Real> {
+    pub model: Cow<'a, Model<T>>,
+    pub optimizer: Cow<'a, Optimizer<T>>,
     pub average: Option<Average<T>>,
+    pub snapshots: Cow<'a, BTreeMap<String, Snapshot<T>>>,
+    /// Values and optimizer state of the leaves of every parametrized weight, one after the other.
+    pub leaves: Vec<Vec<f64>>,
     pub position: Position,
 }
 
@@ -131,7 +136,7 @@ impl Out {
                 Packing::Smallest => Packing::Dense,
                 chosen => chosen,
             };
-            let shape = match p.weight() {
+            let shape = match p.weight() || p.role == Role::Structure {
                 true => vec![p.shape.rows, p.shape.cols],
                 false => p.value.shape().to_vec(),
             };
@@ -160,12 +165,12 @@ impl Out {
         Ok(())
     }
 
-    fn write(self, path: &Path, header: &Header, checkpoint: Option<CheckpointHeader>) -> Result<()> {
+    fn write(self, path: &Path, header: Header, checkpoint: Option<CheckpointHeader>) -> Result<()> {
         let Self { tensors, layout } = self;
         let views: Result<Vec<_>, _> =
             tensors.iter().map(|(n, d, s, b)| TensorView::new(*d, s.clone(), b).map(|v| (n.as_str(), v))).collect();
         let views = views.map_err(|e| Error::file(path, e))?;
-        let metadata = Metadata { format: FORMAT.into(), header: header.clone(), layout, checkpoint };
+        let metadata = Metadata { format: FORMAT.into(), header, layout, checkpoint };
         let text = serde_json::to_string(&metadata).map_err(|e| Error::file(path, e))?;
         let metadata = HashMap::from([("nnz".to_string(), text)]);
         let bytes = safetensors::serialize(views, Some(metadata)).map_err(|e| Error::file(path, e))?;
@@ -192,23 +197,21 @@ pub fn write_atomically(path: &Path, bytes: &[u8]) -> Result<()> {
     Ok(())
 }
 
-/// Writes a model.
+/// Writes a model; the header's network is that of the model.
 pub fn save_model<T: Real>(path: &Path, model: &Model<T>, header: &Header, packing: Packing) -> Result<()> {
     let mut out = Out { tensors: Vec::new(), layout: BTreeMap::new() };
     out.model(model, packing, header.dtype)?;
-    out.write(path, header, None)
+    out.write(path, Header { model: model.spec.clone(), ..header.clone() }, None)
 }
 
 /// Writes everything a training needs to go on bit for bit. `run` names the run it belongs to.
 pub(crate) fn save_checkpoint<T: Real>(
     path: &Path,
-    model: &Model<T>,
+    checkpoint: &Checkpoint<'_, T>,
     header: &Header,
-    optimizer: &Optimizer<T>,
-    average: Option<&Average<T>>,
-    position: &Position,
     run: &str,
 ) -> Result<()> {
+    let Checkpoint { model, optimizer, average, snapshots, leaves, position } = checkpoint;
     let mut out = Out { tensors: Vec::new(), layout: BTreeMap::new() };
     out.model(model, Packing::Csr, Dtype::Native)?;
     for (i, param) in model.params.iter().enumerate() {
@@ -224,9 +227,25 @@ pub(crate) fn save_checkpoint<T: Real>(
             state(format!("average.{}", param.shape.name), &average.values()[i]);
         }
     }
+    for (name, Snapshot { params, state }) in snapshots.iter() {
+        for (p, state) in params.iter().zip(state) {
+            let (name, rows) = (format!("snapshot.{name}.{}", p.shape.name), p.by_rows());
+            if p.nnz() < p.shape.len() {
+                out.index(format!("{name}.crow_indices"), rows.topology.starts().iter().map(|&s| s as u32));
+                out.index(format!("{name}.col_indices"), rows.topology.columns().iter().copied());
+            }
+            for (k, tensor) in std::iter::once(&p.value).chain(state).enumerate() {
+                let entries = rows.of(tensor);
+                out.real(format!("{name}.{k}"), vec![entries.len()], &entries, false);
+            }
+        }
+    }
+    for (i, values) in leaves.iter().enumerate() {
+        out.real(format!("leaves.{i}"), vec![values.len()], values, false);
+    }
     let (optimizer, average) = (optimizer.spec, average.is_some());
     let checkpoint = CheckpointHeader { run: run.into(), optimizer, average, position: position.clone() };
-    out.write(path, header, Some(checkpoint))
+    out.write(path, Header { model: model.spec.clone(), ..header.clone() }, Some(checkpoint))
 }
 
 /// A parsed file; tensors are still bytes in place.
@@ -333,12 +352,54 @@ impl<'a> In<'a> {
         }
     }
 
+    /// What a procedure kept of a network like `model`.
+    fn snapshot<T: Real>(
+        &self,
+        snapshot: &str,
+        model: &Model<T>,
+        storage: Storage,
+        optimizer: &Optimizer<T>,
+    ) -> Result<Snapshot<T>> {
+        let (mut params, mut states) = (Vec::new(), Vec::new());
+        for p in &model.params {
+            let name = format!("snapshot.{snapshot}.{}", p.shape.name);
+            let (rows, cols) = (p.shape.rows, p.shape.cols);
+            let topology = match self.tensors.tensor(&format!("{name}.crow_indices")) {
+                Ok(_) => {
+                    let starts = self.index(&format!("{name}.crow_indices"))?.into_iter().map(|s| s as usize).collect();
+                    let columns = self.index(&format!("{name}.col_indices"))?;
+                    Topology::new(rows, cols, starts, columns).map_err(|e| self.fail(format!("`{name}`: {e}")))?
+                }
+                Err(_) => Topology::full(rows, cols),
+            };
+            let values = self.real(&format!("{name}.0"), topology.nnz())?;
+            let param = match p.weight() {
+                true => Param::from_entries(&p.shape, p.prunable, topology, storage, values)?,
+                false => Param { value: Tensor::new(p.value.shape(), values), ..p.clone() },
+            };
+            let rows = param.by_rows();
+            let mut state = Vec::new();
+            for k in 0..optimizer.spec.slots() {
+                let mut tensor = Tensor::zeros(param.value.shape());
+                rows.set(&mut tensor, &self.real::<T>(&format!("{name}.{}", k + 1), param.nnz())?);
+                state.push(tensor);
+            }
+            params.push(param);
+            states.push(state);
+        }
+        Ok(Snapshot { params, state: states })
+    }
+
     fn model<T: Real>(&self, storage: Storage) -> Result<Model<T>> {
         let spec = &self.header.model;
         let mut params = Vec::new();
         for p in spec.params() {
             params.push(match p.role {
                 Role::Weight => self.param(&p.shape, self.header.prune_head || !p.shape.head, storage)?,
+                Role::Structure => {
+                    let read: Param<T> = self.param(&p.shape, false, Storage::Sparse)?;
+                    Param::structure(&p.shape, &read.topology())
+                }
                 _ => Param::plain(&p, Tensor::new(&p.dims(), self.real(&p.shape.name, p.shape.len())?)),
             });
         }
@@ -368,7 +429,7 @@ pub fn is_checkpoint(path: &Path, run: &str) -> bool {
 }
 
 /// Reads a checkpoint of `run`; another run's is refused.
-pub(crate) fn load_checkpoint<T: Real>(path: &Path, storage: Storage, run: &str) -> Result<Checkpoint<T>> {
+pub(crate) fn load_checkpoint<T: Real>(path: &Path, storage: Storage, run: &str) -> Result<Checkpoint<'static, T>> {
     let bytes = read(path)?;
     let file = In::parse(path, &bytes)?;
     let Some(checkpoint) = &file.checkpoint else { return Err(file.fail("a model, not a checkpoint")) };
@@ -399,5 +460,16 @@ pub(crate) fn load_checkpoint<T: Real>(path: &Path, storage: Storage, run: &str)
             state(format!("average.{}", param.shape.name), &mut average.values_mut()[i])?;
         }
     }
-    Ok(Checkpoint { model, optimizer, average, position: checkpoint.position.clone() })
+    let position = checkpoint.position.clone();
+    let snapshots =
+        position.snapshots.iter().map(|name| Ok((name.clone(), file.snapshot(name, &model, storage, &optimizer)?)));
+    let snapshots = snapshots.collect::<Result<BTreeMap<_, _>>>()?;
+    let leaves = (0..position.leaves.len()).map(|i| {
+        let name = format!("leaves.{i}");
+        let len = file.tensor(&name)?.shape().iter().product();
+        file.real(&name, len)
+    });
+    let leaves = leaves.collect::<Result<Vec<_>>>()?;
+    let (model, optimizer, snapshots) = (Cow::Owned(model), Cow::Owned(optimizer), Cow::Owned(snapshots));
+    Ok(Checkpoint { model, optimizer, average, snapshots, leaves, position })
 }

@@ -1,6 +1,7 @@
 //! The engine of nnz: tensors, a tape, layers on sparse storage, optimizers, the trainer and its files.
 #![forbid(unsafe_code)]
 
+mod axes;
 pub mod data;
 pub mod derivatives;
 mod error;
@@ -8,6 +9,7 @@ pub mod file;
 mod frozen;
 pub mod layers;
 mod lbfgs;
+mod leaves;
 mod model;
 pub mod ops;
 mod optim;
@@ -19,18 +21,19 @@ mod task;
 mod tensor;
 mod train;
 
+pub use axes::{Axis, axes};
 pub use derivatives::Taps;
 pub use error::{Error, Result};
 pub use frozen::Frozen;
 pub use layers::{Cache, Effects, Init, LayerSpec, Mode, ParamSpec, Role};
 pub use lbfgs::{LbfgsOptions, lbfgs};
-pub use model::{Model, Pass};
+pub use model::{Gram, Model, Pass};
 pub use nnz_kernels::Real;
 pub use optim::{Average, LrSchedule, Optimizer, OptimizerSpec, clip_by_norm};
 pub use param::{Connections, Layout, Moved, Param, SPARSE_BELOW, Storage};
 pub use spec::{KNOWN, ModelSpec};
-pub use step::prune;
+pub use step::{measure, prune};
 pub use tape::Var;
 pub use task::{Evaluation, Frame, Task, evaluate};
 pub use tensor::Tensor;
-pub use train::{Dtype, EpochRecord, Position, Progress, TrainSpec, Trainer, prunable, steps_per_epoch};
+pub use train::{Dtype, EpochRecord, Position, Progress, TrainSpec, Trainer, steps_per_epoch, targets};

@@ -1,9 +1,11 @@
+use crate::axes::{Axis, axes};
+use crate::data::Graph;
 use crate::layers::{Cache, Context, Effects, Mode, Statistics, chain_causal};
 use crate::ops::{self, ZeroProbe};
 use crate::{Error, ModelSpec, Param, Result, Role, Storage, Taps, Tensor, Var};
-use nnz_core::Topology;
+use nnz_core::{Kind, Shape, Topology};
 use nnz_kernels::Real;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex};
 
 /// A network with its values.
 #[derive(Clone, Debug)]
@@ -26,12 +28,23 @@ pub struct Pass<'a, T> {
     /// What a causal network has seen before: then the input may be any next part of the sequence, `[batch, positions ·
     /// channels]`.
     pub cache: Option<&'a Cache<T>>,
+    /// A weight whose inputs are to be summed up.
+    pub gram: Option<&'a Gram>,
+}
+
+/// The sum of x xᵀ over what a weight reads in a pass.
+#[derive(Debug)]
+pub struct Gram {
+    /// The parameter.
+    pub param: usize,
+    /// `[cols, cols]` and the number of rows, once there was a pass.
+    pub sum: Mutex<Option<(Vec<f64>, usize)>>,
 }
 
 impl<T> Default for Pass<'_, T> {
     /// Use, without probes, taps and cache.
     fn default() -> Self {
-        Self { mode: Mode::Use, probes: &[], taps: None, cache: None }
+        Self { mode: Mode::Use, probes: &[], taps: None, cache: None, gram: None }
     }
 }
 
@@ -105,6 +118,19 @@ impl<T: Real> Model<T> {
         }
     }
 
+    /// Takes the edges and the features of the graph that the data lie on.
+    pub fn adopt(&mut self, graph: &Graph) -> Result<()> {
+        for p in self.params.iter_mut().filter(|p| p.role == Role::Structure) {
+            let topology = if p.shape.name.ends_with(".edges") { &graph.edges } else { &graph.features };
+            let (got, want) = ([topology.rows(), topology.cols()], [p.shape.rows, p.shape.cols]);
+            if got != want {
+                return Err(Error::Refused(format!("`{}` is {want:?}, but the graph has {got:?}", p.shape.name)));
+            }
+            *p = Param::structure(&p.shape, topology);
+        }
+        Ok(())
+    }
+
     /// Moves running statistics towards those of a batch.
     pub fn absorb(&mut self, statistics: &[Statistics<T>]) {
         for s in statistics {
@@ -122,6 +148,24 @@ impl<T: Real> Model<T> {
     /// Matrices and kernels, without biases, norms, embeddings and buffers.
     pub fn weights(&self) -> impl Iterator<Item = &Param<T>> {
         self.params.iter().filter(|p| p.weight())
+    }
+
+    /// The parameters that are targets of a kind; none of units, which are axes.
+    pub(crate) fn places(&self, kind: Kind) -> Vec<usize> {
+        let wanted = |p: &Param<T>| match kind {
+            Kind::Weights => p.prunable,
+            Kind::Edges => p.role == Role::Structure && p.shape.name.ends_with(".edges"),
+            Kind::Units => false,
+        };
+        (0..self.params.len()).filter(|&i| wanted(&self.params[i])).collect()
+    }
+
+    /// Name and extent of the targets of a kind.
+    pub fn targets(&self, kind: Kind) -> Vec<Shape> {
+        match kind {
+            Kind::Units => axes(&self.spec).iter().map(Axis::shape).collect(),
+            _ => self.places(kind).into_iter().map(|i| self.params[i].shape.clone()).collect(),
+        }
     }
 
     /// Weights that exist.

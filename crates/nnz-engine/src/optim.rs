@@ -250,6 +250,11 @@ impl<T: Real> Average<T> {
         }
     }
 
+    /// Puts the values of `params` in the place of one average.
+    pub(crate) fn replace(&mut self, at: usize, params: &[Param<T>]) {
+        self.0.splice(at..=at, params.iter().map(|p| p.value.clone()));
+    }
+
     /// The averages, in the order of the parameters.
     pub fn values(&self) -> &[Tensor<T>] {
         &self.0

@@ -1,3 +1,4 @@
+use crate::axes::Along;
 use crate::{Error, ParamSpec, Result, Role, Tensor};
 use nnz_core::{Edit, Mask, Rng, Shape, Topology};
 use nnz_kernels::{Csc, Csr, Plan, Real, Rows, Tuning};
@@ -156,6 +157,21 @@ impl<T: Real> Param<T> {
         Self { shape: spec.shape.clone(), role: spec.role, prunable: false, layout: Layout::Dense, value }
     }
 
+    /// The same in 64 bits.
+    pub(crate) fn wide(&self) -> Param<f64> {
+        let Self { shape, role, prunable, layout, value } = self;
+        let data = value.data().iter().map(|v| v.f64()).collect();
+        let (shape, layout, value) = (shape.clone(), layout.clone(), Tensor::new(value.shape(), data));
+        Param { shape, role: *role, prunable: *prunable, layout, value }
+    }
+
+    /// Connections that come with the data.
+    pub(crate) fn structure(shape: &Shape, topology: &Topology) -> Self {
+        let (layout, value) =
+            (Layout::Sparse(Arc::new(Connections::new(topology))), Tensor::full(&[topology.nnz()], T::ONE));
+        Self { shape: shape.clone(), role: Role::Structure, prunable: false, layout, value }
+    }
+
     /// Whether it is a matrix or kernel of weights.
     pub fn weight(&self) -> bool {
         self.role == Role::Weight
@@ -185,6 +201,9 @@ impl<T: Real> Param<T> {
         seed: u64,
     ) -> Result<Self> {
         let shape = &spec.shape;
+        if spec.role == Role::Structure {
+            return Ok(Self::structure(shape, &Topology::from_positions(shape.rows, shape.cols, [])));
+        }
         let mut rng = Rng::stream(seed, "init", index as u64, 0);
         if spec.role != Role::Weight {
             let value = spec.init.plain(shape.len(), &mut rng);
@@ -247,14 +266,44 @@ impl<T: Real> Param<T> {
         }
     }
 
+    /// Whether an edit can be applied, and the storage it leads to.
+    pub(crate) fn admits(&self, edit: &Edit, storage: Storage) -> Result<Storage> {
+        let (topology, values) = match edit {
+            Edit::Rewire { topology, .. } => (topology, None),
+            Edit::Set { topology, values } => (topology, Some(values)),
+            Edit::Keep | Edit::Replace { .. } => return Ok(storage),
+        };
+        let (name, [rows, cols]) = (&self.shape.name, [self.shape.rows, self.shape.cols]);
+        let got = [topology.rows(), topology.cols()];
+        if got != [rows, cols] {
+            return Err(Error::Refused(format!("an edit of shape {got:?} for `{name}` of {rows}x{cols}")));
+        }
+        if topology.nnz() == 0 {
+            return Err(Error::Refused(format!("`{name}` would lose its last connection")));
+        }
+        if let Some(values) = values.filter(|v| v.len() != topology.nnz()) {
+            return Err(Error::Refused(format!(
+                "{} values for the {} entries of `{name}`",
+                values.len(),
+                topology.nnz()
+            )));
+        }
+        match self.role {
+            Role::Structure => Ok(Storage::Sparse),
+            _ => storage.resolve(topology, &self.shape),
+        }
+    }
+
     /// Applies an edit to the values and to every tensor of `state` that lies as they do: survivors keep theirs,
     /// newborns start at their first value and at zero state.
     pub fn apply(&mut self, edit: Edit, storage: Storage, state: &mut [Tensor<T>]) -> Result<Option<Moved>> {
-        let Edit::Rewire { topology, born } = edit else { return Ok(None) };
-        if topology.nnz() == 0 {
-            return Err(Error::Refused(format!("`{}` would lose its last connection", self.shape.name)));
-        }
-        let storage = storage.resolve(&topology, &self.shape)?;
+        let storage = self.admits(&edit, storage)?;
+        let (topology, born, values) = match edit {
+            Edit::Keep => return Ok(None),
+            Edit::Rewire { topology, born } => (topology, born, None),
+            Edit::Set { topology, values } => (topology, Vec::new(), Some(values)),
+            Edit::Replace { .. } => return Err(Error::Refused("only a whole network can replace a layer".into())),
+        };
         let old = self.by_rows();
         let carried: Vec<Option<usize>> = old.topology.carry(&topology).collect();
         let grown = carried.iter().filter(|c| c.is_none()).count();
@@ -265,14 +314,74 @@ impl<T: Real> Param<T> {
             let mut first = || born.next().map_or(T::ZERO, |&v| T::of(f64::from(v)));
             carried.iter().map(|c| c.map_or_else(&mut first, |i| before[i])).collect()
         };
-        let mut entries = vec![carry(&self.value, &born)];
+        let own = match values {
+            Some(values) => values.into_iter().map(T::of).collect(),
+            None => carry(&self.value, &born),
+        };
+        let mut entries = vec![own];
         entries.extend(state.iter().map(|s| carry(s, &[])));
-        let (layout, tensors) = lay_out(topology, storage, &entries);
+        self.set(topology, storage, &entries, state);
+        Ok(Some(moved))
+    }
+
+    /// Lays values and state out anew.
+    fn set(&mut self, topology: Topology, storage: Storage, entries: &[Vec<T>], state: &mut [Tensor<T>]) {
+        let (layout, tensors) = lay_out(topology, storage, entries);
         let mut tensors = tensors.into_iter();
         self.value = tensors.next().unwrap_or_else(|| Tensor::zeros(&[0]));
         state.iter_mut().zip(tensors).for_each(|(s, t)| *s = t);
         self.layout = layout;
-        Ok(Some(moved))
+    }
+
+    /// Cuts rows, columns or entries away with their units; columns repeat the units of their axis. Returns how many
+    /// connections a weight lost.
+    pub(crate) fn cut(
+        &mut self,
+        along: Along,
+        keep: &[bool],
+        storage: Storage,
+        state: &mut [Tensor<T>],
+    ) -> Result<usize> {
+        let units = keep.len();
+        let place: Vec<usize> =
+            keep.iter().scan(0, |next, &k| Some(std::mem::replace(next, *next + usize::from(k)))).collect();
+        let left = keep.iter().filter(|k| **k).count();
+        if along == Along::Entries {
+            for tensor in std::iter::once(&mut self.value).chain(state) {
+                let kept = tensor.data().iter().zip(keep).filter(|(_, k)| **k).map(|(v, _)| *v).collect();
+                *tensor = Tensor::new(&[left], kept);
+            }
+            self.shape.rows = left;
+            return Ok(0);
+        }
+        let old = self.by_rows();
+        let cols = match along {
+            Along::Cols => self.shape.cols / units * left,
+            _ => self.shape.cols,
+        };
+        let to = |p: u64| -> Option<u64> {
+            let (r, c) = ((p / self.shape.cols as u64) as usize, (p % self.shape.cols as u64) as usize);
+            let (r, c) = match along {
+                Along::Rows => (keep[r].then(|| place[r])?, c),
+                _ => (r, keep[c % units].then(|| c / units * left + place[c % units])?),
+            };
+            Some((r * cols + c) as u64)
+        };
+        let moved: Vec<Option<u64>> = old.topology.positions().map(to).collect();
+        let carry = |tensor: &Tensor<T>| -> Vec<T> {
+            moved.iter().zip(old.of(tensor)).filter(|(m, _)| m.is_some()).map(|(_, v)| v).collect()
+        };
+        let entries: Vec<Vec<T>> = std::iter::once(&self.value).chain(state.iter()).map(carry).collect();
+        let rows = if along == Along::Rows { left } else { self.shape.rows };
+        let topology = Topology::from_positions(rows, cols, moved.iter().copied().flatten());
+        if topology.nnz() == 0 {
+            return Err(Error::Refused(format!("`{}` would lose its last connection", self.shape.name)));
+        }
+        (self.shape.rows, self.shape.cols) = (rows, cols);
+        let storage = storage.resolve(&topology, &self.shape)?;
+        let lost = old.topology.nnz() - topology.nnz();
+        self.set(topology, storage, &entries, state);
+        Ok(lost)
     }
 
     /// Bytes of values and indices or mask.
@@ -302,6 +411,13 @@ pub struct Moved {
     pub born: usize,
     /// Removed connections.
     pub died: usize,
+}
+
+impl std::ops::AddAssign for Moved {
+    fn add_assign(&mut self, other: Self) {
+        self.born += other.born;
+        self.died += other.died;
+    }
 }
 
 /// Lays vectors of entries out under a resolved storage.

@@ -1,43 +1,53 @@
 //! One pass over a batch, what a method sees of it, and its edits.
 
+use crate::axes::{Axis, axes, cut, split, strength};
 use crate::data::{Batch, Dataset};
+use crate::derivatives::hvp;
 use crate::layers::Statistics;
+use crate::model::Gram;
 use crate::ops::{self, ZeroProbe};
+use crate::param::Entries;
 use crate::task::{self, Frame};
 use crate::{Average, Error, Layout, Mode, Model, Moved, Optimizer, Param, Pass, Result, Storage, Taps, Tensor, Var};
-use nnz_core::{Plan, Shape, Signals, Sparsifier, Target, Topology, Zero};
+use nnz_core::{Edit, Kind, Live, Measure, Plan, Shape, Signals, Sparsifier, Target, Topology, Work, Zero};
 use nnz_kernels::Real;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex};
 
-/// Prunes a trained model once, without training: the method's plan at step 0. `batch` is needed only by methods that
-/// ask for gradients.
+/// Prunes a trained model once, without training: the method's plans at step 0. `batch` is needed only by methods that
+/// measure on data.
 pub fn prune<T: Real>(
     model: &mut Model<T>,
-    sparsifier: &mut dyn Sparsifier,
+    work: &mut Work,
     batch: Option<(&Dataset, &[u32], &Frame)>,
     storage: Storage,
 ) -> Result<Moved> {
-    check_trained(sparsifier, model)?;
-    let Plan::Rewire(signals) = sparsifier.plan(0) else {
-        return Err(Error::Refused("this method changes nothing without training; give `--finetune EPOCHS`".into()));
-    };
-    let pass = match batch {
-        Some((data, rows, frame)) if signals.any() => {
-            let batch = Batch::of(data, &data.train, rows, frame)?;
-            Step::run(model, &batch, 0.0, signals, Mode::Use)?
-        }
-        None if signals.any() => {
-            return Err(Error::Refused("this method scores by gradients and needs data: give `--data DATA`".into()));
-        }
-        _ => Step::empty(),
-    };
-    rewire(model, None, None, sparsifier, 0, &pass, storage)
+    check_trained(work, model)?;
+    let Work { sparsifier, procedure, parametrization, .. } = work;
+    let mut moved = Moved { born: 0, died: 0 };
+    for round in 0..sparsifier.rounds(0) {
+        let (Plan::Rewire(signals), None, None) = (sparsifier.plan(0), &procedure, &parametrization) else {
+            let way = "this method changes nothing without training; give `--finetune EPOCHS`";
+            return if round == 0 { Err(Error::Refused(way.into())) } else { Ok(moved) };
+        };
+        let batch = match batch {
+            Some((data, rows, frame)) if signals.data() => Some(Batch::of(data, &data.train, rows, frame)?),
+            None if signals.data() => {
+                return Err(Error::Refused("this method measures on data: give `--data DATA`".into()));
+            }
+            _ => None,
+        };
+        let kind = sparsifier.kind();
+        let pass = Step::measure(model, batch.as_ref(), 0.0, signals, Mode::Use, kind)?;
+        moved += rewire(model, None, None, &mut |t| sparsifier.rewire(0, t), kind, &pass, storage)?;
+    }
+    Ok(moved)
 }
 
-pub(crate) fn check_trained<T: Real>(sparsifier: &dyn Sparsifier, model: &Model<T>) -> Result<()> {
-    let shapes: Vec<&Shape> = model.weights().filter(|p| p.prunable).map(|p| &p.shape).collect();
-    sparsifier.check(&shapes)?;
-    if sparsifier.birth(&shapes)?.is_some() {
+pub(crate) fn check_trained<T: Real>(work: &Work, model: &Model<T>) -> Result<()> {
+    let shapes = model.targets(work.sparsifier.kind());
+    let shapes: Vec<&Shape> = shapes.iter().collect();
+    work.sparsifier.check(&shapes)?;
+    if work.sparsifier.birth(&shapes)?.is_some() {
         return Err(Error::Refused(
             "this method starts from a random topology and would throw the trained weights away; methods that prune a \
              trained model are magnitude, gmp and snip"
@@ -54,6 +64,12 @@ pub(crate) struct Step<T> {
     pub gradients: Vec<Tensor<T>>,
     /// Zeros of largest |gradient| of each parameter.
     zeros: Vec<Vec<Zero>>,
+    /// Hessian times gradient, one for each parameter where it was asked for.
+    curvature: Vec<Tensor<T>>,
+    /// Shares of the flow, likewise.
+    flow: Vec<Tensor<f64>>,
+    /// A parameter and the second moment of its inputs.
+    gram: Option<(usize, Vec<f64>)>,
     /// For running statistics.
     pub statistics: Vec<Statistics<T>>,
 }
@@ -65,6 +81,7 @@ fn objective<T: Real>(
     smoothing: f64,
     leaves: &[Var<T>],
     pass: Pass<'_, T>,
+    temperature: f64,
 ) -> Result<(Var<T>, Vec<Statistics<T>>)> {
     let (output, effects) = model.forward(&Var::constant(batch.input.clone()), leaves, pass)?;
     let rows = batch.rows();
@@ -72,6 +89,7 @@ fn objective<T: Real>(
         2 => output,
         _ => ops::reshape(&output, &[rows, output.value().len() / rows.max(1)]),
     };
+    let output = if temperature == 1.0 { output } else { ops::scale(&output, 1.0 / temperature) };
     let loss = task::loss(&output, &batch.goal, smoothing);
     Ok((effects.penalty.map_or_else(|| loss.clone(), |p| ops::add(&loss, &p)), effects.statistics))
 }
@@ -87,7 +105,33 @@ fn finite<T: Real>(tensor: &Tensor<T>) -> bool {
 
 impl<T: Real> Step<T> {
     pub fn empty() -> Self {
-        Self { loss: f64::NAN, gradients: Vec::new(), zeros: Vec::new(), statistics: Vec::new() }
+        let (gradients, zeros, curvature, flow) = Default::default();
+        Self { loss: f64::NAN, gradients, zeros, curvature, flow, gram: None, statistics: Vec::new() }
+    }
+
+    /// All that a method asked for; loss and gradients only where there is a batch.
+    pub fn measure(
+        model: &Model<T>,
+        batch: Option<&Batch<T>>,
+        smoothing: f64,
+        signals: Signals,
+        mode: Mode,
+        kind: Kind,
+    ) -> Result<Self> {
+        let mut step = match batch {
+            Some(batch) => Self::run(model, batch, smoothing, signals, mode)?,
+            None => Self::empty(),
+        };
+        if let (Some(temperature), Some(batch)) = (signals.curvature, batch) {
+            step.curvature = curvature(model, batch, smoothing, mode, temperature)?;
+        }
+        if signals.flow {
+            step.flow = flow(model)?;
+        }
+        if let (Some(target), Some(batch)) = (signals.gram, batch) {
+            step.gram = Some(gram(model, batch, mode, kind, target)?);
+        }
+        Ok(step)
     }
 
     pub fn run(model: &Model<T>, batch: &Batch<T>, smoothing: f64, signals: Signals, mode: Mode) -> Result<Self> {
@@ -99,7 +143,7 @@ impl<T: Real> Step<T> {
         let probe = |count: usize| (count > 0).then(|| Arc::new(ZeroProbe { count, ..Default::default() }));
         let probes: Vec<Option<Arc<ZeroProbe>>> = model.params.iter().map(|p| probe(wanted(p))).collect();
         let pass = Pass { mode, probes: &probes, ..Default::default() };
-        let (loss, statistics) = objective(model, batch, smoothing, &leaves, pass)?;
+        let (loss, statistics) = objective(model, batch, smoothing, &leaves, pass, 1.0)?;
         let value = loss.value().data()[0].f64();
         let mut found = loss.backward(false)?;
         let mut zeros = vec![Vec::new(); model.params.len()];
@@ -116,12 +160,80 @@ impl<T: Real> Step<T> {
             param.mask_gradient(&mut gradient);
             gradients.push(gradient);
         }
-        Ok(Self { loss: value, gradients, zeros, statistics })
+        Ok(Self { loss: value, gradients, zeros, statistics, ..Self::empty() })
     }
 
     /// Whether loss and gradients are numbers.
     pub fn finite(&self) -> bool {
         self.loss.is_finite() && self.gradients.iter().all(finite)
+    }
+}
+
+/// The Hessian of the loss over the weights times its gradient, with logits over `temperature`.
+fn curvature<T: Real>(
+    model: &Model<T>,
+    batch: &Batch<T>,
+    smoothing: f64,
+    mode: Mode,
+    temperature: f64,
+) -> Result<Vec<Tensor<T>>> {
+    let f = |leaves: &[Var<T>]| {
+        let pass = Pass { mode, ..Default::default() };
+        Ok(objective(model, batch, smoothing, leaves, pass, temperature)?.0)
+    };
+    let leaves = leaves(model);
+    let mut found = f(&leaves)?.backward(false)?;
+    let direction = |(p, leaf): (&Param<T>, &Var<T>)| {
+        let mut gradient = found.take(leaf).filter(|_| p.weight()).unwrap_or_else(|| Tensor::zeros(p.value.shape()));
+        p.mask_gradient(&mut gradient);
+        gradient
+    };
+    let direction: Vec<Tensor<T>> = model.params.iter().zip(&leaves).map(direction).collect();
+    let values: Vec<Tensor<T>> = model.params.iter().map(|p| p.value.clone()).collect();
+    hvp(f, &values, &direction)
+}
+
+/// ∂R/∂|w| / R with R = Σ outputs for an input of ones through |parameters| (Tanaka et al. 2020, arXiv:2006.05467).
+fn flow<T: Real>(model: &Model<T>) -> Result<Vec<Tensor<f64>>> {
+    let mut model = Model { spec: model.spec.clone(), params: model.params.iter().map(Param::wide).collect() };
+    model.params.iter_mut().for_each(|p| p.value = p.value.map(f64::abs));
+    let leaves = leaves(&model);
+    let [c, h, w] = model.spec.input;
+    let input = Var::constant(Tensor::full(&[1, c * h * w], 1.0));
+    let sum = ops::sum(&model.forward(&input, &leaves, Pass::default())?.0);
+    let total = sum.value().data()[0];
+    if !(total > 0.0 && total.is_finite()) {
+        return Err(Error::Refused(format!(
+            "the flow through {} is {total}: its layers cannot be scored so",
+            model.spec.name
+        )));
+    }
+    let mut found = ops::scale(&sum, 1.0 / total).backward(false)?;
+    let share =
+        |(p, leaf): (&Param<f64>, &Var<f64>)| found.take(leaf).unwrap_or_else(|| Tensor::zeros(p.value.shape()));
+    Ok(model.params.iter().zip(&leaves).map(share).collect())
+}
+
+/// The second moment of what a target reads.
+fn gram<T: Real>(
+    model: &Model<T>,
+    batch: &Batch<T>,
+    mode: Mode,
+    kind: Kind,
+    target: usize,
+) -> Result<(usize, Vec<f64>)> {
+    let place = model.places(kind).get(target).copied().filter(|_| kind == Kind::Weights);
+    let param = place.ok_or_else(|| Error::Refused(format!("no weight is target {target}")))?;
+    let gram = Gram { param, sum: Mutex::new(None) };
+    let constants: Vec<Var<T>> = model.params.iter().map(|p| Var::constant(p.value.clone())).collect();
+    let pass = Pass { mode, gram: Some(&gram), ..Default::default() };
+    model.forward(&Var::constant(batch.input.clone()), &constants, pass)?;
+    match gram.sum.into_inner().unwrap_or_else(|e| e.into_inner()) {
+        Some((sum, rows)) => Ok((param, sum.into_iter().map(|s| s / rows.max(1) as f64).collect())),
+        None => Err(Error::Refused(format!(
+            "what `{}` reads cannot be measured: only linear layers and convolutions without groups show their inputs",
+            model.params[param].shape.name
+        ))),
     }
 }
 
@@ -135,7 +247,7 @@ pub(crate) fn culprit<T: Real>(model: &Model<T>, batch: &Batch<T>, smoothing: f6
     let taps = names.iter().fold(Taps::new(), |taps, name| taps.read(name));
     let leaves = leaves(model);
     let pass = Pass { mode, taps: Some(&taps), ..Default::default() };
-    let (loss, _) = objective(model, batch, smoothing, &leaves, pass)?;
+    let (loss, _) = objective(model, batch, smoothing, &leaves, pass, 1.0)?;
     let bad = |t: Option<Tensor<T>>| t.is_some_and(|t| !finite(&t));
     if let Some(name) = names.iter().find(|n| bad(taps.activation(n))) {
         return Ok(format!(", and the output of layer `{name}` is the first that is not finite"));
@@ -152,67 +264,159 @@ pub(crate) fn culprit<T: Real>(model: &Model<T>, batch: &Batch<T>, smoothing: f6
     Ok(broken.map_or_else(String::new, |(p, _)| format!(", and the gradient of `{}` is not finite", p.shape.name)))
 }
 
-/// What a method sees of the prunable parameters.
+/// A measure of a network's weights.
+pub fn measure<T: Real>(model: &Model<T>, measure: &dyn Measure) -> f64 {
+    let empty = Step::empty();
+    let all = (0..model.params.len()).filter(|&i| model.params[i].weight()).collect();
+    measure.measure(&Views::at(model, &empty, all).targets())
+}
+
+/// What a method sees of its targets.
 pub(crate) struct Views<'a> {
     parts: Vec<View<'a>>,
 }
 
 struct View<'a> {
-    param: usize,
-    shape: &'a Shape,
+    shape: Shape,
     topology: Topology,
     values: Vec<f32>,
     gradient: Vec<f32>,
     zeros: &'a [Zero],
+    curvature: Vec<f32>,
+    flow: Vec<f32>,
+    gram: &'a [f64],
 }
 
 impl<'a> Views<'a> {
-    pub fn new<T: Real>(model: &'a Model<T>, pass: &'a Step<T>) -> Self {
-        let narrow = |v: Vec<T>| -> Vec<f32> { v.into_iter().map(|x| x.f64() as f32).collect() };
-        let view = |(i, p): (usize, &'a Param<T>)| View {
-            param: i,
-            shape: &p.shape,
-            topology: p.topology(),
-            values: narrow(p.entries(&p.value)),
-            gradient: pass.gradients.get(i).map_or_else(Vec::new, |g| narrow(p.entries(g))),
-            zeros: pass.zeros.get(i).map_or(&[], Vec::as_slice),
+    pub fn new<T: Real>(model: &'a Model<T>, pass: &'a Step<T>, kind: Kind) -> Self {
+        if kind == Kind::Units {
+            let view = |axis: &Axis| {
+                let gradient = |i: usize| pass.gradients.get(i).map_or_else(Vec::new, |g| model.params[i].entries(g));
+                let [values, mut gradient] = strength(model, axis, gradient);
+                if pass.gradients.is_empty() {
+                    gradient.clear();
+                }
+                let (curvature, flow) = Default::default();
+                let topology = Topology::full(axis.units, 1);
+                View { shape: axis.shape(), topology, values, gradient, zeros: &[], curvature, flow, gram: &[] }
+            };
+            return Self { parts: axes(&model.spec).iter().map(view).collect() };
+        }
+        Self::at(model, pass, model.places(kind))
+    }
+
+    /// Of parameters.
+    fn at<T: Real>(model: &'a Model<T>, pass: &'a Step<T>, places: Vec<usize>) -> Self {
+        fn narrow<T: Real>(v: Vec<T>) -> Vec<f32> {
+            v.into_iter().map(|x| x.f64() as f32).collect()
+        }
+        let view = |i: usize| {
+            let p = &model.params[i];
+            let rows = p.by_rows();
+            View {
+                shape: p.shape.clone(),
+                values: narrow(rows.of(&p.value)),
+                gradient: pass.gradients.get(i).map_or_else(Vec::new, |g| narrow(rows.of(g))),
+                zeros: pass.zeros.get(i).map_or(&[], Vec::as_slice),
+                curvature: pass.curvature.get(i).map_or_else(Vec::new, |g| narrow(rows.of(g))),
+                flow: pass.flow.get(i).map_or_else(Vec::new, |g| narrow(rows.of(g))),
+                gram: pass.gram.as_ref().filter(|(at, _)| *at == i).map_or(&[], |(_, g)| g),
+                topology: rows.topology,
+            }
         };
-        Self { parts: model.params.iter().enumerate().filter(|(_, p)| p.prunable).map(view).collect() }
+        Self { parts: places.into_iter().map(view).collect() }
     }
 
     pub fn targets(&self) -> Vec<Target<'_>> {
         let parts = self.parts.iter().enumerate();
         parts
-            .map(|(index, View { shape, topology, values, gradient, zeros, .. })| Target {
+            .map(|(index, View { shape, topology, values, gradient, zeros, curvature, flow, gram })| Target {
                 index,
                 shape,
                 topology,
                 values,
                 gradient,
                 zeros,
+                curvature,
+                flow,
+                gram,
             })
             .collect()
     }
 }
 
-/// Asks the method for its edits and applies them.
+/// Lets a method change the values of its targets behind an optimizer step.
+pub(crate) fn after_step<T: Real>(model: &mut Model<T>, sparsifier: &mut dyn Sparsifier, step: u64, lr: f64) {
+    let places = model.places(sparsifier.kind());
+    let rows: Vec<Entries> = places.iter().map(|&i| model.params[i].by_rows()).collect();
+    let shapes: Vec<Shape> = places.iter().map(|&i| model.params[i].shape.clone()).collect();
+    let wide = |(&i, rows): (&usize, &Entries)| -> Vec<f64> {
+        rows.of(&model.params[i].value).into_iter().map(|v| v.f64()).collect()
+    };
+    let mut values: Vec<Vec<f64>> = places.iter().zip(&rows).map(wide).collect();
+    let parts = rows.iter().zip(&shapes).zip(&mut values).enumerate();
+    let mut live: Vec<Live> =
+        parts.map(|(index, ((rows, shape), values))| Live { index, shape, topology: &rows.topology, values }).collect();
+    sparsifier.after_step(step, lr, &mut live);
+    for ((i, rows), values) in places.into_iter().zip(rows).zip(values) {
+        let values: Vec<T> = values.into_iter().map(T::of).collect();
+        rows.set(&mut model.params[i].value, &values);
+    }
+}
+
+/// Asks a method for its edits and applies them.
 pub(crate) fn rewire<T: Real>(
     model: &mut Model<T>,
     mut optimizer: Option<&mut Optimizer<T>>,
     mut average: Option<&mut Average<T>>,
-    sparsifier: &mut dyn Sparsifier,
-    step: u64,
+    edits: &mut dyn FnMut(&[Target]) -> nnz_core::Result<Vec<Edit>>,
+    kind: Kind,
     pass: &Step<T>,
     storage: Storage,
 ) -> Result<Moved> {
-    let views = Views::new(model, pass);
-    let edits = sparsifier.rewire(step, &views.targets())?;
-    let params: Vec<usize> = views.parts.iter().map(|v| v.param).collect();
-    if edits.len() != params.len() {
-        return Err(Error::Refused(format!("the method made {} edits for {} targets", edits.len(), params.len())));
+    let views = Views::new(model, pass, kind);
+    let edits = edits(&views.targets())?;
+    let count = views.parts.len();
+    if edits.len() != count {
+        return Err(Error::Refused(format!("the method made {} edits for {count} targets", edits.len())));
     }
     let mut sum = Moved { born: 0, died: 0 };
-    for (i, edit) in params.into_iter().zip(edits) {
+    if kind == Kind::Units {
+        for (axis, edit) in axes(&model.spec).iter().zip(edits) {
+            let topology = match edit {
+                Edit::Keep => continue,
+                Edit::Rewire { topology, .. } if topology.rows() == axis.units => topology,
+                _ => return Err(Error::Refused(format!("units of `{}` can only be kept or lost", axis.name))),
+            };
+            let keep: Vec<bool> = (0..axis.units).map(|u| !topology.row(u).is_empty()).collect();
+            if keep.contains(&false) {
+                sum.died += cut(model, optimizer.as_deref_mut(), average.as_deref_mut(), axis, &keep, storage)?;
+            }
+        }
+        return Ok(sum);
+    }
+    // All edits or none.
+    for (i, edit) in model.places(kind).into_iter().zip(&edits) {
+        model.params[i].admits(edit, storage)?;
+    }
+    // From the last on, since a layer that is replaced by two moves those behind it.
+    for (i, edit) in model.places(kind).into_iter().zip(edits).rev() {
+        let edit = match edit {
+            Edit::Replace { left, right } => {
+                match replace(model, optimizer.as_deref_mut(), average.as_deref_mut(), i, &left, &right, storage)? {
+                    Some(moved) => {
+                        sum += moved;
+                        continue;
+                    }
+                    None => {
+                        let shape = &model.params[i].shape;
+                        let values = product(&left, &right, shape.rows, shape.cols);
+                        Edit::Set { topology: Topology::full(shape.rows, shape.cols), values }
+                    }
+                }
+            }
+            edit => edit,
+        };
         let mut none = Vec::new();
         let state = optimizer.as_mut().map_or(&mut none, |o| &mut o.state[i]);
         let old = average.is_some().then(|| model.params[i].topology());
@@ -225,12 +429,64 @@ pub(crate) fn rewire<T: Real>(
             start_at_values(&model.params[i], &old, &mut values);
             average.values_mut()[i] = values;
         }
-        if let Some(moved) = moved {
-            sum.born += moved.born;
-            sum.died += moved.died;
-        }
+        sum += moved.unwrap_or(Moved { born: 0, died: 0 });
     }
     Ok(sum)
+}
+
+/// L R, row-major.
+fn product(left: &[f64], right: &[f64], rows: usize, cols: usize) -> Vec<f64> {
+    let rank = left.len() / rows.max(1);
+    let mut out = vec![0.0; rows * cols];
+    for (row, l) in out.chunks_exact_mut(cols.max(1)).zip(left.chunks_exact(rank.max(1))) {
+        for (l, r) in l.iter().zip(right.chunks_exact(cols)) {
+            row.iter_mut().zip(r).for_each(|(o, r)| *o += l * r);
+        }
+    }
+    out
+}
+
+/// Puts two linear layers in the place of one; `None` where the weight is not that of a linear layer, or two would not
+/// have fewer entries.
+fn replace<T: Real>(
+    model: &mut Model<T>,
+    optimizer: Option<&mut Optimizer<T>>,
+    average: Option<&mut Average<T>>,
+    at: usize,
+    left: &[f64],
+    right: &[f64],
+    storage: Storage,
+) -> Result<Option<Moved>> {
+    let (rows, cols, prunable) = (model.params[at].shape.rows, model.params[at].shape.cols, model.params[at].prunable);
+    let rank = left.len() / rows.max(1);
+    if left.len() != rows * rank || right.len() != rank * cols || rank == 0 {
+        let name = &model.params[at].shape.name;
+        return Err(Error::Refused(format!(
+            "factors of {} and {} for `{name}` {rows}x{cols}",
+            left.len(),
+            right.len()
+        )));
+    }
+    if rank * (rows + cols) >= rows * cols || !split(&mut model.spec.layers, at, rank) {
+        return Ok(None);
+    }
+    let specs = model.spec.params();
+    let before = model.params[at].nnz();
+    let factor = |spec: &crate::ParamSpec, values: &[f64]| {
+        let (s, all) = (&spec.shape, Topology::full(spec.shape.rows, spec.shape.cols));
+        Param::from_entries(s, prunable, all, storage, values.iter().map(|&v| T::of(v)).collect())
+    };
+    let factors = [factor(&specs[at], right)?, factor(&specs[at + 1], left)?];
+    if let Some(o) = optimizer {
+        let fresh = Optimizer::new(o.spec, &factors).state;
+        o.state.splice(at..=at, fresh);
+    }
+    if let Some(a) = average {
+        a.replace(at, &factors);
+    }
+    model.params.splice(at..=at, factors);
+    let after = rank * (rows + cols);
+    Ok(Some(Moved { born: 0, died: before.saturating_sub(after) }))
 }
 
 /// The average of a connection that `old` did not have starts at its value.
@@ -241,4 +497,95 @@ fn start_at_values<T: Real>(param: &Param<T>, old: &Topology, average: &mut Tens
         averages[entry] = values[entry];
     }
     entries.set(average, &averages);
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::ModelSpec;
+    use crate::data::Goal;
+    use nnz_core::Rng;
+
+    fn network(text: &str) -> (Model<f64>, Batch<f64>) {
+        let spec = ModelSpec::parse(text, [1, 6, 6], 3).unwrap();
+        let model = Model::born(&spec, None, Storage::Auto, false, 1).unwrap();
+        let mut rng = Rng::stream(0, "input", 0, 0);
+        let input = Tensor::new(&[10, 36], (0..360).map(|_| rng.normal()).collect());
+        (model, Batch { input, goal: Goal::Classes((0..10).map(|i| i % 3).collect()) })
+    }
+
+    fn signals(model: &Model<f64>, batch: &Batch<f64>, signals: Signals) -> Step<f64> {
+        Step::measure(model, Some(batch), 0.0, signals, Mode::Use, Kind::Weights).unwrap()
+    }
+
+    /// (g(w + h v) - g(w - h v)) / 2h with v the gradient of the weights.
+    #[test]
+    fn curvature_is_the_slope_of_the_gradient_along_itself() {
+        let (model, batch) = network("mlp:36-8-3");
+        let found = signals(&model, &batch, Signals { curvature: Some(1.0), ..Signals::NONE });
+        let moved = |h: f64| {
+            let mut other = model.clone();
+            for (p, g) in other.params.iter_mut().zip(&found.gradients).filter(|(p, _)| p.weight()) {
+                p.value.data_mut().iter_mut().zip(g.data()).for_each(|(w, g)| *w += h * g);
+            }
+            signals(&other, &batch, Signals::GRADIENT).gradients
+        };
+        let (up, down) = (moved(1e-5), moved(-1e-5));
+        for (i, p) in model.params.iter().enumerate().filter(|(_, p)| p.weight()) {
+            for k in 0..p.value.len() {
+                let slope = (up[i].data()[k] - down[i].data()[k]) / 2e-5;
+                assert!((found.curvature[i].data()[k] - slope).abs() < 1e-6, "{} {k}", p.shape.name);
+            }
+        }
+    }
+
+    #[test]
+    fn every_layer_carries_the_whole_flow() {
+        for text in ["mlp:36-8-5-3", "resnet8"] {
+            let (model, _) = network(text);
+            let flow = flow(&model).unwrap();
+            for (p, f) in model.params.iter().zip(&flow).filter(|(p, _)| p.weight() && !text.starts_with("res")) {
+                let sum: f64 = p.value.data().iter().zip(f.data()).map(|(w, f)| w.abs() * f).sum();
+                assert!((sum - 1.0).abs() < 1e-9, "{text} {}: {sum}", p.shape.name);
+            }
+            assert!(flow.iter().all(|f| f.data().iter().all(|f| *f >= 0.0)));
+        }
+    }
+
+    /// Behind unfolding, a convolution is a matrix, and what it reads are patches.
+    #[test]
+    fn the_second_moment_is_that_of_what_a_weight_reads() {
+        let (model, batch) = network("vgg-small");
+        let (param, gram) = gram(&model, &batch, Mode::Use, Kind::Weights, 1).unwrap();
+        let cols = model.params[param].shape.cols;
+        let taps = Taps::new().read("2.relu");
+        let leaves = leaves(&model);
+        let pass = Pass { taps: Some(&taps), ..Default::default() };
+        model.forward(&Var::constant(batch.input.clone()), &leaves, pass).unwrap();
+        let read = Var::constant(taps.activation("2.relu").unwrap());
+        let patches = ops::patches(&read, ops::Window::new([3, 3]).padding([1, 1]));
+        let (rows, wide) = patches.value().rows_cols();
+        assert_eq!(wide, cols);
+        for (a, b) in [(0, 0), (3, 7), (cols - 1, 2)] {
+            let dot: f64 = patches.value().data().chunks(cols).map(|r| r[a] * r[b]).sum();
+            assert!((gram[a * cols + b] - dot / rows as f64).abs() < 1e-9);
+        }
+        assert!(super::gram(&model, &batch, Mode::Use, Kind::Weights, 99).is_err());
+    }
+
+    #[test]
+    fn a_layer_replaced_by_two_computes_their_product() {
+        let (mut model, batch) = network("mlp:36-20-3");
+        let mut rng = Rng::stream(5, "factors", 0, 0);
+        let mut draw = |n: usize| (0..n).map(|_| rng.normal()).collect::<Vec<f64>>();
+        let (left, right) = (draw(20 * 4), draw(4 * 36));
+        let mut plain = model.clone();
+        plain.params[0].value = Tensor::new(&[20, 36], product(&left, &right, 20, 36));
+        let mut edit = |_: &[Target]| Ok(vec![Edit::Replace { left: left.clone(), right: right.clone() }]);
+        let moved = rewire(&mut model, None, None, &mut edit, Kind::Weights, &Step::empty(), Storage::Auto).unwrap();
+        assert_eq!((moved.died, model.spec.weights().len()), (20 * 36 - 4 * 56, 3));
+        assert_eq!(model.spec.params().len(), model.params.len());
+        let (a, b) = (plain.infer(batch.input.clone()).unwrap(), model.infer(batch.input).unwrap());
+        assert!(a.data().iter().zip(b.data()).all(|(a, b)| (a - b).abs() < 1e-9));
+    }
 }

@@ -1,16 +1,19 @@
+use crate::axes::{Axis, axes};
 use crate::data::{Augment, Batch, Dataset, Loader, Split};
 use crate::file::{self, Header};
-use crate::step::{Step, Views, check_trained, culprit, rewire};
+use crate::leaves::Leaves;
+use crate::step::{Step, Views, after_step, check_trained, culprit, rewire};
 use crate::task::{Evaluation, Frame, Task, evaluate};
 use crate::{
-    Average, Error, LrSchedule, Mode, Model, ModelSpec, Optimizer, OptimizerSpec, Result, Role, Storage, Tensor,
+    Average, Error, LrSchedule, Mode, Model, ModelSpec, Optimizer, OptimizerSpec, Param, Result, Role, Storage, Tensor,
     clip_by_norm, lbfgs,
 };
 use half::bf16;
-use nnz_core::{Plan, Setting, Shape, Signals, Sparsifier};
+use nnz_core::{Act, Edit, Kind, Plan, Rng, Setting, Shape, Signals, Target, Work};
 use nnz_kernels::Real;
 use serde::{Deserialize, Serialize};
 use std::borrow::Cow;
+use std::collections::BTreeMap;
 use std::path::Path;
 use std::sync::mpsc::{Receiver, sync_channel};
 use std::time::Instant;
@@ -189,6 +192,34 @@ pub struct Position {
     pub history: Vec<EpochRecord>,
     /// What the method remembers.
     pub sparsifier: serde_json::Value,
+    /// The training under way, where a procedure has several.
+    #[serde(default)]
+    pub act: Option<Act>,
+    /// Steps done of it.
+    #[serde(default)]
+    pub done: u64,
+    /// Steps done when optimizer state last was zero.
+    #[serde(default)]
+    pub since: u64,
+    /// What the procedure remembers.
+    #[serde(default)]
+    pub procedure: serde_json::Value,
+    /// What the procedure has yet to be told.
+    #[serde(default)]
+    pub accuracy: Option<f64>,
+    /// Names of what a procedure keeps.
+    #[serde(default)]
+    pub snapshots: Vec<String>,
+    /// Extents of the leaves of every parametrized weight.
+    #[serde(default)]
+    pub leaves: Vec<Vec<Vec<usize>>>,
+}
+
+/// A network and its optimizer state, kept by a procedure.
+#[derive(Clone, Debug)]
+pub(crate) struct Snapshot<T> {
+    pub params: Vec<Param<T>>,
+    pub state: Vec<Vec<Tensor<T>>>,
 }
 
 /// A training under way: model, optimizer, method, data and position.
@@ -201,7 +232,9 @@ pub struct Trainer<'a, T> {
     ahead: Option<Receiver<crate::data::Result<Batch<T>>>>,
     validation: Vec<u32>,
     frame: Frame,
-    sparsifier: Box<dyn Sparsifier>,
+    work: Work,
+    leaves: Option<Leaves>,
+    snapshots: BTreeMap<String, Snapshot<T>>,
     /// The network under training; [`Trainer::result`] is the one to keep.
     pub model: Model<T>,
     /// The update rule with its state.
@@ -219,9 +252,16 @@ pub struct Trainer<'a, T> {
 /// Batches made ahead of the step that needs them.
 const AHEAD: usize = 2;
 
-/// The shapes a method may change.
-pub fn prunable(spec: &ModelSpec, prune_head: bool) -> Vec<Shape> {
-    spec.weights().into_iter().filter(|s| prune_head || !s.head).collect()
+/// The shapes a method of a kind may change.
+pub fn targets(spec: &ModelSpec, prune_head: bool, kind: Kind) -> Vec<Shape> {
+    match kind {
+        Kind::Weights => spec.weights().into_iter().filter(|s| prune_head || !s.head).collect(),
+        Kind::Units => axes(spec).iter().map(Axis::shape).collect(),
+        Kind::Edges => {
+            let edges = |s: &Shape| s.name.ends_with(".edges");
+            spec.params().into_iter().filter(|p| p.role == Role::Structure).map(|p| p.shape).filter(edges).collect()
+        }
+    }
 }
 
 /// Steps of an epoch over `rows` rows.
@@ -231,35 +271,39 @@ pub fn steps_per_epoch(rows: usize, batch: usize) -> u64 {
 
 impl<'a, T: Real> Trainer<'a, T> {
     /// A fresh network on `data`, built for a method that `build` makes once the length of the run is known.
-    pub fn new(
+    pub fn new<W: Into<Work>>(
         model: &ModelSpec,
         data: &'a Dataset,
         spec: &TrainSpec,
         seed: u64,
-        build: impl FnOnce(&Setting) -> nnz_core::Result<Box<dyn Sparsifier>>,
+        build: impl FnOnce(&Setting) -> nnz_core::Result<W>,
     ) -> Result<Self> {
-        Self::build(data, spec, seed, build, model.reads_tokens(), |sparsifier| {
-            let shapes = prunable(model, spec.prune_head);
+        Self::build(data, spec, seed, build, model.reads_tokens(), |work| {
+            let shapes = targets(model, spec.prune_head, work.sparsifier.kind());
             let shapes: Vec<&Shape> = shapes.iter().collect();
-            sparsifier.check(&shapes)?;
-            let births = sparsifier.birth(&shapes)?;
-            Model::born(model, births, spec.storage, spec.prune_head, seed)
+            work.sparsifier.check(&shapes)?;
+            let births = work.sparsifier.birth(&shapes)?;
+            let mut model = Model::born(model, births, spec.storage, spec.prune_head, seed)?;
+            if let Some(graph) = &data.graph {
+                model.adopt(graph)?;
+            }
+            Ok(model)
         })
     }
 
     /// Training that goes on from the values of `model`, with the task, normalization and scales it was trained under. A
     /// method that gives birth to a topology is refused: it would throw the trained values away.
-    pub fn from_model(
+    pub fn from_model<W: Into<Work>>(
         model: Model<T>,
         frame: Frame,
         data: &'a Dataset,
         spec: &TrainSpec,
         seed: u64,
-        build: impl FnOnce(&Setting) -> nnz_core::Result<Box<dyn Sparsifier>>,
+        build: impl FnOnce(&Setting) -> nnz_core::Result<W>,
     ) -> Result<Self> {
         let spec = TrainSpec { task: frame.task, ..spec.clone() };
-        let mut trainer = Self::build(data, &spec, seed, build, false, |sparsifier| {
-            check_trained(sparsifier, &model)?;
+        let mut trainer = Self::build(data, &spec, seed, build, false, |work| {
+            check_trained(work, &model)?;
             Ok(model)
         })?;
         trainer.loader = trainer.loader.framed(frame.clone());
@@ -267,13 +311,13 @@ impl<'a, T: Real> Trainer<'a, T> {
         Ok(trainer)
     }
 
-    fn build(
+    fn build<W: Into<Work>>(
         data: &'a Dataset,
         spec: &TrainSpec,
         seed: u64,
-        build: impl FnOnce(&Setting) -> nnz_core::Result<Box<dyn Sparsifier>>,
+        build: impl FnOnce(&Setting) -> nnz_core::Result<W>,
         tokens: bool,
-        model: impl FnOnce(&dyn Sparsifier) -> Result<Model<T>>,
+        model: impl FnOnce(&Work) -> Result<Model<T>>,
     ) -> Result<Self> {
         spec.check(data.image)?;
         let (rows, validation) = data.split_validation(spec.validation, seed)?;
@@ -281,8 +325,9 @@ impl<'a, T: Real> Trainer<'a, T> {
         let loader = Loader::new(data, rows, spec.batch, seed, spec.augment, frame.clone());
         let per_epoch = loader.per_epoch();
         let setting = Setting { seed, steps: per_epoch * u64::from(spec.epochs), steps_per_epoch: per_epoch };
-        let sparsifier = build(&setting)?;
-        let model = model(&*sparsifier)?;
+        let work = build(&setting)?.into();
+        let model = model(&work)?;
+        let leaves = work.parametrization.as_ref().map(|p| Leaves::new(&**p, &model, spec)).transpose()?;
         let optimizer = Optimizer::new(spec.optimizer, &model.params);
         let average = spec.ema.map(|_| Average::new(&model.params));
         Ok(Self {
@@ -293,7 +338,9 @@ impl<'a, T: Real> Trainer<'a, T> {
             ahead: None,
             validation,
             frame,
-            sparsifier,
+            work,
+            leaves,
+            snapshots: BTreeMap::new(),
             model,
             optimizer,
             average,
@@ -305,15 +352,36 @@ impl<'a, T: Real> Trainer<'a, T> {
 
     /// Writes everything needed to go on bit for bit. `run` names the run it belongs to.
     pub fn save(&self, path: &Path, header: &Header, run: &str) -> Result<()> {
-        file::save_checkpoint(path, &self.model, header, &self.optimizer, self.average.as_ref(), &self.position, run)
+        let mut position = self.position.clone();
+        position.snapshots = self.snapshots.keys().cloned().collect();
+        position.leaves = self.leaves.as_ref().map_or_else(Vec::new, Leaves::extents);
+        let checkpoint = file::Checkpoint {
+            model: Cow::Borrowed(&self.model),
+            optimizer: Cow::Borrowed(&self.optimizer),
+            average: self.average.clone(),
+            snapshots: Cow::Borrowed(&self.snapshots),
+            leaves: self.leaves.as_ref().map_or_else(Vec::new, Leaves::tensors),
+            position,
+        };
+        file::save_checkpoint(path, &checkpoint, header, run)
     }
 
     /// Goes to where a checkpoint of `run` was saved; another run's is refused.
     pub fn resume(&mut self, path: &Path, run: &str) -> Result<()> {
         let saved = file::load_checkpoint(path, self.spec.storage, run)?;
-        self.sparsifier.restore(&saved.position.sparsifier)?;
-        (self.model, self.optimizer, self.average) = (saved.model, saved.optimizer, saved.average);
+        self.work.sparsifier.restore(&saved.position.sparsifier)?;
+        if let Some(procedure) = self.work.procedure.as_mut().filter(|_| !saved.position.procedure.is_null()) {
+            procedure.restore(&saved.position.procedure)?;
+        }
+        self.model = saved.model.into_owned();
+        (self.optimizer, self.average) = (saved.optimizer.into_owned(), saved.average);
+        self.snapshots = saved.snapshots.into_owned();
+        let plain = saved.position.leaves.is_empty();
+        self.leaves = self.leaves.take().filter(|_| !plain).map(|l| l.with(&saved.position.leaves, saved.leaves));
         self.position = saved.position;
+        // Known from what was just read.
+        self.position.snapshots.clear();
+        self.position.leaves.clear();
         Ok(())
     }
 
@@ -332,6 +400,10 @@ impl<'a, T: Real> Trainer<'a, T> {
 
     /// Steps in the whole run.
     pub fn steps(&self) -> u64 {
+        self.work.procedure.as_ref().map_or_else(|| self.plain_steps(), |p| p.steps())
+    }
+
+    fn plain_steps(&self) -> u64 {
         self.per_epoch() * u64::from(self.spec.epochs)
     }
 
@@ -345,67 +417,177 @@ impl<'a, T: Real> Trainer<'a, T> {
     }
 
     /// Trains until the end, or until `observe` answers `false`. Returns whether the end was reached.
-    pub fn run(&mut self, observe: impl FnMut(&Self, &Progress) -> bool) -> Result<bool> {
-        let (steps, mut loader) = (self.position.step..self.steps(), self.loader.clone());
-        std::thread::scope(|scope| {
-            if self.prefetch {
-                let (send, receive) = sync_channel(AHEAD);
-                self.ahead = Some(receive);
-                scope.spawn(move || steps.map(|s| loader.batch(s)).try_for_each(|batch| send.send(batch)));
-            }
-            let end = self.drive(observe);
-            // The thread ends when nobody listens.
-            self.ahead = None;
-            end
-        })
-    }
-
-    fn drive(&mut self, mut observe: impl FnMut(&Self, &Progress) -> bool) -> Result<bool> {
+    pub fn run(&mut self, mut observe: impl FnMut(&Self, &Progress) -> bool) -> Result<bool> {
         while self.position.step < self.steps() {
-            let progress = self.advance()?;
-            if !observe(self, &progress) {
+            self.enter()?;
+            let (span, order, mut loader) = (self.span(), self.order(), self.loader.clone());
+            let end = std::thread::scope(|scope| {
+                if self.prefetch {
+                    let (send, receive) = sync_channel(AHEAD);
+                    self.ahead = Some(receive);
+                    let steps = self.local()..span.end;
+                    scope.spawn(move || steps.map(|s| loader.batch(order + s)).try_for_each(|batch| send.send(batch)));
+                }
+                let end = self.drive(self.position.step + span.end - self.local(), &mut observe);
+                // The thread ends when nobody listens.
+                self.ahead = None;
+                end
+            });
+            if !end? {
                 return Ok(self.position.step == self.steps());
             }
         }
         Ok(true)
     }
 
+    /// Trains up to a step; whether `observe` always said to go on.
+    fn drive(&mut self, stop: u64, observe: &mut dyn FnMut(&Self, &Progress) -> bool) -> Result<bool> {
+        while self.position.step < stop {
+            let progress = self.advance()?;
+            if !observe(self, &progress) {
+                return Ok(false);
+            }
+        }
+        Ok(true)
+    }
+
+    /// The steps of the training under way.
+    fn span(&self) -> std::ops::Range<u64> {
+        match &self.position.act {
+            Some(Act::Train { span, .. }) => span.clone(),
+            _ => 0..self.plain_steps(),
+        }
+    }
+
+    /// The step of the training under way.
+    fn local(&self) -> u64 {
+        self.span().start + self.position.done
+    }
+
+    /// Its length, which the learning rate goes by.
+    fn length(&self) -> u64 {
+        match self.position.act {
+            Some(Act::Train { of, .. }) => of,
+            _ => self.plain_steps(),
+        }
+    }
+
+    /// What is added to its steps to get rows in an order of its own.
+    fn order(&self) -> u64 {
+        match self.position.act {
+            Some(Act::Train { order, .. }) => (order << 20) * self.per_epoch(),
+            _ => 0,
+        }
+    }
+
+    /// Carries out what the procedure wants before it trains on.
+    fn enter(&mut self) -> Result<()> {
+        while self.work.procedure.is_some() && (self.position.act.is_none() || self.local() >= self.span().end) {
+            let accuracy = self.position.accuracy.take();
+            let Some(procedure) = &mut self.work.procedure else { return Ok(()) };
+            let act = procedure.next(accuracy);
+            self.position.procedure = procedure.state();
+            match act {
+                Act::Train { ref span, .. } => {
+                    (self.position.done, self.position.act) = (0, (!span.is_empty()).then_some(act));
+                }
+                Act::Edit(signals) => {
+                    let batch = self.loader.batch(self.order() + self.local())?;
+                    let pass = self.signals(&batch, signals)?;
+                    self.edit(&pass, true)?;
+                }
+                Act::Snapshot(name) => {
+                    let (params, state) = (self.model.params.clone(), self.optimizer.state.clone());
+                    self.snapshots.insert(name, Snapshot { params, state });
+                }
+                Act::Restore(name) => {
+                    let kept = self.kept(&name)?.clone();
+                    (self.model.params, self.optimizer.state) = (kept.params, kept.state);
+                    self.average = self.average.as_ref().map(|_| Average::new(&self.model.params));
+                }
+                Act::Rewind(name) => self.mean_of(&[name])?,
+                Act::Average(names) => self.mean_of(&names)?,
+                Act::Evaluate => {
+                    self.position.accuracy = Some(self.evaluate(&self.data.train, &self.validation)?.accuracy);
+                }
+                Act::Done if self.position.step < self.steps() => {
+                    let (at, of) = (self.position.step, self.steps());
+                    return Err(Error::Refused(format!("the procedure ended at step {at} of {of}")));
+                }
+                Act::Done => return Ok(()),
+            }
+        }
+        Ok(())
+    }
+
+    fn kept(&self, name: &str) -> Result<&Snapshot<T>> {
+        let missing = || Error::Refused(format!("the procedure goes back to `{name}`, which it never kept"));
+        self.snapshots.get(name).ok_or_else(missing)
+    }
+
+    /// Puts the mean of kept values in the place of those of now. A connection that a snapshot did not have counts as zero.
+    fn mean_of(&mut self, names: &[String]) -> Result<()> {
+        let kept = names.iter().map(|n| self.kept(n)).collect::<Result<Vec<_>>>()?;
+        let share = 1.0 / kept.len().max(1) as f64;
+        let mean = |(i, p): (usize, &Param<T>)| {
+            let rows = p.by_rows();
+            let mut sum = vec![0.0; rows.topology.nnz()];
+            for snapshot in &kept {
+                let old = &snapshot.params[i];
+                let from = old.by_rows();
+                let values = from.of(&old.value);
+                let carried = from.topology.carry(&rows.topology);
+                sum.iter_mut().zip(carried).for_each(|(s, c)| *s += c.map_or(0.0, |c| values[c].f64()));
+            }
+            let mut value = p.value.clone();
+            rows.set(&mut value, &sum.into_iter().map(|s| T::of(s * share)).collect::<Vec<_>>());
+            value
+        };
+        let values: Vec<Tensor<T>> = self.model.params.iter().enumerate().map(mean).collect();
+        self.model.params.iter_mut().zip(values).for_each(|(p, v)| p.value = v);
+        self.optimizer = Optimizer::new(self.spec.optimizer, &self.model.params);
+        self.position.since = self.position.step;
+        self.average = self.average.as_ref().map(|_| Average::new(&self.model.params));
+        Ok(())
+    }
+
     /// One step: the method's plan, then forward, backward and update.
     pub fn advance(&mut self) -> Result<Progress> {
         let started = Instant::now();
-        let step = self.position.step;
-        let (epoch, at) = (step / self.per_epoch(), step % self.per_epoch());
+        self.enter()?;
+        let step = self.local();
+        let epoch = self.position.step / self.per_epoch();
         let batch = match self.ahead.as_ref().and_then(|ahead| ahead.recv().ok()) {
             Some(batch) => batch?,
-            None => self.loader.batch(step)?,
+            None => self.loader.batch(self.order() + step)?,
         };
-        let plan = self.sparsifier.plan(step);
-        let (loss, edited) = match plan {
-            Plan::Rewire(signals) if signals.any() => {
-                let pass = self.measure(&batch, signals)?;
-                self.rewire(step, &pass)?;
-                (pass.loss, true)
-            }
-            Plan::Rewire(_) => {
-                self.rewire(step, &Step::empty())?;
-                (self.update(&batch, Signals::NONE)?, true)
+        let thawed = self.freeze(step)?;
+        let (loss, edited) = match self.work.sparsifier.plan(step) {
+            Plan::Rewire(signals) => {
+                let loss = self.rounds(&batch, step)?;
+                match signals.data() {
+                    true => (loss.unwrap_or(0.0), true),
+                    false => (self.update(&batch, Signals::NONE)?, true),
+                }
             }
             Plan::Observe(signals) => (self.update(&batch, signals)?, false),
-            Plan::Rest => (self.update(&batch, Signals::NONE)?, false),
+            Plan::Rest => (self.update(&batch, Signals::NONE)?, thawed),
         };
         self.position.step += 1;
+        self.position.done += 1;
         self.position.loss_sum += loss * batch.rows() as f64;
         self.position.rows_seen += batch.rows();
-        let last = at + 1 == self.per_epoch();
-        if self.position.step == self.steps() {
+        let ends = self.position.step == self.steps();
+        let last = ends || self.position.step.is_multiple_of(self.per_epoch());
+        if self.local() == self.span().end {
             // A schedule may end exactly at the end of training: one last plan, on the last batch.
-            if let Plan::Rewire(signals) = self.sparsifier.plan(self.position.step) {
-                let pass = match signals.any() {
-                    true => self.measure(&batch, signals)?,
-                    false => Step::empty(),
-                };
-                self.rewire(self.position.step, &pass)?;
+            self.freeze(self.local())?;
+            if let Plan::Rewire(_) = self.work.sparsifier.plan(self.local()) {
+                self.rounds(&batch, self.local())?;
             }
+        }
+        if ends {
+            self.enter()?;
         }
         let loss = self.position.loss_sum / self.position.rows_seen.max(1) as f64;
         self.seconds += started.elapsed().as_secs_f64();
@@ -414,11 +596,11 @@ impl<'a, T: Real> Trainer<'a, T> {
             false => None,
         };
         if edited || last {
-            self.position.sparsifier = self.sparsifier.state();
+            self.position.sparsifier = self.work.sparsifier.state();
         }
         Ok(Progress {
             steps: (self.position.step, self.steps()),
-            epochs: (epoch as u32 + 1, self.spec.epochs),
+            epochs: (epoch as u32 + 1, self.steps().div_ceil(self.per_epoch()) as u32),
             loss,
             accuracy: self.position.history.last().map(|e| e.accuracy),
             density: self.model.density(),
@@ -426,42 +608,104 @@ impl<'a, T: Real> Trainer<'a, T> {
         })
     }
 
+    /// Plan and edits of one step, in as many rounds as the method has; the loss of the first, where it was measured.
+    fn rounds(&mut self, batch: &Batch<T>, step: u64) -> Result<Option<f64>> {
+        let mut loss = None;
+        for _ in 0..self.work.sparsifier.rounds(step) {
+            let Plan::Rewire(signals) = self.work.sparsifier.plan(step) else { break };
+            let pass = self.signals(batch, signals)?;
+            self.edit(&pass, false)?;
+            loss = loss.or(Some(pass.loss).filter(|l| l.is_finite()));
+        }
+        Ok(loss)
+    }
+
+    /// What a method asked for, on as many rows as it asked for.
+    fn signals(&self, batch: &Batch<T>, signals: Signals) -> Result<Step<T>> {
+        if !signals.any() {
+            return Ok(Step::empty());
+        }
+        if signals.rows <= batch.rows() || !signals.data() {
+            return self.measure(Some(batch).filter(|_| signals.data()), signals);
+        }
+        let (all, wanted) = (self.loader.rows(), signals.rows.min(self.loader.rows().len()));
+        let drawn = Rng::stream(self.seed, "measure", 0, self.position.step).distinct(all.len() as u64, wanted);
+        let rows: Vec<u32> = drawn.into_iter().map(|i| all[i as usize]).collect();
+        self.measure(Some(&Batch::of(self.data, &self.data.train, &rows, &self.frame)?), signals)
+    }
+
+    /// Turns leaves into plain weights where their time is over; whether it did.
+    fn freeze(&mut self, step: u64) -> Result<bool> {
+        let Some(parametrization) = self.work.parametrization.as_ref().filter(|p| step >= p.until()) else {
+            return Ok(false);
+        };
+        let Some(leaves) = self.leaves.take() else { return Ok(false) };
+        let mut edits = leaves.freeze(&**parametrization, &self.model);
+        let moved = rewire(
+            &mut self.model,
+            Some(&mut self.optimizer),
+            self.average.as_mut(),
+            &mut |_| Ok(std::mem::take(&mut edits)),
+            Kind::Weights,
+            &Step::empty(),
+            self.spec.storage,
+        )?;
+        self.position.since = self.position.step;
+        self.position.born += moved.born;
+        self.position.died += moved.died;
+        Ok(true)
+    }
+
     fn mode(&self) -> Mode {
         Mode::Train { seed: self.seed, step: self.position.step }
     }
 
     /// A pass whose loss and gradients are numbers, or the place where they stopped being any.
-    fn measure(&self, batch: &Batch<T>, signals: Signals) -> Result<Step<T>> {
-        let (smoothing, mode) = (self.spec.smoothing, self.mode());
-        let pass = Step::run(&self.model, batch, smoothing, signals, mode)?;
-        match pass.finite() {
-            true => Ok(pass),
-            false => {
+    fn measure(&self, batch: Option<&Batch<T>>, signals: Signals) -> Result<Step<T>> {
+        let (smoothing, mode, kind) = (self.spec.smoothing, self.mode(), self.work.sparsifier.kind());
+        let pass = Step::measure(&self.model, batch, smoothing, signals, mode, kind)?;
+        match batch {
+            Some(batch) if !pass.finite() => {
                 let layer = culprit(&self.model, batch, smoothing, mode)?;
                 Err(Error::NonFinite { loss: pass.loss, step: self.position.step, layer })
             }
+            _ => Ok(pass),
         }
     }
 
     /// One update, and the loss before it.
     fn update(&mut self, batch: &Batch<T>, signals: Signals) -> Result<f64> {
-        let mut pass = self.measure(batch, signals)?;
-        let step = self.position.step;
+        let step = self.local();
+        if let (Some(leaves), Some(p)) = (&self.leaves, &self.work.parametrization) {
+            leaves.show(&**p, step, &mut self.model);
+        }
+        let mut pass = self.measure(Some(batch), signals)?;
         if signals.any() {
-            let views = Views::new(&self.model, &pass);
-            self.sparsifier.observe(step, &views.targets());
-            self.position.sparsifier = self.sparsifier.state();
+            let views = Views::new(&self.model, &pass, self.work.sparsifier.kind());
+            self.work.sparsifier.observe(step, &views.targets());
+            self.position.sparsifier = self.work.sparsifier.state();
         }
         if let Some(limit) = self.spec.clip {
             clip_by_norm(&mut pass.gradients, limit);
         }
+        let factor = self.spec.schedule.factor(step, self.length(), self.spec.warmup);
+        let lr = self.spec.optimizer.lr() * factor;
         if let OptimizerSpec::Lbfgs { memory, weight_decay } = self.spec.optimizer {
             self.search(batch, &pass, memory, weight_decay)?;
         } else {
-            let lr = self.spec.optimizer.lr() * self.spec.schedule.factor(step, self.steps(), self.spec.warmup);
-            for (i, (param, gradient)) in self.model.params.iter_mut().zip(&pass.gradients).enumerate() {
-                self.optimizer.update(i, param, gradient, lr, step + 1);
+            let count = self.position.step - self.position.since + 1;
+            if let Some(mut leaves) = self.leaves.take() {
+                self.move_leaves(&mut leaves, batch, &mut pass, lr, count)?;
+                self.leaves = Some(leaves);
             }
+            for (i, (param, gradient)) in self.model.params.iter_mut().zip(&pass.gradients).enumerate() {
+                if !self.leaves.as_ref().is_some_and(|l| l.has(i)) {
+                    self.optimizer.update(i, param, gradient, lr, count);
+                }
+            }
+        }
+        if self.work.sparsifier.proximal() {
+            after_step(&mut self.model, &mut *self.work.sparsifier, step, lr);
         }
         self.model.absorb(&pass.statistics);
         if let (Some(average), Some(decay)) = (&mut self.average, self.spec.ema) {
@@ -469,6 +713,33 @@ impl<'a, T: Real> Trainer<'a, T> {
             average.update(&self.model.params, decay.min(early));
         }
         Ok(pass.loss)
+    }
+
+    /// One step of the leaves: by the optimizer, or by their own in phases, each with a pass at what the last one left.
+    fn move_leaves(
+        &mut self,
+        leaves: &mut Leaves,
+        batch: &Batch<T>,
+        pass: &mut Step<T>,
+        lr: f64,
+        count: u64,
+    ) -> Result<()> {
+        let step = self.local();
+        let Some(p) = &self.work.parametrization else { return Ok(()) };
+        if p.phases() == 0 {
+            leaves.update(&**p, step, &pass.gradients, lr, count);
+        }
+        for phase in 0..p.phases() {
+            if phase > 0 {
+                let gradients = self.measure(Some(batch), Signals::NONE)?.gradients;
+                leaves.own_step(&**p, phase, &gradients, lr);
+            } else {
+                leaves.own_step(&**p, phase, &pass.gradients, lr);
+            }
+            leaves.show(&**p, step, &mut self.model);
+        }
+        leaves.show(&**p, step + 1, &mut self.model);
+        Ok(())
     }
 
     /// One iteration of limited-memory BFGS on the loss of this batch, from the pass at its start. Slots `i` and
@@ -541,16 +812,18 @@ impl<'a, T: Real> Trainer<'a, T> {
         Ok(())
     }
 
-    fn rewire(&mut self, step: u64, pass: &Step<T>) -> Result<()> {
-        let moved = rewire(
-            &mut self.model,
-            Some(&mut self.optimizer),
-            self.average.as_mut(),
-            &mut *self.sparsifier,
-            step,
-            pass,
-            self.spec.storage,
-        )?;
+    /// Asks the sparsifier, or the procedure, for its edits and applies them.
+    fn edit(&mut self, pass: &Step<T>, by_procedure: bool) -> Result<()> {
+        let (step, kind) = (self.local(), self.work.sparsifier.kind());
+        let Work { sparsifier, procedure, .. } = &mut self.work;
+        let mut ask = |targets: &[Target]| -> nnz_core::Result<Vec<Edit>> {
+            match procedure {
+                Some(p) if by_procedure => p.edit(targets),
+                _ => sparsifier.rewire(step, targets),
+            }
+        };
+        let (optimizer, average) = (Some(&mut self.optimizer), self.average.as_mut());
+        let moved = rewire(&mut self.model, optimizer, average, &mut ask, kind, pass, self.spec.storage)?;
         self.position.born += moved.born;
         self.position.died += moved.died;
         Ok(())

@@ -28,7 +28,13 @@ fn training_with_momentum_takes_at_most_24_bytes_a_nonzero() {
     };
     let build = |setting: &Setting| -> nnz_core::Result<Box<dyn Sparsifier>> {
         let distribution = DistributionKind::Uniform.build();
-        Ok(Box::new(Static { distribution, pattern: Default::default(), density: 0.08, setting: *setting }))
+        Ok(Box::new(Static {
+            distribution,
+            pattern: Default::default(),
+            density: 0.08,
+            setting: *setting,
+            kind: Default::default(),
+        }))
     };
     let before = MEMORY.current_usage();
     let mut trainer: Trainer<f32> = Trainer::new(&model, &data, &spec, 0, build).unwrap();

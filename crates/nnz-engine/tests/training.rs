@@ -134,7 +134,7 @@ impl Sparsifier for Shuffled {
     fn plan(&self, step: u64) -> Plan {
         match step {
             0 => Plan::Rest,
-            s if s % 3 == 0 => Plan::Rewire(Signals { gradient: s % 2 == 0, zeros: 0.0 }),
+            s if s % 3 == 0 => Plan::Rewire(Signals { gradient: s % 2 == 0, ..Signals::NONE }),
             _ => Plan::Rest,
         }
     }

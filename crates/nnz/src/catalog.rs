@@ -116,10 +116,15 @@ pub fn check(registry: Registry) -> Vec<String> {
 #[doc = include_str!("../../../docs/src/adding-a-method.md")]
 struct Guide;
 
+/// The examples on the page of words compile and do what it says.
+#[cfg(doctest)]
+#[doc = include_str!("../../../docs/src/words.md")]
+struct Words;
+
 #[cfg(test)]
 mod tests {
     use super::*;
-    use nnz_core::{Build, Paper, Result, Setting, Sparsifier};
+    use nnz_core::{Build, Paper, Result, Setting, Work};
     use serde::{Deserialize, Serialize};
     use std::collections::HashSet;
 
@@ -211,7 +216,7 @@ mod tests {
     struct NoOptions {}
 
     impl Build for NoOptions {
-        fn build(self, _: &Setting) -> Result<Box<dyn Sparsifier>> {
+        fn build(self, _: &Setting) -> Result<Work> {
             Err(nnz_core::Error::Refused("a card for tests has no method".into()))
         }
     }

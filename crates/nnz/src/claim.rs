@@ -26,13 +26,34 @@ pub struct Claim {
 }
 
 /// A number an arm has for each seed.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum Metric {
     /// Accuracy on the test split, in [0, 1].
+    #[default]
     TestAccuracy,
     /// Seconds an epoch of the arm `dense`, with the same seed, over those of the arm: 1 is as fast. Of the machine it ran on.
     SpeedOverDense,
+    /// What the arm's method measures, such as neural persistence.
+    Measure,
+}
+
+impl Metric {
+    /// A value as people read it.
+    pub fn write(self, value: f64) -> String {
+        match self {
+            Self::TestAccuracy => format!("{:.2}%", value * 100.0),
+            Self::SpeedOverDense => format!("{value:.2}x"),
+            Self::Measure => format!("{value:.4}"),
+        }
+    }
+
+    /// A difference of two, and half the width of its interval.
+    pub fn write_difference(self, value: f64, half_width: Option<f64>) -> String {
+        let (scale, digits) = if self == Self::TestAccuracy { (100.0, 2) } else { (1.0, 4) };
+        let half = half_width.map_or_else(String::new, |h| format!(" ± {:.digits$}", h * scale));
+        format!("{:+.digits$}{half}", value * scale)
+    }
 }
 
 /// What the numbers say of a claim.
@@ -96,6 +117,7 @@ impl Claim {
             let seeds = &arm(name)?.seeds;
             match self.metric {
                 Metric::TestAccuracy => Some(seeds.iter().map(|s| s.test_accuracy).collect()),
+                Metric::Measure => seeds.iter().map(|s| s.measure).collect(),
                 Metric::SpeedOverDense => {
                     let pairs = arm("dense")?.seeds.iter().zip(seeds);
                     Some(pairs.map(|(dense, s)| dense.seconds_per_epoch / s.seconds_per_epoch.max(1e-9)).collect())

@@ -1,11 +1,12 @@
 //! What a model is made of, layer by layer and as a whole.
 
-use crate::Result;
-use nnz_core::Topology;
+use crate::{REGISTRY, Result};
 use nnz_core::measure::{self, Components, Degrees, Paths, Spectral};
+use nnz_core::{Setting, Topology};
 use nnz_engine::file::Header;
 use nnz_engine::{LayerSpec, Model, Real};
 use serde::Serialize;
+use std::collections::BTreeMap;
 
 /// A model, measured.
 #[derive(Clone, Debug, Serialize)]
@@ -38,6 +39,8 @@ pub struct Inspection {
     pub paths: Option<Paths>,
     /// Connected components of the whole stack, likewise.
     pub components: Option<Components>,
+    /// What methods that only look say of it, by their keys.
+    pub measures: BTreeMap<&'static str, f64>,
 }
 
 /// A weight, measured.
@@ -141,5 +144,16 @@ pub fn inspect<T: Real>(model: &Model<T>, header: &Header) -> Result<Inspection>
         paths: measure::paths(&stack).ok().filter(|_| unit_by_unit(model)),
         components: measure::components(&stack).ok().filter(|_| unit_by_unit(model)),
         layers,
+        measures: measures(model),
     })
+}
+
+/// Every registered measure.
+fn measures<T: Real>(model: &Model<T>) -> BTreeMap<&'static str, f64> {
+    let setting = Setting { seed: 0, steps: 1, steps_per_epoch: 1 };
+    let of = |m: &'static nnz_core::Method| {
+        let measure = m.build(&m.defaults(), &setting).ok()?.measure?;
+        Some((m.key, nnz_engine::measure(model, &*measure)))
+    };
+    REGISTRY.methods().filter_map(of).collect()
 }

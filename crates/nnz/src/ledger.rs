@@ -1,7 +1,7 @@
 //! The ledger of claims: dated results under `results/`, and the table of all papers made from them.
 
 use crate::run::record::RunRecord;
-use crate::{Claim, Error, Judgement, REGISTRY, Result, Verdict, catalog};
+use crate::{Claim, Error, Judgement, Metric, REGISTRY, Result, Verdict, catalog};
 use include_dir::{Dir, include_dir};
 use serde::{Deserialize, Serialize};
 use std::path::{Path, PathBuf};
@@ -20,6 +20,9 @@ pub struct Entry {
     pub statement: String,
     /// Where the paper says so.
     pub source: String,
+    /// What is compared.
+    #[serde(default)]
+    pub metric: Metric,
     /// What the numbers say.
     pub verdict: Verdict,
     /// Mean of the arm the claim is about.
@@ -82,6 +85,7 @@ impl Entry {
             key: key.into(),
             statement: claim.statement.clone(),
             source: claim.source.clone(),
+            metric: claim.metric,
             verdict: judgement.verdict,
             measured: judgement.measured,
             reference: judgement.reference,
@@ -129,10 +133,10 @@ pub fn claims() -> String {
     let mut text =
         "| claim | measured | against | difference | verdict | date |\n|---|---|---|---|---|---|\n".to_string();
     for r in results() {
-        let half = r.half_width.map_or_else(String::new, |h| format!(" ± {:.2}", h * 100.0));
-        let (measured, reference, difference) = (r.measured * 100.0, r.reference * 100.0, r.difference * 100.0);
+        let (measured, reference) = (r.metric.write(r.measured), r.metric.write(r.reference));
+        let difference = r.metric.write_difference(r.difference, r.half_width);
         text += &format!(
-            "| {} (`{}`) | {measured:.2}% | {reference:.2}% | {difference:+.2}{half} | {} | {} |\n",
+            "| {} (`{}`) | {measured} | {reference} | {difference} | {} | {} |\n",
             r.statement, r.recipe, r.verdict, r.date
         );
     }
@@ -176,10 +180,46 @@ pub fn markdown() -> String {
     text
 }
 
+/// The ledger of sizes: for every room the lines of its method files, without their tests, and the median of all files.
+/// `source` is `crates/nnz/src`.
+pub fn sizes(source: &Path) -> (String, usize) {
+    let lines = |m: &nnz_core::Method| {
+        let file = source.join(m.room).join(format!("{}.rs", m.key.replace('-', "_")));
+        let text = std::fs::read_to_string(file).unwrap_or_default();
+        (m.room, m.key, text.split("#[cfg(test)]").next().map_or(0, |code| code.trim_end().lines().count()))
+    };
+    let all: Vec<(&str, &str, usize)> = REGISTRY.methods().map(lines).collect();
+    let mut sorted: Vec<usize> = all.iter().map(|f| f.2).collect();
+    sorted.sort_unstable();
+    let median = sorted[sorted.len() / 2];
+    let mut text = String::new();
+    for room in all.chunk_by(|a, b| a.0 == b.0) {
+        let files: Vec<String> = room.iter().map(|(_, key, n)| format!("{key} {n}")).collect();
+        let sum: usize = room.iter().map(|f| f.2).sum();
+        text += &format!("{sum:6} {:10} {}\n", room[0].0, files.join(", "));
+    }
+    (text + &format!("{median:6} median of {} method files, without tests\n", all.len()), median)
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
     use crate::embedded;
+
+    /// `.ci/run` shows what this prints.
+    #[test]
+    fn method_files_are_short() {
+        let source = Path::new(env!("CARGO_MANIFEST_DIR")).join("src");
+        let (text, median) = sizes(&source);
+        println!("{text}");
+        assert!(median <= 120, "the median method file has {median} lines");
+        for m in REGISTRY.methods() {
+            let file = source.join(m.room).join(format!("{}.rs", m.key.replace('-', "_")));
+            let text = std::fs::read_to_string(&file).unwrap_or_else(|e| panic!("{}: {e}", file.display()));
+            let code = text.split("#[cfg(test)]").next().unwrap_or_default().lines().count();
+            assert!(code <= 200 || text.contains("//! Long:"), "{} has {code} lines and no reason for it", m.key);
+        }
+    }
 
     #[test]
     fn every_result_belongs_to_a_recipe_as_it_stands() {

@@ -86,6 +86,11 @@ impl Network {
     pub fn spec(&self, data: &Dataset, task: Task) -> Result<ModelSpec> {
         let outputs = task.outputs(data.classes.len(), data.image);
         let spec = match self {
+            Self::Named(name) if name.starts_with("gcn:") => {
+                let why = || format!("{} comes with no graph", data.name);
+                let bad = || nnz_engine::Error::Model { spec: name.clone(), why: why() };
+                return Ok(ModelSpec::gcn(name, data.graph.as_ref().ok_or_else(bad)?, outputs)?);
+            }
             Self::Named(name) => return Ok(ModelSpec::parse(name, data.image, outputs)?),
             Self::Written(spec) => spec.clone(),
         };
@@ -162,6 +167,9 @@ pub struct Arm {
     /// The method's key; none trains densely.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub method: Option<String>,
+    /// Another network than the recipe's.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub model: Option<Network>,
     /// Narrow the model until it has as many weights as this earlier arm has nonzeros.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub narrow_to: Option<String>,
@@ -270,6 +278,7 @@ impl Recipe {
     pub fn resolve(mut self) -> Result<Self> {
         self.model = self.model.read()?;
         for arm in &mut self.arms {
+            arm.model = arm.model.take().map(Network::read).transpose()?;
             let Some(key) = &arm.method else { continue };
             let method = REGISTRY.find(key)?;
             let given = std::mem::replace(&mut arm.options, method.defaults());

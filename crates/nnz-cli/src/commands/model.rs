@@ -196,6 +196,7 @@ fn describe(i: &Inspection) -> String {
         against_dense(i.packed_bytes, i.dense_bytes),
         ui::table(&header, rows.collect())
     );
+    i.measures.iter().for_each(|(key, value)| text += &format!("\n{key} {value:.4}"));
     if let Some(p) = &i.paths {
         text += &match i.nonzeros - p.effective_nonzeros {
             0 => "\nevery connection lies on a path from input to output".into(),

@@ -94,11 +94,11 @@ pub fn run(args: &Args, ui: Ui) -> Result<ExitCode> {
         }
         _ => {
             let setting = Setting { seed: args.seed, steps: 0, steps_per_epoch: 1 };
-            let mut sparsifier = method.build(&options, &setting)?;
+            let mut work = method.build(&options, &setting)?;
             let rows: Vec<u32> = data.iter().flat_map(|d| 0..d.train.len().min(args.train.batch) as u32).collect();
             let frame = header.frame();
             let batch = data.as_ref().map(|d| (d, &rows[..], &frame));
-            nnz_engine::prune(&mut model, &mut *sparsifier, batch, storage)?;
+            nnz_engine::prune(&mut model, &mut work, batch, storage)?;
         }
     }
     if args.train.spec(0).dtype != Dtype::Native {

@@ -1,5 +1,5 @@
 use super::run::{Place, arms, outcome};
-use crate::ui::{self, Ui};
+use crate::ui::Ui;
 use anyhow::{Result, bail};
 use clap::{Args as ClapArgs, ValueEnum};
 use nnz::{REGISTRY, Recipe, Scale, Verdict, embedded, ledger};
@@ -65,20 +65,20 @@ pub fn run(args: &Args, ui: Ui) -> Result<ExitCode> {
             ui.note(format!("recorded in {}", path.display()));
         }
         all_hold &= judgement.verdict == Verdict::Holds;
-        let points = |x: f64| format!("{:+.2}", x * 100.0);
+        let metric = claim.metric;
         let (low, high) = judgement.difference.interval();
         let interval = match judgement.difference.half_width {
-            Some(_) => format!("[{}, {}]", points(low), points(high)),
+            Some(_) => format!("[{}, {}]", metric.write_difference(low, None), metric.write_difference(high, None)),
             None => "no interval with one seed".into(),
         };
         texts.push(format!(
-            "{name}\n  claim    {}\n  source   {}\n  measured {} against {}: difference {} points, {interval}, margin {}\n  verdict  {}{}\n\n{}",
+            "{name}\n  claim    {}\n  source   {}\n  measured {} against {}: difference {}, {interval}, margin {}\n  verdict  {}{}\n\n{}",
             claim.statement,
             claim.source,
-            ui::percent(judgement.measured, None),
-            ui::percent(judgement.reference, None),
-            points(judgement.difference.mean),
-            points(claim.margin),
+            metric.write(judgement.measured),
+            metric.write(judgement.reference),
+            metric.write_difference(judgement.difference.mean, None),
+            metric.write_difference(claim.margin, None),
             judgement.verdict,
             if scale == Scale::Smoke { " (at smoke scale, which proves nothing)" } else { "" },
             arms(&outcome.record),

@@ -94,7 +94,7 @@ pub fn carry_out(recipe: &Recipe, place: &Place, ui: Ui) -> Result<ExitCode> {
 
 /// Carries a recipe out under a watch that Ctrl-C stops.
 pub fn outcome(recipe: &Recipe, place: &Place, ui: Ui) -> Result<Outcome> {
-    let options = Options { dir: place.run_dir.clone(), again: place.again, resume: place.resume };
+    let options = Options { dir: place.run_dir.clone(), again: place.again, resume: place.resume, one_thread: false };
     let mut watch = Watch::new(ui, ui::stop_flag()?);
     let outcome = nnz::run::run(recipe, &options, &mut watch);
     watch.finish();

@@ -3,7 +3,7 @@ use crate::ui::{self, Ui};
 use anyhow::{Result, bail};
 use clap::{Args as ClapArgs, ValueEnum};
 use nnz::{Arm, Network, Precision, Recipe, data};
-use nnz_engine::data::Augment;
+use nnz_engine::data::{Augment, Dataset};
 use nnz_engine::{Dtype, LrSchedule, OptimizerSpec, Storage, Task, TrainSpec};
 use std::process::ExitCode;
 
@@ -211,33 +211,44 @@ pub fn run(args: &Args, ui: Ui) -> Result<ExitCode> {
     super::run::carry_out(&recipe, &args.place, ui)
 }
 
-fn recipe(args: &Args) -> Result<Recipe> {
-    let options = args.method.options()?;
-    let (key, place) = (args.method.method.clone(), args.data.place()?);
-    let data = data::Store::open()?.load(&place)?.dataset;
-    let task = match args.task {
-        Some(Aim::Classification) if data.real() => bail!(
-            "{place}: the answers are numbers to predict, not classes; leave --task out, or read every different number as a \
-             class (`answers=classes` behind the table's question mark)"
-        ),
+/// What is learned from data when nothing else was said.
+pub fn task_of(aim: Option<Aim>, data: &Dataset) -> Task {
+    match aim {
         Some(Aim::Classification) => Task::Classification,
         Some(Aim::Reconstruction) => Task::Reconstruction,
         Some(Aim::Regression) => Task::Regression,
         None if data.real() => Task::Regression,
         None => Task::Classification,
-    };
-    let model = match (&args.model, task) {
-        (Some(model), _) => model.clone(),
-        (None, Task::Reconstruction) => format!("autoencoder:{}-128-32", data.features()),
-        (None, Task::Regression) if !data.real() => format!("mlp:{}-300-100-1", data.features()),
-        (None, _) => format!("mlp:{}-300-100-{}", data.features(), data.classes.len()),
-    };
+    }
+}
+
+/// The network for data when none was named.
+pub fn default_model(data: &Dataset, task: Task) -> String {
+    match task {
+        Task::Reconstruction => format!("autoencoder:{}-128-32", data.features()),
+        Task::Regression if !data.real() => format!("mlp:{}-300-100-1", data.features()),
+        _ => format!("mlp:{}-300-100-{}", data.features(), data.classes.len()),
+    }
+}
+
+fn recipe(args: &Args) -> Result<Recipe> {
+    let options = args.method.options()?;
+    let (key, place) = (args.method.method.clone(), args.data.place()?);
+    let data = data::Store::open()?.load(&place)?.dataset;
+    if data.real() && matches!(args.task, Some(Aim::Classification)) {
+        bail!(
+            "{place}: the answers are numbers to predict, not classes; leave --task out, or read every different number as a \
+             class (`answers=classes` behind the table's question mark)"
+        );
+    }
+    let task = task_of(args.task, &data);
+    let model = args.model.clone().unwrap_or_else(|| default_model(&data, task));
     let arm =
         |name: &str, method: Option<&str>| Arm { name: name.into(), method: method.map(Into::into), ..Arm::default() };
     let mut arms = vec![Arm { options: options.clone(), ..arm(&key, Some(&key)) }];
     let full = nnz::REGISTRY.find(&key)?.defaults().into_iter().chain(options).collect::<toml::Table>();
     if !args.no_controls {
-        if key != "random-pruning" {
+        if key != "random-pruning" && full.contains_key("density") {
             arms.push(Arm { options: static_random(&full), ..arm("static-random", Some("random-pruning")) });
         }
         arms.push(arm("dense", None));
@@ -263,7 +274,7 @@ fn recipe(args: &Args) -> Result<Recipe> {
 /// The random mask of the same density, pattern and (where it can be drawn without scores) distribution.
 fn static_random(method: &toml::Table) -> toml::Table {
     let mut options: toml::Table =
-        ["density", "pattern"].iter().filter_map(|k| Some((k.to_string(), method.get(*k)?.clone()))).collect();
+        ["density", "pattern", "of"].iter().filter_map(|k| Some((k.to_string(), method.get(*k)?.clone()))).collect();
     if let Some(d) = method.get("distribution").filter(|d| d.as_str() != Some("global")) {
         options.insert("distribution".into(), d.clone());
     }

@@ -72,6 +72,11 @@ impl<'a> Loader<'a> {
         Self { frame, ..self }
     }
 
+    /// The rows it makes batches of.
+    pub(crate) fn rows(&self) -> &[u32] {
+        &self.rows
+    }
+
     /// Batches of an epoch; the last may have fewer rows.
     pub fn per_epoch(&self) -> u64 {
         self.rows.len().div_ceil(self.batch.max(1)) as u64

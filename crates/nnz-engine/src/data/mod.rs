@@ -10,8 +10,9 @@ mod loader;
 mod tests;
 
 use std::fmt::Write;
+use std::sync::Arc;
 
-use nnz_core::Rng;
+use nnz_core::{Rng, Topology};
 use sha2::{Digest, Sha256};
 
 pub use augment::Augment;
@@ -154,6 +155,17 @@ pub struct Dataset {
     pub checksum: String,
     /// How a reader turned columns into values, for reading more of the same kind; a model's file keeps it.
     pub encoding: Option<serde_json::Value>,
+    /// The graph whose nodes the rows are.
+    pub graph: Option<Arc<Graph>>,
+}
+
+/// An undirected graph with a set of features at every node.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Graph {
+    /// `[nodes, nodes]`, every edge once, from the smaller number to the larger.
+    pub edges: Topology,
+    /// `[nodes, features]`: which features a node has.
+    pub features: Topology,
 }
 
 impl Dataset {
@@ -170,7 +182,7 @@ impl Dataset {
         test: Split,
         checksum: String,
     ) -> Result<Self> {
-        let set = Self { name: name.into(), image, classes, train, test, checksum, encoding: None };
+        let set = Self { name: name.into(), image, classes, train, test, checksum, encoding: None, graph: None };
         let invalid =
             |place: &str, why: String| Err(DataError::Invalid { name: name.into(), place: place.into(), why });
         let features = image.iter().try_fold(1usize, |n, &d| n.checked_mul(d)).unwrap_or(0);

@@ -1,11 +1,12 @@
 use super::{Layer, LayerSpec};
 use crate::model::Pass;
 use crate::ops::{self, KvCache, Stage, Then, Window};
-use crate::{Layout, Param, Result, Tensor, Var};
+use crate::tape::recording;
+use crate::{Connections, Layout, Param, Result, Tensor, Var};
 use nnz_core::Rng;
 use nnz_kernels::Real;
 use std::collections::BTreeMap;
-use std::sync::{Mutex, MutexGuard};
+use std::sync::{Arc, Mutex, MutexGuard};
 
 /// What a forward pass is for.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -175,6 +176,7 @@ impl<'a, T: Real> Context<'a, T> {
     /// x Wᵀ (+ b) over the last axis, by the next weight and, with `bias`, the vector after it.
     pub fn linear(&mut self, x: &Var<T>, bias: bool) -> Var<T> {
         let rows = self.params[self.next].shape.rows;
+        self.watch(|| x.clone());
         let y = match self.stage(bias, Then::Linear) {
             Some(stage) => ops::sparse_stack(x, &[stage]),
             None => {
@@ -186,6 +188,21 @@ impl<'a, T: Real> Context<'a, T> {
             }
         };
         self.unfold(y, x, rows)
+    }
+
+    /// Adds what the next weight reads to the sum that was asked for.
+    fn watch(&self, x: impl FnOnce() -> Var<T>) {
+        let Some(gram) = self.pass.gram.filter(|g| g.param == self.next) else { return };
+        recording(false, || {
+            let x = x();
+            let (rows, cols) = x.value().rows_cols();
+            let x = ops::reshape(&x, &[rows, cols]);
+            let square = ops::matmul(&x, true, &x, false);
+            let mut sum = gram.sum.lock().unwrap_or_else(|e| e.into_inner());
+            let (total, seen) = sum.get_or_insert_with(|| (vec![0.0; cols * cols], 0));
+            total.iter_mut().zip(square.value().data()).for_each(|(t, s)| *t += s.f64());
+            *seen += rows;
+        });
     }
 
     /// Rows of the output of a layer back on the axes of its input.
@@ -220,6 +237,15 @@ impl<'a, T: Real> Context<'a, T> {
             at += step;
         }
         (stages, at)
+    }
+
+    /// The connections of the next parameter, where they are all there is to it.
+    pub fn structure(&mut self) -> Option<Arc<Connections>> {
+        let (at, _) = self.take();
+        match &self.params[at].layout {
+            Layout::Sparse(connections) => Some(connections.clone()),
+            _ => None,
+        }
     }
 
     /// The next weight with all its entries, whatever its storage.
@@ -267,6 +293,9 @@ impl<'a, T: Real> Context<'a, T> {
             let (batch, out) = (x.shape()[0], y.shape()[1]);
             return ops::reshape(&y, &[&[batch], &window.output(size)[..], &[out]].concat());
         }
+        if groups == 1 {
+            self.watch(|| ops::patches(x, window));
+        }
         let weight = self.whole();
         let bias = bias.then(|| self.take().1);
         ops::conv(x, &weight, bias, window, groups)
@@ -276,8 +305,8 @@ impl<'a, T: Real> Context<'a, T> {
     pub fn chain(&mut self, prefix: &str, layers: &[LayerSpec], mut x: Var<T>) -> Result<Var<T>> {
         let mut at = 0;
         while let Some(layer) = layers.get(at) {
-            // Taps look between layers.
-            if self.pass.taps.is_none() {
+            // Taps look between layers, and sums of inputs too.
+            if self.pass.taps.is_none() && self.pass.gram.is_none() {
                 let (stages, count) = self.stack(&layers[at..]);
                 if let Some(last) = stages.last() {
                     let outputs = last.connections.plan().rows();

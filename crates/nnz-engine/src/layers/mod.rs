@@ -6,6 +6,7 @@ mod context;
 mod conv;
 mod dropout;
 mod embedding;
+mod gcn;
 mod linear;
 mod norm;
 mod param;
@@ -26,6 +27,7 @@ pub use context::{Cache, Context, Effects, Mode, Statistics};
 pub use conv::{Conv, Conv1d, Conv2d, Conv3d, ConvTransposed1d, ConvTransposed2d, ConvTransposed3d};
 pub use dropout::Dropout;
 pub use embedding::{Embedding, Positions};
+pub use gcn::Gcn;
 pub use linear::Linear;
 pub use norm::{BatchNorm, GroupNorm, LayerNorm, RmsNorm};
 pub use param::{Init, ParamSpec, Role};
@@ -195,6 +197,8 @@ layers! {
     Recurrent,
     /// Normal numbers of given means and variances.
     Sample,
+    /// A graph convolutional network.
+    Gcn,
     /// A chain beside a shortcut.
     Residual,
 }

@@ -13,12 +13,14 @@ pub enum Role {
     Table,
     /// Kept with the model but not trained: running statistics.
     Buffer,
+    /// Connections that come with the data and are not trained: edges of a graph, features of its nodes.
+    Structure,
 }
 
 impl Role {
     /// Whether an optimizer changes it.
     pub fn trained(self) -> bool {
-        self != Self::Buffer
+        !matches!(self, Self::Buffer | Self::Structure)
     }
 }
 
@@ -100,10 +102,15 @@ impl ParamSpec {
         Self { shape: Shape::matrix(&format!("{name}.weight"), rows, cols), role: Role::Table, init: Init::Small }
     }
 
+    /// `NAME.PART`, connections that come with the data.
+    pub fn structure(name: &str, part: &str, rows: usize, cols: usize) -> Self {
+        Self { shape: Shape::matrix(&format!("{name}.{part}"), rows, cols), role: Role::Structure, init: Init::One }
+    }
+
     /// Extents of its dense values.
     pub fn dims(&self) -> Vec<usize> {
         match self.role {
-            Role::Weight | Role::Table => vec![self.shape.rows, self.shape.cols],
+            Role::Weight | Role::Table | Role::Structure => vec![self.shape.rows, self.shape.cols],
             Role::Vector | Role::Buffer => vec![self.shape.rows],
         }
     }

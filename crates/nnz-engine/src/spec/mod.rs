@@ -1,6 +1,7 @@
 mod zoo;
 
-use crate::layers::{Layer, LayerSpec, ParamSpec, Role, chain_output, chain_resized, describe};
+use crate::data::Graph;
+use crate::layers::{Flatten, Gcn, Layer, LayerSpec, ParamSpec, Role, chain_output, chain_resized, describe};
 use crate::{Error, Result};
 use nnz_core::Shape;
 use serde::{Deserialize, Serialize};
@@ -43,6 +44,18 @@ impl ModelSpec {
         Ok(spec)
     }
 
+    /// A graph convolutional network on a graph, with dropout of a half: `gcn:64` has one hidden layer of 64.
+    pub fn gcn(text: &str, graph: &Graph, outputs: usize) -> Result<Self> {
+        let bad = |why: &str| Error::Model { spec: text.into(), why: why.into() };
+        let widths = text.strip_prefix("gcn:").unwrap_or_default().split('-').map(str::parse).collect::<Result<_, _>>();
+        let hidden: Vec<usize> = widths.map_err(|_| bad("expected hidden widths, such as gcn:64"))?;
+        let (nodes, features) = (graph.edges.rows(), graph.features.cols());
+        let gcn = Gcn { name: "gcn".into(), nodes, features, hidden, outputs, dropout: 0.5 };
+        let spec = Self { name: text.into(), input: [1, 1, 1], layers: vec![Flatten {}.into(), gcn.into()] };
+        spec.check(outputs).map_err(|why| bad(&why))?;
+        Ok(spec)
+    }
+
     /// Shape of the output of one example, or where sizes do not fit from layer to layer.
     pub fn output(&self) -> Result<Vec<usize>, String> {
         let [c, h, w] = self.input;
@@ -75,10 +88,10 @@ impl ModelSpec {
         }
     }
 
-    /// Whether inputs are numbers of tokens: the first layer with parameters is an embedding.
+    /// Whether inputs are numbers of tokens, or of nodes, which are not to be normalized.
     pub fn reads_tokens(&self) -> bool {
         let first = self.layers.iter().find(|l| !l.params().is_empty());
-        matches!(first, Some(LayerSpec::Embedding(_)))
+        matches!(first, Some(LayerSpec::Embedding(_) | LayerSpec::Gcn(_)))
     }
 
     /// Every parameter and buffer in the order of the layers; the last weight is marked as the head.

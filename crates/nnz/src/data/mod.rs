@@ -5,6 +5,7 @@
 
 mod error;
 mod get;
+mod graph;
 mod picture;
 pub mod read;
 #[cfg(test)]
@@ -205,6 +206,9 @@ impl Store {
     /// As [`Store::load`], and when `encoding` is none or the data is no table.
     pub fn load_as(&self, name: &str, encoding: Option<&serde_json::Value>) -> Result<Loaded> {
         let encoding = encoding.map(read::Encoding::from_json).transpose()?;
+        if let Some(graph) = graph::load(name) {
+            return graph;
+        }
         match catalog().iter().find(|e| e.name == name) {
             Some(entry) => self.load_entry(entry),
             None => load_path(name, encoding.as_ref()),

@@ -10,7 +10,7 @@
 //! costs the same time; rows are blocked for the caches and both gradients come from one pass over the columns, where
 //! the paper streams CSR rows; the paper's convolutions are unfolded here.
 
-use nnz_core::{Build, DistributionKind, Method, Paper, Pattern, Result, Setting, Sparsifier, Static};
+use nnz_core::{Budget, Build, DistributionKind, Method, Paper, Result, Setting, Work};
 use serde::{Deserialize, Serialize};
 
 /// The card.
@@ -31,31 +31,19 @@ pub const METHOD: Method = Method::new::<Options>(
 
 /// Options.
 #[derive(Debug, Serialize, Deserialize)]
-#[serde(default, deny_unknown_fields)]
-pub struct Options {
-    /// Nonzeros / prunable weights.
-    pub density: f64,
-    /// How the budget is shared between layers.
-    pub distribution: DistributionKind,
-    /// Where zeros may fall.
-    pub pattern: Pattern,
-}
+#[serde(transparent)]
+pub struct Options(pub Budget);
 
 impl Default for Options {
     /// 95% zeros in every layer.
     fn default() -> Self {
-        Self { density: 0.05, distribution: DistributionKind::Uniform, pattern: Pattern::Unstructured }
+        Self(Budget::new(0.05, DistributionKind::Uniform))
     }
 }
 
 impl Build for Options {
-    fn build(self, setting: &Setting) -> Result<Box<dyn Sparsifier>> {
-        Ok(Box::new(Static {
-            distribution: self.distribution.build(),
-            pattern: self.pattern,
-            density: self.density,
-            setting: *setting,
-        }))
+    fn build(self, setting: &Setting) -> Result<Work> {
+        Ok(self.0.fixed(setting).into())
     }
 }
 

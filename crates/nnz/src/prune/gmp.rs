@@ -6,8 +6,7 @@
 //! updated either, so the weights are the same); `start` and `end` are given as spans of the run.
 
 use nnz_core::{
-    Build, Cubic, DistributionKind, Error, Magnitude, Method, Paper, Pattern, Period, Prune, Result, Setting,
-    Sparsifier,
+    Budget, Build, Cubic, DistributionKind, Error, Magnitude, Method, Paper, Period, Result, Setting, Work,
 };
 use serde::{Deserialize, Serialize};
 
@@ -29,16 +28,12 @@ pub const METHOD: Method = Method::new::<Options>(
 
 /// Options.
 #[derive(Debug, Serialize, Deserialize)]
-#[serde(default, deny_unknown_fields)]
 pub struct Options {
-    /// Nonzeros / prunable weights at the end, 1 - s_f.
-    pub density: f64,
+    /// What is left at the end; its density is 1 - s_f.
+    #[serde(flatten)]
+    pub budget: Budget,
     /// Density at the start of the ramp, 1 - s_i.
     pub initial_density: f64,
-    /// How the budget is shared between layers.
-    pub distribution: DistributionKind,
-    /// Where zeros may fall.
-    pub pattern: Pattern,
     /// Start of the ramp, t0.
     pub start: Period,
     /// End of the ramp, t0 + n Δt.
@@ -50,10 +45,8 @@ pub struct Options {
 impl Default for Options {
     fn default() -> Self {
         Self {
-            density: 0.1,
+            budget: Budget::new(0.1, DistributionKind::Uniform),
             initial_density: 1.0,
-            distribution: DistributionKind::Uniform,
-            pattern: Pattern::Unstructured,
             start: Period::Run(0.1),
             end: Period::Run(0.6),
             every: Period::Steps(100),
@@ -62,39 +55,27 @@ impl Default for Options {
 }
 
 impl Build for Options {
-    fn build(self, setting: &Setting) -> Result<Box<dyn Sparsifier>> {
+    fn build(self, setting: &Setting) -> Result<Work> {
+        let Budget { density, pattern, .. } = self.budget;
         let (start, end) = (self.start.steps(setting), self.end.steps(setting));
         if end < start {
             return Err(Error::Refused(format!("gmp: its end ({}) lies before its start ({})", self.end, self.start)));
         }
-        if !(self.initial_density >= self.density && self.initial_density <= 1.0) {
+        if !(self.initial_density >= density && self.initial_density <= 1.0) {
             return Err(Error::Range {
                 name: "initial_density",
-                range: format!("between the density {} and 1", self.density),
+                range: format!("between the density {density} and 1"),
                 got: self.initial_density,
             });
         }
-        if let (Some(_), true) = (self.pattern.fixed_density(), end > start) {
+        if let (Some(_), true) = (pattern.fixed_density(), end > start) {
             return Err(Error::Refused(format!(
-                "pattern {} has one density and cannot be reached gradually; prune with it at once (method magnitude), \
-                 or set start and end to the same time",
-                self.pattern
+                "pattern {pattern} has one density and cannot be reached gradually; prune with it at once (method \
+                 magnitude), or set start and end to the same time"
             )));
         }
-        Ok(Box::new(Prune {
-            criterion: Box::new(Magnitude),
-            distribution: self.distribution.build(),
-            pattern: self.pattern,
-            schedule: Box::new(Cubic {
-                start,
-                end,
-                every: self.every.steps(setting),
-                initial: self.initial_density,
-                density: self.density,
-            }),
-            density: self.density,
-            setting: *setting,
-        }))
+        let schedule = Cubic { start, end, every: self.every.steps(setting), initial: self.initial_density, density };
+        Ok(self.budget.prune(Magnitude, schedule, setting).into())
     }
 }
 
@@ -106,7 +87,7 @@ mod tests {
     #[test]
     fn prunes_on_the_ramp_only_and_ends_at_its_density() {
         let setting = Setting { seed: 0, steps: 1000, steps_per_epoch: 100 };
-        let method = Options::default().build(&setting).unwrap();
+        let method = Options::default().build(&setting).unwrap().sparsifier;
         let due: Vec<u64> = (0..=1000).filter(|&t| method.plan(t) != Plan::Rest).collect();
         assert_eq!(due, [100, 200, 300, 400, 500, 600]);
     }

@@ -3,9 +3,7 @@
 //! Global by default: one threshold for the whole network. In a training run the cut comes at `at`, and what is left of
 //! the run trains the survivors; on a trained model (`nnz prune`) it comes at once.
 
-use nnz_core::{
-    Build, DistributionKind, Magnitude, Method, OneShot, Paper, Pattern, Period, Prune, Result, Setting, Sparsifier,
-};
+use nnz_core::{Budget, Build, DistributionKind, Magnitude, Method, OneShot, Paper, Period, Result, Setting, Work};
 use serde::{Deserialize, Serialize};
 
 /// The card.
@@ -26,39 +24,24 @@ pub const METHOD: Method = Method::new::<Options>(
 
 /// Options.
 #[derive(Debug, Serialize, Deserialize)]
-#[serde(default, deny_unknown_fields)]
 pub struct Options {
-    /// Nonzeros / prunable weights at the end.
-    pub density: f64,
-    /// How the budget is shared between layers.
-    pub distribution: DistributionKind,
-    /// Where zeros may fall.
-    pub pattern: Pattern,
+    /// What is left.
+    #[serde(flatten)]
+    pub budget: Budget,
     /// When a training run prunes.
     pub at: Period,
 }
 
 impl Default for Options {
     fn default() -> Self {
-        Self {
-            density: 0.1,
-            distribution: DistributionKind::Global,
-            pattern: Pattern::Unstructured,
-            at: Period::Run(0.5),
-        }
+        Self { budget: Budget::new(0.1, DistributionKind::Global), at: Period::Run(0.5) }
     }
 }
 
 impl Build for Options {
-    fn build(self, setting: &Setting) -> Result<Box<dyn Sparsifier>> {
-        Ok(Box::new(Prune {
-            criterion: Box::new(Magnitude),
-            distribution: self.distribution.build(),
-            pattern: self.pattern,
-            schedule: Box::new(OneShot { at: self.at.steps(setting), density: self.density }),
-            density: self.density,
-            setting: *setting,
-        }))
+    fn build(self, setting: &Setting) -> Result<Work> {
+        let schedule = OneShot { at: self.at.steps(setting), density: self.budget.density };
+        Ok(self.budget.prune(Magnitude, schedule, setting).into())
     }
 }
 
@@ -70,25 +53,19 @@ mod tests {
     #[test]
     fn one_threshold_for_the_whole_network() {
         let setting = Setting { seed: 0, steps: 0, steps_per_epoch: 10 };
-        let mut method = Options { density: 0.5, ..Options::default() }.build(&setting).unwrap();
+        let budget = Budget::new(0.5, DistributionKind::Global);
+        let mut method = Options { budget, ..Options::default() }.build(&setting).unwrap().sparsifier;
         assert!(matches!(method.plan(0), Plan::Rewire(s) if !s.any()));
         let shapes = [Shape::matrix("a", 2, 2), Shape::matrix("b", 2, 2)];
         let full = Topology::full(2, 2);
         let values = [[0.9f32, -0.8, 0.7, -0.1], [0.05, -0.6, 0.02, 0.01]];
-        let target = |index: usize| Target {
-            index,
-            shape: &shapes[index],
-            topology: &full,
-            values: &values[index],
-            gradient: &[],
-            zeros: &[],
-        };
+        let target = |index: usize| Target::new(index, &shapes[index], &full, &values[index]);
         let edits = method.rewire(0, &[target(0), target(1)]).unwrap();
         let kept: Vec<Vec<u64>> = edits
             .iter()
             .map(|e| match e {
                 Edit::Rewire { topology, .. } => topology.positions().collect(),
-                Edit::Keep => panic!("nothing was pruned"),
+                _ => panic!("nothing was pruned"),
             })
             .collect();
         assert_eq!(kept, [vec![0, 1, 2], vec![1]]);

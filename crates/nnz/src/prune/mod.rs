@@ -1,8 +1,3 @@
 //! Which weights can a trained net lose?
-use nnz_core::Method;
 
-mod gmp;
-mod magnitude;
-
-/// The methods of this room.
-pub const METHODS: &[&Method] = &[&magnitude::METHOD, &gmp::METHOD];
+methods![magnitude, gmp, lamp, filter_pruning, sparsegpt, wgsef, transport_pruning];

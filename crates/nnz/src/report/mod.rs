@@ -9,6 +9,7 @@
 
 mod axis;
 mod chart;
+mod comparison;
 mod curves;
 mod data;
 mod degrees;
@@ -25,6 +26,7 @@ mod tensorboard;
 mod topology;
 mod view;
 
+pub use comparison::{comparison, pictures as comparison_pictures};
 pub use data::{csv, inspection_csv};
 pub use inspection::inspection;
 pub use tensorboard::events as tensorboard;

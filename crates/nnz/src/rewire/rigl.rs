@@ -5,8 +5,8 @@
 //! stored.
 
 use nnz_core::{
-    Build, Decay, DistributionKind, DropGrow, Gradient, Magnitude, Method, Paper, Pattern, Period, Result, Setting,
-    Sparsifier, Static, When,
+    Budget, Build, Decay, DistributionKind, DropGrow, Gradient, Magnitude, Method, Paper, Period, Result, Setting,
+    When, Work,
 };
 use serde::{Deserialize, Serialize};
 
@@ -28,14 +28,10 @@ pub const METHOD: Method = Method::new::<Options>(
 
 /// Options.
 #[derive(Debug, Serialize, Deserialize)]
-#[serde(default, deny_unknown_fields)]
 pub struct Options {
-    /// Nonzeros / prunable weights.
-    pub density: f64,
-    /// How the budget is shared between layers.
-    pub distribution: DistributionKind,
-    /// Where zeros may fall; rewiring keeps only `unstructured`.
-    pub pattern: Pattern,
+    /// What exists at any time; rewiring keeps only pattern `unstructured`.
+    #[serde(flatten)]
+    pub budget: Budget,
     /// Replaced fraction at the start, α.
     pub fraction: f64,
     /// Time between two rewirings, ΔT.
@@ -49,9 +45,7 @@ pub struct Options {
 impl Default for Options {
     fn default() -> Self {
         Self {
-            density: 0.05,
-            distribution: DistributionKind::Erk,
-            pattern: Pattern::Unstructured,
+            budget: Budget::new(0.05, DistributionKind::Erk),
             fraction: 0.3,
             every: Period::Steps(100),
             until: Period::Run(0.75),
@@ -61,20 +55,16 @@ impl Default for Options {
 }
 
 impl Build for Options {
-    fn build(self, setting: &Setting) -> Result<Box<dyn Sparsifier>> {
-        Ok(Box::new(DropGrow {
-            birth: Static {
-                distribution: self.distribution.build(),
-                pattern: self.pattern,
-                density: self.density,
-                setting: *setting,
-            },
+    fn build(self, setting: &Setting) -> Result<Work> {
+        Ok(DropGrow {
+            birth: self.budget.fixed(setting),
             drop: Box::new(Magnitude),
             grow: Box::new(Gradient),
             when: When { every: self.every.steps(setting), until: self.until.steps(setting) },
             fraction: self.fraction,
             decay: self.decay,
-        }))
+        }
+        .into())
     }
 }
 
@@ -87,21 +77,18 @@ mod tests {
     fn drops_the_smallest_and_grows_the_steepest() {
         let setting = Setting { seed: 0, steps: 400, steps_per_epoch: 100 };
         let options = Options { fraction: 0.5, decay: Decay::Constant, ..Options::default() };
-        let mut method = options.build(&setting).unwrap();
+        let mut method = options.build(&setting).unwrap().sparsifier;
         assert_eq!(method.plan(0), Plan::Rest);
         assert_eq!(method.plan(300), Plan::Rest, "until 0.75 of 400 steps");
-        assert_eq!(method.plan(100), Plan::Rewire(Signals { gradient: true, zeros: 0.5 }));
+        assert_eq!(method.plan(100), Plan::Rewire(Signals { zeros: 0.5, ..Signals::GRADIENT }));
         let shape = Shape::matrix("a", 2, 4);
         let topology = Topology::from_positions(2, 4, [0, 2, 5, 7]);
         let zeros = [Zero { position: 3, gradient: -9.0 }, Zero { position: 4, gradient: 2.0 }];
         // Positions 0 and 7 go; 7 has the gradient to come back, with its value.
         let target = Target {
-            index: 0,
-            shape: &shape,
-            topology: &topology,
-            values: &[0.1, -3.0, 2.0, 0.2],
             gradient: &[1.0, 0.0, 0.0, 5.0],
             zeros: &zeros,
+            ..Target::new(0, &shape, &topology, &[0.1, -3.0, 2.0, 0.2])
         };
         let edits = method.rewire(100, &[target]).unwrap();
         assert_eq!(edits, [Edit::Rewire { topology: Topology::from_positions(2, 4, [2, 3, 5, 7]), born: vec![] }]);
@@ -110,7 +97,7 @@ mod tests {
     #[test]
     fn the_replaced_fraction_follows_the_cosine() {
         let setting = Setting { seed: 0, steps: 1000, steps_per_epoch: 100 };
-        let method = Options::default().build(&setting).unwrap();
+        let method = Options::default().build(&setting).unwrap().sparsifier;
         let asked = |t| match method.plan(t) {
             Plan::Rewire(s) => s.zeros,
             _ => 0.0,

@@ -7,8 +7,8 @@
 //! born under a rate near zero cannot learn.
 
 use nnz_core::{
-    Build, Criterion, Decay, DistributionKind, DropGrow, Method, Paper, Pattern, Period, Random, Result, Rng, Setting,
-    Sparsifier, Static, Target, When,
+    Budget, Build, Criterion, Decay, DistributionKind, DropGrow, Method, Paper, Period, Random, Result, Rng, Setting,
+    Target, When, Work,
 };
 use serde::{Deserialize, Serialize};
 
@@ -31,14 +31,10 @@ pub const METHOD: Method = Method::new::<Options>(
 
 /// Options.
 #[derive(Debug, Serialize, Deserialize)]
-#[serde(default, deny_unknown_fields)]
 pub struct Options {
-    /// Nonzeros / prunable weights.
-    pub density: f64,
-    /// How the budget is shared between layers.
-    pub distribution: DistributionKind,
-    /// Where zeros may fall; rewiring keeps only `unstructured`.
-    pub pattern: Pattern,
+    /// What exists at any time; rewiring keeps only pattern `unstructured`.
+    #[serde(flatten)]
+    pub budget: Budget,
     /// Replaced fraction ζ.
     pub zeta: f64,
     /// Time between two rewirings.
@@ -52,9 +48,7 @@ pub struct Options {
 impl Default for Options {
     fn default() -> Self {
         Self {
-            density: 0.05,
-            distribution: DistributionKind::Erk,
-            pattern: Pattern::Unstructured,
+            budget: Budget::new(0.05, DistributionKind::Erk),
             zeta: 0.3,
             every: Period::Epochs(1.0),
             until: Period::Run(0.75),
@@ -64,20 +58,16 @@ impl Default for Options {
 }
 
 impl Build for Options {
-    fn build(self, setting: &Setting) -> Result<Box<dyn Sparsifier>> {
-        Ok(Box::new(DropGrow {
-            birth: Static {
-                distribution: self.distribution.build(),
-                pattern: self.pattern,
-                density: self.density,
-                setting: *setting,
-            },
+    fn build(self, setting: &Setting) -> Result<Work> {
+        Ok(DropGrow {
+            birth: self.budget.fixed(setting),
             drop: Box::new(NearestToZeroOfEachSign),
             grow: Box::new(Random { std: self.std }),
             when: When { every: self.every.steps(setting), until: self.until.steps(setting) },
             fraction: self.zeta,
             decay: Decay::Constant,
-        }))
+        }
+        .into())
     }
 }
 
@@ -107,15 +97,14 @@ mod tests {
     fn replaces_zeta_of_each_sign() {
         let setting = Setting { seed: 3, steps: 100, steps_per_epoch: 10 };
         let options = Options { zeta: 0.5, ..Options::default() };
-        let mut method = options.build(&setting).unwrap();
+        let mut method = options.build(&setting).unwrap().sparsifier;
         assert_eq!(method.plan(5), Plan::Rest);
         assert!(matches!(method.plan(10), Plan::Rewire(_)));
         let shape = Shape::matrix("a", 4, 10);
         let topology = Topology::from_positions(4, 10, [0, 11, 22, 33, 34, 35, 36, 37]);
         // Positives are much larger than negatives; still half of each goes.
         let values = [5.0, 6.0, 7.0, 8.0, -0.1, -0.2, -0.3, -0.4];
-        let target =
-            Target { index: 0, shape: &shape, topology: &topology, values: &values, gradient: &[], zeros: &[] };
+        let target = Target::new(0, &shape, &topology, &values);
         let edits = method.rewire(10, &[target]).unwrap();
         let [Edit::Rewire { topology: new, born }] = &edits[..] else { panic!("{edits:?}") };
         assert_eq!(new.nnz(), 8);

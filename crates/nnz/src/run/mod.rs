@@ -7,7 +7,7 @@ pub mod record;
 
 use crate::stats::median;
 use crate::{Arm, Error, Precision, REGISTRY, Recipe, Result, data, report, summarize};
-use nnz_core::{Dense, Setting, Sparsifier, Topology};
+use nnz_core::{Dense, Kind, Setting, Topology, Work};
 use nnz_engine::data::{Dataset, Inputs};
 use nnz_engine::file::{Header, Packing, is_checkpoint, save_model, write_atomically};
 use nnz_engine::{Model, ModelSpec, Param, Progress, Real, Storage, Task, Trainer};
@@ -33,6 +33,8 @@ pub struct Options {
     pub again: bool,
     /// Refuse to start anew: there must be something to go on from.
     pub resume: bool,
+    /// Make no batches ahead on a second thread. Changes no result.
+    pub one_thread: bool,
 }
 
 /// Sees a run as it goes; answers whether to go on.
@@ -70,9 +72,10 @@ pub fn run(recipe: &Recipe, options: &Options, observer: &mut dyn Observer) -> R
     }
     recipe.train.check(data.image)?;
     let spec = recipe.model.spec(&data, recipe.train.task)?;
+    let network = |arm: &Arm| arm.model.as_ref().map_or(Ok(spec.clone()), |m| m.spec(&data, recipe.train.task));
     for arm in &recipe.arms {
         refuse_dense_storage(&recipe, arm)?;
-        rehearse(&recipe, arm, &spec)?;
+        rehearse(&recipe, arm, &network(arm)?)?;
     }
     let id = run_id(&recipe, &data)?;
     let dir = options.dir.clone().unwrap_or_else(|| Path::new("runs").join(&id));
@@ -109,13 +112,22 @@ pub fn run(recipe: &Recipe, options: &Options, observer: &mut dyn Observer) -> R
                 let nonzeros = arms.iter().find(|r| r.name == *of).map_or(0, |r| r.nonzeros);
                 spec.narrowed(nonzeros)
             }
-            None => spec.clone(),
+            None => network(arm)?,
         };
         let mut seeds = Vec::new();
         let mut seconds: Vec<f64> = Vec::new();
         for (s, &seed) in recipe.seeds.iter().enumerate() {
             observer.begin(&arm.name, seed, a * recipe.seeds.len() + s, count);
-            let job = Job { recipe: &recipe, arm, model: &model, data: &data, seed, dir: &dir, id: &id };
+            let job = Job {
+                recipe: &recipe,
+                arm,
+                model: &model,
+                data: &data,
+                seed,
+                dir: &dir,
+                id: &id,
+                one_thread: options.one_thread,
+            };
             let (mut record, times) = match recipe.precision {
                 Precision::F32 => job.run::<f32>(observer, s == 0)?,
                 Precision::F64 => job.run::<f64>(observer, s == 0)?,
@@ -174,6 +186,7 @@ struct Job<'a> {
     seed: u64,
     dir: &'a Path,
     id: &'a str,
+    one_thread: bool,
 }
 
 impl Job<'_> {
@@ -193,9 +206,10 @@ impl Job<'_> {
             }
             return Ok((read_json(&done)?, times.remove(&name).unwrap_or_default()));
         }
-        let build = |setting: &Setting| sparsifier(self.arm, setting);
+        let build = |setting: &Setting| work(self.arm, setting);
         let spec = &self.recipe.train;
         let mut trainer: Trainer<T> = Trainer::new(self.model, self.data, spec, self.seed, build)?;
+        trainer.prefetch = !self.one_thread;
         if checkpoint.exists() {
             trainer.resume(&checkpoint, &run)?;
             times.entry(name.clone()).or_default().truncate(trainer.position.history.len());
@@ -274,6 +288,11 @@ impl Job<'_> {
         }
     }
 
+    fn measure<T: Real>(&self, model: &Model<T>) -> Result<Option<f64>> {
+        let setting = Setting { seed: self.seed, steps: 1, steps_per_epoch: 1 };
+        Ok(work(self.arm, &setting)?.measure.map(|m| nnz_engine::measure(model, &*m)))
+    }
+
     fn record<T: Real>(&self, trainer: &Trainer<T>, model: &Model<T>) -> Result<SeedRecord> {
         let test = &self.data.test;
         let rows: Vec<u32> = (0..test.len() as u32).collect();
@@ -290,6 +309,7 @@ impl Job<'_> {
             weight_bytes: model.bytes(),
             optimizer_bytes: trainer.optimizer.bytes(),
             seconds_per_epoch: 0.0,
+            measure: self.measure(model)?,
             epochs: trainer.position.history.clone(),
             layers: model.weights().map(layer).collect(),
             confusion,
@@ -351,26 +371,31 @@ pub fn layer<T: Real>(param: &Param<T>) -> LayerRecord {
 }
 
 /// The method of an arm, ready for one network.
-fn sparsifier(arm: &Arm, setting: &Setting) -> nnz_core::Result<Box<dyn Sparsifier>> {
+fn work(arm: &Arm, setting: &Setting) -> nnz_core::Result<Work> {
     match &arm.method {
         Some(key) => REGISTRY.find(key)?.build(&arm.options, setting),
-        None => Ok(Box::new(Dense)),
+        None => Ok(Dense.into()),
     }
 }
 
 /// Lets every arm refuse its options and shapes before the first one is trained.
 fn rehearse(recipe: &Recipe, arm: &Arm, spec: &ModelSpec) -> Result<()> {
     let setting = Setting { seed: 0, steps: 1000, steps_per_epoch: 100 };
-    let shapes = nnz_engine::prunable(spec, recipe.train.prune_head);
+    let sparsifier = work(arm, &setting)?.sparsifier;
+    let shapes = nnz_engine::targets(spec, recipe.train.prune_head, sparsifier.kind());
     let shapes: Vec<_> = shapes.iter().collect();
     if shapes.is_empty() && arm.method.is_some() {
+        if sparsifier.kind() != Kind::Weights {
+            let kind = if sparsifier.kind() == Kind::Units { "axis of units that can be cut" } else { "graph" };
+            return Err(Error::Refused(format!("model {} has no {kind}, which {} needs", spec.name, arm.name)));
+        }
         return Err(Error::Refused(format!(
             "model {} has only one weight, the classifier, which is not pruned by default; add --prune-head or a hidden \
              layer",
             spec.name
         )));
     }
-    Ok(sparsifier(arm, &setting)?.check(&shapes)?)
+    Ok(sparsifier.check(&shapes)?)
 }
 
 fn refuse_dense_storage(recipe: &Recipe, arm: &Arm) -> Result<()> {

@@ -96,6 +96,9 @@ pub struct SeedRecord {
     /// Median over epochs; known once the arm has ended.
     #[serde(default)]
     pub seconds_per_epoch: f64,
+    /// What it was measured by, beside accuracy, under the method's key.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub measure: Option<f64>,
     /// One entry an epoch.
     pub epochs: Vec<EpochRecord>,
     /// The weights at the end, first layer first.

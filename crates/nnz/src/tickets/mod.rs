@@ -1,8 +1,3 @@
 //! Which mask can train from (or at) initialization?
-use nnz_core::Method;
 
-mod random_pruning;
-mod snip;
-
-/// The methods of this room.
-pub const METHODS: &[&Method] = &[&random_pruning::METHOD, &snip::METHOD];
+methods![random_pruning, snip, grasp, synflow, imp];

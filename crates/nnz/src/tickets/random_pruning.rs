@@ -5,7 +5,7 @@
 //! Deviations: exact counts instead of independent coin flips, so that the density is met to one connection; the
 //! paper's SNIP and GraSP layer ratios and uniform+ are not here yet.
 
-use nnz_core::{Build, DistributionKind, Method, Paper, Pattern, Result, Setting, Sparsifier, Static};
+use nnz_core::{Budget, Build, DistributionKind, Kind, Method, OneShot, Paper, Random, Result, Setting, Work};
 use serde::{Deserialize, Serialize};
 
 /// The card.
@@ -26,30 +26,22 @@ pub const METHOD: Method = Method::new::<Options>(
 
 /// Options.
 #[derive(Debug, Serialize, Deserialize)]
-#[serde(default, deny_unknown_fields)]
-pub struct Options {
-    /// Nonzeros / prunable weights.
-    pub density: f64,
-    /// How the budget is shared between layers.
-    pub distribution: DistributionKind,
-    /// Where zeros may fall.
-    pub pattern: Pattern,
-}
+#[serde(transparent)]
+pub struct Options(pub Budget);
 
 impl Default for Options {
     fn default() -> Self {
-        Self { density: 0.05, distribution: DistributionKind::Erk, pattern: Pattern::Unstructured }
+        Self(Budget::new(0.05, DistributionKind::Erk))
     }
 }
 
 impl Build for Options {
-    fn build(self, setting: &Setting) -> Result<Box<dyn Sparsifier>> {
-        Ok(Box::new(Static {
-            distribution: self.distribution.build(),
-            pattern: self.pattern,
-            density: self.density,
-            setting: *setting,
-        }))
+    fn build(self, setting: &Setting) -> Result<Work> {
+        Ok(match self.0.of {
+            Kind::Weights => self.0.fixed(setting).into(),
+            // What is there from the start can only be lost.
+            _ => self.0.prune(Random { std: 0.0 }, OneShot { at: 0, density: self.0.density }, setting).into(),
+        })
     }
 }
 
@@ -64,7 +56,7 @@ mod tests {
         let shapes: Vec<&Shape> = shapes.iter().collect();
         let born = |seed| {
             let setting = Setting { seed, steps: 10, steps_per_epoch: 10 };
-            Options::default().build(&setting).unwrap().birth(&shapes).unwrap().unwrap()
+            Options::default().build(&setting).unwrap().sparsifier.birth(&shapes).unwrap().unwrap()
         };
         let a = born(0);
         // 13,260 connections in proportion 1084 : 400.
@@ -77,7 +69,7 @@ mod tests {
     fn a_million_by_million_layer_is_born_in_proportion_to_its_connections() {
         let shape = Shape::matrix("w", 1_000_000, 1_000_000);
         let setting = Setting { seed: 0, steps: 1, steps_per_epoch: 1 };
-        let method = Options { density: 1e-6, ..Options::default() }.build(&setting).unwrap();
+        let method = Options(Budget::new(1e-6, DistributionKind::Erk)).build(&setting).unwrap().sparsifier;
         let born = method.birth(&[&shape]).unwrap().unwrap();
         assert_eq!(born[0].nnz(), 1_000_000);
         // Degrees of an Erdős-Rényi graph with mean 1 are nearly Poisson: about exp(-1) of the rows are empty.

@@ -3,9 +3,7 @@
 //! Deviations: sensitivities come from one batch of the run's size (the paper takes one batch of about ten rows a
 //! class).
 
-use nnz_core::{
-    Build, DistributionKind, Method, OneShot, Paper, Pattern, Prune, Result, Sensitivity, Setting, Sparsifier,
-};
+use nnz_core::{Budget, Build, DistributionKind, Method, OneShot, Paper, Result, Sensitivity, Setting, Work};
 use serde::{Deserialize, Serialize};
 
 /// The card.
@@ -26,32 +24,18 @@ pub const METHOD: Method = Method::new::<Options>(
 
 /// Options.
 #[derive(Debug, Serialize, Deserialize)]
-#[serde(default, deny_unknown_fields)]
-pub struct Options {
-    /// Nonzeros / prunable weights.
-    pub density: f64,
-    /// How the budget is shared between layers.
-    pub distribution: DistributionKind,
-    /// Where zeros may fall.
-    pub pattern: Pattern,
-}
+#[serde(transparent)]
+pub struct Options(pub Budget);
 
 impl Default for Options {
     fn default() -> Self {
-        Self { density: 0.05, distribution: DistributionKind::Global, pattern: Pattern::Unstructured }
+        Self(Budget::new(0.05, DistributionKind::Global))
     }
 }
 
 impl Build for Options {
-    fn build(self, setting: &Setting) -> Result<Box<dyn Sparsifier>> {
-        Ok(Box::new(Prune {
-            criterion: Box::new(Sensitivity),
-            distribution: self.distribution.build(),
-            pattern: self.pattern,
-            schedule: Box::new(OneShot { at: 0, density: self.density }),
-            density: self.density,
-            setting: *setting,
-        }))
+    fn build(self, setting: &Setting) -> Result<Work> {
+        Ok(self.0.prune(Sensitivity, OneShot { at: 0, density: self.0.density }, setting).into())
     }
 }
 
@@ -63,13 +47,12 @@ mod tests {
     #[test]
     fn keeps_the_largest_product_of_weight_and_gradient() {
         let setting = Setting { seed: 0, steps: 100, steps_per_epoch: 10 };
-        let mut method = Options { density: 0.25, ..Options::default() }.build(&setting).unwrap();
-        assert_eq!(method.plan(0), Plan::Rewire(Signals { gradient: true, zeros: 0.0 }));
+        let mut method = Options(Budget::new(0.25, DistributionKind::Global)).build(&setting).unwrap().sparsifier;
+        assert_eq!(method.plan(0), Plan::Rewire(Signals::GRADIENT));
         assert_eq!(method.plan(1), Plan::Rest);
         let (shape, topology) = (Shape::matrix("a", 2, 2), Topology::full(2, 2));
         let (values, gradient) = ([1.0, -0.1, 0.5, 2.0], [0.1, -5.0, 0.3, 0.2]);
-        let target =
-            Target { index: 0, shape: &shape, topology: &topology, values: &values, gradient: &gradient, zeros: &[] };
+        let target = Target { gradient: &gradient, ..Target::new(0, &shape, &topology, &values) };
         let edits = method.rewire(0, &[target]).unwrap();
         assert_eq!(edits, [Edit::Rewire { topology: Topology::from_positions(2, 2, [1]), born: vec![] }]);
     }

@@ -358,6 +358,11 @@ pub fn table_rows(path: &Path, encoding: &Encoding) -> Result<(Inputs, usize)> {
     table::inputs(path, encoding)
 }
 
+/// Every array of a NumPy archive by its name.
+pub(crate) fn npz_arrays(bytes: &[u8], place: &str) -> Result<BTreeMap<String, Inputs>> {
+    npy::named(bytes, place)
+}
+
 /// Every reader on bytes instead of files, for fuzzing and tests: `format` is an ending, or `png`, `jpg`, `wav`,
 /// `cifar10`, `cifar100`.
 #[doc(hidden)]

@@ -6,6 +6,7 @@ use super::stream::{Stream, WHOLE};
 use super::{MAX_VALUES, Options, Parts, content};
 use crate::data::{Error, Result};
 use nnz_engine::data::Inputs;
+use std::collections::BTreeMap;
 use std::fs::File;
 use std::io::{BufReader, Read, Seek};
 use std::path::Path;
@@ -61,6 +62,20 @@ pub(super) fn parse_npz(from: impl Read + Seek, place: &str, checksum: String) -
     })?;
     parts.train.checksum = checksum;
     Ok(parts)
+}
+
+/// Every array of an archive by its name.
+pub(super) fn named(bytes: &[u8], place: &str) -> Result<BTreeMap<String, Inputs>> {
+    let broken = |e: zip::result::ZipError| content(place, format!("no whole .npz archive ({e})"));
+    let mut zip = zip::ZipArchive::new(std::io::Cursor::new(bytes)).map_err(broken)?;
+    let names: Vec<String> = zip.file_names().flatten().map(|n| n.to_string()).collect();
+    let read = |file: String| {
+        let name = file.strip_suffix(".npy").unwrap_or(&file).to_string();
+        let place = format!("{place}, array `{name}`");
+        let member = zip.by_name(&file).map_err(|e| content(&place, e.to_string()))?;
+        Ok((name, array(&mut member.take(WHOLE), &place)?.values))
+    };
+    names.into_iter().map(read).collect()
 }
 
 fn array(from: &mut impl Read, place: &str) -> Result<Array> {

@@ -1,0 +1,140 @@
+use super::train::{TrainArgs, default_model, task_of};
+use crate::ui::{self, Ui};
+use anyhow::{Result, bail};
+use clap::Args as ClapArgs;
+use nnz::compare::{Limit, Request, caption, compare, table};
+use nnz::{Network, data};
+use nnz_engine::TrainSpec;
+use serde_json::json;
+use std::path::PathBuf;
+use std::process::ExitCode;
+
+/// Arguments of `nnz compare`.
+#[derive(ClapArgs, Debug)]
+#[command(after_help = "Examples:
+  nnz compare mnist --methods rigl,set,snip --densities 0.1,0.02 --seeds 3
+  nnz compare mnist --methods rigl,gmp --densities 0.1 --rates 0.03,0.1,0.3    three learning rates for everyone
+  nnz compare mnist --methods rigl,magnitude --max-size 200kB                  what fits into a file
+  nnz compare mnist --methods rigl,gmp --max-drop 0.5                          how sparse within half a point of dense
+
+Controls are added: dense, small-dense, static-random and magnitude. Cut off, the same command goes on.")]
+pub struct Args {
+    #[command(flatten)]
+    data: super::DataArgs,
+    /// Network, as for `nnz train`
+    #[arg(long, value_name = "MODEL")]
+    model: Option<String>,
+    /// Methods, with commas between them
+    #[arg(long, short, value_name = "METHOD,…", value_delimiter = ',', required = true)]
+    methods: Vec<String>,
+    /// Densities, above 0 and below 1 [default: 0.1,0.02; with --max-drop 0.5,0.2,0.1,0.05,0.02,0.01]
+    #[arg(long, value_name = "D,…", value_delimiter = ',', allow_negative_numbers = true)]
+    densities: Vec<f64>,
+    /// The largest density whose file stays below this, such as 2MB or 200kB
+    #[arg(long, value_name = "SIZE", conflicts_with_all = ["densities", "max_latency", "max_drop"])]
+    max_size: Option<String>,
+    /// The largest density that answers one row within this, such as 1ms or 50us
+    #[arg(long, value_name = "TIME", conflicts_with_all = ["densities", "max_drop"])]
+    max_latency: Option<String>,
+    /// Name the smallest density that loses at most these points of validation accuracy against dense
+    #[arg(long, value_name = "POINTS", allow_negative_numbers = true)]
+    max_drop: Option<f64>,
+    /// Learning rates tried for every arm at every density, on the validation split [default: --lr alone]
+    #[arg(long, value_name = "R,…", value_delimiter = ',', conflicts_with = "lr", allow_negative_numbers = true)]
+    rates: Vec<f64>,
+    /// Passes over the training data
+    #[arg(long, short, value_name = "N", default_value_t = 20)]
+    epochs: u32,
+    #[command(flatten)]
+    train: TrainArgs,
+    /// Networks of each arm, with seeds SEED, SEED + 1, ...
+    #[arg(long, value_name = "N", default_value_t = 3, value_parser = clap::value_parser!(u64).range(1..=1000))]
+    seeds: u64,
+    /// First seed
+    #[arg(long, value_name = "SEED", default_value_t = 0)]
+    seed: u64,
+    /// Directory [default: runs/compare-ID]
+    #[arg(long, value_name = "DIR")]
+    dir: Option<PathBuf>,
+}
+
+/// `2MB`, `200kB`, `1500`: powers of a thousand.
+fn size(text: &str) -> Result<u64> {
+    let number = text.trim().trim_end_matches(|c: char| c.is_ascii_alphabetic());
+    let factor = match text.trim()[number.len()..].to_ascii_lowercase().as_str() {
+        "" | "b" => 1.0,
+        "k" | "kb" => 1e3,
+        "m" | "mb" => 1e6,
+        "g" | "gb" => 1e9,
+        unit => bail!("--max-size {text}: `{unit}` is no unit of size; expected such as 200kB, 2MB or 1GB"),
+    };
+    match number.trim().parse::<f64>() {
+        Ok(n) if n > 0.0 && n * factor < 1e15 => Ok((n * factor) as u64),
+        _ => bail!("--max-size {text}: expected a size such as 200kB or 2MB"),
+    }
+}
+
+/// `1ms`, `50us`, `0.2s`.
+fn duration(text: &str) -> Result<f64> {
+    let number = text.trim().trim_end_matches(|c: char| c.is_alphabetic());
+    let factor = match &text.trim()[number.len()..] {
+        "s" => 1.0,
+        "ms" => 1e-3,
+        "us" | "µs" => 1e-6,
+        _ => bail!("--max-latency {text}: expected a time such as 1ms, 50us or 0.2s"),
+    };
+    match number.trim().parse::<f64>() {
+        Ok(n) if n > 0.0 && n.is_finite() => Ok(n * factor),
+        _ => bail!("--max-latency {text}: expected a time such as 1ms, 50us or 0.2s"),
+    }
+}
+
+/// Compares methods.
+pub fn run(args: &Args, ui: Ui) -> Result<ExitCode> {
+    let place = args.data.place()?;
+    let dataset = data::Store::open()?.load(&place)?.dataset;
+    let task = task_of(None, &dataset);
+    let limit = match (&args.max_size, &args.max_latency, args.max_drop) {
+        (Some(text), ..) => Some(Limit::Size(size(text)?)),
+        (_, Some(text), _) => Some(Limit::Latency(duration(text)?)),
+        (.., Some(points)) if !(0.0..100.0).contains(&points) => {
+            bail!("--max-drop {points}: points of accuracy lie between 0 and 100")
+        }
+        (.., Some(points)) => Some(Limit::Drop(points)),
+        _ => None,
+    };
+    let densities = match (&args.densities[..], limit) {
+        ([], Some(Limit::Drop(_))) => vec![0.5, 0.2, 0.1, 0.05, 0.02, 0.01],
+        ([], None) => vec![0.1, 0.02],
+        (given, _) => given.to_vec(),
+    };
+    let train = TrainSpec { task, ..args.train.spec(args.epochs) };
+    let request = Request {
+        data: place,
+        model: Network::Named(args.model.clone().unwrap_or_else(|| default_model(&dataset, task))),
+        methods: args.methods.clone(),
+        densities,
+        seeds: (args.seed..args.seed + args.seeds).collect(),
+        rates: if args.rates.is_empty() { vec![train.optimizer.lr()] } else { args.rates.clone() },
+        train,
+        limit,
+    };
+    drop(dataset);
+    let stop = ui::stop_flag()?;
+    let outcome = match compare(&request, args.dir.as_deref(), &stop, &mut |text| ui.note(text)) {
+        Err(nnz::Error::Interrupted { .. }) => {
+            eprintln!("interrupted; the same command goes on");
+            return Ok(ExitCode::from(130));
+        }
+        outcome => outcome?,
+    };
+    let document = json!({
+        "comparison": outcome.comparison, "seconds_a_row": outcome.seconds, "dir": outcome.dir,
+    });
+    ui.answer(&document, || {
+        let (head, rows) = table(&outcome.comparison, &outcome.seconds);
+        let page = outcome.dir.join("compare.html");
+        format!("{}\n\n{}\n\nreport: {}", caption(&outcome.comparison), ui::table(&head, rows), page.display())
+    })?;
+    Ok(ExitCode::SUCCESS)
+}

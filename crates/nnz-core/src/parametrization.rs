@@ -1,0 +1,47 @@
+use crate::{Edit, Shape};
+
+/// A tensor that is trained in the place of a weight.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Leaf {
+    /// What it is, e.g. `scores`.
+    pub name: &'static str,
+    /// Extents.
+    pub dims: Vec<usize>,
+    /// Row-major values.
+    pub values: Vec<f64>,
+    /// Whether weight decay applies to it.
+    pub decays: bool,
+}
+
+/// How a weight comes from its leaves. The engine trains the leaves; layers see the weight.
+///
+/// One object serves every prunable weight, so it holds options and no values. Weights are row-major `[rows, cols]`, in 64
+/// bits. The conformance suite compares [`Parametrization::pull`] with finite differences of [`Parametrization::weight`].
+pub trait Parametrization: Send + Sync {
+    /// First leaves of a weight that would be `weight` if it were plain.
+    fn leaves(&self, shape: &Shape, weight: &[f64]) -> Vec<Leaf>;
+
+    /// The weight at a step.
+    fn weight(&self, step: u64, leaves: &[Leaf]) -> Vec<f64>;
+
+    /// The gradient of every leaf from the gradient of the weight: the vector-Jacobian product of
+    /// [`Parametrization::weight`].
+    fn pull(&self, step: u64, leaves: &[Leaf], gradient: &[f64]) -> Vec<Vec<f64>>;
+
+    /// Adds the gradient of what the leaves cost by themselves (sparsity, a divergence) to theirs.
+    fn penalty(&self, _step: u64, _leaves: &[Leaf], _gradients: &mut [Vec<f64>]) {}
+
+    /// The step before which leaves become a plain weight again; what is left of the run trains that.
+    fn until(&self) -> u64;
+
+    /// The plain weight: an [`Edit::Set`] or an [`Edit::Replace`].
+    fn freeze(&self, shape: &Shape, leaves: &[Leaf]) -> Edit;
+
+    /// Passes over the batch in one step of its own; 0 leaves the update to the optimizer.
+    fn phases(&self) -> u32 {
+        0
+    }
+
+    /// Its own step at rate `lr`, from the gradient of the weight in this phase. Leaves may change their extents.
+    fn step(&self, _phase: u32, _leaves: &mut Vec<Leaf>, _gradient: &[f64], _lr: f64) {}
+}

@@ -1,0 +1,83 @@
+//! Remove whole filters, or neurons, with small weights, and everything that was made from them: the tensors shrink, and with
+//! them the time. A unit is ranked by the norm of the weights that make it; units that must stay together (both ways of a
+//! residual block, a filter and its normalization) are one.
+//!
+//! Deviations: the Euclidean norm over all tensors that make a unit instead of the sum of absolute values of one filter
+//! (the paper finds both alike); the stream of residual blocks is pruned too, where the paper leaves it whole.
+
+use nnz_core::{
+    Budget, Build, DistributionKind, Kind, Magnitude, Method, OneShot, Paper, Period, Result, Setting, Work,
+};
+use serde::{Deserialize, Serialize};
+
+/// The card.
+pub const METHOD: Method = Method::new::<Options>(
+    "filter-pruning",
+    "Filter pruning",
+    "prune",
+    "Removes the filters and neurons with the smallest weights, so that the network becomes smaller and faster as it is.",
+    Paper {
+        number: None,
+        title: "Pruning Filters for Efficient ConvNets",
+        authors: "Li et al.",
+        year: 2017,
+        venue: "ICLR 2017",
+        arxiv: "1608.08710",
+    },
+);
+
+/// Options.
+#[derive(Debug, Serialize, Deserialize)]
+pub struct Options {
+    /// The share of units that is left.
+    #[serde(flatten)]
+    pub budget: Budget,
+    /// When a training run prunes.
+    pub at: Period,
+}
+
+impl Default for Options {
+    fn default() -> Self {
+        let budget = Budget { of: Kind::Units, ..Budget::new(0.5, DistributionKind::Uniform) };
+        Self { budget, at: Period::Run(0.5) }
+    }
+}
+
+impl Build for Options {
+    fn build(self, setting: &Setting) -> Result<Work> {
+        let schedule = OneShot { at: self.at.steps(setting), density: self.budget.density };
+        Ok(self.budget.prune(Magnitude, schedule, setting).into())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use nnz_engine::{Model, ModelSpec, Storage, Tensor, axes, prune};
+
+    #[test]
+    fn half_of_a_resnet_is_gone_with_its_weakest_filters() {
+        let spec = ModelSpec::parse("resnet20", [3, 16, 16], 10).unwrap();
+        let mut model: Model<f32> = Model::born(&spec, None, Storage::Auto, false, 0).unwrap();
+        // Filter 3 of an inner convolution is by far the weakest, filter 5 the strongest.
+        let conv = model.params.iter().position(|p| p.shape.name == "stage2.1.conv1.weight").unwrap();
+        let cols = model.params[conv].shape.cols;
+        let weights = model.params[conv].value.data_mut();
+        weights[3 * cols..4 * cols].iter_mut().for_each(|w| *w *= 1e-3);
+        weights[5 * cols..6 * cols].iter_mut().for_each(|w| *w *= 1e3);
+        let setting = Setting { seed: 0, steps: 0, steps_per_epoch: 1 };
+        let mut work = Options { at: Period::Steps(0), ..Options::default() }.build(&setting).unwrap();
+        let units = |m: &Model<f32>| axes(&m.spec).iter().map(|a| a.units).collect::<Vec<_>>();
+        let before = units(&model);
+        prune(&mut model, &mut work, None, Storage::Auto).unwrap();
+        assert_eq!(units(&model), before.iter().map(|u| u / 2).collect::<Vec<_>>());
+        model.spec.check(10).unwrap();
+        let left = &model.params[conv];
+        assert_eq!((left.shape.rows, left.shape.cols), (16, cols / 2));
+        let norm = |row: &[f32]| row.iter().map(|w| w * w).sum::<f32>().sqrt();
+        let norms: Vec<f32> = left.value.data().chunks(left.shape.cols).map(norm).collect();
+        assert!(norms.iter().all(|n| *n > 0.1) && norms.iter().any(|n| *n > 100.0), "{norms:?}");
+        assert_eq!(model.infer(Tensor::zeros(&[2, 3 * 256])).unwrap().shape(), [2, 10]);
+        assert!(model.nonzeros() * 3 < spec.entries(), "{} of {}", model.nonzeros(), spec.entries());
+    }
+}

@@ -1,0 +1,97 @@
+//! Magnitude pruning with one threshold for the network and scores that are comparable between layers:
+//! score(u) = w_u² / Σ w_v² over the v of the same layer with |w_v| ≥ |w_u| (eq. 3).
+//!
+//! Deviations: none known.
+
+use nnz_core::{
+    Budget, Build, Criterion, DistributionKind, Method, OneShot, Paper, Period, Result, Rng, Setting, Target, Work,
+};
+use serde::{Deserialize, Serialize};
+
+/// The card.
+pub const METHOD: Method = Method::new::<Options>(
+    "lamp",
+    "LAMP",
+    "prune",
+    "Removes weights that are small beside the larger ones of their layer.",
+    Paper {
+        number: None,
+        title: "Layer-adaptive Sparsity for the Magnitude-based Pruning",
+        authors: "Lee et al.",
+        year: 2021,
+        venue: "ICLR 2021",
+        arxiv: "2010.07611",
+    },
+);
+
+/// Options.
+#[derive(Debug, Serialize, Deserialize)]
+pub struct Options {
+    /// What is left.
+    #[serde(flatten)]
+    pub budget: Budget,
+    /// When a training run prunes.
+    pub at: Period,
+}
+
+impl Default for Options {
+    fn default() -> Self {
+        Self { budget: Budget::new(0.1, DistributionKind::Global), at: Period::Run(0.5) }
+    }
+}
+
+impl Build for Options {
+    fn build(self, setting: &Setting) -> Result<Work> {
+        let schedule = OneShot { at: self.at.steps(setting), density: self.budget.density };
+        Ok(self.budget.prune(Lamp, schedule, setting).into())
+    }
+}
+
+struct Lamp;
+
+impl Criterion for Lamp {
+    fn score(&self, target: &Target, _: &mut Rng) -> Vec<f32> {
+        scores(target.values)
+    }
+}
+
+/// The score of every weight of a layer; `[nnz]` to `[nnz]`. O(nnz log nnz).
+fn scores(weights: &[f32]) -> Vec<f32> {
+    let mut order: Vec<usize> = (0..weights.len()).collect();
+    order.sort_by(|&a, &b| weights[b].abs().total_cmp(&weights[a].abs()).then(a.cmp(&b)));
+    let mut scores = vec![0.0; weights.len()];
+    let mut larger = 0.0;
+    for i in order {
+        let square = f64::from(weights[i]).powi(2);
+        larger += square;
+        scores[i] = if larger > 0.0 { (square / larger) as f32 } else { 0.0 };
+    }
+    scores
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use nnz_core::{Edit, Shape, Topology};
+
+    #[test]
+    fn a_weight_is_divided_by_those_at_least_as_large() {
+        assert_eq!(scores(&[3.0, -1.0, 2.0]), [1.0, 1.0 / 14.0, 4.0 / 13.0]);
+        assert_eq!(scores(&[0.0, 0.0]), [0.0, 0.0]);
+    }
+
+    #[test]
+    fn no_layer_loses_its_largest_weight() {
+        let setting = Setting { seed: 0, steps: 0, steps_per_epoch: 1 };
+        let budget = Budget::new(0.25, DistributionKind::Global);
+        let mut method = Options { budget, ..Options::default() }.build(&setting).unwrap().sparsifier;
+        let shapes = [Shape::matrix("a", 2, 2), Shape::matrix("b", 2, 2)];
+        let full = Topology::full(2, 2);
+        // Every weight of b is smaller than every weight of a.
+        let values = [[4.0f32, 3.0, 2.0, 1.0], [0.1, 0.4, 0.2, 0.3]];
+        let target = |index: usize| Target::new(index, &shapes[index], &full, &values[index]);
+        let edits = method.rewire(0, &[target(0), target(1)]).unwrap();
+        let kept = |p: [u64; 1]| Edit::Rewire { topology: Topology::from_positions(2, 2, p), born: Vec::new() };
+        assert_eq!(edits, [kept([0]), kept([1])]);
+    }
+}

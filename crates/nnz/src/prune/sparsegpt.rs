@@ -1,0 +1,269 @@
+//! Prune a trained network layer by layer, each to reconstruct what it gave before: minimize |W X - Ŵ X|² over values and
+//! mask. With H = X Xᵀ + λ I and H⁻¹ = Uᵀ U (Cholesky, U upper), columns are visited from left to right; in each block of
+//! columns the entries of smallest w² / U_jj² go (eq. 4 and algorithm 1), and what an entry leaves behind,
+//! e = w / U_jj, moves to the columns that are still to come: W_:k -= e U_jk.
+//!
+//! Deviations: the layers share a budget exactly, so that the last block of a layer takes up what rounding left; no
+//! quantization.
+
+use nalgebra::DMatrix;
+use nnz_core::{
+    Budget, Build, DistributionKind, Edit, Error, Method, Paper, Pattern, Period, Plan, Result, Setting, Shape,
+    Signals, Sparsifier, Target, Topology, Work, allocate,
+};
+use serde::{Deserialize, Serialize};
+
+/// The card.
+pub const METHOD: Method = Method::new::<Options>(
+    "sparsegpt",
+    "SparseGPT",
+    "prune",
+    "Prunes a trained network layer by layer, and lets the weights that stay make up for those that go.",
+    Paper {
+        number: Some(191),
+        title: "SparseGPT: Massive Language Models Can Be Accurately Pruned in One-Shot",
+        authors: "Frantar & Alistarh",
+        year: 2023,
+        venue: "ICML 2023",
+        arxiv: "2301.00774",
+    },
+);
+
+/// Options.
+#[derive(Debug, Serialize, Deserialize)]
+pub struct Options {
+    /// What is left; pattern `unstructured` or N:M.
+    #[serde(flatten)]
+    pub budget: Budget,
+    /// When a training run prunes.
+    pub at: Period,
+    /// Columns that choose their mask together.
+    pub block: usize,
+    /// λ over the mean of the diagonal of X Xᵀ.
+    pub damp: f64,
+    /// Training rows that H is taken over.
+    pub rows: usize,
+}
+
+impl Default for Options {
+    fn default() -> Self {
+        let budget = Budget::new(0.5, DistributionKind::Uniform);
+        Self { budget, at: Period::Run(1.0), block: 128, damp: 0.01, rows: 1024 }
+    }
+}
+
+impl Build for Options {
+    fn build(self, setting: &Setting) -> Result<Work> {
+        if !matches!(self.budget.pattern, Pattern::Unstructured | Pattern::Nm { .. }) {
+            return Err(Error::Refused(format!(
+                "sparsegpt prunes with pattern unstructured or N:M, such as 2:4, not {}",
+                self.budget.pattern
+            )));
+        }
+        let distribution = self.budget.distribution.build();
+        if distribution.needs_scores() {
+            return Err(Error::Refused(
+                "sparsegpt sees one layer at a time and cannot share a global budget; choose uniform, er or erk".into(),
+            ));
+        }
+        Ok(SparseGpt { at: self.at.steps(setting), setting: *setting, options: self, layer: 0, layers: None }.into())
+    }
+}
+
+struct SparseGpt {
+    options: Options,
+    at: u64,
+    setting: Setting,
+    /// The next layer, and how many there are, once seen.
+    layer: usize,
+    layers: Option<usize>,
+}
+
+impl Sparsifier for SparseGpt {
+    fn check(&self, shapes: &[&Shape]) -> Result<()> {
+        self.options.budget.fixed(&self.setting).check(shapes)
+    }
+
+    fn plan(&self, step: u64) -> Plan {
+        if step != self.at || self.layers == Some(self.layer) {
+            return Plan::Rest;
+        }
+        Plan::Rewire(Signals { gram: Some(self.layer), rows: self.options.rows, ..Signals::NONE })
+    }
+
+    /// One for each layer, measured behind the layers that are pruned already.
+    fn rounds(&self, _: u64) -> u32 {
+        u32::MAX
+    }
+
+    fn rewire(&mut self, _: u64, targets: &[Target]) -> Result<Vec<Edit>> {
+        let Options { budget, block, damp, .. } = &self.options;
+        let shapes: Vec<&Shape> = targets.iter().map(|t| t.shape).collect();
+        let counts = allocate(&*budget.distribution.build(), &shapes, &[], budget.density)?;
+        let mut edits = vec![Edit::Keep; targets.len()];
+        let Some(t) = targets.get(self.layer) else { return Ok(edits) };
+        let (rows, cols) = (t.shape.rows, t.shape.cols);
+        let mut weight = vec![0.0; rows * cols];
+        t.topology.positions().zip(t.values).for_each(|(p, &v)| weight[p as usize] = f64::from(v));
+        let upper = factor(t.gram, cols, *damp).ok_or_else(|| {
+            Error::Refused(format!(
+                "what `{}` reads has no second moment that can be inverted; raise damp",
+                t.shape.name
+            ))
+        })?;
+        let kept = sweep(&mut weight, &upper, cols, *block, counts[self.layer], budget.pattern);
+        let topology = Topology::from_positions(rows, cols, (0..weight.len()).filter(|&p| kept[p]).map(|p| p as u64));
+        let values = topology.positions().map(|p| weight[p as usize]).collect();
+        edits[self.layer] = Edit::Set { topology, values };
+        (self.layer, self.layers) = (self.layer + 1, Some(targets.len()));
+        Ok(edits)
+    }
+
+    fn state(&self) -> serde_json::Value {
+        serde_json::json!([self.layer, self.layers])
+    }
+
+    fn restore(&mut self, state: &serde_json::Value) -> Result<()> {
+        let number = |i: usize| state[i].as_u64().map(|n| n as usize);
+        (self.layer, self.layers) = (number(0).unwrap_or_default(), number(1));
+        Ok(())
+    }
+}
+
+/// U of H⁻¹ = Uᵀ U with H = `gram` + damp · mean(diagonal) · I, row-major `[cols, cols]`. O(cols³).
+fn factor(gram: &[f64], cols: usize, damp: f64) -> Option<Vec<f64>> {
+    let mut h = DMatrix::from_row_slice(cols, cols, gram);
+    let mean = h.diagonal().mean();
+    (0..cols).for_each(|i| h[(i, i)] += damp * mean);
+    let lower = h.cholesky()?.inverse().cholesky()?.unpack();
+    // The columns of L are the rows of U.
+    Some(lower.as_slice().to_vec())
+}
+
+/// Prunes `weight`, row-major, to `count` entries and updates the rest; which entries stay. O(rows · cols²).
+fn sweep(weight: &mut [f64], upper: &[f64], cols: usize, block: usize, count: usize, pattern: Pattern) -> Vec<bool> {
+    let (rows, mut kept, mut left) = (weight.len() / cols, vec![false; weight.len()], count);
+    let mut start = 0;
+    while start < cols {
+        let end = (start + block.max(1)).min(cols);
+        let score = |w: &[f64], r: usize, j: usize| (w[r * cols + j] / upper[j * cols + j]).powi(2);
+        if pattern == Pattern::Unstructured {
+            let quota = (left as f64 * (end - start) as f64 / (cols - start) as f64).round() as usize;
+            left -= quota;
+            let places = (0..rows).flat_map(|r| (start..end).map(move |j| (r, j)));
+            let mut order: Vec<(f64, usize)> = places.map(|(r, j)| (score(weight, r, j), r * cols + j)).collect();
+            order.sort_by(|a, b| b.0.total_cmp(&a.0).then(a.1.cmp(&b.1)));
+            order.iter().take(quota).for_each(|o| kept[o.1] = true);
+        }
+        for r in 0..rows {
+            let mut errors = vec![0.0; end - start];
+            for j in start..end {
+                if let Pattern::Nm { n, m } = pattern
+                    && j % m == 0
+                {
+                    let mut group: Vec<usize> = (j..(j + m).min(cols)).collect();
+                    group.sort_by(|&a, &b| score(weight, r, b).total_cmp(&score(weight, r, a)).then(a.cmp(&b)));
+                    group.iter().take(n).for_each(|&k| kept[r * cols + k] = true);
+                }
+                let row = &mut weight[r * cols..(r + 1) * cols];
+                if !kept[r * cols + j] {
+                    let e = row[j] / upper[j * cols + j];
+                    errors[j - start] = e;
+                    let u = &upper[j * cols + j..j * cols + end];
+                    row[j..end].iter_mut().zip(u).for_each(|(w, u)| *w -= e * u);
+                    row[j] = 0.0;
+                }
+            }
+            let (row, behind) = (&mut weight[r * cols + end..(r + 1) * cols], cols - end);
+            for (e, j) in errors.iter().zip(start..end).filter(|(e, _)| **e != 0.0) {
+                let u = &upper[j * cols + end..j * cols + end + behind];
+                row.iter_mut().zip(u).for_each(|(w, u)| *w -= e * u);
+            }
+        }
+        start = end;
+    }
+    kept
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use nnz_core::Rng;
+
+    const ROWS: usize = 12;
+    const COLS: usize = 40;
+
+    /// Correlated inputs, and a random layer.
+    fn layer() -> (Vec<f64>, Vec<f64>) {
+        let mut rng = Rng::stream(0, "layer", 0, 0);
+        let mut x = vec![0.0; 200 * COLS];
+        for row in x.chunks_mut(COLS) {
+            let common = rng.normal();
+            row.iter_mut().for_each(|v| *v = 0.7 * common + rng.normal());
+        }
+        let dot = |a: usize, b: usize| x.chunks(COLS).map(|r| r[a] * r[b]).sum::<f64>() / 200.0;
+        let gram = (0..COLS * COLS).map(|k| dot(k / COLS, k % COLS)).collect();
+        ((0..ROWS * COLS).map(|_| rng.normal()).collect(), gram)
+    }
+
+    /// Σ over rows of (w - v)ᵀ G (w - v).
+    fn loss(w: &[f64], v: &[f64], gram: &[f64]) -> f64 {
+        let rows = w.chunks(COLS).zip(v.chunks(COLS));
+        rows.map(|(w, v)| {
+            let d: Vec<f64> = w.iter().zip(v).map(|(a, b)| a - b).collect();
+            (0..COLS * COLS).map(|k| d[k / COLS] * gram[k] * d[k % COLS]).sum::<f64>()
+        })
+        .sum()
+    }
+
+    #[test]
+    fn blocks_equal_the_loop_over_single_columns() {
+        let (weight, gram) = layer();
+        for (block, pattern) in
+            [(16, Pattern::Unstructured), (40, Pattern::Unstructured), (8, Pattern::Nm { n: 2, m: 4 })]
+        {
+            let mut lazy = weight.clone();
+            let upper = factor(&gram, COLS, 0.01).unwrap();
+            let kept = sweep(&mut lazy, &upper, COLS, block, ROWS * COLS / 2, pattern);
+            assert_eq!(kept.iter().filter(|k| **k).count(), ROWS * COLS / 2);
+            // The definition: the error of a column goes to all columns behind it at once, each row with the inverse
+            // Hessian of the columns that are left, found anew by inverting.
+            let mut h = DMatrix::from_row_slice(COLS, COLS, &gram);
+            let mean = h.diagonal().mean();
+            (0..COLS).for_each(|i| h[(i, i)] += 0.01 * mean);
+            let mut eager = weight.clone();
+            for j in 0..COLS {
+                let inverse = h.view((j, j), (COLS - j, COLS - j)).into_owned().try_inverse().unwrap();
+                for r in (0..ROWS).filter(|r| !kept[r * COLS + j]) {
+                    let e = eager[r * COLS + j] / inverse[(0, 0)];
+                    (j..COLS).for_each(|k| eager[r * COLS + k] -= e * inverse[(0, k - j)]);
+                }
+            }
+            let far = lazy.iter().zip(&eager).map(|(a, b)| (a - b).abs()).fold(0.0, f64::max);
+            assert!(far < 1e-4, "block {block} {pattern}: {far}");
+        }
+    }
+
+    #[test]
+    fn lies_between_exact_least_squares_and_leaving_values_alone() {
+        let (weight, gram) = layer();
+        let mut pruned = weight.clone();
+        let kept =
+            sweep(&mut pruned, &factor(&gram, COLS, 1e-6).unwrap(), COLS, 16, ROWS * COLS / 2, Pattern::Unstructured);
+        // For a given mask the best values of a row are v_S = w_S + G_SS⁻¹ G_SR w_R.
+        let g = DMatrix::from_row_slice(COLS, COLS, &gram);
+        let mut exact = vec![0.0; ROWS * COLS];
+        for r in 0..ROWS {
+            let (s, rest): (Vec<usize>, Vec<usize>) = (0..COLS).partition(|j| kept[r * COLS + j]);
+            let inner = DMatrix::from_fn(s.len(), s.len(), |a, b| g[(s[a], s[b])]);
+            let cross =
+                DMatrix::from_fn(s.len(), 1, |a, _| rest.iter().map(|&j| g[(s[a], j)] * weight[r * COLS + j]).sum());
+            let shift = inner.try_inverse().unwrap() * cross;
+            s.iter().enumerate().for_each(|(a, &j)| exact[r * COLS + j] = weight[r * COLS + j] + shift[(a, 0)]);
+        }
+        let plain: Vec<f64> = weight.iter().zip(&kept).map(|(w, k)| if *k { *w } else { 0.0 }).collect();
+        let [bound, found, alone] = [&exact, &pruned, &plain].map(|v| loss(&weight, v, &gram));
+        println!("least squares {bound:.3}, sparsegpt {found:.3}, values left alone {alone:.3}");
+        assert!(bound <= found + 1e-9 && found < 0.85 * alone, "{bound} {found} {alone}");
+    }
+}

@@ -1,0 +1,176 @@
+//! A soft mask by optimal transport: the scores of n entries send their mass to two bins, keep (k of n) and drop, at entropic
+//! cost ε. In closed form m_i = σ((s_i - τ) / ε) with τ such that Σ m = k exactly. The weight is w ⊙ m; w and s are
+//! trained together. A proximal step for each update makes the temperature fall as ε / t, so that the mask hardens by itself.
+//! Its gradient is implicit, ∂m_i/∂s_j = g_i (δ_ij - g_j / Σ g) with g = m (1 - m) / ε_t.
+//!
+//! Deviations: the transport is solved exactly at each step, where the paper makes one Sinkhorn iteration (its limit is the
+//! same); the cost is linear in the score; every entry has the same mass; scores begin at |w| over its mean. At `until` the k
+//! entries of highest score are kept and the rest of the run trains those.
+
+use nnz_core::{
+    Budget, Build, DistributionKind, Edit, Error, Idle, Leaf, Magnitude, Method, OneShot, Paper, Parametrization, Pattern,
+    Period, Result, Setting, Shape, Topology, Work,
+};
+use serde::{Deserialize, Serialize};
+
+/// The card.
+pub const METHOD: Method = Method::new::<Options>(
+    "transport-pruning",
+    "Transportation pruning",
+    "prune",
+    "Trains a soft mask of exact budget by optimal transport, which hardens while it trains.",
+    Paper {
+        number: Some(164),
+        title: "Differentiable Transportation Pruning",
+        authors: "Li et al.",
+        year: 2023,
+        venue: "ICCV 2023",
+        arxiv: "2307.08483",
+    },
+);
+
+/// Options.
+#[derive(Debug, Serialize, Deserialize)]
+pub struct Options {
+    /// What is left in every layer; distribution `uniform`, pattern `unstructured`.
+    #[serde(flatten)]
+    pub budget: Budget,
+    /// Temperature ε at the first epoch; in epoch t it is ε / t.
+    pub temperature: f64,
+    /// When the mask becomes hard.
+    pub until: Period,
+}
+
+impl Default for Options {
+    fn default() -> Self {
+        let budget = Budget::new(0.1, DistributionKind::Uniform);
+        Self { budget, temperature: 0.5, until: Period::Run(0.6) }
+    }
+}
+
+impl Build for Options {
+    fn build(self, setting: &Setting) -> Result<Work> {
+        let Budget { density, distribution, pattern, .. } = self.budget;
+        if (distribution, pattern) != (DistributionKind::Uniform, Pattern::Unstructured) {
+            let why = "transport-pruning gives every layer the same density, unstructured; leave pattern and distribution out";
+            return Err(Error::Refused(why.into()));
+        }
+        let (until, epoch) = (self.until.steps(setting), setting.steps_per_epoch.max(1));
+        let mask = SoftMask { density, temperature: self.temperature, until, epoch };
+        let idle = Idle(self.budget.prune(Magnitude, OneShot { at: until, density }, setting));
+        Ok(Work { parametrization: Some(Box::new(mask)), ..Work::from(idle) })
+    }
+}
+
+struct SoftMask {
+    density: f64,
+    temperature: f64,
+    until: u64,
+    epoch: u64,
+}
+
+impl SoftMask {
+    fn count(&self, entries: usize) -> usize {
+        ((self.density * entries as f64).round() as usize).max(1)
+    }
+
+    fn mask(&self, step: u64, scores: &[f64]) -> (Vec<f64>, f64) {
+        let epsilon = self.temperature / (1.0 + step as f64 / self.epoch as f64);
+        (soft(scores, self.count(scores.len()) as f64, epsilon), epsilon)
+    }
+}
+
+impl Parametrization for SoftMask {
+    fn leaves(&self, shape: &Shape, weight: &[f64]) -> Vec<Leaf> {
+        let mean = weight.iter().map(|w| w.abs()).sum::<f64>() / weight.len().max(1) as f64;
+        let scores = weight.iter().map(|w| w.abs() / mean.max(1e-300)).collect();
+        let dims = vec![shape.rows, shape.cols];
+        let weight = Leaf { name: "weight", dims: dims.clone(), values: weight.to_vec(), decays: true };
+        vec![weight, Leaf { name: "scores", dims, values: scores, decays: false }]
+    }
+
+    fn weight(&self, step: u64, leaves: &[Leaf]) -> Vec<f64> {
+        let (mask, _) = self.mask(step, &leaves[1].values);
+        leaves[0].values.iter().zip(mask).map(|(w, m)| w * m).collect()
+    }
+
+    fn pull(&self, step: u64, leaves: &[Leaf], gradient: &[f64]) -> Vec<Vec<f64>> {
+        let (mask, epsilon) = self.mask(step, &leaves[1].values);
+        let slope: Vec<f64> = mask.iter().map(|m| m * (1.0 - m) / epsilon).collect();
+        let of_mask: Vec<f64> = leaves[0].values.iter().zip(gradient).map(|(w, g)| w * g).collect();
+        // Raising one score raises τ, which lowers every other mask.
+        let total: f64 = slope.iter().sum();
+        let common = slope.iter().zip(&of_mask).map(|(s, g)| s * g).sum::<f64>() / total.max(1e-300);
+        let scores = slope.iter().zip(&of_mask).map(|(s, g)| s * (g - common)).collect();
+        vec![mask.iter().zip(gradient).map(|(m, g)| m * g).collect(), scores]
+    }
+
+    fn until(&self) -> u64 {
+        self.until
+    }
+
+    fn freeze(&self, shape: &Shape, leaves: &[Leaf]) -> Edit {
+        let scores: Vec<f32> = leaves[1].values.iter().map(|&s| s as f32).collect();
+        let full = Topology::full(shape.rows, shape.cols);
+        let topology = full.filter(&Pattern::Unstructured.select(&full, &scores, self.count(scores.len())));
+        let values = topology.positions().map(|p| leaves[0].values[p as usize]).collect();
+        Edit::Set { topology, values }
+    }
+}
+
+/// m_i = σ((s_i - τ) / ε) with Σ m = count. O(n) for each of 80 bisections.
+fn soft(scores: &[f64], count: f64, epsilon: f64) -> Vec<f64> {
+    let sigmoid = |tau: f64| scores.iter().map(move |s| 1.0 / (1.0 + ((tau - s) / epsilon).exp()));
+    if count >= scores.len() as f64 {
+        return vec![1.0; scores.len()];
+    }
+    // At τ = s ± ε log(n) no mask of that side is above, or below, what the budget asks for.
+    let reach = epsilon * (scores.len() as f64 + 1.0).ln() + 1e-9;
+    let low = scores.iter().copied().fold(f64::INFINITY, f64::min) - reach;
+    let high = scores.iter().copied().fold(f64::NEG_INFINITY, f64::max) + reach;
+    let (mut low, mut high) = (low, high);
+    for _ in 0..80 {
+        let middle = 0.5 * (low + high);
+        if sigmoid(middle).sum::<f64>() > count { low = middle } else { high = middle }
+    }
+    sigmoid(0.5 * (low + high)).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use nnz_core::Rng;
+
+    #[test]
+    fn the_budget_is_exact_at_every_temperature() {
+        let mut rng = Rng::stream(0, "scores", 0, 0);
+        let scores: Vec<f64> = (0..200).map(|_| rng.normal()).collect();
+        for epsilon in [10.0, 1.0, 0.1, 1e-3] {
+            for count in [1.0, 20.0, 137.0, 199.0] {
+                let sum: f64 = soft(&scores, count, epsilon).iter().sum();
+                assert!((sum - count).abs() < 1e-6, "{epsilon} {count}: {sum}");
+            }
+        }
+        // Cold, it is the choice of the k largest.
+        let hard = soft(&[0.3, 0.9, 0.1, 0.5], 2.0, 1e-3);
+        assert!(hard.iter().zip([0.0, 1.0, 0.0, 1.0]).all(|(m, want)| (m - want).abs() < 1e-6), "{hard:?}");
+    }
+
+    /// The plan of entropic transport by Sinkhorn's iteration: rows of mass 1/n, columns k/n and 1 - k/n.
+    #[test]
+    fn the_closed_form_is_the_plan_of_sinkhorn() {
+        let (scores, k, epsilon) = ([0.2, -0.4, 1.3, 0.7, 0.0], 2.0, 0.5);
+        let mut v = [1.0, 1.0];
+        let kernel = scores.map(|s: f64| [(s / epsilon).exp(), 1.0]);
+        let mut u = [1.0; 5];
+        for _ in 0..2000 {
+            (0..5).for_each(|i| u[i] = 0.2 / (kernel[i][0] * v[0] + kernel[i][1] * v[1]));
+            for (j, mass) in [k / 5.0, 1.0 - k / 5.0].into_iter().enumerate() {
+                v[j] = mass / (0..5).map(|i| u[i] * kernel[i][j]).sum::<f64>();
+            }
+        }
+        for (i, m) in soft(&scores, k, epsilon).into_iter().enumerate() {
+            assert!((m - 5.0 * u[i] * kernel[i][0] * v[0]).abs() < 1e-6, "{i}");
+        }
+    }
+}

@@ -1,0 +1,209 @@
+//! Train on the manifold of low-rank matrices: W = U S Vᵀ. A step takes K = U S and L = V Sᵀ down the gradient,
+//! K ← K - η G V, L ← L - η Gᵀ U, makes [U | K] and [V | L] orthogonal, writes S in these bases, takes it down the
+//! gradient there, and cuts S by its singular values to the smallest rank with √(Σ_{i>r} σ_i²) ≤ θ |S| (algorithm 1).
+//!
+//! Deviations: the engine shows the dense gradient G of W, so that training takes a dense layer's memory and time (the paper
+//! differentiates by the factors); plain gradient steps without momentum or decay. At the end of the run a linear layer
+//! becomes two thin ones wherever that has fewer weights.
+
+use nalgebra::DMatrix;
+use nnz_core::{Build, Dense, Edit, Error, Leaf, Method, Paper, Parametrization, Period, Result, Setting, Shape, Work};
+use serde::{Deserialize, Serialize};
+
+/// The card.
+pub const METHOD: Method = Method::new::<Options>(
+    "dlrt",
+    "DLRT",
+    "structured",
+    "Trains low-rank factors of every layer along the manifold of their rank, and finds the ranks as it goes.",
+    Paper {
+        number: Some(45),
+        title: "Low-rank lottery tickets: finding efficient low-rank neural networks via matrix differential equations",
+        authors: "Schotthöfer et al.",
+        year: 2022,
+        venue: "NeurIPS 2022",
+        arxiv: "2205.13571",
+    },
+);
+
+/// Options.
+#[derive(Debug, Serialize, Deserialize)]
+pub struct Options {
+    /// θ: the share of S, in Euclidean norm, that a step may cut off.
+    pub tolerance: f64,
+    /// Rank to begin with, at most half of the smaller side.
+    pub rank: usize,
+    /// When factors become two plain layers.
+    pub until: Period,
+}
+
+impl Default for Options {
+    fn default() -> Self {
+        Self { tolerance: 0.1, rank: 64, until: Period::Run(1.0) }
+    }
+}
+
+impl Build for Options {
+    fn build(self, setting: &Setting) -> Result<Work> {
+        if !(self.tolerance > 0.0 && self.tolerance < 1.0) {
+            return Err(Error::Range { name: "tolerance", range: "above 0 and below 1".into(), got: self.tolerance });
+        }
+        let factors = Factors { tolerance: self.tolerance, rank: self.rank.max(1), until: self.until.steps(setting) };
+        Ok(Work { parametrization: Some(Box::new(factors)), ..Work::from(Dense) })
+    }
+}
+
+struct Factors {
+    tolerance: f64,
+    rank: usize,
+    until: u64,
+}
+
+type Matrix = DMatrix<f64>;
+
+fn matrix(leaf: &Leaf) -> Matrix {
+    Matrix::from_row_slice(leaf.dims[0], leaf.dims[1], &leaf.values)
+}
+
+fn rows(m: &Matrix) -> Vec<f64> {
+    m.transpose().as_slice().to_vec()
+}
+
+fn leaf(name: &'static str, m: &Matrix) -> Leaf {
+    Leaf { name, dims: vec![m.nrows(), m.ncols()], values: rows(m), decays: false }
+}
+
+fn three([u, s, v]: [&Matrix; 3]) -> Vec<Leaf> {
+    vec![leaf("u", u), leaf("s", s), leaf("v", v)]
+}
+
+/// An orthonormal basis of the columns of both.
+fn basis(a: &Matrix, b: &Matrix) -> Matrix {
+    let both = Matrix::from_fn(a.nrows(), a.ncols() + b.ncols(), |i, j| {
+        if j < a.ncols() { a[(i, j)] } else { b[(i, j - a.ncols())] }
+    });
+    both.qr().q()
+}
+
+/// The smallest rank, at least one, that leaves at most `tolerance` of all singular values, which fall.
+fn rank(sigma: &[f64], tolerance: f64) -> usize {
+    let total: f64 = sigma.iter().map(|s| s * s).sum();
+    let mut tail = 0.0;
+    let cut = sigma.iter().rev().take_while(|s| {
+        tail += **s * **s;
+        tail <= tolerance * tolerance * total
+    });
+    (sigma.len() - cut.count()).max(1)
+}
+
+impl Parametrization for Factors {
+    /// The nearest matrix of the starting rank.
+    fn leaves(&self, shape: &Shape, weight: &[f64]) -> Vec<Leaf> {
+        let w = Matrix::from_row_slice(shape.rows, shape.cols, weight);
+        let svd = w.svd(true, true);
+        let (Some(u), Some(vt)) = (svd.u, svd.v_t) else { return Vec::new() };
+        let r = self.rank.min(shape.rows.min(shape.cols) / 2).max(1);
+        let s = Matrix::from_diagonal(&svd.singular_values.rows(0, r).into_owned());
+        three([&u.columns(0, r).into_owned(), &s, &vt.rows(0, r).transpose()])
+    }
+
+    fn weight(&self, _: u64, leaves: &[Leaf]) -> Vec<f64> {
+        rows(&(matrix(&leaves[0]) * matrix(&leaves[1]) * matrix(&leaves[2]).transpose()))
+    }
+
+    fn pull(&self, _: u64, leaves: &[Leaf], gradient: &[f64]) -> Vec<Vec<f64>> {
+        let [u, s, v] = [0, 1, 2].map(|i| matrix(&leaves[i]));
+        let g = Matrix::from_row_slice(u.nrows(), v.nrows(), gradient);
+        vec![rows(&(&g * &v * s.transpose())), rows(&(u.transpose() * &g * &v)), rows(&(g.transpose() * &u * &s))]
+    }
+
+    fn until(&self) -> u64 {
+        self.until
+    }
+
+    fn freeze(&self, _: &Shape, leaves: &[Leaf]) -> Edit {
+        let left = matrix(&leaves[0]) * matrix(&leaves[1]);
+        Edit::Replace { left: rows(&left), right: rows(&matrix(&leaves[2]).transpose()) }
+    }
+
+    fn phases(&self) -> u32 {
+        2
+    }
+
+    fn step(&self, phase: u32, leaves: &mut Vec<Leaf>, gradient: &[f64], lr: f64) {
+        let [u, s, v] = [0, 1, 2].map(|i| matrix(&leaves[i]));
+        let g = Matrix::from_row_slice(u.nrows(), v.nrows(), gradient);
+        *leaves = if phase == 0 {
+            let (k, l) = (&u * &s - lr * (&g * &v), &v * s.transpose() - lr * (g.transpose() * &u));
+            let (wide, tall) = (basis(&u, &k), basis(&v, &l));
+            let inner = wide.transpose() * u * s * (tall.transpose() * v).transpose();
+            three([&wide, &inner, &tall])
+        } else {
+            let inner = s - lr * (u.transpose() * g * &v);
+            let svd = inner.svd(true, true);
+            let (Some(p), Some(qt)) = (svd.u, svd.v_t) else { return };
+            let r = rank(svd.singular_values.as_slice(), self.tolerance);
+            let s = Matrix::from_diagonal(&svd.singular_values.rows(0, r).into_owned());
+            three([&(u * p.columns(0, r)), &s, &(v * qt.rows(0, r).transpose())])
+        };
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use nnz_core::Rng;
+
+    fn random(rows: usize, cols: usize, seed: u64) -> Matrix {
+        let mut rng = Rng::stream(seed, "matrix", 0, 0);
+        Matrix::from_fn(rows, cols, |_, _| rng.normal())
+    }
+
+    fn factors(tolerance: f64) -> Factors {
+        Factors { tolerance, rank: 4, until: 0 }
+    }
+
+    /// Descends to a matrix of rank 2 from a start of rank 4: it is found, and so is its rank.
+    #[test]
+    fn finds_a_matrix_and_its_rank() {
+        let goal = random(12, 2, 0) * random(2, 9, 1);
+        let p = factors(0.02);
+        let shape = Shape::matrix("w", 12, 9);
+        let mut leaves = p.leaves(&shape, random(12, 9, 2).as_slice());
+        assert_eq!(leaves[1].dims, [4, 4]);
+        let slope =
+            |leaves: &[Leaf]| -> Vec<f64> { rows(&(Matrix::from_row_slice(12, 9, &p.weight(0, leaves)) - &goal)) };
+        for _ in 0..400 {
+            for phase in 0..2 {
+                let gradient = slope(&leaves);
+                p.step(phase, &mut leaves, &gradient, 0.3);
+                let u = matrix(&leaves[0]);
+                let off = (u.transpose() * &u - Matrix::identity(u.ncols(), u.ncols())).norm();
+                assert!(off < 1e-9, "U is not orthonormal: {off}");
+            }
+        }
+        assert_eq!(leaves[1].dims, [2, 2]);
+        let far = slope(&leaves).iter().map(|d| d * d).sum::<f64>().sqrt();
+        assert!(far < 1e-6 * goal.norm(), "{far}");
+    }
+
+    #[test]
+    fn the_cut_is_the_smallest_that_is_allowed() {
+        assert_eq!(rank(&[3.0, 4.0e-1, 3.0e-1], 0.17), 1);
+        assert_eq!(rank(&[3.0, 4.0e-1, 3.0e-1], 0.16), 2);
+        assert_eq!(rank(&[1.0, 1.0, 1.0], 0.1), 3);
+        assert_eq!(rank(&[0.0, 0.0], 0.1), 1);
+    }
+
+    /// New bases hold the old ones, so that the first phase changes the coordinates and not the weight.
+    #[test]
+    fn the_first_phase_leaves_the_weight() {
+        let (p, shape) = (factors(0.1), Shape::matrix("w", 10, 14));
+        let mut leaves = p.leaves(&shape, random(10, 14, 5).as_slice());
+        let before = p.weight(0, &leaves);
+        p.step(0, &mut leaves, random(14, 10, 6).as_slice(), 0.1);
+        assert_eq!(leaves[1].dims, [8, 8]);
+        let far = p.weight(0, &leaves).iter().zip(before).map(|(a, b)| (a - b).abs()).fold(0.0, f64::max);
+        assert!(far < 1e-9, "{far}");
+    }
+}

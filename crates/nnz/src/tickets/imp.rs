@@ -1,0 +1,140 @@
+//! Iterative magnitude pruning with rewinding: train to the end, remove the smallest weights, set the rest back to what they
+//! were at step k, and again. With n rounds each keeps the same share of what is left, d^(1/n); the share removed is as near
+//! to `fraction` as a whole number of rounds allows. Step k is zero in the first paper and early in training in the later
+//! one (Frankle et al. 2020, arXiv:1912.05671).
+//!
+//! Deviations: none known. Every round trains as long as a whole run, so that all of it takes n + 1 times the steps; `each`
+//! shortens them.
+
+use nnz_core::{
+    Act, Budget, Build, DistributionKind, Edit, Error, Idle, Magnitude, Method, OneShot, Paper, Period, Procedure, Prune,
+    Result, Setting, Signals, Sparsifier, Target, Work,
+};
+use serde::{Deserialize, Serialize};
+
+/// The card.
+pub const METHOD: Method = Method::new::<Options>(
+    "imp",
+    "Iterative magnitude pruning",
+    "tickets",
+    "Trains, prunes the smallest weights, rewinds the rest to an early step, and trains again, several times.",
+    Paper {
+        number: None,
+        title: "The Lottery Ticket Hypothesis: Finding Sparse, Trainable Neural Networks",
+        authors: "Frankle & Carbin",
+        year: 2019,
+        venue: "ICLR 2019",
+        arxiv: "1803.03635",
+    },
+);
+
+/// Options.
+#[derive(Debug, Serialize, Deserialize)]
+pub struct Options {
+    /// What is left.
+    #[serde(flatten)]
+    pub budget: Budget,
+    /// Share of the weights that a round removes, about.
+    pub fraction: f64,
+    /// The step k that weights go back to.
+    pub rewind: Period,
+    /// Length of every training.
+    pub each: Period,
+}
+
+impl Default for Options {
+    fn default() -> Self {
+        let budget = Budget::new(0.1, DistributionKind::Global);
+        Self { budget, fraction: 0.2, rewind: Period::Run(0.02), each: Period::Run(1.0) }
+    }
+}
+
+impl Options {
+    /// n: enough rounds of at most `fraction`.
+    fn rounds(&self) -> u32 {
+        ((self.budget.density.ln() / (1.0 - self.fraction).ln() - 1e-9).ceil() as u32).max(1)
+    }
+}
+
+impl Build for Options {
+    fn build(self, setting: &Setting) -> Result<Work> {
+        if !(self.fraction > 0.0 && self.fraction < 1.0) {
+            return Err(Error::Range { name: "fraction", range: "above 0 and below 1".into(), got: self.fraction });
+        }
+        let length = self.each.steps(setting).max(1);
+        let rewind = self.rewind.steps(setting).min(length);
+        let rounds = self.rounds();
+        let mut prune = self.budget.prune(Magnitude, OneShot { at: 0, density: self.budget.density }, setting);
+        prune.rounds = rounds;
+        let procedure = Imp { prune, length, rewind, done: 0 };
+        let idle = Idle(self.budget.prune(Magnitude, OneShot { at: 0, density: 1.0 }, setting));
+        Ok(Work { procedure: Some(Box::new(procedure)), ..Work::from(idle) })
+    }
+}
+
+struct Imp {
+    prune: Prune,
+    length: u64,
+    rewind: u64,
+    /// Acts done.
+    done: u32,
+}
+
+impl Procedure for Imp {
+    fn steps(&self) -> u64 {
+        self.length + u64::from(self.prune.rounds) * (self.length - self.rewind)
+    }
+
+    /// Train to k, keep, train to the end; then for each round prune, rewind, train from k to the end.
+    fn next(&mut self, _: Option<f64>) -> Act {
+        let train = |span| Act::Train { span, of: self.length, order: 0 };
+        let act = match self.done {
+            0 => train(0..self.rewind),
+            1 => Act::Snapshot("early".into()),
+            2 => train(self.rewind..self.length),
+            n if (n - 3) / 3 >= self.prune.rounds => Act::Done,
+            n => match n % 3 {
+                0 => Act::Edit(Signals::NONE),
+                1 => Act::Rewind("early".into()),
+                _ => train(self.rewind..self.length),
+            },
+        };
+        self.done += 1;
+        act
+    }
+
+    fn edit(&mut self, targets: &[Target]) -> Result<Vec<Edit>> {
+        self.prune.rewire(0, targets)
+    }
+
+    fn state(&self) -> serde_json::Value {
+        serde_json::json!([self.done, self.prune.round])
+    }
+
+    fn restore(&mut self, state: &serde_json::Value) -> Result<()> {
+        let number = |i: usize| state[i].as_u64().unwrap_or_default() as u32;
+        (self.done, self.prune.round) = (number(0), number(1));
+        Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn rounds_of_a_fifth_alternate_with_rewinding() {
+        let setting = Setting { seed: 0, steps: 100, steps_per_epoch: 10 };
+        // 0.8³ = 0.512: three rounds of a fifth each.
+        let budget = Budget::new(0.512, DistributionKind::Global);
+        let options = Options { budget, rewind: Period::Steps(5), ..Options::default() };
+        assert_eq!(options.rounds(), 3);
+        let mut procedure = options.build(&setting).unwrap().procedure.unwrap();
+        let train = |span| Act::Train { span, of: 100, order: 0 };
+        let acts: Vec<Act> = std::iter::from_fn(|| Some(procedure.next(None)).filter(|a| *a != Act::Done)).collect();
+        let round = [Act::Edit(Signals::NONE), Act::Rewind("early".into()), train(5..100)];
+        let start = [train(0..5), Act::Snapshot("early".into()), train(5..100)];
+        assert_eq!(acts, [&start[..], &round, &round, &round].concat());
+        assert_eq!(procedure.steps(), 100 + 3 * 95);
+    }
+}
