@@ -43,7 +43,7 @@ pub trait Real:
     /// tanh x, likewise within 3 units.
     fn quick_tanh(self) -> Self;
 
-    /// The error function, likewise within 3e-7.
+    /// The error function, likewise within 4e-7.
     fn quick_erf(self) -> Self;
 
     /// Buffers to use again.

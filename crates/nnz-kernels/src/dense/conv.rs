@@ -4,7 +4,7 @@
 //! segments of k are rows of the kernel. The gradient of the input is such a convolution of the gradient of the
 //! output, one for each phase of the stride; the gradient of the weight is a product over pixels.
 
-use super::gemm::pack;
+use super::gemm::{Panels, pack};
 use super::scratch::scratch;
 use super::tile::{Begin, Micros, Side, Tile};
 use super::{Raw, each};
@@ -439,7 +439,7 @@ impl Pass {
             // SAFETY: the weight holds `[groups][k][cout]`; a panel k · nr numbers.
             unsafe {
                 let from = p.weight.as_ptr().wrapping_add(g * k * cout);
-                pack(micros, from, 1, cout, cout, (nr, nr), k, to[g * count * k * nr..].as_mut_ptr());
+                pack(micros, from, 1, cout, cout, Panels::tight(nr, k), k, to[g * count * k * nr..].as_mut_ptr());
             }
         }
         to

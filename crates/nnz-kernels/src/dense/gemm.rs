@@ -120,7 +120,8 @@ fn gemm_on<T: Real>(
         return;
     }
     let threads = if small { 1 } else { rayon::current_num_threads() };
-    let by_rows = m >= n;
+    // What both halves need is packed twice, so cut along the longer side, but along columns where A is not packed.
+    let by_rows = m >= n && !(a.direct() && n >= 2 * threads * micros.cols());
     let (long, unit) = if by_rows { (m, micros.even_rows(m, n)) } else { (n, micros.cols()) };
     let step = long.div_ceil(threads).next_multiple_of(unit);
     each(long.div_ceil(step), small, |p| {
@@ -163,6 +164,11 @@ pub(crate) struct View<T> {
 }
 
 impl<T: Real> View<T> {
+    /// Whether tiles read it where it lies. Rows that lie a multiple of 4 KB apart would fight for the same sets of L1.
+    fn direct(self) -> bool {
+        self.cs == 1 && !(self.rs * size_of::<T>()).is_multiple_of(4096)
+    }
+
     /// The part from row `i` and column `j` on. An empty matrix may start anywhere.
     pub fn at(self, i: usize, j: usize) -> Self {
         Self { at: Raw(self.at.get().wrapping_add(i * self.rs + j * self.cs)), ..self }
@@ -192,34 +198,26 @@ impl<T: Real> Block<T> {
         let depth = k.div_ceil(k.div_ceil(DEPTH).max(1)).max(1);
         let wide = WIDTH.min(n.next_multiple_of(nr));
         let high = (micros.rows * 16 / mr * mr).min(m.next_multiple_of(mr));
-        // Rows that lie a multiple of 4 KB apart would fight for the same sets of L1.
-        let direct = a.cs == 1 && !(a.rs * size_of::<T>()).is_multiple_of(4096);
-        scratch(depth * (wide + if direct { 0 } else { high / mr * apart }), |memory: &mut [T]| {
-            let (packed_b, packed_a) = memory.split_at_mut(depth * wide);
+        let direct = a.direct();
+        let (of_a, of_b) = (Panels::new::<T>(mr, apart, depth), Panels::new::<T>(nr, nr, depth));
+        let room = of_b.numbers(wide);
+        scratch(room + if direct { 0 } else { of_a.numbers(high) }, |memory: &mut [T]| {
+            let (packed_b, packed_a) = memory.split_at_mut(room);
             for first_col in (0..n).step_by(wide) {
                 let cols = wide.min(n - first_col);
                 // With k = 0 there is one empty pass, so that C gets its beginning.
                 for first_k in (0..k.max(1)).step_by(depth) {
                     let kc = depth.min(k - first_k);
                     let from = b.at(first_k, first_col);
-                    // SAFETY: the columns lie in B; `packed_b` has kc · nr numbers for each panel.
-                    unsafe { pack(micros, from.at.get(), from.cs, from.rs, cols, (nr, nr), kc, packed_b.as_mut_ptr()) };
+                    // SAFETY: the columns lie in B; `packed_b` has room for every panel.
+                    unsafe { pack(micros, from.at.get(), from.cs, from.rs, cols, of_b, kc, packed_b.as_mut_ptr()) };
                     for first_row in (0..m).step_by(high) {
                         let rows = high.min(m - first_row);
                         if !direct {
                             let from = a.at(first_row, first_k);
-                            // SAFETY: as above, mr rows a panel.
+                            // SAFETY: as above.
                             unsafe {
-                                pack(
-                                    micros,
-                                    from.at.get(),
-                                    from.rs,
-                                    from.cs,
-                                    rows,
-                                    (mr, apart),
-                                    kc,
-                                    packed_a.as_mut_ptr(),
-                                )
+                                pack(micros, from.at.get(), from.rs, from.cs, rows, of_a, kc, packed_a.as_mut_ptr())
                             };
                         }
                         for j in (0..cols).step_by(nr) {
@@ -232,12 +230,12 @@ impl<T: Real> Block<T> {
                                 let from = if direct {
                                     a.at(first_row + i, first_k).at.get().cast_const()
                                 } else {
-                                    packed_a[i / mr * apart * kc..].as_ptr()
+                                    packed_a[of_a.at(i)..].as_ptr()
                                 };
                                 // SAFETY: the tile lies in C; panels hold kc rows of whole registers.
                                 unsafe {
                                     let to = c.add((first_row + i) * ldc + first_col + j);
-                                    micro(&t, from, packed_b[j * kc..].as_ptr(), to, start);
+                                    micro(&t, from, packed_b[of_b.at(j)..].as_ptr(), to, start);
                                 }
                             }
                         }
@@ -248,12 +246,44 @@ impl<T: Real> Block<T> {
     }
 }
 
-/// Cuts `n` rows of `k` numbers into panels of `wide` rows, one after the other: in panel p,
-/// `to[q * apart + i] = from[(p * wide + i) * rs + q * cs]`; zeros in the place of rows that are not there, anything
-/// between `wide` and `apart`.
+/// How rows are packed.
+#[derive(Clone, Copy)]
+pub(crate) struct Panels {
+    /// Rows in a panel.
+    wide: usize,
+    /// Distance of steps of k.
+    apart: usize,
+    /// Distance of panels.
+    size: usize,
+}
+
+impl Panels {
+    /// Panels of `depth` steps of k. A line of cache between two keeps equal places of theirs out of one set of L1.
+    fn new<T>(wide: usize, apart: usize, depth: usize) -> Self {
+        Self { wide, apart, size: depth * apart + 64 / size_of::<T>() }
+    }
+
+    /// Panels of `wide` rows with nothing between two steps or panels.
+    pub fn tight(wide: usize, depth: usize) -> Self {
+        Self { wide, apart: wide, size: depth * wide }
+    }
+
+    /// Numbers that `n` rows take.
+    fn numbers(self, n: usize) -> usize {
+        n.div_ceil(self.wide) * self.size
+    }
+
+    /// Where the panel that begins with a row lies.
+    fn at(self, row: usize) -> usize {
+        row / self.wide * self.size
+    }
+}
+
+/// Cuts `n` rows of `k` numbers into panels: in panel p, `to[q * apart + i] = from[(p * wide + i) * rs + q * cs]`; zeros
+/// in the place of rows that are not there, anything between `wide` and `apart`.
 ///
 /// # Safety
-/// The matrix `[n, k]` lies behind `from`; `k * apart` numbers a panel behind `to`.
+/// The matrix `[n, k]` lies behind `from`, room for the panels behind `to`.
 #[allow(clippy::too_many_arguments)]
 pub(crate) unsafe fn pack<T: Real>(
     micros: Micros,
@@ -261,25 +291,25 @@ pub(crate) unsafe fn pack<T: Real>(
     rs: usize,
     cs: usize,
     n: usize,
-    (wide, apart): (usize, usize),
+    panels: Panels,
     k: usize,
     to: *mut T,
 ) {
-    let whole = (wide, apart);
+    let wide = panels.wide;
     if rs == 1 {
         // Along the rows of the source, over a few panels at a time.
         let some = (256 / wide).max(1);
         for i in (0..n).step_by(some * wide) {
-            let (n, to) = ((some * wide).min(n - i), to.wrapping_add(i / wide * apart * k));
+            let (n, to) = ((some * wide).min(n - i), to.wrapping_add(panels.at(i)));
             // SAFETY: the caller's contract; the instruction set is that of the micro-kernels.
-            unsafe { micros.isa().run(Copy { from: from.wrapping_add(i), cs, n, whole, k, to }) }
+            unsafe { micros.isa().run(Copy { from: from.wrapping_add(i), cs, n, panels, k, to }) }
         }
         return;
     }
     for i in (0..n).step_by(wide) {
-        let (from, to) = (from.wrapping_add(i * rs), to.wrapping_add(i / wide * apart * k));
+        let (from, to) = (from.wrapping_add(i * rs), to.wrapping_add(panels.at(i)));
         // SAFETY: as above.
-        unsafe { micros.isa().run(Turn { from, rs, cs, n: wide.min(n - i), whole, k, to }) }
+        unsafe { micros.isa().run(Turn { from, rs, cs, n: wide.min(n - i), panels, k, to }) }
     }
 }
 
@@ -288,7 +318,7 @@ struct Copy<T> {
     from: *const T,
     cs: usize,
     n: usize,
-    whole: (usize, usize),
+    panels: Panels,
     k: usize,
     to: *mut T,
 }
@@ -296,7 +326,7 @@ struct Copy<T> {
 impl<T: Real> Kernel<T> for Copy<T> {
     #[inline(always)]
     unsafe fn run<V: Vector<T = T>>(self) {
-        let Self { from, cs, n, whole: (wide, apart), k, to } = self;
+        let Self { from, cs, n, panels: Panels { wide, apart, size }, k, to } = self;
         let l = V::LANES;
         // SAFETY: the contract of `pack`.
         unsafe {
@@ -305,7 +335,7 @@ impl<T: Real> Kernel<T> for Copy<T> {
                 // Lines lie too far apart for the machine to see them coming.
                 (0..n).step_by(64 / size_of::<T>()).for_each(|i| prefetch(line.wrapping_add(4 * cs + i)));
                 for (panel, first) in (0..n).step_by(wide).enumerate() {
-                    let (line, to) = (line.wrapping_add(first), to.add((panel * k + q) * apart));
+                    let (line, to) = (line.wrapping_add(first), to.add(panel * size + q * apart));
                     for i in (0..wide).step_by(l) {
                         let have = (n - first).saturating_sub(i).min(l);
                         let at = line.wrapping_add(i);
@@ -327,7 +357,7 @@ struct Turn<T> {
     rs: usize,
     cs: usize,
     n: usize,
-    whole: (usize, usize),
+    panels: Panels,
     k: usize,
     to: *mut T,
 }
@@ -335,7 +365,7 @@ struct Turn<T> {
 impl<T: Real> Kernel<T> for Turn<T> {
     #[inline(always)]
     unsafe fn run<V: Vector<T = T>>(self) {
-        let Self { from, rs, cs, n, whole: (wide, apart), k, to } = self;
+        let Self { from, rs, cs, n, panels: Panels { wide, apart, .. }, k, to } = self;
         let l = V::LANES;
         // SAFETY: the contract of `pack`.
         unsafe {
@@ -345,6 +375,7 @@ impl<T: Real> Kernel<T> for Turn<T> {
                 let rows = l.min(n - i);
                 for q in (0..whole_k).step_by(l) {
                     let (from, to) = (from.add(i * rs + q), to.add(q * apart + i));
+                    (0..rows).for_each(|r| prefetch(from.wrapping_add(r * rs + 2 * l)));
                     if rows == l {
                         V::transpose(from, rs, to, apart);
                         continue;
