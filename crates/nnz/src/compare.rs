@@ -14,6 +14,7 @@ use nnz_engine::{Frozen, Model, ModelSpec, OptimizerSpec, Progress, Storage, Ten
 use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 use std::collections::BTreeMap;
+use std::collections::btree_map::Entry;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Mutex, mpsc};
@@ -232,9 +233,8 @@ pub fn compare(
     let mut seconds: BTreeMap<String, f64> =
         std::fs::read(&timings).ok().and_then(|bytes| serde_json::from_slice(&bytes).ok()).unwrap_or_default();
     for (i, file) in files {
-        let name = cells[i].name();
-        if !seconds.contains_key(&name) {
-            seconds.insert(name, latency(Frozen::new(load_model::<f32>(&file, Storage::Auto)?.0)));
+        if let Entry::Vacant(place) = seconds.entry(cells[i].name()) {
+            place.insert(latency(Frozen::new(load_model::<f32>(&file, Storage::Auto)?.0)));
             write_json(&timings, &seconds)?;
         }
     }

@@ -105,7 +105,9 @@ mod tests {
         let accuracy = whole.evaluate(&data.test, &rows).unwrap().accuracy;
         assert!(accuracy > 0.65, "{accuracy}");
         let mut cut = start();
-        (0..7).for_each(|_| drop(cut.advance().unwrap()));
+        for _ in 0..7 {
+            cut.advance().unwrap();
+        }
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("checkpoint.safetensors");
         let header = nnz_engine::file::Header {

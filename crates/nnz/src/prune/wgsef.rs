@@ -134,9 +134,9 @@ mod tests {
 
     /// S_k over norms, by bisection on the multiplier: u_j = min(1, n_j / √ν).
     fn envelope(norms: &[f64], k: f64) -> f64 {
-        let (mut low, mut high) = (1e-18, 1e6);
+        let (mut low, mut high): (f64, f64) = (1e-18, 1e6);
         for _ in 0..200 {
-            let nu: f64 = (low * high as f64).sqrt();
+            let nu = (low * high).sqrt();
             let sum: f64 = norms.iter().map(|n| (n / nu.sqrt()).min(1.0)).sum();
             if sum > k { low = nu } else { high = nu }
         }
