@@ -275,7 +275,7 @@ fn a_table_of_numbers_is_predicted_as_numbers() {
     let d = dir.path();
     // price = 50 size + 200 for red ones
     let row = |i: usize| {
-        let (size, red) = ((i * 37 % 101) as f64 / 10.0, i % 3 == 0);
+        let (size, red) = ((i * 37 % 101) as f64 / 10.0, i.is_multiple_of(3));
         (format!("{size},{},{}", if red { "red" } else { "blue" }, i % 7), 50.0 * size + if red { 200.5 } else { 0.0 })
     };
     let rows = |n: std::ops::Range<usize>| n.map(row).map(|(x, y)| format!("{x},{y}\n")).collect::<String>();
