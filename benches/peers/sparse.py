@@ -9,7 +9,9 @@ one after the other, so that a busy machine slows all alike; what is printed is 
 ninetieth percentile. A peer that does not install is reported as such.
 
 Options: --quick (few rounds, small shapes: to see that it runs), --threads 1,2, --rounds N, --python PYTHON (an
-interpreter that has the peers, instead of an environment), --out results/sparse-race (.md and .json).
+interpreter that has the peers, instead of an environment), --out results/sparse-race (.md and .json, after every case), --hold
+"CMD" (every case, less than a minute, is run by this command, which may wait until the machine is quiet), --go-on (keep the cases
+that stand in OUT.json; a case holds the load it ran under), --cases 0,3 (only these, in the order of `cases`).
 """
 
 import argparse
@@ -34,8 +36,11 @@ def options():
     p.add_argument("--rounds", type=int, default=11)
     p.add_argument("--python")
     p.add_argument("--out", default=str(ROOT / "results" / "sparse-race"))
-    p.add_argument("--installed", help=argparse.SUPPRESS)
+    p.add_argument("--hold", default="")
+    p.add_argument("--go-on", action="store_true")
+    p.add_argument("--cases")
     p.add_argument("--worker", type=int, help=argparse.SUPPRESS)
+    p.add_argument("--case", type=int, help=argparse.SUPPRESS)
     return p.parse_args()
 
 
@@ -254,13 +259,13 @@ def epoch(nnz, threads, widths, density, batch, rounds, steps):
                 over=times["torch masked"][1] / times["nnz sparse"][1])
 
 
-def inference(nnz, threads, widths, density, rounds, least):
-    """One sample through a sparse perceptron."""
+def inference(nnz, threads, widths, density, batch, rounds, least):
+    """One or a few samples through a sparse perceptron."""
     import numpy as np
     import torch
     rng = np.random.default_rng(2)
     layers = [pattern(b, a, density if b != widths[-1] else 1.0, rng) for a, b in zip(widths, widths[1:])]
-    x = rng.standard_normal((1, widths[0])).astype(np.float32)
+    x = rng.standard_normal((batch, widths[0])).astype(np.float32)
     scale = [np.float32(1 / np.sqrt(density * a)) for a in widths[:-1]]
     want = x
     for i, (l, s) in enumerate(zip(layers, scale)):
@@ -271,8 +276,8 @@ def inference(nnz, threads, widths, density, rounds, least):
         for i, (_, starts, columns, values, _) in enumerate(layers):
             for name, a in dict(starts=starts, columns=columns, values=values * scale[i]).items():
                 a.tofile(f"{folder}/{name}{i}")
-        at = nnz.ask(op="mlp", dir=folder, widths=widths)["mlp"]
-        near("nnz, one sample", np.fromfile(f"{folder}/y", np.float32), want.ravel())
+        at = nnz.ask(op="mlp", dir=folder, widths=widths, batch=batch)["mlp"]
+        near("nnz, perceptron", np.fromfile(f"{folder}/y", np.float32), want.ravel())
         missing, arms = [], {"nnz": lambda n: nnz.ask(op="infer", mlp=at, repeat=n)["seconds"]}
         nets = [torch.from_numpy(l[4] * s) for l, s in zip(layers, scale)]
         tx = torch.from_numpy(x)
@@ -284,7 +289,7 @@ def inference(nnz, threads, widths, density, rounds, least):
                 h = torch.relu_(h) if i + 1 < len(nets) else h
             return h
         with torch.inference_mode():
-            near("torch, one sample", torch_net(), want)
+            near("torch, perceptron", torch_net(), want)
 
         def torch_arm(n):
             with torch.inference_mode():
@@ -303,7 +308,7 @@ def inference(nnz, threads, widths, density, rounds, least):
                 if i + 1 < len(nets):
                     nodes.append(oh.make_node("Relu", [last], [f"a{i}"]))
                     last = f"a{i}"
-            shape = lambda n, d: oh.make_tensor_value_info(n, onnx.TensorProto.FLOAT, [1, d])
+            shape = lambda n, d: oh.make_tensor_value_info(n, onnx.TensorProto.FLOAT, [batch, d])
             graph = oh.make_graph(nodes, "net", [shape("x", widths[0])], [shape(last, widths[-1])], inits)
             onnx.save(oh.make_model(graph, opset_imports=[oh.make_opsetid("", 13)], ir_version=8), model)
             import onnxruntime as ort
@@ -316,7 +321,7 @@ def inference(nnz, threads, widths, density, rounds, least):
             print("onnxruntime:", why, file=sys.stderr)
         try:
             import deepsparse
-            engine = deepsparse.compile_model(model, batch_size=1, num_cores=threads)
+            engine = deepsparse.compile_model(model, batch_size=batch, num_cores=threads)
             near("DeepSparse", engine.run([x])[0], want)  # one that answers wrongly does not take part
             arms["DeepSparse"] = lambda n: timed(lambda: engine.run([x]), n)
         except Exception as why:
@@ -324,33 +329,39 @@ def inference(nnz, threads, widths, density, rounds, least):
             missing.append(f"DeepSparse: {why}")
         times = race(arms, rounds, least)
     nnz.ask(op="forget")
-    return dict(widths=widths, density=density, threads=threads, seconds=times, missing=missing,
+    return dict(widths=widths, density=density, batch=batch, threads=threads, seconds=times, missing=missing,
                 over={n: t[1] / times["nnz"][1] for n, t in times.items() if n != "nnz"})
 
 
+def cases(quick):
+    """(kind, arguments) of everything that is raced on one number of threads."""
+    if quick:
+        return [("layers", (256, 256, 0.05, 128)), ("epochs", ([784, 100, 10], 0.05, 128)),
+                ("inference", ([784, 100, 10], 0.05, 1)), ("inference", ([784, 100, 10], 0.05, 8))]
+    shapes = [(4096, 4096, 0.1, 128), (4096, 4096, 0.05, 128), (4096, 4096, 0.02, 128), (4096, 4096, 0.01, 128),
+              (1024, 1024, 0.1, 128), (1024, 1024, 0.05, 128), (4096, 4096, 0.05, 32), (4096, 4096, 0.05, 8),
+              (4096, 4096, 0.05, 1), (1024, 1024, 0.2, 128), (1024, 1024, 0.5, 128)]
+    nets = [784, 1000, 1000, 1000, 10], [1024, 4096, 4096, 10]
+    return ([("layers", s) for s in shapes] + [("epochs", (nets[0], 0.05, 128))]
+            + [("inference", (n, 0.05, b)) for b in (1, 8) for n in nets])
+
+
 def work(args):
-    """One thread count, in a process of its own, so that every library starts with it."""
+    """One case on one number of threads, in a process of its own, so that every library starts with it."""
     import torch
     threads = args.worker
     torch.set_num_threads(threads)
-    nnz, few = Nnz(threads), args.quick
-    rounds, least = (3, 0.002) if few else (args.rounds, 0.03)
-    note = lambda text: print(f"  {text}", file=sys.stderr, flush=True)
-    out = dict(layers=[], epochs=[], inference=[])
-    shapes = [(256, 256, 0.05, 128)] if few else [
-        (4096, 4096, 0.1, 128), (4096, 4096, 0.05, 128), (4096, 4096, 0.02, 128), (4096, 4096, 0.01, 128),
-        (1024, 1024, 0.1, 128), (1024, 1024, 0.05, 128), (4096, 4096, 0.05, 32), (4096, 4096, 0.05, 8),
-        (4096, 4096, 0.05, 1), (1024, 1024, 0.2, 128), (1024, 1024, 0.5, 128)]
-    for rows, cols, density, batch in shapes:
-        out["layers"].append(layer(nnz, threads, rows, cols, density, batch, rounds, least))
-        note(f"{rows}x{cols} {density} B={batch}: " + ", ".join(f"{n} {v:.2f}x" for n, v in out["layers"][-1]["over"].items()))
-    widths = [784, 100, 10] if few else [784, 1000, 1000, 1000, 10]
-    out["epochs"].append(epoch(nnz, threads, widths, 0.05, 128, rounds, 2 if few else 15))
-    note(f"epoch: {out['epochs'][-1]['over']:.2f}x")
-    for widths in [[784, 100, 10]] if few else [[784, 1000, 1000, 1000, 10], [1024, 4096, 4096, 10]]:
-        out["inference"].append(inference(nnz, threads, widths, 0.05, rounds, least))
-        note(f"one sample {widths}: " + ", ".join(f"{n} {v:.2f}x" for n, v in out["inference"][-1]["over"].items()))
-    print(json.dumps(out))
+    nnz, (kind, what) = Nnz(threads), cases(args.quick)[args.case]
+    rounds, least = (3, 0.002) if args.quick else (args.rounds, 0.03)
+    if kind == "layers":
+        out = layer(nnz, threads, *what, rounds, least)
+    elif kind == "epochs":
+        out = epoch(nnz, threads, *what, rounds, 2 if args.quick else 15)
+    else:
+        out = inference(nnz, threads, *what, rounds, least)
+    over = out["over"] if isinstance(out["over"], dict) else {"torch masked": out["over"]}
+    print(f"  {kind} {what}: " + ", ".join(f"{n} {v:.2f}x" for n, v in over.items()), file=sys.stderr, flush=True)
+    print(json.dumps(dict(out, load=round(os.getloadavg()[0], 1))))
 
 
 def cpu():
@@ -379,8 +390,9 @@ def report(record):
     head = ["layer", "density", "batch", "threads", "nnz step ms", *(f"over {p}" for p in peers), "GFLOP/s fwd / bwd"]
     text = f"""# The race of sparse layers
 
-{record['date']}, {record['cpu']}, {record['cores']} cores, load before {record['load'][0]} and after {record['load'][1]},
-`python3 benches/peers/sparse.py`, {record['rounds']} interleaved rounds, medians. Outputs were compared before times were taken.
+{record['date']}, {record['cpu']}, {record['cores']} cores, load {record['load'][0]} to {record['load'][1]} at the end of the cases (a
+race of n threads adds n itself), `python3 benches/peers/sparse.py`, {record['rounds']} interleaved rounds, medians. Outputs were
+compared before times were taken.
 
 Peers: {', '.join(f'{n} {v}' for n, v in record['peers'].items())}.
 
@@ -403,10 +415,10 @@ gradient of the values. SparseProp's step includes what autograd adds.
 An epoch is 60,000 rows of 784 bytes, normalized batch by batch, SGD with momentum; PyTorch masks gradients and keeps weights
 masked.
 
-## One sample
+## One sample, and eight
 
-{table(["widths", "threads", "nnz ms", "torch f32", "ONNX Runtime dense", "DeepSparse"],
-       [["-".join(map(str, i["widths"])), str(i["threads"]), ms(i["seconds"]["nnz"])]
+{table(["widths", "batch", "threads", "nnz ms", "torch f32", "ONNX Runtime dense", "DeepSparse"],
+       [["-".join(map(str, i["widths"])), str(i["batch"]), str(i["threads"]), ms(i["seconds"]["nnz"])]
         + [f"{x(i['over'], n)}" for n in ("torch f32", "ONNX Runtime dense", "DeepSparse")]
         for r in record["runs"].values() for i in r["inference"]])}
 
@@ -427,26 +439,35 @@ def main():
             raise SystemExit(f"the race needs {name}")
     build = ["cargo", "build", "--release", "--quiet", "-p", "nnz-engine", "--example", "sparse_race"]
     subprocess.run(build, cwd=ROOT, check=True)
-    load, runs = [f"{os.getloadavg()[0]:.1f}"], {}
+    runs, loads = {}, []
+    wanted = [int(c) for c in args.cases.split(",")] if args.cases else range(len(cases(args.quick)))
+    rounds = 3 if args.quick else args.rounds
+    record = dict(date=datetime.date.today().isoformat(), cpu=cpu(), cores=os.cpu_count(), load=loads, rounds=rounds,
+                  peers=peers, runs=runs)
+    out = pathlib.Path(args.out)
+    if args.go_on and out.with_suffix(".json").exists():
+        before = json.loads(out.with_suffix(".json").read_text())
+        runs.update(before["runs"])
+        loads += before["load"]
     for threads in map(int, args.threads.split(",")):
         print(f"{threads} threads", file=sys.stderr)
-        again = [python, __file__, "--worker", str(threads), "--rounds", str(args.rounds)] + ["--quick"] * args.quick
+        run = runs.setdefault(str(threads), dict(layers=[], epochs=[], inference=[]))
         env = dict(os.environ, OMP_NUM_THREADS=str(threads), MKL_NUM_THREADS=str(threads))
-        done = subprocess.run(again, stdout=subprocess.PIPE, text=True, env=env, check=True)
-        runs[str(threads)] = json.loads(done.stdout.splitlines()[-1])
-    load.append(f"{os.getloadavg()[0]:.1f}")
-    rounds = 3 if args.quick else args.rounds
-    record = dict(date=datetime.date.today().isoformat(), cpu=cpu(), cores=os.cpu_count(), load=load, rounds=rounds,
-                  peers=peers, runs=runs)
-    text = report(record)
-    if args.quick:
-        print(text)
-    else:
-        out = pathlib.Path(args.out)
-        out.parent.mkdir(parents=True, exist_ok=True)
-        out.with_suffix(".md").write_text(text)
-        out.with_suffix(".json").write_text(json.dumps(record, indent=1) + "\n")
-        print(f"{out}.md", file=sys.stderr)
+        for i, (kind, _) in enumerate(cases(args.quick)):
+            if i not in wanted or any(c["case"] == i for c in run[kind]):
+                continue
+            again = args.hold.split() + [python, __file__, "--worker", str(threads), "--case", str(i)]
+            again += ["--rounds", str(args.rounds)] + ["--quick"] * args.quick
+            done = subprocess.run(again, stdout=subprocess.PIPE, text=True, env=env, check=True)
+            case = dict(json.loads(done.stdout.splitlines()[-1]), case=i)
+            run[kind] = sorted(run[kind] + [case], key=lambda c: c["case"])
+            load = case["load"]
+            loads[:] = [min([load] + loads), max([load] + loads)]
+            if not args.quick:
+                out.parent.mkdir(parents=True, exist_ok=True)
+                out.with_suffix(".md").write_text(report(record))
+                out.with_suffix(".json").write_text(json.dumps(record, indent=1) + "\n")
+    print(report(record) if args.quick else f"{out}.md")
 
 
 if __name__ == "__main__":

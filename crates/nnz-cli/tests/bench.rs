@@ -1,10 +1,16 @@
 //! `nnz bench` as a user meets it.
 
+use serde_json::Value;
 use std::path::Path;
 use std::process::{Command, Output};
 
 fn nnz(cache: &Path, args: &[&str]) -> Output {
-    Command::new(env!("CARGO_BIN_EXE_nnz")).args(args).env("NNZ_CACHE", cache).output().unwrap()
+    Command::new(env!("CARGO_BIN_EXE_nnz"))
+        .args(args)
+        .env("NNZ_CACHE", cache)
+        .env("NNZ_DATA", cache.join("no-data"))
+        .output()
+        .unwrap()
 }
 
 fn text(bytes: &[u8]) -> String {
@@ -26,12 +32,12 @@ fn kernels_are_rows_and_a_machine_is_measured_once() {
         let near = |r: &&serde_json::Value| (r["density"].as_f64().unwrap() - d).abs() < 1e-3;
         rows.iter().filter(near).map(|r| r["kernel"].as_str().unwrap()).collect()
     };
-    assert_eq!(kernels(0.5), ["plan", "csr", "bitmask", "sliced"]);
+    assert_eq!(kernels(0.5), ["plan", "blocked", "sliced"]);
     for row in rows {
         for key in ["batch", "forward", "step", "dense_ms", "speedup_step", "gflops", "share"] {
             assert!(row[key].as_f64().is_some_and(|v| v > 0.0), "{key} of {row}");
         }
-        assert!(row["bound"].is_string() && (row["backward"].is_null() == (row["kernel"] == "sliced")), "{row}");
+        assert!(row["bound"].is_string() && (row["backward"].is_null() == (row["kernel"] != "plan")), "{row}");
     }
     assert!(!text(&ask().stderr).contains("measured"), "the second time it is known");
     // A file that does not hold is measured again, not trusted and not a failure.
@@ -39,6 +45,59 @@ fn kernels_are_rows_and_a_machine_is_measured_once() {
     std::fs::write(&file, "{\"version\": 1}").unwrap();
     let again = ask();
     assert!(again.status.success() && text(&again.stderr).contains("did not hold"), "{}", text(&again.stderr));
+}
+
+/// What storage `auto` follows is chosen when a run begins and stays with it: resumed, repeated, or carried to another machine.
+#[test]
+fn the_choice_of_storage_stays_with_a_run() {
+    let [here, unmeasured, measured] = [(); 3].map(|()| tempfile::tempdir().unwrap());
+    let path = |name: &str| here.path().join(name).to_str().unwrap().to_string();
+    let json = |file: String| -> Value { serde_json::from_slice(&std::fs::read(file).unwrap()).unwrap() };
+    // A machine on which sparse always loses.
+    assert!(nnz(measured.path(), &["bench", "kernels", "--shape", "8x8", "--density", "1"]).status.success());
+    let file = std::fs::read_dir(measured.path()).unwrap().next().unwrap().unwrap().path();
+    let mut figures = json(file.to_str().unwrap().into());
+    figures["points"].as_array_mut().unwrap().iter_mut().for_each(|p| p["ratio"] = 1000.0.into());
+    std::fs::write(&file, figures.to_string()).unwrap();
+
+    let train = |cache: &Path, run: &str, more: &[&str]| {
+        let line =
+            "train mnist10k --method random-pruning --density 0.3 --model mlp:784-24-16-10 --epochs 1 --batch 256";
+        let run = path(run);
+        nnz(cache, &[&line.split(' ').collect::<Vec<_>>(), &["--run-dir", &run][..], more].concat())
+    };
+    let layers = |run: &str| -> Vec<String> {
+        let record = json(path(&format!("{run}/record.json")));
+        let layers = record["arms"][0]["seeds"][0]["layers"].as_array().unwrap().clone();
+        layers.iter().map(|l| l["storage"].as_str().unwrap().into()).collect()
+    };
+    let course = |run: &str| json(path(&format!("{run}/record.json")))["arms"][0]["seeds"][0]["epochs"].clone();
+    let run = |out: &Output| assert!(out.status.success(), "{}", text(&out.stderr));
+    run(&train(unmeasured.path(), "a", &[]));
+    let other = train(measured.path(), "b", &[]);
+    run(&other);
+    assert!(text(&other.stderr).contains("measured on this machine"), "{}", text(&other.stderr));
+    assert_eq!(
+        (layers("a"), layers("b")),
+        (vec_of(["sparse", "sparse", "dense"]), vec_of(["masked", "masked", "dense"]))
+    );
+    // The recipe of a run says what was chosen, and gives the same bits on another machine.
+    run(&nnz(measured.path(), &["run", &path("a/recipe.toml"), "--run-dir", &path("c")]));
+    assert_eq!((layers("c"), course("c")), (layers("a"), course("a")));
+    // The same request finds its run, whatever was measured since; started anew it chooses anew.
+    assert!(text(&train(measured.path(), "a", &[]).stderr).contains("--again"));
+    let refused = nnz(measured.path(), &["run", &path("b/recipe.toml"), "--run-dir", &path("a")]);
+    assert!(
+        refused.status.code() == Some(2) && text(&refused.stderr).contains("crossovers"),
+        "{}",
+        text(&refused.stderr)
+    );
+    run(&train(measured.path(), "a", &["--again"]));
+    assert_eq!((layers("a"), course("a")), (layers("b"), course("b")));
+}
+
+fn vec_of(names: [&str; 3]) -> Vec<String> {
+    names.map(String::from).into()
 }
 
 #[test]

@@ -34,6 +34,11 @@ impl Mask {
         self.words[i / 64] >> (i % 64) & 1 == 1
     }
 
+    /// A bit for each position, 64 a word, lowest first.
+    pub fn words(&self) -> &[u64] {
+        &self.words
+    }
+
     /// Number of entries that exist.
     pub fn nnz(&self) -> usize {
         self.words.iter().map(|w| w.count_ones() as usize).sum()

@@ -72,6 +72,12 @@ pub trait Sparsifier: Send {
     /// Accumulates statistics.
     fn observe(&mut self, _step: u64, _targets: &[Target]) {}
 
+    /// Whether an edit depends on its own target alone. Then [`Sparsifier::rewire`] may be given one target at a time, so that no
+    /// more than one layer is copied for it.
+    fn layerwise(&self) -> bool {
+        false
+    }
+
     /// One edit for each target.
     fn rewire(&mut self, step: u64, targets: &[Target]) -> Result<Vec<Edit>>;
 
@@ -350,6 +356,10 @@ impl Sparsifier for DropGrow {
             }
             false => Plan::Rest,
         }
+    }
+
+    fn layerwise(&self) -> bool {
+        true
     }
 
     fn rewire(&mut self, step: u64, targets: &[Target]) -> Result<Vec<Edit>> {

@@ -6,7 +6,7 @@
 use nnz_core::{DistributionKind, Setting, Sparsifier, Static, Topology};
 use nnz_engine::data::{Dataset, Inputs, Split};
 use nnz_engine::{Frozen, Model, ModelSpec, OptimizerSpec, Storage, Tensor, TrainSpec, Trainer};
-use nnz_kernels::{Csc, Csr, Plan, Sliced, Tiled, Tuning};
+use nnz_kernels::{Blocked, Csc, Csr, Plan, Sliced, Tiled, Tuning};
 use serde_json::{Value, json};
 use std::io::{BufRead, Write};
 use std::path::Path;
@@ -19,6 +19,7 @@ struct Layer {
     batch: usize,
     plan: Plan,
     sliced: Sliced<f32>,
+    blocked: Blocked<f32>,
     by_row: nnz_kernels::Rows,
     values: Vec<f32>,
     packed: Vec<f32>,
@@ -77,6 +78,7 @@ impl Layer {
             cols,
             batch,
             sliced: Sliced::new(csr, &by_row_values),
+            blocked: Blocked::new(csr, &by_row_values),
             x: Tiled::from_rows(batch, cols, &x_rows),
             g: Tiled::from_rows(batch, rows, &floats(dir, "g")),
             y: Tiled::zeros(batch, rows),
@@ -100,7 +102,7 @@ impl Layer {
             "frozen" if self.batch <= 2 => self.sliced.apply(self.batch, &self.x_rows, None, &mut self.y_rows),
             "frozen" => {
                 self.x.copy_from_rows(&self.x_rows);
-                self.plan.forward(&self.packed, &self.x, None, &mut self.y);
+                self.blocked.forward(&self.x, None, false, &mut self.y);
                 self.y.to_rows(&mut self.y_rows);
             }
             "update" => {
@@ -130,7 +132,7 @@ impl Layer {
 }
 
 /// A perceptron without biases from the files of its layers, its input, and the answer written beside them.
-fn perceptron(dir: &Path, widths: &[usize]) -> (Frozen<f32>, Tensor<f32>) {
+fn perceptron(dir: &Path, widths: &[usize], batch: usize) -> (Frozen<f32>, Tensor<f32>) {
     let name = format!("mlp:{}", widths.iter().map(usize::to_string).collect::<Vec<_>>().join("-"));
     let classes = widths[widths.len() - 1];
     let spec = ModelSpec::parse(&name, [1, 1, widths[0]], classes).expect("a perceptron");
@@ -144,7 +146,7 @@ fn perceptron(dir: &Path, widths: &[usize]) -> (Frozen<f32>, Tensor<f32>) {
     for (i, param) in weights.enumerate() {
         param.by_rows().set(&mut param.value, &floats(dir, &format!("values{i}")));
     }
-    let x = Tensor::new(&[1, widths[0]], floats(dir, "x"));
+    let x = Tensor::new(&[batch, widths[0]], floats(dir, "x"));
     let frozen = Frozen::new(model);
     write(dir, "y", frozen.infer(x.clone()).expect("an answer").data());
     (frozen, x)
@@ -223,7 +225,8 @@ fn main() {
             Some("mlp") => {
                 let widths = request["widths"].as_array().expect("`widths`").iter();
                 let widths: Vec<usize> = widths.map(|w| w.as_u64().expect("a width") as usize).collect();
-                nets.push(perceptron(Path::new(request["dir"].as_str().expect("`dir`")), &widths));
+                let dir = Path::new(request["dir"].as_str().expect("`dir`"));
+                nets.push(perceptron(dir, &widths, number("batch")));
                 json!({"mlp": nets.len() - 1})
             }
             Some("infer") => {

@@ -5,7 +5,7 @@
 //! into a layer that mixes units in a way of its own (attention, recurrence, layer normalization, groups), stay whole.
 
 use crate::layers::{Layer, LayerSpec};
-use crate::{Average, Error, Model, ModelSpec, Optimizer, Param, Result, Storage};
+use crate::{Average, Error, Model, ModelSpec, Optimizer, Param, Result, Storing};
 use nnz_core::Shape;
 use nnz_kernels::Real;
 
@@ -167,7 +167,7 @@ pub(crate) fn cut<T: Real>(
     mut average: Option<&mut Average<T>>,
     axis: &Axis,
     keep: &[bool],
-    storage: Storage,
+    storage: Storing,
 ) -> Result<usize> {
     if !keep.contains(&true) {
         return Err(Error::Refused(format!("`{}` would lose its last unit", axis.name)));
@@ -241,6 +241,7 @@ pub(crate) fn split(layers: &mut Vec<LayerSpec>, at: usize, rank: usize) -> bool
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::Storage;
     use crate::Tensor;
 
     #[test]
@@ -282,7 +283,7 @@ mod tests {
                 }
                 let before = model.infer(input.clone()).unwrap();
                 let entries = model.nonzeros();
-                let lost = cut(&mut model, None, None, &axis, &keep, Storage::Auto).unwrap();
+                let lost = cut(&mut model, None, None, &axis, &keep, Storage::Auto.into()).unwrap();
                 assert_eq!(model.nonzeros() + lost, entries);
                 assert!(lost > 0);
                 model.spec.check(10).unwrap();

@@ -8,8 +8,8 @@
 use crate::data::Normalization;
 use crate::train::Snapshot;
 use crate::{
-    Average, Dtype, Error, Frame, Layout, Model, ModelSpec, Optimizer, OptimizerSpec, Param, Position, Result, Role,
-    Storage, Task, Tensor,
+    Average, Crossovers, Dtype, Error, Frame, Layout, Model, ModelSpec, Optimizer, OptimizerSpec, Param, Position,
+    Result, Role, Storage, Storing, Task, Tensor,
 };
 use half::bf16;
 use nnz_core::{Shape, Topology};
@@ -89,6 +89,9 @@ struct CheckpointHeader {
     optimizer: OptimizerSpec,
     #[serde(default)]
     average: bool,
+    /// Where storage `auto` keeps weights sparse: the choice a training began with, whatever a machine would choose now.
+    #[serde(default, skip_serializing_if = "Crossovers::is_empty")]
+    crossovers: Crossovers,
     position: Position,
 }
 
@@ -97,6 +100,7 @@ pub(crate) struct Checkpoint<'a, T: Real> {
     pub model: Cow<'a, Model<T>>,
     pub optimizer: Cow<'a, Optimizer<T>>,
     pub average: Option<Average<T>>,
+    pub crossovers: Crossovers,
     pub snapshots: Cow<'a, BTreeMap<String, Snapshot<T>>>,
     /// Values and optimizer state of the leaves of every parametrized weight, one after the other.
     pub leaves: Vec<Vec<f64>>,
@@ -211,7 +215,7 @@ pub(crate) fn save_checkpoint<T: Real>(
     header: &Header,
     run: &str,
 ) -> Result<()> {
-    let Checkpoint { model, optimizer, average, snapshots, leaves, position } = checkpoint;
+    let Checkpoint { model, optimizer, average, crossovers, snapshots, leaves, position } = checkpoint;
     let mut out = Out { tensors: Vec::new(), layout: BTreeMap::new() };
     out.model(model, Packing::Csr, Dtype::Native)?;
     for (i, param) in model.params.iter().enumerate() {
@@ -244,7 +248,8 @@ pub(crate) fn save_checkpoint<T: Real>(
         out.real(format!("leaves.{i}"), vec![values.len()], values, false);
     }
     let (optimizer, average) = (optimizer.spec, average.is_some());
-    let checkpoint = CheckpointHeader { run: run.into(), optimizer, average, position: position.clone() };
+    let (crossovers, position) = (crossovers.clone(), position.clone());
+    let checkpoint = CheckpointHeader { run: run.into(), optimizer, average, crossovers, position };
     out.write(path, Header { model: model.spec.clone(), ..header.clone() }, Some(checkpoint))
 }
 
@@ -327,7 +332,7 @@ impl<'a> In<'a> {
         }
     }
 
-    fn param<T: Real>(&self, shape: &Shape, prunable: bool, storage: Storage) -> Result<Param<T>> {
+    fn param<T: Real>(&self, shape: &Shape, prunable: bool, storage: Storing) -> Result<Param<T>> {
         let name = &shape.name;
         match self.layout.get(name).map(String::as_str) {
             None => {
@@ -357,7 +362,7 @@ impl<'a> In<'a> {
         &self,
         snapshot: &str,
         model: &Model<T>,
-        storage: Storage,
+        storage: Storing,
         optimizer: &Optimizer<T>,
     ) -> Result<Snapshot<T>> {
         let (mut params, mut states) = (Vec::new(), Vec::new());
@@ -390,14 +395,14 @@ impl<'a> In<'a> {
         Ok(Snapshot { params, state: states })
     }
 
-    fn model<T: Real>(&self, storage: Storage) -> Result<Model<T>> {
+    fn model<T: Real>(&self, storage: Storing) -> Result<Model<T>> {
         let spec = &self.header.model;
         let mut params = Vec::new();
         for p in spec.params() {
             params.push(match p.role {
                 Role::Weight => self.param(&p.shape, self.header.prune_head || !p.shape.head, storage)?,
                 Role::Structure => {
-                    let read: Param<T> = self.param(&p.shape, false, Storage::Sparse)?;
+                    let read: Param<T> = self.param(&p.shape, false, Storage::Sparse.into())?;
                     Param::structure(&p.shape, &read.topology())
                 }
                 _ => Param::plain(&p, Tensor::new(&p.dims(), self.real(&p.shape.name, p.shape.len())?)),
@@ -412,14 +417,18 @@ fn read(path: &Path) -> Result<Vec<u8>> {
 }
 
 /// Reads a model. Weights get the storage that `storage` resolves to.
-pub fn load_model<T: Real>(path: &Path, storage: Storage) -> Result<(Model<T>, Header)> {
+pub fn load_model<'a, T: Real>(path: &Path, storage: impl Into<Storing<'a>>) -> Result<(Model<T>, Header)> {
     parse_model(&read(path)?, path, storage)
 }
 
 /// As [`load_model`], from bytes in memory; `path` names them in errors.
-pub fn parse_model<T: Real>(bytes: &[u8], path: &Path, storage: Storage) -> Result<(Model<T>, Header)> {
+pub fn parse_model<'a, T: Real>(
+    bytes: &[u8],
+    path: &Path,
+    storage: impl Into<Storing<'a>>,
+) -> Result<(Model<T>, Header)> {
     let file = In::parse(path, bytes)?;
-    Ok((file.model(storage)?, file.header))
+    Ok((file.model(storage.into())?, file.header))
 }
 
 /// Whether a file is a checkpoint of `run`.
@@ -440,6 +449,8 @@ pub(crate) fn load_checkpoint<T: Real>(path: &Path, storage: Storage, run: &str)
             checkpoint.run
         )));
     }
+    let crossovers = checkpoint.crossovers.clone();
+    let storage = Storing { storage, crossovers: &crossovers };
     let model: Model<T> = file.model(storage)?;
     if checkpoint.optimizer.slots() > file.tensors.len() {
         let slots = checkpoint.optimizer.slots();
@@ -471,5 +482,5 @@ pub(crate) fn load_checkpoint<T: Real>(path: &Path, storage: Storage, run: &str)
     });
     let leaves = leaves.collect::<Result<Vec<_>>>()?;
     let (model, optimizer, snapshots) = (Cow::Owned(model), Cow::Owned(optimizer), Cow::Owned(snapshots));
-    Ok(Checkpoint { model, optimizer, average, snapshots, leaves, position })
+    Ok(Checkpoint { model, optimizer, average, crossovers, snapshots, leaves, position })
 }

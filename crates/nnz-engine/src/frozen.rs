@@ -1,29 +1,51 @@
 use crate::layers::LayerSpec;
 use crate::{Layout, Model, Result, Tensor, Var};
-use nnz_kernels::{Csr, Real, Sliced, Start, gemm};
+use nnz_kernels::{Blocked, Csr, Dense, Operator, Real, Sliced, Start, TILE, Tiled, gemm};
+use std::sync::OnceLock;
 
-/// Most rows for which single samples are faster than tiles of sixteen.
+/// Most rows for which single samples are faster than tiles of eight.
 const FEW: usize = 2;
 
-/// A network whose values no longer change. A perceptron answers one or two rows from a layout made for them, several times
-/// faster than [`Model::infer`]; everything else goes there.
-#[derive(Clone, Debug)]
-pub struct Frozen<T> {
+/// A network whose values no longer change. A perceptron answers up to 64 rows from layouts made for one or two and for eight
+/// at once, several times faster than [`Model::infer`]; everything else goes there.
+#[derive(Debug)]
+pub struct Frozen<T: Real> {
     model: Model<T>,
     steps: Option<Vec<Step<T>>>,
 }
 
-#[derive(Clone, Debug)]
-enum Step<T> {
-    Sparse(Sliced<T>, Option<Tensor<T>>),
-    /// Row-major `[out, in]`.
-    Dense(Tensor<T>, Option<Tensor<T>>),
+/// A layer and the function behind it.
+#[derive(Debug)]
+struct Step<T: Real> {
+    /// Which parameter its weight is.
+    weight: usize,
+    bias: Option<usize>,
+    then: Then<T>,
+    one: OnceLock<One<T>>,
+    many: OnceLock<Many<T>>,
+}
+
+#[derive(Debug)]
+enum Then<T> {
+    Linear,
     Relu,
     Map(fn(&Var<T>) -> Var<T>),
 }
 
+#[derive(Debug)]
+enum One<T> {
+    Sparse(Sliced<T>),
+    Dense,
+}
+
+#[derive(Debug)]
+enum Many<T> {
+    Sparse(Blocked<T>),
+    Dense(Dense<T>),
+}
+
 impl<T: Real> Frozen<T> {
-    /// Compiles `model`; O(its values).
+    /// O(layers); layouts are made when a batch of their size first comes.
     pub fn new(model: Model<T>) -> Self {
         let steps = steps(&model);
         Self { model, steps }
@@ -38,58 +60,105 @@ impl<T: Real> Frozen<T> {
     pub fn infer(&self, input: Tensor<T>) -> Result<Tensor<T>> {
         let (batch, features) = input.rows_cols();
         let fits = features == self.model.spec.input.iter().product::<usize>();
-        let Some(steps) = self.steps.as_ref().filter(|_| fits && (1..=FEW).contains(&batch)) else {
-            return self.model.infer(input);
-        };
-        let mut x = input;
-        for step in steps {
-            x = match step {
-                Step::Sparse(w, b) => Tensor::written(&[batch, w.rows()], |y| {
-                    w.apply(batch, x.data(), b.as_ref().map(Tensor::data), y);
-                }),
-                Step::Dense(w, b) => {
-                    let (out, inputs) = w.rows_cols();
-                    let start = b.as_ref().map_or(Start::Zero, |b| Start::Bias(b.data()));
-                    Tensor::written(&[batch, out], |y| {
-                        gemm(batch, out, inputs, x.data(), (inputs, 1), w.data(), (1, inputs), start, y, out);
-                    })
-                }
-                Step::Relu => {
-                    x.data_mut().iter_mut().for_each(|v| *v = if *v > T::ZERO { *v } else { T::ZERO });
-                    x
-                }
-                Step::Map(f) => f(&Var::constant(x)).value().clone(),
-            };
+        match &self.steps {
+            Some(steps) if fits && (1..=FEW).contains(&batch) => Ok(self.one(steps, batch, input)),
+            Some(steps) if fits && (1..=TILE).contains(&batch) => Ok(self.many(steps, batch, &input)),
+            _ => self.model.infer(input),
         }
-        Ok(x)
+    }
+
+    fn bias(&self, step: &Step<T>) -> Option<&[T]> {
+        step.bias.map(|i| self.model.params[i].value.data())
+    }
+
+    /// Sample by sample.
+    fn one(&self, steps: &[Step<T>], batch: usize, mut x: Tensor<T>) -> Tensor<T> {
+        for step in steps {
+            let (weight, bias) = (&self.model.params[step.weight], self.bias(step));
+            let (out, inputs) = (weight.shape.rows, weight.shape.cols);
+            let kernel = step.one.get_or_init(|| match &weight.layout {
+                Layout::Sparse(_) => One::Sparse(self.sparse(step, Sliced::new)),
+                _ => One::Dense,
+            });
+            x = Tensor::written(&[batch, out], |y| match kernel {
+                One::Sparse(w) => w.apply(batch, x.data(), bias, y),
+                One::Dense => {
+                    let (w, start) = (weight.value.data(), bias.map_or(Start::Zero, Start::Bias));
+                    gemm(batch, out, inputs, x.data(), (inputs, 1), w, (1, inputs), start, y, out);
+                }
+            });
+            match step.then {
+                Then::Linear => {}
+                Then::Relu => x.data_mut().iter_mut().for_each(|v| *v = v.max(T::ZERO)),
+                Then::Map(f) => x = f(&Var::constant(x)).value().clone(),
+            }
+        }
+        x
+    }
+
+    /// In one tile.
+    fn many(&self, steps: &[Step<T>], batch: usize, x: &Tensor<T>) -> Tensor<T> {
+        let mut x = Tiled::from_rows(batch, x.rows_cols().1, x.data());
+        for step in steps {
+            let (weight, bias) = (&self.model.params[step.weight], self.bias(step));
+            let kernel = step.many.get_or_init(|| match &weight.layout {
+                Layout::Sparse(_) => Many::Sparse(self.sparse(step, Blocked::new)),
+                _ => Many::Dense(Dense::whole(weight.shape.rows, weight.shape.cols, weight.value.data())),
+            });
+            let relu = matches!(step.then, Then::Relu);
+            let mut y = Tiled::any(batch, weight.shape.rows);
+            match kernel {
+                Many::Sparse(w) => w.forward(&x, bias, relu, &mut y),
+                Many::Dense(w) => {
+                    w.forward(&x, bias, &mut y);
+                    if relu {
+                        y.as_mut_slice().iter_mut().for_each(|v| *v = v.max(T::ZERO));
+                    }
+                }
+            }
+            if let Then::Map(f) = step.then {
+                let all = Tensor::written(&[y.as_slice().len()], |to| to.copy_from_slice(y.as_slice()));
+                y.as_mut_slice().copy_from_slice(f(&Var::constant(all)).value().data());
+            }
+            x = y;
+        }
+        Tensor::written(&[batch, x.features()], |rows| x.to_rows(rows))
+    }
+
+    /// A layer's connections and values in another layout.
+    fn sparse<L>(&self, step: &Step<T>, make: impl Fn(Csr, &[T]) -> L) -> L {
+        let weight = &self.model.params[step.weight];
+        let rows = weight.by_rows();
+        let t = &rows.topology;
+        let csr = Csr { rows: t.rows(), cols: t.cols(), starts: t.starts(), columns: t.columns() };
+        make(csr, &rows.of(&weight.value))
     }
 }
 
 /// The layers of a perceptron; none when another layer is among them.
 fn steps<T: Real>(model: &Model<T>) -> Option<Vec<Step<T>>> {
-    let mut params = model.params.iter();
-    let mut steps = Vec::new();
+    let mut next = 0..model.params.len();
+    let mut steps: Vec<Step<T>> = Vec::new();
     for layer in &model.spec.layers {
-        match layer {
+        let then = match layer {
             LayerSpec::Linear(linear) => {
-                let weight = params.next()?;
-                let bias = if linear.bias { Some(params.next()?.value.clone()) } else { None };
-                steps.push(match &weight.layout {
-                    Layout::Sparse(_) => {
-                        let rows = weight.by_rows();
-                        let (t, values) = (&rows.topology, rows.of(&weight.value));
-                        let csr = Csr { rows: t.rows(), cols: t.cols(), starts: t.starts(), columns: t.columns() };
-                        Step::Sparse(Sliced::new(csr, &values), bias)
-                    }
-                    _ => Step::Dense(weight.value.clone(), bias),
-                });
+                let weight = next.next()?;
+                let bias = if linear.bias { Some(next.next()?) } else { None };
+                let (one, many) = (OnceLock::new(), OnceLock::new());
+                steps.push(Step { weight, bias, then: Then::Linear, one, many });
+                continue;
             }
-            LayerSpec::Relu(_) => steps.push(Step::Relu),
-            LayerSpec::Activation(a) => steps.push(Step::Map(a.function.op())),
+            LayerSpec::Relu(_) => Then::Relu,
+            LayerSpec::Activation(a) => Then::Map(a.function.op()),
             // Nothing but training sees these.
-            LayerSpec::Flatten(_) | LayerSpec::Dropout(_) => {}
+            LayerSpec::Flatten(_) | LayerSpec::Dropout(_) => continue,
             _ => return None,
+        };
+        let last = steps.last_mut()?;
+        if !matches!(last.then, Then::Linear) {
+            return None;
         }
+        last.then = then;
     }
     Some(steps)
 }
@@ -110,7 +179,7 @@ mod tests {
         let model: Model<f64> = Model::born(&spec, Some(births), Storage::Sparse, false, 0).unwrap();
         let frozen = Frozen::new(model.clone());
         assert!(frozen.steps.is_some());
-        for batch in [1, 2, 3, 70] {
+        for batch in [1, 2, 3, 8, 20, 70] {
             let x = Tensor::new(&[batch, 16], (0..batch * 16).map(|i| (i * 37 % 19) as f64 - 9.0).collect());
             let (got, want) = (frozen.infer(x.clone()).unwrap(), model.infer(x).unwrap());
             assert_eq!(got.shape(), want.shape());

@@ -30,7 +30,7 @@ pub use lbfgs::{LbfgsOptions, lbfgs};
 pub use model::{Gram, Model, Pass};
 pub use nnz_kernels::Real;
 pub use optim::{Average, LrSchedule, Optimizer, OptimizerSpec, clip_by_norm};
-pub use param::{Connections, Layout, Moved, Param, SPARSE_BELOW, Storage};
+pub use param::{Connections, Crossovers, Layout, Moved, Param, SPARSE_BELOW, Storage, Storing};
 pub use spec::{KNOWN, ModelSpec};
 pub use step::{measure, prune};
 pub use tape::Var;

@@ -2,7 +2,7 @@ use crate::axes::{Axis, axes};
 use crate::data::Graph;
 use crate::layers::{Cache, Context, Effects, Mode, Statistics, chain_causal};
 use crate::ops::{self, ZeroProbe};
-use crate::{Error, ModelSpec, Param, Result, Role, Storage, Taps, Tensor, Var};
+use crate::{Error, ModelSpec, Param, Result, Role, Storing, Taps, Tensor, Var};
 use nnz_core::{Kind, Shape, Topology};
 use nnz_kernels::Real;
 use std::sync::{Arc, Mutex};
@@ -51,13 +51,14 @@ impl<T> Default for Pass<'_, T> {
 impl<T: Real> Model<T> {
     /// Fresh values. `births` gives the topology of every prunable weight; without it they are dense. A layer born
     /// sparse never exists densely. The head is prunable only when `prune_head`.
-    pub fn born(
+    pub fn born<'a>(
         spec: &ModelSpec,
         births: Option<Vec<Topology>>,
-        storage: Storage,
+        storage: impl Into<Storing<'a>>,
         prune_head: bool,
         seed: u64,
     ) -> Result<Self> {
+        let storage = storage.into();
         let mut births = births.map(Vec::into_iter);
         let (mut params, mut weights, mut others) = (Vec::new(), 0, 1 << 32);
         for p in spec.params() {

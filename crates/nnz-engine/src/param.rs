@@ -2,14 +2,16 @@ use crate::axes::Along;
 use crate::{Error, ParamSpec, Result, Role, Tensor};
 use nnz_core::{Edit, Mask, Rng, Shape, Topology};
 use nnz_kernels::{Csc, Csr, Plan, Real, Rows, Tuning};
+use rayon::prelude::*;
 use serde::{Deserialize, Serialize};
+use std::collections::BTreeMap;
 use std::sync::Arc;
 
 /// How the weights of a run are stored. A weight that lacks no connection is dense under any of these.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum Storage {
-    /// Sparse matrices at or below [`SPARSE_BELOW`], masked elsewhere.
+    /// Sparse up to a density that [`Crossovers`] give for each weight, masked above.
     #[default]
     Auto,
     /// Every entry, no mask. Refused for a layer with missing connections.
@@ -20,20 +22,56 @@ pub enum Storage {
     Sparse,
 }
 
-/// At and below this density `auto` stores a matrix sparse. Below 0.25 its bytes with both index orders are fewer than the
-/// dense ones; a training step is faster than a masked one even at 0.5 (`results/crossover.md`).
-pub const SPARSE_BELOW: f64 = 0.3;
+/// Density up to which `auto` stores a matrix sparse where nothing else is chosen. A training step is faster than a masked one
+/// at 0.5 (`results/crossover.md`), and takes no more memory.
+pub const SPARSE_BELOW: f64 = 0.5;
 
-impl Storage {
+/// Densities up to which storage `auto` keeps weights sparse, by name. A choice: results depend on it in the last bits, so it
+/// is part of a training's specification and of its checkpoints.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[serde(transparent)]
+pub struct Crossovers(pub BTreeMap<String, f64>);
+
+impl Crossovers {
+    /// No choice: [`SPARSE_BELOW`] for matrices. Behind unfolded patches the transposes cost more than a sparse convolution
+    /// saves, so kernels stay masked.
+    pub const NONE: &'static Self = &Self(BTreeMap::new());
+
+    /// Whether nothing is chosen.
+    pub fn is_empty(&self) -> bool {
+        self.0.is_empty()
+    }
+
+    fn of(&self, shape: &Shape) -> f64 {
+        let chosen = self.0.get(&shape.name).copied();
+        chosen.unwrap_or(if shape.kernel == [1, 1] { SPARSE_BELOW } else { 0.0 })
+    }
+}
+
+/// A storage with what `auto` follows.
+#[derive(Clone, Copy, Debug)]
+pub struct Storing<'a> {
+    /// What was asked for.
+    pub storage: Storage,
+    /// What `auto` follows.
+    pub crossovers: &'a Crossovers,
+}
+
+impl From<Storage> for Storing<'static> {
+    fn from(storage: Storage) -> Self {
+        Self { storage, crossovers: Crossovers::NONE }
+    }
+}
+
+impl Storing<'_> {
     /// The storage of a weight that has `topology`.
-    fn resolve(self, topology: &Topology, shape: &Shape) -> Result<Self> {
+    fn resolve(self, topology: &Topology, shape: &Shape) -> Result<Storage> {
         let full = topology.nnz() == topology.rows() * topology.cols();
-        match self {
-            _ if full => Ok(Self::Dense),
-            // Behind unfolded patches the transposes cost more than a sparse convolution saves.
-            Self::Auto if shape.kernel == [1, 1] && topology.density() <= SPARSE_BELOW => Ok(Self::Sparse),
-            Self::Auto => Ok(Self::Masked),
-            Self::Dense => Err(Error::Refused(format!(
+        match self.storage {
+            _ if full => Ok(Storage::Dense),
+            Storage::Auto if topology.density() <= self.crossovers.of(shape) => Ok(Storage::Sparse),
+            Storage::Auto => Ok(Storage::Masked),
+            Storage::Dense => Err(Error::Refused(format!(
                 "storage dense cannot leave out connections, and `{}` has density {:.4}; use masked, sparse or auto",
                 shape.name,
                 topology.density()
@@ -178,14 +216,17 @@ impl<T: Real> Param<T> {
     }
 
     /// Values of `topology` under `storage`; the rest is zero.
-    pub(crate) fn from_entries(
+    ///
+    /// # Errors
+    /// When the storage cannot leave out connections and the topology does.
+    pub fn from_entries<'a>(
         shape: &Shape,
         prunable: bool,
         topology: Topology,
-        storage: Storage,
+        storage: impl Into<Storing<'a>>,
         values: Vec<T>,
     ) -> Result<Self> {
-        let storage = storage.resolve(&topology, shape)?;
+        let storage = storage.into().resolve(&topology, shape)?;
         let (layout, value) = lay_out(topology, storage, &[values]);
         let value = value.into_iter().next().unwrap_or_else(|| Tensor::zeros(&[0]));
         Ok(Self { shape: shape.clone(), role: Role::Weight, prunable, layout, value })
@@ -197,7 +238,7 @@ impl<T: Real> Param<T> {
         spec: &ParamSpec,
         prunable: bool,
         topology: Option<Topology>,
-        storage: Storage,
+        storage: Storing,
         seed: u64,
     ) -> Result<Self> {
         let shape = &spec.shape;
@@ -262,16 +303,19 @@ impl<T: Real> Param<T> {
     /// Zeroes a dense gradient outside the mask.
     pub fn mask_gradient(&self, gradient: &mut Tensor<T>) {
         if let Layout::Masked(mask) = &self.layout {
-            gradient.data_mut().iter_mut().enumerate().filter(|(i, _)| !mask.get(*i)).for_each(|(_, g)| *g = T::ZERO);
+            let gate = |(g, &word): (&mut [T], &u64)| {
+                g.iter_mut().enumerate().filter(|(i, _)| word >> i & 1 == 0).for_each(|(_, g)| *g = T::ZERO);
+            };
+            gradient.data_mut().par_chunks_mut(64).zip(mask.words()).with_min_len(512).for_each(gate);
         }
     }
 
     /// Whether an edit can be applied, and the storage it leads to.
-    pub(crate) fn admits(&self, edit: &Edit, storage: Storage) -> Result<Storage> {
+    pub(crate) fn admits(&self, edit: &Edit, storage: Storing) -> Result<Storage> {
         let (topology, values) = match edit {
             Edit::Rewire { topology, .. } => (topology, None),
             Edit::Set { topology, values } => (topology, Some(values)),
-            Edit::Keep | Edit::Replace { .. } => return Ok(storage),
+            Edit::Keep | Edit::Replace { .. } => return Ok(storage.storage),
         };
         let (name, [rows, cols]) = (&self.shape.name, [self.shape.rows, self.shape.cols]);
         let got = [topology.rows(), topology.cols()];
@@ -296,8 +340,13 @@ impl<T: Real> Param<T> {
 
     /// Applies an edit to the values and to every tensor of `state` that lies as they do: survivors keep theirs,
     /// newborns start at their first value and at zero state.
-    pub fn apply(&mut self, edit: Edit, storage: Storage, state: &mut [Tensor<T>]) -> Result<Option<Moved>> {
-        let storage = self.admits(&edit, storage)?;
+    pub fn apply<'a>(
+        &mut self,
+        edit: Edit,
+        storage: impl Into<Storing<'a>>,
+        state: &mut [Tensor<T>],
+    ) -> Result<Option<Moved>> {
+        let storage = self.admits(&edit, storage.into())?;
         let (topology, born, values) = match edit {
             Edit::Keep => return Ok(None),
             Edit::Rewire { topology, born } => (topology, born, None),
@@ -305,14 +354,13 @@ impl<T: Real> Param<T> {
             Edit::Replace { .. } => return Err(Error::Refused("only a whole network can replace a layer".into())),
         };
         let old = self.by_rows();
-        let carried: Vec<Option<usize>> = old.topology.carry(&topology).collect();
-        let grown = carried.iter().filter(|c| c.is_none()).count();
+        let grown = old.topology.carry(&topology).filter(Option::is_none).count();
         let moved = Moved { born: grown, died: old.topology.nnz() - (topology.nnz() - grown) };
         let carry = |tensor: &Tensor<T>, born: &[f32]| -> Vec<T> {
             let before = old.of(tensor);
             let mut born = born.iter();
             let mut first = || born.next().map_or(T::ZERO, |&v| T::of(f64::from(v)));
-            carried.iter().map(|c| c.map_or_else(&mut first, |i| before[i])).collect()
+            old.topology.carry(&topology).map(|c| c.map_or_else(&mut first, |i| before[i])).collect()
         };
         let own = match values {
             Some(values) => values.into_iter().map(T::of).collect(),
@@ -339,7 +387,7 @@ impl<T: Real> Param<T> {
         &mut self,
         along: Along,
         keep: &[bool],
-        storage: Storage,
+        storage: Storing,
         state: &mut [Tensor<T>],
     ) -> Result<usize> {
         let units = keep.len();

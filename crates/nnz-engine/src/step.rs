@@ -8,19 +8,20 @@ use crate::model::Gram;
 use crate::ops::{self, ZeroProbe};
 use crate::param::Entries;
 use crate::task::{self, Frame};
-use crate::{Average, Error, Layout, Mode, Model, Moved, Optimizer, Param, Pass, Result, Storage, Taps, Tensor, Var};
+use crate::{Average, Error, Layout, Mode, Model, Moved, Optimizer, Param, Pass, Result, Storing, Taps, Tensor, Var};
 use nnz_core::{Edit, Kind, Live, Measure, Plan, Shape, Signals, Sparsifier, Target, Topology, Work, Zero};
 use nnz_kernels::Real;
 use std::sync::{Arc, Mutex};
 
 /// Prunes a trained model once, without training: the method's plans at step 0. `batch` is needed only by methods that
 /// measure on data.
-pub fn prune<T: Real>(
+pub fn prune<'a, T: Real>(
     model: &mut Model<T>,
     work: &mut Work,
     batch: Option<(&Dataset, &[u32], &Frame)>,
-    storage: Storage,
+    storage: impl Into<Storing<'a>>,
 ) -> Result<Moved> {
+    let storage = storage.into();
     check_trained(work, model)?;
     let Work { sparsifier, procedure, parametrization, .. } = work;
     let mut moved = Moved { born: 0, died: 0 };
@@ -38,7 +39,8 @@ pub fn prune<T: Real>(
         };
         let kind = sparsifier.kind();
         let pass = Step::measure(model, batch.as_ref(), 0.0, signals, Mode::Use, kind)?;
-        moved += rewire(model, None, None, &mut |t| sparsifier.rewire(0, t), kind, &pass, storage)?;
+        let layerwise = sparsifier.layerwise();
+        moved += rewire(model, None, None, &mut |t| sparsifier.rewire(0, t), kind, layerwise, &pass, storage)?;
     }
     Ok(moved)
 }
@@ -364,23 +366,35 @@ pub(crate) fn after_step<T: Real>(model: &mut Model<T>, sparsifier: &mut dyn Spa
     }
 }
 
-/// Asks a method for its edits and applies them.
+/// Asks a method for its edits and applies them; `layerwise`, one layer after the other, so that no more than one is copied.
+#[allow(clippy::too_many_arguments)]
 pub(crate) fn rewire<T: Real>(
     model: &mut Model<T>,
     mut optimizer: Option<&mut Optimizer<T>>,
     mut average: Option<&mut Average<T>>,
     edits: &mut dyn FnMut(&[Target]) -> nnz_core::Result<Vec<Edit>>,
     kind: Kind,
+    layerwise: bool,
     pass: &Step<T>,
-    storage: Storage,
+    storage: Storing,
 ) -> Result<Moved> {
+    let mut sum = Moved { born: 0, died: 0 };
+    if layerwise && kind != Kind::Units {
+        for (index, i) in model.places(kind).into_iter().enumerate() {
+            let mut made = edits(&[Target { index, ..Views::at(model, pass, vec![i]).targets()[0] }])?;
+            let (Some(edit), true) = (made.pop(), made.is_empty()) else {
+                return Err(Error::Refused("the method did not make one edit for one target".into()));
+            };
+            sum += settle(model, optimizer.as_deref_mut(), average.as_deref_mut(), i, edit, storage)?;
+        }
+        return Ok(sum);
+    }
     let views = Views::new(model, pass, kind);
     let edits = edits(&views.targets())?;
     let count = views.parts.len();
     if edits.len() != count {
         return Err(Error::Refused(format!("the method made {} edits for {count} targets", edits.len())));
     }
-    let mut sum = Moved { born: 0, died: 0 };
     if kind == Kind::Units {
         for (axis, edit) in axes(&model.spec).iter().zip(edits) {
             let topology = match edit {
@@ -417,21 +431,34 @@ pub(crate) fn rewire<T: Real>(
             }
             edit => edit,
         };
-        let mut none = Vec::new();
-        let state = optimizer.as_mut().map_or(&mut none, |o| &mut o.state[i]);
-        let old = average.is_some().then(|| model.params[i].topology());
-        // An average lies as the values do and moves with them, like one more tensor of state.
-        state.extend(average.as_mut().map(|a| std::mem::replace(&mut a.values_mut()[i], Tensor::zeros(&[0]))));
-        let moved = model.params[i].apply(edit, storage, state)?;
-        if let (Some(average), Some(old)) = (&mut average, old)
-            && let Some(mut values) = state.pop()
-        {
-            start_at_values(&model.params[i], &old, &mut values);
-            average.values_mut()[i] = values;
-        }
-        sum += moved.unwrap_or(Moved { born: 0, died: 0 });
+        sum += settle(model, optimizer.as_deref_mut(), average.as_deref_mut(), i, edit, storage)?;
     }
     Ok(sum)
+}
+
+/// Applies an edit to one parameter, its optimizer state and its average.
+fn settle<T: Real>(
+    model: &mut Model<T>,
+    optimizer: Option<&mut Optimizer<T>>,
+    mut average: Option<&mut Average<T>>,
+    i: usize,
+    edit: Edit,
+    storage: Storing,
+) -> Result<Moved> {
+    let mut none = Vec::new();
+    let state = optimizer.map_or(&mut none, |o| &mut o.state[i]);
+    let old = average.is_some().then(|| model.params[i].topology());
+    model.params[i].admits(&edit, storage)?;
+    // An average lies as the values do and moves with them, like one more tensor of state.
+    state.extend(average.as_mut().map(|a| std::mem::replace(&mut a.values_mut()[i], Tensor::zeros(&[0]))));
+    let moved = model.params[i].apply(edit, storage, state)?;
+    if let (Some(average), Some(old)) = (&mut average, old)
+        && let Some(mut values) = state.pop()
+    {
+        start_at_values(&model.params[i], &old, &mut values);
+        average.values_mut()[i] = values;
+    }
+    Ok(moved.unwrap_or(Moved { born: 0, died: 0 }))
 }
 
 /// L R, row-major.
@@ -455,7 +482,7 @@ fn replace<T: Real>(
     at: usize,
     left: &[f64],
     right: &[f64],
-    storage: Storage,
+    storage: Storing,
 ) -> Result<Option<Moved>> {
     let (rows, cols, prunable) = (model.params[at].shape.rows, model.params[at].shape.cols, model.params[at].prunable);
     let rank = left.len() / rows.max(1);
@@ -508,7 +535,7 @@ mod tests {
 
     fn network(text: &str) -> (Model<f64>, Batch<f64>) {
         let spec = ModelSpec::parse(text, [1, 6, 6], 3).unwrap();
-        let model = Model::born(&spec, None, Storage::Auto, false, 1).unwrap();
+        let model = Model::born(&spec, None, crate::Storage::Auto, false, 1).unwrap();
         let mut rng = Rng::stream(0, "input", 0, 0);
         let input = Tensor::new(&[10, 36], (0..360).map(|_| rng.normal()).collect());
         (model, Batch { input, goal: Goal::Classes((0..10).map(|i| i % 3).collect()) })
@@ -582,7 +609,17 @@ mod tests {
         let mut plain = model.clone();
         plain.params[0].value = Tensor::new(&[20, 36], product(&left, &right, 20, 36));
         let mut edit = |_: &[Target]| Ok(vec![Edit::Replace { left: left.clone(), right: right.clone() }]);
-        let moved = rewire(&mut model, None, None, &mut edit, Kind::Weights, &Step::empty(), Storage::Auto).unwrap();
+        let moved = rewire(
+            &mut model,
+            None,
+            None,
+            &mut edit,
+            Kind::Weights,
+            false,
+            &Step::empty(),
+            crate::Storage::Auto.into(),
+        )
+        .unwrap();
         assert_eq!((moved.died, model.spec.weights().len()), (20 * 36 - 4 * 56, 3));
         assert_eq!(model.spec.params().len(), model.params.len());
         let (a, b) = (plain.infer(batch.input.clone()).unwrap(), model.infer(batch.input).unwrap());

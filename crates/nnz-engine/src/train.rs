@@ -5,8 +5,8 @@ use crate::leaves::Leaves;
 use crate::step::{Step, Views, after_step, check_trained, culprit, rewire};
 use crate::task::{Evaluation, Frame, Task, evaluate};
 use crate::{
-    Average, Error, LrSchedule, Mode, Model, ModelSpec, Optimizer, OptimizerSpec, Param, Result, Role, Storage, Tensor,
-    clip_by_norm, lbfgs,
+    Average, Crossovers, Error, LrSchedule, Mode, Model, ModelSpec, Optimizer, OptimizerSpec, Param, Result, Role,
+    Storage, Storing, Tensor, clip_by_norm, lbfgs,
 };
 use half::bf16;
 use nnz_core::{Act, Edit, Kind, Plan, Rng, Setting, Shape, Signals, Target, Work};
@@ -69,6 +69,9 @@ pub struct TrainSpec {
     pub warmup: f64,
     /// How weights are stored.
     pub storage: Storage,
+    /// What storage `auto` follows. A resumed training follows what it began with.
+    #[serde(default, skip_serializing_if = "Crossovers::is_empty")]
+    pub crossovers: Crossovers,
     /// Whether the method may prune the classifier at the end too.
     pub prune_head: bool,
     /// Fraction of the training rows held out for validation.
@@ -113,7 +116,18 @@ impl TrainSpec {
         if let Some(ema) = self.ema.filter(|d| !(0.0..1.0).contains(d)) {
             return refuse(format!("the decay of the average must be at least 0 and below 1, got {ema}"));
         }
+        if let Some((name, at)) = self.crossovers.0.iter().find(|(_, d)| !(0.0..=1.0).contains(*d)) {
+            return refuse(format!("the crossover of `{name}` is a density, from 0 to 1, got {at}"));
+        }
+        if self.storage != Storage::Auto && !self.crossovers.is_empty() {
+            return refuse("crossovers are what storage auto follows; leave them out, or choose auto".into());
+        }
         self.augment.check(image).or_else(refuse)
+    }
+
+    /// Its storage, with what `auto` follows.
+    pub fn storing(&self) -> Storing<'_> {
+        Storing { storage: self.storage, crossovers: &self.crossovers }
     }
 }
 
@@ -127,6 +141,7 @@ impl Default for TrainSpec {
             schedule: LrSchedule::Cosine,
             warmup: 0.1,
             storage: Storage::Auto,
+            crossovers: Crossovers::default(),
             prune_head: false,
             validation: 0.1,
             task: Task::Classification,
@@ -283,7 +298,7 @@ impl<'a, T: Real> Trainer<'a, T> {
             let shapes: Vec<&Shape> = shapes.iter().collect();
             work.sparsifier.check(&shapes)?;
             let births = work.sparsifier.birth(&shapes)?;
-            let mut model = Model::born(model, births, spec.storage, spec.prune_head, seed)?;
+            let mut model = Model::born(model, births, spec.storing(), spec.prune_head, seed)?;
             if let Some(graph) = &data.graph {
                 model.adopt(graph)?;
             }
@@ -359,6 +374,7 @@ impl<'a, T: Real> Trainer<'a, T> {
             model: Cow::Borrowed(&self.model),
             optimizer: Cow::Borrowed(&self.optimizer),
             average: self.average.clone(),
+            crossovers: self.spec.crossovers.clone(),
             snapshots: Cow::Borrowed(&self.snapshots),
             leaves: self.leaves.as_ref().map_or_else(Vec::new, Leaves::tensors),
             position,
@@ -374,6 +390,7 @@ impl<'a, T: Real> Trainer<'a, T> {
             procedure.restore(&saved.position.procedure)?;
         }
         self.model = saved.model.into_owned();
+        self.spec.crossovers = saved.crossovers;
         (self.optimizer, self.average) = (saved.optimizer.into_owned(), saved.average);
         self.snapshots = saved.snapshots.into_owned();
         let plain = saved.position.leaves.is_empty();
@@ -647,8 +664,9 @@ impl<'a, T: Real> Trainer<'a, T> {
             self.average.as_mut(),
             &mut |_| Ok(std::mem::take(&mut edits)),
             Kind::Weights,
+            false,
             &Step::empty(),
-            self.spec.storage,
+            self.spec.storing(),
         )?;
         self.position.since = self.position.step;
         self.position.born += moved.born;
@@ -815,6 +833,7 @@ impl<'a, T: Real> Trainer<'a, T> {
     /// Asks the sparsifier, or the procedure, for its edits and applies them.
     fn edit(&mut self, pass: &Step<T>, by_procedure: bool) -> Result<()> {
         let (step, kind) = (self.local(), self.work.sparsifier.kind());
+        let layerwise = self.work.sparsifier.layerwise() && !by_procedure;
         let Work { sparsifier, procedure, .. } = &mut self.work;
         let mut ask = |targets: &[Target]| -> nnz_core::Result<Vec<Edit>> {
             match procedure {
@@ -823,7 +842,7 @@ impl<'a, T: Real> Trainer<'a, T> {
             }
         };
         let (optimizer, average) = (Some(&mut self.optimizer), self.average.as_mut());
-        let moved = rewire(&mut self.model, optimizer, average, &mut ask, kind, pass, self.spec.storage)?;
+        let moved = rewire(&mut self.model, optimizer, average, &mut ask, kind, layerwise, pass, self.spec.storing())?;
         self.position.born += moved.born;
         self.position.died += moved.died;
         Ok(())

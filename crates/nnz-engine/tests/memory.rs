@@ -1,6 +1,6 @@
 //! What a nonzero costs in memory while it is trained, counted by the allocator.
 
-use nnz_core::{DistributionKind, Setting, Sparsifier, Static};
+use nnz_core::{Decay, DistributionKind, DropGrow, Magnitude, Random, Setting, Sparsifier, Static, When};
 use nnz_engine::data::{Dataset, Inputs, Split};
 use nnz_engine::{ModelSpec, OptimizerSpec, Storage, TrainSpec, Trainer};
 use peak_alloc::PeakAlloc;
@@ -8,36 +8,75 @@ use peak_alloc::PeakAlloc;
 #[global_allocator]
 static MEMORY: PeakAlloc = PeakAlloc;
 
+/// One test: what others allocate would count too, and the pool of buffers is everybody's.
 #[test]
-fn training_with_momentum_takes_at_most_24_bytes_a_nonzero() {
-    const SIDE: usize = 3000;
+fn a_nonzero_takes_few_bytes_in_a_step_and_in_a_rewiring() {
+    training_with_momentum_takes_at_most_24_bytes_a_nonzero();
+    a_rewiring_takes_room_for_one_layer();
+}
+
+fn noise(side: usize) -> Dataset {
     let split = |rows: usize| {
-        let inputs = Inputs::Bytes((0..rows * SIDE).map(|i| (i * 31 % 251) as u8).collect());
+        let inputs = Inputs::Bytes((0..rows * side).map(|i| (i * 31 % 251) as u8).collect());
         Split::new(inputs, (0..rows as u32).map(|r| r % 2).collect())
     };
     let classes = ["a", "b"].map(String::from).to_vec();
-    let data = Dataset::new("noise", [1, 1, SIDE], classes, split(40), split(4), "noise".into()).unwrap();
-    let model = ModelSpec::parse(&format!("mlp:{SIDE}-{SIDE}-2"), data.image, 2).unwrap();
-    // Few rows, so that what is counted is weights.
-    let spec = TrainSpec {
+    Dataset::new("noise", [1, 1, side], classes, split(40), split(4), "noise".into()).unwrap()
+}
+
+/// Few rows, so that what is counted is weights.
+fn spec() -> TrainSpec {
+    TrainSpec {
         batch: 2,
         storage: Storage::Sparse,
         optimizer: OptimizerSpec::sgd(0.01),
         validation: 0.1,
         ..TrainSpec::default()
-    };
+    }
+}
+
+fn random(setting: &Setting, density: f64) -> Static {
+    let distribution = DistributionKind::Uniform.build();
+    Static { distribution, pattern: Default::default(), density, setting: *setting, kind: Default::default() }
+}
+
+fn a_rewiring_takes_room_for_one_layer() {
+    const SIDE: usize = 1200;
+    let data = noise(SIDE);
+    let layers = format!("{SIDE}-").repeat(9);
+    let model = ModelSpec::parse(&format!("mlp:{layers}2"), data.image, 2).unwrap();
     let build = |setting: &Setting| -> nnz_core::Result<Box<dyn Sparsifier>> {
-        let distribution = DistributionKind::Uniform.build();
-        Ok(Box::new(Static {
-            distribution,
-            pattern: Default::default(),
-            density: 0.08,
-            setting: *setting,
-            kind: Default::default(),
+        Ok(Box::new(DropGrow {
+            birth: random(setting, 0.1),
+            drop: Box::new(Magnitude),
+            grow: Box::new(Random { std: 0.1 }),
+            when: When { every: 4, until: 100 },
+            fraction: 0.3,
+            decay: Decay::Constant,
         }))
     };
+    let mut trainer: Trainer<f32> = Trainer::new(&model, &data, &spec(), 0, build).unwrap();
+    let mut peak = |steps: usize| {
+        MEMORY.reset_peak_usage();
+        (0..steps).for_each(|_| drop(trainer.advance().unwrap()));
+        MEMORY.peak_usage() as f64
+    };
+    let (_, steady) = (peak(1), peak(3));
+    let rewiring = peak(1);
+    let layer = 0.1 * (SIDE * SIDE) as f64;
+    let scratch = (rewiring - steady) / layer;
+    println!("a rewiring takes {scratch:.1} bytes more a nonzero of one layer than a step does");
+    assert!(trainer.position.died > 0, "nothing was rewired");
+    assert!(scratch < 64.0, "{scratch:.1} bytes a nonzero of one layer, of which there are eight");
+}
+
+fn training_with_momentum_takes_at_most_24_bytes_a_nonzero() {
+    const SIDE: usize = 3000;
+    let data = noise(SIDE);
+    let model = ModelSpec::parse(&format!("mlp:{SIDE}-{SIDE}-2"), data.image, 2).unwrap();
+    let build = |setting: &Setting| -> nnz_core::Result<Box<dyn Sparsifier>> { Ok(Box::new(random(setting, 0.08))) };
     let before = MEMORY.current_usage();
-    let mut trainer: Trainer<f32> = Trainer::new(&model, &data, &spec, 0, build).unwrap();
+    let mut trainer: Trainer<f32> = Trainer::new(&model, &data, &spec(), 0, build).unwrap();
     for _ in 0..3 {
         trainer.advance().unwrap();
     }

@@ -5,7 +5,7 @@ use nnz_core::{Dense, Edit, Plan, Rng, Setting, Shape, Signals, Sparsifier, Targ
 use nnz_engine::data::{Augment, Dataset, Inputs, Split};
 use nnz_engine::file::{Header, Packing, load_model, save_model};
 use nnz_engine::{
-    Dtype, LrSchedule, Model, ModelSpec, OptimizerSpec, Storage, Task, Tensor, TrainSpec, Trainer, evaluate,
+    Crossovers, Dtype, LrSchedule, Model, ModelSpec, OptimizerSpec, Storage, Task, Tensor, TrainSpec, Trainer, evaluate,
 };
 use std::sync::OnceLock;
 
@@ -216,6 +216,37 @@ fn threads_prefetch_and_interruptions_change_no_bit() {
     }
 }
 
+/// What storage `auto` follows changes the last bits, so a training goes on with what it began with, whatever it is given when
+/// it is resumed.
+#[test]
+fn a_resumed_training_keeps_its_choice_of_storage() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("checkpoint.safetensors");
+    let chosen = |first: f64, second: f64| {
+        let at = [("fc1.weight", first), ("fc2.weight", second)].map(|(name, at)| (name.to_string(), at));
+        TrainSpec { crossovers: Crossovers(at.into()), ..base() }
+    };
+    let of = |spec: &TrainSpec| trainer("mlp:192-40-30-3", pictures(), spec, true);
+    let names = |t: &Trainer<f32>| t.model.weights().map(|p| p.storage_name()).collect::<Vec<_>>();
+    let (one, other) = (chosen(0.6, 0.4), chosen(0.4, 0.6));
+    let (mut whole, mut different) = (of(&one), of(&other));
+    assert_eq!(
+        (names(&whole), names(&different)),
+        (vec!["sparse", "masked", "dense"], vec!["masked", "sparse", "dense"])
+    );
+    whole.run(|_, _| true).unwrap();
+    different.run(|_, _| true).unwrap();
+    assert!(fingerprint(&whole) != fingerprint(&different), "the choice shows in the last bits");
+    let mut first = of(&one);
+    first.run(|t, _| t.position.step < 4).unwrap();
+    first.save(&path, &header(&first, pictures(), &one), "run").unwrap();
+    let mut second = of(&other);
+    second.resume(&path, "run").unwrap();
+    assert_eq!(names(&second), ["sparse", "masked", "dense"]);
+    second.run(|_, _| true).unwrap();
+    assert!(fingerprint(&whole) == fingerprint(&second));
+}
+
 #[test]
 fn every_task_learns_and_its_file_measures_the_same() {
     let dir = tempfile::tempdir().unwrap();
@@ -323,6 +354,9 @@ fn settings_that_make_no_sense_are_refused() {
     assert!(pictures(TrainSpec { ema: Some(1.0), ..base() }).contains("average"));
     assert!(pictures(TrainSpec { smoothing: 1.0, ..base() }).contains("smoothing"));
     assert!(pictures(TrainSpec { task: Task::Regression, ..base() }).contains("classes"));
+    let at = |d| Crossovers([("fc1.weight".to_string(), d)].into());
+    assert!(pictures(TrainSpec { crossovers: at(1.5), ..base() }).contains("fc1.weight"));
+    assert!(pictures(TrainSpec { crossovers: at(0.5), storage: Storage::Masked, ..base() }).contains("auto"));
     let crop = Augment { crop: 20, ..Augment::default() };
     assert!(pictures(TrainSpec { augment: crop, ..base() }).contains("larger"));
     assert!(refuse(base(), numbers(), "mlp:10-2").contains("regression"));

@@ -5,12 +5,12 @@
 //!
 //! Every round runs every kernel once, so that a busy machine slows all of them alike; medians and the best of all
 //! rounds are printed. `bound` is the speed of the same kernel on a layer whose activations fit the first-level cache.
-//! `baselines=0` runs the dense product and the simple kernels only in the first round, to compare tunings.
+//! `baselines=0` runs the dense product only in the first round, to compare tunings.
 
 use std::hint::black_box;
 use std::time::Instant;
 
-use nnz_kernels::{Csc, Csr, Plan, Sliced, Start, TILE, Tiled, Tuning, backward, gemm, spmm, top_zero_gradients_tiled};
+use nnz_kernels::{Csc, Csr, Plan, Sliced, Start, TILE, Tiled, Tuning, gemm, top_zero_gradients_tiled};
 
 struct Layer {
     rows: usize,
@@ -72,8 +72,6 @@ enum Kind {
     DenseBackward,
     BoundForward,
     BoundBackward,
-    SimpleForward,
-    SimpleBackward,
     SlicedForward,
     ToTiles,
     FromTiles,
@@ -124,7 +122,7 @@ fn race(arms: &mut [Arm], rounds: usize, baselines: bool, mut run: impl FnMut(Ki
     }
     for round in 0..rounds {
         for arm in arms.iter_mut() {
-            let baseline = [DenseForward, DenseBackward, SimpleForward, SimpleBackward, Growth].contains(&arm.kind);
+            let baseline = [DenseForward, DenseBackward, Growth].contains(&arm.kind);
             if round > 0 && baseline && !baselines {
                 continue;
             }
@@ -211,8 +209,6 @@ fn measure(
         Arm::new(DenseBackward, "dense backward", 2.0 * dense),
         Arm::new(BoundForward, "bound forward", small_flop),
         Arm::new(BoundBackward, "bound backward", 2.0 * small_flop),
-        Arm::new(SimpleForward, "simple forward", flop),
-        Arm::new(SimpleBackward, "simple backward", 2.0 * flop),
         Arm::new(ToTiles, "to tiles", 0.0),
         Arm::new(FromTiles, "from tiles", 0.0),
         Arm::new(Growth, "growth", 0.0),
@@ -236,8 +232,6 @@ fn measure(
         BoundBackward => (0..100).for_each(|_| {
             small_plan.backward(&small_values, &small_x, &small_x, Some(&mut small_dx), &mut small_dw);
         }),
-        SimpleForward => spmm(csr, &values, batch, &x, None, &mut y),
-        SimpleBackward => backward(csr, csc, &values, batch, &x, &g, Some(&mut dx), &mut sparse_dw),
         SlicedForward => sliced.apply(batch, &x, None, &mut y),
         ToTiles => xt2.copy_from_rows(&x),
         FromTiles => xt2.to_rows(&mut dx),

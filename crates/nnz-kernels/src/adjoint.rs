@@ -3,7 +3,7 @@
 
 use crate::Real;
 use crate::blocks::Part;
-use crate::simd::{Kernel, Vector};
+use crate::simd::{Kernel, Vector, fetch};
 
 /// `dx[line] += sum of values[k] g[index[k]]` and `dw[k] (+)= <g[index[k]], x[line]>` over the entries of one part, on
 /// one tile.
@@ -34,7 +34,7 @@ impl<T: Real> Kernel<T> for Adjoint<'_, T> {
         if let Some(dx) = &mut self.dx {
             dx.fill(T::ZERO);
         }
-        // SAFETY: passed on from the caller; every strip of N registers divides the width, a multiple of 16.
+        // SAFETY: passed on from the caller; every strip of N registers divides the width.
         unsafe {
             match (self.width / V::LANES, self.dx.is_some()) {
                 (1, true) => self.strips::<V, 1, true>(),
@@ -87,6 +87,13 @@ impl<T: Real> Adjoint<'_, T> {
                                 let mut waiting = 0;
                                 for l in 0..lines {
                                     let place = *line.add(l) as usize * width;
+                                    let next = *line.add(l + 1) as usize * width;
+                                    for j in 0..N {
+                                        fetch(x.wrapping_add(next + j * V::LANES));
+                                        if DX {
+                                            fetch(dx.wrapping_add(next + j * V::LANES));
+                                        }
+                                    }
                                     let (x, dx) = (x.add(place), dx.wrapping_add(place));
                                     column::<V, N, DX>(
                                         count,

@@ -8,6 +8,11 @@ use std::ops::Range;
 
 use rayon::prelude::*;
 
+/// Fewest multiply-adds worth handing to another thread: about 10 microseconds.
+const PARALLEL: usize = 1 << 19;
+/// How many lines kernels look ahead.
+const AHEAD: usize = 8;
+
 /// The blocks of one range of lines.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Part {
@@ -16,7 +21,7 @@ pub(crate) struct Part {
     pub entries: Range<usize>,
     pub cells: Vec<Cell>,
     pub groups: Vec<Group>,
-    /// Line of each (group, line), from the first of the part.
+    /// Line of each (group, line), from the first of the part, and [`AHEAD`] zeros.
     pub line: Vec<u16>,
     /// Inner index of each entry, from the first of its cell.
     pub index: Vec<u16>,
@@ -107,7 +112,7 @@ fn part(starts: &[usize], index: &[u32], inner: usize, size: usize, lines: Range
     let nnz = starts[lines.end] - starts[lines.start];
     let (mut source, mut local) = (Vec::with_capacity(nnz), Vec::with_capacity(nnz));
     let (mut cells, mut groups): (Vec<Cell>, Vec<Group>) = (Vec::new(), Vec::new());
-    let mut line = Vec::with_capacity(runs.len());
+    let mut line = Vec::with_capacity(runs.len() + AHEAD);
     let mut last = None;
     for run in &runs {
         let first = run.block as usize * size;
@@ -126,6 +131,7 @@ fn part(starts: &[usize], index: &[u32], inner: usize, size: usize, lines: Range
             local.push((index[k as usize] as usize - first) as u16);
         }
     }
+    line.extend([0; AHEAD]);
     (Part { lines, entries: 0..0, cells, groups, line, index: local }, source)
 }
 
@@ -140,6 +146,15 @@ fn counting_sort(runs: &[Run], keys: usize, key: impl Fn(&Run) -> usize) -> Vec<
         *slot += 1;
     }
     sorted
+}
+
+/// Runs jobs on all threads when there are enough multiply-adds.
+pub(crate) fn each<J: Send>(work: usize, jobs: Vec<J>, f: impl Fn(J) + Sync + Send) {
+    if work < PARALLEL || jobs.len() == 1 {
+        jobs.into_iter().for_each(f);
+    } else {
+        jobs.into_par_iter().for_each(f);
+    }
 }
 
 #[cfg(test)]

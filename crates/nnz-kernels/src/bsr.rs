@@ -2,7 +2,6 @@
 
 use rayon::prelude::*;
 
-use crate::lines::strips;
 use crate::operator::check;
 use crate::simd::{Isa, Kernel, Vector};
 use crate::{Csr, Operator, Real, Tiled};
@@ -65,7 +64,7 @@ impl<T: Real> Bsr<T> {
             let (width, x) = (x.width(t), x.tile(t));
             y.tile_mut(t).par_chunks_mut(self.high * width).enumerate().with_min_len(8).for_each(|(block, y)| {
                 // SAFETY: shapes were checked, `y` has the rows of this block row; callers pass an available set.
-                unsafe { isa.run(Forward { op: self, block, x, width, bias, y }) }
+                unsafe { isa.dividing::<T>(width).run(Forward { op: self, block, x, width, bias, y }) }
             });
         }
     }
@@ -78,7 +77,7 @@ impl<T: Real> Bsr<T> {
             let features = [dx.features()];
             dx.split(&features).into_par_iter().enumerate().for_each(|(t, dx)| {
                 // SAFETY: as above.
-                unsafe { isa.run(Scatter { op: self, g: g.tile(t), width: g.width(t), dx }) }
+                unsafe { isa.dividing::<T>(g.width(t)).run(Scatter { op: self, g: g.tile(t), width: g.width(t), dx }) }
             });
         }
         dw.fill(T::ZERO);
@@ -92,7 +91,7 @@ impl<T: Real> Bsr<T> {
             for t in 0..x.tiles() {
                 let (x, g, width) = (x.tile(t), g.tile(t), x.width(t));
                 // SAFETY: as above; `dw` has the entries of this block row.
-                unsafe { isa.run(Dots { op: self, block, x, g, width, dw: &mut *dw }) }
+                unsafe { isa.dividing::<T>(width).run(Dots { op: self, block, x, g, width, dw: &mut *dw }) }
             }
         });
     }
@@ -130,6 +129,29 @@ impl<T: Real> Operator<T> for Bsr<T> {
     fn backward(&self, x: &Tiled<T>, g: &Tiled<T>, dx: Option<&mut Tiled<T>>, dw: &mut [T]) {
         self.backward_on(Isa::best(), x, g, dx, dw);
     }
+}
+
+/// Calls `$self.strip::<V, N>(at)` for strips of N registers that cover `$width`, a multiple of the register.
+macro_rules! strips {
+    ($self:ident, $width:expr) => {{
+        let mut at = 0;
+        while at < $width {
+            let left = ($width - at) / V::LANES;
+            // SAFETY: passed on from `run`; the strip lies in the tile.
+            unsafe {
+                if left >= 4 {
+                    $self.strip::<V, 4>(at);
+                    at += 4 * V::LANES;
+                } else if left >= 2 {
+                    $self.strip::<V, 2>(at);
+                    at += 2 * V::LANES;
+                } else {
+                    $self.strip::<V, 1>(at);
+                    at += V::LANES;
+                }
+            }
+        }
+    }};
 }
 
 struct Forward<'a, T> {
@@ -308,11 +330,41 @@ mod tests {
     use super::*;
     use crate::testing::{Layer, check_operator, random};
 
+    /// On one instruction set.
+    struct On(Isa, Bsr<f64>);
+
+    impl Operator<f64> for On {
+        fn format(&self) -> &'static str {
+            self.1.format()
+        }
+        fn rows(&self) -> usize {
+            self.1.rows
+        }
+        fn cols(&self) -> usize {
+            self.1.cols
+        }
+        fn nnz(&self) -> usize {
+            self.1.nnz()
+        }
+        fn bytes(&self) -> usize {
+            self.1.bytes()
+        }
+        fn set_values(&mut self, values: &[f64]) {
+            self.1.set_values(values);
+        }
+        fn forward(&self, x: &Tiled<f64>, bias: Option<&[f64]>, y: &mut Tiled<f64>) {
+            self.1.forward_on(self.0, x, bias, y);
+        }
+        fn backward(&self, x: &Tiled<f64>, g: &Tiled<f64>, dx: Option<&mut Tiled<f64>>, dw: &mut [f64]) {
+            self.1.backward_on(self.0, x, g, dx, dw);
+        }
+    }
+
     proptest! {
         #[test]
         fn equals_plain_loops(
             down in 0usize..8, across in 0usize..8, high in 1usize..9, wide in 1usize..6, density in 0.0..1.0f64,
-            seed in 0u64..99, batch in prop::sample::select(vec![0usize, 1, 5, 16, 64, 70, 130]),
+            seed in 0u64..99, batch in prop::sample::select(vec![0usize, 1, 5, 8, 16, 64, 70, 130]),
         ) {
             let (rows, cols) = (down * high, across * wide);
             let blocks = Layer::random(down, across, density, seed);
@@ -321,9 +373,7 @@ mod tests {
             let values: Vec<f64> = random(seed, layer.nnz());
             let op = Bsr::new(layer.csr(), high, wide, &values).expect("whole blocks");
             for &isa in Isa::available() {
-                let forward = |x: &_, bias: Option<&[f64]>, y: &mut _| op.forward_on(isa, x, bias, y);
-                let backward = |x: &_, g: &_, dx: Option<&mut _>, dw: &mut [f64]| op.backward_on(isa, x, g, dx, dw);
-                check_operator(&layer, &values, batch, seed, forward, backward);
+                check_operator(&layer, &values, batch, seed, &On(isa, op.clone()));
             }
         }
     }

@@ -30,6 +30,22 @@ impl Csr<'_> {
         self.columns.len()
     }
 
+    /// The same entries column by column: what [`Csc`] views. O(nnz); of a valid structure.
+    pub(crate) fn transpose(&self) -> (Vec<usize>, Vec<u32>, Vec<u32>) {
+        let mut starts = vec![0; self.cols + 1];
+        self.columns.iter().for_each(|&c| starts[c as usize + 1] += 1);
+        (0..self.cols).for_each(|c| starts[c + 1] += starts[c]);
+        let (mut next, mut rows, mut entries) = (starts.clone(), vec![0; self.nnz()], vec![0; self.nnz()]);
+        for r in 0..self.rows {
+            for e in self.starts[r]..self.starts[r + 1] {
+                let slot = &mut next[self.columns[e] as usize];
+                (rows[*slot], entries[*slot]) = (r as u32, e as u32);
+                *slot += 1;
+            }
+        }
+        (starts, rows, entries)
+    }
+
     /// Panics unless starts are monotone and columns in range: memory safety of the kernels rests on it. O(nnz).
     pub(crate) fn check(&self) {
         check_starts("row", self.starts, self.rows, self.columns.len());
@@ -58,40 +74,4 @@ fn check_below(what: &str, index: &[u32], limit: usize) {
     // A fold over all vectorizes; `all` would stop early and does not.
     let max = index.iter().fold(0, |m, &i| m.max(i));
     assert!(index.is_empty() || (max as usize) < limit, "{what} {max} is not below {limit}");
-}
-
-/// Splits lines into consecutive chunks of about equal numbers of entries; depends on the topology only.
-pub(crate) fn chunks(starts: &[usize]) -> Vec<std::ops::Range<usize>> {
-    let lines = starts.len() - 1;
-    // Lines cost a little even when they are empty.
-    let weight = |i: usize| starts[i] + 2 * i;
-    let target = (weight(lines) / 32).max(1024);
-    let mut chunks = Vec::with_capacity(33);
-    let mut from = 0;
-    while from < lines {
-        let goal = weight(from) + target;
-        let (mut low, mut high) = (from + 1, lines);
-        while low < high {
-            let middle = low.midpoint(high);
-            if weight(middle) < goal { low = middle + 1 } else { high = middle }
-        }
-        chunks.push(from..low);
-        from = low;
-    }
-    chunks
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn chunks_cover_every_line_once() {
-        for starts in [vec![0], vec![0, 0], (0..=5000).map(|i| i * 3).collect(), vec![0, 100_000, 100_000, 100_001]] {
-            let c = chunks(&starts);
-            let lines: Vec<usize> = c.iter().cloned().flatten().collect();
-            assert_eq!(lines, (0..starts.len() - 1).collect::<Vec<_>>());
-            assert!(c.len() <= 33);
-        }
-    }
 }

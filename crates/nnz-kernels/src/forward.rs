@@ -1,24 +1,48 @@
 //! The forward kernel on blocks: input block in the first-level cache, sums of a line in registers.
 
-use crate::Real;
-use crate::blocks::Part;
-use crate::simd::{Kernel, Vector};
+use crate::blocks::{Part, each};
+use crate::simd::{Isa, Kernel, Vector, fetch};
+use crate::{Real, Tiled};
+
+/// `y = x Wᵀ + bias`, and zero where that is below it with `relu`, over all parts and tiles; `values` in block order.
+pub(crate) fn forward<T: Real>(
+    isa: Isa,
+    parts: &[Part],
+    values: &[T],
+    x: &Tiled<T>,
+    bias: Option<&[T]>,
+    relu: bool,
+    y: &mut Tiled<T>,
+) {
+    assert_eq!(x.batch(), y.batch(), "batch of x and y");
+    assert!(bias.is_none_or(|b| b.len() == y.features()), "bias");
+    let lines = parts.iter().map(|p| p.lines.len()).collect::<Vec<_>>();
+    let jobs = y.split(&lines).into_iter().enumerate().collect();
+    each(values.len() * x.batch(), jobs, |(i, y): (usize, &mut [T])| {
+        let (t, part) = (i / lines.len(), &parts[i % lines.len()]);
+        let (values, bias) = (&values[part.entries.clone()], bias.map(|b| &b[part.lines.clone()]));
+        let (x, width) = (x.tile(t), x.width(t));
+        // SAFETY: the part was cut for the inputs that `x` has; `y` is its lines of tile `t`; callers pass an
+        // instruction set this machine has.
+        unsafe { isa.dividing::<T>(width).run(Forward { part, values, x, width, bias, relu, y }) }
+    });
+}
 
 /// `y[line] += sum of values[k] x[index[k]]` over the entries of one part, on one tile.
 ///
 /// The part must come from [`crate::blocks::cut`] with lines and inner indices within `y` and `x`.
-pub(crate) struct Forward<'a, T> {
-    pub part: &'a Part,
+struct Forward<'a, T> {
+    part: &'a Part,
     /// Values of the part, in block order.
-    pub values: &'a [T],
+    values: &'a [T],
     /// `[inner, width]`
-    pub x: &'a [T],
-    pub width: usize,
-    pub bias: Option<&'a [T]>,
+    x: &'a [T],
+    width: usize,
+    bias: Option<&'a [T]>,
     /// Whether what is below zero becomes zero.
-    pub relu: bool,
+    relu: bool,
     /// `[lines of the part, width]`
-    pub y: &'a mut [T],
+    y: &'a mut [T],
 }
 
 impl<T: Real> Kernel<T> for Forward<'_, T> {
@@ -27,13 +51,13 @@ impl<T: Real> Kernel<T> for Forward<'_, T> {
         for (i, y) in self.y.chunks_exact_mut(self.width).enumerate() {
             y.fill(self.bias.map_or(T::ZERO, |b| b[i]));
         }
-        // SAFETY: passed on from the caller; every strip of N registers divides the width, a multiple of 16.
+        // SAFETY: passed on from the caller; every strip of N registers divides the width.
         unsafe {
             match self.width / V::LANES {
-                1 => self.strips::<V, 1>(),
-                2 => self.strips::<V, 2>(),
-                3 | 6 => self.strips::<V, 3>(),
-                _ => self.strips::<V, 4>(),
+                1 => self.strips::<V, 1, 8>(),
+                2 => self.strips::<V, 2, 4>(),
+                3 | 6 => self.strips::<V, 3, 2>(),
+                _ => self.strips::<V, 4, 2>(),
             }
         }
         if self.relu {
@@ -44,7 +68,7 @@ impl<T: Real> Kernel<T> for Forward<'_, T> {
 
 impl<T: Real> Forward<'_, T> {
     #[inline(always)]
-    unsafe fn strips<V: Vector<T = T>, const N: usize>(&mut self) {
+    unsafe fn strips<V: Vector<T = T>, const N: usize, const R: usize>(&mut self) {
         let Self { part, values, x, width, y, .. } = self;
         let width = *width;
         let (mut k0, mut line0) = (0, 0);
@@ -59,15 +83,25 @@ impl<T: Real> Forward<'_, T> {
                     let mut value = values.as_ptr().add(k0);
                     let mut lines = part.line.as_ptr().add(line0);
                     for group in part.groups_of(i) {
-                        let (count, mut left) = (group.count as usize, group.lines);
-                        while left >= 2 {
-                            rows::<V, N, 2>(count, index, value, x, y, lines, width);
-                            (index, value, lines) = (index.add(2 * count), value.add(2 * count), lines.add(2));
-                            left -= 2;
-                        }
-                        if left == 1 {
-                            rows::<V, N, 1>(count, index, value, x, y, lines, width);
-                            (index, value, lines) = (index.add(count), value.add(count), lines.add(1));
+                        let (count, mut left) = (group.count as usize, group.lines as usize);
+                        while left > 0 {
+                            let done = match left {
+                                _ if left >= R => {
+                                    rows::<V, N, R>(count, index, value, x, y, lines, width);
+                                    R
+                                }
+                                2.. => {
+                                    rows::<V, N, 2>(count, index, value, x, y, lines, width);
+                                    2
+                                }
+                                _ => {
+                                    rows::<V, N, 1>(count, index, value, x, y, lines, width);
+                                    1
+                                }
+                            };
+                            let entries = done * count;
+                            (index, value, lines) = (index.add(entries), value.add(entries), lines.add(done));
+                            left -= done;
                         }
                     }
                     k = index.offset_from_unsigned(part.index.as_ptr());
@@ -92,6 +126,11 @@ unsafe fn rows<V: Vector, const N: usize, const R: usize>(
 ) {
     // SAFETY: as in `strips`.
     unsafe {
+        // Sums of the next lines come from the second-level cache while those of this one are made.
+        for r in 0..R {
+            let next = y.wrapping_add(*line.add(R + r) as usize * width);
+            (0..N).for_each(|j| fetch(next.wrapping_add(j * V::LANES)));
+        }
         let mut sum = [[V::splat(V::T::ZERO); N]; R];
         for r in 0..R {
             let row = y.add(*line.add(r) as usize * width);

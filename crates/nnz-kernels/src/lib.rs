@@ -7,12 +7,11 @@
 //! A layer is `y = x Wᵀ + bias` with W `[out, in]` sparse; values, and gradients of values, are plain vectors of one
 //! number an entry. Ways to compute it:
 //!
-//! - [`spmm`], [`spmm_t`], [`sddmm`], [`backward`]: row-major activations, values row by row, nothing to prepare.
-//! - [`Plan`]: the structure compiled to cache blocks, activations in [`Tiled`] layout, values in plan order; three to
-//!   four times faster. For training, and for batches of more than two samples.
-//! - [`Sliced`]: values frozen, for one or two samples.
-//! - [`Bsr`], [`ByRows`] over [`Ell`], [`NOfM`], [`Bitmask`] or [`Compressed`], and [`Dense`]: one format each, behind the
-//!   trait [`Operator`] that [`Compiled`] (a plan with its values) and any format from elsewhere share.
+//! - [`Plan`]: the structure compiled to cache blocks, activations in [`Tiled`] layout, values in plan order. For training.
+//! - [`Blocked`] and [`Sliced`]: values frozen, for batches and for one or two samples.
+//! - [`Ell`], [`NOfM`], [`Bitmask`]: smaller [`Encoding`]s of a structure, compiled to a plan; [`Bsr`] for blocks, whose entries
+//!   share loads; [`Dense`]. All stand behind the trait [`Operator`] that [`Compiled`] (a plan with its values) and any
+//!   format from elsewhere share.
 //! - [`gemm`]: dense; faster than any of the above from a density of about 0.7 on, and the yardstick of
 //!   `examples/bench.rs`.
 //!
@@ -50,42 +49,43 @@
 
 mod adjoint;
 mod bags;
+mod blocked;
 mod blocks;
 mod bsr;
 mod dense;
 pub mod elementwise;
+mod encoding;
 mod format;
 mod forward;
 mod functions;
 mod growth;
-mod lines;
 mod operator;
+mod pages;
 mod plan;
 mod pool;
 mod real;
 pub mod rows;
 mod simd;
 mod sliced;
-mod sparse;
 #[cfg(test)]
 mod testing;
 mod tiled;
 mod transpose;
 
 pub use bags::{bags, bags_gradient, spmm_sparse};
+pub use blocked::Blocked;
 pub use bsr::Bsr;
 pub use dense::attention::Attention;
 pub use dense::conv::Conv;
 pub use dense::gemm::{Start, gemm};
 pub use dense::max_pool::max_pool;
+pub use encoding::{Bitmask, Ell, Encoding, NOfM};
 pub use format::{Csc, Csr};
 pub use growth::{top_zero_gradients, top_zero_gradients_tiled};
-pub use lines::{Bitmask, ByRows, Compressed, Ell, NOfM};
 pub use operator::{Compiled, Dense, Operator};
 pub use plan::{Plan, Rows, Tuning};
 pub use pool::{Buffer, Pool};
 pub use real::Real;
 pub use simd::Isa;
 pub use sliced::Sliced;
-pub use sparse::{backward, sddmm, spmm, spmm_t};
-pub use tiled::{TILE, Tiled};
+pub use tiled::{TILE, Tiled, padded};

@@ -1,6 +1,6 @@
 //! A sparse matrix behind one trait, whatever its format.
 
-use crate::{Csc, Csr, Plan, Real, Rows, Start, Tiled, gemm};
+use crate::{Csc, Csr, Encoding, Plan, Real, Rows, Start, Tiled, gemm};
 
 /// A matrix `[out, in]` in some format, compiled and with values, on activations in tiles. The format may live anywhere:
 /// whoever implements this can be measured, chosen and run as those of this crate.
@@ -53,6 +53,7 @@ pub(crate) fn check<T: Real>(op: &dyn Operator<T>, x: &Tiled<T>, other: &Tiled<T
 /// A [`Plan`] with values: row-blocked CSR forward, column-blocked CSC backward.
 #[derive(Clone, Debug)]
 pub struct Compiled<T> {
+    format: &'static str,
     plan: Plan,
     by_rows: Rows,
     values: Vec<T>,
@@ -67,15 +68,28 @@ impl<T: Real> Compiled<T> {
     pub fn new(csr: Csr, csc: Csc, values: &[T]) -> Self {
         let plan = Plan::new(csr, csc);
         let none = vec![T::ZERO; plan.nnz()];
-        let mut new = Self { by_rows: plan.by_rows(), plan, values: none.clone(), packed: none };
+        let mut new = Self { format: "plan", by_rows: plan.by_rows(), plan, values: none.clone(), packed: none };
         new.set_values(values);
         new
+    }
+
+    /// The plan of a structure in another encoding, which it is named after. O(entries + rows + columns).
+    ///
+    /// # Panics
+    /// As [`Compiled::new`].
+    pub fn of(encoding: &dyn Encoding, values: &[T]) -> Self {
+        let (starts, columns) = encoding.decode();
+        let csr = Csr { rows: encoding.rows(), cols: encoding.cols(), starts: &starts, columns: &columns };
+        csr.check();
+        let (t_starts, rows, entries) = csr.transpose();
+        let csc = Csc { starts: &t_starts, rows: &rows, entries: &entries };
+        Self { format: encoding.format(), ..Self::new(csr, csc, values) }
     }
 }
 
 impl<T: Real> Operator<T> for Compiled<T> {
     fn format(&self) -> &'static str {
-        "plan"
+        self.format
     }
 
     fn rows(&self) -> usize {
@@ -115,8 +129,8 @@ impl<T: Real> Operator<T> for Compiled<T> {
 pub struct Dense<T> {
     rows: usize,
     cols: usize,
-    /// `row * cols + col` of each entry.
-    places: Vec<usize>,
+    /// `row * cols + col` of each entry; none when every place is one.
+    places: Option<Vec<usize>>,
     weight: Vec<T>,
 }
 
@@ -129,10 +143,19 @@ impl<T: Real> Dense<T> {
         csr.check();
         let row =
             |r: usize| csr.columns[csr.starts[r]..csr.starts[r + 1]].iter().map(move |&c| r * csr.cols + c as usize);
-        let places = (0..csr.rows).flat_map(row).collect();
+        let places = Some((0..csr.rows).flat_map(row).collect());
         let mut new = Self { rows: csr.rows, cols: csr.cols, places, weight: vec![T::ZERO; csr.rows * csr.cols] };
         new.set_values(values);
         new
+    }
+
+    /// A matrix of which every place is an entry, row-major.
+    ///
+    /// # Panics
+    /// When its length is not that of `[rows, cols]`.
+    pub fn whole(rows: usize, cols: usize, values: &[T]) -> Self {
+        assert_eq!(values.len(), rows * cols, "values of [{rows}, {cols}]");
+        Self { rows, cols, places: None, weight: values.to_vec() }
     }
 }
 
@@ -150,7 +173,7 @@ impl<T: Real> Operator<T> for Dense<T> {
     }
 
     fn nnz(&self) -> usize {
-        self.places.len()
+        self.places.as_ref().map_or(self.weight.len(), Vec::len)
     }
 
     fn bytes(&self) -> usize {
@@ -159,7 +182,10 @@ impl<T: Real> Operator<T> for Dense<T> {
 
     fn set_values(&mut self, values: &[T]) {
         assert_eq!(values.len(), self.nnz(), "values");
-        self.places.iter().zip(values).for_each(|(&p, &v)| self.weight[p] = v);
+        match &self.places {
+            Some(places) => places.iter().zip(values).for_each(|(&p, &v)| self.weight[p] = v),
+            None => self.weight.copy_from_slice(values),
+        }
     }
 
     fn forward(&self, x: &Tiled<T>, bias: Option<&[T]>, y: &mut Tiled<T>) {
@@ -193,6 +219,33 @@ impl<T: Real> Operator<T> for Dense<T> {
             let n = x.width(t);
             gemm(m, k, n, g.tile(t), (n, 1), x.tile(t), (1, n), Start::Add, &mut all, k);
         }
-        dw.iter_mut().zip(&self.places).for_each(|(d, &p)| *d = all[p]);
+        match &self.places {
+            Some(places) => dw.iter_mut().zip(places).for_each(|(d, &p)| *d = all[p]),
+            None => dw.copy_from_slice(&all),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+    use crate::testing::{Layer, check_operator, random};
+
+    proptest! {
+        #![proptest_config(ProptestConfig::with_cases(48))]
+        #[test]
+        fn equal_plain_loops(
+            rows in 0usize..90, cols in 0usize..90, density in 0.0..1.0f64, seed in 0u64..99,
+            batch in prop::sample::select(vec![0usize, 1, 8, 16, 40, 64, 70, 130]),
+        ) {
+            let layer = Layer::random(rows, cols, density * density, seed);
+            let values: Vec<f64> = random(seed, layer.nnz());
+            check_operator(&layer, &values, batch, seed, &Compiled::new(layer.csr(), layer.csc(), &values));
+            check_operator(&layer, &values, batch, seed, &Dense::new(layer.csr(), &values));
+            let (full, values) = (Layer::new(rows, cols, |_, _| true), random::<f64>(seed, rows * cols));
+            check_operator(&full, &values, batch, seed, &Dense::whole(rows, cols, &values));
+        }
     }
 }

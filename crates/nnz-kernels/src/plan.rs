@@ -3,13 +3,10 @@
 use rayon::prelude::*;
 
 use crate::adjoint::Adjoint;
-use crate::blocks::{Part, Size, cut};
-use crate::forward::Forward;
+use crate::blocks::{Part, Size, cut, each};
+use crate::forward::forward;
 use crate::simd::{Isa, Kernel, Vector};
 use crate::{Csc, Csr, Real, Tiled};
-
-/// Fewest multiply-adds worth handing to another thread: about 10 microseconds.
-const PARALLEL: usize = 1 << 19;
 
 /// Sizes of cache blocks. Results depend on them in the last bits, so a run that must repeat keeps its tuning.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -252,19 +249,7 @@ impl Plan {
     ) {
         assert_eq!(packed.len(), self.nnz(), "packed values");
         assert_eq!((x.features(), y.features()), (self.cols, self.rows), "features of x and y");
-        assert_eq!(x.batch(), y.batch(), "batch of x and y");
-        if let Some(bias) = bias {
-            assert_eq!(bias.len(), self.rows, "bias");
-        }
-        let lines = self.forward.iter().map(|p| p.lines.len()).collect::<Vec<_>>();
-        let jobs = y.split(&lines).into_iter().enumerate().collect();
-        each(self.nnz() * x.batch(), jobs, |(i, y): (usize, &mut [T])| {
-            let (t, part) = (i / lines.len(), &self.forward[i % lines.len()]);
-            let (values, bias) = (&packed[part.entries.clone()], bias.map(|b| &b[part.lines.clone()]));
-            // SAFETY: the part was cut for `cols` inputs, which `x` has; `y` is its lines of tile `t`; callers pass an
-            // instruction set this machine has.
-            unsafe { isa.run(Forward { part, values, x: x.tile(t), width: x.width(t), bias, relu, y }) }
-        });
+        forward(isa, &self.forward, packed, x, bias, relu, y);
     }
 
     #[allow(clippy::too_many_arguments)]
@@ -315,7 +300,7 @@ impl Plan {
                 };
                 // SAFETY: the part was cut for `rows` outputs, which `g` has; `x`, `dx` and `dw` are its lines and
                 // entries; callers pass an instruction set this machine has.
-                unsafe { isa.run(kernel) }
+                unsafe { isa.dividing::<T>(width).run(kernel) }
             }
         });
     }
@@ -370,15 +355,6 @@ impl<T: Real> Kernel<T> for Permute<'_, T> {
         for (to, &from) in self.to[whole..].iter_mut().zip(&self.from[whole..]) {
             *to = self.values[from as usize];
         }
-    }
-}
-
-/// Runs jobs on all threads when there are enough multiply-adds.
-fn each<J: Send>(work: usize, jobs: Vec<J>, f: impl Fn(J) + Sync + Send) {
-    if work < PARALLEL || jobs.len() == 1 {
-        jobs.into_iter().for_each(f);
-    } else {
-        jobs.into_par_iter().for_each(f);
     }
 }
 

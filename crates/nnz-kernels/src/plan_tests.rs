@@ -1,45 +1,32 @@
 use proptest::prelude::*;
 
 use super::*;
-use crate::testing::{Layer, on_threads, random};
-use crate::{backward, spmm};
+use crate::testing::{Layer, Plain, near, on_threads, random};
 
-fn near<T: Real>(what: &str, got: &[T], want: &[T], tolerance: f64) {
-    assert_eq!(got.len(), want.len(), "{what}");
-    for (i, (g, w)) in got.iter().zip(want).enumerate() {
-        assert!((g.f64() - w.f64()).abs() <= tolerance, "{what} at {i}: {g} for {w}");
-    }
-}
-
-/// The plan does what the simple kernels do.
+/// The plan does what plain loops do.
 fn check<T: Real>(layer: &Layer, plan: &Plan, batch: usize, seed: u64, tolerance: f64) {
-    let (csr, csc) = (layer.csr(), layer.csc());
+    let csr = layer.csr();
     let (rows, cols, nnz) = (layer.rows, layer.cols, layer.nnz());
     let values: Vec<T> = random(seed, nnz);
     let (x, g) = (random::<T>(seed + 1, batch * cols), random::<T>(seed + 2, batch * rows));
     let bias: Vec<T> = random(seed + 3, rows);
-    let (mut y, mut dx, mut dw) = (vec![T::nan(); batch * rows], vec![T::nan(); batch * cols], vec![T::nan(); nnz]);
-    backward(csr, csc, &values, batch, &x, &g, Some(&mut dx), &mut dw);
+    let plain = Plain::new(layer, &values, batch, &x, &g, &bias);
     let by_rows = plan.by_rows();
     assert_eq!((&by_rows.starts[..], &by_rows.columns[..]), (csr.starts, csr.columns));
-    let in_order = |v: &[T]| {
-        let mut by_plan = vec![T::nan(); nnz];
-        by_rows.scatter(v, &mut by_plan);
-        by_plan
-    };
-    let (master, want_dw) = (in_order(&values), in_order(&dw));
+    let (mut master, mut want_dw) = (vec![T::nan(); nnz], vec![f64::NAN; nnz]);
+    by_rows.scatter(&values, &mut master);
+    by_rows.scatter(&plain.dw, &mut want_dw);
     let mut packed = vec![T::nan(); nnz];
     plan.pack(&master, &mut packed);
     let (xt, gt) = (Tiled::from_rows(batch, cols, &x), Tiled::from_rows(batch, rows, &g));
     for &isa in Isa::available() {
         let what = |op: &str| format!("{op} {} on {isa:?}, batch {batch}, {:?}", T::NAME, plan.tuning());
-        for bias in [None, Some(&bias[..])] {
-            spmm(csr, &values, batch, &x, bias, &mut y);
+        for (bias, y) in [(None, &plain.y), (Some(&bias[..]), &plain.with_bias)] {
             let mut yt = Tiled::from_rows(batch, rows, &vec![T::nan(); batch * rows]);
             plan.forward_on(isa, &packed, &xt, bias, false, &mut yt);
             let mut got = vec![T::nan(); batch * rows];
             yt.to_rows(&mut got);
-            near(&what("y"), &got, &y, tolerance);
+            near(&what("y"), &got, y, tolerance);
             let above = |v: T| if v > T::ZERO { v } else { T::ZERO };
             let want: Vec<T> = yt.as_slice().iter().copied().map(above).collect();
             plan.forward_on(isa, &packed, &xt, bias, true, &mut yt);
@@ -55,7 +42,7 @@ fn check<T: Real>(layer: &Layer, plan: &Plan, batch: usize, seed: u64, tolerance
         assert_eq!(gated.as_slice(), want);
         let mut got = vec![T::nan(); batch * cols];
         dxt.to_rows(&mut got);
-        near(&what("dx"), &got, &dx, tolerance);
+        near(&what("dx"), &got, &plain.dx, tolerance);
         near(&what("dw"), &got_dw, &want_dw, tolerance);
         let mut got_dw = vec![T::nan(); nnz];
         plan.backward_on(isa, &master, &xt, &gt, None, false, &mut got_dw);
@@ -64,7 +51,7 @@ fn check<T: Real>(layer: &Layer, plan: &Plan, batch: usize, seed: u64, tolerance
 }
 
 #[test]
-fn equals_the_simple_kernels_at_every_batch() {
+fn equals_plain_loops_at_every_batch() {
     let layer = Layer::random(300, 500, 0.1, 1);
     let plan = Plan::new(layer.csr(), layer.csc());
     for batch in [0, 1, 2, 7, 8, 9, 15, 16, 17, 33, 49, 64, 65, 128, 130] {
@@ -76,7 +63,7 @@ fn equals_the_simple_kernels_at_every_batch() {
 proptest! {
     #![proptest_config(ProptestConfig::with_cases(64))]
     #[test]
-    fn equals_the_simple_kernels(
+    fn equals_plain_loops(
         rows in 0usize..90, cols in 0usize..90, density in 0.0..1.0f64, seed in 0u64..1000,
         batch in prop::sample::select(vec![1usize, 3, 16, 40, 64, 130]),
         sizes in prop::array::uniform4(1usize..100),

@@ -5,7 +5,7 @@ use std::collections::VecDeque;
 use std::ops::{Deref, DerefMut};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
-use crate::Real;
+use crate::{Real, pages};
 
 /// Shorter buffers are left to the allocator.
 const SHORTEST: usize = 1024;
@@ -64,7 +64,9 @@ impl<T: Real> Pool<T> {
                 return buffer;
             }
         }
-        vec![T::ZERO; n]
+        let mut fresh = vec![T::ZERO; n];
+        pages::ask(&mut fresh);
+        fresh
     }
 
     /// Counts a vector that came from elsewhere and will be given to this pool.
@@ -104,8 +106,17 @@ pub struct Buffer<T> {
 impl<T: Real> Buffer<T> {
     /// `n` numbers as their last user left them, beginning with a cache line.
     pub fn any(n: usize) -> Self {
-        let data = T::pool().take(n + LINE / size_of::<T>() - 1);
-        let start = data.as_ptr().align_offset(LINE).min(data.len() - n);
+        Self::aligned(n, LINE)
+    }
+
+    /// As [`Buffer::any`] for numbers that are not read one after the other: in large pages where the system has them.
+    pub(crate) fn scattered(n: usize) -> Self {
+        Self::aligned(n, if pages::worth(n * size_of::<T>()) { pages::LARGE } else { LINE })
+    }
+
+    fn aligned(n: usize, to: usize) -> Self {
+        let data = T::pool().take(n + to / size_of::<T>() - 1);
+        let start = data.as_ptr().align_offset(to).min(data.len() - n);
         Self { data, start, len: n, give: |data| T::pool().give(data) }
     }
 }

@@ -97,6 +97,19 @@ pub trait Vector: Copy {
     }
 }
 
+/// Asks for the cache line behind a pointer, which may be any: nothing is read.
+#[inline(always)]
+pub(crate) fn fetch<T>(p: *const T) {
+    #[cfg(target_arch = "x86_64")]
+    // SAFETY: a hint of SSE, which every such processor has; it never faults.
+    unsafe {
+        use std::arch::x86_64::{_MM_HINT_T0, _mm_prefetch};
+        _mm_prefetch::<_MM_HINT_T0>(p.cast());
+    }
+    #[cfg(not(target_arch = "x86_64"))]
+    let _ = p;
+}
+
 /// Work that runs on registers of any instruction set.
 pub(crate) trait Kernel<T: Real> {
     /// # Safety
@@ -140,6 +153,17 @@ impl Isa {
     /// The best instruction set of this machine.
     pub fn best() -> Isa {
         Isa::available()[0]
+    }
+
+    /// The best set up to this one whose registers divide `width` numbers.
+    pub(crate) fn dividing<T: Real>(self, width: usize) -> Isa {
+        match self {
+            #[cfg(target_arch = "x86_64")]
+            Isa::Avx512 if width.is_multiple_of(T::Avx512::LANES) => self,
+            #[cfg(target_arch = "x86_64")]
+            Isa::Avx512 | Isa::Avx2 if width.is_multiple_of(T::Avx2::LANES) => Isa::Avx2,
+            _ => Isa::Portable,
+        }
     }
 
     /// Runs `kernel` on the registers of this instruction set.

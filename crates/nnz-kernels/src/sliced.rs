@@ -241,30 +241,26 @@ mod tests {
     use proptest::prelude::*;
 
     use super::*;
-    use crate::spmm;
-    use crate::testing::{Layer, on_threads, random};
+    use crate::testing::{Layer, Plain, near, on_threads, random};
 
     fn check<T: Real>(layer: &Layer, batch: usize, seed: u64, tolerance: f64) {
         let values: Vec<T> = random(seed, layer.nnz());
         let x: Vec<T> = random(seed + 1, batch * layer.cols);
         let bias: Vec<T> = random(seed + 2, layer.rows);
         let frozen = Sliced::new(layer.csr(), &values);
-        for bias in [None, Some(&bias[..])] {
-            let mut want = vec![T::nan(); batch * layer.rows];
-            spmm(layer.csr(), &values, batch, &x, bias, &mut want);
+        let plain = Plain::new(layer, &values, batch, &x, &vec![T::ZERO; batch * layer.rows], &bias);
+        for (bias, want) in [(None, &plain.y), (Some(&bias[..]), &plain.with_bias)] {
             for &isa in Isa::available() {
                 let mut y = vec![T::nan(); batch * layer.rows];
                 frozen.apply_on(isa, batch, &x, bias, &mut y);
-                for (i, (y, w)) in y.iter().zip(&want).enumerate() {
-                    assert!((y.f64() - w.f64()).abs() <= tolerance, "{} on {isa:?} at {i}: {y} for {w}", T::NAME);
-                }
+                near(&format!("{} on {isa:?}", T::NAME), &y, want, tolerance);
             }
         }
     }
 
     proptest! {
         #[test]
-        fn equals_spmm(
+        fn equals_plain_loops(
             rows in 0usize..80, cols in 0usize..80, density in 0.0..1.0f64, seed in 0u64..99, batch in 0usize..4,
         ) {
             let layer = Layer::random(rows, cols, density * density, seed);

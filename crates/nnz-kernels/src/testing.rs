@@ -1,6 +1,6 @@
 //! What the tests of this crate share.
 
-use crate::{Csc, Csr, Real, Tiled};
+use crate::{Csc, Csr, Operator, Real, Tiled};
 
 /// An owned sparse structure with its transpose.
 pub struct Layer {
@@ -41,18 +41,8 @@ impl Layer {
             columns.extend((0..cols).filter(|&c| active(r, c)).map(|c| c as u32));
             starts.push(columns.len());
         }
-        let mut lists = vec![Vec::new(); cols];
-        for r in 0..rows {
-            for k in starts[r]..starts[r + 1] {
-                lists[columns[k] as usize].push((r as u32, k as u32));
-            }
-        }
-        let (mut t_starts, mut t_rows, mut t_entries) = (vec![0], Vec::new(), Vec::new());
-        for list in lists {
-            t_rows.extend(list.iter().map(|p| p.0));
-            t_entries.extend(list.iter().map(|p| p.1));
-            t_starts.push(t_rows.len());
-        }
+        let csr = Csr { rows, cols, starts: &starts, columns: &columns };
+        let (t_starts, t_rows, t_entries) = csr.transpose();
         Self { rows, cols, starts, columns, t_starts, t_rows, t_entries }
     }
 
@@ -102,38 +92,59 @@ pub fn on_threads<R: PartialEq + Send>(f: impl Fn() -> R + Sync) {
     }
 }
 
+/// What plain triple loops make of a layer: y with and without `bias`, dx, dw.
+pub struct Plain {
+    pub y: Vec<f64>,
+    pub with_bias: Vec<f64>,
+    pub dx: Vec<f64>,
+    pub dw: Vec<f64>,
+}
+
+impl Plain {
+    pub fn new<T: Real>(layer: &Layer, values: &[T], batch: usize, x: &[T], g: &[T], bias: &[T]) -> Self {
+        let (rows, cols, w) = (layer.rows, layer.cols, layer.dense(values));
+        let (x, g) = (|b: usize, c: usize| x[b * cols + c].f64(), |b: usize, r: usize| g[b * rows + r].f64());
+        let each = |n: usize, f: &dyn Fn(usize, usize) -> f64| (0..batch * n).map(|i| f(i / n, i % n)).collect();
+        let y: Vec<f64> = each(rows, &|b, r| (0..cols).map(|c| w[r * cols + c] * x(b, c)).sum());
+        let dw = |e| {
+            let (r, c) = layer.entry(e);
+            (0..batch).map(|b| g(b, r) * x(b, c)).sum()
+        };
+        Self {
+            with_bias: y.iter().enumerate().map(|(i, y)| y + bias[i % rows].f64()).collect(),
+            y,
+            dx: each(cols, &|b, c| (0..rows).map(|r| w[r * cols + c] * g(b, r)).sum()),
+            dw: (0..layer.nnz()).map(dw).collect(),
+        }
+    }
+}
+
+/// Every number of `got` is within `tolerance` of `want`.
+pub fn near<T: Real>(what: &str, got: &[T], want: &[f64], tolerance: f64) {
+    close(what, got, 1, want.len(), tolerance, |_, i| want[i]);
+}
+
 /// Forward and backward of any operator against plain triple loops.
-pub fn check_operator(
-    layer: &Layer,
-    values: &[f64],
-    batch: usize,
-    seed: u64,
-    forward: impl Fn(&Tiled<f64>, Option<&[f64]>, &mut Tiled<f64>),
-    backward: impl Fn(&Tiled<f64>, &Tiled<f64>, Option<&mut Tiled<f64>>, &mut [f64]),
-) {
-    let (rows, cols, w) = (layer.rows, layer.cols, layer.dense(values));
+pub fn check_operator(layer: &Layer, values: &[f64], batch: usize, seed: u64, op: &dyn Operator<f64>) {
+    let (rows, cols) = (layer.rows, layer.cols);
+    assert_eq!((op.rows(), op.cols(), op.nnz()), (rows, cols, layer.nnz()), "{}", op.format());
     let (x, g) = (random::<f64>(seed + 1, batch * cols), random::<f64>(seed + 2, batch * rows));
     let bias: Vec<f64> = random(seed + 3, rows);
+    let plain = Plain::new(layer, values, batch, &x, &g, &bias);
     let (xt, gt) = (Tiled::from_rows(batch, cols, &x), Tiled::from_rows(batch, rows, &g));
-    for bias in [None, Some(&bias[..])] {
+    for (bias, want) in [(None, &plain.y), (Some(&bias[..]), &plain.with_bias)] {
         let (mut yt, mut y) = (Tiled::from_rows(batch, rows, &vec![f64::NAN; batch * rows]), vec![0.0; batch * rows]);
-        forward(&xt, bias, &mut yt);
+        op.forward(&xt, bias, &mut yt);
         yt.to_rows(&mut y);
-        let start = |r: usize| bias.map_or(0.0, |b| b[r]);
-        let want = |b: usize, r: usize| start(r) + (0..cols).map(|c| w[r * cols + c] * x[b * cols + c]).sum::<f64>();
-        close("y", &y, batch, rows, 1e-12, want);
+        near("y", &y, want, 1e-12);
     }
-    let want_dw = |_: usize, e: usize| {
-        let (r, c) = layer.entry(e);
-        (0..batch).map(|b| g[b * rows + r] * x[b * cols + c]).sum::<f64>()
-    };
     let mut dw = vec![f64::NAN; layer.nnz()];
-    backward(&xt, &gt, None, &mut dw);
-    close("dw alone", &dw, 1, layer.nnz(), 1e-12, want_dw);
+    op.backward(&xt, &gt, None, &mut dw);
+    near("dw alone", &dw, &plain.dw, 1e-12);
     let (mut dxt, mut dx) = (Tiled::from_rows(batch, cols, &vec![f64::NAN; batch * cols]), vec![0.0; batch * cols]);
     let mut dw = vec![f64::NAN; layer.nnz()];
-    backward(&xt, &gt, Some(&mut dxt), &mut dw);
+    op.backward(&xt, &gt, Some(&mut dxt), &mut dw);
     dxt.to_rows(&mut dx);
-    close("dw", &dw, 1, layer.nnz(), 1e-12, want_dw);
-    close("dx", &dx, batch, cols, 1e-12, |b, c| (0..rows).map(|r| w[r * cols + c] * g[b * rows + r]).sum::<f64>());
+    near("dw", &dw, &plain.dw, 1e-12);
+    near("dx", &dx, &plain.dx, 1e-12);
 }

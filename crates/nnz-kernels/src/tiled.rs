@@ -8,13 +8,11 @@ use crate::{Buffer, Real};
 
 /// Samples in a full tile.
 pub const TILE: usize = 64;
-/// The last tile is a multiple of this many samples wide.
-const STEP: usize = 16;
 
 /// Activations `[batch, features]` stored tile by tile, each `[features, 64]`: the samples of one feature lie next to
 /// each other, since the inner loop of every sparse kernel runs over samples.
 ///
-/// The last tile is as wide as the remaining samples rounded up to 16. Conversions make this padding zero. Sums over
+/// The last tile is as wide as the remaining samples rounded up to 8, 16, 32, 48 or 64. Conversions make this padding zero. Sums over
 /// samples run over it too, so it must stay zero in gradients: functions that map 0 to 0 keep it so, as the product with
 /// a sparse layer does. In activations it may become anything finite (a layer adds its bias there).
 ///
@@ -36,7 +34,7 @@ impl<T: Real> Tiled<T> {
 
     /// Whatever was in memory: for outputs of kernels, which overwrite everything.
     pub fn any(batch: usize, features: usize) -> Self {
-        Self { batch, features, data: Buffer::any(batch.next_multiple_of(STEP) * features) }
+        Self { batch, features, data: Buffer::scattered(padded(batch) * features) }
     }
 
     /// From row-major `[batch, features]`.
@@ -95,12 +93,11 @@ impl<T: Real> Tiled<T> {
     /// Makes the padding zero.
     pub fn clear_padding(&mut self) {
         let (batch, features) = (self.batch, self.features);
-        let used = batch % TILE;
-        if used.is_multiple_of(STEP) {
+        let (used, width) = (batch % TILE, padded(batch % TILE));
+        if used == width {
             return;
         }
-        let (t, width) = (self.tiles() - 1, width(batch, self.tiles() - 1));
-        let start = t * TILE * features;
+        let start = batch / TILE * TILE * features;
         self.as_mut_slice()[start..].chunks_exact_mut(width).for_each(|line| line[used..].fill(T::ZERO));
     }
 
@@ -112,8 +109,9 @@ impl<T: Real> Tiled<T> {
         assert_eq!(sums.len(), self.features, "sums");
         sums.fill(T::ZERO);
         for t in 0..self.tiles() {
-            // SAFETY: the best instruction set is one this machine has; a tile has a line of its width for each feature.
-            unsafe { Isa::best().run(SumLines { tile: self.tile(t), width: self.width(t), sums: &mut *sums }) }
+            let width = self.width(t);
+            // SAFETY: an instruction set this machine has; a tile has a line of its width for each feature.
+            unsafe { Isa::best().dividing::<T>(width).run(SumLines { tile: self.tile(t), width, sums: &mut *sums }) }
         }
     }
 
@@ -197,7 +195,7 @@ impl<T: Real> Tiled<T> {
     }
 }
 
-/// `sums[f] += sum of line f`, lines of `width` numbers, a multiple of 16.
+/// `sums[f] += sum of line f`, lines of `width` numbers, a multiple of the register.
 struct SumLines<'a, T> {
     tile: &'a [T],
     width: usize,
@@ -221,7 +219,16 @@ impl<T: Real> Kernel<T> for SumLines<'_, T> {
 }
 
 fn width(batch: usize, t: usize) -> usize {
-    (batch - t * TILE).min(TILE).next_multiple_of(STEP)
+    padded((batch - t * TILE).min(TILE))
+}
+
+/// Samples that tiles of a batch hold, padding included: what kernels work on.
+pub fn padded(batch: usize) -> usize {
+    match batch % TILE {
+        // Registers of eight take no less.
+        1..=8 => batch.next_multiple_of(8),
+        _ => batch.next_multiple_of(16),
+    }
 }
 
 #[cfg(test)]
@@ -231,7 +238,9 @@ mod tests {
 
     #[test]
     fn rows_survive_and_padding_is_zero() {
-        for (batch, features) in [(0, 5), (5, 0), (1, 1), (7, 3), (64, 17), (65, 40), (130, 33), (1000, 200)] {
+        for (batch, features) in
+            [(0, 5), (5, 0), (1, 1), (7, 3), (8, 40), (9, 16), (64, 17), (65, 40), (130, 33), (1000, 200)]
+        {
             let x: Vec<f32> = random(1, batch * features);
             let t = Tiled::from_rows(batch, features, &x);
             assert_eq!(t.as_slice().as_ptr() as usize % 64, 0);

@@ -16,6 +16,8 @@ pub(crate) fn transpose<T: Real>(
     }
     assert!(cols <= from_stride && rows <= to_stride, "rows overlap");
     assert!((rows - 1) * from_stride + cols <= from.len() && (cols - 1) * to_stride + rows <= to.len(), "extents");
+    // Squares of eight serve a batch of eight.
+    let isa = if rows.min(cols) < 16 { isa.dividing::<T>(8) } else { isa };
     // SAFETY: extents were just checked; callers pass an instruction set this machine has.
     unsafe { isa.run(Transpose { rows, cols, from, from_stride, to, to_stride }) }
 }

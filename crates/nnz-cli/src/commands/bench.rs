@@ -1,10 +1,10 @@
 use crate::ui::{self, Ui};
 use anyhow::{Result, bail};
 use clap::{Args as ClapArgs, Subcommand};
-use nnz::kernels::cost::Machine;
+use nnz::kernels::cost::{Machine, Use};
 use nnz::kernels::measure::{Layer, Row, seconds};
 use nnz_engine::file::{Header, load_model};
-use nnz_engine::{Frozen, Model, Storage, Tensor};
+use nnz_engine::{Frozen, Model, Param, Storage, Storing, Tensor};
 use serde::Serialize;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
@@ -65,10 +65,10 @@ fn batch(batch: usize) -> Result<usize> {
     }
 }
 
-fn machine(ui: Ui) -> Machine {
-    let (machine, note) = Machine::load();
+fn machine(ui: Ui) -> Result<Machine> {
+    let (machine, note) = Machine::load()?;
     note.iter().for_each(|n| ui.note(n));
-    machine
+    Ok(machine)
 }
 
 fn kernels(args: &KernelArgs, ui: Ui) -> Result<ExitCode> {
@@ -89,7 +89,7 @@ fn kernels(args: &KernelArgs, ui: Ui) -> Result<ExitCode> {
         _ => bail!("--density {text}: densities are above 0 and at most 1, with commas between them"),
     };
     let densities = args.density.split(',').map(density).collect::<Result<Vec<f64>>>()?;
-    let machine = machine(ui);
+    let machine = machine(ui)?;
     let measure = |&d: &f64| Layer::random(rows, cols, d, batch).rows(&machine);
     let rows: Vec<Row> = densities.iter().flat_map(measure).collect();
     ui.answer(&rows, || table(&rows))?;
@@ -137,17 +137,21 @@ struct LayerCost {
     density: f64,
     /// The format the cost model picks.
     kernel: &'static str,
-    /// Milliseconds of a forward pass in that format.
-    ms: f64,
+    /// Milliseconds of a forward pass in that format; none for a convolution, which always runs dense.
+    ms: Option<f64>,
     /// Milliseconds of a dense forward pass.
-    dense_ms: f64,
-    /// What limits it.
-    bound: &'static str,
+    dense_ms: Option<f64>,
+    /// What limits it: `L1 loads`, `gathers`, `multiply-adds` or `memory`; `call` where a layer is so small that calling the
+    /// kernel takes longest.
+    bound: Option<&'static str>,
     /// Share of the limit that is reached.
-    share: f64,
+    share: Option<f64>,
     /// Density from which dense is faster.
-    crossover: f64,
+    crossover: Option<f64>,
 }
+
+/// Layers that take less are bound by the call.
+const CALL: f64 = 1.5e-6;
 
 /// What a model costs.
 #[derive(Serialize)]
@@ -163,41 +167,14 @@ struct Cost {
 
 fn network(path: &Path, args: &Args, ui: Ui) -> Result<ExitCode> {
     let batch = batch(args.batch)?;
-    let (model, header): (Model<f32>, Header) = load_model(path, Storage::Auto)?;
-    let (dense, _): (Model<f32>, Header) = load_model(path, Storage::Masked)?;
+    let (dense, header): (Model<f32>, Header) = load_model(path, Storage::Masked)?;
+    let machine = machine(ui)?;
+    let crossovers = machine.crossovers(Use::Inference, &header.model, batch);
+    let storing = Storing { storage: Storage::Auto, crossovers: &crossovers };
+    let (model, _): (Model<f32>, Header) = load_model(path, storing)?;
     let features = header.model.input.iter().product::<usize>();
     let x = Tensor::full(&[batch, features], 0.5f32);
-    let machine = machine(ui);
-    let layers = model
-        .weights()
-        .filter(|p| p.shape.len() <= ENTRIES)
-        .map(|p| {
-            let (density, name) = (p.nnz() as f64 / p.shape.len() as f64, p.shape.name.clone());
-            let (kernel, layer) = (machine.advice(density, batch), Layer::new(p.topology(), batch));
-            let dense = layer.dense()[0];
-            let time = match kernel {
-                "dense" => dense,
-                "sliced" => layer.sliced(),
-                _ => layer.plan()[0],
-            };
-            let (bound, least) = machine.bound(p.nnz(), batch, false);
-            // A dense product is measured against itself.
-            let (bound, share) = if kernel == "dense" { ("multiply-adds", 1.0) } else { (bound, least / time) };
-            let (rows, cols, crossover) = (p.shape.rows, p.shape.cols, machine.crossover(batch));
-            LayerCost {
-                name,
-                rows,
-                cols,
-                density,
-                kernel,
-                ms: time * 1e3,
-                dense_ms: dense * 1e3,
-                bound,
-                share,
-                crossover,
-            }
-        })
-        .collect();
+    let layers = model.weights().filter(|p| p.shape.len() <= ENTRIES).map(|p| layer(p, batch, &machine)).collect();
     let frozen = Frozen::new(model);
     frozen.infer(x.clone())?;
     let time = |f: &dyn Fn() -> bool| seconds(|| assert!(f(), "it answered a moment ago")) * 1e3;
@@ -207,9 +184,36 @@ fn network(path: &Path, args: &Args, ui: Ui) -> Result<ExitCode> {
     Ok(ExitCode::SUCCESS)
 }
 
+fn layer(p: &Param<f32>, batch: usize, machine: &Machine) -> LayerCost {
+    let (rows, cols, density) = (p.shape.rows, p.shape.cols, p.nnz() as f64 / p.shape.len() as f64);
+    let name = p.shape.name.clone();
+    if p.shape.kernel != [1, 1] {
+        let (ms, dense_ms, bound, share, crossover) = (None, None, None, None, None);
+        return LayerCost { name, rows, cols, density, kernel: "dense", ms, dense_ms, bound, share, crossover };
+    }
+    let (kernel, layer) = (machine.advice(rows, cols, density, batch), Layer::new(p.topology(), batch));
+    let dense = layer.dense()[0];
+    let time = if kernel == "dense" { dense } else { layer.frozen(kernel) };
+    let (bound, least) = machine.bound(kernel, layer.topology(), batch, false);
+    let (bound, share) = if time < CALL { ("call", None) } else { (bound, Some((least / time).min(1.0))) };
+    LayerCost {
+        name,
+        rows,
+        cols,
+        density,
+        kernel,
+        ms: Some(time * 1e3),
+        dense_ms: Some(dense * 1e3),
+        bound: Some(bound),
+        share,
+        crossover: Some(machine.crossover(Use::Inference, rows, cols, batch)),
+    }
+}
+
 fn describe(cost: &Cost, why: bool) -> String {
     let samples = if cost.batch == 1 { "1 sample".into() } else { format!("{} samples", cost.batch) };
     let compared = match cost.speedup {
+        s if (s - 1.0).abs() < 0.02 => format!("as fast as with every weight stored ({:.3} ms)", cost.dense_ms),
         s if s >= 1.0 => format!("{s:.2}x faster than with every weight stored ({:.3} ms)", cost.dense_ms),
         s => format!("{:.2}x SLOWER than with every weight stored ({:.3} ms)", 1.0 / s, cost.dense_ms),
     };
@@ -218,18 +222,25 @@ fn describe(cost: &Cost, why: bool) -> String {
         return whole;
     }
     let head = ["", "shape", "density", "kernel", "ms", "dense ms", "bound by", "share", "dense wins from"];
+    let none = || "-".to_string();
+    let ms = |t: Option<f64>| t.map_or_else(none, |t| format!("{t:.4}"));
     let line = |l: &LayerCost| {
         vec![
             l.name.clone(),
             format!("{}x{}", l.rows, l.cols),
             ui::density(l.density),
             l.kernel.into(),
-            format!("{:.4}", l.ms),
-            format!("{:.4}", l.dense_ms),
-            l.bound.into(),
-            ui::percent(l.share, None),
-            if l.crossover < 1.0 { format!("{:.2}", l.crossover) } else { "never".into() },
+            ms(l.ms),
+            ms(l.dense_ms),
+            l.bound.map_or_else(none, Into::into),
+            l.share.map_or_else(none, |s| ui::percent(s, None)),
+            l.crossover.map_or_else(none, |c| if c < 1.0 { format!("{c:.2}") } else { "never".into() }),
         ]
     };
-    format!("{whole}\n{}", ui::table(&head, cost.layers.iter().map(line).collect()))
+    let table = ui::table(&head, cost.layers.iter().map(line).collect());
+    let note = match cost.layers.iter().any(|l| l.ms.is_none()) {
+        true => "\nConvolutions run dense at any density.\n",
+        false => "",
+    };
+    format!("{whole}\n{table}{note}")
 }

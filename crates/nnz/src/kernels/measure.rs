@@ -1,8 +1,10 @@
 //! Times of the kernels on one layer, beside a dense product of the same shape.
 
+use crate::Result;
 use crate::kernels::cost::Machine;
 use nnz_core::{Pattern, Rng, Shape, Topology};
-use nnz_kernels::{Bitmask, ByRows, Compressed, Csr, Operator, Plan, Sliced, Start, Tiled, Tuning, gemm};
+use nnz_engine::{Layout, Optimizer, OptimizerSpec, Param, Storage, Tensor, Var, ops};
+use nnz_kernels::{Blocked, Csr, Plan, Sliced, Start, TILE, Tiled, Tuning, gemm};
 use serde::Serialize;
 use std::hint::black_box;
 use std::time::Instant;
@@ -17,7 +19,7 @@ pub struct Row {
     pub density: f64,
     /// Samples.
     pub batch: usize,
-    /// `plan`, `csr`, `bitmask` or `sliced`.
+    /// `plan`, which trains; `blocked` and `sliced`, which are frozen.
     pub kernel: &'static str,
     /// Milliseconds of a forward pass.
     pub forward: f64,
@@ -82,6 +84,11 @@ impl Layer {
         Self { values: random(&mut rng, topology.nnz()), topology, batch, x, g }
     }
 
+    /// Where it has entries.
+    pub fn topology(&self) -> &Topology {
+        &self.topology
+    }
+
     fn csr(&self) -> Csr<'_> {
         let t = &self.topology;
         Csr { rows: t.rows(), cols: t.cols(), starts: t.starts(), columns: t.columns() }
@@ -126,16 +133,6 @@ impl Layer {
         [forward, backward, pack]
     }
 
-    /// Seconds of forward and backward pass with any operator.
-    pub fn operator(&self, op: &dyn Operator<f32>) -> [f64; 2] {
-        let x = Tiled::from_rows(self.batch, op.cols(), &self.x);
-        let g = Tiled::from_rows(self.batch, op.rows(), &self.g);
-        let (mut y, mut dx, mut dw) = (g.clone(), x.clone(), vec![0.0; op.nnz()]);
-        let forward = seconds(|| op.forward(&x, None, &mut y));
-        let backward = seconds(|| op.backward(&x, &g, Some(&mut dx), &mut dw));
-        [forward, backward]
-    }
-
     /// Seconds of a forward pass with frozen values.
     pub fn sliced(&self) -> f64 {
         let frozen = Sliced::new(self.csr(), &self.values);
@@ -146,15 +143,62 @@ impl Layer {
         })
     }
 
+    /// Seconds of a forward pass with values frozen in blocks, from rows to rows.
+    pub fn blocked(&self) -> f64 {
+        let frozen = Blocked::new(self.csr(), &self.values);
+        let mut y = vec![0.0; self.batch * self.topology.rows()];
+        let (mut xt, mut yt) = (Tiled::zeros(self.batch, frozen.cols()), Tiled::zeros(self.batch, frozen.rows()));
+        seconds(|| {
+            xt.copy_from_rows(&self.x);
+            frozen.forward(&xt, None, false, &mut yt);
+            yt.to_rows(&mut y);
+            black_box(&y);
+        })
+    }
+
+    /// Seconds of a training step of this layer by itself under a storage: both passes from rows to rows, and SGD with
+    /// momentum.
+    pub fn training(&self, storage: Storage) -> Result<f64> {
+        let shape = Shape::matrix("w", self.topology.rows(), self.topology.cols());
+        let mut params = [Param::from_entries(&shape, true, self.topology.clone(), storage, self.values.clone())?];
+        let mut optimizer = Optimizer::new(OptimizerSpec::sgd(0.0), &params);
+        let x = Var::leaf(Tensor::new(&[self.batch, shape.cols], self.x.clone()));
+        let g = Var::constant(Tensor::new(&[self.batch, shape.rows], self.g.clone()));
+        let mut step = || -> Result<()> {
+            let leaf = Var::leaf(params[0].value.clone());
+            let y = match &params[0].layout {
+                Layout::Sparse(connections) => ops::sparse_linear(&x, &leaf, connections, None, None),
+                _ => ops::matmul(&x, false, &leaf, true),
+            };
+            let mut found = y.backward_from(g.clone(), false).map_err(nnz_engine::Error::from)?;
+            let mut gradient = found.take(&leaf).unwrap_or_else(|| Tensor::zeros(&[0]));
+            drop((found, leaf));
+            params[0].mask_gradient(&mut gradient);
+            optimizer.update(0, &mut params[0], &gradient, 0.0, 1);
+            Ok(())
+        };
+        step()?;
+        Ok(seconds(|| step().unwrap_or_else(|e| unreachable!("it went well a moment ago: {e}"))))
+    }
+
+    /// Seconds of a forward pass in a kernel that [`crate::kernels::cost::frozen`] names.
+    pub fn frozen(&self, kernel: &str) -> f64 {
+        match kernel {
+            "sliced" => self.sliced(),
+            "blocked" => self.blocked(),
+            _ => self.plan()[0],
+        }
+    }
+
     /// All kernels beside the dense product.
     pub fn rows(&self, machine: &Machine) -> Vec<Row> {
         let dense = self.dense();
-        let (density, batch, nnz) = (self.topology.density(), self.batch, self.topology.nnz());
+        let (density, batch) = (self.topology.density(), self.batch);
         let row = |kernel, forward: f64, backward: Option<f64>, refresh: f64| {
             let step = forward + backward.unwrap_or(0.0) + refresh;
             let dense = if backward.is_some() { dense[0] + dense[1] } else { dense[0] };
             let passes = if backward.is_some() { 3.0 } else { 1.0 };
-            let (bound, least) = machine.bound(nnz, batch, backward.is_some());
+            let (bound, least) = machine.bound(kernel, &self.topology, batch, backward.is_some());
             Row {
                 density,
                 batch,
@@ -171,12 +215,9 @@ impl Layer {
         };
         let [forward, backward, pack] = self.plan();
         let mut rows = vec![row("plan", forward, Some(backward), pack)];
-        let csr: ByRows<Compressed, f32> = ByRows::csr(self.csr(), &self.values);
-        let [forward, backward] = self.operator(&csr);
-        rows.push(row("csr", forward, Some(backward), 0.0));
-        let bits: ByRows<Bitmask, f32> = ByRows::bitmask(self.csr(), &self.values);
-        let [forward, backward] = self.operator(&bits);
-        rows.push(row("bitmask", forward, Some(backward), 0.0));
+        if batch <= TILE {
+            rows.push(row("blocked", self.blocked(), None, 0.0));
+        }
         if batch <= 2 {
             rows.push(row("sliced", self.sliced(), None, 0.0));
         }

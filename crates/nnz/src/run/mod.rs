@@ -5,12 +5,13 @@
 
 pub mod record;
 
+use crate::kernels::cost::{Machine, Use};
 use crate::stats::median;
 use crate::{Arm, Error, Precision, REGISTRY, Recipe, Result, data, report, summarize};
 use nnz_core::{Dense, Kind, Setting, Topology, Work};
 use nnz_engine::data::{Dataset, Inputs};
 use nnz_engine::file::{Header, Packing, is_checkpoint, save_model, write_atomically};
-use nnz_engine::{Model, ModelSpec, Param, Progress, Real, Storage, Task, Trainer};
+use nnz_engine::{Crossovers, Model, ModelSpec, Param, Progress, Real, Storage, Task, Trainer};
 use record::{ArmRecord, DataRecord, LayerRecord, MachineRecord, Misread, RunRecord, SeedRecord};
 use serde::{Serialize, de::DeserializeOwned};
 use sha2::{Digest, Sha256};
@@ -19,7 +20,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 /// Raised when a change of the engine changes results, so that old runs are not taken for new ones.
-const ENGINE_REVISION: u32 = 2;
+const ENGINE_REVISION: u32 = 3;
 
 /// How many misread rows a record keeps.
 const MISREAD: usize = 24;
@@ -61,7 +62,7 @@ pub struct Outcome {
 
 /// Carries out a recipe, or finds that it was.
 pub fn run(recipe: &Recipe, options: &Options, observer: &mut dyn Observer) -> Result<Outcome> {
-    let recipe = recipe.clone().resolve()?;
+    let mut recipe = recipe.clone().resolve()?;
     let loaded = data::Store::open()?.load(&recipe.data)?;
     if let Some(note) = &loaded.note {
         observer.note(note);
@@ -72,7 +73,8 @@ pub fn run(recipe: &Recipe, options: &Options, observer: &mut dyn Observer) -> R
     }
     recipe.train.check(data.image)?;
     let spec = recipe.model.spec(&data, recipe.train.task)?;
-    let network = |arm: &Arm| arm.model.as_ref().map_or(Ok(spec.clone()), |m| m.spec(&data, recipe.train.task));
+    let task = recipe.train.task;
+    let network = |arm: &Arm| arm.model.as_ref().map_or(Ok(spec.clone()), |m| m.spec(&data, task));
     for arm in &recipe.arms {
         refuse_dense_storage(&recipe, arm)?;
         rehearse(&recipe, arm, &network(arm)?)?;
@@ -97,10 +99,25 @@ pub fn run(recipe: &Recipe, options: &Options, observer: &mut dyn Observer) -> R
             format!("holds run {}, not this one ({id}); give another --run-dir", other.trim()),
         ));
     }
+    let before = match options.again {
+        true => None,
+        false => chosen_before(&dir)?,
+    };
+    if let (Some(before), false) = (&before, recipe.train.crossovers.is_empty())
+        && *before != recipe.train.crossovers
+    {
+        return Err(Error::file(
+            &dir,
+            "holds this run with other [train.crossovers]; give another --run-dir, or --again",
+        ));
+    }
     if options.again {
         clear(&dir)?;
     } else if dir.join("record.json").exists() {
         return Ok(Outcome { record: read_json(&dir.join("record.json"))?, dir, found: true });
+    }
+    if choose(&mut recipe, &spec, before)? {
+        observer.note("storage auto follows what was measured on this machine; the choice is in the run's recipe.toml");
     }
     write(&old, id.as_bytes())?;
     write(&dir.join("recipe.toml"), recipe.to_toml()?.as_bytes())?;
@@ -407,6 +424,43 @@ fn refuse_dense_storage(recipe: &Recipe, arm: &Arm) -> Result<()> {
     }
 }
 
+/// The choice that a run in this directory began with.
+fn chosen_before(dir: &Path) -> Result<Option<Crossovers>> {
+    let path = dir.join("recipe.toml");
+    if !dir.join("id").exists() || !path.exists() {
+        return Ok(None);
+    }
+    let text = fs::read_to_string(&path).map_err(|e| Error::file(&path, format!("cannot read: {e}")))?;
+    let recipe = Recipe::parse(&text, &path.display().to_string());
+    let recipe = recipe.map_err(|e| Error::file(&path, format!("is damaged: {e}; add --again to start anew")))?;
+    Ok(Some(recipe.train.crossovers).filter(|c| !c.is_empty()))
+}
+
+/// Writes into a recipe what storage `auto` will follow: what the recipe or an earlier part of this run says, else what the
+/// cost model chooses from the figures of this machine or, where it was never measured, from those that come with nnz.
+/// Whether this machine's were followed.
+fn choose(recipe: &mut Recipe, spec: &ModelSpec, before: Option<Crossovers>) -> Result<bool> {
+    if recipe.train.storage != Storage::Auto {
+        return Ok(false);
+    }
+    let given = &recipe.train.crossovers;
+    let names: Vec<String> = spec.weights().into_iter().map(|s| s.name).collect();
+    if let Some(unknown) = given.0.keys().find(|k| !names.contains(k)) {
+        let hint = nnz_core::closest(unknown, names.iter().map(String::as_str));
+        return Err(Error::Refused(format!("[train.crossovers] names `{unknown}`, which is no weight{hint}")));
+    }
+    if !given.is_empty() {
+        return Ok(false);
+    }
+    if let Some(before) = before {
+        recipe.train.crossovers = before;
+        return Ok(false);
+    }
+    let (machine, measured) = Machine::chooser();
+    recipe.train.crossovers = machine.crossovers(Use::Training, spec, recipe.train.batch);
+    Ok(measured)
+}
+
 fn summarize_arm(arm: &Arm, seeds: Vec<SeedRecord>, seconds: &[f64]) -> ArmRecord {
     let accuracy = summarize(&seeds.iter().map(|s| s.test_accuracy).collect::<Vec<_>>());
     let first = &seeds[0];
@@ -426,7 +480,10 @@ fn summarize_arm(arm: &Arm, seeds: Vec<SeedRecord>, seconds: &[f64]) -> ArmRecor
 
 fn run_id(recipe: &Recipe, data: &Dataset) -> Result<String> {
     let mut hash = Sha256::new();
-    hash.update(recipe.to_toml()?);
+    // What was asked for: the same request finds its run whatever a cost model chose for it.
+    let mut asked = recipe.clone();
+    asked.train.crossovers = Crossovers::default();
+    hash.update(asked.to_toml()?);
     hash.update(&data.checksum);
     hash.update(ENGINE_REVISION.to_le_bytes());
     for key in recipe.arms.iter().filter_map(|a| a.method.as_ref()) {
