@@ -81,16 +81,19 @@ fn fingerprint<T: Real>(t: &Trainer<T>) -> impl PartialEq + std::fmt::Debug + us
 /// What a check found, in words.
 type Verdict = Result<(), String>;
 
+type Check = fn(&'static Method) -> Verdict;
+
 macro_rules! ensure {
     ($condition:expr, $($why:tt)*) => {
-        if !$condition {
+        let holds: bool = $condition;
+        if !holds {
             return Err(format!($($why)*));
         }
     };
 }
 
 /// Everything that is asked of a method.
-const SUITE: [(&str, fn(&'static Method) -> Verdict); 9] = [
+const SUITE: [(&str, Check); 9] = [
     ("density", reaches_its_density),
     ("budget", never_exceeds_its_start),
     ("scores", follows_what_it_is_shown),
