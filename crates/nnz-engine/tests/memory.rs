@@ -58,7 +58,9 @@ fn a_rewiring_takes_room_for_one_layer() {
     let mut trainer: Trainer<f32> = Trainer::new(&model, &data, &spec(), 0, build).unwrap();
     let mut peak = |steps: usize| {
         MEMORY.reset_peak_usage();
-        (0..steps).for_each(|_| drop(trainer.advance().unwrap()));
+        (0..steps).for_each(|_| {
+            trainer.advance().unwrap();
+        });
         MEMORY.peak_usage() as f64
     };
     let (_, steady) = (peak(1), peak(3));
