@@ -576,10 +576,13 @@ pub fn caption(comparison: &Comparison) -> String {
         None => String::new(),
     };
     format!(
-        "{} epochs for every arm; {} tried on the validation split with a seed of its own; means over {} seeds with 95% \
+        "{} epochs for every arm; {}; means over {} seeds with 95% \
          intervals, differences in points and paired by seed; seconds on one row, on this machine.{limit}",
         train.epochs,
-        if rates.len() == 1 { "one learning rate, none".into() } else { format!("{} learning rates", rates.len()) },
+        match rates.len() {
+            1 => "one learning rate for all".into(),
+            n => format!("{n} learning rates tried for each on the validation split, with a seed of its own"),
+        },
         seeds.len(),
     )
 }

@@ -37,13 +37,14 @@ pub(super) fn bytes(n: u64) -> String {
     format!("{} {}", significant(value, 3), UNITS[unit])
 }
 
-/// `2.1 ms`, `0.038 s`, `0.42 s`, `12.3 s`, `3 min 20 s`, `2 h 5 min`.
+/// `4.2 µs`, `2.1 ms`, `0.038 s`, `0.42 s`, `12.3 s`, `3 min 20 s`, `2 h 5 min`.
 pub(super) fn seconds(s: f64) -> String {
     if !s.is_finite() || s < 0.0 {
         return NONE.into();
     }
     match s {
         0.0 => "0 s".into(),
+        s if s < 0.0000995 => format!("{} µs", significant(s * 1e6, 2)),
         s if s < 0.00995 => format!("{} ms", significant(s * 1e3, 2)),
         s if s < 0.0995 => format!("{} s", significant(s, 2)),
         s if s < 9.995 => format!("{s:.2} s"),
@@ -159,8 +160,8 @@ mod tests {
     #[test]
     fn times_of_day_and_ratios() {
         assert_eq!(
-            [0.0, 0.0021, 0.038, 0.42, 9.96, 9.999, 12.34, 200.0, 7500.0].map(seconds).join("|"),
-            "0 s|2.1 ms|0.038 s|0.42 s|9.96 s|10.0 s|12.3 s|3 min 20 s|2 h 5 min"
+            [0.0, 0.000_004_2, 0.0021, 0.038, 0.42, 9.96, 9.999, 12.34, 200.0, 7500.0].map(seconds).join("|"),
+            "0 s|4.2 µs|2.1 ms|0.038 s|0.42 s|9.96 s|10.0 s|12.3 s|3 min 20 s|2 h 5 min"
         );
         assert_eq!(seconds(f64::NAN), NONE);
         assert_eq!(times(1.0, 20.0, "smaller", "larger").unwrap(), "20× smaller");
