@@ -48,7 +48,10 @@ impl Build for Options {
         if !(self.tolerance > 0.0 && self.tolerance < 1.0) {
             return Err(Error::Range { name: "tolerance", range: "above 0 and below 1".into(), got: self.tolerance });
         }
-        let factors = Factors { tolerance: self.tolerance, rank: self.rank.max(1), until: self.until.steps(setting) };
+        if self.rank == 0 {
+            return Err(Error::Range { name: "rank", range: "from 1 on".into(), got: 0.0 });
+        }
+        let factors = Factors { tolerance: self.tolerance, rank: self.rank, until: self.until.steps(setting) };
         Ok(Work { parametrization: Some(Box::new(factors)), ..Work::from(Dense) })
     }
 }
@@ -161,6 +164,14 @@ mod tests {
 
     fn factors(tolerance: f64) -> Factors {
         Factors { tolerance, rank: 4, until: 0 }
+    }
+
+    #[test]
+    fn no_rank_is_refused() {
+        let setting = Setting { seed: 0, steps: 1, steps_per_epoch: 1 };
+        let none = Options { rank: 0, ..Options::default() }.build(&setting).err().map(|e| e.to_string());
+        assert!(none.is_some_and(|e| e.contains("rank")));
+        assert!(Options::default().build(&setting).is_ok());
     }
 
     /// Descends to a matrix of rank 2 from a start of rank 4: it is found, and so is its rank.
