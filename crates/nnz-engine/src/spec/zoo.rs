@@ -4,6 +4,7 @@ use crate::layers::{
     Activation, Attention, BatchNorm, Conv2d, Embedding, Flatten, Function, GlobalAvgPool, Init, Last, LayerNorm,
     LayerSpec, Linear, MaxPool, Positions, Relu, Residual, Sample, Tokens,
 };
+use nnz_core::closest;
 
 /// The names that [`crate::ModelSpec::parse`] knows.
 pub const KNOWN: &str = "mlp:IN-HIDDEN-..-OUT, lenet5, vgg-small, resnet8, resnet20, resnet32, mobilenet-small, \
@@ -54,7 +55,10 @@ pub(super) fn layers(text: &str, input: [usize; 3], classes: usize) -> Result<Ve
                 _ => Err(format!("expected {what}, with at most {DEEPEST} blocks")),
             }
         }
-        _ => Err(format!("known models are {KNOWN}")),
+        _ => {
+            let names = KNOWN.split_whitespace().filter_map(|w| w.split([':', ',']).next()).filter(|&w| w != "and");
+            Err(format!("there is none of this name{}; known models are {KNOWN}", closest(name, names)))
+        }
     }
 }
 
