@@ -70,6 +70,7 @@ mod simd;
 mod sliced;
 #[cfg(test)]
 mod testing;
+pub mod threads;
 mod tiled;
 mod transpose;
 
