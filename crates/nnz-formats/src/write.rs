@@ -64,13 +64,15 @@ pub struct Written {
     pub entropy_bits: f64,
 }
 
+/// Type, bytes of a number, extents, first byte and the one behind the last.
+type Piece = (&'static str, usize, Vec<usize>, [u64; 2]);
+
 /// A file under way: whole or not at all, since it gets its name at the end. One tensor is in memory at a time.
 pub struct Writer {
     path: PathBuf,
     body: BufWriter<File>,
     at: u64,
-    /// Type, bytes of a number, extents, first byte and last byte behind it.
-    tensors: BTreeMap<String, (&'static str, usize, Vec<usize>, [u64; 2])>,
+    tensors: BTreeMap<String, Piece>,
     layout: BTreeMap<String, Layout>,
 }
 
