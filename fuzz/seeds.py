@@ -84,6 +84,21 @@ put("idx", "labels", idx([4], bytes(4)))
 put("idx", "pictures", idx([2, 3, 3], bytes(18)))
 put("idx", "packed", gzip.compress(idx([2, 3, 3], bytes(18)), mtime=0))
 
+
+formats = root.parent / "goldens" / "formats"
+for name in ["zip.pth", "legacy.pth"]:
+    put("torch", name.split(".")[0], (formats / name).read_bytes())
+word = lambda n, size=8: n.to_bytes(size, "little")
+text = lambda t: word(len(t)) + t.encode()
+pairs = text("general.alignment") + word(4, 4) + word(32, 4) + text("list") + word(9, 4) + word(8, 4) + word(2) + text("a") + text("b")
+for name, kind, size, shape in [("f32", 0, 16, [2, 2]), ("q4_1", 3, 40, [32, 2]), ("q6_k", 14, 210, [256])]:
+    info = text("w") + word(len(shape), 4) + b"".join(map(word, shape)) + word(kind, 4) + word(0)
+    head = word(3, 4) + word(1) + word(2) + pairs + info
+    put("gguf", name, head + bytes(-(len(head) + 4) % 32) + bytes(size))
+put("weights", "one", tensors(w=small.astype("float32")))
+mask = np.array([[5], [2]], dtype=np.uint8)
+put("weights", "bitmask", tensors(**{"w.compressed": np.float32([1, 2, 3]), "w.bitmask": mask, "w.shape": np.int64([2, 8])}))
+
 nnz = os.environ.get("NNZ", "nnz")
 for recipe in sorted((root.parent / "recipes").rglob("*.toml")):
     put("recipe", recipe.stem + "-" + recipe.parent.name, recipe.read_bytes())

@@ -46,11 +46,15 @@ enum Command {
     Run(commands::run::Args),
     /// Prune a trained model
     Prune(commands::prune::Args),
+    /// How well a language model predicts a text
+    Perplexity(commands::language::PerplexityArgs),
+    /// Write a model of another program as safetensors, dense or packed
+    Convert(commands::language::ConvertArgs),
     /// Accuracy and loss of a model on a data set
     Eval(commands::model::EvalArgs),
     /// What a model is made of: density, bytes, degrees, dead units, components, spectral gap
     Inspect(commands::model::InspectArgs),
-    /// Which class a model gives to a picture (PNG)
+    /// Which class a model gives to a picture (PNG), or how a language model goes on with a text
     Predict(commands::model::PredictArgs),
     /// List the methods
     Methods(commands::methods::MethodsArgs),
@@ -88,6 +92,8 @@ fn main() -> ExitCode {
         Command::Compare(args) => commands::compare::run(&args, ui),
         Command::Run(args) => commands::run::run(&args, ui),
         Command::Prune(args) => commands::prune::run(&args, ui),
+        Command::Perplexity(args) => commands::language::perplexity(&args, ui),
+        Command::Convert(args) => commands::language::convert(&args, ui),
         Command::Eval(args) => commands::model::eval(&args, ui),
         Command::Inspect(args) => commands::model::inspect(&args, ui),
         Command::Predict(args) => commands::model::predict(&args, ui),

@@ -59,7 +59,7 @@ pub struct Signals {
     pub curvature: Option<f64>,
     /// The gradient of R = Σ outputs for an input of ones through |parameters|, divided by R. In 64 bits, without data.
     pub flow: bool,
-    /// The second moment of the inputs of the target of this index.
+    /// The first and second moments of the inputs of the target of this index.
     pub gram: Option<usize>,
     /// Training rows to measure on; 0 is the batch of the step.
     pub rows: usize,
@@ -125,12 +125,25 @@ pub struct Target<'a> {
     pub flow: &'a [f32],
     /// Mean of x xᵀ over the rows measured, `[cols, cols]`; empty unless [`Signals::gram`] named this target.
     pub gram: &'a [f64],
+    /// Mean of x over the same rows, `[cols]`; empty likewise.
+    pub mean: &'a [f64],
 }
 
 impl<'a> Target<'a> {
     /// Without any signal.
     pub fn new(index: usize, shape: &'a Shape, topology: &'a Topology, values: &'a [f32]) -> Self {
-        Self { index, shape, topology, values, gradient: &[], zeros: &[], curvature: &[], flow: &[], gram: &[] }
+        Self {
+            index,
+            shape,
+            topology,
+            values,
+            gradient: &[],
+            zeros: &[],
+            curvature: &[],
+            flow: &[],
+            gram: &[],
+            mean: &[],
+        }
     }
 }
 

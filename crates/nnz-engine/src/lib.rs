@@ -27,7 +27,7 @@ pub use error::{Error, Result};
 pub use frozen::Frozen;
 pub use layers::{Cache, Effects, Init, LayerSpec, Mode, ParamSpec, Role};
 pub use lbfgs::{LbfgsOptions, lbfgs};
-pub use model::{Gram, Model, Pass};
+pub use model::{Gram, Model, Moments, Pass};
 pub use nnz_kernels::Real;
 pub use optim::{Average, LrSchedule, Optimizer, OptimizerSpec, clip_by_norm};
 pub use param::{Connections, Crossovers, Layout, Moved, Param, SPARSE_BELOW, Storage, Storing};

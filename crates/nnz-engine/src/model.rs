@@ -4,7 +4,7 @@ use crate::layers::{Cache, Context, Effects, Mode, Statistics, chain_causal};
 use crate::ops::{self, ZeroProbe};
 use crate::{Error, ModelSpec, Param, Result, Role, Storing, Taps, Tensor, Var};
 use nnz_core::{Kind, Shape, Topology};
-use nnz_kernels::Real;
+use nnz_kernels::{Real, Start, gemm};
 use std::sync::{Arc, Mutex};
 
 /// A network with its values.
@@ -32,13 +32,48 @@ pub struct Pass<'a, T> {
     pub gram: Option<&'a Gram>,
 }
 
-/// The sum of x xᵀ over what a weight reads in a pass.
+/// The sums of x and x xᵀ over what a weight reads in a pass.
 #[derive(Debug)]
 pub struct Gram {
     /// The parameter.
     pub param: usize,
-    /// `[cols, cols]` and the number of rows, once there was a pass.
-    pub sum: Mutex<Option<(Vec<f64>, usize)>>,
+    /// Once there was a pass.
+    pub sum: Mutex<Option<Moments>>,
+}
+
+/// Sums over inputs, or their means.
+#[derive(Clone, Debug, Default)]
+pub struct Moments {
+    /// Of x xᵀ, `[cols, cols]`.
+    pub square: Vec<f64>,
+    /// Of x, `[cols]`.
+    pub first: Vec<f64>,
+    /// Inputs.
+    pub rows: usize,
+}
+
+impl Moments {
+    /// Adds inputs, `[rows, cols]`.
+    pub fn add<T: Real>(&mut self, x: &Tensor<T>) {
+        let (rows, cols) = x.rows_cols();
+        if self.first.is_empty() {
+            (self.square, self.first) = (vec![0.0; cols * cols], vec![0.0; cols]);
+        }
+        let mut square = vec![T::ZERO; cols * cols];
+        gemm(cols, cols, rows, x.data(), (1, cols), x.data(), (cols, 1), Start::Zero, &mut square, cols);
+        self.square.iter_mut().zip(&square).for_each(|(t, s)| *t += s.f64());
+        for row in x.data().chunks_exact(cols.max(1)) {
+            self.first.iter_mut().zip(row).for_each(|(t, v)| *t += v.f64());
+        }
+        self.rows += rows;
+    }
+
+    /// Divided by the number of inputs.
+    pub fn mean(mut self) -> Self {
+        let n = self.rows.max(1) as f64;
+        self.square.iter_mut().chain(&mut self.first).for_each(|v| *v /= n);
+        self
+    }
 }
 
 impl<T> Default for Pass<'_, T> {

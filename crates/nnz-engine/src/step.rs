@@ -8,7 +8,9 @@ use crate::model::Gram;
 use crate::ops::{self, ZeroProbe};
 use crate::param::Entries;
 use crate::task::{self, Frame};
-use crate::{Average, Error, Layout, Mode, Model, Moved, Optimizer, Param, Pass, Result, Storing, Taps, Tensor, Var};
+use crate::{
+    Average, Error, Layout, Mode, Model, Moments, Moved, Optimizer, Param, Pass, Result, Storing, Taps, Tensor, Var,
+};
 use nnz_core::{Edit, Kind, Live, Measure, Plan, Shape, Signals, Sparsifier, Target, Topology, Work, Zero};
 use nnz_kernels::Real;
 use std::sync::{Arc, Mutex};
@@ -70,8 +72,8 @@ pub(crate) struct Step<T> {
     curvature: Vec<Tensor<T>>,
     /// Shares of the flow, likewise.
     flow: Vec<Tensor<f64>>,
-    /// A parameter and the second moment of its inputs.
-    gram: Option<(usize, Vec<f64>)>,
+    /// A parameter and the moments of its inputs.
+    gram: Option<(usize, Moments)>,
     /// For running statistics.
     pub statistics: Vec<Statistics<T>>,
 }
@@ -216,14 +218,14 @@ fn flow<T: Real>(model: &Model<T>) -> Result<Vec<Tensor<f64>>> {
     Ok(model.params.iter().zip(&leaves).map(share).collect())
 }
 
-/// The second moment of what a target reads.
+/// The moments of what a target reads.
 fn gram<T: Real>(
     model: &Model<T>,
     batch: &Batch<T>,
     mode: Mode,
     kind: Kind,
     target: usize,
-) -> Result<(usize, Vec<f64>)> {
+) -> Result<(usize, Moments)> {
     let place = model.places(kind).get(target).copied().filter(|_| kind == Kind::Weights);
     let param = place.ok_or_else(|| Error::Refused(format!("no weight is target {target}")))?;
     let gram = Gram { param, sum: Mutex::new(None) };
@@ -231,7 +233,7 @@ fn gram<T: Real>(
     let pass = Pass { mode, gram: Some(&gram), ..Default::default() };
     model.forward(&Var::constant(batch.input.clone()), &constants, pass)?;
     match gram.sum.into_inner().unwrap_or_else(|e| e.into_inner()) {
-        Some((sum, rows)) => Ok((param, sum.into_iter().map(|s| s / rows.max(1) as f64).collect())),
+        Some(sum) => Ok((param, sum.mean())),
         None => Err(Error::Refused(format!(
             "what `{}` reads cannot be measured: only linear layers and convolutions without groups show their inputs",
             model.params[param].shape.name
@@ -287,6 +289,7 @@ struct View<'a> {
     curvature: Vec<f32>,
     flow: Vec<f32>,
     gram: &'a [f64],
+    mean: &'a [f64],
 }
 
 impl<'a> Views<'a> {
@@ -300,7 +303,8 @@ impl<'a> Views<'a> {
                 }
                 let (curvature, flow) = Default::default();
                 let topology = Topology::full(axis.units, 1);
-                View { shape: axis.shape(), topology, values, gradient, zeros: &[], curvature, flow, gram: &[] }
+                let shape = axis.shape();
+                View { shape, topology, values, gradient, zeros: &[], curvature, flow, gram: &[], mean: &[] }
             };
             return Self { parts: axes(&model.spec).iter().map(view).collect() };
         }
@@ -315,6 +319,7 @@ impl<'a> Views<'a> {
         let view = |i: usize| {
             let p = &model.params[i];
             let rows = p.by_rows();
+            let moments = pass.gram.as_ref().filter(|(at, _)| *at == i).map(|(_, m)| m);
             View {
                 shape: p.shape.clone(),
                 values: narrow(rows.of(&p.value)),
@@ -322,7 +327,8 @@ impl<'a> Views<'a> {
                 zeros: pass.zeros.get(i).map_or(&[], Vec::as_slice),
                 curvature: pass.curvature.get(i).map_or_else(Vec::new, |g| narrow(rows.of(g))),
                 flow: pass.flow.get(i).map_or_else(Vec::new, |g| narrow(rows.of(g))),
-                gram: pass.gram.as_ref().filter(|(at, _)| *at == i).map_or(&[], |(_, g)| g),
+                gram: moments.map_or(&[], |m| &m.square),
+                mean: moments.map_or(&[], |m| &m.first),
                 topology: rows.topology,
             }
         };
@@ -332,7 +338,7 @@ impl<'a> Views<'a> {
     pub fn targets(&self) -> Vec<Target<'_>> {
         let parts = self.parts.iter().enumerate();
         parts
-            .map(|(index, View { shape, topology, values, gradient, zeros, curvature, flow, gram })| Target {
+            .map(|(index, View { shape, topology, values, gradient, zeros, curvature, flow, gram, mean })| Target {
                 index,
                 shape,
                 topology,
@@ -342,6 +348,7 @@ impl<'a> Views<'a> {
                 curvature,
                 flow,
                 gram,
+                mean,
             })
             .collect()
     }
@@ -581,7 +588,7 @@ mod tests {
 
     /// Behind unfolding, a convolution is a matrix, and what it reads are patches.
     #[test]
-    fn the_second_moment_is_that_of_what_a_weight_reads() {
+    fn the_moments_are_those_of_what_a_weight_reads() {
         let (model, batch) = network("vgg-small");
         let (param, gram) = gram(&model, &batch, Mode::Use, Kind::Weights, 1).unwrap();
         let cols = model.params[param].shape.cols;
@@ -595,7 +602,9 @@ mod tests {
         assert_eq!(wide, cols);
         for (a, b) in [(0, 0), (3, 7), (cols - 1, 2)] {
             let dot: f64 = patches.value().data().chunks(cols).map(|r| r[a] * r[b]).sum();
-            assert!((gram[a * cols + b] - dot / rows as f64).abs() < 1e-9);
+            let sum: f64 = patches.value().data().chunks(cols).map(|r| r[a]).sum();
+            assert!((gram.square[a * cols + b] - dot / rows as f64).abs() < 1e-9);
+            assert!((gram.first[a] - sum / rows as f64).abs() < 1e-9);
         }
         assert!(super::gram(&model, &batch, Mode::Use, Kind::Weights, 99).is_err());
     }

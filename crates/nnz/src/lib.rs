@@ -23,6 +23,7 @@ pub mod graph;
 pub mod inspect;
 pub mod kernels;
 pub mod ledger;
+pub mod models;
 pub mod prune;
 mod recipe;
 pub mod report;

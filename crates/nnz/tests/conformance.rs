@@ -7,7 +7,9 @@ use nnz::data::Store;
 use nnz_core::{Act, Edit, Kind, Leaf, Method, Plan, Rng, Setting, Shape, Target, Topology, Work, Zero};
 use nnz_engine::data::{Dataset, Inputs, Split};
 use nnz_engine::file::Header;
-use nnz_engine::{Dtype, LrSchedule, ModelSpec, OptimizerSpec, Real, Storage, Task, TrainSpec, Trainer, axes};
+use nnz_engine::{
+    Dtype, LrSchedule, ModelSpec, Moments, OptimizerSpec, Real, Storage, Task, Tensor, TrainSpec, Trainer, axes,
+};
 use std::sync::OnceLock;
 
 const MODEL: &str = "mlp:784-30-20-10";
@@ -179,13 +181,13 @@ fn follows_what_it_is_shown(m: &'static Method) -> Verdict {
             .enumerate()
             .map(|(i, t)| ["w", "g", "h", "f"].map(|what| numbers(what, i, t.nnz())))
             .collect();
-        let grams: Vec<Vec<f64>> = shapes
+        let moments: Vec<Moments> = shapes
             .iter()
             .enumerate()
             .map(|(i, s)| {
-                let x = numbers("x", i, 4 * s.cols * s.cols);
-                let dot = |a: usize, b: usize| x.chunks(s.cols).map(|r| f64::from(r[a] * r[b])).sum::<f64>();
-                (0..s.cols * s.cols).map(|k| dot(k / s.cols, k % s.cols)).collect()
+                let mut moments = Moments::default();
+                moments.add(&Tensor::new(&[4 * s.cols, s.cols], numbers("x", i, 4 * s.cols * s.cols)));
+                moments.mean()
             })
             .collect();
         let zeros: Vec<Vec<Zero>> = topologies
@@ -205,7 +207,8 @@ fn follows_what_it_is_shown(m: &'static Method) -> Verdict {
                 gradient: &drawn[i][1],
                 curvature: &drawn[i][2],
                 flow: &drawn[i][3],
-                gram: &grams[i],
+                gram: &moments[i].square,
+                mean: &moments[i].first,
                 zeros: &zeros[i],
                 ..Target::new(i, &shapes[i], &topologies[i], &drawn[i][0])
             })

@@ -20,7 +20,7 @@ const BATCH: usize = 1 << 16;
 pub struct Args {
     #[command(subcommand)]
     what: Option<What>,
-    /// A model written by nnz
+    /// A model written by nnz, or a language model
     model: Option<PathBuf>,
     /// Say for each layer what binds it, the share of that limit that is reached, and where dense would win
     #[arg(long)]
@@ -53,6 +53,7 @@ struct KernelArgs {
 pub fn run(args: &Args, ui: Ui) -> Result<ExitCode> {
     match (&args.what, &args.model) {
         (Some(What::Kernels(args)), _) => kernels(args, ui),
+        (None, Some(model)) if nnz::models::foreign(model) => super::language::bench(model, args.why, ui),
         (None, Some(model)) => network(model, args, ui),
         (None, None) => bail!("nothing to measure; give a model's file, or `nnz bench kernels`"),
     }
@@ -65,7 +66,7 @@ fn batch(batch: usize) -> Result<usize> {
     }
 }
 
-fn machine(ui: Ui) -> Result<Machine> {
+pub fn machine(ui: Ui) -> Result<Machine> {
     let (machine, note) = Machine::load()?;
     note.iter().for_each(|n| ui.note(n));
     Ok(machine)

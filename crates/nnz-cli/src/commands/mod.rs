@@ -3,6 +3,7 @@ pub mod bench;
 pub mod compare;
 pub mod data;
 pub mod doctor;
+pub mod language;
 pub mod methods;
 pub mod model;
 pub mod prune;

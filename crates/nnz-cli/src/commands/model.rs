@@ -45,7 +45,7 @@ enum Which {
   nnz inspect small.safetensors
   nnz inspect small.safetensors --html page.html")]
 pub struct InspectArgs {
-    /// A model written by nnz
+    /// A model written by nnz, or any file or folder of weights
     model: PathBuf,
     /// Write everything measured, with pictures, as a web page, and the numbers behind them as CSV beside it
     #[arg(long, value_name = "FILE")]
@@ -56,12 +56,16 @@ pub struct InspectArgs {
 #[derive(ClapArgs, Debug)]
 #[command(after_help = "Examples:
   nnz predict small.safetensors picture.png
-  nnz predict model.safetensors new.csv --json")]
+  nnz predict model.safetensors new.csv --json
+  nnz predict model.gguf 'The capital of France is' --tokens 20")]
 pub struct PredictArgs {
-    /// A model written by nnz
+    /// A model written by nnz, or a language model
     model: PathBuf,
-    /// A picture (PNG, JPEG) of the model's input size, or a table (CSV, TSV) for a model that learned from one
+    /// A picture (PNG, JPEG) of the model's input size, a table (CSV, TSV) for a model that learned from one, or a text that a
+    /// language model goes on with
     input: PathBuf,
+    #[command(flatten)]
+    generation: super::language::Generation,
 }
 
 /// Refuses data of another shape than the model's input.
@@ -133,6 +137,9 @@ fn whole(data: &Dataset) -> Result<Split> {
 
 /// Measures a model.
 pub fn inspect(args: &InspectArgs, ui: Ui) -> Result<ExitCode> {
+    if nnz::models::foreign(&args.model) {
+        return super::language::inspect(&args.model, args.html.as_deref(), ui);
+    }
     let (model, header): (Model<f32>, Header) = load_model(&args.model, Storage::Auto)?;
     let inspection = measure(&model, &header)?;
     if let Some(page) = &args.html {
@@ -208,6 +215,9 @@ fn describe(i: &Inspection) -> String {
 
 /// Names the class of a picture, or of every row of a table; or predicts the numbers of a row.
 pub fn predict(args: &PredictArgs, ui: Ui) -> Result<ExitCode> {
+    if nnz::models::foreign(&args.model) {
+        return super::language::generate(&args.model, &args.input.to_string_lossy(), &args.generation, ui);
+    }
     let (model, header): (Model<f32>, Header) = load_model(&args.model, Storage::Auto)?;
     if header.task == Task::Reconstruction {
         bail!("{} gives its input back; there is nothing to predict", args.model.display());

@@ -18,15 +18,16 @@ use std::process::ExitCode;
 #[command(after_help = "Examples:
   nnz prune model.safetensors --method magnitude --density 0.1 -o small.safetensors
   nnz prune model.safetensors --method magnitude --density 0.05 --data mnist --finetune 5 -o small.safetensors
-  nnz prune model.safetensors --method snip --density 0.1 --data mnist -o small.safetensors")]
+  nnz prune model.safetensors --method snip --density 0.1 --data mnist -o small.safetensors
+  nnz prune model.gguf --method sparsegpt --density 0.5 --calibrate text.txt -o small")]
 pub struct Args {
-    /// A model written by nnz
-    model: PathBuf,
+    /// A model written by nnz, or a language model: a GGUF file, or a folder of safetensors or PyTorch weights
+    pub model: PathBuf,
     #[command(flatten)]
-    method: MethodArgs,
+    pub method: MethodArgs,
     /// Data set to score by, to fine-tune on and to measure with
     #[arg(long, value_name = "DATA")]
-    data: Option<String>,
+    pub data: Option<String>,
     /// Train the survivors for this many epochs
     #[arg(long, value_name = "EPOCHS", requires = "data")]
     finetune: Option<u32>,
@@ -34,17 +35,25 @@ pub struct Args {
     train: TrainArgs,
     /// Key of all random choices
     #[arg(long, value_name = "SEED", default_value_t = 0)]
-    seed: u64,
-    /// The pruned model
+    pub seed: u64,
+    /// The pruned model: a file; a folder for a language model
     #[arg(long, short, value_name = "FILE")]
-    output: PathBuf,
+    pub output: PathBuf,
+    /// Text that a language model reads while it is pruned
+    #[arg(long, value_name = "TEXT", conflicts_with = "data")]
+    pub calibrate: Option<PathBuf>,
+    #[command(flatten)]
+    pub writing: super::language::Writing,
     /// Write zeros too, so that any safetensors reader sees plain matrices
     #[arg(long)]
-    dense_layout: bool,
+    pub dense_layout: bool,
 }
 
 /// Prunes a model.
 pub fn run(args: &Args, ui: Ui) -> Result<ExitCode> {
+    if nnz::models::foreign(&args.model) {
+        return super::language::prune(args, ui);
+    }
     let storage = args.train.spec(0).storage;
     let (mut model, mut header): (Model<f32>, Header) = load_model(&args.model, storage)?;
     let data = match &args.data {

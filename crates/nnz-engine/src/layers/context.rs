@@ -194,14 +194,8 @@ impl<'a, T: Real> Context<'a, T> {
     fn watch(&self, x: impl FnOnce() -> Var<T>) {
         let Some(gram) = self.pass.gram.filter(|g| g.param == self.next) else { return };
         recording(false, || {
-            let x = x();
-            let (rows, cols) = x.value().rows_cols();
-            let x = ops::reshape(&x, &[rows, cols]);
-            let square = ops::matmul(&x, true, &x, false);
             let mut sum = gram.sum.lock().unwrap_or_else(|e| e.into_inner());
-            let (total, seen) = sum.get_or_insert_with(|| (vec![0.0; cols * cols], 0));
-            total.iter_mut().zip(square.value().data()).for_each(|(t, s)| *t += s.f64());
-            *seen += rows;
+            sum.get_or_insert_default().add(x().value());
         });
     }
 

@@ -7,10 +7,11 @@
 //! quantization.
 
 use nalgebra::DMatrix;
+use super::Sequential;
 use nnz_core::{
-    Budget, Build, DistributionKind, Edit, Error, Method, Paper, Pattern, Period, Plan, Result, Setting, Shape,
-    Signals, Sparsifier, Target, Topology, Work, allocate,
+    Budget, Build, DistributionKind, Edit, Error, Method, Paper, Pattern, Period, Result, Setting, Target, Topology, Work,
 };
+use rayon::prelude::*;
 use serde::{Deserialize, Serialize};
 
 /// The card.
@@ -60,74 +61,24 @@ impl Build for Options {
                 self.budget.pattern
             )));
         }
-        let distribution = self.budget.distribution.build();
-        if distribution.needs_scores() {
-            return Err(Error::Refused(
-                "sparsegpt sees one layer at a time and cannot share a global budget; choose uniform, er or erk".into(),
-            ));
-        }
-        Ok(SparseGpt { at: self.at.steps(setting), setting: *setting, options: self, layer: 0, layers: None }.into())
+        let Self { budget, at, block, damp, rows } = self;
+        let prune = move |t: &Target, count: usize| edit(t, count, budget.pattern, block, damp);
+        Ok(Sequential::new("sparsegpt", budget, at, rows, setting, prune)?.into())
     }
 }
 
-struct SparseGpt {
-    options: Options,
-    at: u64,
-    setting: Setting,
-    /// The next layer, and how many there are, once seen.
-    layer: usize,
-    layers: Option<usize>,
-}
-
-impl Sparsifier for SparseGpt {
-    fn check(&self, shapes: &[&Shape]) -> Result<()> {
-        self.options.budget.fixed(&self.setting).check(shapes)
-    }
-
-    fn plan(&self, step: u64) -> Plan {
-        if step != self.at || self.layers == Some(self.layer) {
-            return Plan::Rest;
-        }
-        Plan::Rewire(Signals { gram: Some(self.layer), rows: self.options.rows, ..Signals::NONE })
-    }
-
-    /// One for each layer, measured behind the layers that are pruned already.
-    fn rounds(&self, _: u64) -> u32 {
-        u32::MAX
-    }
-
-    fn rewire(&mut self, _: u64, targets: &[Target]) -> Result<Vec<Edit>> {
-        let Options { budget, block, damp, .. } = &self.options;
-        let shapes: Vec<&Shape> = targets.iter().map(|t| t.shape).collect();
-        let counts = allocate(&*budget.distribution.build(), &shapes, &[], budget.density)?;
-        let mut edits = vec![Edit::Keep; targets.len()];
-        let Some(t) = targets.get(self.layer) else { return Ok(edits) };
-        let (rows, cols) = (t.shape.rows, t.shape.cols);
-        let mut weight = vec![0.0; rows * cols];
-        t.topology.positions().zip(t.values).for_each(|(p, &v)| weight[p as usize] = f64::from(v));
-        let upper = factor(t.gram, cols, *damp).ok_or_else(|| {
-            Error::Refused(format!(
-                "what `{}` reads has no second moment that can be inverted; raise damp",
-                t.shape.name
-            ))
-        })?;
-        let kept = sweep(&mut weight, &upper, cols, *block, counts[self.layer], budget.pattern);
-        let topology = Topology::from_positions(rows, cols, (0..weight.len()).filter(|&p| kept[p]).map(|p| p as u64));
-        let values = topology.positions().map(|p| weight[p as usize]).collect();
-        edits[self.layer] = Edit::Set { topology, values };
-        (self.layer, self.layers) = (self.layer + 1, Some(targets.len()));
-        Ok(edits)
-    }
-
-    fn state(&self) -> serde_json::Value {
-        serde_json::json!([self.layer, self.layers])
-    }
-
-    fn restore(&mut self, state: &serde_json::Value) -> Result<()> {
-        let number = |i: usize| state[i].as_u64().map(|n| n as usize);
-        (self.layer, self.layers) = (number(0).unwrap_or_default(), number(1));
-        Ok(())
-    }
+/// Which `count` entries of a layer stay, and what they become.
+fn edit(t: &Target, count: usize, pattern: Pattern, block: usize, damp: f64) -> Result<Edit> {
+    let (rows, cols) = (t.shape.rows, t.shape.cols);
+    let mut weight = vec![0.0; rows * cols];
+    t.topology.positions().zip(t.values).for_each(|(p, &v)| weight[p as usize] = f64::from(v));
+    let upper = factor(t.gram, cols, damp).ok_or_else(|| {
+        Error::Refused(format!("what `{}` reads has no second moment that can be inverted; raise damp", t.shape.name))
+    })?;
+    let kept = sweep(&mut weight, &upper, cols, block, count, pattern);
+    let topology = Topology::from_positions(rows, cols, (0..weight.len()).filter(|&p| kept[p]).map(|p| p as u64));
+    let values = topology.positions().map(|p| weight[p as usize]).collect();
+    Ok(Edit::Set { topology, values })
 }
 
 /// U of H⁻¹ = Uᵀ U with H = `gram` + damp · mean(diagonal) · I, row-major `[cols, cols]`. O(cols³).
@@ -155,18 +106,17 @@ fn sweep(weight: &mut [f64], upper: &[f64], cols: usize, block: usize, count: us
             order.sort_by(|a, b| b.0.total_cmp(&a.0).then(a.1.cmp(&b.1)));
             order.iter().take(quota).for_each(|o| kept[o.1] = true);
         }
-        for r in 0..rows {
+        let spread = |(row, kept): (&mut [f64], &mut [bool])| {
             let mut errors = vec![0.0; end - start];
             for j in start..end {
                 if let Pattern::Nm { n, m } = pattern
                     && j % m == 0
                 {
                     let mut group: Vec<usize> = (j..(j + m).min(cols)).collect();
-                    group.sort_by(|&a, &b| score(weight, r, b).total_cmp(&score(weight, r, a)).then(a.cmp(&b)));
-                    group.iter().take(n).for_each(|&k| kept[r * cols + k] = true);
+                    group.sort_by(|&a, &b| score(row, 0, b).total_cmp(&score(row, 0, a)).then(a.cmp(&b)));
+                    group.iter().take(n).for_each(|&k| kept[k] = true);
                 }
-                let row = &mut weight[r * cols..(r + 1) * cols];
-                if !kept[r * cols + j] {
+                if !kept[j] {
                     let e = row[j] / upper[j * cols + j];
                     errors[j - start] = e;
                     let u = &upper[j * cols + j..j * cols + end];
@@ -174,12 +124,12 @@ fn sweep(weight: &mut [f64], upper: &[f64], cols: usize, block: usize, count: us
                     row[j] = 0.0;
                 }
             }
-            let (row, behind) = (&mut weight[r * cols + end..(r + 1) * cols], cols - end);
             for (e, j) in errors.iter().zip(start..end).filter(|(e, _)| **e != 0.0) {
-                let u = &upper[j * cols + end..j * cols + end + behind];
-                row.iter_mut().zip(u).for_each(|(w, u)| *w -= e * u);
+                let u = &upper[j * cols + end..(j + 1) * cols];
+                row[end..].iter_mut().zip(u).for_each(|(w, u)| *w -= e * u);
             }
-        }
+        };
+        weight.par_chunks_mut(cols).zip(kept.par_chunks_mut(cols)).for_each(spread);
         start = end;
     }
     kept

@@ -1,0 +1,419 @@
+//! Models of other programs: what is in them, how well they predict, pruned and written anew.
+
+use crate::ui::{self, Ui};
+use anyhow::{Result, bail};
+use clap::{Args as ClapArgs, ValueEnum};
+use indicatif::{ProgressBar, ProgressDrawTarget};
+use nnz::models::{self, Generator, Language, Pruned, Pruning, Weights};
+use nnz_core::Rng;
+use nnz_formats::{Archive, Dtype, Packing};
+use serde_json::json;
+use std::io::IsTerminal;
+use std::path::{Path, PathBuf};
+use std::process::ExitCode;
+use std::time::Instant;
+
+/// How weights are written.
+#[derive(ClapArgs, Debug)]
+pub struct Writing {
+    /// How the matrices of a language model are written [default: the smallest of dense, csr and bitmask]
+    #[arg(long, value_enum, value_name = "LAYOUT")]
+    layout: Option<Layout>,
+    /// How the numbers of a language model are written
+    #[arg(long, value_enum, default_value_t = Numbers::F16, value_name = "TYPE")]
+    numbers: Numbers,
+    /// Tokens that --calibrate takes from the start of its text
+    #[arg(long, default_value_t = 16384, value_name = "N")]
+    calibration_tokens: usize,
+    /// Tokens of a block of the calibration text
+    #[arg(long, default_value_t = 512, value_name = "N")]
+    calibration_length: usize,
+}
+
+#[derive(Clone, Copy, Debug, ValueEnum)]
+enum Layout {
+    /// Every entry, zeros too: loads everywhere
+    Dense,
+    /// Compressed rows
+    Csr,
+    /// A bit an entry and the nonzeros; N:M patterns too
+    Bitmask,
+    /// The mask by an arithmetic coder, as small as its density allows
+    Entropy,
+}
+
+#[derive(Clone, Copy, Debug, ValueEnum)]
+enum Numbers {
+    F32,
+    F16,
+    Bf16,
+}
+
+impl Writing {
+    fn packing(&self) -> Option<Packing> {
+        self.layout.map(|l| match l {
+            Layout::Dense => Packing::Dense,
+            Layout::Csr => Packing::Csr,
+            Layout::Bitmask => Packing::Bitmask,
+            Layout::Entropy => Packing::Entropy,
+        })
+    }
+
+    fn dtype(&self) -> Dtype {
+        match self.numbers {
+            Numbers::F32 => Dtype::F32,
+            Numbers::F16 => Dtype::F16,
+            Numbers::Bf16 => Dtype::Bf16,
+        }
+    }
+}
+
+/// Arguments of `nnz perplexity`.
+#[derive(ClapArgs, Debug)]
+#[command(after_help = "Examples:
+  nnz perplexity model.gguf wikitext2_test.txt.gz
+  nnz perplexity small wikitext2_test.txt.gz --against model.gguf    the difference, with its interval over blocks")]
+pub struct PerplexityArgs {
+    /// A language model: a GGUF file, or a folder of safetensors or PyTorch weights
+    model: PathBuf,
+    /// A text (UTF-8; .gz too)
+    text: PathBuf,
+    /// Tokens from the start of the text
+    #[arg(long, default_value_t = 32768, value_name = "N")]
+    tokens: usize,
+    /// Tokens of a block, which sees nothing before itself
+    #[arg(long, default_value_t = 512, value_name = "N")]
+    length: usize,
+    /// Another model, to be compared block by block
+    #[arg(long, value_name = "MODEL")]
+    against: Option<PathBuf>,
+}
+
+/// Arguments of `nnz convert`.
+#[derive(ClapArgs, Debug)]
+#[command(after_help = "Examples:
+  nnz convert model.gguf -o folder                      as Hugging Face lays it out
+  nnz convert small -o everywhere --layout dense        zeros written too, for programs that know no packed weights")]
+pub struct ConvertArgs {
+    /// A language model: a GGUF file, or a folder of safetensors or PyTorch weights
+    model: PathBuf,
+    /// The folder to write
+    #[arg(long, short, value_name = "FOLDER")]
+    output: PathBuf,
+    /// How matrices are written [default: the smallest of dense, csr and bitmask]
+    #[arg(long, value_enum, value_name = "LAYOUT")]
+    layout: Option<Layout>,
+    /// How numbers are written
+    #[arg(long, value_enum, default_value_t = Numbers::F16, value_name = "TYPE")]
+    numbers: Numbers,
+}
+
+/// How a language model goes on.
+#[derive(ClapArgs, Debug)]
+pub struct Generation {
+    /// Most tokens that a language model adds
+    #[arg(long, default_value_t = 64, value_name = "N")]
+    tokens: usize,
+    /// Softmax temperature of a language model; 0 takes the likeliest token
+    #[arg(long, default_value_t = 0.0, value_name = "T")]
+    temperature: f64,
+    /// Draw among the likeliest tokens that together have this probability
+    #[arg(long, default_value_t = 1.0, value_name = "P")]
+    top: f64,
+    /// Key of all random choices
+    #[arg(long, default_value_t = 0, value_name = "SEED")]
+    seed: u64,
+}
+
+/// A bar over layers.
+fn bar(ui: Ui, what: &'static str, layers: usize) -> ProgressBar {
+    let hidden = ui.quiet || !std::io::stderr().is_terminal();
+    let target = if hidden { ProgressDrawTarget::hidden() } else { ProgressDrawTarget::stderr() };
+    ProgressBar::with_draw_target(Some(layers as u64), target).with_message(what)
+}
+
+/// exp of the mean difference of losses, with its 95% interval over blocks.
+fn ratio(a: &[f64], b: &[f64]) -> (f64, Option<(f64, f64)>) {
+    let differences: Vec<f64> = a.iter().zip(b).map(|(a, b)| a - b).collect();
+    let s = nnz::summarize(&differences);
+    (s.mean.exp(), s.half_width.map(|h| ((s.mean - h).exp(), (s.mean + h).exp())))
+}
+
+/// Measures perplexity.
+pub fn perplexity(args: &PerplexityArgs, ui: Ui) -> Result<ExitCode> {
+    let text = models::text(&args.text)?;
+    let measure = |path: &Path| -> Result<models::Perplexity> {
+        let model = Language::open(path)?;
+        let tokens = model.tokens()?.encode(&text)?;
+        let blocks = models::blocks(&tokens, args.length, args.tokens / args.length.max(1), &args.text)?;
+        if blocks.len() * args.length < args.tokens / args.length.max(1) * args.length {
+            ui.note(format!("the text has {} tokens; {} blocks were taken", tokens.len(), blocks.len()));
+        }
+        let bar = bar(ui, "layers", model.config.layers);
+        let found = models::perplexity(&model, &blocks, |l| bar.set_position(l as u64))?;
+        bar.finish_and_clear();
+        Ok(found)
+    };
+    let found = measure(&args.model)?;
+    let other = args.against.as_deref().map(measure).transpose()?;
+    let compared = other.as_ref().map(|o| ratio(&found.blocks, &o.blocks));
+    let loss = nnz::summarize(&found.blocks);
+    let interval = loss.half_width.map(|h| ((loss.mean - h).exp(), (loss.mean + h).exp()));
+    let document = json!({
+        "perplexity": found.perplexity, "interval": interval, "tokens": found.blocks.len() * found.length,
+        "length": found.length, "losses": found.blocks,
+        "against": other.as_ref().map(|o| o.perplexity),
+        "ratio": compared.map(|c| c.0), "ratio_interval": compared.and_then(|c| c.1),
+    });
+    let spread = |i: Option<(f64, f64)>, digits: usize| {
+        i.map_or_else(String::new, |(a, b)| format!(" (95% interval {a:.digits$} to {b:.digits$} over blocks)"))
+    };
+    ui.answer(&document, || {
+        let of = format!("{} blocks of {} tokens of {}", found.blocks.len(), found.length, args.text.display());
+        let mut answer = format!("perplexity {:.3} on {of}{}", found.perplexity, spread(interval, 2));
+        if let (Some(o), Some((r, i))) = (&other, compared) {
+            answer += &format!("\n{:.3} for the other model; ratio {r:.4}{}", o.perplexity, spread(i, 4));
+        }
+        answer
+    })?;
+    Ok(ExitCode::SUCCESS)
+}
+
+/// What was written, in words and as a document.
+fn written(pruned: &Pruned, model: &Language, output: &Path, dtype: Dtype, ui: Ui) -> Result<ExitCode> {
+    let sum = |f: &dyn Fn(&models::Part) -> f64| pruned.parts.iter().map(f).sum::<f64>();
+    let (bits, least) = (sum(&|p| p.written.mask_bits), sum(&|p| p.written.entropy_bits));
+    let entries = sum(&|p| p.entries as f64);
+    let all: usize = model.shapes().iter().map(|(_, s)| s.iter().product::<usize>()).sum();
+    let before = model.archive.tensors().filter_map(|(n, _)| model.archive.bytes(n)).sum::<usize>();
+    let dense = all * if dtype == Dtype::F32 { 4 } else { 2 };
+    let (density, bytes) = (pruned.density(), pruned.bytes as usize);
+    let document = json!({
+        "density": density, "bytes": bytes, "bytes_before": before, "bytes_dense": dense, "output": output,
+        "mask_bits_per_entry": bits / entries, "entropy_bits_per_entry": least / entries,
+        "layers": pruned.parts.iter().map(|p| json!({"name": p.name, "entries": p.entries, "nonzeros": p.written.nonzeros,
+            "bytes": p.written.bytes})).collect::<Vec<_>>(),
+    });
+    ui.answer(&document, || {
+        let mut text = format!(
+            "{} of {} weights of the blocks stay, density {}\n{} in {}; {} with every entry in as many bits ({}), {} as it came",
+            ui::count(sum(&|p| p.written.nonzeros as f64) as usize),
+            ui::count(entries as usize),
+            ui::density(density),
+            ui::bytes(bytes),
+            output.display(),
+            ui::bytes(dense),
+            match dense as f64 / bytes as f64 {
+                r if r >= 1.005 => format!("{r:.2}x smaller"),
+                r if r < 0.995 => format!("{:.2}x larger", 1.0 / r),
+                _ => "the same".into(),
+            },
+            ui::bytes(before),
+        );
+        if bits > 0.0 {
+            text += &format!(
+                "\nthe masks take {:.4} bits an entry; their densities alone ask for {:.4}",
+                bits / entries,
+                least / entries
+            );
+        }
+        if bytes > before {
+            text += "\nlarger than what it came from";
+        }
+        text
+    })?;
+    Ok(ExitCode::SUCCESS)
+}
+
+/// Writes a model anew.
+pub fn convert(args: &ConvertArgs, ui: Ui) -> Result<ExitCode> {
+    let model = Language::open(&args.model)?;
+    let writing = Writing { layout: args.layout, numbers: args.numbers, calibration_tokens: 0, calibration_length: 0 };
+    let bar = bar(ui, "tensors", model.shapes().len());
+    let pruned =
+        models::copy(&model, &args.output, writing.packing(), writing.dtype(), |t| bar.set_position(t as u64))?;
+    bar.finish_and_clear();
+    written(&pruned, &model, &args.output, writing.dtype(), ui)
+}
+
+/// Prunes a language model.
+pub fn prune(args: &super::prune::Args, ui: Ui) -> Result<ExitCode> {
+    if args.data.is_some() {
+        bail!("--data is for networks that nnz trained; give a language model a text with --calibrate");
+    }
+    let method = nnz::REGISTRY.find(&args.method.method)?;
+    let options = args.method.options()?;
+    let model = Language::open(&args.model)?;
+    let tokens = match &args.calibrate {
+        Some(path) => model.tokens()?.encode(&models::text(path)?)?,
+        None => Vec::new(),
+    };
+    let Writing { calibration_tokens, calibration_length, .. } = args.writing;
+    let count = calibration_tokens / calibration_length.max(1);
+    let blocks = match &args.calibrate {
+        Some(path) => models::blocks(&tokens, calibration_length, count.max(1), path)?,
+        None => Vec::new(),
+    };
+    let packing = if args.dense_layout { Some(Packing::Dense) } else { args.writing.packing() };
+    let pruning = Pruning { method, options: &options, seed: args.seed, packing, dtype: args.writing.dtype() };
+    let bar = bar(ui, "blocks", model.config.layers);
+    let pruned = models::prune(&model, &pruning, &blocks, &args.output, |l| bar.set_position(l as u64))?;
+    bar.finish_and_clear();
+    written(&pruned, &model, &args.output, args.writing.dtype(), ui)
+}
+
+/// Lists what is in a file or folder of weights.
+pub fn inspect(path: &Path, html: Option<&Path>, ui: Ui) -> Result<ExitCode> {
+    if html.is_some() {
+        bail!("--html is for networks that nnz trained; weights of other programs are listed as a table");
+    }
+    let archive = Archive::open(path)?;
+    let mut rows = Vec::new();
+    let mut tensors = Vec::new();
+    let (mut all, mut zeros) = (0, 0);
+    for (name, entry) in archive.tensors() {
+        let values = archive.read(name)?;
+        let nonzeros = values.iter().filter(|v| **v != 0.0).count();
+        let (n, bytes) = (values.len(), archive.bytes(name).unwrap_or(0));
+        (all, zeros) = (all + n, zeros + n - nonzeros);
+        let shape = entry.shape.iter().map(usize::to_string).collect::<Vec<_>>().join("x");
+        let size = (values.iter().map(|v| f64::from(*v).powi(2)).sum::<f64>() / n.max(1) as f64).sqrt();
+        let odd = values.iter().filter(|v| !v.is_finite()).count();
+        let density = nonzeros as f64 / n.max(1) as f64;
+        tensors.push(
+            json!({"name": name, "shape": entry.shape, "numbers": entry.format.name(), "layout": entry.packing.name(),
+            "density": density, "bytes": bytes, "root_mean_square": size, "not_finite": odd}),
+        );
+        rows.push(vec![
+            name.to_owned(),
+            shape,
+            entry.format.name().into(),
+            entry.packing.name().into(),
+            ui::density(density),
+            ui::bytes(bytes),
+            if odd == 0 { format!("{size:.4}") } else { format!("{odd} not finite") },
+        ]);
+    }
+    let bytes: usize = archive.tensors().filter_map(|(n, _)| archive.bytes(n)).sum();
+    let document = json!({"kind": archive.kind, "numbers": all, "zeros": zeros, "bytes": bytes, "tensors": tensors});
+    ui.answer(&document, || {
+        let head = ["", "shape", "numbers", "layout", "density", "bytes", "root mean square"];
+        format!(
+            "{}: {} numbers in {} tensors, {} of them zero, {}\n\n{}",
+            archive.kind,
+            ui::count(all),
+            rows.len(),
+            ui::count(zeros),
+            ui::bytes(bytes),
+            ui::table(&head, rows)
+        )
+    })?;
+    Ok(ExitCode::SUCCESS)
+}
+
+/// Goes on with a text.
+pub fn generate(path: &Path, prompt: &str, how: &Generation, ui: Ui) -> Result<ExitCode> {
+    if !(how.temperature >= 0.0 && how.temperature.is_finite() && how.top > 0.0 && how.top <= 1.0) {
+        bail!("--temperature is zero or more, --top above 0 and at most 1");
+    }
+    let model = Language::open(path)?;
+    let tokens = model.tokens()?;
+    let machine = super::bench::machine(ui)?;
+    let mut generator = Generator::new(&model, &Weights::Fastest(&machine))?;
+    let mut next = tokens.encode(prompt)?;
+    let given = next.len();
+    let (mut added, mut rng, start) = (Vec::new(), Rng::stream(how.seed, "sample", 0, 0), Instant::now());
+    while added.len() < how.tokens {
+        let logits = generator.next(&next)?;
+        let token = Generator::sample(&logits, how.temperature, how.top, &mut rng);
+        if tokens.ends.contains(&token) {
+            break;
+        }
+        added.push(token);
+        next = vec![token];
+    }
+    let seconds = start.elapsed().as_secs_f64();
+    let text = tokens.decode(&added)?;
+    let document = json!({"prompt": prompt, "text": text, "tokens": added, "prompt_tokens": given, "seconds": seconds});
+    ui.answer(&document, || format!("{prompt}{text}"))?;
+    Ok(ExitCode::SUCCESS)
+}
+
+/// Times single tokens, as the model is and with every weight stored.
+pub fn bench(path: &Path, why: bool, ui: Ui) -> Result<ExitCode> {
+    const TOKENS: usize = 8;
+    let model = Language::open(path)?;
+    let machine = super::bench::machine(ui)?;
+    let mut sparse = Generator::new(&model, &Weights::Fastest(&machine))?;
+    let mut dense = Generator::new(&model, &Weights::Dense)?;
+    let time = |g: &mut Generator| -> Result<f64> {
+        g.clear();
+        g.next(&[0])?;
+        let mut best = f64::INFINITY;
+        for i in 0..TOKENS {
+            let start = Instant::now();
+            g.next(&[i as u32 % model.config.vocabulary as u32])?;
+            best = best.min(start.elapsed().as_secs_f64());
+        }
+        Ok(best * 1e3)
+    };
+    // One after the other, so that a busy machine slows both.
+    let (mut ms, mut dense_ms) = (f64::INFINITY, f64::INFINITY);
+    for _ in 0..3 {
+        (ms, dense_ms) = (ms.min(time(&mut sparse)?), dense_ms.min(time(&mut dense)?));
+    }
+    let sum =
+        |f: &dyn Fn(&models::Linear) -> usize| sparse.blocks().iter().flat_map(|b| &b.weights).map(f).sum::<usize>();
+    let (entries, nonzeros) = (sum(&|w| w.rows * w.cols), sum(&|w| w.nonzeros));
+    let (matrices, packed) = (sum(&|_| 1), sum(&|w| usize::from(w.sparse())));
+    let density = nonzeros as f64 / entries.max(1) as f64;
+    let document = json!({"ms": ms, "dense_ms": dense_ms, "speedup": dense_ms / ms, "density": density,
+        "sparse_matrices": packed, "matrices": matrices});
+    ui.answer(&document, || {
+        let compared = match dense_ms / ms {
+            s if (s - 1.0).abs() < 0.02 => "as fast as".to_string(),
+            s if s >= 1.0 => format!("{s:.2}x faster than"),
+            s => format!("{:.2}x SLOWER than", 1.0 / s),
+        };
+        let mut text = format!(
+            "a token in {ms:.2} ms, {compared} with every weight stored ({dense_ms:.2} ms); density {}, {packed} of {matrices} \
+             matrices multiplied sparse",
+            ui::density(density)
+        );
+        if packed == 0 {
+            text += "\nno matrix has so few nonzeros that a sparse product would be faster here";
+        }
+        if why {
+            let c = &model.config;
+            let rows = sparse.blocks()[0].weights.iter().zip(models::PARTS).map(|(w, part)| {
+                let at = machine.crossover(nnz::kernels::cost::Use::Inference, w.rows, w.cols, 1);
+                let density = w.nonzeros as f64 / (w.rows * w.cols) as f64;
+                let kernel = if w.sparse() { "sliced" } else { "dense" };
+                vec![part.into(), format!("{}x{}", w.rows, w.cols), ui::density(density), kernel.into(), format!("{at:.2}")]
+            });
+            let head = ["the first block", "shape", "density", "kernel", "dense wins from"];
+            let share = (c.vocabulary * c.width) as f64 / (c.vocabulary * c.width + entries) as f64;
+            text += &format!(
+                "\n\n{}\n\nThe head multiplies {} of all weights and is never sparse.",
+                ui::table(&head, rows.collect()),
+                ui::percent(share, None)
+            );
+        }
+        text
+    })?;
+    Ok(ExitCode::SUCCESS)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn ratios_are_of_perplexities_and_paired() {
+        let (r, interval) = ratio(&[1.0, 3.0, 2.0], &[0.5, 2.5, 1.5]);
+        assert!((r - 0.5f64.exp()).abs() < 1e-12);
+        let (low, high) = interval.unwrap();
+        assert!((low - r).abs() < 1e-9 && (high - r).abs() < 1e-9, "equal differences leave no doubt");
+        assert!(ratio(&[1.0], &[1.0]).1.is_none());
+    }
+}

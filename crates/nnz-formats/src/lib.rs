@@ -1,0 +1,41 @@
+//! Model files of other programs: safetensors (sharded too), PyTorch's `.pth` and `.pt`, GGUF.
+//!
+//! [`Archive::open`] maps a file or a folder into memory and lists its tensors; [`Archive::read`] gives the numbers of one. No
+//! reader executes anything or allocates what a header merely claims: every length is checked against the bytes that are
+//! there. [`Writer`] writes safetensors, tensor by tensor, dense with zeros or packed ([`Packing`]).
+#![forbid(unsafe_code)]
+
+mod archive;
+mod format;
+mod gguf;
+mod packed;
+mod pickle;
+mod torch;
+mod write;
+
+pub use archive::{Archive, Entry, Value};
+pub use format::Format;
+pub use packed::{Packing, entropy_bits};
+pub use write::{Dtype, Writer, Written};
+
+use std::path::{Path, PathBuf};
+
+/// Result of this crate.
+pub type Result<T, E = Error> = std::result::Result<T, E>;
+
+/// A file that cannot be read or written.
+#[derive(Debug, thiserror::Error)]
+#[error("{}: {why}", .path.display())]
+pub struct Error {
+    /// Where.
+    pub path: PathBuf,
+    /// What is wrong with it, and what would be right.
+    pub why: String,
+}
+
+impl Error {
+    /// What is wrong with a file.
+    pub fn new(path: &Path, why: impl ToString) -> Self {
+        Self { path: path.into(), why: why.to_string() }
+    }
+}

@@ -1,0 +1,210 @@
+//! PyTorch's `torch.save`: since 1.6 a zip archive of a pickle and one member a storage, before that pickles one after the
+//! other with the storages behind them.
+
+use crate::Format;
+use crate::archive::{Entry, Found, Place};
+use crate::pickle::{self, Id, Node, Pickle};
+use std::collections::BTreeMap;
+use std::io::Cursor;
+
+/// How deep dictionaries may hold dictionaries.
+const DEEP: usize = 16;
+
+/// Where the bytes of a storage lie.
+type Storages = BTreeMap<String, (usize, usize)>;
+
+/// A zip archive.
+pub(crate) fn read_zip(bytes: &[u8], blob: usize) -> Result<Found, String> {
+    let mut zip = zip::ZipArchive::new(Cursor::new(bytes)).map_err(|e| format!("not a whole zip archive: {e}"))?;
+    let (mut members, mut root) = (BTreeMap::new(), None);
+    for i in 0..zip.len() {
+        let file = zip.by_index(i).map_err(|e| format!("not a whole zip archive: {e}"))?;
+        let name = file.name().map_err(|e| format!("a member's name: {e}"))?.into_owned();
+        if file.compression() != zip::CompressionMethod::Stored {
+            return Err(format!(
+                "`{name}` is compressed, which PyTorch never does; nothing was unpacked. Save it again with `torch.save`"
+            ));
+        }
+        let (start, size) =
+            (file.data_start().and_then(|s| usize::try_from(s).ok()), usize::try_from(file.size()).ok());
+        let range = start.zip(size).filter(|&(s, n)| s.checked_add(n).is_some_and(|end| end <= bytes.len()));
+        let range = range.ok_or_else(|| format!("`{name}` reaches beyond the end of the file"))?;
+        if let Some(folder) = name.strip_suffix("data.pkl") {
+            root = Some((folder.to_owned(), range));
+        }
+        members.insert(name, range);
+    }
+    let Some((folder, (at, len))) = root else {
+        return Err("a zip archive without data.pkl, so not one of `torch.save`".into());
+    };
+    if let Some(&(at, len)) = members.get(&format!("{folder}byteorder"))
+        && &bytes[at..at + len] != b"little"
+    {
+        return Err("its numbers are big-endian, which is not read".into());
+    }
+    let pickle = pickle::read(&bytes[at..at + len]).map_err(|why| format!("data.pkl, {why}"))?;
+    let prefix = format!("{folder}data/");
+    let storages = members.into_iter().filter_map(|(n, r)| Some((n.strip_prefix(&prefix)?.to_owned(), r))).collect();
+    tensors(&pickle, &storages, bytes.len(), blob)
+}
+
+/// Pickles one after the other: a magic number, a protocol, the machine, the object, the keys of the storages; then for each
+/// storage its length and its numbers.
+pub(crate) fn read_legacy(bytes: &[u8], blob: usize) -> Result<Found, String> {
+    let mut at = 0;
+    let mut next = |what: &str| {
+        let pickle = pickle::read(&bytes[at..]).map_err(|why| format!("{what}, {why}"))?;
+        at += pickle.bytes;
+        Ok::<_, String>(pickle)
+    };
+    let magic = next("the start")?;
+    // The lower 64 bits of 0x1950a86a20f9469cfc6c.
+    if !matches!(magic.node(magic.root), Node::Int(m) if *m as u64 == 0xa86a_20f9_469c_fc6c) {
+        return Err("a pickle, but not one of `torch.save`".into());
+    }
+    next("the protocol")?;
+    next("the machine")?;
+    let (object, keys) = (next("the object")?, next("the storages")?);
+    let mut storages = Storages::new();
+    let sizes = widths(&object);
+    for &key in keys.list(keys.root).ok_or("the keys of its storages are no list")? {
+        let key = keys.text(key).ok_or("a storage's key is no text")?;
+        let count = bytes.get(at..at + 8).ok_or("it ends before its storages")?;
+        let count = usize::try_from(count.iter().rev().fold(0u64, |v, &b| v << 8 | u64::from(b))).unwrap_or(usize::MAX);
+        let width = sizes.get(key).copied().ok_or_else(|| format!("storage {key} is used by no tensor"))?;
+        let len = count.checked_mul(width).filter(|&n| n <= bytes.len() - at - 8);
+        let len = len.ok_or_else(|| format!("storage {key} claims {count} numbers, which are not there"))?;
+        storages.insert(key.to_owned(), (at + 8, len));
+        at += 8 + len;
+    }
+    tensors(&object, &storages, bytes.len(), blob)
+}
+
+/// A storage as a pickle refers to it: its type and key.
+fn storage(p: &Pickle, id: Id) -> Option<(Format, &str)> {
+    let Node::Persistent(at) = p.node(id) else { return None };
+    let parts = p.list(*at)?;
+    (p.text(*parts.first()?)? == "storage").then_some(())?;
+    let kind = p.global(*parts.get(1)?)?;
+    let format = match kind.rsplit('.').next()? {
+        "FloatStorage" => Format::F32,
+        "DoubleStorage" => Format::F64,
+        "HalfStorage" => Format::F16,
+        "BFloat16Storage" => Format::BF16,
+        "LongStorage" => Format::I64,
+        "IntStorage" => Format::I32,
+        "ShortStorage" => Format::I16,
+        "CharStorage" => Format::I8,
+        "ByteStorage" | "UntypedStorage" => Format::U8,
+        "BoolStorage" => Format::Bool,
+        _ => return None,
+    };
+    Some((format, p.text(*parts.get(2)?)?))
+}
+
+/// Bytes of a number of each storage.
+fn widths(p: &Pickle) -> BTreeMap<String, usize> {
+    let all = (0..p.len()).filter_map(|id| storage(p, id));
+    all.map(|(format, key)| (key.to_owned(), format.block().1)).collect()
+}
+
+fn tensors(p: &Pickle, storages: &Storages, end: usize, blob: usize) -> Result<Found, String> {
+    let mut found = Found::default();
+    let mut root = p.root;
+    // Training scripts wrap the weights.
+    if let Node::Dict(pairs) = p.node(root) {
+        let wrapped = |(k, v): &&(Id, Id)| {
+            ["state_dict", "model_state_dict"].iter().any(|w| p.text(*k) == Some(w))
+                && matches!(p.node(*v), Node::Dict(_))
+        };
+        root = pairs.iter().find(wrapped).map_or(root, |(_, v)| *v);
+    }
+    walk(p, root, String::new(), 0, &mut |name, id| {
+        let Some(entry) = tensor(p, id, storages, end, blob, &name)? else { return Ok(()) };
+        found.entries.insert(name, entry);
+        Ok(())
+    })?;
+    match found.entries.is_empty() {
+        true => Err("it holds no tensors by name; save `model.state_dict()`".into()),
+        false => Ok(found),
+    }
+}
+
+/// Calls `each` for everything that dictionaries name.
+fn walk(
+    p: &Pickle,
+    id: Id,
+    name: String,
+    deep: usize,
+    each: &mut dyn FnMut(String, Id) -> Result<(), String>,
+) -> Result<(), String> {
+    let Node::Dict(pairs) = p.node(id) else { return each(name, id) };
+    if deep > DEEP {
+        return Err(format!("`{name}` holds dictionaries more than {DEEP} deep"));
+    }
+    for (key, value) in pairs {
+        let Some(key) = p.text(*key) else { continue };
+        let name = if name.is_empty() { key.to_owned() } else { format!("{name}.{key}") };
+        walk(p, *value, name, deep + 1, each)?;
+    }
+    Ok(())
+}
+
+/// The tensor that a call describes; none where it is no tensor.
+fn tensor(
+    p: &Pickle,
+    mut id: Id,
+    storages: &Storages,
+    end: usize,
+    blob: usize,
+    name: &str,
+) -> Result<Option<Entry>, String> {
+    let bad = |why: &str| format!("`{name}`: {why}");
+    for _ in 0..4 {
+        let Node::Call(f, arguments) = p.node(id) else { return Ok(None) };
+        let (Some(f), Some(arguments)) = (p.global(*f), p.list(*arguments)) else { return Ok(None) };
+        if f == "torch._utils._rebuild_parameter" {
+            id = *arguments.first().ok_or_else(|| bad("a parameter of nothing"))?;
+            continue;
+        }
+        if !f.starts_with("torch._utils._rebuild_tensor") {
+            return Ok(None);
+        }
+        let &[from, offset, shape, strides, ..] = arguments else { return Err(bad("a tensor without shape")) };
+        let (format, key) = storage(p, from).ok_or_else(|| bad("its numbers are of a type that is not read"))?;
+        let sizes = |id: Id| p.list(id).and_then(|l| l.iter().map(|&i| p.size(i)).collect::<Option<Vec<_>>>());
+        let (Some(offset), Some(shape), Some(strides)) = (p.size(offset), sizes(shape), sizes(strides)) else {
+            return Err(bad("its shape is no list of sizes"));
+        };
+        let &(at, len) = storages.get(key).ok_or_else(|| bad(&format!("storage {key} is missing")))?;
+        let width = format.block().1;
+        let count = shape.iter().try_fold(1usize, |n, &s| n.checked_mul(s));
+        let last = shape
+            .iter()
+            .zip(&strides)
+            .try_fold(offset, |n, (&s, &t)| n.checked_add(s.saturating_sub(1).checked_mul(t)?));
+        let inside = shape.len() == strides.len()
+            && match (count, last) {
+                (Some(0), _) => true,
+                (Some(count), Some(last)) => {
+                    // A view may repeat what it shows, but not beyond the size of the file.
+                    last.checked_add(1).and_then(|n| n.checked_mul(width)).is_some_and(|n| n <= len)
+                        && count * width / 16 <= end
+                }
+                _ => false,
+            };
+        if !inside {
+            return Err(bad(&format!("shape {shape:?} at number {offset} leaves its storage of {len} bytes")));
+        }
+        let mut plain = 1;
+        let straight = shape.iter().zip(&strides).rev().all(|(&s, &t)| {
+            let fits = s <= 1 || t == plain;
+            plain *= s.max(1);
+            fits
+        });
+        let strides = if straight || count == Some(0) { Vec::new() } else { strides };
+        let at = if count == Some(0) { at } else { at + offset * width };
+        return Ok(Some(Entry::new(format, shape, Place { blob, at, strides })));
+    }
+    Err(bad("a parameter of a parameter of a parameter"))
+}

@@ -1,0 +1,233 @@
+//! Safetensors, written tensor by tensor.
+
+use crate::packed::{self, FORMAT, Layout};
+use crate::{Error, Packing, Result};
+use half::{bf16, f16};
+use std::collections::BTreeMap;
+use std::fs::File;
+use std::io::{BufWriter, Read, Seek, SeekFrom, Write};
+use std::path::{Path, PathBuf};
+
+/// How numbers are written.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Dtype {
+    /// 32 bits.
+    F32,
+    /// 16 bits with a fraction of 10.
+    #[default]
+    F16,
+    /// 16 bits with the range of 32.
+    Bf16,
+}
+
+impl Dtype {
+    fn bytes(self) -> usize {
+        if self == Self::F32 { 4 } else { 2 }
+    }
+
+    fn name(self) -> &'static str {
+        match self {
+            Self::F32 => "F32",
+            Self::F16 => "F16",
+            Self::Bf16 => "BF16",
+        }
+    }
+
+    fn encode(self, values: impl Iterator<Item = f32>) -> Vec<u8> {
+        match self {
+            Self::F32 => values.flat_map(f32::to_le_bytes).collect(),
+            Self::F16 => values.flat_map(|v| f16::from_f32(v).to_le_bytes()).collect(),
+            Self::Bf16 => values.flat_map(|v| bf16::from_f32(v).to_le_bytes()).collect(),
+        }
+    }
+
+    /// The number that a reader gets back.
+    pub fn round(self, v: f32) -> f32 {
+        match self {
+            Self::F32 => v,
+            Self::F16 => f16::from_f32(v).to_f32(),
+            Self::Bf16 => bf16::from_f32(v).to_f32(),
+        }
+    }
+}
+
+/// What a matrix became.
+#[derive(Clone, Copy, Debug, Default, PartialEq)]
+pub struct Written {
+    /// Entries that are not zero.
+    pub nonzeros: usize,
+    /// Bytes of values and mask.
+    pub bytes: usize,
+    /// Bits of the mask as it is written, and the least that its density asks for.
+    pub mask_bits: f64,
+    /// n H(density).
+    pub entropy_bits: f64,
+}
+
+/// Type, bytes of a number, extents, first byte and the one behind the last.
+type Piece = (&'static str, usize, Vec<usize>, [u64; 2]);
+
+/// A file under way: whole or not at all, since it gets its name at the end. One tensor is in memory at a time.
+pub struct Writer {
+    path: PathBuf,
+    body: BufWriter<File>,
+    at: u64,
+    tensors: BTreeMap<String, Piece>,
+    layout: BTreeMap<String, Layout>,
+}
+
+impl Writer {
+    /// A file that will be at `path`.
+    ///
+    /// # Errors
+    /// When nothing can be written beside it.
+    pub fn create(path: &Path) -> Result<Self> {
+        let fail = |e: std::io::Error| Error::new(path, format!("cannot write: {e}"));
+        if path.metadata().is_ok_and(|m| !m.is_file()) {
+            return Err(Error::new(path, "cannot write: it is no regular file; give another name"));
+        }
+        let body = BufWriter::new(tempfile::tempfile_in(folder(path)).map_err(fail)?);
+        Ok(Self { path: path.into(), body, at: 0, tensors: BTreeMap::new(), layout: BTreeMap::new() })
+    }
+
+    fn put(&mut self, name: String, dtype: &'static str, each: usize, shape: Vec<usize>, bytes: &[u8]) -> Result<()> {
+        self.body.write_all(bytes).map_err(|e| Error::new(&self.path, format!("cannot write: {e}")))?;
+        let range = [self.at, self.at + bytes.len() as u64];
+        self.at = range[1];
+        self.tensors.insert(name, (dtype, each, shape, range));
+        Ok(())
+    }
+
+    /// A tensor with all its entries.
+    ///
+    /// # Errors
+    /// When the disk refuses.
+    pub fn dense(&mut self, name: &str, shape: &[usize], values: &[f32], dtype: Dtype) -> Result<()> {
+        let bytes = dtype.encode(values.iter().copied());
+        self.put(name.into(), dtype.name(), dtype.bytes(), shape.into(), &bytes)
+    }
+
+    /// A matrix `[rows, values / rows]`, packed; without a packing in the smallest one that other programs read.
+    ///
+    /// # Errors
+    /// When the disk refuses.
+    pub fn matrix(
+        &mut self,
+        name: &str,
+        rows: usize,
+        values: &[f32],
+        packing: Option<Packing>,
+        dtype: Dtype,
+    ) -> Result<Written> {
+        let cols = values.len() / rows.max(1);
+        // What rounds to zero is zero.
+        let values: Vec<f32> = values.iter().map(|&v| dtype.round(v)).collect();
+        let nonzeros = values.iter().filter(|v| **v != 0.0).count();
+        let size = |p: &Packing| p.size(rows, cols, nonzeros, dtype.bytes());
+        let usual = [Packing::Dense, Packing::Bitmask, Packing::Csr];
+        let packing = packing.unwrap_or_else(|| usual.into_iter().min_by_key(size).unwrap_or_default());
+        let (bytes, entropy_bits) = (size(&packing), packed::entropy_bits(rows * cols, nonzeros));
+        let mut written = Written { nonzeros, bytes, mask_bits: 0.0, entropy_bits };
+        if packing == Packing::Dense {
+            self.dense(name, &[rows, cols], &values, dtype)?;
+            return Ok(written);
+        }
+        self.layout.insert(name.into(), Layout { packing, shape: [rows, cols] });
+        let counts: Vec<usize> = values.chunks(cols.max(1)).map(|r| r.iter().filter(|v| **v != 0.0).count()).collect();
+        let even = packing == Packing::Bitmask && counts.iter().all(|c| *c == counts[0]);
+        let shape = if even { vec![rows, counts[0]] } else { vec![nonzeros] };
+        let bytes = dtype.encode(values.iter().copied().filter(|v| *v != 0.0));
+        self.put(format!("{name}.{}", packing.parts()[0]), dtype.name(), dtype.bytes(), shape, &bytes)?;
+        let long = |numbers: &[usize]| numbers.iter().flat_map(|&n| (n as i64).to_le_bytes()).collect::<Vec<_>>();
+        let starts = |wide: bool| {
+            let mut sum = 0;
+            let mut starts = vec![0];
+            starts.extend(counts.iter().map(|c| {
+                sum += c;
+                sum
+            }));
+            if wide { long(&starts[..rows]) } else { starts.iter().flat_map(|&n| (n as u32).to_le_bytes()).collect() }
+        };
+        let mask = match packing {
+            Packing::Csr => {
+                let at = values.iter().enumerate().filter(|(_, v)| **v != 0.0);
+                let columns: Vec<u8> = at.flat_map(|(i, _)| ((i % cols) as u32).to_le_bytes()).collect();
+                let starts = starts(false);
+                self.put(format!("{name}.col_indices"), "U32", 4, vec![nonzeros], &columns)?;
+                self.put(format!("{name}.crow_indices"), "U32", 4, vec![rows + 1], &starts)?;
+                columns.len() + starts.len()
+            }
+            Packing::Bitmask => {
+                let mask = packed::bitmask(cols, &values);
+                self.put(format!("{name}.bitmask"), "U8", 1, vec![rows, cols.div_ceil(8)], &mask)?;
+                self.put(format!("{name}.shape"), "I64", 8, vec![2], &long(&[rows, cols]))?;
+                if !even {
+                    self.put(format!("{name}.row_offsets"), "I64", 8, vec![rows], &starts(true))?;
+                }
+                mask.len()
+            }
+            _ => {
+                let code = packed::encode(values.iter().map(|v| *v != 0.0), values.len(), nonzeros);
+                self.put(format!("{name}.code"), "U8", 1, vec![code.len()], &code)?;
+                code.len()
+            }
+        };
+        written.mask_bits = 8.0 * mask as f64;
+        written.bytes = bytes.len() + mask;
+        Ok(written)
+    }
+
+    /// Puts the header before the tensors and gives the file its name; the bytes it has. `said` is kept in the metadata's document
+    /// under `nnz`.
+    ///
+    /// # Errors
+    /// When the disk refuses; then nothing is left behind.
+    pub fn finish(self, said: &serde_json::Value) -> Result<u64> {
+        let path = self.path.clone();
+        let fail = |e: std::io::Error| Error::new(&path, format!("cannot write: {e}"));
+        // Wide numbers first, so that every one lies where readers that map files want it.
+        let mut order: Vec<_> = self.tensors.iter().collect();
+        order.sort_by_key(|(name, (_, each, ..))| (std::cmp::Reverse(*each), *name));
+        let document = serde_json::json!({"format": FORMAT, "layout": self.layout, "said": said});
+        let mut header = serde_json::Map::new();
+        // `format` is what Hugging Face's readers ask for.
+        header.insert("__metadata__".into(), serde_json::json!({"format": "pt", "nnz": document.to_string()}));
+        let mut at = 0;
+        for (name, (dtype, _, shape, [from, to])) in &order {
+            let offsets = [at, at + to - from];
+            header
+                .insert((*name).clone(), serde_json::json!({"dtype": dtype, "shape": shape, "data_offsets": offsets}));
+            at = offsets[1];
+        }
+        let mut text = serde_json::Value::Object(header).to_string();
+        text.extend(std::iter::repeat_n(' ', text.len().next_multiple_of(8) - text.len()));
+        let file = tempfile::Builder::new().prefix(".nnz-").suffix(".tmp").tempfile_in(folder(&path)).map_err(fail)?;
+        let mut body = self.body.into_inner().map_err(|e| fail(e.into_error()))?;
+        let mut write = || -> std::io::Result<u64> {
+            let mut out = BufWriter::new(file.as_file());
+            out.write_all(&(text.len() as u64).to_le_bytes())?;
+            out.write_all(text.as_bytes())?;
+            for (_, (_, _, _, [from, to])) in &order {
+                body.seek(SeekFrom::Start(*from))?;
+                std::io::copy(&mut (&mut body).take(to - from), &mut out)?;
+            }
+            out.flush()?;
+            drop(out);
+            file.as_file().sync_all()?;
+            #[cfg(unix)]
+            {
+                use std::os::unix::fs::PermissionsExt;
+                file.as_file().set_permissions(std::fs::Permissions::from_mode(0o644))?;
+            }
+            Ok(8 + text.len() as u64 + at)
+        };
+        let bytes = write().map_err(fail)?;
+        file.persist(&path).map_err(|e| fail(e.error))?;
+        Ok(bytes)
+    }
+}
+
+/// Where a file lies.
+fn folder(path: &Path) -> &Path {
+    path.parent().filter(|d| !d.as_os_str().is_empty()).unwrap_or(Path::new("."))
+}

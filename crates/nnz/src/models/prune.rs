@@ -1,0 +1,325 @@
+//! Pruning of a language model, block by block: what is in memory is one block and what the calibration text became up to it.
+
+use super::llama::{PARTS, SITES};
+use super::{Language, Linear, State, Weights};
+use crate::{Error, Result};
+use nnz_core::{Edit, Kind, Method, Pattern, Plan, Setting, Shape, Target, Topology};
+use nnz_engine::Moments;
+use nnz_formats::{Dtype, Packing, Writer, Written};
+use std::path::Path;
+use toml::{Table, Value};
+
+/// How a model is to be pruned and written.
+pub struct Pruning<'a> {
+    /// The method.
+    pub method: &'static Method,
+    /// Its options.
+    pub options: &'a Table,
+    /// Key of all random choices.
+    pub seed: u64,
+    /// How matrices are written; the smallest usual way when left out.
+    pub packing: Option<Packing>,
+    /// How numbers are written.
+    pub dtype: Dtype,
+}
+
+/// Blocks of tokens, and where they come from.
+pub type Calibration<'a> = [&'a [u32]];
+
+/// What became of one matrix.
+#[derive(Clone, Debug)]
+pub struct Part {
+    /// Its name.
+    pub name: String,
+    /// Its entries, zero or not.
+    pub entries: usize,
+    /// As it was written.
+    pub written: Written,
+}
+
+/// What became of a model.
+#[derive(Clone, Debug)]
+pub struct Pruned {
+    /// The matrices of the blocks, which are what is pruned.
+    pub parts: Vec<Part>,
+    /// Bytes of the file of weights.
+    pub bytes: u64,
+}
+
+impl Pruned {
+    /// Nonzeros / entries of the pruned matrices.
+    pub fn density(&self) -> f64 {
+        let sum = |f: fn(&Part) -> usize| self.parts.iter().map(f).sum::<usize>() as f64;
+        sum(|p| p.written.nonzeros) / sum(|p| p.entries).max(1.0)
+    }
+}
+
+/// A folder with `model.safetensors`, `config.json` and `tokenizer.json`, under way.
+struct Folder<'a> {
+    model: &'a Language,
+    path: &'a Path,
+    writer: Writer,
+    packing: Option<Packing>,
+    dtype: Dtype,
+    parts: Vec<Part>,
+}
+
+impl<'a> Folder<'a> {
+    fn new(model: &'a Language, path: &'a Path, packing: Option<Packing>, dtype: Dtype) -> Result<Self> {
+        let file = path.join("model.safetensors");
+        let same = |p: &Path| p.canonicalize().is_ok_and(|p| model.archive.path.canonicalize().is_ok_and(|m| m == p));
+        if same(path) || same(&file) {
+            return Err(Error::file(path, "this is the model that is read; give another folder"));
+        }
+        std::fs::create_dir_all(path)
+            .map_err(|e| Error::file(path, format!("cannot write: {e}; give the name of a folder")))?;
+        let writer = Writer::create(&file)?;
+        Ok(Self { model, path, writer, packing, dtype, parts: Vec::new() })
+    }
+
+    /// A tensor that stays as it is.
+    fn plain(&mut self, name: &str, shape: &[usize]) -> Result<()> {
+        Ok(self.writer.dense(name, shape, &self.model.read(name)?, self.dtype)?)
+    }
+
+    fn matrix(&mut self, name: String, rows: usize, values: &[f32]) -> Result<()> {
+        let written = self.writer.matrix(&name, rows, values, self.packing, self.dtype)?;
+        self.parts.push(Part { name, entries: values.len(), written });
+        Ok(())
+    }
+
+    fn finish(self, said: &serde_json::Value) -> Result<Pruned> {
+        let Self { model, path, writer, parts, .. } = self;
+        let config = serde_json::to_vec_pretty(&model.config.to_json()).unwrap_or_default();
+        let tokens = model.tokens().ok().map(|t| t.json);
+        nnz_engine::file::write_atomically(&path.join("config.json"), &config)?;
+        if let Some(json) = tokens {
+            nnz_engine::file::write_atomically(&path.join("tokenizer.json"), &json)?;
+        }
+        Ok(Pruned { parts, bytes: writer.finish(said)? })
+    }
+}
+
+/// Writes a model as Hugging Face lays it out, with the zeros it has.
+///
+/// # Errors
+/// When something cannot be read or written.
+pub fn copy(
+    model: &Language,
+    to: &Path,
+    packing: Option<Packing>,
+    dtype: Dtype,
+    mut tick: impl FnMut(usize),
+) -> Result<Pruned> {
+    let mut folder = Folder::new(model, to, packing, dtype)?;
+    for (i, (name, shape)) in model.shapes().into_iter().enumerate() {
+        match PARTS.iter().any(|p| name.contains(p)) {
+            true => folder.matrix(name.clone(), shape[0], &model.read(&name)?)?,
+            false => folder.plain(&name, &shape)?,
+        }
+        tick(i + 1);
+    }
+    folder.finish(&serde_json::Value::Null)
+}
+
+/// Prunes the matrices of all blocks and writes the model to a folder. Every matrix is weighed by what it reads behind those
+/// that are pruned already. Embedding, norms and head stay.
+///
+/// # Errors
+/// When the method asks for what is not measured here, such as gradients; when it needs a text and there is none; when
+/// something cannot be read or written.
+pub fn prune(
+    model: &Language,
+    pruning: &Pruning,
+    text: &Calibration,
+    to: &Path,
+    mut tick: impl FnMut(usize),
+) -> Result<Pruned> {
+    let plan = Planned::new(model, pruning)?;
+    if plan.reads && text.is_empty() {
+        return Err(Error::Refused(format!(
+            "{} weighs weights by what they read; give a text with --calibrate",
+            pruning.method.key
+        )));
+    }
+    let mut states: Vec<State> =
+        if plan.reads { text.iter().map(|b| model.begin(b)).collect::<Result<_>>()? } else { Vec::new() };
+    let mut folder = Folder::new(model, to, pruning.packing, pruning.dtype)?;
+    folder.plain("model.embed_tokens.weight", &[model.config.vocabulary, model.config.width])?;
+    for layer in 0..model.config.layers {
+        let name = |part: &str| format!("model.layers.{layer}.{part}.weight");
+        for norm in ["input_layernorm", "post_attention_layernorm"] {
+            folder.plain(&name(norm), &[model.config.width])?;
+        }
+        let mut block = model.block(layer, &Weights::Dense)?;
+        states.iter_mut().for_each(|s| model.enter(&block, s));
+        for (site, parts) in SITES.into_iter().enumerate() {
+            let moments = plan.reads.then(|| {
+                let mut moments = Moments::default();
+                states.iter().for_each(|s| moments.add(&s.read));
+                moments.mean()
+            });
+            for part in parts {
+                let [rows, cols] = model.extents()[part];
+                let shape = Shape::matrix(&name(PARTS[part]), rows, cols);
+                let values = model.read(&shape.name)?;
+                let mut values = plan.prune(layer * PARTS.len() + part, &shape, values, moments.as_ref())?;
+                values.iter_mut().for_each(|v| *v = pruning.dtype.round(*v));
+                folder.matrix(shape.name, rows, &values)?;
+                block.weights[part] = Linear::new(rows, cols, values, &Weights::Dense);
+            }
+            states.iter_mut().for_each(|s| model.site(&block, site, s, None));
+        }
+        tick(layer + 1);
+    }
+    folder.plain("model.norm.weight", &[model.config.width])?;
+    if !model.config.tied {
+        folder.plain("lm_head.weight", &[model.config.vocabulary, model.config.width])?;
+    }
+    folder.finish(&serde_json::json!({"method": pruning.method.key, "options": pruning.options}))
+}
+
+/// A method made ready for single matrices.
+struct Planned<'a> {
+    pruning: &'a Pruning<'a>,
+    options: Table,
+    /// Whether it looks at inputs.
+    reads: bool,
+    /// Entries that each matrix keeps under one threshold for all of them.
+    counts: Option<Vec<usize>>,
+}
+
+impl<'a> Planned<'a> {
+    fn new(model: &Language, pruning: &'a Pruning<'a>) -> Result<Self> {
+        let method = pruning.method;
+        let mut options = pruning.options.clone();
+        let mut full = method.defaults();
+        full.extend(options.clone());
+        let text = |key: &str| full.get(key).and_then(Value::as_str).unwrap_or_default().to_owned();
+        let pattern: Pattern = text("pattern").parse().unwrap_or_default();
+        let mut counts = None;
+        if full.contains_key("at") {
+            options.insert("at".into(), "0 run".into());
+        }
+        if let Some(fixed) = pattern.fixed_density()
+            && !options.contains_key("density")
+        {
+            options.insert("density".into(), fixed.into());
+        }
+        if text("distribution") == "global" {
+            if pattern.fixed_density().is_none() {
+                if method.key != "magnitude" || pattern != Pattern::Unstructured {
+                    return Err(Error::Refused(format!(
+                        "{} with one budget for the whole model needs the scores of all its weights at once; give \
+                         --distribution uniform",
+                        method.key
+                    )));
+                }
+                let density = full.get("density").and_then(Value::as_float).unwrap_or(1.0);
+                counts = Some(threshold(model, density)?);
+            }
+            options.insert("distribution".into(), "uniform".into());
+        }
+        let mut plan = Self { pruning, options, reads: false, counts };
+        let work = plan.build(None)?;
+        let refuse = |what: &str| {
+            Err(Error::Refused(format!(
+                "{} {what}; magnitude, wanda, sparsegpt and dsnot prune a language model block by block",
+                method.key
+            )))
+        };
+        if work.procedure.is_some() || work.parametrization.is_some() || work.sparsifier.kind() != Kind::Weights {
+            return refuse("does more than remove weights of a trained model");
+        }
+        match work.sparsifier.plan(0) {
+            Plan::Rewire(s) if s.gradient || s.zeros > 0.0 || s.curvature.is_some() || s.flow => {
+                return refuse("asks for gradients of the whole model");
+            }
+            Plan::Rewire(s) => plan.reads = s.gram.is_some(),
+            _ => return refuse("does not prune a trained model"),
+        }
+        let shapes: Vec<Shape> =
+            PARTS.iter().zip(model.extents()).map(|(p, [rows, cols])| Shape::matrix(p, rows, cols)).collect();
+        work.sparsifier.check(&shapes.iter().collect::<Vec<_>>())?;
+        Ok(plan)
+    }
+
+    /// The method for one matrix.
+    fn build(&self, share: Option<f64>) -> Result<nnz_core::Work> {
+        let mut options = self.options.clone();
+        if let Some(share) = share {
+            options.insert("density".into(), share.into());
+        }
+        let setting = Setting { seed: self.pruning.seed, steps: 0, steps_per_epoch: 1 };
+        Ok(self.pruning.method.build(&options, &setting)?)
+    }
+
+    /// A matrix with its zeros.
+    fn prune(&self, index: usize, shape: &Shape, values: Vec<f32>, moments: Option<&Moments>) -> Result<Vec<f32>> {
+        let share = self.counts.as_ref().map(|c| c[index] as f64 / shape.len() as f64);
+        let mut work = self.build(share)?;
+        let all = Topology::full(shape.rows, shape.cols);
+        let (gram, mean): (&[f64], &[f64]) = moments.map_or((&[], &[]), |m| (&m.square, &m.first));
+        let target = Target { gram, mean, ..Target::new(0, shape, &all, &values) };
+        let edits = work.sparsifier.rewire(0, &[target])?;
+        let mut kept = vec![0.0; values.len()];
+        match &edits[0] {
+            Edit::Keep => return Ok(values),
+            Edit::Rewire { topology, .. } => topology.positions().for_each(|p| kept[p as usize] = values[p as usize]),
+            Edit::Set { topology, values } => {
+                topology.positions().zip(values).for_each(|(p, v)| kept[p as usize] = *v as f32);
+            }
+            Edit::Replace { .. } => {
+                return Err(Error::Refused(format!(
+                    "{} replaces layers, which is not done here",
+                    self.pruning.method.key
+                )));
+            }
+        }
+        Ok(kept)
+    }
+}
+
+/// Entries of each matrix above one threshold of |w|, ties by position, so that a share `density` of all stays. In two
+/// passes over the file: the bits of |w| order as |w| does, so the upper and then the lower sixteen are counted.
+fn threshold(model: &Language, density: f64) -> Result<Vec<usize>> {
+    let names: Vec<String> =
+        (0..model.config.layers).flat_map(|l| PARTS.map(|p| format!("model.layers.{l}.{p}.weight"))).collect();
+    let bits = |v: f32| v.abs().to_bits();
+    let mut upper = vec![0u64; 1 << 16];
+    for name in &names {
+        model.read(name)?.iter().for_each(|&v| upper[(bits(v) >> 16) as usize] += 1);
+    }
+    let total: u64 = upper.iter().sum();
+    let mut wanted = (density * total as f64).round() as u64;
+    // Down from the largest to the one that the threshold lies in; what is wanted of it.
+    let cut = |counts: &[u64], wanted: &mut u64| {
+        let mut at = counts.len() - 1;
+        while at > 0 && *wanted > counts[at] {
+            *wanted -= counts[at];
+            at -= 1;
+        }
+        at as u32
+    };
+    let high = cut(&upper, &mut wanted);
+    let mut lower = vec![0u64; 1 << 16];
+    for name in &names {
+        let values = model.read(name)?;
+        values.iter().filter(|v| bits(**v) >> 16 == high).for_each(|v| lower[(bits(*v) & 0xffff) as usize] += 1);
+    }
+    let least = high << 16 | cut(&lower, &mut wanted);
+    let mut counts = Vec::with_capacity(names.len());
+    for name in &names {
+        let values = model.read(name)?;
+        let ties = (values.iter().filter(|v| bits(**v) == least).count() as u64).min(wanted);
+        wanted -= ties;
+        let count = values.iter().filter(|v| bits(**v) > least).count() + ties as usize;
+        if count == 0 {
+            return Err(Error::Refused(format!(
+                "one threshold for the whole model would leave nothing of `{name}`; give --distribution uniform"
+            )));
+        }
+        counts.push(count);
+    }
+    Ok(counts)
+}

@@ -1,0 +1,137 @@
+//! Texts to tokens and back, by the `tokenizers` crate.
+
+use crate::{Error, Result};
+use nnz_formats::{Archive, Value};
+use serde_json::json;
+use std::io::Read;
+use std::path::Path;
+use tokenizers::Tokenizer;
+
+/// A model's tokenizer.
+#[derive(Debug)]
+pub struct Tokens {
+    inner: Tokenizer,
+    /// As a `tokenizer.json`.
+    pub json: Vec<u8>,
+    /// Tokens that end a text.
+    pub ends: Vec<u32>,
+}
+
+impl Tokens {
+    /// From `tokenizer.json`, or from a GGUF file's own vocabulary.
+    ///
+    /// # Errors
+    /// When there is none, it is of a kind that is not read, or it has tokens that the model has not.
+    pub fn of(archive: &Archive, vocabulary: usize) -> Result<Self> {
+        let fail = |path: &Path, why: String| Error::file(path, why);
+        let (place, json) = match (&archive.tokenizer, archive.kind) {
+            (Some(path), _) => {
+                (path.clone(), std::fs::read(path).map_err(|e| fail(path, format!("cannot read: {e}")))?)
+            }
+            (None, "GGUF") => (archive.path.clone(), from_gguf(archive).map_err(|why| fail(&archive.path, why))?),
+            (None, _) => {
+                return Err(fail(
+                    &archive.path,
+                    "there is no tokenizer.json beside the weights; put it into the same folder".into(),
+                ));
+            }
+        };
+        let inner = Tokenizer::from_bytes(&json).map_err(|e| fail(&place, format!("its tokenizer: {e}")))?;
+        let most = inner.get_vocab(true).into_values().max().map_or(0, |t| t as usize + 1);
+        if most > vocabulary {
+            return Err(fail(&place, format!("a tokenizer of {most} tokens for a model that knows {vocabulary}")));
+        }
+        let mut ends: Vec<u32> =
+            ["<|im_end|>", "<|endoftext|>", "</s>", "<|eot_id|>"].iter().filter_map(|t| inner.token_to_id(t)).collect();
+        if let Some(end) = archive.metadata.get("tokenizer.ggml.eos_token_id").and_then(Value::size) {
+            ends.push(end as u32);
+        }
+        Ok(Self { inner, json, ends })
+    }
+
+    /// The tokens of a text, without any added before or behind.
+    ///
+    /// # Errors
+    /// What the tokenizer cannot read.
+    pub fn encode(&self, text: &str) -> Result<Vec<u32>> {
+        let encoding = self.inner.encode(text, false).map_err(|e| Error::Refused(format!("the tokenizer: {e}")))?;
+        Ok(encoding.get_ids().to_vec())
+    }
+
+    /// The text of tokens.
+    ///
+    /// # Errors
+    /// As [`Tokens::encode`].
+    pub fn decode(&self, tokens: &[u32]) -> Result<String> {
+        self.inner.decode(tokens, true).map_err(|e| Error::Refused(format!("the tokenizer: {e}")))
+    }
+}
+
+/// A GGUF vocabulary as a `tokenizer.json`.
+fn from_gguf(archive: &Archive) -> Result<Vec<u8>, String> {
+    let get = |key: &str| archive.metadata.get(&format!("tokenizer.ggml.{key}"));
+    let text = |key: &str| get(key).and_then(Value::text).unwrap_or("unnamed");
+    let (model, before) = (text("model"), text("pre"));
+    if model != "gpt2" {
+        return Err(format!("a tokenizer of kind {model}; byte-pair encoding (`gpt2`) is read from GGUF files"));
+    }
+    let bytes = json!({"type": "ByteLevel", "add_prefix_space": false, "trim_offsets": true, "use_regex": true});
+    let split = match before {
+        "smollm" => {
+            json!({"type": "Sequence", "pretokenizers": [{"type": "Digits", "individual_digits": true}, bytes]})
+        }
+        "gpt-2" | "default" => bytes.clone(),
+        other => return Err(format!("texts split as `{other}`; smollm and gpt-2 are read from GGUF files")),
+    };
+    let texts = |key: &str| -> Result<Vec<&str>, String> {
+        let list = get(key).and_then(Value::list).ok_or(format!("it has no tokenizer.ggml.{key}"))?;
+        list.iter()
+            .map(Value::text)
+            .collect::<Option<Vec<_>>>()
+            .ok_or(format!("tokenizer.ggml.{key} holds what is no text"))
+    };
+    let (tokens, merges) = (texts("tokens")?, texts("merges")?);
+    let vocabulary: serde_json::Map<_, _> =
+        tokens.iter().enumerate().map(|(i, t)| ((*t).to_owned(), json!(i))).collect();
+    let kinds = get("token_type").and_then(Value::list).unwrap_or_default();
+    // Kinds 3 and 4 are control and user-defined tokens.
+    let special = tokens.iter().zip(kinds).enumerate().filter(|(_, (_, k))| matches!(k, Value::Int(3 | 4)));
+    let added: Vec<_> = special
+        .map(|(i, (t, k))| {
+            json!({"id": i, "content": t, "single_word": false, "lstrip": false, "rstrip": false, "normalized": false,
+                   "special": *k == Value::Int(3)})
+        })
+        .collect();
+    let json = json!({
+        "version": "1.0", "truncation": null, "padding": null, "added_tokens": added, "normalizer": null,
+        "pre_tokenizer": split, "post_processor": null, "decoder": bytes,
+        "model": {"type": "BPE", "dropout": null, "unk_token": null, "continuing_subword_prefix": null,
+                  "end_of_word_suffix": null, "fuse_unk": false, "byte_fallback": false, "ignore_merges": false,
+                  "vocab": vocabulary, "merges": merges},
+    });
+    Ok(json.to_string().into_bytes())
+}
+
+/// Most bytes of a text that are read.
+const LONGEST: u64 = 1 << 30;
+
+/// A text in UTF-8, plain or packed by gzip.
+///
+/// # Errors
+/// When it cannot be read or is no UTF-8.
+pub fn text(path: &Path) -> Result<String> {
+    let fail = |why: String| Error::file(path, why);
+    let file = std::fs::File::open(path).map_err(|e| fail(format!("cannot read: {e}")))?;
+    let packed = path.extension().is_some_and(|e| e == "gz");
+    let mut bytes = Vec::new();
+    let read = match packed {
+        true => flate2::read::GzDecoder::new(file).take(LONGEST + 1).read_to_end(&mut bytes),
+        false => file.take(LONGEST + 1).read_to_end(&mut bytes),
+    };
+    read.map_err(|e| fail(format!("cannot read: {e}")))?;
+    if bytes.len() as u64 > LONGEST {
+        return Err(fail("a text of more than 1 GB; give a part of it".into()));
+    }
+    String::from_utf8(bytes)
+        .map_err(|e| fail(format!("byte {} is no UTF-8; save the text as UTF-8", e.utf8_error().valid_up_to())))
+}

