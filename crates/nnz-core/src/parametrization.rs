@@ -28,6 +28,12 @@ pub trait Parametrization: Send + Sync {
     /// [`Parametrization::weight`].
     fn pull(&self, step: u64, leaves: &[Leaf], gradient: &[f64]) -> Vec<Vec<f64>>;
 
+    /// Whether leaves that the weight does not show get a gradient as if it did: then [`Parametrization::pull`] is only compared
+    /// where finite differences see something.
+    fn straight_through(&self) -> bool {
+        false
+    }
+
     /// Adds the gradient of what the leaves cost by themselves (sparsity, a divergence) to theirs.
     fn penalty(&self, _step: u64, _leaves: &[Leaf], _gradients: &mut [Vec<f64>]) {}
 

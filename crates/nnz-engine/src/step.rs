@@ -38,11 +38,29 @@ pub fn prune<'a, T: Real>(
             _ => None,
         };
         let kind = sparsifier.kind();
-        let pass = Step::measure(model, batch.as_ref(), 0.0, signals, Mode::Use, kind)?;
+        let candidates = candidates(&**sparsifier, 0, signals, model);
+        let pass = Step::measure(model, batch.as_ref(), 0.0, signals, candidates, Mode::Use, kind)?;
         let layerwise = sparsifier.layerwise();
         moved += rewire(model, None, None, &mut |t| sparsifier.rewire(0, t), kind, layerwise, &pass, storage)?;
     }
     Ok(moved)
+}
+
+/// The zeros a method named, by parameter; empty where it named none.
+pub(crate) fn candidates<T: Real>(
+    sparsifier: &dyn Sparsifier,
+    step: u64,
+    signals: Signals,
+    model: &Model<T>,
+) -> Vec<Vec<u64>> {
+    let mut all = vec![Vec::new(); model.params.len()];
+    if signals.candidates && sparsifier.kind() == Kind::Weights {
+        for (index, i) in model.places(Kind::Weights).into_iter().enumerate() {
+            all[i] = sparsifier.candidates(step, index, &model.params[i].topology());
+            all[i].sort_unstable();
+        }
+    }
+    all
 }
 
 pub(crate) fn check_trained<T: Real>(work: &Work, model: &Model<T>) -> Result<()> {
@@ -72,6 +90,8 @@ pub(crate) struct Step<T> {
     flow: Vec<Tensor<f64>>,
     /// A parameter and the second moment of its inputs.
     gram: Option<(usize, Vec<f64>)>,
+    /// What the optimizer keeps as mean gradient, one for each parameter where it was asked for.
+    pub momentum: Vec<Tensor<T>>,
     /// For running statistics.
     pub statistics: Vec<Statistics<T>>,
 }
@@ -107,8 +127,8 @@ fn finite<T: Real>(tensor: &Tensor<T>) -> bool {
 
 impl<T: Real> Step<T> {
     pub fn empty() -> Self {
-        let (gradients, zeros, curvature, flow) = Default::default();
-        Self { loss: f64::NAN, gradients, zeros, curvature, flow, gram: None, statistics: Vec::new() }
+        let (gradients, zeros, curvature, flow, momentum) = Default::default();
+        Self { loss: f64::NAN, gradients, zeros, curvature, flow, gram: None, momentum, statistics: Vec::new() }
     }
 
     /// All that a method asked for; loss and gradients only where there is a batch.
@@ -117,11 +137,12 @@ impl<T: Real> Step<T> {
         batch: Option<&Batch<T>>,
         smoothing: f64,
         signals: Signals,
+        candidates: Vec<Vec<u64>>,
         mode: Mode,
         kind: Kind,
     ) -> Result<Self> {
         let mut step = match batch {
-            Some(batch) => Self::run(model, batch, smoothing, signals, mode)?,
+            Some(batch) => Self::run(model, batch, smoothing, signals, candidates, mode)?,
             None => Self::empty(),
         };
         if let (Some(temperature), Some(batch)) = (signals.curvature, batch) {
@@ -136,14 +157,25 @@ impl<T: Real> Step<T> {
         Ok(step)
     }
 
-    pub fn run(model: &Model<T>, batch: &Batch<T>, smoothing: f64, signals: Signals, mode: Mode) -> Result<Self> {
+    pub fn run(
+        model: &Model<T>,
+        batch: &Batch<T>,
+        smoothing: f64,
+        signals: Signals,
+        mut candidates: Vec<Vec<u64>>,
+        mode: Mode,
+    ) -> Result<Self> {
+        candidates.resize(model.params.len(), Vec::new());
         let leaves = leaves(model);
         let wanted = |p: &Param<T>| match p.prunable {
             true => (signals.zeros * p.nnz() as f64).ceil() as usize,
             false => 0,
         };
-        let probe = |count: usize| (count > 0).then(|| Arc::new(ZeroProbe { count, ..Default::default() }));
-        let probes: Vec<Option<Arc<ZeroProbe>>> = model.params.iter().map(|p| probe(wanted(p))).collect();
+        let probe = |(p, apart): (&Param<T>, Vec<u64>)| {
+            let count = wanted(p);
+            (count > 0 || !apart.is_empty()).then(|| Arc::new(ZeroProbe { count, apart, ..Default::default() }))
+        };
+        let probes: Vec<Option<Arc<ZeroProbe>>> = model.params.iter().zip(candidates).map(probe).collect();
         let pass = Pass { mode, probes: &probes, ..Default::default() };
         let (loss, statistics) = objective(model, batch, smoothing, &leaves, pass, 1.0)?;
         let value = loss.value().data()[0].f64();
@@ -153,11 +185,10 @@ impl<T: Real> Step<T> {
         for (i, (param, leaf)) in model.params.iter().zip(leaves).enumerate() {
             let mut gradient = found.take(&leaf).unwrap_or_else(|| Tensor::zeros(param.value.shape()));
             if let Some(probe) = &probes[i] {
-                zeros[i] = match &param.layout {
-                    Layout::Sparse(_) => std::mem::take(&mut *probe.found.lock().unwrap_or_else(|e| e.into_inner())),
-                    Layout::Masked(mask) => ops::top_zeros(&gradient, |p| mask.get(p), probe.count),
-                    Layout::Dense => Vec::new(),
-                };
+                if let Layout::Masked(mask) = &param.layout {
+                    probe.pick(&gradient, |p| mask.get(p));
+                }
+                zeros[i] = std::mem::take(&mut *probe.found.lock().unwrap_or_else(|e| e.into_inner()));
             }
             param.mask_gradient(&mut gradient);
             gradients.push(gradient);
@@ -287,6 +318,7 @@ struct View<'a> {
     curvature: Vec<f32>,
     flow: Vec<f32>,
     gram: &'a [f64],
+    momentum: Vec<f32>,
 }
 
 impl<'a> Views<'a> {
@@ -298,9 +330,9 @@ impl<'a> Views<'a> {
                 if pass.gradients.is_empty() {
                     gradient.clear();
                 }
-                let (curvature, flow) = Default::default();
-                let topology = Topology::full(axis.units, 1);
-                View { shape: axis.shape(), topology, values, gradient, zeros: &[], curvature, flow, gram: &[] }
+                let (curvature, flow, momentum) = Default::default();
+                let (shape, topology) = (axis.shape(), Topology::full(axis.units, 1));
+                View { shape, topology, values, gradient, zeros: &[], curvature, flow, gram: &[], momentum }
             };
             return Self { parts: axes(&model.spec).iter().map(view).collect() };
         }
@@ -323,6 +355,7 @@ impl<'a> Views<'a> {
                 curvature: pass.curvature.get(i).map_or_else(Vec::new, |g| narrow(rows.of(g))),
                 flow: pass.flow.get(i).map_or_else(Vec::new, |g| narrow(rows.of(g))),
                 gram: pass.gram.as_ref().filter(|(at, _)| *at == i).map_or(&[], |(_, g)| g),
+                momentum: pass.momentum.get(i).map_or_else(Vec::new, |g| narrow(rows.of(g))),
                 topology: rows.topology,
             }
         };
@@ -332,7 +365,7 @@ impl<'a> Views<'a> {
     pub fn targets(&self) -> Vec<Target<'_>> {
         let parts = self.parts.iter().enumerate();
         parts
-            .map(|(index, View { shape, topology, values, gradient, zeros, curvature, flow, gram })| Target {
+            .map(|(index, View { shape, topology, values, gradient, zeros, curvature, flow, gram, momentum })| Target {
                 index,
                 shape,
                 topology,
@@ -342,6 +375,7 @@ impl<'a> Views<'a> {
                 curvature,
                 flow,
                 gram,
+                momentum,
             })
             .collect()
     }
@@ -542,7 +576,7 @@ mod tests {
     }
 
     fn signals(model: &Model<f64>, batch: &Batch<f64>, signals: Signals) -> Step<f64> {
-        Step::measure(model, Some(batch), 0.0, signals, Mode::Use, Kind::Weights).unwrap()
+        Step::measure(model, Some(batch), 0.0, signals, Vec::new(), Mode::Use, Kind::Weights).unwrap()
     }
 
     /// (g(w + h v) - g(w - h v)) / 2h with v the gradient of the weights.

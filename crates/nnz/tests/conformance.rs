@@ -358,6 +358,9 @@ fn pulls_gradients_through_its_leaves(m: &'static Method) -> Verdict {
                     inner(&leaves)
                 };
                 let near = (moved(1e-5) - moved(-1e-5)) / 2e-5;
+                if p.straight_through() && near == 0.0 {
+                    continue;
+                }
                 let name = leaves[k].name;
                 ensure!((slope - near).abs() < 1e-5 * (1.0 + near.abs()), "{name}[{i}] at {step}: {slope} for {near}");
             }
