@@ -217,7 +217,12 @@ fn follows_what_it_is_shown(m: &'static Method) -> Verdict {
         let mut edits = Vec::new();
         for step in 0..=setting.steps {
             if matches!(work.sparsifier.plan(step), Plan::Rewire(_)) {
-                edits.extend(work.sparsifier.rewire(step, &targets).map_err(|e| e.to_string())?);
+                // Other values at each step, for methods that look at what has changed.
+                let values: Vec<Vec<f32>> =
+                    targets.iter().map(|t| numbers(&format!("w{step}"), t.index, t.values.len())).collect();
+                let moved: Vec<Target> =
+                    targets.iter().zip(&values).map(|(t, values)| Target { values, ..*t }).collect();
+                edits.extend(work.sparsifier.rewire(step, &moved).map_err(|e| e.to_string())?);
             }
         }
         Ok((!edits.is_empty()).then_some(edits))

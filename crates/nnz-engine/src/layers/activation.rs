@@ -95,3 +95,33 @@ impl Layer for Activation {
         self.clone().into()
     }
 }
+
+/// All-ReLU (Curci et al. 2021, arXiv:2102.01732): x, or `slope` x below zero, with a slope that changes its sign from one layer to
+/// the next: -α, α, -α, ...
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct AllRelu {
+    /// Slope below zero.
+    pub slope: f64,
+}
+
+impl Layer for AllRelu {
+    fn output(&self, input: &[usize]) -> Fit<Vec<usize>> {
+        match self.slope.is_finite() {
+            true => Ok(input.to_vec()),
+            false => Err(format!("all-relu has slope {}", self.slope)),
+        }
+    }
+
+    fn forward<T: Real>(&self, x: &Var<T>, _: &mut Context<'_, T>) -> Result<Var<T>> {
+        Ok(ops::leaky_relu(x, self.slope))
+    }
+
+    fn causal(&self, _: &[usize]) -> bool {
+        true
+    }
+
+    fn resized(&self, _: &[usize], _: &dyn Fn(usize) -> usize, _: bool) -> LayerSpec {
+        self.clone().into()
+    }
+}

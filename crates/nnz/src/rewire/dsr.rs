@@ -41,7 +41,7 @@ pub struct Options {
 impl Default for Options {
     fn default() -> Self {
         let rewiring = Rewiring { fraction: 0.2, decay: Decay::Cosine, ..Rewiring::RIGL };
-        Self { rewiring, threshold: 1e-3, tolerance: 0.1 }
+        Self { rewiring, threshold: 0.05, tolerance: 0.1 }
     }
 }
 
