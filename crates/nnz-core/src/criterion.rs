@@ -1,5 +1,6 @@
 use crate::{Rng, Signals, Target, Zero};
 use std::collections::HashSet;
+use std::hash::{BuildHasherDefault, Hasher};
 
 /// Ranks the existing entries of a target: the larger the score, the longer it is kept.
 pub trait Criterion: Send + Sync {
@@ -68,7 +69,7 @@ impl Growth for Random {
         let zeros = len - target.topology.nnz() as u64;
         let count = count.min(zeros as usize);
         let positions: Vec<u64> = if zeros > len / 2 {
-            let mut seen = HashSet::with_capacity(count);
+            let mut seen = HashSet::with_capacity_and_hasher(count, BuildHasherDefault::<Itself>::default());
             let mut born = Vec::with_capacity(count);
             while born.len() < count {
                 let p = rng.below(len);
@@ -83,6 +84,25 @@ impl Growth for Random {
             rng.distinct(zeros, count).into_iter().map(|i| absent[i as usize]).collect()
         };
         positions.into_iter().map(|p| (p, self.std * rng.normal() as f32)).collect()
+    }
+}
+
+/// A random number is its own hash.
+#[derive(Default)]
+struct Itself(u64);
+
+impl Hasher for Itself {
+    fn write(&mut self, bytes: &[u8]) {
+        bytes.iter().for_each(|&b| self.0 = self.0 << 8 | u64::from(b));
+    }
+
+    /// Its upper bits are spread too, which tables look at first.
+    fn write_u64(&mut self, n: u64) {
+        self.0 = n.wrapping_mul(0x9e37_79b9_7f4a_7c15);
+    }
+
+    fn finish(&self) -> u64 {
+        self.0
     }
 }
 
