@@ -38,7 +38,7 @@ pub fn prune<'a, T: Real>(
             _ => None,
         };
         let kind = sparsifier.kind();
-        let pass = Step::measure(model, batch.as_ref(), 0.0, signals, Mode::Use, kind)?;
+        let pass = Step::measure(model, batch.as_ref(), 0.0, signals, Mode::Use, kind, &[])?;
         let layerwise = sparsifier.layerwise();
         moved += rewire(model, None, None, &mut |t| sparsifier.rewire(0, t), kind, layerwise, &pass, storage)?;
     }
@@ -119,9 +119,10 @@ impl<T: Real> Step<T> {
         signals: Signals,
         mode: Mode,
         kind: Kind,
+        backwards: &[Option<Tensor<T>>],
     ) -> Result<Self> {
         let mut step = match batch {
-            Some(batch) => Self::run(model, batch, smoothing, signals, mode)?,
+            Some(batch) => Self::run(model, batch, smoothing, signals, mode, backwards)?,
             None => Self::empty(),
         };
         if let (Some(temperature), Some(batch)) = (signals.curvature, batch) {
@@ -136,7 +137,15 @@ impl<T: Real> Step<T> {
         Ok(step)
     }
 
-    pub fn run(model: &Model<T>, batch: &Batch<T>, smoothing: f64, signals: Signals, mode: Mode) -> Result<Self> {
+    /// `backwards` as in [`Pass`].
+    pub fn run(
+        model: &Model<T>,
+        batch: &Batch<T>,
+        smoothing: f64,
+        signals: Signals,
+        mode: Mode,
+        backwards: &[Option<Tensor<T>>],
+    ) -> Result<Self> {
         let leaves = leaves(model);
         let wanted = |p: &Param<T>| match p.prunable {
             true => (signals.zeros * p.nnz() as f64).ceil() as usize,
@@ -144,7 +153,7 @@ impl<T: Real> Step<T> {
         };
         let probe = |count: usize| (count > 0).then(|| Arc::new(ZeroProbe { count, ..Default::default() }));
         let probes: Vec<Option<Arc<ZeroProbe>>> = model.params.iter().map(|p| probe(wanted(p))).collect();
-        let pass = Pass { mode, probes: &probes, ..Default::default() };
+        let pass = Pass { mode, probes: &probes, backwards, ..Default::default() };
         let (loss, statistics) = objective(model, batch, smoothing, &leaves, pass, 1.0)?;
         let value = loss.value().data()[0].f64();
         let mut found = loss.backward(false)?;
@@ -542,7 +551,7 @@ mod tests {
     }
 
     fn signals(model: &Model<f64>, batch: &Batch<f64>, signals: Signals) -> Step<f64> {
-        Step::measure(model, Some(batch), 0.0, signals, Mode::Use, Kind::Weights).unwrap()
+        Step::measure(model, Some(batch), 0.0, signals, Mode::Use, Kind::Weights, &[]).unwrap()
     }
 
     /// (g(w + h v) - g(w - h v)) / 2h with v the gradient of the weights.
