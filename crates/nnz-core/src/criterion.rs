@@ -2,6 +2,7 @@ use crate::{Result, Rng, Signals, Target, Topology, Zero};
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 use std::collections::HashSet;
+use std::hash::{BuildHasherDefault, Hasher};
 
 /// Ranks the existing entries of a target: the larger the score, the longer it is kept.
 pub trait Criterion: Send + Sync {
@@ -88,12 +89,31 @@ impl Growth for Random {
     }
 }
 
+/// A random number is its own hash.
+#[derive(Default)]
+struct Itself(u64);
+
+impl Hasher for Itself {
+    fn write(&mut self, bytes: &[u8]) {
+        bytes.iter().for_each(|&b| self.0 = self.0 << 8 | u64::from(b));
+    }
+
+    /// Its upper bits are spread too, which tables look at first.
+    fn write_u64(&mut self, n: u64) {
+        self.0 = n.wrapping_mul(0x9e37_79b9_7f4a_7c15);
+    }
+
+    fn finish(&self) -> u64 {
+        self.0
+    }
+}
+
 /// `count` different zeros, uniform over all such sets; there must be as many. O(count) while at most half of the matrix exists.
 pub fn random_zeros(topology: &Topology, count: usize, rng: &mut Rng) -> Vec<u64> {
     let len = topology.rows() as u64 * topology.cols() as u64;
     let zeros = len - topology.nnz() as u64;
     if zeros > len / 2 {
-        let mut seen = HashSet::with_capacity(count);
+        let mut seen = HashSet::with_capacity_and_hasher(count, BuildHasherDefault::<Itself>::default());
         let mut drawn = Vec::with_capacity(count);
         while drawn.len() < count {
             let p = rng.below(len);

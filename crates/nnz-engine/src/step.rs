@@ -39,7 +39,7 @@ pub fn prune<'a, T: Real>(
         };
         let kind = sparsifier.kind();
         let candidates = candidates(&**sparsifier, 0, signals, model);
-        let pass = Step::measure(model, batch.as_ref(), 0.0, signals, candidates, Mode::Use, kind)?;
+        let pass = Step::measure(model, batch.as_ref(), 0.0, signals, candidates, Mode::Use, kind, &[])?;
         let layerwise = sparsifier.layerwise();
         moved += rewire(model, None, None, &mut |t| sparsifier.rewire(0, t), kind, layerwise, &pass, storage)?;
     }
@@ -140,9 +140,10 @@ impl<T: Real> Step<T> {
         candidates: Vec<Vec<u64>>,
         mode: Mode,
         kind: Kind,
+        backwards: &[Option<Tensor<T>>],
     ) -> Result<Self> {
         let mut step = match batch {
-            Some(batch) => Self::run(model, batch, smoothing, signals, candidates, mode)?,
+            Some(batch) => Self::run(model, batch, smoothing, signals, candidates, mode, backwards)?,
             None => Self::empty(),
         };
         if let (Some(temperature), Some(batch)) = (signals.curvature, batch) {
@@ -157,6 +158,7 @@ impl<T: Real> Step<T> {
         Ok(step)
     }
 
+    /// `backwards` as in [`Pass`].
     pub fn run(
         model: &Model<T>,
         batch: &Batch<T>,
@@ -164,6 +166,7 @@ impl<T: Real> Step<T> {
         signals: Signals,
         mut candidates: Vec<Vec<u64>>,
         mode: Mode,
+        backwards: &[Option<Tensor<T>>],
     ) -> Result<Self> {
         candidates.resize(model.params.len(), Vec::new());
         let leaves = leaves(model);
@@ -176,7 +179,7 @@ impl<T: Real> Step<T> {
             (count > 0 || !apart.is_empty()).then(|| Arc::new(ZeroProbe { count, apart, ..Default::default() }))
         };
         let probes: Vec<Option<Arc<ZeroProbe>>> = model.params.iter().zip(candidates).map(probe).collect();
-        let pass = Pass { mode, probes: &probes, ..Default::default() };
+        let pass = Pass { mode, probes: &probes, backwards, ..Default::default() };
         let (loss, statistics) = objective(model, batch, smoothing, &leaves, pass, 1.0)?;
         let value = loss.value().data()[0].f64();
         let mut found = loss.backward(false)?;
@@ -576,7 +579,7 @@ mod tests {
     }
 
     fn signals(model: &Model<f64>, batch: &Batch<f64>, signals: Signals) -> Step<f64> {
-        Step::measure(model, Some(batch), 0.0, signals, Vec::new(), Mode::Use, Kind::Weights).unwrap()
+        Step::measure(model, Some(batch), 0.0, signals, Vec::new(), Mode::Use, Kind::Weights, &[]).unwrap()
     }
 
     /// (g(w + h v) - g(w - h v)) / 2h with v the gradient of the weights.

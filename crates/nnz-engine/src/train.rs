@@ -5,8 +5,8 @@ use crate::leaves::Leaves;
 use crate::step::{Step, Views, after_step, candidates, check_trained, culprit, rewire};
 use crate::task::{Evaluation, Frame, Task, evaluate};
 use crate::{
-    Average, Crossovers, Error, LrSchedule, Mode, Model, ModelSpec, Optimizer, OptimizerSpec, Param, Result, Role,
-    Storage, Storing, Tensor, clip_by_norm, lbfgs,
+    Average, Crossovers, Error, History, LrSchedule, Mode, Model, ModelSpec, Optimizer, OptimizerSpec, Param, Result,
+    Role, Storage, Storing, Tensor, clip_by_norm, lbfgs,
 };
 use half::bf16;
 use nnz_core::{Act, Edit, Explored, Kind, Plan, Rng, Setting, Shape, Signals, Target, Work};
@@ -267,6 +267,8 @@ pub struct Trainer<'a, T> {
     pub average: Option<Average<T>>,
     /// Where it stands.
     pub position: Position,
+    /// Sees what every edit changes, when there is one. Changes no result.
+    pub history: Option<History>,
     /// Whether [`Trainer::run`] makes batches ahead on a thread of its own. Changes no result.
     pub prefetch: bool,
     /// Time spent in the steps of the current epoch; never part of a result.
@@ -373,6 +375,7 @@ impl<'a, T: Real> Trainer<'a, T> {
             optimizer,
             average,
             position: Position::default(),
+            history: None,
             prefetch: true,
             seconds: 0.0,
         })
@@ -435,6 +438,15 @@ impl<'a, T: Real> Trainer<'a, T> {
     /// Steps in the whole run.
     pub fn steps(&self) -> u64 {
         self.work.procedure.as_ref().map_or_else(|| self.plain_steps(), |p| p.steps())
+    }
+
+    /// Bytes that updates remember: the optimizer's, without those of weights that are made of leaves, and what their
+    /// leaves need in their place.
+    pub fn optimizer_bytes(&self) -> usize {
+        let (Some(leaves), Some(p)) = (&self.leaves, &self.work.parametrization) else { return self.optimizer.bytes() };
+        let plain = self.optimizer.state.iter().enumerate().filter(|(i, _)| !leaves.has(*i));
+        let plain = plain.flat_map(|(_, slots)| slots).map(|s| s.len() * size_of::<T>()).sum::<usize>();
+        plain + leaves.state_bytes(&**p)
     }
 
     fn plain_steps(&self) -> u64 {
@@ -541,6 +553,7 @@ impl<'a, T: Real> Trainer<'a, T> {
                     let kept = self.kept(&name)?.clone();
                     (self.model.params, self.optimizer.state) = (kept.params, kept.state);
                     self.average = self.average.as_ref().map(|_| Average::new(&self.model.params));
+                    self.look();
                 }
                 Act::Rewind(name) => self.mean_of(&[name])?,
                 Act::Average(names) => self.mean_of(&names)?,
@@ -688,6 +701,7 @@ impl<'a, T: Real> Trainer<'a, T> {
         self.position.since = self.position.step;
         self.position.born += moved.born;
         self.position.died += moved.died;
+        self.look();
         Ok(())
     }
 
@@ -698,8 +712,12 @@ impl<'a, T: Real> Trainer<'a, T> {
     /// A pass whose loss and gradients are numbers, or the place where they stopped being any.
     fn measure(&self, batch: Option<&Batch<T>>, signals: Signals) -> Result<Step<T>> {
         let (smoothing, mode, kind) = (self.spec.smoothing, self.mode(), self.work.sparsifier.kind());
+        let backwards = match (&self.leaves, &self.work.parametrization) {
+            (Some(leaves), Some(p)) => leaves.backwards(&**p, self.local(), self.model.params.len()),
+            _ => Vec::new(),
+        };
         let named = candidates(&*self.work.sparsifier, self.local(), signals, &self.model);
-        let mut pass = Step::measure(&self.model, batch, smoothing, signals, named, mode, kind)?;
+        let mut pass = Step::measure(&self.model, batch, smoothing, signals, named, mode, kind, &backwards)?;
         if signals.momentum {
             let kept = |i: usize| self.optimizer.direction(i).or_else(|| pass.gradients.get(i).cloned());
             pass.momentum = (0..self.model.params.len()).filter_map(kept).collect();
@@ -815,7 +833,7 @@ impl<'a, T: Real> Trainer<'a, T> {
             for &i in &trained {
                 model.params[i].value.data_mut().iter_mut().zip(&mut x).for_each(|(w, &x)| *w = T::of(x));
             }
-            Step::run(model, batch, smoothing, Signals::NONE, Vec::new(), mode)
+            Step::run(model, batch, smoothing, Signals::NONE, Vec::new(), mode, &[])
         };
         let mut failure = None;
         let found = lbfgs::iterate(&before, value, &start, &pairs, |x| match set(x) {
@@ -874,6 +892,7 @@ impl<'a, T: Real> Trainer<'a, T> {
         let moved = rewire(&mut self.model, optimizer, average, &mut ask, kind, layerwise, pass, self.spec.storing())?;
         self.position.born += moved.born;
         self.position.died += moved.died;
+        self.look();
         Ok(())
     }
 
@@ -891,6 +910,12 @@ impl<'a, T: Real> Trainer<'a, T> {
         };
         let all: usize = prunable.iter().map(|p| p.shape.len()).sum();
         Some(prunable.iter().enumerate().map(ever).sum::<usize>() as f64 / all.max(1) as f64)
+    }
+
+    fn look(&mut self) {
+        if let Some(history) = &mut self.history {
+            history.look(&self.model.params, self.position.step);
+        }
     }
 
     fn finish_epoch(&mut self, epoch: u32, loss: f64) -> Result<EpochRecord> {

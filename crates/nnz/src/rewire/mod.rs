@@ -1,6 +1,27 @@
 //! How does a sparse topology change while it trains?
 
-methods![set, rigl, srigl, dst_ee, sparse_momentum, deep_rewiring, dsr, itop, mest, granet, top_kast, cht];
+methods![
+    set,
+    rigl,
+    srigl,
+    dst_ee,
+    sparse_momentum,
+    sr_ste,
+    decay_masks,
+    bdwp,
+    s2ft,
+    grass,
+    deep_rewiring,
+    dsr,
+    itop,
+    mest,
+    granet,
+    top_kast,
+    cht,
+];
+
+pub use bdwp::{cycles, multiply_adds};
+pub use s2ft::{Adapter, co_permute};
 
 use nnz_core::Target;
 

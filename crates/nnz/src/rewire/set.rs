@@ -14,6 +14,7 @@ use nnz_core::{
     Build, Criterion, Decay, DropGrow, Edit, Error, Method, Paper, Period, Plan, Random, Result, Rewiring, Rng,
     Setting, Shape, Signals, Sparsifier, Target, Topology, When, Work,
 };
+use rayon::prelude::*;
 use serde::{Deserialize, Serialize};
 
 /// The card.
@@ -135,10 +136,13 @@ impl Criterion for NearestToZeroOfEachSign {
     fn score(&self, target: &Target, _: &mut Rng) -> Vec<f32> {
         let mut score = vec![0.0; target.values.len()];
         for negative in [false, true] {
-            let mut same: Vec<usize> = (0..score.len()).filter(|&i| (target.values[i] < 0.0) == negative).collect();
-            same.sort_by(|&a, &b| target.values[a].abs().total_cmp(&target.values[b].abs()));
+            // Bits of |w| order as it does; ties by position.
+            let signed = target.values.iter().enumerate().filter(|(_, w)| (**w < 0.0) == negative);
+            let mut same: Vec<u64> = signed.map(|(i, w)| u64::from(w.abs().to_bits()) << 32 | i as u64).collect();
+            same.par_sort_unstable();
             let n = same.len() as f32;
-            same.into_iter().enumerate().for_each(|(rank, i)| score[i] = (rank as f32 + 0.5) / n);
+            let ranked = same.into_iter().enumerate();
+            ranked.for_each(|(rank, key)| score[key as u32 as usize] = (rank as f32 + 0.5) / n);
         }
         score
     }
