@@ -4,8 +4,8 @@
 
 use nnz::REGISTRY;
 use nnz::data::Store;
-use nnz_core::measure::{Alternative, Degrees, tail};
 use nnz_core::Setting;
+use nnz_core::measure::{Alternative, Degrees, tail};
 use nnz_engine::{ModelSpec, OptimizerSpec, TrainSpec, Trainer};
 
 fn main() -> Result<(), Box<dyn std::error::Error>> {
@@ -22,7 +22,9 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
         method.build(&options, setting)
     };
     let mut trainer: Trainer<f32> = Trainer::new(&model, &data, &spec, 0, build)?;
-    println!("| epoch | units | mean | most | variation | Gini | exponent | from | in the tail | against exponential | against log-normal |");
+    println!(
+        "| epoch | units | mean | most | variation | Gini | exponent | from | in the tail | against exponential | against log-normal |"
+    );
     println!("|---|---|---|---|---|---|---|---|---|---|---|");
     let show = |epoch: u32, trainer: &Trainer<f32>| {
         for p in trainer.model.params.iter().filter(|p| p.prunable) {
@@ -37,7 +39,10 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
                         format!("{:.2} | {} | {} | {e} | {l}", t.exponent, t.from, t.units)
                     },
                 );
-                println!("| {epoch} | {} of {} | {mean:.1} | {max} | {variation:.2} | {gini:.2} | {end} |", side, p.shape.name);
+                println!(
+                    "| {epoch} | {} of {} | {mean:.1} | {max} | {variation:.2} | {gini:.2} | {end} |",
+                    side, p.shape.name
+                );
             }
         }
     };

@@ -94,7 +94,15 @@ fn unit_by_unit<T: Real>(model: &Model<T>) -> bool {
     let plain = |l: &LayerSpec| {
         matches!(
             l,
-            Activation(_) | AllRelu(_) | BatchNorm(_) | Dropout(_) | Flatten(_) | LayerNorm(_) | Linear(_) | Relu(_) | RmsNorm(_)
+            Activation(_)
+                | AllRelu(_)
+                | BatchNorm(_)
+                | Dropout(_)
+                | Flatten(_)
+                | LayerNorm(_)
+                | Linear(_)
+                | Relu(_)
+                | RmsNorm(_)
         )
     };
     model.spec.layers.iter().all(plain)

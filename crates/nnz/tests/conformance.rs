@@ -730,6 +730,33 @@ mod cheats {
     }
 }
 
+/// Options that change what is measured or drawn: the same topologies under masked and sparse storage, at the density, and on
+/// resuming.
+#[test]
+fn other_growths_and_starts_behave_too() {
+    let model = ModelSpec::parse(MODEL, digits().image, 10).unwrap();
+    let growths = ["rigl", "dst-ee", "sparse-momentum", "granet", "itop"].map(|key| (key, "growth", "sampled"));
+    let starts = ["small-world", "scale-free", "ramanujan"].map(|start| ("set", "start", start));
+    for (key, option, value) in growths.into_iter().chain(starts) {
+        let method = REGISTRY.find(key).unwrap();
+        let build = |setting: &Setting| {
+            let mut options = options(method);
+            options.insert(option.into(), value.into());
+            method.build(&options, setting)
+        };
+        let [mut masked, mut sparse] = [Storage::Masked, Storage::Sparse].map(|storage| {
+            Trainer::<f64>::new(&model, digits(), &spec(storage), 6, build)
+                .unwrap_or_else(|e| panic!("{key} {value}: {e}"))
+        });
+        masked.run(|_, _| true).unwrap();
+        sparse.run(|_, _| true).unwrap();
+        assert_eq!(topologies(&masked), topologies(&sparse), "{key} {value}");
+        let (entries, left) = (784 * 30 + 30 * 20, sparse.model.params.iter().filter(|p| p.prunable).map(|p| p.nnz()));
+        assert_eq!(left.sum::<usize>(), (DENSITY * entries as f64).round() as usize, "{key} {value}");
+        assert!(sparse.position.history.iter().any(|e| e.died > 0), "{key} {value} did not rewire");
+    }
+}
+
 /// Every pattern, on the methods that choose freely: what survives training obeys it.
 #[test]
 fn patterns_are_kept_through_training() {

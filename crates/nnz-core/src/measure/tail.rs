@@ -130,10 +130,8 @@ fn fit_log_normal(from: usize, tail: &[usize], units: usize) -> impl Fn(usize) -
         let rest = sigma * (std::f64::consts::TAU).sqrt() * upper(z) * (-top).exp();
         top + (head + if rest.is_finite() { rest } else { 0.0 }).ln()
     };
-    let (logs, squares) = (
-        mean(from, tail, units, |k| (k as f64).ln()),
-        mean(from, tail, units, |k| (k as f64).ln().powi(2)),
-    );
+    let (logs, squares) =
+        (mean(from, tail, units, |k| (k as f64).ln()), mean(from, tail, units, |k| (k as f64).ln().powi(2)));
     let fit = move |mu: f64, sigma: f64| {
         -(squares - 2.0 * mu * logs + mu * mu) / (2.0 * sigma * sigma) - logs - normal(mu, sigma)
     };
@@ -174,7 +172,13 @@ mod tests {
     fn draws(n: usize, p: impl Fn(f64) -> f64) -> Vec<usize> {
         let weights: Vec<f64> = (1..20_000).map(|k| p(k as f64)).collect();
         let total: f64 = weights.iter().sum();
-        let sums: Vec<f64> = weights.iter().scan(0.0, |s, w| { *s += w / total; Some(*s) }).collect();
+        let sums: Vec<f64> = weights
+            .iter()
+            .scan(0.0, |s, w| {
+                *s += w / total;
+                Some(*s)
+            })
+            .collect();
         let mut rng = Rng::stream(0, "draws", 0, 0);
         (0..n).map(|_| 1 + sums.partition_point(|s| *s < rng.unit64()).min(sums.len() - 1)).collect()
     }

@@ -125,3 +125,24 @@ impl Layer for AllRelu {
         self.clone().into()
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use crate::{Model, ModelSpec, Storage, Tensor};
+
+    #[test]
+    fn all_relu_has_its_slope_below_zero() {
+        let text = |slopes: [f64; 2]| {
+            let layer = |slope: f64| format!(r#"{{"layer": "all-relu", "slope": {slope}}}"#);
+            let layers = slopes.map(layer).join(",");
+            format!(r#"{{"name": "x", "input": [1, 1, 3], "layers": [{{"layer": "flatten"}}, {layers}]}}"#)
+        };
+        let infer = |slopes| {
+            let spec: ModelSpec = serde_json::from_str(&text(slopes)).unwrap();
+            let model: Model<f64> = Model::born(&spec, None, Storage::Auto, false, 0).unwrap();
+            model.infer(Tensor::new(&[1, 3], vec![2.0, -1.0, -0.5])).unwrap().data().to_vec()
+        };
+        assert_eq!(infer([-0.5, 0.25]), [2.0, 0.5, 0.25]);
+        assert_eq!(infer([0.5, -0.25]), [2.0, 0.125, 0.0625]);
+    }
+}
