@@ -94,7 +94,10 @@ fn names_numbers_and_combinations() {
         (&format!("{t} --set evry=3"), &["did you mean `every`?"]),
         (&format!("{t} --desnity 0.1"), &["--desnity", "'--density'"]),
         ("trian mnist", &["trian", "'train'"]),
-        ("train good.csv --target answer --method rigl --model resnet", &["known models are", "did you mean `resnet8`?"]),
+        (
+            "train good.csv --target answer --method rigl --model resnet",
+            &["known models are", "did you mean `resnet8`?"],
+        ),
         ("train good.csv --target answr --method rigl", &["did you mean `answer`?"]),
         ("train good.csv --method rigl", &["which column has the answers?", "--target COL", "`colour`"]),
         ("train good.csv?taget=answer --method rigl", &["did you mean `target`?"]),

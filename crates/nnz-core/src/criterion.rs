@@ -1,5 +1,8 @@
-use crate::{Rng, Signals, Target, Zero};
+use crate::{Result, Rng, Signals, Target, Topology, Zero};
+use serde::{Deserialize, Serialize};
+use serde_json::Value;
 use std::collections::HashSet;
+use std::hash::{BuildHasherDefault, Hasher};
 
 /// Ranks the existing entries of a target: the larger the score, the longer it is kept.
 pub trait Criterion: Send + Sync {
@@ -13,13 +16,28 @@ pub trait Criterion: Send + Sync {
 }
 
 /// A criterion asked of the zeros: which connections should be born?
-pub trait Growth: Send + Sync {
+pub trait Growth: Send {
     /// What must be measured to grow `fraction` of the nonzeros of each target.
     fn needs(&self, fraction: f64) -> Signals;
 
-    /// `count` positions that `kept` does not hold, each with its first value, in any order.
+    /// The zeros of target `index` it wants to know the gradient of; see [`crate::Sparsifier::candidates`].
+    fn candidates(&self, _index: usize, _topology: &Topology, _rng: &mut Rng) -> Vec<u64> {
+        Vec::new()
+    }
+
+    /// `count` positions that `kept` does not hold, each with its first value, in any order; fewer where it finds no more.
     /// `kept[i]` tells whether entry `i` of the topology survived the drop.
-    fn grow(&self, target: &Target, kept: &[bool], count: usize, rng: &mut Rng) -> Vec<(u64, f32)>;
+    fn grow(&mut self, step: u64, target: &Target, kept: &[bool], count: usize, rng: &mut Rng) -> Vec<(u64, f32)>;
+
+    /// What a checkpoint must hold.
+    fn state(&self) -> Value {
+        Value::Null
+    }
+
+    /// Takes back what [`Growth::state`] gave.
+    fn restore(&mut self, _state: &Value) -> Result<()> {
+        Ok(())
+    }
 }
 
 /// |w|
@@ -63,47 +81,114 @@ impl Growth for Random {
     }
 
     /// Draws among the positions that were zero before the drop. O(count) while at most half of the target exists.
-    fn grow(&self, target: &Target, _: &[bool], count: usize, rng: &mut Rng) -> Vec<(u64, f32)> {
+    fn grow(&mut self, _: u64, target: &Target, _: &[bool], count: usize, rng: &mut Rng) -> Vec<(u64, f32)> {
         let len = target.shape.len() as u64;
-        let zeros = len - target.topology.nnz() as u64;
-        let count = count.min(zeros as usize);
-        let positions: Vec<u64> = if zeros > len / 2 {
-            let mut seen = HashSet::with_capacity(count);
-            let mut born = Vec::with_capacity(count);
-            while born.len() < count {
-                let p = rng.below(len);
-                if target.topology.find(p).is_none() && seen.insert(p) {
-                    born.push(p);
-                }
-            }
-            born
-        } else {
-            let mut exists = target.topology.positions().peekable();
-            let absent: Vec<u64> = (0..len).filter(|p| exists.next_if_eq(p).is_none()).collect();
-            rng.distinct(zeros, count).into_iter().map(|i| absent[i as usize]).collect()
-        };
+        let count = count.min((len - target.topology.nnz() as u64) as usize);
+        let positions = random_zeros(target.topology, count, rng);
         positions.into_iter().map(|p| (p, self.std * rng.normal() as f32)).collect()
+    }
+}
+
+/// A random number is its own hash.
+#[derive(Default)]
+struct Itself(u64);
+
+impl Hasher for Itself {
+    fn write(&mut self, bytes: &[u8]) {
+        bytes.iter().for_each(|&b| self.0 = self.0 << 8 | u64::from(b));
+    }
+
+    /// Its upper bits are spread too, which tables look at first.
+    fn write_u64(&mut self, n: u64) {
+        self.0 = n.wrapping_mul(0x9e37_79b9_7f4a_7c15);
+    }
+
+    fn finish(&self) -> u64 {
+        self.0
+    }
+}
+
+/// `count` different zeros, uniform over all such sets; there must be as many. O(count) while at most half of the matrix exists.
+pub fn random_zeros(topology: &Topology, count: usize, rng: &mut Rng) -> Vec<u64> {
+    let len = topology.rows() as u64 * topology.cols() as u64;
+    let zeros = len - topology.nnz() as u64;
+    if zeros > len / 2 {
+        let mut seen = HashSet::with_capacity_and_hasher(count, BuildHasherDefault::<Itself>::default());
+        let mut drawn = Vec::with_capacity(count);
+        while drawn.len() < count {
+            let p = rng.below(len);
+            if topology.find(p).is_none() && seen.insert(p) {
+                drawn.push(p);
+            }
+        }
+        return drawn;
+    }
+    let mut exists = topology.positions().peekable();
+    let absent: Vec<u64> = (0..len).filter(|p| exists.next_if_eq(p).is_none()).collect();
+    rng.distinct(zeros, count).into_iter().map(|i| absent[i as usize]).collect()
+}
+
+/// Which zeros growth by gradient looks at.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Search {
+    /// All, O(out · in · rows) at a rewiring; refused above [`Search::LIMIT`] entries in a layer.
+    #[default]
+    Exact,
+    /// A random one for each connection, O(nnz · rows): a deviation from the papers.
+    Sampled,
+}
+
+impl Search {
+    /// Entries of a layer whose zeros are all looked at, at most: about ten seconds on a core for a batch of 128.
+    pub const LIMIT: u64 = 1 << 32;
+
+    /// What must be measured to choose among as many zeros as `fraction` of the nonzeros.
+    pub fn needs(self, fraction: f64) -> Signals {
+        match self {
+            Self::Exact => Signals { zeros: fraction, ..Signals::GRADIENT },
+            Self::Sampled => Signals { candidates: true, ..Signals::GRADIENT },
+        }
+    }
+
+    /// As many random zeros as there are connections, for [`Search::Sampled`].
+    pub fn candidates(self, topology: &Topology, rng: &mut Rng) -> Vec<u64> {
+        match self {
+            Self::Exact => Vec::new(),
+            Self::Sampled => {
+                let zeros = topology.rows() as u64 * topology.cols() as u64 - topology.nnz() as u64;
+                random_zeros(topology, topology.nnz().min(zeros as usize), rng)
+            }
+        }
     }
 }
 
 /// |∂L/∂w| of the zeros: connections of largest gradient are born with value zero (Evci et al. 2020, arXiv:1911.11134,
 /// eq. 1). A connection dropped in the same step competes too and, if it wins, keeps its value.
-pub struct Gradient;
+pub struct Gradient(pub Search);
+
+/// The zeros and what was dropped, each with its gradient and the value it would have.
+pub fn contenders(target: &Target, kept: &[bool]) -> Vec<(Zero, f32)> {
+    let entries = target.topology.positions().zip(target.gradient).zip(target.values);
+    let dropped = entries.zip(kept).filter(|&(_, &kept)| !kept);
+    let dropped = dropped.map(|(((position, &gradient), &value), _)| (Zero { position, gradient }, value));
+    dropped.chain(target.zeros.iter().map(|&z| (z, 0.0))).collect()
+}
 
 impl Growth for Gradient {
     fn needs(&self, fraction: f64) -> Signals {
-        Signals { zeros: fraction, ..Signals::GRADIENT }
+        self.0.needs(fraction)
     }
 
-    fn grow(&self, target: &Target, kept: &[bool], count: usize, _: &mut Rng) -> Vec<(u64, f32)> {
-        let entries = target.topology.positions().zip(target.gradient).zip(target.values);
-        let dropped = entries.zip(kept).filter(|&(_, &kept)| !kept);
-        let mut candidates: Vec<(Zero, f32)> =
-            dropped.map(|(((position, &gradient), &value), _)| (Zero { position, gradient }, value)).collect();
-        candidates.extend(target.zeros.iter().map(|&z| (z, 0.0)));
-        candidates.sort_unstable_by(|(a, _), (b, _)| {
+    fn candidates(&self, _: usize, topology: &Topology, rng: &mut Rng) -> Vec<u64> {
+        self.0.candidates(topology, rng)
+    }
+
+    fn grow(&mut self, _: u64, target: &Target, kept: &[bool], count: usize, _: &mut Rng) -> Vec<(u64, f32)> {
+        let mut all = contenders(target, kept);
+        all.sort_unstable_by(|(a, _), (b, _)| {
             b.gradient.abs().total_cmp(&a.gradient.abs()).then(a.position.cmp(&b.position))
         });
-        candidates.into_iter().take(count).map(|(z, value)| (z.position, value)).collect()
+        all.into_iter().take(count).map(|(z, value)| (z.position, value)).collect()
     }
 }

@@ -21,6 +21,8 @@ pub trait Distribution: Send + Sync {
 pub enum DistributionKind {
     /// [`Uniform`]
     Uniform,
+    /// [`UniformPlus`]
+    UniformPlus,
     /// [`Er`]
     Er,
     /// [`Erk`]
@@ -36,6 +38,7 @@ impl DistributionKind {
     pub fn build(self) -> Box<dyn Distribution> {
         match self {
             Self::Uniform => Box::new(Uniform),
+            Self::UniformPlus => Box::new(UniformPlus),
             Self::Er => Box::new(Er),
             Self::Erk => Box::new(Erk),
             Self::ErkPlus => Box::new(ErkPlus),
@@ -50,6 +53,23 @@ pub struct Uniform;
 impl Distribution for Uniform {
     fn allocate(&self, shapes: &[&Shape], _: &[Vec<f32>], density: f64) -> Result<Vec<usize>> {
         finish(shapes, &vec![density; shapes.len()], density)
+    }
+}
+
+/// [`Uniform`] with the first target dense wherever that leaves the others half of the budget, as RigL's uniform networks
+/// are (Evci et al. 2020, section 3).
+pub struct UniformPlus;
+
+impl Distribution for UniformPlus {
+    fn allocate(&self, shapes: &[&Shape], _: &[Vec<f32>], density: f64) -> Result<Vec<usize>> {
+        let total: f64 = shapes.iter().map(|s| s.len() as f64).sum();
+        let first = shapes.first().map_or(0.0, |s| s.len() as f64);
+        if first > density * total / 2.0 {
+            return Uniform.allocate(shapes, &[], density);
+        }
+        let rest = (density * total - first) / (total - first);
+        let densities: Vec<f64> = (0..shapes.len()).map(|i| if i == 0 { 1.0 } else { rest }).collect();
+        finish(shapes, &densities, density)
     }
 }
 
@@ -222,8 +242,8 @@ mod tests {
     #[test]
     fn budgets_are_exact() {
         let total: usize = lenet().iter().map(Shape::len).sum();
-        for kind in [DistributionKind::Uniform, DistributionKind::Er, DistributionKind::Erk, DistributionKind::ErkPlus]
-        {
+        use DistributionKind as Kind;
+        for kind in [Kind::Uniform, Kind::UniformPlus, Kind::Er, Kind::Erk, Kind::ErkPlus] {
             for density in [0.01, 0.05, 0.3, 0.77, 1.0] {
                 let counts = allocate(&*kind.build(), density);
                 assert_eq!(
@@ -256,6 +276,18 @@ mod tests {
     #[test]
     fn erk_plus_keeps_the_head_dense() {
         assert_eq!(allocate(&ErkPlus, 0.05)[2], 1000);
+    }
+
+    #[test]
+    fn uniform_plus_keeps_a_small_first_layer_dense() {
+        let shapes = [Shape::matrix("conv1", 8, 27), Shape::matrix("conv2", 100, 72), Shape::matrix("conv3", 100, 100)];
+        let refs: Vec<&Shape> = shapes.iter().collect();
+        let counts = UniformPlus.allocate(&refs, &[], 0.1).unwrap();
+        assert_eq!(counts[0], 216);
+        assert_eq!(counts.iter().sum::<usize>(), 1742);
+        assert!((counts[1] as f64 / 7200.0 - counts[2] as f64 / 10000.0).abs() < 1e-3);
+        // LeNet's first layer is most of the network.
+        assert_eq!(allocate(&UniformPlus, 0.05), allocate(&Uniform, 0.05));
     }
 
     #[test]

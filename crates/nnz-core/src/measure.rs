@@ -8,6 +8,10 @@
 use crate::{Error, Result, Rng, Topology};
 use serde::Serialize;
 
+mod tail;
+
+pub use tail::{Alternative, Tail, tail};
+
 /// How the connections of a layer are shared among the units of one side.
 #[derive(Clone, Debug, PartialEq, Serialize)]
 pub struct Degrees {

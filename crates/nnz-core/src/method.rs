@@ -1,6 +1,6 @@
 use crate::{
-    Criterion, DistributionKind, Error, Kind, Measure, Parametrization, Pattern, Procedure, Prune, Result, Schedule,
-    Setting, Sparsifier, Static, closest,
+    Criterion, Decay, DistributionKind, DropGrow, Error, Even, Growth, Kind, Measure, Parametrization, Pattern, Period,
+    Procedure, Prune, Result, Schedule, Setting, Sparsifier, Start, Static, When, closest,
 };
 use serde::{Deserialize, Serialize, de::DeserializeOwned};
 
@@ -108,7 +108,70 @@ impl Budget {
     /// A random topology from the start.
     pub fn fixed(self, setting: &Setting) -> Static {
         let Self { density, distribution, pattern, of } = self;
-        Static { distribution: distribution.build(), pattern, density, setting: *setting, kind: of }
+        let start = Start::Random;
+        Static { distribution: distribution.build(), pattern, density, setting: *setting, kind: of, start }
+    }
+}
+
+/// A budget that is there from the start.
+#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Born {
+    /// What exists.
+    #[serde(flatten)]
+    pub budget: Budget,
+    /// What the first topology is drawn from: random, small-world, scale-free or ramanujan.
+    pub start: Start,
+}
+
+impl Born {
+    /// Of weights, at random.
+    pub const fn new(density: f64, distribution: DistributionKind) -> Self {
+        Self { budget: Budget::new(density, distribution), start: Start::Random }
+    }
+
+    /// The first topology.
+    pub fn fixed(self, setting: &Setting) -> Static {
+        Static { start: self.start, ..self.budget.fixed(setting) }
+    }
+}
+
+/// The options of methods that drop and grow.
+#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Rewiring {
+    /// What exists; rewiring keeps only pattern `unstructured`.
+    #[serde(flatten)]
+    pub born: Born,
+    /// Fraction of the nonzeros replaced at the first rewiring.
+    pub fraction: f64,
+    /// How it falls.
+    pub decay: Decay,
+    /// Time between two rewirings.
+    pub every: Period,
+    /// End of rewiring.
+    pub until: Period,
+}
+
+impl Rewiring {
+    /// RigL's: ERK at 0.05, of which 0.3 are replaced every 100 steps, falling like a cosine until three quarters of the run.
+    pub const RIGL: Self = Self {
+        born: Born::new(0.05, DistributionKind::Erk),
+        fraction: 0.3,
+        decay: Decay::Cosine,
+        every: Period::Steps(100),
+        until: Period::Run(0.75),
+    };
+
+    /// When.
+    pub fn when(&self, setting: &Setting) -> When {
+        When { every: self.every.steps(setting), until: self.until.steps(setting) }
+    }
+
+    /// Each target gets as many as it gives up.
+    pub fn drop_grow(self, setting: &Setting, drop: impl Criterion + 'static, grow: impl Growth + 'static) -> DropGrow {
+        let Self { fraction, decay, .. } = self;
+        let (drop, grow) = (Box::new(drop), Box::new(grow));
+        let (birth, when) = (self.born.fixed(setting), self.when(setting));
+        DropGrow { birth, drop, grow, exchange: Box::new(Even), when, fraction, decay }
     }
 }
 

@@ -16,7 +16,8 @@ pub struct Leaf {
 /// How a weight comes from its leaves. The engine trains the leaves; layers see the weight.
 ///
 /// One object serves every prunable weight, so it holds options and no values. Weights are row-major `[rows, cols]`, in 64
-/// bits. The conformance suite compares [`Parametrization::pull`] with finite differences of [`Parametrization::weight`].
+/// bits. The conformance suite compares [`Parametrization::pull`] with finite differences of [`Parametrization::weight`],
+/// unless it is [`Parametrization::straight_through`].
 pub trait Parametrization: Send + Sync {
     /// First leaves of a weight that would be `weight` if it were plain.
     fn leaves(&self, shape: &Shape, weight: &[f64]) -> Vec<Leaf>;
@@ -27,6 +28,23 @@ pub trait Parametrization: Send + Sync {
     /// The gradient of every leaf from the gradient of the weight: the vector-Jacobian product of
     /// [`Parametrization::weight`].
     fn pull(&self, step: u64, leaves: &[Leaf], gradient: &[f64]) -> Vec<Vec<f64>>;
+
+    /// Whether the gradient of the weight is handed to its first leaf as it is, though the weight is another function of it
+    /// (Bengio et al. 2013, arXiv:1308.3432). Then [`Parametrization::pull`] must be that, or zero where the weight is.
+    fn straight_through(&self) -> bool {
+        false
+    }
+
+    /// The matrix that gradients go back through to the inputs, where that is not the weight.
+    fn backward(&self, _step: u64, _leaves: &[Leaf]) -> Option<Vec<f64>> {
+        None
+    }
+
+    /// Whether the optimizer moves this leaf. It has no state for the others: constants, and what a step of their own moves
+    /// and remembers.
+    fn trains(&self, _leaf: usize) -> bool {
+        self.phases() == 0
+    }
 
     /// Adds the gradient of what the leaves cost by themselves (sparsity, a divergence) to theirs.
     fn penalty(&self, _step: u64, _leaves: &[Leaf], _gradients: &mut [Vec<f64>]) {}

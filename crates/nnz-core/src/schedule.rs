@@ -148,6 +148,8 @@ pub enum Decay {
     Cosine,
     /// α (1 - t / until)
     Linear,
+    /// α (1 - t / until)³
+    Cubic,
 }
 
 impl Decay {
@@ -158,6 +160,7 @@ impl Decay {
             Self::Constant => start,
             Self::Cosine => start / 2.0 * (1.0 + (std::f64::consts::PI * t).cos()),
             Self::Linear => start * (1.0 - t),
+            Self::Cubic => start * (1.0 - t).powi(3),
         }
     }
 }
@@ -199,5 +202,6 @@ mod tests {
         assert!((Decay::Cosine.at(0.3, 0, 100) - 0.3).abs() < 1e-12);
         assert!((Decay::Cosine.at(0.3, 50, 100) - 0.15).abs() < 1e-12);
         assert!(Decay::Cosine.at(0.3, 100, 100).abs() < 1e-12);
+        assert!((Decay::Cubic.at(0.4, 50, 100) - 0.05).abs() < 1e-12);
     }
 }

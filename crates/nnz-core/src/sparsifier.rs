@@ -1,7 +1,8 @@
 use crate::{
-    Criterion, Decay, Distribution, Error, Growth, Kind, Live, Pattern, Result, Rng, Schedule, Setting, Shape, Signals,
-    Target, Topology, When, allocate,
+    Criterion, Decay, Distribution, Error, Growth, Kind, Live, Pattern, Result, Rng, Schedule, Search, Setting, Shape,
+    Signals, Start, Target, Topology, When, allocate, random_zeros,
 };
+use serde_json::{Value, json};
 
 /// What a method wants from the engine at one step.
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -69,6 +70,12 @@ pub trait Sparsifier: Send {
         1
     }
 
+    /// Zeros of target `index`, which has `topology`, whose gradient it wants at a step that asks for
+    /// [`Signals::candidates`]. Positions that exist are passed over.
+    fn candidates(&self, _step: u64, _index: usize, _topology: &Topology) -> Vec<u64> {
+        Vec::new()
+    }
+
     /// Accumulates statistics.
     fn observe(&mut self, _step: u64, _targets: &[Target]) {}
 
@@ -90,12 +97,12 @@ pub trait Sparsifier: Send {
     fn after_step(&mut self, _step: u64, _lr: f64, _targets: &mut [Live]) {}
 
     /// What a checkpoint must hold besides the step; `Null` for a method without memory.
-    fn state(&self) -> serde_json::Value {
-        serde_json::Value::Null
+    fn state(&self) -> Value {
+        Value::Null
     }
 
     /// Takes back what [`Sparsifier::state`] gave.
-    fn restore(&mut self, _state: &serde_json::Value) -> Result<()> {
+    fn restore(&mut self, _state: &Value) -> Result<()> {
         Ok(())
     }
 }
@@ -191,11 +198,11 @@ impl Sparsifier for Prune {
         Ok(targets.iter().zip(&scores).zip(counts).map(edit).collect())
     }
 
-    fn state(&self) -> serde_json::Value {
-        if self.edges.is_empty() { serde_json::Value::Null } else { self.edges.clone().into() }
+    fn state(&self) -> Value {
+        if self.edges.is_empty() { Value::Null } else { self.edges.clone().into() }
     }
 
-    fn restore(&mut self, state: &serde_json::Value) -> Result<()> {
+    fn restore(&mut self, state: &Value) -> Result<()> {
         self.edges = state.as_array().into_iter().flatten().filter_map(|n| Some(n.as_u64()? as usize)).collect();
         Ok(())
     }
@@ -251,13 +258,19 @@ pub struct Static {
     pub setting: Setting,
     /// What is drawn; only weights can be.
     pub kind: Kind,
+    /// What it is drawn from.
+    pub start: Start,
 }
 
 impl Sparsifier for Static {
     fn birth(&self, shapes: &[&Shape]) -> Result<Option<Vec<Topology>>> {
         let counts = allocate(&*self.distribution, shapes, &[], self.density)?;
         let draw = |(i, (s, count)): (usize, (&&Shape, usize))| {
-            self.pattern.random(s, count, &mut stream(&self.setting, "birth", i, 0))
+            let mut rng = stream(&self.setting, "birth", i, 0);
+            match self.start {
+                Start::Random => self.pattern.random(s, count, &mut rng),
+                start => start.draw(s, count, &mut rng),
+            }
         };
         Ok(Some(shapes.iter().zip(counts).enumerate().map(draw).collect()))
     }
@@ -268,6 +281,12 @@ impl Sparsifier for Static {
             return Err(Error::Refused(
                 "only weights can be born at random; to lose units or edges at random, use random-pruning".into(),
             ));
+        }
+        if self.start != Start::Random && self.pattern != Pattern::Unstructured {
+            return Err(Error::Refused(format!(
+                "start {} does not keep pattern {}; use pattern unstructured, or start random",
+                self.start, self.pattern
+            )));
         }
         if self.distribution.needs_scores() {
             return Err(Error::Refused(
@@ -287,45 +306,103 @@ impl Sparsifier for Static {
     }
 }
 
-/// Drop, then grow as many: every dynamic sparse training method of constant density.
+/// How many connections each target gives up and gets at a rewiring.
+pub trait Exchange: Send {
+    /// What must be measured first.
+    fn needs(&self) -> Signals {
+        Signals::NONE
+    }
+
+    /// Whether the numbers of a target depend on it alone.
+    fn layerwise(&self) -> bool {
+        false
+    }
+
+    /// Dropped and grown connections of each target, when `fraction` is due. What a target cannot give or hold is cut.
+    fn counts(&mut self, step: u64, fraction: f64, targets: &[Target]) -> Result<Vec<[usize; 2]>>;
+
+    /// What a checkpoint must hold.
+    fn state(&self) -> Value {
+        Value::Null
+    }
+
+    /// Takes back what [`Exchange::state`] gave.
+    fn restore(&mut self, _state: &Value) -> Result<()> {
+        Ok(())
+    }
+}
+
+/// The fraction of its nonzeros, and as many back.
+pub struct Even;
+
+impl Exchange for Even {
+    fn layerwise(&self) -> bool {
+        true
+    }
+
+    fn counts(&mut self, _: u64, fraction: f64, targets: &[Target]) -> Result<Vec<[usize; 2]>> {
+        let moved = |t: &Target| {
+            let nnz = t.topology.nnz();
+            [((fraction * nnz as f64) as usize).min(t.shape.len() - nnz); 2]
+        };
+        Ok(targets.iter().map(moved).collect())
+    }
+}
+
+/// Drop some, grow some: every dynamic sparse training method.
 pub struct DropGrow {
     /// The topology at birth.
     pub birth: Static,
     /// Ranks live connections; the lowest are dropped.
     pub drop: Box<dyn Criterion>,
-    /// Chooses what is born.
+    /// Chooses what is born. Where it finds too few, random zeros are.
     pub grow: Box<dyn Growth>,
+    /// How many.
+    pub exchange: Box<dyn Exchange>,
     /// When.
     pub when: When,
-    /// Fraction of a target's nonzeros replaced at the first rewiring.
+    /// Fraction of the nonzeros replaced at the first rewiring.
     pub fraction: f64,
     /// How that fraction falls.
     pub decay: Decay,
 }
 
 impl DropGrow {
-    fn swap(&self, step: u64, t: &Target) -> Edit {
+    fn swap(&mut self, step: u64, t: &Target, [lost, got]: [usize; 2]) -> Edit {
         let nnz = t.topology.nnz();
-        let fraction = self.decay.at(self.fraction, step, self.when.until);
-        let moved = ((fraction * nnz as f64) as usize).min(t.shape.len() - nnz);
-        if moved == 0 {
+        let lost = lost.min(nnz);
+        let got = got.min(t.shape.len() - (nnz - lost));
+        if lost + got == 0 {
             return Edit::Keep;
         }
         let setting = &self.birth.setting;
         let score = self.drop.score(t, &mut stream(setting, "drop", t.index, step));
-        let kept = Pattern::Unstructured.select(t.topology, &score, nnz - moved);
-        let mut born = self.grow.grow(t, &kept, moved, &mut stream(setting, "grow", t.index, step));
+        let kept = Pattern::Unstructured.select(t.topology, &score, nnz - lost);
+        let mut rng = stream(setting, "grow", t.index, step);
+        let mut born = self.grow.grow(step, t, &kept, got, &mut rng);
+        let (rows, cols) = (t.topology.rows(), t.topology.cols());
+        let all = |born: &[(u64, f32)]| {
+            let survivors = t.topology.positions().zip(&kept).filter(|(_, k)| **k).map(|(p, _)| p);
+            let mut positions: Vec<u64> = survivors.chain(born.iter().map(|&(p, _)| p)).collect();
+            positions.sort_unstable();
+            Topology::from_positions(rows, cols, positions)
+        };
+        let mut topology = all(&born);
+        if born.len() < got {
+            born.extend(random_zeros(&topology, got - born.len(), &mut rng).into_iter().map(|p| (p, 0.0)));
+            topology = all(&born);
+        }
         born.sort_unstable_by_key(|&(p, _)| p);
-        let mut newborn =
-            born.iter().filter(|(p, _)| t.topology.find(*p).is_none()).map(|&(_, v)| v).collect::<Vec<_>>();
+        let newborn = born.iter().filter(|(p, _)| t.topology.find(*p).is_none()).map(|&(_, v)| v);
+        let mut newborn: Vec<f32> = newborn.collect();
         if newborn.iter().all(|&v| v == 0.0) {
             newborn.clear();
         }
-        let mut positions: Vec<u64> = t.topology.positions().zip(kept).filter(|(_, k)| *k).map(|(p, _)| p).collect();
-        positions.extend(born.iter().map(|&(p, _)| p));
-        positions.sort_unstable();
-        let topology = Topology::from_positions(t.topology.rows(), t.topology.cols(), positions);
         Edit::Rewire { topology, born: newborn }
+    }
+
+    fn fraction(&self, step: u64) -> f64 {
+        self.decay.at(self.fraction, step, self.when.until)
     }
 }
 
@@ -345,24 +422,53 @@ impl Sparsifier for DropGrow {
         if !(0.0..=1.0).contains(&self.fraction) {
             return Err(Error::Range { name: "drop fraction", range: "between 0 and 1".into(), got: self.fraction });
         }
+        if self.grow.needs(1.0).zeros > 0.0
+            && let Some(s) = shapes.iter().find(|s| s.len() as u64 > Search::LIMIT)
+        {
+            return Err(Error::Refused(format!(
+                "the gradient of all zeros of `{}`, {}x{}, takes too long (the limit is {} entries); choose \
+                 growth = \"sampled\"",
+                s.name,
+                s.rows,
+                s.cols,
+                Search::LIMIT
+            )));
+        }
         self.birth.check(shapes)
     }
 
     fn plan(&self, step: u64) -> Plan {
         match self.when.due(step) {
             true => {
-                let fraction = self.decay.at(self.fraction, step, self.when.until);
-                Plan::Rewire(self.drop.needs().and(self.grow.needs(fraction)))
+                let grow = self.grow.needs(self.fraction(step));
+                Plan::Rewire(self.drop.needs().and(grow).and(self.exchange.needs()))
             }
             false => Plan::Rest,
         }
     }
 
+    fn candidates(&self, step: u64, index: usize, topology: &Topology) -> Vec<u64> {
+        self.grow.candidates(index, topology, &mut stream(&self.birth.setting, "candidates", index, step))
+    }
+
     fn layerwise(&self) -> bool {
-        true
+        self.exchange.layerwise()
     }
 
     fn rewire(&mut self, step: u64, targets: &[Target]) -> Result<Vec<Edit>> {
-        Ok(targets.iter().map(|t| self.swap(step, t)).collect())
+        let counts = self.exchange.counts(step, self.fraction(step), targets)?;
+        Ok(targets.iter().zip(counts).map(|(t, count)| self.swap(step, t, count)).collect())
+    }
+
+    fn state(&self) -> Value {
+        match (self.grow.state(), self.exchange.state()) {
+            (Value::Null, Value::Null) => Value::Null,
+            (grow, exchange) => json!([grow, exchange]),
+        }
+    }
+
+    fn restore(&mut self, state: &Value) -> Result<()> {
+        self.grow.restore(&state[0])?;
+        self.exchange.restore(&state[1])
     }
 }

@@ -61,13 +61,27 @@ pub struct Signals {
     pub flow: bool,
     /// The first and second moments of the inputs of the target of this index.
     pub gram: Option<usize>,
+    /// The gradient at zeros that the method names ([`crate::Sparsifier::candidates`]). They come besides the largest ones, and
+    /// are not counted among those.
+    pub candidates: bool,
+    /// The mean gradient that the optimizer keeps of the existing entries.
+    pub momentum: bool,
     /// Training rows to measure on; 0 is the batch of the step.
     pub rows: usize,
 }
 
 impl Signals {
     /// Weights and topology only.
-    pub const NONE: Self = Self { gradient: false, zeros: 0.0, curvature: None, flow: false, gram: None, rows: 0 };
+    pub const NONE: Self = Self {
+        gradient: false,
+        zeros: 0.0,
+        curvature: None,
+        flow: false,
+        gram: None,
+        candidates: false,
+        momentum: false,
+        rows: 0,
+    };
 
     /// The gradient.
     pub const GRADIENT: Self = Self { gradient: true, ..Self::NONE };
@@ -80,6 +94,8 @@ impl Signals {
             curvature: self.curvature.or(other.curvature),
             flow: self.flow || other.flow,
             gram: self.gram.or(other.gram),
+            candidates: self.candidates || other.candidates,
+            momentum: self.momentum || other.momentum,
             rows: self.rows.max(other.rows),
         }
     }
@@ -117,7 +133,8 @@ pub struct Target<'a> {
     pub values: &'a [f32],
     /// Their gradients; empty unless [`Signals::gradient`] was asked for.
     pub gradient: &'a [f32],
-    /// The zeros of largest |gradient|, descending, ties by position; empty unless [`Signals::zeros`] was asked for.
+    /// The zeros of largest |gradient| and the candidates, descending, ties by position; empty unless [`Signals::zeros`] or
+    /// [`Signals::candidates`] was asked for.
     pub zeros: &'a [Zero],
     /// Hessian times gradient at the entries; empty unless [`Signals::curvature`] was asked for.
     pub curvature: &'a [f32],
@@ -127,6 +144,9 @@ pub struct Target<'a> {
     pub gram: &'a [f64],
     /// Mean of x over the same rows, `[cols]`; empty likewise.
     pub mean: &'a [f64],
+    /// What the optimizer keeps as mean gradient of the entries: SGD's momentum, or Adam's first moment over the root of its
+    /// second; the gradient where it keeps none. Empty unless [`Signals::momentum`] was asked for.
+    pub momentum: &'a [f32],
 }
 
 impl<'a> Target<'a> {
@@ -143,6 +163,7 @@ impl<'a> Target<'a> {
             flow: &[],
             gram: &[],
             mean: &[],
+            momentum: &[],
         }
     }
 }

@@ -169,6 +169,25 @@ impl Topology {
         Transposed { starts, rows, entries }
     }
 
+    /// The entries of either. O(rows + nnz of both).
+    ///
+    /// # Panics
+    /// When the shapes differ.
+    pub fn union(&self, other: &Self) -> Self {
+        assert_eq!((self.rows, self.cols), (other.rows, other.cols), "shapes");
+        let mut others = other.positions().peekable();
+        let mut all = Vec::with_capacity(self.nnz() + other.nnz());
+        for p in self.positions() {
+            while let Some(q) = others.next_if(|&q| q < p) {
+                all.push(q);
+            }
+            others.next_if_eq(&p);
+            all.push(p);
+        }
+        all.extend(others);
+        Self::from_positions(self.rows, self.cols, all)
+    }
+
     /// For every entry of `new`, its index here, or `None` where it was just born. O(nnz of both).
     pub fn carry<'a>(&'a self, new: &'a Topology) -> impl Iterator<Item = Option<usize>> + 'a {
         let mut old = self.positions().enumerate().peekable();
@@ -215,6 +234,12 @@ mod tests {
     fn carry_finds_survivors_and_newborns() {
         let new = Topology::from_positions(3, 3, [0, 2, 3, 8]);
         assert_eq!(small().carry(&new).collect::<Vec<_>>(), [None, Some(1), None, Some(3)]);
+    }
+
+    #[test]
+    fn unions_hold_both() {
+        let union = small().union(&Topology::from_positions(3, 3, [0, 2, 7]));
+        assert_eq!(union.positions().collect::<Vec<_>>(), [0, 1, 2, 6, 7, 8]);
     }
 
     #[test]

@@ -3,7 +3,7 @@
 //!
 //!     cargo run --release -p nnz-engine --example crossover
 
-use nnz_core::{DistributionKind, Setting, Sparsifier, Static};
+use nnz_core::{Born, DistributionKind, Setting, Sparsifier};
 use nnz_engine::data::{Dataset, Inputs, Split};
 use nnz_engine::{ModelSpec, Storage, TrainSpec, Trainer};
 use std::time::Instant;
@@ -29,14 +29,7 @@ fn main() {
             let mut trainers = [Storage::Masked, Storage::Sparse].map(|storage| {
                 let spec = TrainSpec { epochs: 100, storage, ..TrainSpec::default() };
                 let build = |setting: &Setting| -> nnz_core::Result<Box<dyn Sparsifier>> {
-                    let distribution = DistributionKind::Uniform.build();
-                    Ok(Box::new(Static {
-                        distribution,
-                        pattern: Default::default(),
-                        density,
-                        setting: *setting,
-                        kind: Default::default(),
-                    }))
+                    Ok(Box::new(Born::new(density, DistributionKind::Uniform).fixed(setting)))
                 };
                 Trainer::<f32>::new(&model, &data, &spec, 0, build).expect("a trainer")
             });

@@ -3,7 +3,7 @@
 //!
 //!     cargo run --release -p nnz-engine --example sparse_race
 
-use nnz_core::{DistributionKind, Setting, Sparsifier, Static, Topology};
+use nnz_core::{Born, DistributionKind, Setting, Sparsifier, Topology};
 use nnz_engine::data::{Dataset, Inputs, Split};
 use nnz_engine::{Frozen, Model, ModelSpec, OptimizerSpec, Storage, Tensor, TrainSpec, Trainer};
 use nnz_kernels::{Blocked, Csc, Csr, Plan, Sliced, Tiled, Tuning};
@@ -176,14 +176,7 @@ fn trainer<'a>(data: &'a Dataset, request: &Value) -> Trainer<'a, f32> {
         ..TrainSpec::default()
     };
     let build = |setting: &Setting| -> nnz_core::Result<Box<dyn Sparsifier>> {
-        let distribution = DistributionKind::Uniform.build();
-        Ok(Box::new(Static {
-            distribution,
-            pattern: Default::default(),
-            density,
-            setting: *setting,
-            kind: Default::default(),
-        }))
+        Ok(Box::new(Born::new(density, DistributionKind::Uniform).fixed(setting)))
     };
     Trainer::new(&model, data, &spec, 0, build).expect("a trainer")
 }

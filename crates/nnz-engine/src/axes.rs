@@ -114,6 +114,7 @@ impl Walk {
             }
             LayerSpec::Relu(_)
             | LayerSpec::Activation(_)
+            | LayerSpec::AllRelu(_)
             | LayerSpec::MaxPool(_)
             | LayerSpec::AvgPool(_)
             | LayerSpec::GlobalAvgPool(_)

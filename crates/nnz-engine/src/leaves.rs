@@ -9,7 +9,7 @@ use nnz_kernels::Real;
 pub(crate) struct Leaves {
     /// A parameter and its leaves.
     of: Vec<(usize, Vec<Leaf>)>,
-    /// One parameter for each leaf, in order.
+    /// One parameter for each leaf, in order; those that no optimizer moves are empty.
     optimizer: Optimizer<f64>,
 }
 
@@ -38,8 +38,35 @@ impl Leaves {
             return refuse("be born sparse or pruned before");
         }
         let of: Vec<_> = parts.map(|(i, w)| (i, p.leaves(&w.shape, &wide(&w.value)))).collect();
-        let params: Vec<Param<f64>> = of.iter().flat_map(|(_, l)| l.clone()).map(|mut l| param(&mut l)).collect();
+        let moved = |(at, mut leaf): (usize, Leaf)| {
+            if !p.trains(at) {
+                (leaf.dims, leaf.values) = (vec![0], Vec::new());
+            }
+            param(&mut leaf)
+        };
+        let params: Vec<Param<f64>> = of.iter().flat_map(|(_, l)| l.iter().cloned().enumerate().map(moved)).collect();
         Ok(Self { optimizer: Optimizer::new(spec.optimizer, &params), of })
+    }
+
+    /// Bytes that the update of leaves remembers: the optimizer's state, and leaves behind the first that a step of its own
+    /// keeps.
+    pub fn state_bytes(&self, p: &dyn Parametrization) -> usize {
+        let own = |leaves: &Vec<Leaf>| -> usize {
+            let kept = leaves.iter().enumerate().skip(1).filter(|(at, _)| p.phases() > 0 && !p.trains(*at));
+            kept.map(|(_, l)| size_of_val(&l.values[..])).sum()
+        };
+        self.optimizer.bytes() + self.of.iter().map(|(_, leaves)| own(leaves)).sum::<usize>()
+    }
+
+    /// The matrices that gradients go back through, of all `count` parameters; empty where none differs from its weight.
+    pub fn backwards<T: Real>(&self, p: &dyn Parametrization, step: u64, count: usize) -> Vec<Option<Tensor<T>>> {
+        let mut all = vec![None; count];
+        for (i, leaves) in &self.of {
+            let Some(values) = p.backward(step, leaves) else { return Vec::new() };
+            let dims = &leaves[0].dims;
+            all[*i] = Some(Tensor::new(dims, values.into_iter().map(T::of).collect()));
+        }
+        all
     }
 
     /// Whether a parameter is made of leaves.
@@ -68,7 +95,11 @@ impl Leaves {
         for (i, leaves) in &mut self.of {
             let mut pulled = p.pull(step, leaves, &wide(&gradients[*i]));
             p.penalty(step, leaves, &mut pulled);
-            for (leaf, gradient) in leaves.iter_mut().zip(pulled) {
+            for (k, (leaf, gradient)) in leaves.iter_mut().zip(pulled).enumerate() {
+                if !p.trains(k) {
+                    at += 1;
+                    continue;
+                }
                 let mut moved = param(leaf);
                 self.optimizer.update(at, &mut moved, &Tensor::new(&leaf.dims, gradient), lr, count);
                 leaf.values = moved.value.data().to_vec();

@@ -30,6 +30,8 @@ pub struct Pass<'a, T> {
     pub cache: Option<&'a Cache<T>>,
     /// A weight whose inputs are to be summed up.
     pub gram: Option<&'a Gram>,
+    /// `backwards[i]` is what gradients go back through in the place of weight `i`; may be shorter than the parameters.
+    pub backwards: &'a [Option<Tensor<T>>],
 }
 
 /// The sums of x and x xᵀ over what a weight reads in a pass.
@@ -79,7 +81,7 @@ impl Moments {
 impl<T> Default for Pass<'_, T> {
     /// Use, without probes, taps and cache.
     fn default() -> Self {
-        Self { mode: Mode::Use, probes: &[], taps: None, cache: None, gram: None }
+        Self { mode: Mode::Use, probes: &[], taps: None, cache: None, gram: None, backwards: &[] }
     }
 }
 

@@ -143,6 +143,22 @@ impl<T: Real> Optimizer<T> {
         Self { spec, state: params.iter().map(zeros).collect() }
     }
 
+    /// What is kept as mean gradient of parameter `index`: momentum, or Adam's first moment over the root of its second; none
+    /// where nothing of the kind is.
+    pub fn direction(&self, index: usize) -> Option<Tensor<T>> {
+        let slots = &self.state[index];
+        match (self.spec, &slots[..]) {
+            (OptimizerSpec::Sgd { .. }, [v, ..]) => Some(v.clone()),
+            (OptimizerSpec::Adam { epsilon, .. } | OptimizerSpec::AdamW { epsilon, .. }, [m, v, ..]) => {
+                let mut ratio = m.clone();
+                let over = |(m, &v): (&mut T, &T)| *m = *m / (v.sqrt() + T::of(epsilon));
+                ratio.data_mut().iter_mut().zip(v.data()).for_each(over);
+                Some(ratio)
+            }
+            _ => None,
+        }
+    }
+
     /// One update of parameter `index` at learning rate `lr`; `count` counts updates from 1. O(values of the parameter).
     pub fn update(&mut self, index: usize, param: &mut Param<T>, gradient: &Tensor<T>, lr: f64, count: u64) {
         if !param.role.trained() {

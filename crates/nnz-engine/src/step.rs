@@ -40,11 +40,29 @@ pub fn prune<'a, T: Real>(
             _ => None,
         };
         let kind = sparsifier.kind();
-        let pass = Step::measure(model, batch.as_ref(), 0.0, signals, Mode::Use, kind)?;
+        let candidates = candidates(&**sparsifier, 0, signals, model);
+        let pass = Step::measure(model, batch.as_ref(), 0.0, signals, candidates, Mode::Use, kind, &[])?;
         let layerwise = sparsifier.layerwise();
         moved += rewire(model, None, None, &mut |t| sparsifier.rewire(0, t), kind, layerwise, &pass, storage)?;
     }
     Ok(moved)
+}
+
+/// The zeros a method named, by parameter; empty where it named none.
+pub(crate) fn candidates<T: Real>(
+    sparsifier: &dyn Sparsifier,
+    step: u64,
+    signals: Signals,
+    model: &Model<T>,
+) -> Vec<Vec<u64>> {
+    let mut all = vec![Vec::new(); model.params.len()];
+    if signals.candidates && sparsifier.kind() == Kind::Weights {
+        for (index, i) in model.places(Kind::Weights).into_iter().enumerate() {
+            all[i] = sparsifier.candidates(step, index, &model.params[i].topology());
+            all[i].sort_unstable();
+        }
+    }
+    all
 }
 
 pub(crate) fn check_trained<T: Real>(work: &Work, model: &Model<T>) -> Result<()> {
@@ -74,6 +92,8 @@ pub(crate) struct Step<T> {
     flow: Vec<Tensor<f64>>,
     /// A parameter and the moments of its inputs.
     gram: Option<(usize, Moments)>,
+    /// What the optimizer keeps as mean gradient, one for each parameter where it was asked for.
+    pub momentum: Vec<Tensor<T>>,
     /// For running statistics.
     pub statistics: Vec<Statistics<T>>,
 }
@@ -109,8 +129,8 @@ fn finite<T: Real>(tensor: &Tensor<T>) -> bool {
 
 impl<T: Real> Step<T> {
     pub fn empty() -> Self {
-        let (gradients, zeros, curvature, flow) = Default::default();
-        Self { loss: f64::NAN, gradients, zeros, curvature, flow, gram: None, statistics: Vec::new() }
+        let (gradients, zeros, curvature, flow, momentum) = Default::default();
+        Self { loss: f64::NAN, gradients, zeros, curvature, flow, gram: None, momentum, statistics: Vec::new() }
     }
 
     /// All that a method asked for; loss and gradients only where there is a batch.
@@ -119,11 +139,13 @@ impl<T: Real> Step<T> {
         batch: Option<&Batch<T>>,
         smoothing: f64,
         signals: Signals,
+        candidates: Vec<Vec<u64>>,
         mode: Mode,
         kind: Kind,
+        backwards: &[Option<Tensor<T>>],
     ) -> Result<Self> {
         let mut step = match batch {
-            Some(batch) => Self::run(model, batch, smoothing, signals, mode)?,
+            Some(batch) => Self::run(model, batch, smoothing, signals, candidates, mode, backwards)?,
             None => Self::empty(),
         };
         if let (Some(temperature), Some(batch)) = (signals.curvature, batch) {
@@ -138,15 +160,28 @@ impl<T: Real> Step<T> {
         Ok(step)
     }
 
-    pub fn run(model: &Model<T>, batch: &Batch<T>, smoothing: f64, signals: Signals, mode: Mode) -> Result<Self> {
+    /// `backwards` as in [`Pass`].
+    pub fn run(
+        model: &Model<T>,
+        batch: &Batch<T>,
+        smoothing: f64,
+        signals: Signals,
+        mut candidates: Vec<Vec<u64>>,
+        mode: Mode,
+        backwards: &[Option<Tensor<T>>],
+    ) -> Result<Self> {
+        candidates.resize(model.params.len(), Vec::new());
         let leaves = leaves(model);
         let wanted = |p: &Param<T>| match p.prunable {
             true => (signals.zeros * p.nnz() as f64).ceil() as usize,
             false => 0,
         };
-        let probe = |count: usize| (count > 0).then(|| Arc::new(ZeroProbe { count, ..Default::default() }));
-        let probes: Vec<Option<Arc<ZeroProbe>>> = model.params.iter().map(|p| probe(wanted(p))).collect();
-        let pass = Pass { mode, probes: &probes, ..Default::default() };
+        let probe = |(p, apart): (&Param<T>, Vec<u64>)| {
+            let count = wanted(p);
+            (count > 0 || !apart.is_empty()).then(|| Arc::new(ZeroProbe { count, apart, ..Default::default() }))
+        };
+        let probes: Vec<Option<Arc<ZeroProbe>>> = model.params.iter().zip(candidates).map(probe).collect();
+        let pass = Pass { mode, probes: &probes, backwards, ..Default::default() };
         let (loss, statistics) = objective(model, batch, smoothing, &leaves, pass, 1.0)?;
         let value = loss.value().data()[0].f64();
         let mut found = loss.backward(false)?;
@@ -155,11 +190,10 @@ impl<T: Real> Step<T> {
         for (i, (param, leaf)) in model.params.iter().zip(leaves).enumerate() {
             let mut gradient = found.take(&leaf).unwrap_or_else(|| Tensor::zeros(param.value.shape()));
             if let Some(probe) = &probes[i] {
-                zeros[i] = match &param.layout {
-                    Layout::Sparse(_) => std::mem::take(&mut *probe.found.lock().unwrap_or_else(|e| e.into_inner())),
-                    Layout::Masked(mask) => ops::top_zeros(&gradient, |p| mask.get(p), probe.count),
-                    Layout::Dense => Vec::new(),
-                };
+                if let Layout::Masked(mask) = &param.layout {
+                    probe.pick(&gradient, |p| mask.get(p));
+                }
+                zeros[i] = std::mem::take(&mut *probe.found.lock().unwrap_or_else(|e| e.into_inner()));
             }
             param.mask_gradient(&mut gradient);
             gradients.push(gradient);
@@ -290,6 +324,7 @@ struct View<'a> {
     flow: Vec<f32>,
     gram: &'a [f64],
     mean: &'a [f64],
+    momentum: Vec<f32>,
 }
 
 impl<'a> Views<'a> {
@@ -301,10 +336,9 @@ impl<'a> Views<'a> {
                 if pass.gradients.is_empty() {
                     gradient.clear();
                 }
-                let (curvature, flow) = Default::default();
-                let topology = Topology::full(axis.units, 1);
-                let shape = axis.shape();
-                View { shape, topology, values, gradient, zeros: &[], curvature, flow, gram: &[], mean: &[] }
+                let (curvature, flow, momentum) = Default::default();
+                let (shape, topology) = (axis.shape(), Topology::full(axis.units, 1));
+                View { shape, topology, values, gradient, zeros: &[], curvature, flow, gram: &[], mean: &[], momentum }
             };
             return Self { parts: axes(&model.spec).iter().map(view).collect() };
         }
@@ -329,6 +363,7 @@ impl<'a> Views<'a> {
                 flow: pass.flow.get(i).map_or_else(Vec::new, |g| narrow(rows.of(g))),
                 gram: moments.map_or(&[], |m| &m.square),
                 mean: moments.map_or(&[], |m| &m.first),
+                momentum: pass.momentum.get(i).map_or_else(Vec::new, |g| narrow(rows.of(g))),
                 topology: rows.topology,
             }
         };
@@ -338,17 +373,8 @@ impl<'a> Views<'a> {
     pub fn targets(&self) -> Vec<Target<'_>> {
         let parts = self.parts.iter().enumerate();
         parts
-            .map(|(index, View { shape, topology, values, gradient, zeros, curvature, flow, gram, mean })| Target {
-                index,
-                shape,
-                topology,
-                values,
-                gradient,
-                zeros,
-                curvature,
-                flow,
-                gram,
-                mean,
+            .map(|(index, View { shape, topology, values, gradient, zeros, curvature, flow, gram, mean, momentum })| {
+                Target { index, shape, topology, values, gradient, zeros, curvature, flow, gram, mean, momentum }
             })
             .collect()
     }
@@ -549,7 +575,7 @@ mod tests {
     }
 
     fn signals(model: &Model<f64>, batch: &Batch<f64>, signals: Signals) -> Step<f64> {
-        Step::measure(model, Some(batch), 0.0, signals, Mode::Use, Kind::Weights).unwrap()
+        Step::measure(model, Some(batch), 0.0, signals, Vec::new(), Mode::Use, Kind::Weights, &[]).unwrap()
     }
 
     /// (g(w + h v) - g(w - h v)) / 2h with v the gradient of the weights.

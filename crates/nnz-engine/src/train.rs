@@ -2,16 +2,17 @@ use crate::axes::{Axis, axes};
 use crate::data::{Augment, Batch, Dataset, Loader, Split};
 use crate::file::{self, Header};
 use crate::leaves::Leaves;
-use crate::step::{Step, Views, after_step, check_trained, culprit, rewire};
+use crate::step::{Step, Views, after_step, candidates, check_trained, culprit, rewire};
 use crate::task::{Evaluation, Frame, Task, evaluate};
 use crate::{
-    Average, Crossovers, Error, LrSchedule, Mode, Model, ModelSpec, Optimizer, OptimizerSpec, Param, Result, Role,
-    Storage, Storing, Tensor, clip_by_norm, lbfgs,
+    Average, Crossovers, Error, History, LrSchedule, Mode, Model, ModelSpec, Optimizer, OptimizerSpec, Param, Result,
+    Role, Storage, Storing, Tensor, clip_by_norm, lbfgs,
 };
 use half::bf16;
-use nnz_core::{Act, Edit, Kind, Plan, Rng, Setting, Shape, Signals, Target, Work};
+use nnz_core::{Act, Edit, Explored, Kind, Plan, Rng, Setting, Shape, Signals, Target, Work};
 use nnz_kernels::{Real, threads};
 use serde::{Deserialize, Serialize};
+use serde_json::Value;
 use std::borrow::Cow;
 use std::collections::BTreeMap;
 use std::path::Path;
@@ -171,6 +172,10 @@ pub struct EpochRecord {
     pub born: usize,
     /// Connections removed during the epoch.
     pub died: usize,
+    /// Share of the prunable entries that existed at any time so far (Liu et al. 2021, arXiv:2102.02887: the in-time
+    /// over-parametrization rate R_s). None where weights are not rewired, and above 2²⁴ connections, where it is not counted.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub explored: Option<f64>,
 }
 
 /// Where a running training stands.
@@ -206,7 +211,7 @@ pub struct Position {
     /// Finished epochs.
     pub history: Vec<EpochRecord>,
     /// What the method remembers.
-    pub sparsifier: serde_json::Value,
+    pub sparsifier: Value,
     /// The training under way, where a procedure has several.
     #[serde(default)]
     pub act: Option<Act>,
@@ -218,7 +223,7 @@ pub struct Position {
     pub since: u64,
     /// What the procedure remembers.
     #[serde(default)]
-    pub procedure: serde_json::Value,
+    pub procedure: Value,
     /// What the procedure has yet to be told.
     #[serde(default)]
     pub accuracy: Option<f64>,
@@ -228,6 +233,9 @@ pub struct Position {
     /// Extents of the leaves of every parametrized weight.
     #[serde(default)]
     pub leaves: Vec<Vec<Vec<usize>>>,
+    /// What every target ever had, once it was rewired.
+    #[serde(default)]
+    pub explored: Vec<Explored>,
 }
 
 /// A network and its optimizer state, kept by a procedure.
@@ -249,6 +257,7 @@ pub struct Trainer<'a, T> {
     frame: Frame,
     work: Work,
     leaves: Option<Leaves>,
+    explored: Vec<Explored>,
     snapshots: BTreeMap<String, Snapshot<T>>,
     /// The network under training; [`Trainer::result`] is the one to keep.
     pub model: Model<T>,
@@ -258,11 +267,16 @@ pub struct Trainer<'a, T> {
     pub average: Option<Average<T>>,
     /// Where it stands.
     pub position: Position,
+    /// Sees what every edit changes, when there is one. Changes no result.
+    pub history: Option<History>,
     /// Whether [`Trainer::run`] makes batches ahead on a thread of its own. Changes no result.
     pub prefetch: bool,
     /// Time spent in the steps of the current epoch; never part of a result.
     seconds: f64,
 }
+
+/// Connections up to which those that ever existed are counted.
+const COUNTED: usize = 1 << 24;
 
 /// Batches made ahead of the step that needs them.
 const AHEAD: usize = 2;
@@ -355,11 +369,13 @@ impl<'a, T: Real> Trainer<'a, T> {
             frame,
             work,
             leaves,
+            explored: Vec::new(),
             snapshots: BTreeMap::new(),
             model,
             optimizer,
             average,
             position: Position::default(),
+            history: None,
             prefetch: true,
             seconds: 0.0,
         })
@@ -368,6 +384,8 @@ impl<'a, T: Real> Trainer<'a, T> {
     /// Writes everything needed to go on bit for bit. `run` names the run it belongs to.
     pub fn save(&self, path: &Path, header: &Header, run: &str) -> Result<()> {
         let mut position = self.position.clone();
+        position.sparsifier = self.work.sparsifier.state();
+        position.explored = self.explored.clone();
         position.snapshots = self.snapshots.keys().cloned().collect();
         position.leaves = self.leaves.as_ref().map_or_else(Vec::new, Leaves::extents);
         let checkpoint = file::Checkpoint {
@@ -396,7 +414,9 @@ impl<'a, T: Real> Trainer<'a, T> {
         let plain = saved.position.leaves.is_empty();
         self.leaves = self.leaves.take().filter(|_| !plain).map(|l| l.with(&saved.position.leaves, saved.leaves));
         self.position = saved.position;
+        self.explored = std::mem::take(&mut self.position.explored);
         // Known from what was just read.
+        self.position.sparsifier = Value::Null;
         self.position.snapshots.clear();
         self.position.leaves.clear();
         Ok(())
@@ -418,6 +438,15 @@ impl<'a, T: Real> Trainer<'a, T> {
     /// Steps in the whole run.
     pub fn steps(&self) -> u64 {
         self.work.procedure.as_ref().map_or_else(|| self.plain_steps(), |p| p.steps())
+    }
+
+    /// Bytes that updates remember: the optimizer's, without those of weights that are made of leaves, and what their
+    /// leaves need in their place.
+    pub fn optimizer_bytes(&self) -> usize {
+        let (Some(leaves), Some(p)) = (&self.leaves, &self.work.parametrization) else { return self.optimizer.bytes() };
+        let plain = self.optimizer.state.iter().enumerate().filter(|(i, _)| !leaves.has(*i));
+        let plain = plain.flat_map(|(_, slots)| slots).map(|s| s.len() * size_of::<T>()).sum::<usize>();
+        plain + leaves.state_bytes(&**p)
     }
 
     fn plain_steps(&self) -> u64 {
@@ -524,6 +553,7 @@ impl<'a, T: Real> Trainer<'a, T> {
                     let kept = self.kept(&name)?.clone();
                     (self.model.params, self.optimizer.state) = (kept.params, kept.state);
                     self.average = self.average.as_ref().map(|_| Average::new(&self.model.params));
+                    self.look();
                 }
                 Act::Rewind(name) => self.mean_of(&[name])?,
                 Act::Average(names) => self.mean_of(&names)?,
@@ -581,17 +611,17 @@ impl<'a, T: Real> Trainer<'a, T> {
             Some(batch) => batch?,
             None => self.loader.batch(self.order() + step)?,
         };
-        let thawed = self.freeze(step)?;
-        let (loss, edited) = match self.work.sparsifier.plan(step) {
+        self.freeze(step)?;
+        let loss = match self.work.sparsifier.plan(step) {
             Plan::Rewire(signals) => {
                 let loss = self.rounds(&batch, step)?;
                 match signals.data() {
-                    true => (loss.unwrap_or(0.0), true),
-                    false => (self.update(&batch, Signals::NONE)?, true),
+                    true => loss.unwrap_or(0.0),
+                    false => self.update(&batch, Signals::NONE)?,
                 }
             }
-            Plan::Observe(signals) => (self.update(&batch, signals)?, false),
-            Plan::Rest => (self.update(&batch, Signals::NONE)?, thawed),
+            Plan::Observe(signals) => self.update(&batch, signals)?,
+            Plan::Rest => self.update(&batch, Signals::NONE)?,
         };
         self.position.step += 1;
         self.position.done += 1;
@@ -615,9 +645,6 @@ impl<'a, T: Real> Trainer<'a, T> {
             true => Some((self.finish_epoch(epoch as u32 + 1, loss)?, std::mem::take(&mut self.seconds))),
             false => None,
         };
-        if edited || last {
-            self.position.sparsifier = self.work.sparsifier.state();
-        }
         Ok(Progress {
             steps: (self.position.step, self.steps()),
             epochs: (epoch as u32 + 1, self.steps().div_ceil(self.per_epoch()) as u32),
@@ -654,12 +681,12 @@ impl<'a, T: Real> Trainer<'a, T> {
         self.measure(Some(&Batch::of(self.data, &self.data.train, &rows, &self.frame)?), signals)
     }
 
-    /// Turns leaves into plain weights where their time is over; whether it did.
-    fn freeze(&mut self, step: u64) -> Result<bool> {
+    /// Turns leaves into plain weights where their time is over.
+    fn freeze(&mut self, step: u64) -> Result<()> {
         let Some(parametrization) = self.work.parametrization.as_ref().filter(|p| step >= p.until()) else {
-            return Ok(false);
+            return Ok(());
         };
-        let Some(leaves) = self.leaves.take() else { return Ok(false) };
+        let Some(leaves) = self.leaves.take() else { return Ok(()) };
         let mut edits = leaves.freeze(&**parametrization, &self.model);
         let moved = rewire(
             &mut self.model,
@@ -674,7 +701,8 @@ impl<'a, T: Real> Trainer<'a, T> {
         self.position.since = self.position.step;
         self.position.born += moved.born;
         self.position.died += moved.died;
-        Ok(true)
+        self.look();
+        Ok(())
     }
 
     fn mode(&self) -> Mode {
@@ -684,7 +712,16 @@ impl<'a, T: Real> Trainer<'a, T> {
     /// A pass whose loss and gradients are numbers, or the place where they stopped being any.
     fn measure(&self, batch: Option<&Batch<T>>, signals: Signals) -> Result<Step<T>> {
         let (smoothing, mode, kind) = (self.spec.smoothing, self.mode(), self.work.sparsifier.kind());
-        let pass = Step::measure(&self.model, batch, smoothing, signals, mode, kind)?;
+        let backwards = match (&self.leaves, &self.work.parametrization) {
+            (Some(leaves), Some(p)) => leaves.backwards(&**p, self.local(), self.model.params.len()),
+            _ => Vec::new(),
+        };
+        let named = candidates(&*self.work.sparsifier, self.local(), signals, &self.model);
+        let mut pass = Step::measure(&self.model, batch, smoothing, signals, named, mode, kind, &backwards)?;
+        if signals.momentum {
+            let kept = |i: usize| self.optimizer.direction(i).or_else(|| pass.gradients.get(i).cloned());
+            pass.momentum = (0..self.model.params.len()).filter_map(kept).collect();
+        }
         match batch {
             Some(batch) if !pass.finite() => {
                 let layer = culprit(&self.model, batch, smoothing, mode)?;
@@ -704,7 +741,6 @@ impl<'a, T: Real> Trainer<'a, T> {
         if signals.any() {
             let views = Views::new(&self.model, &pass, self.work.sparsifier.kind());
             self.work.sparsifier.observe(step, &views.targets());
-            self.position.sparsifier = self.work.sparsifier.state();
         }
         if let Some(limit) = self.spec.clip {
             clip_by_norm(&mut pass.gradients, limit);
@@ -797,7 +833,7 @@ impl<'a, T: Real> Trainer<'a, T> {
             for &i in &trained {
                 model.params[i].value.data_mut().iter_mut().zip(&mut x).for_each(|(w, &x)| *w = T::of(x));
             }
-            Step::run(model, batch, smoothing, Signals::NONE, mode)
+            Step::run(model, batch, smoothing, Signals::NONE, Vec::new(), mode, &[])
         };
         let mut failure = None;
         let found = lbfgs::iterate(&before, value, &start, &pairs, |x| match set(x) {
@@ -838,24 +874,57 @@ impl<'a, T: Real> Trainer<'a, T> {
         let (step, kind) = (self.local(), self.work.sparsifier.kind());
         let layerwise = self.work.sparsifier.layerwise() && !by_procedure;
         let Work { sparsifier, procedure, .. } = &mut self.work;
+        let (explored, counted) = (&mut self.explored, kind == Kind::Weights && self.model.nonzeros() <= COUNTED);
         let mut ask = |targets: &[Target]| -> nnz_core::Result<Vec<Edit>> {
-            match procedure {
+            let edits = match procedure {
                 Some(p) if by_procedure => p.edit(targets),
                 _ => sparsifier.rewire(step, targets),
+            }?;
+            for (t, edit) in targets.iter().zip(&edits).filter(|_| counted) {
+                if let Edit::Rewire { topology, .. } = edit {
+                    explored.resize_with(explored.len().max(t.index + 1), Explored::default);
+                    explored[t.index].add(t.topology, topology);
+                }
             }
+            Ok(edits)
         };
         let (optimizer, average) = (Some(&mut self.optimizer), self.average.as_mut());
         let moved = rewire(&mut self.model, optimizer, average, &mut ask, kind, layerwise, pass, self.spec.storing())?;
         self.position.born += moved.born;
         self.position.died += moved.died;
+        self.look();
         Ok(())
+    }
+
+    /// Entries that existed at any time / all prunable entries.
+    fn share_explored(&self) -> Option<f64> {
+        let rewired = self.explored.iter().any(|e| e.births > 0);
+        let places = self.model.places(Kind::Weights);
+        if !rewired || self.explored.len() > places.len() {
+            return None;
+        }
+        let prunable: Vec<&Param<T>> = places.into_iter().map(|i| &self.model.params[i]).collect();
+        let ever = |(k, p): (usize, &&Param<T>)| match self.explored.get(k) {
+            Some(e) if e.births > 0 => e.count(),
+            _ => p.nnz(),
+        };
+        let all: usize = prunable.iter().map(|p| p.shape.len()).sum();
+        Some(prunable.iter().enumerate().map(ever).sum::<usize>() as f64 / all.max(1) as f64)
+    }
+
+    fn look(&mut self) {
+        if let Some(history) = &mut self.history {
+            history.look(&self.model.params, self.position.step);
+        }
     }
 
     fn finish_epoch(&mut self, epoch: u32, loss: f64) -> Result<EpochRecord> {
         let accuracy = self.evaluate(&self.data.train, &self.validation)?.accuracy;
+        let explored = self.share_explored();
         let p = &mut self.position;
         let density = self.model.density();
-        let record = EpochRecord { epoch, step: p.step, loss, accuracy, density, born: p.born, died: p.died };
+        let (step, born, died) = (p.step, p.born, p.died);
+        let record = EpochRecord { epoch, step, loss, accuracy, density, born, died, explored };
         (p.loss_sum, p.rows_seen, p.born, p.died) = (0.0, 0, 0, 0);
         p.history.push(record.clone());
         Ok(record)

@@ -1,6 +1,6 @@
 //! What a nonzero costs in memory while it is trained, counted by the allocator.
 
-use nnz_core::{Decay, DistributionKind, DropGrow, Magnitude, Random, Setting, Sparsifier, Static, When};
+use nnz_core::{Born, Decay, DistributionKind, Magnitude, Period, Random, Rewiring, Setting, Sparsifier, Static};
 use nnz_engine::data::{Dataset, Inputs, Split};
 use nnz_engine::{ModelSpec, OptimizerSpec, Storage, TrainSpec, Trainer};
 use peak_alloc::PeakAlloc;
@@ -36,8 +36,7 @@ fn spec() -> TrainSpec {
 }
 
 fn random(setting: &Setting, density: f64) -> Static {
-    let distribution = DistributionKind::Uniform.build();
-    Static { distribution, pattern: Default::default(), density, setting: *setting, kind: Default::default() }
+    Born::new(density, DistributionKind::Uniform).fixed(setting)
 }
 
 fn a_rewiring_takes_room_for_one_layer() {
@@ -46,14 +45,14 @@ fn a_rewiring_takes_room_for_one_layer() {
     let layers = format!("{SIDE}-").repeat(9);
     let model = ModelSpec::parse(&format!("mlp:{layers}2"), data.image, 2).unwrap();
     let build = |setting: &Setting| -> nnz_core::Result<Box<dyn Sparsifier>> {
-        Ok(Box::new(DropGrow {
-            birth: random(setting, 0.1),
-            drop: Box::new(Magnitude),
-            grow: Box::new(Random { std: 0.1 }),
-            when: When { every: 4, until: 100 },
-            fraction: 0.3,
+        let rewiring = Rewiring {
+            born: Born::new(0.1, DistributionKind::Uniform),
+            every: Period::Steps(4),
+            until: Period::Steps(100),
             decay: Decay::Constant,
-        }))
+            ..Rewiring::RIGL
+        };
+        Ok(Box::new(rewiring.drop_grow(setting, Magnitude, Random { std: 0.1 })))
     };
     let mut trainer: Trainer<f32> = Trainer::new(&model, &data, &spec(), 0, build).unwrap();
     let mut peak = |steps: usize| {

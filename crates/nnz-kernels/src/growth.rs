@@ -48,6 +48,29 @@ pub fn top_zero_gradients<T: Real>(csr: Csr, batch: usize, x: &[T], g: &[T], cou
     best.finish()
 }
 
+/// `Σ_b g[b, row] x[b, col]` at positions `row * cols + col`, of zeros or not. O(positions · batch); the result does not depend on
+/// the number of threads.
+///
+/// # Panics
+/// When the batches differ or a position leaves the layer.
+pub fn gradients_at<T: Real>(positions: &[u64], x: &Tiled<T>, g: &Tiled<T>) -> Vec<T> {
+    assert_eq!(x.batch(), g.batch(), "batch of x and g");
+    let dot = |&p: &u64| {
+        let (row, col) = ((p / x.features() as u64) as usize, (p % x.features() as u64) as usize);
+        let mut sums = [T::ZERO; 8];
+        for t in 0..x.tiles() {
+            let width = x.width(t);
+            let line = |f: usize| f * width..(f + 1) * width;
+            let (x, g) = (&x.tile(t)[line(col)], &g.tile(t)[line(row)]);
+            for (x, g) in x.chunks_exact(8).zip(g.chunks_exact(8)) {
+                (0..8).for_each(|i| sums[i] += x[i] * g[i]);
+            }
+        }
+        sums.into_iter().sum()
+    };
+    positions.par_iter().map(dot).collect()
+}
+
 /// As [`top_zero_gradients`] with activations in tiles.
 ///
 /// # Panics
@@ -208,6 +231,19 @@ mod tests {
             let (x, g) = (whole(5, 3 * cols), whole(6, 3 * rows));
             let got = top_zero_gradients(layer.csr(), 3, &x, &g, 5000);
             assert_eq!(got, plain(&layer, 3, &x, &g, 5000));
+        }
+    }
+
+    #[test]
+    fn gradients_at_positions_are_those_of_a_full_product() {
+        for batch in [1, 7, 64, 100] {
+            let layer = Layer::new(30, 50, |r, c| (r + c) % 3 == 0);
+            let (x, g) = (whole(1, batch * 50), whole(2, batch * 30));
+            let all = plain(&layer, batch, &x, &g, 2000);
+            let positions: Vec<u64> = all.iter().map(|z| z.0).collect();
+            let (x, g) = (Tiled::from_rows(batch, 50, &x), Tiled::from_rows(batch, 30, &g));
+            let found = gradients_at(&positions, &x, &g);
+            assert!(found.iter().zip(&all).all(|(a, b)| *a == b.1));
         }
     }
 

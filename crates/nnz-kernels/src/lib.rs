@@ -83,7 +83,7 @@ pub use dense::gemm::{Start, gemm};
 pub use dense::max_pool::max_pool;
 pub use encoding::{Bitmask, Ell, Encoding, NOfM};
 pub use format::{Csc, Csr};
-pub use growth::{top_zero_gradients, top_zero_gradients_tiled};
+pub use growth::{gradients_at, top_zero_gradients, top_zero_gradients_tiled};
 pub use map::Map;
 pub use operator::{Compiled, Dense, Operator};
 pub use plan::{Plan, Rows, Tuning};

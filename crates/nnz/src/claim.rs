@@ -1,4 +1,4 @@
-use crate::run::record::RunRecord;
+use crate::run::record::{RunRecord, SeedRecord};
 use crate::{Arm, Summary, summarize};
 use serde::{Deserialize, Serialize};
 use std::fmt;
@@ -36,13 +36,15 @@ pub enum Metric {
     SpeedOverDense,
     /// What the arm's method measures, such as neural persistence.
     Measure,
+    /// Share of the prunable entries that ever existed, in [0, 1]; the density where nothing was rewired.
+    Explored,
 }
 
 impl Metric {
     /// A value as people read it.
     pub fn write(self, value: f64) -> String {
         match self {
-            Self::TestAccuracy => format!("{:.2}%", value * 100.0),
+            Self::TestAccuracy | Self::Explored => format!("{:.2}%", value * 100.0),
             Self::SpeedOverDense => format!("{value:.2}x"),
             Self::Measure => format!("{value:.4}"),
         }
@@ -50,7 +52,7 @@ impl Metric {
 
     /// A difference of two, and half the width of its interval.
     pub fn write_difference(self, value: f64, half_width: Option<f64>) -> String {
-        let (scale, digits) = if self == Self::TestAccuracy { (100.0, 2) } else { (1.0, 4) };
+        let (scale, digits) = if matches!(self, Self::TestAccuracy | Self::Explored) { (100.0, 2) } else { (1.0, 4) };
         let half = half_width.map_or_else(String::new, |h| format!(" ± {:.digits$}", h * scale));
         format!("{:+.digits$}{half}", value * scale)
     }
@@ -118,6 +120,10 @@ impl Claim {
             match self.metric {
                 Metric::TestAccuracy => Some(seeds.iter().map(|s| s.test_accuracy).collect()),
                 Metric::Measure => seeds.iter().map(|s| s.measure).collect(),
+                Metric::Explored => {
+                    let ever = |s: &SeedRecord| s.epochs.last().and_then(|e| e.explored).unwrap_or(s.density);
+                    Some(seeds.iter().map(ever).collect())
+                }
                 Metric::SpeedOverDense => {
                     let pairs = arm("dense")?.seeds.iter().zip(seeds);
                     Some(pairs.map(|(dense, s)| dense.seconds_per_epoch / s.seconds_per_epoch.max(1e-9)).collect())

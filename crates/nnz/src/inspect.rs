@@ -90,11 +90,19 @@ fn input_fan_out<T: Real>(model: &Model<T>, first: Option<&Topology>) -> Vec<u32
 
 /// Whether each layer's units are the next one's inputs, one by one.
 fn unit_by_unit<T: Real>(model: &Model<T>) -> bool {
-    use LayerSpec::{Activation, BatchNorm, Dropout, Flatten, LayerNorm, Linear, Relu, RmsNorm};
+    use LayerSpec::{Activation, AllRelu, BatchNorm, Dropout, Flatten, LayerNorm, Linear, Relu, RmsNorm};
     let plain = |l: &LayerSpec| {
         matches!(
             l,
-            Activation(_) | BatchNorm(_) | Dropout(_) | Flatten(_) | LayerNorm(_) | Linear(_) | Relu(_) | RmsNorm(_)
+            Activation(_)
+                | AllRelu(_)
+                | BatchNorm(_)
+                | Dropout(_)
+                | Flatten(_)
+                | LayerNorm(_)
+                | Linear(_)
+                | Relu(_)
+                | RmsNorm(_)
         )
     };
     model.spec.layers.iter().all(plain)

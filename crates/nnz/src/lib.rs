@@ -20,6 +20,7 @@ pub mod compare;
 pub mod data;
 mod error;
 pub mod graph;
+pub mod history;
 pub mod inspect;
 pub mod kernels;
 pub mod ledger;

@@ -3,6 +3,7 @@ use anyhow::{Result, bail};
 use clap::{Args as ClapArgs, Subcommand};
 use nnz::kernels::cost::{Machine, Use};
 use nnz::kernels::measure::{Layer, Row, seconds};
+use nnz::kernels::scale::{Network, Wiring};
 use nnz_engine::file::{Header, load_model};
 use nnz_engine::{Frozen, Model, Param, Storage, Storing, Tensor};
 use serde::Serialize;
@@ -34,6 +35,8 @@ pub struct Args {
 enum What {
     /// The sparse kernels on a random layer, beside a dense product
     Kernels(KernelArgs),
+    /// How large a network this machine trains: whole steps of SET, a rewiring, peak memory
+    Scale(ScaleArgs),
 }
 
 #[derive(ClapArgs, Debug)]
@@ -49,11 +52,46 @@ struct KernelArgs {
     density: String,
 }
 
+#[derive(ClapArgs, Debug)]
+#[command(after_help = "Examples:
+  nnz bench scale --neurons 10M --degree 10 --batch 16
+  nnz bench scale --neurons 900k --epsilon 20 --batch 2 --rows 203    a shape of the SET paper, in minutes an epoch")]
+struct ScaleArgs {
+    /// Hidden neurons, all layers together, such as 250k or 1M
+    #[arg(long, value_name = "N", default_value = "1M")]
+    neurons: String,
+    /// Hidden layers, all equally wide
+    #[arg(long, value_name = "L", default_value_t = 3)]
+    layers: usize,
+    /// Connections for each hidden neuron
+    #[arg(long, value_name = "K", default_value_t = 20.0, conflicts_with = "epsilon")]
+    degree: f64,
+    /// Connections as in the SET paper instead: ε (n_in + n_out) between two layers
+    #[arg(long, value_name = "E")]
+    epsilon: Option<f64>,
+    /// Numbers of a row
+    #[arg(long, value_name = "N", default_value_t = 3312)]
+    inputs: usize,
+    /// Classes
+    #[arg(long, value_name = "N", default_value_t = 5)]
+    classes: usize,
+    /// Samples at once
+    #[arg(long, value_name = "B", default_value_t = 16)]
+    batch: usize,
+    /// Rows of an epoch
+    #[arg(long, value_name = "N", default_value_t = 203)]
+    rows: usize,
+    /// Steps that are timed; the median counts
+    #[arg(long, value_name = "N", default_value_t = 3)]
+    steps: usize,
+}
+
 /// Runs `nnz bench`.
 pub fn run(args: &Args, ui: Ui) -> Result<ExitCode> {
     match (&args.what, &args.model) {
         (Some(What::Kernels(args)), _) => kernels(args, ui),
         (None, Some(model)) if nnz::models::foreign(model) => super::language::bench(model, args.why, ui),
+        (Some(What::Scale(args)), _) => scale(args, ui),
         (None, Some(model)) => network(model, args, ui),
         (None, None) => bail!("nothing to measure; give a model's file, or `nnz bench kernels`"),
     }
@@ -94,6 +132,52 @@ fn kernels(args: &KernelArgs, ui: Ui) -> Result<ExitCode> {
     let measure = |&d: &f64| Layer::random(rows, cols, d, batch).rows(&machine);
     let rows: Vec<Row> = densities.iter().flat_map(measure).collect();
     ui.answer(&rows, || table(&rows))?;
+    Ok(ExitCode::SUCCESS)
+}
+
+/// `250k` or `1.5M` as a number.
+fn many(text: &str) -> Option<usize> {
+    let (number, unit) = match text.strip_suffix(['k', 'M', 'G']) {
+        Some(number) => (number, [("k", 1e3), ("M", 1e6), ("G", 1e9)].into_iter().find(|u| text.ends_with(u.0))?.1),
+        None => (text, 1.0),
+    };
+    let value = number.parse::<f64>().ok()? * unit;
+    (value >= 1.0 && value <= 1e12 && value.fract() == 0.0).then_some(value as usize)
+}
+
+fn scale(args: &ScaleArgs, ui: Ui) -> Result<ExitCode> {
+    let Some(neurons) = many(&args.neurons) else {
+        bail!("--neurons {}: expected a number of neurons, such as 250k, 1M or 300000", args.neurons);
+    };
+    let wiring = args.epsilon.map_or(Wiring::Degree(args.degree), Wiring::Epsilon);
+    let (Wiring::Degree(each) | Wiring::Epsilon(each)) = wiring;
+    if !(each > 0.0 && each.is_finite()) {
+        bail!("connections for each neuron must be above 0, got {each}");
+    }
+    let ScaleArgs { layers, inputs, classes, rows, steps, .. } = *args;
+    let batch = batch(args.batch)?;
+    let network = Network { neurons, layers, wiring, inputs, classes, batch, rows, steps };
+    let found = network.measure(0)?;
+    let memory = |bytes: Option<usize>| bytes.map_or_else(|| "unknown".into(), ui::bytes);
+    ui.answer(&found, || {
+        format!(
+            "{} neurons, {} weights, batch {batch}, {} threads\n  birth     {:.2} s\n  step      {:.3} s, peak memory {}\n  \
+             rewiring  {:.3} s, peak memory {}\n  epoch     {:.2} min of {rows} rows with one rewiring\n  weights   {}\n  \
+             loss      {:.4} to {:.4}",
+            ui::count(neurons),
+            ui::count(found.nonzeros),
+            found.threads,
+            found.birth,
+            found.step,
+            memory(found.peak_steps),
+            found.rewiring,
+            memory(found.peak),
+            found.epoch,
+            ui::bytes(found.weights),
+            found.loss[0],
+            found.loss[1],
+        )
+    })?;
     Ok(ExitCode::SUCCESS)
 }
 

@@ -43,10 +43,17 @@ enum Which {
 #[derive(ClapArgs, Debug)]
 #[command(after_help = "Examples:
   nnz inspect small.safetensors
-  nnz inspect small.safetensors --html page.html")]
+  nnz inspect small.safetensors --html page.html
+  nnz inspect runs/ID --history --html moves.html    how the topology of a run's first seed moved")]
 pub struct InspectArgs {
-    /// A model written by nnz, or any file or folder of weights
+    /// A model written by nnz, any file or folder of weights, or a run's directory with --history
     model: PathBuf,
+    /// How the topology moved while it trained: births, deaths, ages, what is left of the start
+    #[arg(long)]
+    history: bool,
+    /// The arm whose history it is [default: the first]
+    #[arg(long, value_name = "NAME", requires = "history")]
+    arm: Option<String>,
     /// Write everything measured, with pictures, as a web page, and the numbers behind them as CSV beside it
     #[arg(long, value_name = "FILE")]
     html: Option<PathBuf>,
@@ -137,8 +144,17 @@ fn whole(data: &Dataset) -> Result<Split> {
 
 /// Measures a model.
 pub fn inspect(args: &InspectArgs, ui: Ui) -> Result<ExitCode> {
+    if args.history {
+        return moves(args, ui);
+    }
     if nnz::models::foreign(&args.model) {
         return super::language::inspect(&args.model, args.html.as_deref(), ui);
+    }
+    if args.model.is_dir() {
+        bail!(
+            "{} is a directory; give --history to see how its topologies moved, or one of its models",
+            args.model.display()
+        );
     }
     let (model, header): (Model<f32>, Header) = load_model(&args.model, Storage::Auto)?;
     let inspection = measure(&model, &header)?;
@@ -147,6 +163,48 @@ pub fn inspect(args: &InspectArgs, ui: Ui) -> Result<ExitCode> {
         ui.note(format!("page: {}", page.display()));
     }
     ui.answer(&inspection, || describe(&inspection))?;
+    Ok(ExitCode::SUCCESS)
+}
+
+/// Tells how topologies moved.
+fn moves(args: &InspectArgs, ui: Ui) -> Result<ExitCode> {
+    let history = nnz::history::of_run(&args.model, args.arm.as_deref())?;
+    if let Some(page) = &args.html {
+        write_atomically(page, report::history(&history).as_bytes())?;
+        ui.note(format!("page: {}", page.display()));
+    }
+    ui.answer(&history, || {
+        let head = [
+            "",
+            "connections",
+            "born",
+            "died",
+            "rewirings",
+            "of the start",
+            "mean age",
+            "fan-out",
+            "components",
+            "gap",
+        ];
+        let rows = history.layers.iter().map(|l| {
+            let sum = |f: fn(&nnz::history::Move) -> usize| ui::count(l.moves.iter().map(f).sum());
+            let look = l.looks.last();
+            let last = l.moves.last();
+            vec![
+                l.name.clone(),
+                ui::count(last.map_or(l.start, |m| m.nonzeros)),
+                sum(|m| m.born),
+                sum(|m| m.died),
+                ui::count(l.moves.len()),
+                ui::percent(last.map_or(1.0, |m| m.overlap), None),
+                last.map_or_else(|| "-".into(), |m| format!("{:.0}", m.age)),
+                look.map_or_else(String::new, |k| format!("{} to {}", k.fan_out.min, k.fan_out.max)),
+                look.map_or_else(String::new, |k| ui::count(k.components.count)),
+                look.map_or_else(String::new, |k| format!("{:.3}", k.gap)),
+            ]
+        });
+        format!("{}, arm {}, seed {}\n\n{}", history.title, history.arm, history.seed, ui::table(&head, rows.collect()))
+    })?;
     Ok(ExitCode::SUCCESS)
 }
 

@@ -180,7 +180,13 @@ impl<'a, T: Real> Context<'a, T> {
         let y = match self.stage(bias, Then::Linear) {
             Some(stage) => ops::sparse_stack(x, &[stage]),
             None => {
+                let backward = self.pass.backwards.get(self.next).and_then(Option::as_ref);
                 let (weight, bias) = (self.take().1, bias.then(|| self.take().1));
+                if let Some(backward) = backward {
+                    let y = ops::matmul_back(x, weight, backward);
+                    let y = bias.map_or_else(|| y.clone(), |b| ops::add_bias(&y, b));
+                    return self.unfold(y, x, rows);
+                }
                 match bias {
                     Some(bias) => ops::linear(x, weight, bias),
                     None => ops::matmul(x, false, weight, true),
@@ -281,7 +287,8 @@ impl<'a, T: Real> Context<'a, T> {
 
     /// A convolution of `[batch, .., channels]` by the next weight and, with `bias`, the vector after it.
     pub fn conv<const D: usize>(&mut self, x: &Var<T>, window: Window<D>, groups: usize, bias: bool) -> Var<T> {
-        if groups == 1 && matches!(self.params[self.next].layout, Layout::Sparse(_)) {
+        let backward = self.pass.backwards.get(self.next).is_some_and(Option::is_some);
+        if groups == 1 && (backward || matches!(self.params[self.next].layout, Layout::Sparse(_))) {
             let size: [usize; D] = std::array::from_fn(|i| x.shape()[1 + i]);
             let y = self.linear(&ops::patches(x, window), bias);
             let (batch, out) = (x.shape()[0], y.shape()[1]);

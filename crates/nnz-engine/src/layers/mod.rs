@@ -21,7 +21,7 @@ use crate::{Result, Var};
 use nnz_kernels::Real;
 use serde::{Deserialize, Serialize};
 
-pub use activation::{Activation, Function, Relu};
+pub use activation::{Activation, AllRelu, Function, Relu};
 pub use attention::Attention;
 pub use context::{Cache, Context, Effects, Mode, Statistics};
 pub use conv::{Conv, Conv1d, Conv2d, Conv3d, ConvTransposed1d, ConvTransposed2d, ConvTransposed3d};
@@ -163,6 +163,8 @@ layers! {
     Relu,
     /// Another function of one entry.
     Activation,
+    /// x, or a signed slope times x below zero.
+    AllRelu,
     /// Largest value in every window.
     MaxPool,
     /// Mean of every window.

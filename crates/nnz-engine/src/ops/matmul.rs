@@ -48,6 +48,18 @@ pub fn linear<T: Real>(x: &Var<T>, weight: &Var<T>, bias: &Var<T>) -> Var<T> {
     })
 }
 
+/// x Wᵀ whose gradient goes back to x through another matrix B of the same shape: ∂x = g B, ∂W = gᵀ x.
+pub fn matmul_back<T: Real>(x: &Var<T>, weight: &Var<T>, backward: &Tensor<T>) -> Var<T> {
+    let value = product((x.value(), false), (weight.value(), true), None);
+    let (of_x, of_w, b) = (x.clone(), weight.clone(), Var::constant(backward.clone()));
+    Var::op("matmul_back", value, &[x, weight], || {
+        Box::new(move |g| {
+            let dx = of_x.tracked().then(|| reshape(&matmul(g, false, &b, false), of_x.shape()));
+            vec![dx, of_w.tracked().then(|| matmul(g, true, &of_x, false))]
+        })
+    })
+}
+
 /// y + b, a vector added to every row.
 pub fn add_bias<T: Real>(y: &Var<T>, bias: &Var<T>) -> Var<T> {
     let mut value = y.value().clone();

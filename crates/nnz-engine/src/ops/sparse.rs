@@ -3,7 +3,7 @@
 use super::{add_bias, pick, relu, reshape};
 use crate::tape::{is_recording, recording};
 use crate::{Connections, Tensor, Var};
-use nnz_core::Zero;
+use nnz_core::{Topology, Zero};
 use nnz_kernels::{self as kernels, Csr, Real, TILE, Tiled, elementwise};
 use rayon::prelude::*;
 use std::sync::{Arc, Mutex};
@@ -13,6 +13,8 @@ use std::sync::{Arc, Mutex};
 pub struct ZeroProbe {
     /// How many to look for.
     pub count: usize,
+    /// Ascending positions that are measured besides, whatever their gradient, and not counted.
+    pub apart: Vec<u64>,
     /// What was found, descending by |gradient|, ties by position.
     pub found: Mutex<Vec<Zero>>,
 }
@@ -21,10 +23,37 @@ impl ZeroProbe {
     fn stream<T: Real>(&self, connections: &Connections, x: &Tiled<T>, g: &Tiled<T>) {
         let topology = connections.topology();
         let (rows, cols) = (topology.rows(), topology.cols());
-        let csr = Csr { rows, cols, starts: topology.starts(), columns: topology.columns() };
-        let found = kernels::top_zero_gradients_tiled(csr, x, g, self.count);
+        let apart: Vec<u64> = self.apart.iter().copied().filter(|&p| topology.find(p).is_none()).collect();
+        let mut found: Vec<(u64, T)> =
+            apart.iter().copied().zip(kernels::gradients_at(&apart, x, g)).filter(|(_, g)| g.is_finite()).collect();
+        if self.count > 0 {
+            let topology = match apart.is_empty() {
+                true => topology,
+                false => topology.union(&Topology::from_positions(rows, cols, apart)),
+            };
+            let csr = Csr { rows, cols, starts: topology.starts(), columns: topology.columns() };
+            found.extend(kernels::top_zero_gradients_tiled(csr, x, g, self.count));
+        }
         let zero = |(position, gradient): (u64, T)| Zero { position, gradient: gradient.f64() as f32 };
-        *self.found.lock().unwrap_or_else(|e| e.into_inner()) = found.into_iter().map(zero).collect();
+        self.keep(found.into_iter().map(zero).collect());
+    }
+
+    /// Picks from a dense gradient.
+    pub(crate) fn pick<T: Real>(&self, gradient: &Tensor<T>, exists: impl Fn(usize) -> bool) {
+        let value = |&p: &u64| Zero { position: p, gradient: gradient.data()[p as usize].f64() as f32 };
+        let mut found: Vec<Zero> = self.apart.iter().filter(|&&p| !exists(p as usize)).map(value).collect();
+        let apart = |p: usize| self.apart.binary_search(&(p as u64)).is_ok();
+        found.extend(top_zeros(gradient, |p| exists(p) || apart(p), self.count));
+        self.keep(found);
+    }
+
+    fn keep(&self, mut found: Vec<Zero>) {
+        if !self.apart.is_empty() {
+            found.sort_unstable_by(|a, b| {
+                b.gradient.abs().total_cmp(&a.gradient.abs()).then(a.position.cmp(&b.position))
+            });
+        }
+        *self.found.lock().unwrap_or_else(|e| e.into_inner()) = found;
     }
 }
 
@@ -346,8 +375,7 @@ pub fn densify<T: Real>(values: &Var<T>, connections: &Arc<Connections>, probe: 
             if let Some(probe) = &probe {
                 let mut exists = vec![false; g.value().len()];
                 at.iter().for_each(|&p| exists[p] = true);
-                let found = top_zeros(g.value(), |p| exists[p], probe.count);
-                *probe.found.lock().unwrap_or_else(|e| e.into_inner()) = found;
+                probe.pick(g.value(), |p| exists[p]);
             }
             vec![Some(pick(g, at.clone(), &[at.len()]))]
         })

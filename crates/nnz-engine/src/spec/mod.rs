@@ -30,8 +30,10 @@ pub(crate) fn common_multiple(a: usize, b: usize) -> usize {
     (a.max(1) / x).saturating_mul(b.max(1))
 }
 
-/// Most entries a parameter may claim; positions of entries must fit what files hold.
+/// Most numbers a row or a dense parameter may claim.
 const MOST: usize = 1 << 40;
+/// Most entries of a weight, zero or not: those of a sparse one are never made. Products of densities and entries stay exact.
+const MOST_ENTRIES: usize = 1 << 52;
 
 impl ModelSpec {
     /// A network by name, for pictures of `[channels, height, width]` and `outputs` outputs, such as classes; [`KNOWN`]
@@ -64,7 +66,8 @@ impl ModelSpec {
         }
         let mut names = HashSet::new();
         for p in self.params() {
-            if p.shape.rows.checked_mul(p.shape.cols).is_none_or(|n| n > MOST) {
+            let most = if p.role == Role::Weight { MOST_ENTRIES } else { MOST };
+            if p.shape.rows.checked_mul(p.shape.cols).is_none_or(|n| n > most) {
                 return Err(format!("`{}` would have {}x{} entries", p.shape.name, p.shape.rows, p.shape.cols));
             }
             if !names.insert(p.shape.name.clone()) {

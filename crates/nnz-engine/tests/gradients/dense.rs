@@ -47,7 +47,7 @@ fn misfits_do_not_broadcast() {
 #[test]
 fn functions_of_one_entry() {
     type F = fn(&V) -> V;
-    let smooth: [(&str, F); 18] = [
+    let smooth: [(&str, F); 19] = [
         ("exp", ops::exp),
         ("tanh", ops::tanh),
         ("sigmoid", ops::sigmoid),
@@ -61,6 +61,7 @@ fn functions_of_one_entry() {
         ("hardswish", ops::hardswish),
         ("square", ops::square),
         ("leaky_relu", |x| ops::leaky_relu(x, 0.1)),
+        ("all_relu", |x| ops::leaky_relu(x, -0.6)),
         ("elu", |x| ops::elu(x, 0.7)),
         ("clamp", |x| ops::clamp(x, -0.5, 0.8)),
         ("pow 3", |x| ops::pow(x, 3.0)),

@@ -3,6 +3,7 @@ use nnz_core::Method;
 
 pub mod cost;
 pub mod measure;
+pub mod scale;
 mod sparseprop;
 
 /// The methods of this room.

@@ -19,6 +19,7 @@ mod grid;
 mod headline;
 mod inspection;
 mod mistakes;
+mod moves;
 mod pixels;
 mod stats;
 mod tables;
@@ -29,6 +30,7 @@ mod view;
 pub use comparison::{comparison, pictures as comparison_pictures};
 pub use data::{csv, inspection_csv};
 pub use inspection::inspection;
+pub use moves::history;
 pub use tensorboard::events as tensorboard;
 
 use crate::run::record::RunRecord;

@@ -126,6 +126,51 @@ fn short(v: f64) -> String {
     if v.fract() == 0.0 { format!("{v}") } else { format!("{v:.1}") }
 }
 
+/// Maps of one network at several steps, one after the other and again and again, as an animated SVG that needs no script.
+/// Without animation the last one shows.
+pub(super) fn animate(maps: &[(u64, Map)], seconds: f64, last: usize) -> Markup {
+    let top = maps.iter().map(|(_, m)| m.peak.0).fold(0.0, f64::max);
+    let sides = |m: &Map| (m.squares.first().map_or(0, Vec::len), m.squares.len());
+    let (wide, high) = maps.first().map_or((0, 0), |(_, m)| sides(m));
+    let length = maps.len() + last;
+    // Visible from its own time on, until the next one's; the last one stays longer.
+    let values = |i: usize| {
+        let shown = |t: usize| t.min(maps.len() - 1) == i;
+        (0..length).map(|t| if shown(t) { "visible" } else { "hidden" }).collect::<Vec<_>>().join(";")
+    };
+    let duration = format!("{:.1}s", seconds * length as f64);
+    let label = format!("Connections of each input pixel in {} pictures, from step {} on", maps.len(), maps[0].0);
+    html! {
+        svg.cells.picture viewBox={ "0 0 " (wide * 10) " " (high * 10 + 16) } role="img" aria-label=(label) {
+            @for (i, (step, map)) in maps.iter().enumerate() {
+                g visibility=(if i + 1 == maps.len() { "visible" } else { "hidden" }) {
+                    animate attributeName="visibility" values=(values(i)) calcMode="discrete" dur=(duration) repeatCount="indefinite" {}
+                    @for (r, row) in map.squares.iter().enumerate() {
+                        // Squares of one colour in a row are one rectangle.
+                        @for (from, to, class) in runs(row, top) {
+                            rect class=(class) x=(from * 10) y=(r * 10) width=((to - from) * 10) height="10" {}
+                        }
+                    }
+                    text.tick x=(wide * 5) y=(high * 10 + 13) text-anchor="middle" { "step " (count(*step)) }
+                }
+            }
+        }
+    }
+}
+
+/// From, to and colour of neighbours of one colour.
+fn runs(row: &[f64], top: f64) -> Vec<(usize, usize, String)> {
+    let mut all: Vec<(usize, usize, String)> = Vec::new();
+    for (c, &v) in row.iter().enumerate() {
+        let class = if v == 0.0 { "none".into() } else { level(v, top) };
+        match all.last_mut().filter(|l| l.2 == class) {
+            Some(run) => run.1 = c + 1,
+            None => all.push((c, c + 1, class)),
+        }
+    }
+    all
+}
+
 /// Maps of the inputs of one network each, side by side on one scale, with their scale and words.
 pub(super) fn draw(maps: &[(&str, Map)]) -> Markup {
     let top = maps.iter().map(|(_, m)| m.peak.0).fold(0.0, f64::max);

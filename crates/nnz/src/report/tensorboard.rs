@@ -71,7 +71,16 @@ mod tests {
 
     #[test]
     fn the_file_is_that_of_tensorboard() {
-        let epoch = EpochRecord { epoch: 1, step: 300, loss: 0.5, accuracy: 0.75, density: 0.1, born: 4, died: 4 };
+        let epoch = EpochRecord {
+            epoch: 1,
+            step: 300,
+            loss: 0.5,
+            accuracy: 0.75,
+            density: 0.1,
+            born: 4,
+            died: 4,
+            explored: None,
+        };
         let file = events(&[epoch], &[1.5]);
         // A record of 24 bytes, its length's checksum, and the first bytes of the event, as every such file begins.
         let head = [24u8, 0, 0, 0, 0, 0, 0, 0, 0xa3, 0x7f, 0x4b, 0x22, 9, 0, 0, 0, 0, 0, 0, 0, 0];

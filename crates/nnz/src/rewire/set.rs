@@ -1,15 +1,20 @@
 //! Sparse evolutionary training: at the end of every epoch the ζ of the positive and the ζ of the negative weights that
 //! are closest to zero are replaced by as many random connections.
 //!
+//! The scaled version (Curci et al. 2021, arXiv:2102.01732) has importance pruning, which is an option here: now and then the
+//! neurons whose incoming |w| sum to least lose them all, and the budget shrinks by so much. Its All-ReLU is an activation of
+//! networks.
+//!
 //! Deviations: the topology is born with an exact number of connections instead of by coin flips with ε (n_in + n_out) /
 //! (n_in n_out); a connection dropped in a step is not drawn again in the same step; rewiring ends at three quarters of
 //! the run instead of before its last epoch, since our learning rate falls to zero (the paper's stays) and connections
-//! born under a rate near zero cannot learn.
+//! born under a rate near zero cannot learn. Importance pruning ranks neurons that have connections.
 
 use nnz_core::{
-    Budget, Build, Criterion, Decay, DistributionKind, DropGrow, Method, Paper, Period, Random, Result, Rng, Setting,
-    Target, When, Work,
+    Build, Criterion, Decay, DropGrow, Edit, Error, Method, Paper, Period, Plan, Random, Result, Rewiring, Rng,
+    Setting, Shape, Signals, Sparsifier, Target, Topology, When, Work,
 };
+use rayon::prelude::*;
 use serde::{Deserialize, Serialize};
 
 /// The card.
@@ -32,42 +37,94 @@ pub const METHOD: Method = Method::new::<Options>(
 /// Options.
 #[derive(Debug, Serialize, Deserialize)]
 pub struct Options {
-    /// What exists at any time; rewiring keeps only pattern `unstructured`.
+    /// Fraction ζ, interval and end.
     #[serde(flatten)]
-    pub budget: Budget,
-    /// Replaced fraction ζ.
-    pub zeta: f64,
-    /// Time between two rewirings.
-    pub every: Period,
-    /// End of rewiring.
-    pub until: Period,
+    pub rewiring: Rewiring,
     /// Standard deviation of the first value of a new connection.
     pub std: f32,
+    /// Share of the neurons with connections that importance pruning cuts each time, 0.2 in the paper; 0 is none.
+    pub importance: f64,
+    /// When importance pruning begins.
+    pub importance_from: Period,
+    /// Time between two of them.
+    pub importance_every: Period,
 }
 
 impl Default for Options {
     fn default() -> Self {
-        Self {
-            budget: Budget::new(0.05, DistributionKind::Erk),
-            zeta: 0.3,
-            every: Period::Epochs(1.0),
-            until: Period::Run(0.75),
-            std: 0.1,
-        }
+        let rewiring = Rewiring { decay: Decay::Constant, every: Period::Epochs(1.0), ..Rewiring::RIGL };
+        let (importance_from, importance_every) = (Period::Run(0.4), Period::Epochs(10.0));
+        Self { rewiring, std: 0.1, importance: 0.0, importance_from, importance_every }
     }
 }
 
 impl Build for Options {
     fn build(self, setting: &Setting) -> Result<Work> {
-        Ok(DropGrow {
-            birth: self.budget.fixed(setting),
-            drop: Box::new(NearestToZeroOfEachSign),
-            grow: Box::new(Random { std: self.std }),
-            when: When { every: self.every.steps(setting), until: self.until.steps(setting) },
-            fraction: self.zeta,
-            decay: Decay::Constant,
+        if !(0.0..1.0).contains(&self.importance) {
+            return Err(Error::Range { name: "importance", range: "at least 0, below 1".into(), got: self.importance });
         }
-        .into())
+        let plain = self.rewiring.drop_grow(setting, NearestToZeroOfEachSign, Random { std: self.std });
+        if self.importance == 0.0 {
+            return Ok(plain.into());
+        }
+        let when = When { every: self.importance_every.steps(setting), until: plain.when.until };
+        Ok(Important { inner: plain, share: self.importance, from: self.importance_from.steps(setting), when }.into())
+    }
+}
+
+/// SET that also cuts neurons: of each layer those with connections whose strength, the sum of incoming |w|, is lowest.
+struct Important {
+    inner: DropGrow,
+    share: f64,
+    from: u64,
+    when: When,
+}
+
+impl Important {
+    fn due(&self, step: u64) -> bool {
+        step >= self.from && self.when.due(step)
+    }
+}
+
+/// Which entries stay when the share of weakest neurons loses all incoming connections; at least one neuron stays.
+fn strong(topology: &Topology, values: &[f32], share: f64) -> Vec<bool> {
+    let starts = topology.starts();
+    let strength = |r: usize| values[starts[r]..starts[r + 1]].iter().map(|v| f64::from(v.abs())).sum::<f64>();
+    let mut living: Vec<(f64, usize)> =
+        (0..topology.rows()).filter(|&r| starts[r] < starts[r + 1]).map(|r| (strength(r), r)).collect();
+    living.sort_by(|a, b| a.0.total_cmp(&b.0).then(a.1.cmp(&b.1)));
+    let mut kept = vec![true; values.len()];
+    let count = ((share * living.len() as f64) as usize).min(living.len().saturating_sub(1));
+    living[..count].iter().for_each(|&(_, r)| kept[starts[r]..starts[r + 1]].fill(false));
+    kept
+}
+
+impl Sparsifier for Important {
+    fn birth(&self, shapes: &[&Shape]) -> Result<Option<Vec<Topology>>> {
+        self.inner.birth(shapes)
+    }
+
+    fn check(&self, shapes: &[&Shape]) -> Result<()> {
+        self.inner.check(shapes)
+    }
+
+    fn plan(&self, step: u64) -> Plan {
+        if self.due(step) { Plan::Rewire(Signals::NONE) } else { self.inner.plan(step) }
+    }
+
+    fn layerwise(&self) -> bool {
+        true
+    }
+
+    fn rewire(&mut self, step: u64, targets: &[Target]) -> Result<Vec<Edit>> {
+        if !self.due(step) {
+            return self.inner.rewire(step, targets);
+        }
+        let cut = |t: &Target| {
+            let topology = t.topology.filter(&strong(t.topology, t.values, self.share));
+            Edit::Rewire { topology, born: Vec::new() }
+        };
+        Ok(targets.iter().map(cut).collect())
     }
 }
 
@@ -79,10 +136,13 @@ impl Criterion for NearestToZeroOfEachSign {
     fn score(&self, target: &Target, _: &mut Rng) -> Vec<f32> {
         let mut score = vec![0.0; target.values.len()];
         for negative in [false, true] {
-            let mut same: Vec<usize> = (0..score.len()).filter(|&i| (target.values[i] < 0.0) == negative).collect();
-            same.sort_by(|&a, &b| target.values[a].abs().total_cmp(&target.values[b].abs()));
+            // Bits of |w| order as it does; ties by position.
+            let signed = target.values.iter().enumerate().filter(|(_, w)| (**w < 0.0) == negative);
+            let mut same: Vec<u64> = signed.map(|(i, w)| u64::from(w.abs().to_bits()) << 32 | i as u64).collect();
+            same.par_sort_unstable();
             let n = same.len() as f32;
-            same.into_iter().enumerate().for_each(|(rank, i)| score[i] = (rank as f32 + 0.5) / n);
+            let ranked = same.into_iter().enumerate();
+            ranked.for_each(|(rank, key)| score[key as u32 as usize] = (rank as f32 + 0.5) / n);
         }
         score
     }
@@ -91,13 +151,12 @@ impl Criterion for NearestToZeroOfEachSign {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use nnz_core::{Edit, Plan, Shape, Topology};
 
     #[test]
     fn replaces_zeta_of_each_sign() {
         let setting = Setting { seed: 3, steps: 100, steps_per_epoch: 10 };
-        let options = Options { zeta: 0.5, ..Options::default() };
-        let mut method = options.build(&setting).unwrap().sparsifier;
+        let rewiring = Rewiring { fraction: 0.5, ..Options::default().rewiring };
+        let mut method = Options { rewiring, ..Options::default() }.build(&setting).unwrap().sparsifier;
         assert_eq!(method.plan(5), Plan::Rest);
         assert!(matches!(method.plan(10), Plan::Rewire(_)));
         let shape = Shape::matrix("a", 4, 10);
@@ -112,5 +171,24 @@ mod tests {
         for (position, survives) in [(0, false), (11, false), (22, true), (33, true), (34, false), (35, false)] {
             assert_eq!(new.find(position).is_some(), survives, "{position}");
         }
+    }
+
+    #[test]
+    fn importance_pruning_cuts_the_weakest_neurons() {
+        let topology = Topology::from_positions(5, 4, [0, 1, 4, 8, 9, 10, 16]);
+        // Strengths 0.3, 2, 0.6, none, 0.1: of the four with connections, half goes.
+        let values = [0.1, -0.2, 2.0, 0.2, 0.2, 0.2, -0.1];
+        let kept = topology.filter(&strong(&topology, &values, 0.5));
+        assert_eq!(kept.row_degrees(), [0, 1, 3, 0, 0]);
+        let setting = Setting { seed: 0, steps: 100, steps_per_epoch: 1 };
+        let options = Options { importance: 0.5, ..Options::default() };
+        let mut method = options.build(&setting).unwrap().sparsifier;
+        let shape = Shape::matrix("a", 5, 4);
+        let mut lost = |step: u64| match &method.rewire(step, &[Target::new(0, &shape, &topology, &values)]).unwrap()[0] {
+            Edit::Rewire { topology: new, .. } => topology.nnz() - new.nnz(),
+            _ => 0,
+        };
+        // From 0.4 of the run, every ten epochs; rewiring keeps the number.
+        assert_eq!([30, 40, 41, 50, 70, 80].map(&mut lost), [0, 3, 0, 3, 3, 0]);
     }
 }

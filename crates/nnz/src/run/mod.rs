@@ -7,11 +7,11 @@ pub mod record;
 
 use crate::kernels::cost::{Machine, Use};
 use crate::stats::median;
-use crate::{Arm, Error, Precision, REGISTRY, Recipe, Result, data, report, summarize};
+use crate::{Arm, Error, Precision, REGISTRY, Recipe, Result, data, history, report, summarize};
 use nnz_core::{Dense, Kind, Setting, Topology, Work};
 use nnz_engine::data::{Dataset, Inputs};
 use nnz_engine::file::{Header, Packing, is_checkpoint, save_model, write_atomically};
-use nnz_engine::{Crossovers, Model, ModelSpec, Param, Progress, Real, Storage, Task, Trainer};
+use nnz_engine::{Crossovers, History, Model, ModelSpec, Param, Progress, Real, Storage, Task, Trainer};
 use record::{ArmRecord, DataRecord, LayerRecord, MachineRecord, Misread, RunRecord, SeedRecord};
 use serde::{Serialize, de::DeserializeOwned};
 use sha2::{Digest, Sha256};
@@ -233,6 +233,19 @@ impl Job<'_> {
         } else {
             times.insert(name.clone(), Vec::new());
         }
+        // How topologies move is kept for the first seed only, like the model.
+        let moves = self.dir.join("arms").join(format!("{name}.topology"));
+        if keep && self.arm.method.is_some() {
+            let going_on = checkpoint.exists();
+            match going_on {
+                // The last plan comes behind the last step.
+                true => {
+                    history::cut(&moves, trainer.position.step + u64::from(trainer.position.step == trainer.steps()))?
+                }
+                false => history::create(&moves)?,
+            }
+            trainer.history = Some(History::new(&trainer.model.params, trainer.position.step, going_on));
+        }
         let header = self.header(&trainer);
         let events = self.dir.join("arms").join(format!("{name}.events.jsonl"));
         let board = self.dir.join("tensorboard").join(&name);
@@ -250,6 +263,10 @@ impl Job<'_> {
                     write(&board.join("events.out.tfevents.0.nnz"), &curves)?;
                 }
                 if progress.finished.is_some() || !go_on {
+                    // First, since what is behind the checkpoint is cut off again.
+                    if let Some(history) = &t.history {
+                        history::append(&moves, &history.take())?;
+                    }
                     t.save(&checkpoint, &header, &run)?;
                 }
                 Ok(())
@@ -324,7 +341,7 @@ impl Job<'_> {
             nonzeros: model.nonzeros(),
             density: model.density(),
             weight_bytes: model.bytes(),
-            optimizer_bytes: trainer.optimizer.bytes(),
+            optimizer_bytes: trainer.optimizer_bytes(),
             seconds_per_epoch: 0.0,
             measure: self.measure(model)?,
             epochs: trainer.position.history.clone(),

@@ -5,7 +5,7 @@
 //! Deviations: exact counts instead of independent coin flips, so that the density is met to one connection; the
 //! paper's SNIP and GraSP layer ratios and uniform+ are not here yet.
 
-use nnz_core::{Budget, Build, DistributionKind, Kind, Method, OneShot, Paper, Random, Result, Setting, Work};
+use nnz_core::{Born, Build, DistributionKind, Kind, Method, OneShot, Paper, Random, Result, Setting, Work};
 use serde::{Deserialize, Serialize};
 
 /// The card.
@@ -27,20 +27,21 @@ pub const METHOD: Method = Method::new::<Options>(
 /// Options.
 #[derive(Debug, Serialize, Deserialize)]
 #[serde(transparent)]
-pub struct Options(pub Budget);
+pub struct Options(pub Born);
 
 impl Default for Options {
     fn default() -> Self {
-        Self(Budget::new(0.05, DistributionKind::Erk))
+        Self(Born::new(0.05, DistributionKind::Erk))
     }
 }
 
 impl Build for Options {
     fn build(self, setting: &Setting) -> Result<Work> {
-        Ok(match self.0.of {
+        let budget = self.0.budget;
+        Ok(match budget.of {
             Kind::Weights => self.0.fixed(setting).into(),
             // What is there from the start can only be lost.
-            _ => self.0.prune(Random { std: 0.0 }, OneShot { at: 0, density: self.0.density }, setting).into(),
+            _ => budget.prune(Random { std: 0.0 }, OneShot { at: 0, density: budget.density }, setting).into(),
         })
     }
 }
@@ -69,7 +70,7 @@ mod tests {
     fn a_million_by_million_layer_is_born_in_proportion_to_its_connections() {
         let shape = Shape::matrix("w", 1_000_000, 1_000_000);
         let setting = Setting { seed: 0, steps: 1, steps_per_epoch: 1 };
-        let method = Options(Budget::new(1e-6, DistributionKind::Erk)).build(&setting).unwrap().sparsifier;
+        let method = Options(Born::new(1e-6, DistributionKind::Erk)).build(&setting).unwrap().sparsifier;
         let born = method.birth(&[&shape]).unwrap().unwrap();
         assert_eq!(born[0].nnz(), 1_000_000);
         // Degrees of an Erdős-Rényi graph with mean 1 are nearly Poisson: about exp(-1) of the rows are empty.

@@ -1,0 +1,60 @@
+use crate::Topology;
+use serde::{Deserialize, Serialize};
+
+/// The connections a layer ever had. 8 bytes for each, of which there are at most as many as were there at the start and were
+/// born.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub struct Explored {
+    /// Ascending positions.
+    ever: Vec<u64>,
+    /// Births that are not in there yet, in any order, some of them perhaps again.
+    recent: Vec<u64>,
+    /// Births so far.
+    pub births: u64,
+}
+
+impl Explored {
+    /// Takes in that `old` becomes `new`. O(nnz) and now and then O(those ever there).
+    pub fn add(&mut self, old: &Topology, new: &Topology) {
+        if self.ever.is_empty() {
+            self.ever = old.positions().collect();
+        }
+        let before = self.recent.len();
+        self.recent.extend(old.carry(new).zip(new.positions()).filter(|(from, _)| from.is_none()).map(|(_, p)| p));
+        self.births += (self.recent.len() - before) as u64;
+        if self.recent.len() > self.ever.len() / 4 {
+            self.ever = self.all();
+            self.recent.clear();
+        }
+    }
+
+    /// How many there are.
+    pub fn count(&self) -> usize {
+        if self.recent.is_empty() { self.ever.len() } else { self.all().len() }
+    }
+
+    fn all(&self) -> Vec<u64> {
+        let mut all = [&self.ever[..], &self.recent].concat();
+        all.sort_unstable();
+        all.dedup();
+        all
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_connection_counts_once() {
+        let at = |positions: &[u64]| Topology::from_positions(4, 5, positions.iter().copied());
+        let mut explored = Explored::default();
+        explored.add(&at(&[0, 1, 2, 3, 4, 5, 6, 7]), &at(&[0, 1, 2, 3, 4, 5, 6, 9]));
+        assert_eq!((explored.count(), explored.births), (9, 1));
+        // One comes back, which is a birth and nothing new.
+        explored.add(&at(&[0, 1, 2, 3, 4, 5, 6, 9]), &at(&[0, 1, 2, 3, 4, 5, 7, 19]));
+        assert_eq!((explored.count(), explored.births), (10, 3));
+        let again: Explored = serde_json::from_str(&serde_json::to_string(&explored).unwrap()).unwrap();
+        assert_eq!(again, explored);
+    }
+}

@@ -1,0 +1,140 @@
+//! How topologies move while a network trains: what was born and what died at every edit.
+
+use crate::{Layout, Param};
+use nnz_core::Topology;
+use nnz_kernels::Real;
+use std::sync::{Mutex, PoisonError};
+
+/// Something that happened to the topology of one prunable weight.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Event {
+    /// What there was before the step; a weight that changes its extent starts anew.
+    Start {
+        /// Steps done.
+        step: u64,
+        /// Among the prunable weights.
+        layer: usize,
+        /// Parameter name.
+        name: String,
+        /// Outputs.
+        rows: usize,
+        /// Inputs.
+        cols: usize,
+        /// `row * cols + col` of every connection, ascending; `None` for all of them.
+        positions: Option<Vec<u64>>,
+    },
+    /// A change.
+    Moved {
+        /// Steps done.
+        step: u64,
+        /// Among the prunable weights.
+        layer: usize,
+        /// Positions of new connections, ascending.
+        born: Vec<u64>,
+        /// Positions of removed connections, ascending.
+        died: Vec<u64>,
+    },
+}
+
+impl Event {
+    /// Steps done when it happened.
+    pub fn step(&self) -> u64 {
+        match self {
+            Self::Start { step, .. } | Self::Moved { step, .. } => *step,
+        }
+    }
+}
+
+/// A weight as it was last seen; no topology when every connection exists.
+#[derive(Clone, Debug)]
+struct Seen {
+    name: String,
+    rows: usize,
+    cols: usize,
+    topology: Option<Topology>,
+}
+
+impl Seen {
+    fn of<T: Real>(p: &Param<T>) -> Self {
+        let topology = (p.layout != Layout::Dense).then(|| p.topology());
+        Self { name: p.shape.name.clone(), rows: p.shape.rows, cols: p.shape.cols, topology }
+    }
+
+    fn positions(&self) -> Box<dyn Iterator<Item = u64> + '_> {
+        match &self.topology {
+            Some(topology) => Box::new(topology.positions()),
+            None => Box::new(0..(self.rows * self.cols) as u64),
+        }
+    }
+
+    fn start(&self, step: u64, layer: usize) -> Event {
+        let positions = self.topology.as_ref().map(|t| t.positions().collect());
+        Event::Start { step, layer, name: self.name.clone(), rows: self.rows, cols: self.cols, positions }
+    }
+}
+
+/// Keeps the topologies of all prunable weights, to see what an edit changed: 4 bytes a connection more.
+#[derive(Debug)]
+pub struct History {
+    seen: Vec<Seen>,
+    events: Mutex<Vec<Event>>,
+}
+
+impl History {
+    /// From these parameters on. `started`: they have been seen before, and there is no start to tell.
+    pub fn new<T: Real>(params: &[Param<T>], step: u64, started: bool) -> Self {
+        let seen: Vec<Seen> = params.iter().filter(|p| p.prunable).map(Seen::of).collect();
+        let starts = seen.iter().enumerate().filter(|_| !started).map(|(i, s)| s.start(step, i)).collect();
+        Self { seen, events: Mutex::new(starts) }
+    }
+
+    /// What happened since this was last asked.
+    pub fn take(&self) -> Vec<Event> {
+        std::mem::take(&mut self.events.lock().unwrap_or_else(PoisonError::into_inner))
+    }
+
+    /// Looks at the parameters behind an edit.
+    pub(crate) fn look<T: Real>(&mut self, params: &[Param<T>], step: u64) {
+        let now: Vec<Seen> = params.iter().filter(|p| p.prunable).map(Seen::of).collect();
+        let events = self.events.get_mut().unwrap_or_else(PoisonError::into_inner);
+        let others = now.len() != self.seen.len();
+        for (layer, new) in now.iter().enumerate() {
+            match self.seen.get(layer).filter(|old| !others && (old.rows, old.cols) == (new.rows, new.cols)) {
+                None => events.push(new.start(step, layer)),
+                Some(old) if old.topology == new.topology => {}
+                Some(old) => {
+                    let [born, died] = differences(old.positions(), new.positions());
+                    events.push(Event::Moved { step, layer, born, died });
+                }
+            }
+        }
+        self.seen = now;
+    }
+}
+
+/// What is only in the second, and what is only in the first, of two ascending sequences.
+fn differences(old: impl Iterator<Item = u64>, new: impl Iterator<Item = u64>) -> [Vec<u64>; 2] {
+    let (mut born, mut died) = (Vec::new(), Vec::new());
+    let mut old = old.peekable();
+    for p in new {
+        while let Some(gone) = old.next_if(|&q| q < p) {
+            died.push(gone);
+        }
+        if old.next_if_eq(&p).is_none() {
+            born.push(p);
+        }
+    }
+    died.extend(old);
+    [born, died]
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn differences_are_what_only_one_of_them_has() {
+        let [born, died] = differences([1, 2, 5, 9].into_iter(), [0, 2, 6, 9, 11].into_iter());
+        assert_eq!((born, died), (vec![0, 6, 11], vec![1, 5]));
+    }
+}

@@ -1,0 +1,255 @@
+//! The page of `nnz inspect RUN --history`: how the topologies of one network moved.
+
+use super::axis::{Axis, Spacing};
+use super::chart::{Bin, Line, histogram, lines};
+use super::degrees::{self, Side, Tally};
+use super::format::{count, counted, share, significant, tick};
+use super::frame::{self, Tile, figure, number, swatch, table};
+use super::pixels::{self, Map};
+use super::tables::shape;
+use crate::history::{History, Layer, Look, Move};
+use maud::{Markup, html};
+
+/// One HTML page about how topologies moved, as self-contained as [`super::html()`]. Never fails.
+pub fn history(h: &History) -> String {
+    let moved: Vec<&Layer> = h.layers.iter().filter(|l| !l.moves.is_empty()).collect();
+    let sections = html! {
+        section { h2 { "Births and deaths" } (births(h, &moved)) }
+        @if !moved.is_empty() {
+            section { h2 { "How long connections live" } (ages(&moved)) }
+            section { h2 { "What is left of the start" } (overlap(&moved)) }
+        }
+        section { h2 { "Which inputs are read" } (inputs(h)) }
+        section { h2 { "How the units are connected" } (structure(h)) }
+    };
+    frame::page(&format!("{}, how it moved", h.title), env!("CARGO_PKG_VERSION"), top(h, &moved), sections)
+}
+
+fn sum(layers: &[&Layer], f: fn(&Move) -> usize) -> u64 {
+    layers.iter().flat_map(|l| &l.moves).map(|m| f(m) as u64).sum()
+}
+
+fn top(h: &History, moved: &[&Layer]) -> Markup {
+    let (born, died) = (sum(moved, |m| m.born), sum(moved, |m| m.died));
+    let start: u64 = h.layers.iter().map(|l| l.start as u64).sum();
+    // Weighted by the connections of the start.
+    let kept: f64 = h.layers.iter().map(|l| l.start as f64 * l.moves.last().map_or(1.0, |m| m.overlap)).sum();
+    let left = kept / start.max(1) as f64;
+    let tiles = [
+        Tile {
+            label: "Rewirings",
+            value: count(h.rewirings as u64),
+            note: format!("of {}", counted(h.layers.len() as u64, "layer")),
+        },
+        Tile {
+            label: "Born",
+            value: count(born),
+            note: format!("{} times the connections of the start", significant(born as f64 / start.max(1) as f64, 2)),
+        },
+        Tile { label: "Died", value: count(died), note: format!("of {} that ever were", count(start + born)) },
+        Tile {
+            label: "Left of the start",
+            value: share(left),
+            note: "of the first connections are there at the end".into(),
+        },
+    ];
+    html! {
+        p.eyebrow { "nnz inspect --history" }
+        h1 { (h.title) }
+        p.eyebrow { "Arm " (h.arm) ", seed " (h.seed) }
+        p.lead {
+            @if moved.is_empty() { "No connection moved: the topology of the end is that of the start." }
+            @else {
+                "In " (counted(h.rewirings as u64, "rewiring")) " " (count(died)) " connections died and " (count(born)) " were born. "
+                "At the end " (share(left)) " of those at the start are there."
+            }
+        }
+        (frame::tiles(&tiles))
+    }
+}
+
+/// A legend of layers.
+fn names(layers: &[&Layer]) -> Markup {
+    html! { ul.legend { @for (i, l) in layers.iter().enumerate() { li { (swatch(i)) (l.name) } } } }
+}
+
+fn steps(all: &[Line]) -> Axis {
+    Axis::whole("step", all.iter().flat_map(|l| l.points.iter().map(|p| p.0)).collect::<Vec<_>>())
+}
+
+/// One line a layer over the changes.
+fn curves(layers: &[&Layer], f: impl Fn(&Layer, &Move) -> f64) -> Vec<Line> {
+    let line = |(series, l): (usize, &&Layer)| Line {
+        series,
+        faint: false,
+        name: l.name.clone(),
+        points: l.moves.iter().map(|m| (m.step as f64, f(l, m))).collect(),
+    };
+    layers.iter().enumerate().map(line).collect()
+}
+
+fn chart(title: &str, all: &[Line], label: &str, spacing: Spacing, write: fn(f64) -> String, words: Markup) -> Markup {
+    let values = all.iter().flat_map(|l| l.points.iter().map(|p| p.1));
+    let y = match spacing {
+        Spacing::Log => Axis::fit(label, values.filter(|v| *v > 0.0).collect::<Vec<_>>(), spacing, tick),
+        _ => Axis::fit(label, values.chain([0.0]).collect::<Vec<_>>(), spacing, tick),
+    };
+    figure(title, lines(&format!("{title}, one line a layer"), &steps(all), &y, all, write), words)
+}
+
+fn whole(v: f64) -> String {
+    count(v.round() as u64)
+}
+
+fn births(h: &History, moved: &[&Layer]) -> Markup {
+    if moved.is_empty() {
+        return html! { p.note { "Nothing was born and nothing died while it trained." } };
+    }
+    let died = curves(moved, |_, m| m.died as f64);
+    let density = curves(moved, |l, m| m.nonzeros as f64 / (l.rows as f64 * l.cols as f64));
+    let row = |l: &Layer| {
+        let all = |f: fn(&Move) -> usize| count(l.moves.iter().map(|m| f(m) as u64).sum());
+        let end = l.moves.last().map_or(l.start, |m| m.nonzeros);
+        vec![
+            html! { (l.name) },
+            shape(l.rows, l.cols),
+            number(count(l.start as u64)),
+            number(count(end as u64)),
+            number(all(|m| m.born)),
+            number(all(|m| m.died)),
+            number(count(l.moves.len() as u64)),
+        ]
+    };
+    let rows: Vec<Vec<Markup>> = h.layers.iter().map(row).collect();
+    html! {
+        (table(html! { "Connections of every weight that may be pruned." }, &["Layer", "Shape", "Start", "End", "Born", "Died", "Rewirings"], &rows))
+        (names(moved))
+        div.pair {
+            (chart("Deaths at each rewiring", &died, "connections", Spacing::Linear, whole, html! { "How many connections each rewiring removed." }))
+            (chart("Density", &density, "density", Spacing::Linear, share, html! { "Share of all possible connections behind each rewiring." }))
+        }
+    }
+}
+
+/// Most bars of a histogram of ages.
+const BARS: u64 = 24;
+
+fn ages(moved: &[&Layer]) -> Markup {
+    let age = curves(moved, |_, m| m.age);
+    let longest = moved.iter().flat_map(|l| &l.lives).map(|l| l.0).max().unwrap_or(0);
+    let width = (longest / BARS + 1).max(1);
+    let bin = |i: u64| {
+        let (from, to) = (i * width, (i + 1) * width);
+        let inside = moved.iter().flat_map(|l| &l.lives).filter(|l| (from..to).contains(&l.0));
+        let value: usize = inside.map(|l| l.1).sum();
+        let title = format!("{} died at an age of {from} to {} steps", count(value as u64), to - 1);
+        Bin { label: count(from), value: value as f64, outline: None, title }
+    };
+    let bins: Vec<Bin> = (0..=longest / width).map(bin).collect();
+    let deaths: usize = moved.iter().flat_map(|l| &l.lives).map(|l| l.1).sum();
+    html! {
+        div.pair {
+            (chart("Mean age", &age, "steps", Spacing::Linear, whole, html! { "Mean age of the connections behind each rewiring. A line that rises with slope one would be a topology that does not move." }))
+            (figure("Age at death", histogram("How old connections were when they died", "age in steps", "connections", &bins, 1, 1), html! {
+                (counted(deaths as u64, "death")) " in all layers. Those that are still there at the end are not counted."
+            }))
+        }
+    }
+}
+
+fn overlap(moved: &[&Layer]) -> Markup {
+    let left = curves(moved, |_, m| m.overlap);
+    let by_chance = |l: &&Layer| {
+        let end = l.moves.last().map_or(0.0, |m| m.nonzeros as f64 / (l.rows as f64 * l.cols as f64));
+        html! { li { b { (l.name) } ": " (share(l.moves.last().map_or(1.0, |m| m.overlap))) " are left; a new random topology would have " (share(end)) " of them." } }
+    };
+    html! {
+        (names(moved))
+        (chart("Connections of the start that exist", &left, "share", Spacing::Linear, share, html! { "A connection that died and came back counts as there." }))
+        ul.words { @for l in moved { (by_chance(l)) } }
+    }
+}
+
+/// Seconds of one picture of the animation, and how much longer the last one stays.
+const SECONDS: f64 = 0.7;
+const LAST: usize = 3;
+
+/// The input layer's connections over time: first and last picture, and all of them as an animated SVG.
+fn inputs(h: &History) -> Markup {
+    let looks: Vec<&Look> = h.layers.first().map_or(Vec::new(), |l| l.looks.iter().collect());
+    let maps: Vec<(u64, Map)> = looks.iter().filter_map(|l| Some((l.step, Map::new(h.input, &l.inputs)?))).collect();
+    let Some(first) = h.layers.first().filter(|_| !maps.is_empty()) else {
+        return html! { p.note { "The first layer's inputs are not the pixels of a picture, so there is none to draw." } };
+    };
+    let ends = [looks.first(), looks.last()];
+    let named = ["at the start", "at the end"];
+    let pair: Vec<(&str, Map)> =
+        ends.into_iter().flatten().zip(named).filter_map(|(l, n)| Some((n, Map::new(h.input, &l.inputs)?))).collect();
+    html! {
+        p { "Each square is an input pixel; its colour says how many of the " (counted(first.rows as u64, "output")) " of " (first.name) " it is connected to." }
+        @if first.moves.is_empty() { (pixels::draw(&pair[..1])) } @else {
+            (pixels::draw(&pair))
+            div.maps { (figure("From the start to the end", pixels::animate(&maps, SECONDS, LAST), html! {
+                (counted(maps.len() as u64, "picture")) " on the same scale, again and again: steps "
+                (count(maps[0].0)) " to " (count(maps[maps.len() - 1].0)) "."
+            })) }
+        }
+    }
+}
+
+/// Degrees, components and spectral gap over time.
+fn structure(h: &History) -> Markup {
+    let looked: Vec<&Layer> = h.layers.iter().filter(|l| l.looks.len() > 1).collect();
+    let over = |f: fn(&Look) -> f64| -> Vec<Line> {
+        let line = |(series, l): (usize, &&Layer)| Line {
+            series,
+            faint: false,
+            name: l.name.clone(),
+            points: l.looks.iter().map(|k| (k.step as f64, f(k))).collect(),
+        };
+        looked.iter().enumerate().map(line).collect()
+    };
+    let write = |v: f64| significant(v, 3);
+    let row = |l: &Layer| {
+        let both = |f: &dyn Fn(&Look) -> String| match (l.looks.first(), l.looks.last()) {
+            (Some(a), Some(b)) if l.looks.len() > 1 => html! { (number(f(b))) span.note { "from " (f(a)) } },
+            (Some(a), _) => number(f(a)),
+            _ => html! {},
+        };
+        vec![
+            html! { (l.name) },
+            both(&|k| format!("{} to {}", count(k.fan_in.min as u64), count(k.fan_in.max as u64))),
+            both(&|k| format!("{} to {}", count(k.fan_out.min as u64), count(k.fan_out.max as u64))),
+            both(&|k| count((k.fan_in.dead + k.fan_out.dead) as u64)),
+            both(&|k| count(k.components.count as u64)),
+            both(&|k| format!("{:.3}", k.gap)),
+        ]
+    };
+    let rows: Vec<Vec<Markup>> = h.layers.iter().map(row).collect();
+    let pictures = |l: &&Layer| {
+        let [Some(first), Some(last)] = [l.looks.first(), l.looks.last()] else { return html! {} };
+        let side = |name, series, d: &nnz_core::measure::Degrees| Side {
+            name,
+            series,
+            tally: Tally::from_histogram(&d.histogram),
+        };
+        html! {
+            (degrees::draw(&format!("{}: fan-in", l.name), "output", &side("end", 0, &last.fan_in), Some(&side("start", 1, &first.fan_in))))
+            (degrees::draw(&format!("{}: fan-out", l.name), "input", &side("end", 0, &last.fan_out), Some(&side("start", 1, &first.fan_out))))
+        }
+    };
+    html! {
+        (table(html! { "At the end, with the start below it." }, &["Layer", "Fan-in", "Fan-out", "Dead units", "Components", "Spectral gap"], &rows))
+        @if !looked.is_empty() {
+            (names(&looked))
+            div.pair {
+                (chart("Spectral gap", &over(|k| k.gap), "gap", Spacing::Linear, write, html! { "How well a layer mixes: at 0 it falls into separate parts, a dense layer has 1." }))
+                (chart("Largest fan-out", &over(|k| k.fan_out.max as f64), "connections", Spacing::Linear, whole, html! { "Connections of the input that reaches most outputs: hubs that form." }))
+                (chart("Components", &over(|k| k.components.count as f64), "parts", Spacing::Linear, whole, html! { "Parts of a layer that no connection joins; units without any are counted apart." }))
+                (chart("Dead units", &over(|k| (k.fan_in.dead + k.fan_out.dead) as f64), "units", Spacing::Linear, whole, html! { "Outputs without input and inputs that nothing reads." }))
+            }
+            h3 { "Fan-in and fan-out at the start and at the end" }
+            (degrees::fold(&looked, pictures))
+        }
+    }
+}

@@ -1,0 +1,150 @@
+//! N:M in both passes: the forward pass takes the N largest |w| of every M consecutive *inputs* of a row, the backward pass to
+//! the inputs the N largest of every M consecutive *outputs* of a column, Y = X W_ffᵀ and ∂X = ∂Y W_bp, so that both products
+//! add up over the axis with the zeros. The gradient of the weight, ∂Yᵀ X, is dense and reaches all weights.
+//!
+//! Of the three products of a step two have N / M of their multiply-adds: [`multiply_adds`]. [`cycles`] is a model of an array
+//! of `side` × `side` units that skips zeros.
+//!
+//! Deviations: what of an accelerator the abstract does not say is modelled as the simplest output-stationary array; masked
+//! weights decay as under SR-STE; where outputs are no multiple of M, the last group is shorter. At `until` the forward mask
+//! stays.
+
+use super::sr_ste::{keep, largest, masked, n_of_m, whole};
+use nnz_core::{
+    Build, Edit, Leaf, Method, Paper, Parametrization, Pattern, Period, Result, Setting, Shape, Work,
+};
+use serde::{Deserialize, Serialize};
+
+/// The card.
+pub const METHOD: Method = Method::new::<Options>(
+    "bdwp",
+    "BDWP",
+    "rewire",
+    "Trains under N:M masks along the inputs going forward and along the outputs going backward.",
+    Paper {
+        number: Some(152),
+        title: "Efficient N:M Sparse DNN Training Using Algorithm, Architecture, and Dataflow Co-Design",
+        authors: "Fang et al.",
+        year: 2023,
+        venue: "IEEE TCAD",
+        arxiv: "2309.13015",
+    },
+);
+
+/// Options.
+#[derive(Debug, Serialize, Deserialize)]
+pub struct Options {
+    /// N:M
+    pub pattern: Pattern,
+    /// λ: how strongly weights outside the forward mask shrink.
+    pub shrink: f64,
+    /// When the forward mask stays.
+    pub until: Period,
+}
+
+impl Default for Options {
+    fn default() -> Self {
+        Self { pattern: Pattern::Nm { n: 2, m: 8 }, shrink: 2e-4, until: Period::Run(1.0) }
+    }
+}
+
+impl Build for Options {
+    fn build(self, setting: &Setting) -> Result<Work> {
+        let [n, m] = n_of_m("bdwp", self.pattern)?;
+        let until = self.until.steps(setting);
+        Ok(masked(self.pattern, until, setting, Bdwp { n, m, shrink: self.shrink, until }))
+    }
+}
+
+/// Multiply-adds of the forward, backward and weight products of one layer and step, N:M in the first two.
+pub fn multiply_adds(rows: usize, cols: usize, batch: usize, [n, m]: [usize; 2]) -> [usize; 3] {
+    let kept = |axis: usize| axis / m * n + (axis % m).min(n);
+    [rows * kept(cols) * batch, cols * kept(rows) * batch, rows * cols * batch]
+}
+
+/// Cycles of the same three products on `side` × `side` units: a tile of that many results stays in the units while its sum
+/// streams by, one multiply-add a unit and cycle, and 2 · side - 2 cycles fill and drain it. Sums over an N:M axis skip zeros.
+pub fn cycles(rows: usize, cols: usize, batch: usize, [n, m]: [usize; 2], side: usize) -> [usize; 3] {
+    let kept = |axis: usize| axis / m * n + (axis % m).min(n);
+    let product = |a: usize, b: usize, sum: usize| a.div_ceil(side) * b.div_ceil(side) * (sum + 2 * side - 2);
+    [product(batch, rows, kept(cols)), product(batch, cols, kept(rows)), product(rows, cols, batch)]
+}
+
+struct Bdwp {
+    n: usize,
+    m: usize,
+    shrink: f64,
+    until: u64,
+}
+
+/// Row-major `[rows, cols]` as `[cols, rows]`.
+fn turned<N: Copy>(values: &[N], rows: usize, cols: usize) -> Vec<N> {
+    (0..rows * cols).map(|i| values[i % rows * cols + i / rows]).collect()
+}
+
+fn gated(w: &[f64], mask: impl IntoIterator<Item = bool>) -> Vec<f64> {
+    w.iter().zip(mask).map(|(w, m)| if m { *w } else { 0.0 }).collect()
+}
+
+impl Parametrization for Bdwp {
+    fn leaves(&self, shape: &Shape, weight: &[f64]) -> Vec<Leaf> {
+        whole(shape, weight)
+    }
+
+    fn weight(&self, _: u64, leaves: &[Leaf]) -> Vec<f64> {
+        gated(&leaves[0].values, largest(&leaves[0].values, self.n, self.m))
+    }
+
+    fn backward(&self, _: u64, leaves: &[Leaf]) -> Option<Vec<f64>> {
+        let (w, [rows, cols]) = (&leaves[0].values, [leaves[0].dims[0], leaves[0].dims[1]]);
+        // Column by column, so that groups are of outputs.
+        let columns = turned(w, rows, cols);
+        let mask: Vec<bool> = columns.chunks(rows.max(1)).flat_map(|c| largest(c, self.n, self.m)).collect();
+        Some(gated(w, turned(&mask, cols, rows)))
+    }
+
+    fn pull(&self, _: u64, _: &[Leaf], gradient: &[f64]) -> Vec<Vec<f64>> {
+        vec![gradient.to_vec()]
+    }
+
+    fn straight_through(&self) -> bool {
+        true
+    }
+
+    fn penalty(&self, _: u64, leaves: &[Leaf], gradients: &mut [Vec<f64>]) {
+        let w = &leaves[0].values;
+        let masked = gradients[0].iter_mut().zip(w).zip(largest(w, self.n, self.m)).filter(|(_, m)| !m);
+        masked.for_each(|((g, w), _)| *g += self.shrink * w);
+    }
+
+    fn until(&self) -> u64 {
+        self.until
+    }
+
+    fn freeze(&self, shape: &Shape, leaves: &[Leaf]) -> Edit {
+        keep(shape, &leaves[0].values, &largest(&leaves[0].values, self.n, self.m))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn groups_run_along_inputs_forward_and_along_outputs_backward() {
+        let p = Bdwp { n: 1, m: 2, shrink: 0.0, until: 9 };
+        let leaves = p.leaves(&Shape::matrix("a", 2, 2), &[1.0, 2.0, 4.0, 3.0]);
+        assert_eq!(p.weight(0, &leaves), [0.0, 2.0, 4.0, 0.0]);
+        // Column 0 is (1, 4), column 1 is (2, 3).
+        assert_eq!(p.backward(0, &leaves).unwrap(), [0.0, 0.0, 4.0, 3.0]);
+    }
+
+    #[test]
+    fn two_of_three_products_lose_their_zeros() {
+        let dense = 3 * 64 * 128 * 32;
+        let sum: usize = multiply_adds(64, 128, 32, [2, 8]).iter().sum();
+        assert_eq!(2 * sum, dense, "2 N/M + 1 of 3 products");
+        // 32 x 64 results are 8 tiles of 16 x 16; 32 of 128 inputs and 30 cycles to fill and drain.
+        assert_eq!(cycles(64, 128, 32, [2, 8], 16)[0], 8 * (32 + 30));
+    }
+}

@@ -1,0 +1,172 @@
+//! N:M with a mask that becomes hard little by little, so that gradients flow through masked weights while they matter. Mask
+//! decay: the forward pass takes w (m + (1 - m) β_t) with β falling from 1 to 0, linearly or exponentially. Structure decay: a
+//! hard mask that becomes sparser, N:M from (M-1):M over M/2:M, M/4:M, ... (`stepwise`), or kN:kM with k = 8, 4, 2, 1
+//! (`geometric`), in spans of equal length. Gradients reach all weights as if there were no mask.
+//!
+//! Deviations: β reaches zero (linear) or e⁻⁵ (exponential) at `until`, where the paper gives its slope by the step; the rest of
+//! the run trains what is in the final mask. Groups of kM that do not divide a row are cut at its end.
+
+use super::sr_ste::{keep, largest, masked, n_of_m, whole};
+use nnz_core::{
+    Build, Edit, Leaf, Method, Paper, Parametrization, Pattern, Period, Result, Setting, Shape, Work,
+};
+use serde::{Deserialize, Serialize};
+
+/// The card.
+pub const METHOD: Method = Method::new::<Options>(
+    "decay-masks",
+    "Decaying N:M masks",
+    "rewire",
+    "Lets N:M masks harden step by step, so that gradients reach masked weights while the mask forms.",
+    Paper {
+        number: Some(62),
+        title: "Progressive Gradient Flow for Robust N:M Sparsity Training in Transformers",
+        authors: "Bambhaniya et al.",
+        year: 2024,
+        venue: "arXiv",
+        arxiv: "2402.04744",
+    },
+);
+
+/// How a mask hardens.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Hardening {
+    /// β = 1 - t / T.
+    Linear,
+    /// β = e^(-5 t / T).
+    Exponential,
+    /// (M-1):M, M/2:M, M/4:M, ... N:M.
+    Stepwise,
+    /// 8N:8M, 4N:4M, 2N:2M, N:M.
+    Geometric,
+}
+
+/// Options.
+#[derive(Debug, Serialize, Deserialize)]
+pub struct Options {
+    /// N:M
+    pub pattern: Pattern,
+    /// `linear` or `exponential` (mask decay), `stepwise` or `geometric` (structure decay).
+    pub decay: Hardening,
+    /// Dense training before it begins.
+    pub from: Period,
+    /// When the mask is hard and stays.
+    pub until: Period,
+}
+
+impl Default for Options {
+    fn default() -> Self {
+        Self {
+            pattern: Pattern::Nm { n: 2, m: 4 },
+            decay: Hardening::Exponential,
+            from: Period::Run(0.1),
+            until: Period::Run(0.8),
+        }
+    }
+}
+
+impl Build for Options {
+    fn build(self, setting: &Setting) -> Result<Work> {
+        let [n, m] = n_of_m("decay-masks", self.pattern)?;
+        let (from, until) = (self.from.steps(setting), self.until.steps(setting));
+        Ok(masked(self.pattern, until, setting, Decaying { n, m, decay: self.decay, from, until }))
+    }
+}
+
+struct Decaying {
+    n: usize,
+    m: usize,
+    decay: Hardening,
+    from: u64,
+    until: u64,
+}
+
+impl Decaying {
+    /// N, M and the share β of what is masked, at a step.
+    fn at(&self, step: u64) -> (usize, usize, f64) {
+        let (n, m) = (self.n, self.m);
+        if step < self.from {
+            return (m, m, 1.0);
+        }
+        let t = (step - self.from) as f64 / (self.until.saturating_sub(self.from)).max(1) as f64;
+        let span = |count: usize| ((t * count as f64) as usize).min(count - 1);
+        match self.decay {
+            Hardening::Linear => (n, m, (1.0 - t).max(0.0)),
+            Hardening::Exponential => (n, m, (-5.0 * t).exp()),
+            Hardening::Stepwise => {
+                let halves = std::iter::successors(Some(m / 2), |k| Some(k / 2)).take_while(|&k| k > n);
+                let kept: Vec<usize> = std::iter::once(m - 1).filter(|&k| k > n).chain(halves).chain([n]).collect();
+                (kept[span(kept.len())], m, 0.0)
+            }
+            Hardening::Geometric => {
+                let k = 8 >> span(4);
+                (k * n, k * m, 0.0)
+            }
+        }
+    }
+}
+
+impl Parametrization for Decaying {
+    fn leaves(&self, shape: &Shape, weight: &[f64]) -> Vec<Leaf> {
+        whole(shape, weight)
+    }
+
+    fn weight(&self, step: u64, leaves: &[Leaf]) -> Vec<f64> {
+        let (n, m, beta) = self.at(step);
+        // Groups end with their row.
+        let rows = leaves[0].values.chunks(leaves[0].dims[1].max(1));
+        let row = |w: &[f64]| -> Vec<f64> {
+            w.iter().zip(largest(w, n, m)).map(|(w, m)| if m { *w } else { beta * w }).collect()
+        };
+        rows.flat_map(row).collect()
+    }
+
+    fn pull(&self, _: u64, _: &[Leaf], gradient: &[f64]) -> Vec<Vec<f64>> {
+        vec![gradient.to_vec()]
+    }
+
+    fn straight_through(&self) -> bool {
+        true
+    }
+
+    fn until(&self) -> u64 {
+        self.until
+    }
+
+    fn freeze(&self, shape: &Shape, leaves: &[Leaf]) -> Edit {
+        keep(shape, &leaves[0].values, &largest(&leaves[0].values, self.n, self.m))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn at(n: usize, m: usize, decay: Hardening) -> impl Fn(u64) -> (usize, usize, f64) {
+        move |step| Decaying { n, m, decay, from: 10, until: 110 }.at(step)
+    }
+
+    #[test]
+    fn schedules_are_the_papers() {
+        let linear = at(1, 8, Hardening::Linear);
+        assert_eq!([linear(5), linear(10), linear(60), linear(110)], [(8, 8, 1.0), (1, 8, 1.0), (1, 8, 0.5), (1, 8, 0.0)]);
+        let exponential = at(1, 8, Hardening::Exponential);
+        assert!((exponential(60).2 - (-2.5f64).exp()).abs() < 1e-12);
+        let stepwise = at(1, 16, Hardening::Stepwise);
+        let kept: Vec<usize> = [10, 30, 50, 70, 90].map(|s| stepwise(s).0).to_vec();
+        assert_eq!(kept, [15, 8, 4, 2, 1]);
+        let geometric = at(2, 4, Hardening::Geometric);
+        assert_eq!([10, 35, 60, 85].map(|s| geometric(s)), [(16, 32, 0.0), (8, 16, 0.0), (4, 8, 0.0), (2, 4, 0.0)]);
+    }
+
+    #[test]
+    fn masked_weights_count_by_beta_and_end_at_n_of_m() {
+        let p = Decaying { n: 1, m: 2, decay: Hardening::Linear, from: 0, until: 4 };
+        let shape = Shape::matrix("a", 1, 4);
+        let leaves = p.leaves(&shape, &[1.0, -2.0, 3.0, 4.0]);
+        assert_eq!(p.weight(2, &leaves), [0.5, -2.0, 1.5, 4.0]);
+        let Edit::Set { values, .. } = p.freeze(&shape, &leaves) else { panic!() };
+        assert_eq!(values, [-2.0, 4.0]);
+    }
+}

@@ -1,0 +1,110 @@
+//! Gradual magnitude pruning from a half-dense random start, one threshold for the network, along a cubic ramp; at each pruning the
+//! fraction of smallest |w| more is dropped in each layer and as many zeros of largest |∂L/∂w| are grown back
+//! (neuroregeneration).
+//!
+//! Deviations: the ramp begins with the run and ends with rewiring.
+
+use nnz_core::{
+    Build, Decay, Distribution, DropGrow, Error, Exchange, Global, Gradient, Magnitude, Method, Paper, Result, Rewiring,
+    Search, Setting, Shape, Static, Target, Work,
+};
+use serde::{Deserialize, Serialize};
+
+/// The card.
+pub const METHOD: Method = Method::new::<Options>(
+    "granet",
+    "GraNet",
+    "rewire",
+    "Prunes gradually from a sparse start and grows back at each pruning where the gradient is large.",
+    Paper {
+        number: None,
+        title: "Sparse Training via Boosting Pruning Plasticity with Neuroregeneration",
+        authors: "Liu et al.",
+        year: 2021,
+        venue: "NeurIPS 2021",
+        arxiv: "2106.10404",
+    },
+);
+
+/// Options.
+#[derive(Debug, Serialize, Deserialize)]
+pub struct Options {
+    /// Density at the end; grown fraction, decay, interval and end.
+    #[serde(flatten)]
+    pub rewiring: Rewiring,
+    /// Which zeros are looked at.
+    pub growth: Search,
+    /// Density at the start.
+    pub initial_density: f64,
+}
+
+impl Default for Options {
+    fn default() -> Self {
+        let rewiring = Rewiring { fraction: 0.5, ..Rewiring::RIGL };
+        Self { rewiring, growth: Search::Exact, initial_density: 0.5 }
+    }
+}
+
+impl Build for Options {
+    fn build(self, setting: &Setting) -> Result<Work> {
+        let Self { rewiring, growth, initial_density: initial } = self;
+        let density = rewiring.born.budget.density;
+        if !(density > 0.0 && density <= 1.0) {
+            return Err(Error::Range { name: "density", range: "above 0 and at most 1".into(), got: density });
+        }
+        if !(initial >= density && initial <= 1.0) {
+            let range = format!("between the density {density} and 1");
+            return Err(Error::Range { name: "initial_density", range, got: initial });
+        }
+        let every = rewiring.every.steps(setting).max(1);
+        let end = rewiring.until.steps(setting).saturating_sub(1) / every * every;
+        let plain = rewiring.drop_grow(setting, Magnitude, Gradient(growth));
+        let birth = Static { density: initial, ..plain.birth };
+        Ok(DropGrow { exchange: Box::new(Ramp { initial, density, end }), birth, ..plain }.into())
+    }
+}
+
+struct Ramp {
+    initial: f64,
+    density: f64,
+    end: u64,
+}
+
+impl Exchange for Ramp {
+    fn counts(&mut self, step: u64, fraction: f64, targets: &[Target]) -> Result<Vec<[usize; 2]>> {
+        let density = self.density + Decay::Cubic.at(self.initial - self.density, step, self.end);
+        let shapes: Vec<&Shape> = targets.iter().map(|t| t.shape).collect();
+        let sizes: Vec<Vec<f32>> = targets.iter().map(|t| t.values.iter().map(|v| v.abs()).collect()).collect();
+        let left = Global.allocate(&shapes, &sizes, density)?;
+        let count = |(t, left): (&Target, usize)| {
+            let grown = ((fraction * left as f64) as usize).min(t.shape.len() - left);
+            [t.topology.nnz() - left + grown, grown]
+        };
+        Ok(targets.iter().zip(left).map(count).collect())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use nnz_core::Topology;
+
+    #[test]
+    fn prunes_along_the_ramp_and_grows_back_the_fraction() {
+        let shapes = [Shape::matrix("a", 4, 10), Shape::matrix("b", 4, 10)];
+        let topology = Topology::from_positions(4, 10, 0..20);
+        let values: [Vec<f32>; 2] = [1.0, 10.0].map(|scale| (1..=20).map(|i| scale * i as f32).collect());
+        let targets = [0, 1].map(|i| Target::new(i, &shapes[i], &topology, &values[i]));
+        let mut ramp = Ramp { initial: 0.5, density: 0.1, end: 200 };
+        // Half way 0.1 + 0.4 / 8 = 0.15 of 80 are left, which are all b's: a layer that would be empty is refused.
+        assert!(ramp.counts(100, 0.5, &targets).unwrap_err().to_string().contains("`a`"));
+        let near: [Vec<f32>; 2] = [1.0, 1.5].map(|scale| (1..=20).map(|i| scale * i as f32).collect());
+        let targets = [0, 1].map(|i| Target::new(i, &shapes[i], &topology, &near[i]));
+        let counts = ramp.counts(100, 0.5, &targets).unwrap();
+        let left: Vec<usize> = counts.iter().map(|[lost, got]| 20 - lost + got).collect();
+        assert_eq!(left.iter().sum::<usize>(), 12);
+        counts.iter().zip(left).for_each(|([_, got], left)| assert_eq!(*got, left / 2));
+        let end: usize = ramp.counts(200, 0.0, &targets).unwrap().iter().map(|[lost, got]| 20 - lost + got).sum();
+        assert_eq!(end, 8);
+    }
+}

@@ -1,0 +1,186 @@
+//! Structured sparse projection of gradients: every K steps the r rows of largest |∂L/∂W| (Euclidean) of each weight are
+//! chosen, G_C = Pᵀ G with P a selection of rows; Adam remembers moments for these rows alone and moves only them (algorithm 1,
+//! top-r).
+//!
+//! Deviations: the paper's public repository holds no code, so that K = 200 and r / m are choices; moments of rows that stay
+//! chosen are kept, those of new ones begin at zero with the count of updates since the choice; the engine computes the whole
+//! gradient before rows are taken from it. A step is Adam's whatever the optimizer of the run, which moves all else.
+
+use nnz_core::{
+    Build, Dense, Edit, Error, Leaf, Method, Paper, Parametrization, Result, Setting, Shape, Topology, Work,
+};
+use serde::{Deserialize, Serialize};
+
+/// The card.
+pub const METHOD: Method = Method::new::<Options>(
+    "grass",
+    "Grass",
+    "rewire",
+    "Keeps optimizer state for the rows of largest gradient alone, and moves only them until the next choice.",
+    Paper {
+        number: Some(172),
+        title: "Grass: Compute Efficient Low-Memory LLM Training with Structured Sparse Gradients",
+        authors: "Muhamed et al.",
+        year: 2024,
+        venue: "EMNLP 2024",
+        arxiv: "2406.17660",
+    },
+);
+
+/// Options.
+#[derive(Debug, Serialize, Deserialize)]
+pub struct Options {
+    /// r / m: share of the rows that are trained at a time.
+    pub share: f64,
+    /// K: steps between two choices.
+    pub every: u64,
+    /// β₁
+    pub beta1: f64,
+    /// β₂
+    pub beta2: f64,
+}
+
+impl Default for Options {
+    fn default() -> Self {
+        Self { share: 0.25, every: 200, beta1: 0.9, beta2: 0.999 }
+    }
+}
+
+impl Build for Options {
+    fn build(self, _: &Setting) -> Result<Work> {
+        if !(self.share > 0.0 && self.share <= 1.0) {
+            return Err(Error::Range { name: "share", range: "above 0 and at most 1".into(), got: self.share });
+        }
+        if self.every == 0 {
+            return Err(Error::Range { name: "every", range: "from 1 on".into(), got: 0.0 });
+        }
+        for (name, got) in [("beta1", self.beta1), ("beta2", self.beta2)] {
+            if !(0.0..1.0).contains(&got) {
+                return Err(Error::Range { name, range: "at least 0 and below 1".into(), got });
+            }
+        }
+        Ok(Work { parametrization: Some(Box::new(Grass(self))), ..Work::from(Dense) })
+    }
+}
+
+struct Grass(Options);
+
+const EPSILON: f64 = 1e-8;
+
+/// The rows of largest Euclidean norm, ascending, ties to the first.
+fn top_rows(gradient: &[f64], cols: usize, count: usize) -> Vec<usize> {
+    let norms: Vec<f64> = gradient.chunks(cols.max(1)).map(|r| r.iter().map(|g| g * g).sum()).collect();
+    let mut order: Vec<usize> = (0..norms.len()).collect();
+    order.sort_by(|&a, &b| norms[b].total_cmp(&norms[a]).then(a.cmp(&b)));
+    order.truncate(count);
+    order.sort_unstable();
+    order
+}
+
+impl Parametrization for Grass {
+    /// The weight; chosen rows; updates since the choice; both moments of them.
+    fn leaves(&self, shape: &Shape, weight: &[f64]) -> Vec<Leaf> {
+        let leaf = |name, dims, values| Leaf { name, dims, values, decays: false };
+        let none = |name| leaf(name, vec![0, shape.cols], Vec::new());
+        let weight = leaf("weight", vec![shape.rows, shape.cols], weight.to_vec());
+        vec![weight, leaf("rows", vec![0], Vec::new()), leaf("count", vec![1], vec![0.0]), none("m"), none("v")]
+    }
+
+    fn weight(&self, _: u64, leaves: &[Leaf]) -> Vec<f64> {
+        leaves[0].values.clone()
+    }
+
+    fn pull(&self, _: u64, _: &[Leaf], gradient: &[f64]) -> Vec<Vec<f64>> {
+        vec![gradient.to_vec()]
+    }
+
+    fn phases(&self) -> u32 {
+        1
+    }
+
+    fn step(&self, _: u32, leaves: &mut Vec<Leaf>, gradient: &[f64], lr: f64) {
+        let [weight, rows, count, m, v] = &mut leaves[..] else { return };
+        let (height, cols) = (weight.dims[0], weight.dims[1]);
+        let Options { share, every, beta1, beta2 } = self.0;
+        if rows.values.is_empty() || count.values[0] >= every as f64 {
+            let wanted = ((share * height as f64).round() as usize).clamp(1, height);
+            let chosen = top_rows(gradient, cols, wanted);
+            let old: Vec<usize> = rows.values.iter().map(|&r| r as usize).collect();
+            for moment in [&mut *m, &mut *v] {
+                let of = |r: &usize| match old.binary_search(r) {
+                    Ok(at) => moment.values[at * cols..(at + 1) * cols].to_vec(),
+                    Err(_) => vec![0.0; cols],
+                };
+                moment.values = chosen.iter().flat_map(of).collect();
+                moment.dims = vec![chosen.len(), cols];
+            }
+            rows.dims = vec![chosen.len()];
+            rows.values = chosen.iter().map(|&r| r as f64).collect();
+            count.values[0] = 0.0;
+        }
+        count.values[0] += 1.0;
+        let [c1, c2] = [beta1, beta2].map(|b| 1.0 - b.powf(count.values[0]));
+        for (at, &r) in rows.values.iter().enumerate() {
+            let row = r as usize * cols..(r as usize + 1) * cols;
+            let kept = at * cols..(at + 1) * cols;
+            let moments = m.values[kept.clone()].iter_mut().zip(&mut v.values[kept]);
+            for ((w, g), (m, v)) in weight.values[row.clone()].iter_mut().zip(&gradient[row]).zip(moments) {
+                *m = beta1 * *m + (1.0 - beta1) * g;
+                *v = beta2 * *v + (1.0 - beta2) * g * g;
+                *w -= lr * (*m / c1) / ((*v / c2).sqrt() + EPSILON);
+            }
+        }
+    }
+
+    /// To the end of the run.
+    fn until(&self) -> u64 {
+        u64::MAX
+    }
+
+    fn freeze(&self, shape: &Shape, leaves: &[Leaf]) -> Edit {
+        Edit::Set { topology: Topology::full(shape.rows, shape.cols), values: leaves[0].values.clone() }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_steepest_rows_move_and_are_remembered() {
+        let p = Grass(Options { share: 0.5, every: 2, ..Options::default() });
+        let mut leaves = p.leaves(&Shape::matrix("a", 4, 2), &[0.0; 8]);
+        // Rows 1 and 3 are steepest; then row 0, which is not chosen before two steps are over.
+        let first = [0.1, 0.0, 3.0, 0.0, 0.2, 0.0, 0.0, -2.0];
+        let second = [9.0, 9.0, 3.0, 0.0, 0.2, 0.0, 0.0, -2.0];
+        p.step(0, &mut leaves, &first, 0.1);
+        assert_eq!((&leaves[1].values[..], &leaves[3].dims[..]), (&[1.0, 3.0][..], &[2, 2][..]));
+        let w = &leaves[0].values;
+        assert!((w[2] + 0.1).abs() < 1e-6 && (w[7] - 0.1).abs() < 1e-6, "Adam's first step is the rate: {w:?}");
+        assert!([0, 1, 4, 5].iter().all(|&i| w[i] == 0.0));
+        p.step(0, &mut leaves, &second, 0.1);
+        assert_eq!(leaves[1].values, [1.0, 3.0]);
+        let moment = leaves[3].values[..2].to_vec();
+        p.step(0, &mut leaves, &second, 0.1);
+        assert_eq!(leaves[1].values, [0.0, 1.0]);
+        let kept = &leaves[3].values[2..];
+        assert!((kept[0] - (0.9 * moment[0] + 0.1 * 3.0)).abs() < 1e-12, "row 1 keeps its moment");
+    }
+
+    /// With every row chosen it is Adam.
+    #[test]
+    fn all_rows_are_adam() {
+        let p = Grass(Options { share: 1.0, every: 1000, ..Options::default() });
+        let mut leaves = p.leaves(&Shape::matrix("a", 1, 1), &[1.0]);
+        let (mut w, mut m, mut v) = (1.0f64, 0.0, 0.0);
+        for t in 1..50 {
+            let g = [2.0 * leaves[0].values[0]];
+            p.step(0, &mut leaves, &g, 0.01);
+            let g = 2.0 * w;
+            (m, v) = (0.9 * m + 0.1 * g, 0.999 * v + 0.001 * g * g);
+            let (a, b) = (1.0 - 0.9f64.powi(t), 1.0 - 0.999f64.powi(t));
+            w -= 0.01 * (m / a) / ((v / b).sqrt() + 1e-8);
+            assert!((w - leaves[0].values[0]).abs() < 1e-12);
+        }
+    }
+}

@@ -1,0 +1,149 @@
+//! N:M from scratch: the forward pass takes the N largest |w| of every M consecutive inputs, w ⊙ m, chosen anew at every step.
+//! Gradients reach all weights as if there were no mask, and weights outside it decay faster: g + λ (1 - m) w (eq. 7).
+//!
+//! Deviations: the paper shrinks by λ_w beside the optimizer's own weight decay, which is what is done here under plain descent;
+//! under Adam the term goes through the moments like a gradient. At `until` the mask stays and the rest of the run trains
+//! what is in it.
+
+use nnz_core::{
+    Budget, Build, DistributionKind, Edit, Error, Idle, Leaf, Magnitude, Method, OneShot, Paper, Parametrization, Pattern,
+    Period, Result, Setting, Shape, Topology, Work,
+};
+use serde::{Deserialize, Serialize};
+
+/// The card.
+pub const METHOD: Method = Method::new::<Options>(
+    "sr-ste",
+    "SR-STE",
+    "rewire",
+    "Trains N:M masks from scratch with straight-through gradients that shrink what is masked.",
+    Paper {
+        number: None,
+        title: "Learning N:M Fine-grained Structured Sparse Neural Networks From Scratch",
+        authors: "Zhou et al.",
+        year: 2021,
+        venue: "ICLR 2021",
+        arxiv: "2102.04010",
+    },
+);
+
+/// Options.
+#[derive(Debug, Serialize, Deserialize)]
+pub struct Options {
+    /// N:M
+    pub pattern: Pattern,
+    /// λ: how strongly masked weights shrink.
+    pub shrink: f64,
+    /// When the mask stays.
+    pub until: Period,
+}
+
+impl Default for Options {
+    fn default() -> Self {
+        Self { pattern: Pattern::Nm { n: 2, m: 4 }, shrink: 2e-4, until: Period::Run(1.0) }
+    }
+}
+
+impl Build for Options {
+    fn build(self, setting: &Setting) -> Result<Work> {
+        let [n, m] = n_of_m("sr-ste", self.pattern)?;
+        let until = self.until.steps(setting);
+        Ok(masked(self.pattern, until, setting, SrSte { n, m, shrink: self.shrink, until }))
+    }
+}
+
+/// N and M of a pattern, which must be one of those.
+pub(super) fn n_of_m(method: &str, pattern: Pattern) -> Result<[usize; 2]> {
+    match pattern {
+        Pattern::Nm { n, m } => Ok([n, m]),
+        other => Err(Error::Refused(format!("{method} keeps a pattern N:M, such as 2:4, not {other}"))),
+    }
+}
+
+/// A parametrization that ends in an N:M topology at `until`.
+pub(super) fn masked(pattern: Pattern, until: u64, setting: &Setting, p: impl Parametrization + 'static) -> Work {
+    let density = pattern.fixed_density().unwrap_or(1.0);
+    let budget = Budget { pattern, ..Budget::new(density, DistributionKind::Uniform) };
+    let idle = Idle(budget.prune(Magnitude, OneShot { at: until, density }, setting));
+    Work { parametrization: Some(Box::new(p)), ..Work::from(idle) }
+}
+
+/// Whether each weight of a row-major matrix is among the `n` largest |w| of its `m` consecutive ones, ties to the first. The
+/// last group of a matrix may be shorter. O(entries · m).
+pub(super) fn largest(weights: &[f64], n: usize, m: usize) -> Vec<bool> {
+    let group = |w: &[f64]| -> Vec<bool> {
+        let ahead = |i: usize, j: usize| w[j].abs() > w[i].abs() || (w[j].abs() == w[i].abs() && j < i);
+        (0..w.len()).map(|i| (0..w.len()).filter(|&j| ahead(i, j)).count() < n).collect()
+    };
+    weights.chunks(m).flat_map(group).collect()
+}
+
+/// All entries of a weight as its only leaf.
+pub(super) fn whole(shape: &Shape, weight: &[f64]) -> Vec<Leaf> {
+    vec![Leaf { name: "weight", dims: vec![shape.rows, shape.cols], values: weight.to_vec(), decays: true }]
+}
+
+/// What is left of a weight under a mask.
+pub(super) fn keep(shape: &Shape, weight: &[f64], mask: &[bool]) -> Edit {
+    let topology = Topology::full(shape.rows, shape.cols).filter(mask);
+    let values = weight.iter().zip(mask).filter(|(_, m)| **m).map(|(w, _)| *w).collect();
+    Edit::Set { topology, values }
+}
+
+struct SrSte {
+    n: usize,
+    m: usize,
+    shrink: f64,
+    until: u64,
+}
+
+impl Parametrization for SrSte {
+    fn leaves(&self, shape: &Shape, weight: &[f64]) -> Vec<Leaf> {
+        whole(shape, weight)
+    }
+
+    fn weight(&self, _: u64, leaves: &[Leaf]) -> Vec<f64> {
+        let w = &leaves[0].values;
+        w.iter().zip(largest(w, self.n, self.m)).map(|(w, m)| if m { *w } else { 0.0 }).collect()
+    }
+
+    fn pull(&self, _: u64, _: &[Leaf], gradient: &[f64]) -> Vec<Vec<f64>> {
+        vec![gradient.to_vec()]
+    }
+
+    fn straight_through(&self) -> bool {
+        true
+    }
+
+    fn penalty(&self, _: u64, leaves: &[Leaf], gradients: &mut [Vec<f64>]) {
+        let w = &leaves[0].values;
+        let masked = gradients[0].iter_mut().zip(w).zip(largest(w, self.n, self.m)).filter(|(_, m)| !m);
+        masked.for_each(|((g, w), _)| *g += self.shrink * w);
+    }
+
+    fn until(&self) -> u64 {
+        self.until
+    }
+
+    fn freeze(&self, shape: &Shape, leaves: &[Leaf]) -> Edit {
+        keep(shape, &leaves[0].values, &largest(&leaves[0].values, self.n, self.m))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_largest_of_every_group_carry_the_pass_and_the_others_shrink() {
+        let p = SrSte { n: 1, m: 2, shrink: 0.5, until: 9 };
+        let shape = Shape::matrix("a", 1, 4);
+        let leaves = p.leaves(&shape, &[1.0, -2.0, 3.0, 3.0]);
+        assert_eq!(p.weight(0, &leaves), [0.0, -2.0, 3.0, 0.0], "ties to the first");
+        let mut pulled = p.pull(0, &leaves, &[1.0; 4]);
+        p.penalty(0, &leaves, &mut pulled);
+        assert_eq!(pulled, [[1.5, 1.0, 1.0, 2.5]]);
+        let Edit::Set { topology, values } = p.freeze(&shape, &leaves) else { panic!() };
+        assert_eq!((topology.positions().collect::<Vec<_>>(), values), (vec![1, 2], vec![-2.0, 3.0]));
+    }
+}
