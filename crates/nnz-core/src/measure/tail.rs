@@ -180,7 +180,11 @@ mod tests {
             })
             .collect();
         let mut rng = Rng::stream(0, "draws", 0, 0);
-        (0..n).map(|_| 1 + sums.partition_point(|s| *s < rng.unit64()).min(sums.len() - 1)).collect()
+        let mut draw = || {
+            let x = rng.unit64();
+            1 + sums.partition_point(|s| *s < x).min(sums.len() - 1)
+        };
+        (0..n).map(|_| draw()).collect()
     }
 
     #[test]
