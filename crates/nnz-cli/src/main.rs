@@ -78,9 +78,7 @@ enum Command {
 
 fn main() -> ExitCode {
     let cli = Cli::parse();
-    // This thread works too: handing every product to another one would cost two switches of context.
-    let pool = rayon::ThreadPoolBuilder::new().num_threads(cli.threads.unwrap_or(0).into()).use_current_thread();
-    if let Err(e) = pool.build_global() {
+    if let Err(e) = nnz_kernels::threads::build(cli.threads.unwrap_or(0).into()) {
         eprintln!("error: cannot start threads to compute with: {e}");
         return ExitCode::from(2);
     }

@@ -196,9 +196,7 @@ fn main() {
         let repeat = request["repeat"].as_u64().unwrap_or(1);
         let answer = match request["op"].as_str() {
             Some("threads") => {
-                // The calling thread works too: handing every product to another one would cost two switches.
-                let pool = rayon::ThreadPoolBuilder::new().num_threads(number("threads")).use_current_thread();
-                pool.build_global().expect("one pool");
+                nnz_kernels::threads::build(number("threads")).expect("one pool");
                 json!({"threads": rayon::current_num_threads()})
             }
             Some("layer") => {

@@ -10,7 +10,7 @@ use crate::{
 };
 use half::bf16;
 use nnz_core::{Act, Edit, Kind, Plan, Rng, Setting, Shape, Signals, Target, Work};
-use nnz_kernels::Real;
+use nnz_kernels::{Real, threads};
 use serde::{Deserialize, Serialize};
 use std::borrow::Cow;
 use std::collections::BTreeMap;
@@ -455,7 +455,10 @@ impl<'a, T: Real> Trainer<'a, T> {
                     let (send, receive) = sync_channel(AHEAD);
                     self.ahead = Some(receive);
                     let steps = self.local()..span.end;
-                    scope.spawn(move || steps.map(|s| loader.batch(order + s)).try_for_each(|batch| send.send(batch)));
+                    scope.spawn(move || {
+                        threads::anywhere();
+                        steps.map(|s| loader.batch(order + s)).try_for_each(|batch| send.send(batch))
+                    });
                 }
                 let end = self.drive(self.position.step + span.end - self.local(), &mut observe);
                 // The thread ends when nobody listens.

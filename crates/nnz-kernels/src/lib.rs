@@ -69,6 +69,7 @@ mod simd;
 mod sliced;
 #[cfg(test)]
 mod testing;
+pub mod threads;
 mod tiled;
 mod transpose;
 

@@ -11,6 +11,7 @@ use nnz_core::{Setting, Topology};
 use nnz_engine::data::Dataset;
 use nnz_engine::file::{load_model, write_atomically};
 use nnz_engine::{Frozen, Model, ModelSpec, OptimizerSpec, Progress, Storage, Tensor, TrainSpec};
+use nnz_kernels::threads;
 use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 use std::collections::BTreeMap;
@@ -456,6 +457,7 @@ fn carry_out(jobs: Vec<Job>, stop: &AtomicBool, done: &mut dyn FnMut(&Job, Ended
         for _ in 0..workers {
             let (send, next, jobs, first) = (send.clone(), &next, &jobs, &first);
             scope.spawn(move || {
+                threads::anywhere();
                 let pool = rayon::ThreadPoolBuilder::new().num_threads(1).use_current_thread().build();
                 if let Err(e) = &pool {
                     let why = Error::Refused(format!("cannot start a thread to compute with: {e}"));

@@ -92,7 +92,7 @@ fn list(store: &Store, ui: Ui) -> Result<ExitCode> {
 
 fn get(store: &Store, name: &str, from: Option<&Path>, ui: Ui) -> Result<ExitCode> {
     let mut watch = |progress: Progress<'_>| match progress {
-        Progress::Downloading { package } => ui.note(format!("downloading {package} ...")),
+        Progress::Downloading { what } => ui.note(format!("downloading {what} ...")),
         Progress::Kept { file } => ui.note(format!("{file}: already here")),
         Progress::Unpacking { file, done, total } if done == total => ui.note(format!("{file}: unpacked and checked")),
         Progress::Unpacking { .. } => {}

