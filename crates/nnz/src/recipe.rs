@@ -284,6 +284,7 @@ impl Recipe {
             let given = std::mem::replace(&mut arm.options, method.defaults());
             if let (Some(toml::Value::String(pattern)), None) = (given.get("pattern"), given.get("density"))
                 && let Some(fixed) = pattern.parse::<Pattern>()?.fixed_density()
+                && arm.options.contains_key("density")
             {
                 arm.options.insert("density".into(), fixed.into());
             }

@@ -4,6 +4,8 @@ use clap::{Args as ClapArgs, Subcommand};
 use nnz::kernels::cost::{Machine, Use};
 use nnz::kernels::measure::{Layer, Row, seconds};
 use nnz::kernels::scale::{Network, Wiring};
+use nnz::rewire::{cycles as count_cycles, multiply_adds};
+use nnz_core::Pattern;
 use nnz_engine::file::{Header, load_model};
 use nnz_engine::{Frozen, Model, Param, Storage, Storing, Tensor};
 use serde::Serialize;
@@ -35,6 +37,8 @@ pub struct Args {
 enum What {
     /// The sparse kernels on a random layer, beside a dense product
     Kernels(KernelArgs),
+    /// What a training step under N:M masks would cost on an array of multipliers that skips zeros (BDWP)
+    Cycles(CycleArgs),
     /// How large a network this machine trains: whole steps of SET, a rewiring, peak memory
     Scale(ScaleArgs),
 }
@@ -50,6 +54,21 @@ struct KernelArgs {
     /// Densities, above 0 and at most 1
     #[arg(long, value_name = "D,…", default_value = "0.1,0.05,0.01", allow_negative_numbers = true)]
     density: String,
+}
+
+#[derive(ClapArgs, Debug)]
+struct CycleArgs {
+    /// A model written by nnz, for its layers
+    model: PathBuf,
+    /// N:M, in the products for outputs and for inputs
+    #[arg(long, value_name = "N:M", default_value = "2:8")]
+    pattern: String,
+    /// Samples at once
+    #[arg(long, value_name = "B", default_value_t = 128)]
+    batch: usize,
+    /// Units along a side of the array
+    #[arg(long, value_name = "N", default_value_t = 32)]
+    side: usize,
 }
 
 #[derive(ClapArgs, Debug)]
@@ -92,6 +111,7 @@ pub fn run(args: &Args, ui: Ui) -> Result<ExitCode> {
         (Some(What::Kernels(args)), _) => kernels(args, ui),
         (None, Some(model)) if nnz::models::foreign(model) => super::language::bench(model, args.why, ui),
         (Some(What::Scale(args)), _) => scale(args, ui),
+        (Some(What::Cycles(args)), _) => cycles(args, ui),
         (None, Some(model)) => network(model, args, ui),
         (None, None) => bail!("nothing to measure; give a model's file, or `nnz bench kernels`"),
     }
@@ -176,6 +196,65 @@ fn scale(args: &ScaleArgs, ui: Ui) -> Result<ExitCode> {
             ui::bytes(found.weights),
             found.loss[0],
             found.loss[1],
+        )
+    })?;
+    Ok(ExitCode::SUCCESS)
+}
+
+/// A layer's products for outputs, inputs and weights.
+#[derive(Serialize)]
+struct CycleRow {
+    name: String,
+    rows: usize,
+    cols: usize,
+    multiply_adds: [usize; 3],
+    cycles: [usize; 3],
+    dense_cycles: [usize; 3],
+}
+
+fn cycles(args: &CycleArgs, ui: Ui) -> Result<ExitCode> {
+    let Pattern::Nm { n, m } = args.pattern.parse()? else {
+        bail!("--pattern {}: expected N:M, such as 2:8", args.pattern);
+    };
+    if !(1..=4096).contains(&args.side) {
+        bail!("--side {}: an array has 1 to 4096 units a side", args.side);
+    }
+    let batch = batch(args.batch)?;
+    let (model, _): (Model<f32>, Header) = load_model(&args.model, Storage::Auto)?;
+    let row = |p: &Param<f32>| {
+        let (rows, cols) = (p.shape.rows, p.shape.cols);
+        // The head is never masked.
+        let nm = if p.prunable { [n, m] } else { [1, 1] };
+        CycleRow {
+            name: p.shape.name.clone(),
+            rows,
+            cols,
+            multiply_adds: multiply_adds(rows, cols, batch, nm),
+            cycles: count_cycles(rows, cols, batch, nm, args.side),
+            dense_cycles: count_cycles(rows, cols, batch, [1, 1], args.side),
+        }
+    };
+    let rows: Vec<CycleRow> = model.weights().map(row).collect();
+    ui.answer(&rows, || {
+        let ratio = |sparse: usize, dense: usize| format!("{:.2}x", dense as f64 / sparse.max(1) as f64);
+        let line = |r: &CycleRow| {
+            let [all, dense] = [r.cycles.iter().sum(), r.dense_cycles.iter().sum()];
+            let mut cells = vec![r.name.clone(), format!("{}x{}", r.rows, r.cols)];
+            cells.extend(r.cycles.map(ui::count));
+            cells.extend([ui::count(all), ui::count(dense), ratio(all, dense)]);
+            cells
+        };
+        let total = |f: fn(&CycleRow) -> [usize; 3]| rows.iter().map(|r| f(r).iter().sum::<usize>()).sum::<usize>();
+        let (all, dense) = (total(|r| r.cycles), total(|r| r.dense_cycles));
+        let mut lines: Vec<Vec<String>> = rows.iter().map(line).collect();
+        let none = || String::from("-");
+        let sums = [ui::count(all), ui::count(dense), ratio(all, dense)];
+        lines.push([vec!["all".into(), none(), none(), none(), none()], sums.to_vec()].concat());
+        let head = ["", "shape", "outputs", "inputs", "weights", "cycles", "dense", "speed-up"];
+        format!(
+            "One step of {batch} samples at {n}:{m} on {side}x{side} units; a convolution counts one place of its window\n\n{}",
+            ui::table(&head, lines),
+            side = args.side
         )
     })?;
     Ok(ExitCode::SUCCESS)

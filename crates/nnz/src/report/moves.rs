@@ -210,6 +210,10 @@ fn structure(h: &History) -> Markup {
         looked.iter().enumerate().map(line).collect()
     };
     let write = |v: f64| significant(v, 3);
+    let parts = over(|k| k.components.count as f64);
+    let dead = over(|k| (k.fan_in.dead + k.fan_out.dead) as f64);
+    // What stays is said by the table.
+    let moves = |all: &[Line]| all.iter().any(|l| l.points.iter().any(|p| p.1 != l.points[0].1));
     let row = |l: &Layer| {
         let both = |f: &dyn Fn(&Look) -> String| match (l.looks.first(), l.looks.last()) {
             (Some(a), Some(b)) if l.looks.len() > 1 => html! { (number(f(b))) span.note { "from " (f(a)) } },
@@ -245,8 +249,8 @@ fn structure(h: &History) -> Markup {
             div.pair {
                 (chart("Spectral gap", &over(|k| k.gap), "gap", Spacing::Linear, write, html! { "How well a layer mixes: at 0 it falls into separate parts, a dense layer has 1." }))
                 (chart("Largest fan-out", &over(|k| k.fan_out.max as f64), "connections", Spacing::Linear, whole, html! { "Connections of the input that reaches most outputs: hubs that form." }))
-                (chart("Components", &over(|k| k.components.count as f64), "parts", Spacing::Linear, whole, html! { "Parts of a layer that no connection joins; units without any are counted apart." }))
-                (chart("Dead units", &over(|k| (k.fan_in.dead + k.fan_out.dead) as f64), "units", Spacing::Linear, whole, html! { "Outputs without input and inputs that nothing reads." }))
+                @if moves(&parts) { (chart("Components", &parts, "parts", Spacing::Linear, whole, html! { "Parts of a layer that no connection joins; units without any are counted apart." })) }
+                @if moves(&dead) { (chart("Dead units", &dead, "units", Spacing::Linear, whole, html! { "Outputs without input and inputs that nothing reads." })) }
             }
             h3 { "Fan-in and fan-out at the start and at the end" }
             (degrees::fold(&looked, pictures))
