@@ -151,7 +151,7 @@ impl<T: Real> Optimizer<T> {
             (OptimizerSpec::Sgd { .. }, [v, ..]) => Some(v.clone()),
             (OptimizerSpec::Adam { epsilon, .. } | OptimizerSpec::AdamW { epsilon, .. }, [m, v, ..]) => {
                 let mut ratio = m.clone();
-                let over = |(m, &v): (&mut T, &T)| *m = *m / (v.sqrt() + T::of(epsilon));
+                let over = |(m, &v): (&mut T, &T)| *m /= v.sqrt() + T::of(epsilon);
                 ratio.data_mut().iter_mut().zip(v.data()).for_each(over);
                 Some(ratio)
             }

@@ -134,6 +134,7 @@ impl<T: Real> Step<T> {
     }
 
     /// All that a method asked for; loss and gradients only where there is a batch.
+    #[allow(clippy::too_many_arguments)]
     pub fn measure(
         model: &Model<T>,
         batch: Option<&Batch<T>>,

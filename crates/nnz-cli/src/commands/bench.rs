@@ -162,7 +162,7 @@ fn many(text: &str) -> Option<usize> {
         None => (text, 1.0),
     };
     let value = number.parse::<f64>().ok()? * unit;
-    (value >= 1.0 && value <= 1e12 && value.fract() == 0.0).then_some(value as usize)
+    ((1.0..=1e12).contains(&value) && value.fract() == 0.0).then_some(value as usize)
 }
 
 fn scale(args: &ScaleArgs, ui: Ui) -> Result<ExitCode> {

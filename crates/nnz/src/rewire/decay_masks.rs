@@ -157,7 +157,7 @@ mod tests {
         let kept: Vec<usize> = [10, 30, 50, 70, 90].map(|s| stepwise(s).0).to_vec();
         assert_eq!(kept, [15, 8, 4, 2, 1]);
         let geometric = at(2, 4, Hardening::Geometric);
-        assert_eq!([10, 35, 60, 85].map(|s| geometric(s)), [(16, 32, 0.0), (8, 16, 0.0), (4, 8, 0.0), (2, 4, 0.0)]);
+        assert_eq!([10, 35, 60, 85].map(geometric), [(16, 32, 0.0), (8, 16, 0.0), (4, 8, 0.0), (2, 4, 0.0)]);
     }
 
     #[test]
