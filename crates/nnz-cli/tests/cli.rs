@@ -176,6 +176,9 @@ fn bad_requests_get_a_sentence_and_exit_code_2() {
     );
 }
 
+/// Methods without a density of their own.
+const FREE: [&str; 7] = ["dlrt", "neural-persistence", "sr-ste", "decay-masks", "bdwp", "s2ft", "grass"];
+
 #[test]
 fn lists_are_whole() {
     let dir = tempfile::tempdir().unwrap();
@@ -184,7 +187,7 @@ fn lists_are_whole() {
     assert!(["magnitude", "rigl", "sparsegpt", "teddy", "sparseprop"].iter().all(|k| keys.contains(k)), "{keys:?}");
     for key in keys {
         let shown = succeed(dir.path(), &format!("show {key}"));
-        assert!(shown.contains("density") || ["dlrt", "neural-persistence"].contains(&key), "{shown}");
+        assert!(shown.contains("density") || FREE.contains(&key), "{shown}");
         assert!(succeed(dir.path(), &format!("cite {key}")).starts_with("@article{"));
     }
     assert!(succeed(dir.path(), "cite rewire/rigl/above-random").contains("2202.02643"));

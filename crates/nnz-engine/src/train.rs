@@ -173,7 +173,7 @@ pub struct EpochRecord {
     /// Connections removed during the epoch.
     pub died: usize,
     /// Share of the prunable entries that existed at any time so far (Liu et al. 2021, arXiv:2102.02887: the in-time
-    /// over-parametrization rate R_s). None where weights are not rewired, and above 2²⁴ connections, where it is not counted.
+    /// over-parametrization rate R_s). None where weights are not rewired, and above 2¹⁹ connections, where it is not counted.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub explored: Option<f64>,
 }
@@ -275,8 +275,8 @@ pub struct Trainer<'a, T> {
     seconds: f64,
 }
 
-/// Connections up to which those that ever existed are counted.
-const COUNTED: usize = 1 << 24;
+/// Connections up to which those that ever existed are counted: 8 bytes each would be too much for larger networks.
+const COUNTED: usize = 1 << 19;
 
 /// Batches made ahead of the step that needs them.
 const AHEAD: usize = 2;

@@ -18,6 +18,11 @@ pub fn build(n: usize) -> Result<(), ThreadPoolBuildError> {
     Ok(())
 }
 
+/// Processors the process was given, whatever its threads were bound to since; at least 1.
+pub fn available() -> usize {
+    pinning::given().unwrap_or_else(|| std::thread::available_parallelism().map_or(1, usize::from))
+}
+
 /// Frees the calling thread, and what it will start, to run on every processor the process was given. New threads and
 /// programs inherit the processor of the thread that starts them.
 pub fn anywhere() {
@@ -48,6 +53,10 @@ mod pinning {
         });
     }
 
+    pub fn given() -> Option<usize> {
+        GIVEN.get().map(|cpus| cpus.count() as usize)
+    }
+
     pub fn free() {
         if let Some(given) = GIVEN.get() {
             let _ = sched_setaffinity(None, given);
@@ -59,15 +68,22 @@ mod pinning {
         #[test]
         fn what_a_pinned_thread_starts_may_run_anywhere() {
             let before = super::sched_getaffinity(None).unwrap();
-            crate::threads::build(0).expect("no other test makes the global pool");
-            let alone = super::sched_getaffinity(None).unwrap();
-            let whole = before.count() > 1 && before.count() as usize == rayon::current_num_threads();
-            assert_eq!(alone.count(), if whole { 1 } else { before.count() });
-            let freed = std::thread::spawn(|| {
-                crate::threads::anywhere();
-                super::sched_getaffinity(None).unwrap()
+            // Other tests use the global pool, too, and may have made it.
+            super::pin();
+            let cpus = before.count() as usize;
+            assert_eq!(crate::threads::available(), cpus);
+            let whole = cpus > 1 && cpus == rayon::current_num_threads();
+            let seen = rayon::broadcast(|_| {
+                let own = super::sched_getaffinity(None).unwrap().count() as usize;
+                let freed = std::thread::spawn(|| {
+                    crate::threads::anywhere();
+                    super::sched_getaffinity(None).unwrap()
+                });
+                (own, freed.join().unwrap())
             });
-            assert_eq!(freed.join().unwrap(), before);
+            for (own, freed) in seen {
+                assert_eq!((own, freed), (if whole { 1 } else { cpus }, before));
+            }
         }
     }
 }
@@ -76,4 +92,7 @@ mod pinning {
 mod pinning {
     pub fn pin() {}
     pub fn free() {}
+    pub fn given() -> Option<usize> {
+        None
+    }
 }

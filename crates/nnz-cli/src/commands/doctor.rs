@@ -17,7 +17,7 @@ struct Finding {
 pub fn run(ui: Ui) -> Result<ExitCode> {
     let fine = |what, found: String| Finding { what, found, wrong: None };
     let isa = nnz_kernels::Isa::best();
-    let cores = std::thread::available_parallelism().map_or(1, usize::from);
+    let cores = nnz_kernels::threads::available();
     let threads = rayon::current_num_threads();
     let mut findings = vec![
         fine("version", format!("nnz {}", env!("CARGO_PKG_VERSION"))),

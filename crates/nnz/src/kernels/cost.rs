@@ -88,7 +88,7 @@ impl Machine {
     /// What a choice of storage on this machine follows: what was measured before with all its cores, else the built-in
     /// figures. The same for any number of threads, since results are. Also whether it was measured.
     pub fn chooser() -> (Self, bool) {
-        let cores = std::thread::available_parallelism().map_or(1, usize::from);
+        let cores = nnz_kernels::threads::available();
         Self::known(cores).map_or_else(|| (Self::built_in(), false), |m| (m, true))
     }
 

@@ -24,8 +24,9 @@ pub fn foreign(path: &Path) -> bool {
     if path.is_dir() || path.extension().is_some_and(known) {
         return true;
     }
-    let said = |a: Archive| a.metadata.get("nnz").and_then(|v| Some(v.text()?.contains("\"format\":\"nnz-1\"")));
-    path.extension().is_some_and(|e| e == "safetensors") && Archive::open(path).is_ok_and(|a| said(a) != Some(true))
+    // A network of ours that is damaged is still one of ours, and refused as such.
+    let ours = |a: Archive| a.metadata.get("nnz").and_then(|v| Some(!v.text()?.contains("\"format\":\"nnz-weights-")));
+    path.extension().is_some_and(|e| e == "safetensors") && Archive::open(path).is_ok_and(|a| ours(a) != Some(true))
 }
 
 impl From<nnz_formats::Error> for Error {
