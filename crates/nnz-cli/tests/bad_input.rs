@@ -269,7 +269,6 @@ fn damaged_models_recipes_and_runs() {
             ),
             "not a whole safetensors file",
         ),
-        (headed(r#"{"a":{"dtype":"F32","shape":[1],"data_offsets":[0,4]}}"#, &[0; 4]), "no model of nnz"),
         (change("nnz-1", "nnz-9"), "has format nnz-9, this program reads nnz-1"),
         (change(r#"\"outputs\":3"#, r#"\"outputs\":4"#), "bad.safetensors"),
         (change("fc1.bias", "fc1.bios"), "tensor `fc1.bias` is missing"),
@@ -285,6 +284,12 @@ fn damaged_models_recipes_and_runs() {
             refused(d, line, &["bad.safetensors", says]);
         }
     }
+    // Weights of another program, and nothing that says what network they are.
+    put(d, "bad.safetensors", headed(r#"{"a":{"dtype":"F32","shape":[1],"data_offsets":[0,4]}}"#, &[0; 4]));
+    refused(d, "eval bad.safetensors", &["bad.safetensors", "no model of nnz"]);
+    refused(d, "predict bad.safetensors good.csv", &["bad.safetensors", "no config.json"]);
+    let prune = "prune bad.safetensors --method magnitude --density 0.2 -o out.safetensors";
+    refused(d, prune, &["bad.safetensors", "no config.json"]);
     let recipe = std::fs::read_to_string(d.join("run/recipe.toml")).unwrap();
     for (text, says) in [
         (String::new(), "bad.toml, line 1: missing field"),
