@@ -88,6 +88,35 @@ fn other_families_answer_as_in_transformers_and_are_pruned_in_their_own_layout()
     }
 }
 
+/// Written in eight bits, a model answers nearly as before, and its sparse kernel as its dense one.
+#[test]
+fn eight_bits_and_zeros_go_together() {
+    let model = Language::open(&golden("tiny.gguf")).unwrap();
+    let (dir, text) = (tempfile::tempdir().unwrap(), text());
+    let (method, said) =
+        (nnz::REGISTRY.find("magnitude").unwrap(), options("density = 0.1\ndistribution = \"uniform\""));
+    let open = |dtype, name: &str| {
+        let pruning = Pruning { method, options: &said, seed: 0, packing: None, dtype };
+        models::prune(&model, &pruning, &[], &dir.path().join(name), |_| {}).unwrap();
+        Language::open(&dir.path().join(name)).unwrap()
+    };
+    let (exact, bytes) = (open(Dtype::F16, "exact"), open(Dtype::I8, "bytes"));
+    let size = |m: &Language| m.archive.bytes("model.layers.0.mlp.up_proj.weight").unwrap();
+    assert!(size(&bytes) < size(&exact));
+    let (a, b) = (logits(&exact, &text[0]), logits(&bytes, &text[0]));
+    let far = a.iter().zip(&b).map(|(a, b)| (a - b).abs()).fold(0.0, f32::max);
+    let largest = a.iter().fold(0.0f32, |m, v| m.max(v.abs()));
+    assert!(far > 0.0 && far < 0.03 * largest, "{far} of {largest}");
+    let (machine, _) = nnz::kernels::cost::Machine::chooser();
+    let mut sparse = Generator::new(&bytes, &Weights::Fastest(&machine)).unwrap();
+    assert!(sparse.blocks()[0].matrices().any(|(_, w)| w.sparse()));
+    let width = model.config.vocabulary;
+    for (i, t) in text[0].iter().enumerate() {
+        let want: Vec<f64> = b[i * width..][..width].iter().map(|v| f64::from(*v)).collect();
+        close(&sparse.next(&[*t]).unwrap(), &want, 1e-3);
+    }
+}
+
 #[test]
 fn a_search_finds_how_much_is_free_and_says_what_it_tried() {
     let model = Language::open(&golden("tiny.gguf")).unwrap();
@@ -108,6 +137,12 @@ fn a_search_finds_how_much_is_free_and_says_what_it_tried() {
     assert!((written.perplexity - within.1).abs() < 1e-6 * within.1, "what was measured is what was written");
     let nm = run("pattern = \"2:4\"\ntolerance = 0.9", "b").unwrap();
     assert_eq!(nm.tried.iter().map(|t| t.0).collect::<Vec<_>>(), [1.0, 0.75, 0.5, 0.25][..nm.tried.len()]);
+    // Fewer tokens than a matrix has inputs: damped, and said so.
+    let (sparsegpt, said) = (nnz::REGISTRY.find("sparsegpt").unwrap(), options("density = 0.5"));
+    let pruning = Pruning { method: sparsegpt, options: &said, seed: 0, packing: None, dtype: Dtype::F32 };
+    let few = models::prune(&model, &pruning, &[&blocks[0][..20]], &dir.path().join("few"), |_| {}).unwrap();
+    let many = models::prune(&model, &pruning, &blocks, &dir.path().join("many"), |_| {}).unwrap();
+    assert_eq!((few.singular, many.singular), (2 * models::PARTS.len(), 0));
     let none: Vec<&[u32]> = Vec::new();
     let options = options("");
     let pruning = Pruning { method, options: &options, seed: 0, packing: None, dtype: Dtype::F32 };

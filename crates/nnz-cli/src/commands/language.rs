@@ -47,9 +47,20 @@ enum Numbers {
     F32,
     F16,
     Bf16,
+    /// Nonzeros of matrices in eight bits, multiples of a step for each row; the rest in 16
+    Int8,
 }
 
 impl Writing {
+    fn check(&self, dense: bool) -> Result<()> {
+        if matches!(self.numbers, Numbers::Int8) && (dense || matches!(self.layout, Some(Layout::Dense))) {
+            bail!(
+                "--numbers int8 keeps a step for each row, which the dense layout has no place for; choose another layout"
+            );
+        }
+        Ok(())
+    }
+
     fn packing(&self) -> Option<Packing> {
         self.layout.map(|l| match l {
             Layout::Dense => Packing::Dense,
@@ -64,6 +75,7 @@ impl Writing {
             Numbers::F32 => Dtype::F32,
             Numbers::F16 => Dtype::F16,
             Numbers::Bf16 => Dtype::Bf16,
+            Numbers::Int8 => Dtype::I8,
         }
     }
 }
@@ -240,6 +252,7 @@ fn written(pruned: &Pruned, model: &Language, output: &Path, dtype: Dtype, ui: U
 pub fn convert(args: &ConvertArgs, ui: Ui) -> Result<ExitCode> {
     let model = Language::open(&args.model)?;
     let writing = Writing { layout: args.layout, numbers: args.numbers, calibration_tokens: 0, calibration_length: 0 };
+    writing.check(false)?;
     let bar = bar(ui, "blocks", model.config.layers);
     let pruned =
         models::copy(&model, &args.output, writing.packing(), writing.dtype(), |t| bar.set_position(t as u64))?;
@@ -252,6 +265,7 @@ pub fn prune(args: &super::prune::Args, ui: Ui) -> Result<ExitCode> {
     if args.data.is_some() {
         bail!("--data is for networks that nnz trained; give a language model a text with --calibrate");
     }
+    args.writing.check(args.dense_layout)?;
     let method = nnz::REGISTRY.find(&args.method.method)?;
     let options = args.method.options()?;
     let model = Language::open(&args.model)?;
@@ -270,6 +284,13 @@ pub fn prune(args: &super::prune::Args, ui: Ui) -> Result<ExitCode> {
     let bar = bar(ui, "blocks", model.config.layers);
     let pruned = models::prune(&model, &pruning, &blocks, &args.output, |l| bar.set_position(l as u64))?;
     bar.finish_and_clear();
+    if pruned.singular > 0 && method.defaults().contains_key("damp") {
+        ui.note(format!(
+            "{} matrices read so little of the text that second moments of their inputs are singular; they were damped. A \
+             longer text (--calibration-tokens) would say more",
+            pruned.singular
+        ));
+    }
     written(&pruned, &model, &args.output, args.writing.dtype(), ui)
 }
 
@@ -373,8 +394,9 @@ pub fn bench(path: &Path, why: bool, ui: Ui) -> Result<ExitCode> {
     for _ in 0..3 {
         (ms, dense_ms) = (ms.min(time(&mut sparse)?), dense_ms.min(time(&mut dense)?));
     }
-    let sum =
-        |f: &dyn Fn(&models::Linear) -> usize| sparse.blocks().iter().flat_map(models::Block::matrices).map(|(_, w)| f(w)).sum::<usize>();
+    let sum = |f: &dyn Fn(&models::Linear) -> usize| {
+        sparse.blocks().iter().flat_map(models::Block::matrices).map(|(_, w)| f(w)).sum::<usize>()
+    };
     let (entries, nonzeros) = (sum(&|w| w.rows * w.cols), sum(&|w| w.nonzeros));
     let (matrices, packed) = (sum(&|_| 1), sum(&|w| usize::from(w.sparse())));
     let density = nonzeros as f64 / entries.max(1) as f64;

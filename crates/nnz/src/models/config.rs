@@ -144,7 +144,9 @@ impl Config {
             Some(Family::Gpt2) => Self::gpt2(c),
             Some(Family::Opt) => Self::opt(c),
             Some(Family::Neox) => Self::neox(c),
-            None => Err(format!("a model of type {kind}; llama, gpt2, opt and gpt_neox are the decoders that run here")),
+            None => {
+                Err(format!("a model of type {kind}; llama, gpt2, opt and gpt_neox are the decoders that run here"))
+            }
         }
     }
 

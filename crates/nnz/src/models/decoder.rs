@@ -9,7 +9,7 @@ use crate::{Error, Result};
 use nnz_core::{Rng, Topology};
 use nnz_engine::ops::{self, AttentionMask, KvCache};
 use nnz_engine::{Tensor, Var};
-use nnz_formats::Archive;
+use nnz_formats::{Archive, Format};
 use nnz_kernels::{Csr, Sliced, Start, gemm};
 use std::ops::Range;
 use std::path::Path;
@@ -56,8 +56,9 @@ enum Kernel {
 }
 
 impl Linear {
-    /// Of a row-major matrix.
-    pub fn new(rows: usize, cols: usize, values: Vec<f32>, weights: &Weights) -> Self {
+    /// Of a row-major matrix. `bytes` says that values are multiples of a 127th of the largest of their row, and may be held
+    /// in eight bits.
+    pub fn new(rows: usize, cols: usize, values: Vec<f32>, bytes: bool, weights: &Weights) -> Self {
         let nonzeros = values.iter().filter(|v| **v != 0.0).count();
         let density = nonzeros as f64 / values.len().max(1) as f64;
         let kernel = match weights {
@@ -68,7 +69,7 @@ impl Linear {
                 let t = Topology::from_positions(rows, cols, exist);
                 let csr = Csr { rows, cols, starts: t.starts(), columns: t.columns() };
                 let kept: Vec<f32> = values.into_iter().filter(|v| *v != 0.0).collect();
-                Kernel::Sparse(Sliced::new(csr, &kept))
+                Kernel::Sparse(if bytes { Sliced::rounded(csr, &kept) } else { Sliced::new(csr, &kept) })
             }
             _ => Kernel::Dense(Tensor::new(&[rows, cols], values)),
         };
@@ -284,7 +285,9 @@ impl Language {
     /// As [`Language::read`].
     pub fn linear(&self, layer: usize, part: usize, values: Vec<f32>, weights: &Weights) -> Result<Linear> {
         let [rows, cols] = self.config.extents()[part];
-        Ok(Linear::new(rows, cols, values, weights).with_bias(self.bias(layer, part)?))
+        let name = self.stored(&self.config.family.place(&self.config, layer, part).name);
+        let bytes = self.archive.get(&name).is_some_and(|e| e.format == Format::I8);
+        Ok(Linear::new(rows, cols, values, bytes, weights).with_bias(self.bias(layer, part)?))
     }
 
     /// One block, decoded.
@@ -415,7 +418,7 @@ impl Language {
     pub fn head(&self) -> Result<(Norm, Linear)> {
         let c = &self.config;
         let name = if c.tied { c.family.embedding() } else { c.family.head() };
-        let head = Linear::new(c.vocabulary, c.width, self.read(name)?, &Weights::Dense);
+        let head = Linear::new(c.vocabulary, c.width, self.read(name)?, false, &Weights::Dense);
         Ok((self.norm_of(c.family.last_norm())?, head))
     }
 

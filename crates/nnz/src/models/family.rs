@@ -231,10 +231,7 @@ mod tests {
     fn matrices_come_out_of_a_tensor_as_they_were_put_into_it() {
         let extents = [4, 2];
         let matrix = |i: usize| (0..8).map(|v| (10 * i + v) as f32).collect::<Vec<f32>>();
-        for place in [
-            |i| Place::turned("t".into(), [4, 2], i, 3),
-            |i| Place::by_head("t".into(), [4, 2], i, 2),
-        ] {
+        for place in [|i| Place::turned("t".into(), [4, 2], i, 3), |i| Place::by_head("t".into(), [4, 2], i, 2)] {
             let mut tensor = vec![f32::NAN; 24];
             (0..3).for_each(|i| place(i).put(extents, &matrix(i), &mut tensor));
             (0..3).for_each(|i| assert_eq!(place(i).take(extents, tensor.clone()), matrix(i)));

@@ -49,6 +49,8 @@ pub struct Pruned {
     pub bytes: u64,
     /// Density and perplexity of what a search for the essential sparsity tried; the first is the whole model.
     pub tried: Vec<(f64, f64)>,
+    /// Matrices whose inputs had singular second moments: fewer positions than inputs, or an input that is always zero.
+    pub singular: usize,
 }
 
 impl Pruned {
@@ -128,7 +130,7 @@ impl<'a> Folder<'a> {
         if let Some(json) = tokens {
             nnz_engine::file::write_atomically(&path.join("tokenizer.json"), &json)?;
         }
-        Ok(Pruned { parts, bytes: writer.finish(said)?, tried: Vec::new() })
+        Ok(Pruned { parts, bytes: writer.finish(said)?, tried: Vec::new(), singular: 0 })
     }
 }
 
@@ -181,6 +183,7 @@ pub fn prune(
         if plan.reads { text.iter().map(|b| model.begin(b)).collect::<Result<_>>()? } else { Vec::new() };
     let mut folder = Folder::new(model, to, pruning.packing, pruning.dtype)?;
     folder.rest()?;
+    let mut singular = 0;
     for layer in 0..model.config.layers {
         let mut block = model.block(layer, &Weights::Dense)?;
         states.iter_mut().for_each(|s| model.enter(&block, s));
@@ -190,7 +193,13 @@ pub fn prune(
                 states.iter().for_each(|s| moments.add(&s.read));
                 moments.mean()
             });
+            let rows: usize = states.iter().map(|s| s.read.rows_cols().0).sum();
+            let flat = moments.as_ref().is_some_and(|m| {
+                let cols = m.first.len();
+                rows < cols || (0..cols).any(|j| m.square[j * cols + j] == 0.0)
+            });
             for part in parts.filter(|&p| model.has(p)) {
+                singular += usize::from(flat);
                 let mut values = plan.prune(layer, part, model.part(layer, part)?, moments.as_ref())?;
                 values.iter_mut().for_each(|v| *v = pruning.dtype.round(*v));
                 folder.matrix(layer, part, &values)?;
@@ -200,7 +209,8 @@ pub fn prune(
         }
         tick(layer + 1);
     }
-    folder.finish(&serde_json::json!({"method": pruning.method.key, "options": pruning.options}))
+    let pruned = folder.finish(&serde_json::json!({"method": pruning.method.key, "options": pruning.options}))?;
+    Ok(Pruned { singular, ..pruned })
 }
 
 fn needs_text(pruning: &Pruning) -> Error {
@@ -306,8 +316,7 @@ impl<'a> Planned<'a> {
             Plan::Rewire(s) => plan.reads = s.gram.is_some(),
             _ => return refuse("does not prune a trained model"),
         }
-        let shapes: Vec<Shape> =
-            (0..PARTS.len()).filter(|&p| model.has(p)).map(|p| plan.shape(p)).collect();
+        let shapes: Vec<Shape> = (0..PARTS.len()).filter(|&p| model.has(p)).map(|p| plan.shape(p)).collect();
         work.sparsifier.check(&shapes.iter().collect::<Vec<_>>())?;
         Ok(plan)
     }

@@ -177,7 +177,8 @@ impl Procedure for Search {
 
     fn next(&mut self, score: Option<f64>) -> Act {
         let train = |span| Act::Train { span, of: self.span.end, order: 0 };
-        let within = score.is_some_and(|s| self.knee.tell(s, self.tolerance));
+        let told = score.filter(|_| self.stage == Stage::Judge);
+        let within = told.is_some_and(|s| self.knee.tell(s, self.tolerance));
         let (act, then) = match self.stage {
             Stage::Train => (train(0..self.span.start), Stage::Keep),
             Stage::Keep => (Act::Snapshot("dense".into()), Stage::Measure),

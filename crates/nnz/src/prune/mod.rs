@@ -1,17 +1,6 @@
 //! Which weights can a trained net lose?
 
-methods![
-    magnitude,
-    gmp,
-    lamp,
-    essential_sparsity,
-    wanda,
-    sparsegpt,
-    dsnot,
-    filter_pruning,
-    wgsef,
-    transport_pruning,
-];
+methods![magnitude, gmp, lamp, essential_sparsity, wanda, sparsegpt, dsnot, filter_pruning, wgsef, transport_pruning,];
 
 pub use essential_sparsity::{Knee, Options as Essential};
 
