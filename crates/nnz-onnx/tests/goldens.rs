@@ -150,6 +150,7 @@ fn real_models_answer_as_in_their_programs() {
             true => Graph::open(&path).unwrap(),
             false => build::build(&Archive::open(&path).unwrap()).unwrap().graph,
         };
-        check(name, &graph, case, 1e-4);
+        // Basic Pitch takes logarithms of spectra: ONNX Runtime with and without its optimizations differs from itself by 6e-4.
+        check(name, &graph, case, if name == "basic-pitch" { 1e-3 } else { 1e-4 });
     }
 }
