@@ -38,13 +38,15 @@ pub enum Metric {
     Measure,
     /// Share of the prunable entries that ever existed, in [0, 1]; the density where nothing was rewired.
     Explored,
+    /// Share of the prunable entries that are zero at the end, in [0, 1].
+    Sparsity,
 }
 
 impl Metric {
     /// A value as people read it.
     pub fn write(self, value: f64) -> String {
         match self {
-            Self::TestAccuracy | Self::Explored => format!("{:.2}%", value * 100.0),
+            Self::TestAccuracy | Self::Explored | Self::Sparsity => format!("{:.2}%", value * 100.0),
             Self::SpeedOverDense => format!("{value:.2}x"),
             Self::Measure => format!("{value:.4}"),
         }
@@ -52,7 +54,10 @@ impl Metric {
 
     /// A difference of two, and half the width of its interval.
     pub fn write_difference(self, value: f64, half_width: Option<f64>) -> String {
-        let (scale, digits) = if matches!(self, Self::TestAccuracy | Self::Explored) { (100.0, 2) } else { (1.0, 4) };
+        let (scale, digits) = match self {
+            Self::TestAccuracy | Self::Explored | Self::Sparsity => (100.0, 2),
+            Self::SpeedOverDense | Self::Measure => (1.0, 4),
+        };
         let half = half_width.map_or_else(String::new, |h| format!(" ± {:.digits$}", h * scale));
         format!("{:+.digits$}{half}", value * scale)
     }
@@ -120,6 +125,7 @@ impl Claim {
             match self.metric {
                 Metric::TestAccuracy => Some(seeds.iter().map(|s| s.test_accuracy).collect()),
                 Metric::Measure => seeds.iter().map(|s| s.measure).collect(),
+                Metric::Sparsity => Some(seeds.iter().map(|s| 1.0 - s.density).collect()),
                 Metric::Explored => {
                     let ever = |s: &SeedRecord| s.epochs.last().and_then(|e| e.explored).unwrap_or(s.density);
                     Some(seeds.iter().map(ever).collect())
