@@ -229,10 +229,10 @@ impl Archive {
                 let Ok(shape) = <[usize; 2]>::try_from(shape) else {
                     return Err(fail(&self.path, format!("`{name}.shape` is not two numbers")));
                 };
-                packed.push((name, Layout { packing: Packing::Bitmask, shape }));
+                packed.push((name, Layout { packing: Packing::Bitmask, shape, dims: Vec::new() }));
             }
         }
-        for (name, Layout { packing, shape }) in packed {
+        for (name, Layout { packing, shape, dims }) in packed {
             if packing == Packing::Dense {
                 return Err(fail(&self.path, format!("`{name}` has layout dense, which has no parts")));
             }
@@ -245,10 +245,15 @@ impl Archive {
                 let [r, c] = shape;
                 return Err(fail(&self.path, format!("`{name}` claims {r}x{c} entries, but has {bytes} bytes")));
             }
+            let cols = dims.iter().skip(1).try_fold(1usize, |n, &d| n.checked_mul(d));
+            if !dims.is_empty() && (dims[0] != shape[0] || cols != Some(shape[1])) {
+                return Err(fail(&self.path, format!("`{name}` has {dims:?} entries, but {shape:?} as a matrix")));
+            }
             if self.entries.contains_key(&name) {
                 return Err(fail(&self.path, format!("`{name}` is there both packed and plain")));
             }
-            self.entries.insert(name, Entry { format, shape: shape.into(), packing, place: None });
+            let shape = if dims.is_empty() { shape.into() } else { dims };
+            self.entries.insert(name, Entry { format, shape, packing, place: None });
         }
         Ok(())
     }
@@ -323,7 +328,7 @@ impl Archive {
     pub fn read(&self, name: &str) -> Result<Vec<f32>> {
         let entry = self.entry(name)?;
         if entry.packing != Packing::Dense {
-            let shape = [entry.shape[0], entry.shape[1]];
+            let shape = [entry.shape[0], entry.shape[1..].iter().product()];
             return packed::read(self, name, entry.packing, shape).map_err(|why| self.fail(format!("`{name}`: {why}")));
         }
         let mut values = vec![0.0; entry.len()];

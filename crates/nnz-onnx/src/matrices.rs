@@ -55,7 +55,7 @@ impl Matrix {
 
 /// Functions that leave a head a head.
 const AFTER: &[&str] = &[
-    "Add", "Cast", "Div", "Dropout", "Exp", "Flatten", "Identity", "Log", "LogSoftmax", "Mul", "ReduceMax", "Relu",
+    "Add", "Cast", "Div", "Dropout", "Exp", "Flatten", "Identity", "Log", "LogSoftmax", "Mul", "ReduceMax", "ReduceSum", "Relu",
     "Reshape", "Sigmoid", "Softmax", "Squeeze", "Sub", "Tanh", "Transpose",
 ];
 
@@ -139,28 +139,25 @@ impl Graph {
         }
     }
 
-    /// Which nodes are heads.
+    /// Which nodes are heads: every way back from an output, over functions of single numbers, ends at one product.
     fn heads(&self, makers: &HashMap<&str, usize>) -> Vec<bool> {
-        let mut heads = vec![false; self.nodes.len()];
-        let mut open: Vec<&str> = self.outputs.iter().map(|o| o.name.as_str()).collect();
-        let mut seen = vec![false; self.nodes.len()];
-        while let Some(name) = open.pop() {
-            let Some(&i) = makers.get(name) else { continue };
-            if std::mem::replace(&mut seen[i], true) {
-                continue;
-            }
-            let node = &self.nodes[i];
-            if matches!(&*node.op, "MatMul" | "Gemm" | "Conv") {
-                heads[i] = true;
-            } else if AFTER.contains(&&*node.op) {
-                let computed: Vec<&str> =
-                    node.inputs.iter().map(String::as_str).filter(|n| makers.contains_key(n)).collect();
-                // Where two values meet, neither is the last.
-                if let [only] = computed[..] {
-                    open.push(only);
+        // The product that all ways back from a node end at; nodes are in order.
+        let mut ends: Vec<Option<usize>> = Vec::with_capacity(self.nodes.len());
+        for (i, node) in self.nodes.iter().enumerate() {
+            let computed = || node.inputs.iter().filter_map(|n| makers.get(n.as_str())).map(|&m| ends.get(m).copied().flatten());
+            let end = match &*node.op {
+                "MatMul" | "Gemm" | "Conv" => Some(i),
+                op if AFTER.contains(&op) => {
+                    let first = computed().next().flatten();
+                    first.filter(|_| computed().all(|e| e == first))
                 }
-            }
+                _ => None,
+            };
+            ends.push(end);
         }
+        let mut heads = vec![false; self.nodes.len()];
+        let last = self.outputs.iter().filter_map(|o| ends[*makers.get(o.name.as_str())?]);
+        last.for_each(|i| heads[i] = true);
         heads
     }
 }

@@ -54,6 +54,8 @@ pub struct Session {
     budget: Budget,
     advice: Option<Advice>,
     steps: Vec<Step>,
+    /// Those that read constants alone and were computed before.
+    folded: Vec<Step>,
     constants: Vec<Option<Value>>,
     slots: HashMap<String, usize>,
     inputs: Vec<Port>,
@@ -98,14 +100,15 @@ impl Session {
     pub fn new(graph: &Graph, advice: Option<Advice>, budget: Budget) -> Result<Self> {
         let mut session = Self::plain(graph, budget)?;
         session.advice = advice;
-        session.fold()?;
+        session.folded.clear();
         session.join()?;
         session.lay_out()?;
         session.mortality();
         Ok(session)
     }
 
-    /// The graph as it is, step for step: for watching what comes into each node, and for changing constants meanwhile.
+    /// The graph as it is, step for step, but for what reads constants alone: for watching what comes into each node, and for
+    /// changing constants meanwhile.
     ///
     /// # Errors
     /// As [`Session::new`].
@@ -135,7 +138,8 @@ impl Session {
         }
         let (path, opset) = (graph.path.clone(), graph.opset);
         let (inputs, outputs) = (graph.inputs.clone(), graph.outputs.clone());
-        let mut session = Self { path, opset, budget, advice: None, steps, constants, slots, inputs, outputs };
+        let mut session = Self { path, opset, budget, advice: None, steps, folded: Vec::new(), constants, slots, inputs, outputs };
+        session.fold()?;
         session.mortality();
         Ok(session)
     }
@@ -169,6 +173,7 @@ impl Session {
                     self.constants[*slot] = Some(value);
                 }
             }
+            self.folded.push(step);
         }
         self.steps = left;
         Ok(())
@@ -417,10 +422,56 @@ impl Session {
         self.constants[slot].clone().or_else(|| state.values[slot].clone())
     }
 
-    /// Puts another value in the place of a constant of a plain session.
-    pub fn replace(&mut self, name: &str, value: Value) {
-        if let Some(&slot) = self.slots.get(name) {
-            self.constants[slot] = Some(value);
+    /// The step that computes a value.
+    pub fn position(&self, output: &str) -> Option<usize> {
+        let slot = self.slots.get(output)?;
+        self.steps.iter().position(|s| s.outputs.contains(&Some(*slot)))
+    }
+
+    /// Puts another value in the place of a constant of a plain session, and computes anew what depends on it alone.
+    ///
+    /// # Errors
+    /// When it does not fit where the other one did.
+    pub fn replace(&mut self, name: &str, value: Value) -> Result<()> {
+        let Some(&slot) = self.slots.get(name) else { return Ok(()) };
+        self.constants[slot] = Some(value);
+        let mut changed = vec![slot];
+        for step in &self.folded {
+            if !step.inputs.iter().flatten().any(|s| changed.contains(s)) {
+                continue;
+            }
+            let given = Given(step.inputs.iter().map(|s| s.and_then(|s| self.constants[s].clone())).collect());
+            let values = (step.op)(&self.cx(&step.node), given).map_err(|why| self.fail(step, why))?;
+            for (slot, value) in step.outputs.iter().zip(values) {
+                if let Some(slot) = *slot {
+                    self.constants[slot] = Some(value);
+                    changed.push(slot);
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// What the matrix of step `i` of a plain session is about to be multiplied by, `[rows, inputs]`: for a convolution the
+    /// patches, at most `most` of them, evenly from all.
+    ///
+    /// # Errors
+    /// When the step multiplies by no matrix, or its input does not fit.
+    pub fn patches(&self, i: usize, state: &State, most: usize) -> Result<Tensor<f32>> {
+        let step = &self.steps[i];
+        let fail = |why: String| self.fail(step, why);
+        let x = self.reads(i, 0, state).ok_or_else(|| fail("its input was not computed".into()))?;
+        let Value::Float(x) = x else { return Err(fail("its input has no floats".into())) };
+        match &*step.node.op {
+            "Conv" => {
+                let w = self.reads(i, 1, state).map(|w| w.shape()).unwrap_or_default();
+                ops::patches(&self.cx(&step.node), x, &w, most).map_err(fail)
+            }
+            _ => {
+                let x = x.rows();
+                let (rows, cols) = x.rows_cols();
+                Ok(x.reshape(&[rows, cols]))
+            }
         }
     }
 

@@ -147,6 +147,9 @@ pub fn inspect(args: &InspectArgs, ui: Ui) -> Result<ExitCode> {
     if args.history {
         return moves(args, ui);
     }
+    if args.model.extension().is_some_and(|e| e == "onnx") || args.model.join("model.onnx").is_file() {
+        return super::network::inspect(&args.model, args.html.as_deref(), ui);
+    }
     if nnz::models::foreign(&args.model) {
         return super::language::inspect(&args.model, args.html.as_deref(), ui);
     }
@@ -273,6 +276,9 @@ fn describe(i: &Inspection) -> String {
 
 /// Names the class of a picture, or of every row of a table; or predicts the numbers of a row.
 pub fn predict(args: &PredictArgs, ui: Ui) -> Result<ExitCode> {
+    if super::network::known(&args.model) {
+        return super::network::predict(&args.model, &args.input, ui);
+    }
     if nnz::models::foreign(&args.model) {
         return super::language::generate(&args.model, &args.input.to_string_lossy(), &args.generation, ui);
     }

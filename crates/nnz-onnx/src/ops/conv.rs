@@ -170,6 +170,39 @@ pub(crate) fn run(cx: &Cx, x: Floats, w: &Tensor<f32>, ready: Option<&Tensor<f32
     one(Value::Float(Floats::channels_last(y)))
 }
 
+/// The patches that a kernel of a shape sees, `[patches, channels kernel..]`: at most `most`, evenly from all.
+pub(crate) fn patches(cx: &Cx, x: Floats, kernel: &[usize], most: usize) -> Done<Tensor<f32>> {
+    let (batch, channels, places) = parts(&x.shape())?;
+    if kernel.len() != places.len() + 2 || kernel[1] != channels {
+        return Err(format!("a kernel of shape {kernel:?} on an input of shape {:?}", x.shape()));
+    }
+    let w = Window::new(cx, &places, &kernel[2..])?;
+    let area: usize = w.kernel.iter().product();
+    let all = batch * w.output.iter().product::<usize>();
+    let n = all.min(most);
+    let cols = channels * area;
+    cx.room(&[n, cols])?;
+    let x = x.last();
+    let mut to = vec![0.0; n * cols];
+    let [_, oh, ow] = w.output;
+    for (k, row) in to.chunks_exact_mut(cols.max(1)).enumerate() {
+        let at = k * all / n;
+        let (b, place) = (at / (all / batch), at % (all / batch));
+        let start = [place / (oh * ow), place / ow % oh, place % ow];
+        for tap in 0..area {
+            let step = [tap / (w.kernel[1] * w.kernel[2]), tap / w.kernel[2] % w.kernel[1], tap % w.kernel[2]];
+            let inside = |i: usize| {
+                let at = (start[i] * w.stride[i] + step[i] * w.dilation[i]).checked_sub(w.pads[i][0])?;
+                (at < w.size[i]).then_some(at)
+            };
+            let (Some(z), Some(y), Some(c)) = (inside(0), inside(1), inside(2)) else { continue };
+            let from = (((b * w.size[0] + z) * w.size[1] + y) * w.size[2] + c) * channels;
+            (0..channels).for_each(|c| row[c * area + tap] = x.data()[from + c]);
+        }
+    }
+    Ok(Tensor::new(&[n, cols], to))
+}
+
 pub(crate) fn conv(cx: &Cx, mut given: Given) -> Done {
     let (x, w) = (given.floats(0)?, given.tensor(1)?);
     let bias = if given.has(2) { Some(given.tensor(2)?) } else { None };

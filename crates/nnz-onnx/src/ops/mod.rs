@@ -8,7 +8,7 @@ mod quantized;
 mod reduce;
 mod shape;
 
-pub(crate) use conv::{fold_norm, packed, run as convolve};
+pub(crate) use conv::{fold_norm, packed, patches, run as convolve};
 pub(crate) use matmul::{Linear, flat, linear_shape};
 
 use crate::graph::{Attribute, Node};

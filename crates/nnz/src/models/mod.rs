@@ -6,13 +6,15 @@
 mod config;
 mod decoder;
 mod family;
+pub(crate) mod planned;
 mod prune;
 mod tokens;
 
 pub use config::{Activation, Config};
 pub use decoder::{Block, Generator, Language, Linear, Norm, State, Weights};
 pub use family::{Family, PARTS, Place};
-pub use prune::{Calibration, Part, Pruned, Pruning, copy, prune};
+pub use planned::Pruning;
+pub use prune::{Calibration, Part, Pruned, copy, prune};
 pub use tokens::{Tokens, text};
 
 use crate::{Error, Result};
