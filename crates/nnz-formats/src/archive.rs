@@ -1,7 +1,7 @@
 //! A model file or folder as named tensors.
 
 use crate::packed::{self, Layout};
-use crate::{Error, Format, Packing, Result, gguf, torch};
+use crate::{Error, Format, Packing, Result, gguf, npz, torch};
 use nnz_kernels::Map;
 use safetensors::tensor::{Dtype, SafeTensors};
 use std::collections::BTreeMap;
@@ -53,7 +53,7 @@ impl Entry {
 pub struct Archive {
     /// As it was asked for.
     pub path: PathBuf,
-    /// `safetensors`, `PyTorch` or `GGUF`.
+    /// `safetensors`, `PyTorch`, `GGUF` or `NPZ`.
     pub kind: &'static str,
     /// What `config.json` says, when there is one.
     pub config: Option<serde_json::Value>,
@@ -176,12 +176,13 @@ impl Archive {
             let found;
             (kind, found) = match bytes {
                 [b'G', b'G', b'U', b'F', ..] => ("GGUF", gguf::read(bytes, i).map_err(fail)?),
+                [b'P', b'K', 3, 4, ..] if npz::fits(bytes) => ("NPZ", npz::read(bytes, i).map_err(fail)?),
                 [b'P', b'K', 3, 4, ..] => ("PyTorch", torch::read_zip(bytes, i).map_err(fail)?),
                 [0x80, 2..=5, ..] => ("PyTorch", torch::read_legacy(bytes, i).map_err(fail)?),
                 _ if bytes.len() >= 9 && bytes[8] == b'{' => ("safetensors", safe(bytes, i).map_err(fail)?),
                 _ => {
                     return Err(fail(
-                        "neither safetensors, nor PyTorch (zip or pickle), nor GGUF: its first bytes are of no such file".into(),
+                        "neither safetensors, nor PyTorch (zip or pickle), nor GGUF, nor NPZ: its first bytes are of no such file".into(),
                     ));
                 }
             };

@@ -24,6 +24,7 @@ pub struct Args {
     #[command(subcommand)]
     what: Option<What>,
     /// A model written by nnz, a language model, or a network that comes as ONNX or a checkpoint
+    #[arg(value_parser = super::network::place)]
     model: Option<PathBuf>,
     /// Say for each layer what binds it, the share of that limit that is reached, and where dense would win
     #[arg(long)]

@@ -111,6 +111,7 @@ pub struct PerplexityArgs {
 pub struct ConvertArgs {
     /// A language model (a GGUF file, or a folder of safetensors or PyTorch weights), an encoder or a network for pictures
     /// (ONNX, or a checkpoint), or a network that nnz trained
+    #[arg(value_parser = super::network::place)]
     pub model: PathBuf,
     /// The folder to write, or a file that ends in .onnx
     #[arg(long, short, value_name = "FOLDER")]

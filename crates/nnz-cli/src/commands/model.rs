@@ -47,6 +47,7 @@ enum Which {
   nnz inspect runs/ID --history --html moves.html    how the topology of a run's first seed moved")]
 pub struct InspectArgs {
     /// A model written by nnz, any file or folder of weights, or a run's directory with --history
+    #[arg(value_parser = super::network::place)]
     model: PathBuf,
     /// How the topology moved while it trained: births, deaths, ages, what is left of the start
     #[arg(long)]
@@ -67,6 +68,7 @@ pub struct InspectArgs {
   nnz predict model.gguf 'The capital of France is' --tokens 20")]
 pub struct PredictArgs {
     /// A model written by nnz, or a language model
+    #[arg(value_parser = super::network::place)]
     model: PathBuf,
     /// A picture (PNG, JPEG) of the model's input size, a table (CSV, TSV) for a model that learned from one, or a text that a
     /// language model goes on with

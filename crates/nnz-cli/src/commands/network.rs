@@ -19,6 +19,19 @@ use std::process::ExitCode;
 /// Most pictures of a folder that a network is weighed by.
 const PICTURES: usize = 64;
 
+/// The path of a model, or of one that `nnz data get` fetched, by its name. A file or folder of the name comes first.
+///
+/// # Errors
+/// When a model is known, but not here.
+pub fn place(text: &str) -> Result<PathBuf, String> {
+    let path = PathBuf::from(text);
+    if path.exists() || !nnz::data::models().iter().any(|m| m.name == text) {
+        return Ok(path);
+    }
+    let store = nnz::data::Store::open().map_err(|e| e.to_string())?;
+    store.model(text).ok_or_else(|| format!("{text} is not here yet; `nnz data get {text}` fetches it"))
+}
+
 /// Whether a path is a network that is taken here, and not a language model or one that nnz trained.
 pub fn takes(path: &Path) -> bool {
     let foreign = path.extension().is_some_and(|e| e == "onnx") || models::foreign(path);
@@ -69,7 +82,7 @@ pub fn convert(args: &super::language::ConvertArgs, ui: Ui) -> Result<ExitCode> 
     let part = |m: nnz_onnx::Matrix| {
         Some(models::Part { written: *found.get(&m.name)?, entries: m.len(), name: m.name })
     };
-    let parts = network.graph.matrices().into_iter().filter_map(part).collect();
+    let parts = network.matrices().into_iter().filter_map(part).collect();
     let pruned = Pruned { parts, bytes, tried: Vec::new(), singular: 0 };
     let (all, before) = sizes(&network);
     written(&pruned, all, before, &args.output, dtype, ui)
@@ -166,7 +179,7 @@ pub fn prune(args: &super::prune::Args, ui: Ui) -> Result<ExitCode> {
     let pruning = Pruning { method, options: &options, seed: args.seed, packing, dtype };
     let (all, before) = sizes(&network);
     network.notes.clear();
-    let bar = bar(ui, "matrices", network.graph.matrices().len());
+    let bar = bar(ui, "matrices", network.matrices().len());
     let pruned =
         networks::prune(&mut network, &pruning, given, &args.output, false, |done, _| bar.set_position(done as u64))?;
     bar.finish_and_clear();

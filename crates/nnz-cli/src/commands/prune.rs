@@ -25,6 +25,7 @@ use std::process::ExitCode;
 pub struct Args {
     /// A model written by nnz; a language model (a GGUF file, or a folder of safetensors or PyTorch weights); an encoder or a
     /// network for pictures (ONNX, or a checkpoint)
+    #[arg(value_parser = super::network::place)]
     pub model: PathBuf,
     #[command(flatten)]
     pub method: MethodArgs,

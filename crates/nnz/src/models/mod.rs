@@ -24,7 +24,7 @@ use std::path::Path;
 
 /// Whether a path is a model of another program, or packed weights, instead of a network that nnz trained.
 pub fn foreign(path: &Path) -> bool {
-    let known = |e: &std::ffi::OsStr| ["gguf", "pth", "pt", "bin"].iter().any(|k| e == *k);
+    let known = |e: &std::ffi::OsStr| ["gguf", "pth", "pt", "bin", "npz"].iter().any(|k| e == *k);
     if path.is_dir() || path.extension().is_some_and(known) {
         return true;
     }

@@ -25,8 +25,9 @@ pub fn export(
     if same(to) || same(&to.join("model.safetensors")) || same(&to.join("model.onnx")) {
         return Err(Error::file(to, "this is the network that is read; give another name"));
     }
-    let matrices = network.graph.matrices();
+    let matrices = network.matrices();
     if named {
+        network.runs()?;
         let bytes = file(network, sparse);
         nnz_engine::file::write_atomically(to, &bytes)?;
         return Ok((counted(network), bytes.len() as u64));
@@ -51,7 +52,6 @@ pub fn export(
     let mut writer = Writer::create(&to.join("model.safetensors"))?;
     let mut written = BTreeMap::new();
     // Whole numbers are counters and numbers of places, which readers make themselves.
-    let floats = |f: Format| matches!(f, Format::F64 | Format::F32 | Format::F16 | Format::BF16 | Format::I8);
     for (name, entry) in archive.tensors().filter(|(_, e)| floats(e.format)) {
         let constant = network.graph.constants.get(name);
         let values = match constant {
@@ -74,6 +74,11 @@ pub fn export(
         }
     }
     Ok((written, writer.finish(said)?))
+}
+
+/// Whether numbers are weights.
+pub(super) fn floats(f: Format) -> bool {
+    matches!(f, Format::F64 | Format::F32 | Format::F16 | Format::BF16 | Format::I8)
 }
 
 /// Nonzeros and bytes of the matrices of an ONNX file, where every entry is written.

@@ -15,7 +15,8 @@ use crate::kernels::cost::Machine;
 use crate::models::Tokens;
 use crate::{Error, Result};
 use nnz_formats::Archive;
-use nnz_onnx::{Budget, Graph, Kind, Session, Value, build};
+use nnz_onnx::{Budget, Constant, Graph, Kind, Matrix, Session, Value, build};
+use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
 /// A network of another program.
@@ -56,7 +57,13 @@ fn onnx(path: &Path) -> Option<PathBuf> {
 /// Whether a path is a network of another program that is computed as a graph.
 pub fn known(path: &Path) -> bool {
     let named = path.extension().is_some_and(|e| e == "onnx");
-    named || onnx(path).is_some() || (path.exists() && Archive::open(path).is_ok_and(|a| build::known(&a)))
+    named || onnx(path).is_some() || (path.exists() && Archive::open(path).is_ok_and(|a| build::known(&a) || loose(path, &a)))
+}
+
+/// Whether a file of weights says nothing of a network: its matrices can be pruned and written all the same.
+fn loose(path: &Path, archive: &Archive) -> bool {
+    let file = path.extension().is_some_and(|e| ["npz", "pth", "pt"].iter().any(|k| e == *k));
+    file && archive.config.is_none() && !build::known(archive)
 }
 
 /// Key of what a graph's file says about its inputs.
@@ -86,6 +93,9 @@ impl Network {
             return Ok(Self { path: path.into(), graph, family, reads, classes, notes: Vec::new(), archive: None });
         }
         let archive = Archive::open(path)?;
+        if loose(path, &archive) {
+            return Self::weights(path, archive);
+        }
         let built = build::build(&archive)?;
         Ok(Self {
             path: path.into(),
@@ -98,11 +108,59 @@ impl Network {
         })
     }
 
+    /// Weights of which nothing is known but their names and shapes.
+    fn weights(path: &Path, archive: Archive) -> Result<Self> {
+        let mut constants = BTreeMap::new();
+        for (name, entry) in archive.tensors().filter(|(_, e)| export::floats(e.format)) {
+            constants.insert(name.to_string(), Constant::floats(&entry.shape, archive.read(name)?));
+        }
+        let graph = Graph {
+            path: path.into(),
+            name: String::new(),
+            opset: nnz_onnx::OPSET,
+            nodes: Vec::new(),
+            constants,
+            inputs: Vec::new(),
+            outputs: Vec::new(),
+            metadata: BTreeMap::new(),
+        };
+        let notes = vec!["what these weights compute is not known: every tensor of two or more axes counts as a matrix".into()];
+        let (family, reads, archive) = ("weights".into(), Reads::Anything, Some(archive));
+        Ok(Self { path: path.into(), graph, family, reads, classes: Vec::new(), notes, archive })
+    }
+
+    /// The weights that can be pruned, and heads; of weights alone every tensor of two or more axes.
+    pub fn matrices(&self) -> Vec<Matrix> {
+        if !self.graph.nodes.is_empty() {
+            return self.graph.matrices();
+        }
+        let matrix = |(name, c): (&String, &Constant)| {
+            let (rows, cols) = (c.shape[0], c.shape[1..].iter().product());
+            Matrix { name: name.clone(), node: usize::MAX, rows, cols, kernel: Vec::new(), by_columns: false, head: false }
+        };
+        self.graph.constants.iter().filter(|(_, c)| c.shape.len() > 1 && !c.is_empty()).map(matrix).collect()
+    }
+
+    /// That it can be run.
+    ///
+    /// # Errors
+    /// When only its weights are known.
+    fn runs(&self) -> Result<()> {
+        match self.graph.nodes.is_empty() {
+            true => Err(Error::file(
+                &self.path,
+                "what these weights compute is not known, so they can only be listed, converted, and pruned by magnitude",
+            )),
+            false => Ok(()),
+        }
+    }
+
     /// Ready to run, with matrices sparse where that is fastest on a machine, or all dense.
     ///
     /// # Errors
     /// An operator that is not there.
     pub fn session(&self, machine: Option<&Machine>) -> Result<Session> {
+        self.runs()?;
         let advice = machine.cloned().map(|m| {
             let advice = move |rows: usize, cols: usize, density: f64, batch: usize| match batch <= 2 || sides(rows, cols) {
                 true => m.advice(rows, cols, density, batch),

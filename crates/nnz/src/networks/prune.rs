@@ -50,7 +50,7 @@ pub fn prune(
     sparse: bool,
     mut tick: impl FnMut(usize, usize),
 ) -> Result<Pruned> {
-    let mut matrices: Vec<Matrix> = network.graph.matrices().into_iter().filter(|m| !m.head).collect();
+    let mut matrices: Vec<Matrix> = network.matrices().into_iter().filter(|m| !m.head).collect();
     let pattern = pruning.options.get("pattern").and_then(toml::Value::as_str).map(str::parse);
     if let Some(Ok(Pattern::Nm { m, .. })) = pattern {
         let all = matrices.len();
@@ -68,6 +68,9 @@ pub fn prune(
     {
         let all = All { network, matrices: matrices.clone() };
         let plan = Planned::new(&all, pruning)?;
+        if plan.reads {
+            network.runs()?;
+        }
         if plan.reads && samples.is_empty() {
             return Err(pruning.needs(if network.pictures().is_some() { "pictures" } else { "a text" }));
         }
