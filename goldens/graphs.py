@@ -3,7 +3,7 @@
 
 Needs torch, torchvision, transformers, onnx and onnxruntime. With a folder into which the packages of real models were
 unpacked (see REAL), it also writes real.json; without, that file stays. EfficientNet-Lite is compared with the package
-efficientnet-lite-pytorch 0.1.0 where that is unpacked there too.
+efficientnet-lite-pytorch 0.1.0 where that is unpacked there too. `--written FOLDER` looks at what nnz wrote instead.
 """
 import base64, io, json, pathlib, sys, warnings
 
@@ -500,7 +500,23 @@ def real(root):
     return found
 
 
+def written(folder):
+    """Files that nnz wrote (NNZ_WRITTEN=FOLDER cargo test -p nnz --test networks): valid, and the same in ONNX Runtime."""
+    for path in sorted(folder.glob("*.onnx")):
+        # Inference of shapes knows no sparse initializers.
+        onnx.checker.check_model(str(path), full_check=path.stem != "sparse")
+        case = json.loads(path.with_suffix(".json").read_text())
+        feeds = {i["name"]: np.array(i["values"], np.int64 if i["kind"] == "int" else np.float32).reshape(i["shape"]) for i in case["inputs"]}
+        found = np.concatenate([a.flatten() for a in ort.InferenceSession(path, providers=["CPUExecutionProvider"]).run(None, feeds)])
+        far = float(np.abs(found - np.array(case["outputs"], np.float32)).max() / max(1.0, np.abs(found).max()))
+        print(f"{path.name}: {far:.1e}")
+        assert far < 1e-4, path
+
+
 if __name__ == "__main__":
+    if sys.argv[1:2] == ["--written"]:
+        written(pathlib.Path(sys.argv[2]))
+        sys.exit()
     listed = list(cases())
     (out / "ops.json").write_text(json.dumps(listed) + "\n")
     (out / "small.json").write_text(json.dumps(small()) + "\n")

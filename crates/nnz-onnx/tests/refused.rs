@@ -189,3 +189,70 @@ fn inputs_of_another_shape_or_kind_are_refused() {
     assert!(why(vec![("x", Value::floats(&[3, 2], vec![0.0; 6]))]).contains("[2, 3]"));
     assert!(why(vec![("x", Value::ints(&[2, 3], vec![0; 6]))]).contains("F32"));
 }
+
+/// Reads, writes and runs a file; whatever it says, nothing panics.
+fn try_all(bytes: Vec<u8>) {
+    let Ok(graph) = Graph::parse(bytes.into(), Path::new("net.onnx"), None) else { return };
+    let _ = graph.matrices();
+    Graph::parse(graph.write(true).into(), Path::new("again.onnx"), None).unwrap();
+    let most = 1 << 16;
+    let Ok(session) = Session::new(&graph, None, Budget { numbers: most }) else { return };
+    let mut given = Vec::new();
+    for port in session.inputs() {
+        let Some(shape) = &port.shape else { return };
+        let shape: Vec<usize> = shape.iter().map(|d| d.unwrap_or(2)).collect();
+        let Some(n) = shape.iter().try_fold(1usize, |n, &d| n.checked_mul(d)).filter(|&n| n <= most) else { return };
+        let value = match port.kind {
+            Some(Kind::F32 | Kind::F16 | Kind::F64 | Kind::BF16) | None => Value::floats(&shape, vec![1.0; n]),
+            Some(Kind::Bool) => Value::Bool(nnz_onnx::Array::new(&shape, vec![true; n])),
+            Some(Kind::U8) => Value::Byte(nnz_onnx::Array::new(&shape, vec![1; n])),
+            Some(Kind::I8) => Value::Small(nnz_onnx::Array::new(&shape, vec![1; n])),
+            Some(_) => Value::ints(&shape, vec![1; n]),
+        };
+        given.push((port.name.as_str(), value));
+    }
+    let _ = session.run(given);
+}
+
+/// Every input of the fuzz target, and damaged copies of them; NNZ_DAMAGED says how many of each.
+#[test]
+fn damaged_files_never_panic() {
+    let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../fuzz/corpus/onnx");
+    let mut files: Vec<_> = std::fs::read_dir(folder).unwrap().map(|e| e.unwrap().path()).collect();
+    files.sort();
+    assert!(files.len() > 100);
+    let copies = std::env::var("NNZ_DAMAGED").ok().and_then(|n| n.parse().ok()).unwrap_or(8);
+    let seed = std::env::var("NNZ_SEED").ok().and_then(|n| n.parse().ok()).unwrap_or(0x9e37_79b9_7f4a_7c15u64);
+    let mut state: u64 = seed | 1;
+    let mut next = |n: usize| {
+        state ^= state << 13;
+        state ^= state >> 7;
+        state ^= state << 17;
+        (state % n.max(1) as u64) as usize
+    };
+    for file in files {
+        let whole = std::fs::read(&file).unwrap();
+        try_all(whole.clone());
+        for _ in 0..copies {
+            let mut bytes = whole.clone();
+            for _ in 0..1 + next(4) {
+                let at = next(bytes.len());
+                match next(5) {
+                    0 => bytes[at] = next(256) as u8,
+                    1 => bytes[at] ^= 1 << next(8),
+                    2 => bytes.truncate(at + 1),
+                    3 => bytes.insert(at, next(256) as u8),
+                    _ => drop(bytes.remove(at)),
+                }
+                if bytes.is_empty() {
+                    bytes.push(0);
+                }
+            }
+            let result = std::panic::catch_unwind(|| try_all(bytes.clone()));
+            if result.is_err() {
+                std::fs::write(std::env::temp_dir().join("damaged.onnx"), &bytes).unwrap();
+                panic!("a damaged copy of {}", file.display());
+            }
+        }
+    }
+}

@@ -49,6 +49,9 @@ pub fn export(
         nnz_engine::file::write_atomically(&to.join("model.onnx"), &bytes)?;
         return Ok((counted(network), bytes.len() as u64));
     };
+    if archive.config.is_none() && to.join("config.json").exists() {
+        return Err(Error::file(to, "the config.json of another model lies there; give another folder"));
+    }
     let mut writer = Writer::create(&to.join("model.safetensors"))?;
     let mut written = BTreeMap::new();
     // Whole numbers are counters and numbers of places, which readers make themselves.
