@@ -5,6 +5,7 @@ pub mod data;
 pub mod doctor;
 pub mod language;
 pub mod methods;
+pub mod network;
 pub mod model;
 pub mod prune;
 pub mod reproduce;
