@@ -10,7 +10,7 @@ import pathlib
 
 ROOT = pathlib.Path(__file__).resolve().parents[1]
 W, H, LEFT, RIGHT, TOP, BOTTOM = 640, 380, 64, 120, 40, 52
-COLOURS = {"plan": "#1a6fb0", "csr": "#b3541e", "bitmask": "#4d7f37"}
+COLOURS = {"plan": "#1a6fb0"}
 
 
 class Chart:

@@ -13,5 +13,5 @@ for neurons in 9k 90k 900k 1800k; do
     measure --neurons "$neurons" --epsilon 20 --batch 2
 done
 measure --neurons 1M --degree 20 --batch 16
-measure --neurons 10M --degree 10 --batch 16 --steps 1
-measure --neurons 49999998 --layers 6 --degree 5 --batch 16 --steps 1
+measure --neurons 10M --degree 10 --batch 16
+measure --neurons 50M --layers 6 --degree 5 --batch 16

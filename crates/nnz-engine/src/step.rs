@@ -12,8 +12,11 @@ use crate::task::{self, Frame};
 use crate::{
     Average, Error, Layout, Mode, Model, Moments, Moved, Optimizer, Param, Pass, Result, Storing, Taps, Tensor, Var,
 };
-use nnz_core::{Edit, Kind, Live, Measure, Plan, Shape, Signals, Sparsifier, Target, Topology, Work, Zero};
+use nnz_core::{
+    Act, Edit, Kind, Live, Measure, Plan, Procedure, Shape, Signals, Sparsifier, Target, Topology, Work, Zero,
+};
 use nnz_kernels::Real;
+use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex};
 
 /// Prunes a trained model once, without training: the method's plans at step 0. `batch` is needed only by methods that
@@ -27,11 +30,14 @@ pub fn prune<'a, T: Real>(
     let storage = storage.into();
     check_trained(work, model)?;
     let Work { sparsifier, procedure, parametrization, .. } = work;
+    let idle = || Error::Refused("this method changes nothing without training; give `--finetune EPOCHS`".into());
     let mut moved = Moved { born: 0, died: 0 };
+    if let Some(procedure) = procedure {
+        return search(model, &mut **procedure, sparsifier.kind(), batch, storage, idle);
+    }
     for round in 0..sparsifier.rounds(0) {
-        let (Plan::Rewire(signals), None, None) = (sparsifier.plan(0), &procedure, &parametrization) else {
-            let way = "this method changes nothing without training; give `--finetune EPOCHS`";
-            return if round == 0 { Err(Error::Refused(way.into())) } else { Ok(moved) };
+        let (Plan::Rewire(signals), None) = (sparsifier.plan(0), &parametrization) else {
+            return if round == 0 { Err(idle()) } else { Ok(moved) };
         };
         let batch = match batch {
             Some((data, rows, frame)) if signals.data() => Some(Batch::of(data, &data.train, rows, frame)?),
@@ -48,6 +54,42 @@ pub fn prune<'a, T: Real>(
         moved += rewire(model, None, None, &mut |t| sparsifier.rewire(0, t), &pass, how)?;
     }
     Ok(moved)
+}
+
+/// Carries out a procedure that trains nothing: it may prune, measure on all rows of the training split, and go back.
+fn search<T: Real>(
+    model: &mut Model<T>,
+    procedure: &mut dyn Procedure,
+    kind: Kind,
+    batch: Option<(&Dataset, &[u32], &Frame)>,
+    storage: Storing,
+    idle: impl Fn() -> Error,
+) -> Result<Moved> {
+    if procedure.steps() > 0 {
+        return Err(idle());
+    }
+    let mut moved = Moved { born: 0, died: 0 };
+    let (mut kept, mut score) = (BTreeMap::new(), None);
+    loop {
+        match procedure.next(score.take()) {
+            Act::Train { span, .. } if span.is_empty() => {}
+            Act::Snapshot(name) => drop(kept.insert(name, model.params.clone())),
+            Act::Restore(name) => model.params = kept.get(&name).ok_or_else(&idle)?.clone(),
+            Act::Evaluate => {
+                let Some((data, _, frame)) = batch else {
+                    return Err(Error::Refused("this method measures on data: give `--data DATA`".into()));
+                };
+                let rows: Vec<u32> = (0..data.train.len() as u32).collect();
+                score = Some(crate::evaluate(model, data, &data.train, &rows, frame)?.accuracy);
+            }
+            Act::Edit(signals) if !signals.any() => {
+                let pass = Step::measure(model, None, 0.0, signals, Vec::new(), Mode::Use, kind, &[])?;
+                moved += rewire(model, None, None, &mut |t| procedure.edit(t), kind, false, &pass, storage)?;
+            }
+            Act::Done => return Ok(moved),
+            _ => return Err(idle()),
+        }
+    }
 }
 
 /// The zeros a method named, by parameter; empty where it named none.

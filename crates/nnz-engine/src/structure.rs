@@ -461,7 +461,11 @@ mod tests {
                 // So small that no kink of a ReLU lies between.
                 let near = (moved(1e-7) - moved(-1e-7)) / 2e-7;
                 let name = part.shape().name;
-                assert!((slopes[at] - near).abs() < 1e-5 * (1.0 + near.abs()), "{name} {at}: {} for {near}", slopes[at]);
+                assert!(
+                    (slopes[at] - near).abs() < 1e-5 * (1.0 + near.abs()),
+                    "{name} {at}: {} for {near}",
+                    slopes[at]
+                );
             }
         }
     }

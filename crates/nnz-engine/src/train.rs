@@ -571,6 +571,11 @@ impl<'a, T: Real> Trainer<'a, T> {
                 }
                 Act::Rewind(name) => self.mean_of(&[name])?,
                 Act::Average(names) => self.mean_of(&names)?,
+                Act::Evaluate if self.validation.is_empty() => {
+                    return Err(Error::Refused(
+                        "this method measures on a validation split; set `validation` above 0".into(),
+                    ));
+                }
                 Act::Evaluate => {
                     self.position.accuracy = Some(self.evaluate(&self.data.train, &self.validation)?.accuracy);
                 }

@@ -233,6 +233,9 @@ impl Archive {
             }
         }
         for (name, Layout { packing, shape }) in packed {
+            if packing == Packing::Dense {
+                return Err(fail(&self.path, format!("`{name}` has layout dense, which has no parts")));
+            }
             let values = format!("{name}.{}", packing.parts()[0]);
             let format = self.entries.get(&values).map(|e| e.format);
             let format = format.ok_or_else(|| fail(&self.path, format!("tensor `{values}` is missing")))?;
@@ -254,7 +257,9 @@ impl Archive {
     fn part(&self, name: &str) -> bool {
         name.rsplit_once('.').is_some_and(|(whole, part)| {
             let packing = self.entries.get(whole).map_or(Packing::Dense, |e| e.packing);
-            packing.parts().contains(&part) || (packing == Packing::Bitmask && ["shape", "row_offsets"].contains(&part))
+            packing.parts().contains(&part)
+                || (packing != Packing::Dense && part == "steps")
+                || (packing == Packing::Bitmask && ["shape", "row_offsets"].contains(&part))
         })
     }
 

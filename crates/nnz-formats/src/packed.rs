@@ -5,6 +5,8 @@
 //!   byte of its own; `NAME.shape`. Readers of the old `sparse-bitmask` and `sparse-24-bitmask` checkpoints know it.
 //! - `entropy`: `NAME.compressed` as above, and `NAME.code`: the bits of the mask by an arithmetic coder that knows the
 //!   density, within a few bytes of n H(density).
+//!
+//! Values of eight bits are multiples of `NAME.steps`, a number a row.
 
 use crate::Archive;
 use serde::{Deserialize, Serialize};
@@ -204,6 +206,15 @@ pub(crate) fn read(
                 return Err("its mask has fewer ones than there are values".into());
             }
         }
+    }
+    if let Ok((entry, bytes)) = archive.raw(&format!("{name}.steps")) {
+        let mut steps = vec![0.0; entry.len()];
+        entry.format.decode(bytes, &mut steps);
+        if steps.len() != rows {
+            return Err(format!("{} steps for {rows} rows", steps.len()));
+        }
+        let scaled = values.chunks_mut(cols.max(1)).zip(steps);
+        scaled.for_each(|(row, step)| row.iter_mut().for_each(|v| *v *= step));
     }
     Ok(values)
 }

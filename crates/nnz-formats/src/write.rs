@@ -18,11 +18,18 @@ pub enum Dtype {
     F16,
     /// 16 bits with the range of 32.
     Bf16,
+    /// Whole numbers of 8 bits, multiples of a 127th of the largest of their row; only the nonzeros of matrices, other
+    /// tensors are written as [`Dtype::F16`].
+    I8,
 }
 
 impl Dtype {
     fn bytes(self) -> usize {
-        if self == Self::F32 { 4 } else { 2 }
+        match self {
+            Self::F32 => 4,
+            Self::F16 | Self::Bf16 => 2,
+            Self::I8 => 1,
+        }
     }
 
     fn name(self) -> &'static str {
@@ -30,6 +37,7 @@ impl Dtype {
             Self::F32 => "F32",
             Self::F16 => "F16",
             Self::Bf16 => "BF16",
+            Self::I8 => "I8",
         }
     }
 
@@ -38,13 +46,14 @@ impl Dtype {
             Self::F32 => values.flat_map(f32::to_le_bytes).collect(),
             Self::F16 => values.flat_map(|v| f16::from_f32(v).to_le_bytes()).collect(),
             Self::Bf16 => values.flat_map(|v| bf16::from_f32(v).to_le_bytes()).collect(),
+            Self::I8 => values.map(|v| v as i8 as u8).collect(),
         }
     }
 
-    /// The number that a reader gets back.
+    /// The number that a reader gets back; of [`Dtype::I8`], which rounds by rows, what it is given.
     pub fn round(self, v: f32) -> f32 {
         match self {
-            Self::F32 => v,
+            Self::F32 | Self::I8 => v,
             Self::F16 => f16::from_f32(v).to_f32(),
             Self::Bf16 => bf16::from_f32(v).to_f32(),
         }
@@ -103,6 +112,7 @@ impl Writer {
     /// # Errors
     /// When the disk refuses.
     pub fn dense(&mut self, name: &str, shape: &[usize], values: &[f32], dtype: Dtype) -> Result<()> {
+        let dtype = if dtype == Dtype::I8 { Dtype::F16 } else { dtype };
         let bytes = dtype.encode(values.iter().copied());
         self.put(name.into(), dtype.name(), dtype.bytes(), shape.into(), &bytes)
     }
@@ -121,11 +131,24 @@ impl Writer {
     ) -> Result<Written> {
         let cols = values.len() / rows.max(1);
         // What rounds to zero is zero.
-        let values: Vec<f32> = values.iter().map(|&v| dtype.round(v)).collect();
+        let mut values: Vec<f32> = values.iter().map(|&v| dtype.round(v)).collect();
+        if dtype == Dtype::I8 {
+            let largest = |row: &[f32]| row.iter().fold(0.0f32, |a, v| a.max(v.abs()));
+            let steps: Vec<f32> = values.chunks(cols.max(1)).map(|row| largest(row) / 127.0).collect();
+            for (row, step) in values.chunks_mut(cols.max(1)).zip(&steps) {
+                row.iter_mut()
+                    .for_each(|v| *v = if *step > 0.0 { (*v / step).round().clamp(-127.0, 127.0) } else { 0.0 });
+            }
+            let bytes = Dtype::F32.encode(steps.into_iter());
+            self.put(format!("{name}.steps"), "F32", 4, vec![rows], &bytes)?;
+        }
         let nonzeros = values.iter().filter(|v| **v != 0.0).count();
         let size = |p: &Packing| p.size(rows, cols, nonzeros, dtype.bytes());
         let usual = [Packing::Dense, Packing::Bitmask, Packing::Csr];
-        let packing = packing.unwrap_or_else(|| usual.into_iter().min_by_key(size).unwrap_or_default());
+        // Eight bits need a layout of ours, for the steps of their rows.
+        let usual = if dtype == Dtype::I8 { &usual[1..] } else { &usual[..] };
+        let packing = packing.unwrap_or_else(|| usual.iter().copied().min_by_key(size).unwrap_or_default());
+        let packing = if packing == Packing::Dense && dtype == Dtype::I8 { Packing::Bitmask } else { packing };
         let (bytes, entropy_bits) = (size(&packing), packed::entropy_bits(rows * cols, nonzeros));
         let mut written = Written { nonzeros, bytes, mask_bits: 0.0, entropy_bits };
         if packing == Packing::Dense {
@@ -173,7 +196,7 @@ impl Writer {
             }
         };
         written.mask_bits = 8.0 * mask as f64;
-        written.bytes = bytes.len() + mask;
+        written.bytes = bytes.len() + mask + if dtype == Dtype::I8 { 4 * rows } else { 0 };
         Ok(written)
     }
 

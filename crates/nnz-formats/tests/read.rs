@@ -98,6 +98,38 @@ fn what_is_written_in_any_packing_is_read_again() {
 }
 
 #[test]
+fn eight_bits_come_back_within_half_a_step_of_their_row_and_again_without_loss() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("a.safetensors");
+    let (rows, cols) = (9, 40);
+    let values: Vec<f32> = matrix(rows, cols, 40)
+        .iter()
+        .enumerate()
+        .map(|(i, v)| v * (i as f32 * 0.37).sin() * (1 + i / cols) as f32)
+        .collect();
+    let write = |values: &[f32], packing| {
+        let mut writer = Writer::create(&path).unwrap();
+        writer.dense("b", &[2], &[0.5, 0.1], Dtype::I8).unwrap();
+        writer.matrix("w", rows, values, packing, Dtype::I8).unwrap();
+        writer.finish(&serde_json::Value::Null).unwrap();
+        Archive::open(&path).unwrap()
+    };
+    for packing in [None, Some(Packing::Dense), Some(Packing::Csr), Some(Packing::Entropy)] {
+        let archive = write(&values, packing);
+        assert_eq!(archive.tensors().map(|(n, _)| n).collect::<Vec<_>>(), ["b", "w"]);
+        assert_eq!(archive.get("w").unwrap().format.name(), "I8");
+        assert_eq!(archive.read("b").unwrap()[0], 0.5);
+        let found = archive.read("w").unwrap();
+        for (row, was) in found.chunks(cols).zip(values.chunks(cols)) {
+            let step = was.iter().fold(0.0f32, |a, v| a.max(v.abs())) / 127.0;
+            row.iter().zip(was).for_each(|(a, b)| assert!((a - b).abs() <= 0.501 * step, "{a} {b} {step}"));
+        }
+        let again = write(&found, packing).read("w").unwrap();
+        again.iter().zip(&found).for_each(|(a, b)| assert!((a - b).abs() <= 1e-6 * b.abs(), "{a} {b}"));
+    }
+}
+
+#[test]
 fn masks_come_within_a_hundredth_of_their_entropy() {
     let dir = tempfile::tempdir().unwrap();
     for keep in [1, 10, 50, 90] {

@@ -55,6 +55,16 @@ pub trait Vector: Copy {
     unsafe fn gather(base: *const Self::T, index: *const u32) -> Self;
     /// As [`Vector::gather`] with 16-bit indices.
     unsafe fn gather_short(base: *const Self::T, index: *const u16) -> Self;
+    /// `LANES` whole numbers of eight bits.
+    #[inline(always)]
+    unsafe fn load_bytes(p: *const i8) -> Self {
+        // SAFETY: `LANES` bytes behind the pointer by contract; the buffer holds more lanes than any register.
+        unsafe {
+            let mut lanes = [Self::T::ZERO; 16];
+            (0..Self::LANES).for_each(|i| lanes[i] = Self::T::of(f64::from(*p.add(i))));
+            Self::load(lanes.as_ptr())
+        }
+    }
     unsafe fn add(self, b: Self) -> Self;
     unsafe fn mul(self, b: Self) -> Self;
     /// `self * b + c`, fused where the hardware can.
@@ -315,6 +325,9 @@ mod tests {
                 let want: Vec<T> = index.iter().map(|&i| x[i as usize]).collect();
                 assert_eq!(read(V::gather(x.as_ptr(), index.as_ptr())), want);
                 assert_eq!(read(V::gather_short(x.as_ptr(), short.as_ptr())), want);
+                let bytes: Vec<i8> = (0..16).map(|i| (i * 37 - 128) as i8).collect();
+                let want: Vec<T> = bytes[..n].iter().map(|&b| T::of(f64::from(b))).collect();
+                assert_eq!(read(V::load_bytes(bytes.as_ptr())), want);
 
                 let mut y = x.clone();
                 (y[1], y[2], y[3]) = (T::nan(), T::infinity(), -T::infinity());

@@ -45,17 +45,22 @@ pub enum Metric {
     MultiplyAddsSaved,
     /// Share of the bytes of optimizer state of the arm `dense`, with the same seed, that the arm did without.
     OptimizerBytesSaved,
+    /// Share of the prunable entries that are zero at the end, in [0, 1].
+    Sparsity,
 }
 
 impl Metric {
     /// Whether it is a share, which is written in hundredths.
     fn share(self) -> bool {
-        matches!(self, Self::TestAccuracy | Self::Explored | Self::MultiplyAddsSaved | Self::OptimizerBytesSaved)
+        matches!(
+            self,
+            Self::TestAccuracy | Self::Explored | Self::Sparsity | Self::MultiplyAddsSaved | Self::OptimizerBytesSaved
+        )
     }
 
     /// Whether it compares with the arm `dense`.
     fn needs_dense(self) -> bool {
-        !matches!(self, Self::TestAccuracy | Self::Explored | Self::Measure)
+        !matches!(self, Self::TestAccuracy | Self::Explored | Self::Measure | Self::Sparsity)
     }
 
     /// A value as people read it.
@@ -141,6 +146,7 @@ impl Claim {
             match self.metric {
                 Metric::TestAccuracy => Some(seeds.iter().map(|s| s.test_accuracy).collect()),
                 Metric::Measure => seeds.iter().map(|s| s.measure).collect(),
+                Metric::Sparsity => Some(seeds.iter().map(|s| 1.0 - s.density).collect()),
                 Metric::Explored => {
                     let ever = |s: &SeedRecord| s.epochs.last().and_then(|e| e.explored).unwrap_or(s.density);
                     Some(seeds.iter().map(ever).collect())

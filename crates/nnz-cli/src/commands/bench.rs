@@ -5,7 +5,7 @@ use nnz::kernels::cost::{Machine, Use};
 use nnz::kernels::measure::{Layer, Row, seconds};
 use nnz::kernels::scale::{Network, Wiring};
 use nnz::rewire::{cycles as count_cycles, multiply_adds};
-use nnz_core::Pattern;
+use nnz_core::{Pattern, Shape};
 use nnz_engine::file::{Header, load_model};
 use nnz_engine::{Frozen, Model, Param, Storage, Storing, Tensor};
 use serde::Serialize;
@@ -54,6 +54,9 @@ struct KernelArgs {
     /// Densities, above 0 and at most 1
     #[arg(long, value_name = "D,…", default_value = "0.1,0.05,0.01", allow_negative_numbers = true)]
     density: String,
+    /// Where zeros may fall: unstructured, per-row, N:M or block:RxC; several to compare them
+    #[arg(long, value_name = "P,…", default_value = "unstructured")]
+    pattern: String,
 }
 
 #[derive(ClapArgs, Debug)]
@@ -148,10 +151,19 @@ fn kernels(args: &KernelArgs, ui: Ui) -> Result<ExitCode> {
         _ => bail!("--density {text}: densities are above 0 and at most 1, with commas between them"),
     };
     let densities = args.density.split(',').map(density).collect::<Result<Vec<f64>>>()?;
+    let shape = Shape::matrix("w", rows, cols);
+    let patterns = args.pattern.split(',').map(|p| Ok(p.trim().parse()?)).collect::<Result<Vec<Pattern>>>()?;
+    patterns.iter().try_for_each(|p| p.check(&shape))?;
     let machine = machine(ui)?;
-    let measure = |&d: &f64| Layer::random(rows, cols, d, batch).rows(&machine);
-    let rows: Vec<Row> = densities.iter().flat_map(measure).collect();
-    ui.answer(&rows, || table(&rows))?;
+    let mut measured: Vec<Row> = Vec::new();
+    for &pattern in &patterns {
+        // N:M says the density itself.
+        let fixed = pattern.fixed_density().map(|d| vec![d]);
+        for &d in fixed.as_ref().unwrap_or(&densities) {
+            measured.extend(Layer::patterned(pattern, rows, cols, d, batch).rows(&machine, pattern));
+        }
+    }
+    ui.answer(&measured, || table(&measured))?;
     Ok(ExitCode::SUCCESS)
 }
 
@@ -262,6 +274,7 @@ fn cycles(args: &CycleArgs, ui: Ui) -> Result<ExitCode> {
 
 fn table(rows: &[Row]) -> String {
     let head = [
+        "pattern",
         "kernel",
         "density",
         "batch",
@@ -276,6 +289,7 @@ fn table(rows: &[Row]) -> String {
     ];
     let line = |r: &Row| {
         vec![
+            r.pattern.to_string(),
             r.kernel.into(),
             ui::density(r.density),
             r.batch.to_string(),

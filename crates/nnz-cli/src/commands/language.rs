@@ -47,9 +47,20 @@ enum Numbers {
     F32,
     F16,
     Bf16,
+    /// Nonzeros of matrices in eight bits, multiples of a step for each row; the rest in 16
+    Int8,
 }
 
 impl Writing {
+    fn check(&self, dense: bool) -> Result<()> {
+        if matches!(self.numbers, Numbers::Int8) && (dense || matches!(self.layout, Some(Layout::Dense))) {
+            bail!(
+                "--numbers int8 keeps a step for each row, which the dense layout has no place for; choose another layout"
+            );
+        }
+        Ok(())
+    }
+
     fn packing(&self) -> Option<Packing> {
         self.layout.map(|l| match l {
             Layout::Dense => Packing::Dense,
@@ -64,6 +75,7 @@ impl Writing {
             Numbers::F32 => Dtype::F32,
             Numbers::F16 => Dtype::F16,
             Numbers::Bf16 => Dtype::Bf16,
+            Numbers::Int8 => Dtype::I8,
         }
     }
 }
@@ -184,7 +196,7 @@ fn written(pruned: &Pruned, model: &Language, output: &Path, dtype: Dtype, ui: U
     let sum = |f: &dyn Fn(&models::Part) -> f64| pruned.parts.iter().map(f).sum::<f64>();
     let (bits, least) = (sum(&|p| p.written.mask_bits), sum(&|p| p.written.entropy_bits));
     let entries = sum(&|p| p.entries as f64);
-    let all: usize = model.shapes().iter().map(|(_, s)| s.iter().product::<usize>()).sum();
+    let all: usize = model.tensors().iter().map(|(_, s)| s.iter().product::<usize>()).sum();
     let before = model.archive.tensors().filter_map(|(n, _)| model.archive.bytes(n)).sum::<usize>();
     let dense = all * if dtype == Dtype::F32 { 4 } else { 2 };
     let (density, bytes) = (pruned.density(), pruned.bytes as usize);
@@ -193,9 +205,20 @@ fn written(pruned: &Pruned, model: &Language, output: &Path, dtype: Dtype, ui: U
         "mask_bits_per_entry": bits / entries, "entropy_bits_per_entry": least / entries,
         "layers": pruned.parts.iter().map(|p| json!({"name": p.name, "entries": p.entries, "nonzeros": p.written.nonzeros,
             "bytes": p.written.bytes})).collect::<Vec<_>>(),
+        "tried": pruned.tried.iter().map(|(d, p)| json!({"density": d, "perplexity": p})).collect::<Vec<_>>(),
     });
     ui.answer(&document, || {
-        let mut text = format!(
+        let mut text = match &pruned.tried[..] {
+            [] => String::new(),
+            [(_, whole), ..] => {
+                let row = |&(d, p): &(f64, f64)| {
+                    vec![ui::density(d), ui::percent(1.0 - d, None), format!("{p:.3}"), format!("{:+.2}%", (p / whole - 1.0) * 100.0)]
+                };
+                let head = ["density", "removed", "perplexity", "of the whole"];
+                format!("{}\n\n", ui::table(&head, pruned.tried.iter().map(row).collect()))
+            }
+        };
+        text += &format!(
             "{} of {} weights of the blocks stay, density {}\n{} in {}; {} with every entry in as many bits ({}), {} as it came",
             ui::count(sum(&|p| p.written.nonzeros as f64) as usize),
             ui::count(entries as usize),
@@ -229,7 +252,8 @@ fn written(pruned: &Pruned, model: &Language, output: &Path, dtype: Dtype, ui: U
 pub fn convert(args: &ConvertArgs, ui: Ui) -> Result<ExitCode> {
     let model = Language::open(&args.model)?;
     let writing = Writing { layout: args.layout, numbers: args.numbers, calibration_tokens: 0, calibration_length: 0 };
-    let bar = bar(ui, "tensors", model.shapes().len());
+    writing.check(false)?;
+    let bar = bar(ui, "blocks", model.config.layers);
     let pruned =
         models::copy(&model, &args.output, writing.packing(), writing.dtype(), |t| bar.set_position(t as u64))?;
     bar.finish_and_clear();
@@ -241,6 +265,7 @@ pub fn prune(args: &super::prune::Args, ui: Ui) -> Result<ExitCode> {
     if args.data.is_some() {
         bail!("--data is for networks that nnz trained; give a language model a text with --calibrate");
     }
+    args.writing.check(args.dense_layout)?;
     let method = nnz::REGISTRY.find(&args.method.method)?;
     let options = args.method.options()?;
     let model = Language::open(&args.model)?;
@@ -259,6 +284,13 @@ pub fn prune(args: &super::prune::Args, ui: Ui) -> Result<ExitCode> {
     let bar = bar(ui, "blocks", model.config.layers);
     let pruned = models::prune(&model, &pruning, &blocks, &args.output, |l| bar.set_position(l as u64))?;
     bar.finish_and_clear();
+    if pruned.singular > 0 && method.defaults().contains_key("damp") {
+        ui.note(format!(
+            "{} matrices read so little of the text that second moments of their inputs are singular; they were damped. A \
+             longer text (--calibration-tokens) would say more",
+            pruned.singular
+        ));
+    }
     written(&pruned, &model, &args.output, args.writing.dtype(), ui)
 }
 
@@ -362,8 +394,9 @@ pub fn bench(path: &Path, why: bool, ui: Ui) -> Result<ExitCode> {
     for _ in 0..3 {
         (ms, dense_ms) = (ms.min(time(&mut sparse)?), dense_ms.min(time(&mut dense)?));
     }
-    let sum =
-        |f: &dyn Fn(&models::Linear) -> usize| sparse.blocks().iter().flat_map(|b| &b.weights).map(f).sum::<usize>();
+    let sum = |f: &dyn Fn(&models::Linear) -> usize| {
+        sparse.blocks().iter().flat_map(models::Block::matrices).map(|(_, w)| f(w)).sum::<usize>()
+    };
     let (entries, nonzeros) = (sum(&|w| w.rows * w.cols), sum(&|w| w.nonzeros));
     let (matrices, packed) = (sum(&|_| 1), sum(&|w| usize::from(w.sparse())));
     let density = nonzeros as f64 / entries.max(1) as f64;
@@ -385,7 +418,7 @@ pub fn bench(path: &Path, why: bool, ui: Ui) -> Result<ExitCode> {
         }
         if why {
             let c = &model.config;
-            let rows = sparse.blocks()[0].weights.iter().zip(models::PARTS).map(|(w, part)| {
+            let rows = sparse.blocks()[0].matrices().map(|(part, w)| {
                 let at = machine.crossover(nnz::kernels::cost::Use::Inference, w.rows, w.cols, 1);
                 let density = w.nonzeros as f64 / (w.rows * w.cols) as f64;
                 let kernel = if w.sparse() { "sliced" } else { "dense" };

@@ -82,6 +82,11 @@ vector!(
         }
 
         #[inline(always)]
+        unsafe fn load_bytes(p: *const i8) -> Self {
+            unsafe { _mm512_cvtepi32_ps(_mm512_cvtepi8_epi32(_mm_loadu_si128(p.cast()))) }
+        }
+
+        #[inline(always)]
         unsafe fn sum(self) -> f32 {
             unsafe { _mm512_reduce_add_ps(self) }
         }
@@ -185,6 +190,11 @@ vector!(
         #[inline(always)]
         unsafe fn gather_short(base: *const f32, index: *const u16) -> Self {
             unsafe { _mm256_i32gather_ps::<4>(base, _mm256_cvtepu16_epi32(_mm_loadu_si128(index.cast()))) }
+        }
+
+        #[inline(always)]
+        unsafe fn load_bytes(p: *const i8) -> Self {
+            unsafe { _mm256_cvtepi32_ps(_mm256_cvtepi8_epi32(_mm_loadl_epi64(p.cast()))) }
         }
 
         #[inline(always)]

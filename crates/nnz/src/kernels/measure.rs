@@ -15,6 +15,8 @@ const ROUNDS: usize = 5;
 /// One kernel on one layer.
 #[derive(Clone, Debug, PartialEq, Serialize)]
 pub struct Row {
+    /// Where zeros may fall.
+    pub pattern: Pattern,
     /// Nonzeros / entries.
     pub density: f64,
     /// Samples.
@@ -72,9 +74,14 @@ fn random(rng: &mut Rng, n: usize) -> Vec<f32> {
 impl Layer {
     /// A random topology; at least one entry.
     pub fn random(rows: usize, cols: usize, density: f64, batch: usize) -> Self {
+        Self::patterned(Pattern::Unstructured, rows, cols, density, batch)
+    }
+
+    /// A random topology under a pattern; at least one entry.
+    pub fn patterned(pattern: Pattern, rows: usize, cols: usize, density: f64, batch: usize) -> Self {
         let nnz = ((rows as f64 * cols as f64 * density).round() as usize).clamp(1, rows * cols);
         let mut rng = Rng::stream(0, "bench", rows as u64, cols as u64);
-        Self::new(Pattern::Unstructured.random(&Shape::matrix("w", rows, cols), nnz, &mut rng), batch)
+        Self::new(pattern.random(&Shape::matrix("w", rows, cols), nnz, &mut rng), batch)
     }
 
     /// A given topology.
@@ -191,7 +198,7 @@ impl Layer {
     }
 
     /// All kernels beside the dense product.
-    pub fn rows(&self, machine: &Machine) -> Vec<Row> {
+    pub fn rows(&self, machine: &Machine, pattern: Pattern) -> Vec<Row> {
         let dense = self.dense();
         let (density, batch) = (self.topology.density(), self.batch);
         let row = |kernel, forward: f64, backward: Option<f64>, refresh: f64| {
@@ -200,6 +207,7 @@ impl Layer {
             let passes = if backward.is_some() { 3.0 } else { 1.0 };
             let (bound, least) = machine.bound(kernel, &self.topology, batch, backward.is_some());
             Row {
+                pattern,
                 density,
                 batch,
                 kernel,

@@ -1,15 +1,17 @@
-//! Language models of the Llama family as they lie on disk: loaded by path, run, measured, pruned layer by layer and written.
+//! Language models as they lie on disk, of the families of Llama, GPT-2, OPT and GPT-NeoX: loaded by path, run, measured, pruned layer by layer and written.
 //!
 //! Weights stay in the mapped file until a block needs them, and one block is decoded at a time: a model may be larger than
 //! memory. [`Language::pass`] runs many sequences through one block after the other.
 
 mod config;
-mod llama;
+mod decoder;
+mod family;
 mod prune;
 mod tokens;
 
-pub use config::Config;
-pub use llama::{Block, Generator, Language, Linear, PARTS, State, Weights};
+pub use config::{Activation, Config};
+pub use decoder::{Block, Generator, Language, Linear, Norm, State, Weights};
+pub use family::{Family, PARTS, Place};
 pub use prune::{Calibration, Part, Pruned, Pruning, copy, prune};
 pub use tokens::{Tokens, text};
 
@@ -50,10 +52,20 @@ pub struct Perplexity {
 ///
 /// # Errors
 /// When a weight cannot be read, or a block holds no token of the model.
-pub fn perplexity(model: &Language, blocks: &[&[u32]], mut tick: impl FnMut(usize)) -> Result<Perplexity> {
+pub fn perplexity(model: &Language, blocks: &[&[u32]], tick: impl FnMut(usize)) -> Result<Perplexity> {
+    edited_perplexity(model, blocks, |_, _, values| Ok(values), tick)
+}
+
+/// [`perplexity`] with the matrices of layers as `edit` leaves them, by layer and place in [`PARTS`].
+fn edited_perplexity(
+    model: &Language,
+    blocks: &[&[u32]],
+    mut edit: impl FnMut(usize, usize, Vec<f32>) -> Result<Vec<f32>>,
+    mut tick: impl FnMut(usize),
+) -> Result<Perplexity> {
     let mut states = blocks.iter().map(|b| model.begin(b)).collect::<Result<Vec<_>>>()?;
     for layer in 0..model.config.layers {
-        let block = model.block(layer, &Weights::Dense)?;
+        let block = model.edited(layer, &Weights::Dense, |part, values| edit(layer, part, values))?;
         states.iter_mut().for_each(|s| model.advance(&block, s, None));
         tick(layer + 1);
     }

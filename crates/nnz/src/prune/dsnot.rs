@@ -80,9 +80,8 @@ impl Build for Options {
             };
             let mut kept = budget.pattern.select(t.topology, &scores, count);
             let inputs = Inputs::of(t);
-            for (r, bounds) in t.topology.starts().windows(2).enumerate() {
+            for bounds in t.topology.starts().windows(2) {
                 let row = bounds[0]..bounds[1];
-                debug_assert!(r < t.shape.rows);
                 let columns = &t.topology.columns()[row.clone()];
                 exchange(columns, &t.values[row.clone()], &mut kept[row], &inputs, group, cycles, threshold);
             }

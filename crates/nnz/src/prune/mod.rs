@@ -1,6 +1,8 @@
 //! Which weights can a trained net lose?
 
-methods![magnitude, gmp, lamp, wanda, sparsegpt, dsnot, filter_pruning, wgsef, transport_pruning];
+methods![magnitude, gmp, lamp, essential_sparsity, wanda, sparsegpt, dsnot, filter_pruning, wgsef, transport_pruning,];
+
+pub use essential_sparsity::{Knee, Options as Essential};
 
 use nnz_core::{
     Budget, DistributionKind, Edit, Error, Period, Plan, Result, Setting, Shape, Signals, Sparsifier, Target, allocate,

@@ -73,7 +73,7 @@ fn edit(t: &Target, count: usize, pattern: Pattern, block: usize, damp: f64) -> 
     let mut weight = vec![0.0; rows * cols];
     t.topology.positions().zip(t.values).for_each(|(p, &v)| weight[p as usize] = f64::from(v));
     let upper = factor(t.gram, cols, damp).ok_or_else(|| {
-        Error::Refused(format!("what `{}` reads has no second moment that can be inverted; raise damp", t.shape.name))
+        Error::Refused(format!("what `{}` reads has second moments that are no finite numbers", t.shape.name))
     })?;
     let kept = sweep(&mut weight, &upper, cols, block, count, pattern);
     let topology = Topology::from_positions(rows, cols, (0..weight.len()).filter(|&p| kept[p]).map(|p| p as u64));
@@ -81,12 +81,20 @@ fn edit(t: &Target, count: usize, pattern: Pattern, block: usize, damp: f64) -> 
     Ok(Edit::Set { topology, values })
 }
 
-/// U of H⁻¹ = Uᵀ U with H = `gram` + damp · mean(diagonal) · I, row-major `[cols, cols]`. O(cols³).
+/// U of H⁻¹ = Uᵀ U with H = `gram` + damp · mean(diagonal) · I, row-major `[cols, cols]`. Where that cannot be inverted, damp
+/// grows tenfold until it can; an input that is always zero counts as if it were one, by itself. O(cols³).
 fn factor(gram: &[f64], cols: usize, damp: f64) -> Option<Vec<f64>> {
-    let mut h = DMatrix::from_row_slice(cols, cols, gram);
-    let mean = h.diagonal().mean();
-    (0..cols).for_each(|i| h[(i, i)] += damp * mean);
-    let lower = h.cholesky()?.inverse().cholesky()?.unpack();
+    let gram = DMatrix::from_row_slice(cols, cols, gram);
+    let mean = gram.diagonal().mean();
+    let invert = |damp: f64| {
+        let mut h = gram.clone();
+        for i in 0..cols {
+            h[(i, i)] = if h[(i, i)] == 0.0 { 1.0 } else { h[(i, i)] + damp * mean };
+        }
+        h.cholesky()?.inverse().cholesky()
+    };
+    let more = std::iter::successors(Some(damp.max(1e-8)), |d| Some(10.0 * d)).take_while(|d| *d <= 10.0);
+    let lower = std::iter::once(damp).chain(more).find_map(invert)?.unpack();
     // The columns of L are the rows of U.
     Some(lower.as_slice().to_vec())
 }
@@ -164,6 +172,22 @@ mod tests {
             (0..COLS * COLS).map(|k| d[k / COLS] * gram[k] * d[k % COLS]).sum::<f64>()
         })
         .sum()
+    }
+
+    #[test]
+    fn moments_that_cannot_be_inverted_are_damped() {
+        let (mut weight, mut gram) = layer();
+        // The second input is the first again, the third is always zero.
+        (0..COLS).for_each(|k| gram[COLS + k] = gram[k]);
+        (0..COLS).for_each(|k| gram[k * COLS + 1] = gram[k * COLS]);
+        (0..COLS).for_each(|k| (gram[2 * COLS + k], gram[k * COLS + 2]) = (0.0, 0.0));
+        assert!(DMatrix::from_row_slice(COLS, COLS, &gram).cholesky().is_none());
+        let upper = factor(&gram, COLS, 0.0).unwrap();
+        let kept = sweep(&mut weight, &upper, COLS, 16, ROWS * COLS / 2, Pattern::Unstructured);
+        assert!(weight.iter().all(|w| w.is_finite()) && kept.iter().filter(|k| **k).count() == ROWS * COLS / 2);
+        assert!(factor(&[0.0; 16], 4, 0.01).is_some(), "nothing but zeros was read");
+        gram[0] = f64::NAN;
+        assert!(factor(&gram, COLS, 0.01).is_none());
     }
 
     #[test]

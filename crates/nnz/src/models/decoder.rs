@@ -1,33 +1,21 @@
-//! Models of the Llama family: embedding; blocks of attention with rotary positions and grouped heads, and of a gated
-//! perceptron, each behind a root-mean-square norm and beside a shortcut; a norm and a head.
+//! Decoders: embedding; blocks of attention and of a perceptron, each behind a norm and beside a shortcut; a norm and a head.
+//! What families differ in is said by [`Config`] and [`Family`](super::Family).
 
+use super::config::Activation;
+use super::family::{GATE, PARTS, gguf};
 use super::{Config, Tokens};
 use crate::kernels::cost::Machine;
 use crate::{Error, Result};
 use nnz_core::{Rng, Topology};
 use nnz_engine::ops::{self, AttentionMask, KvCache};
 use nnz_engine::{Tensor, Var};
-use nnz_formats::Archive;
+use nnz_formats::{Archive, Format};
 use nnz_kernels::{Csr, Sliced, Start, gemm};
 use std::ops::Range;
 use std::path::Path;
 
-/// The matrices of a block in the order of computation, and the rows and columns of each in numbers of a configuration.
-pub const PARTS: [&str; 7] = [
-    "self_attn.q_proj",
-    "self_attn.k_proj",
-    "self_attn.v_proj",
-    "self_attn.o_proj",
-    "mlp.gate_proj",
-    "mlp.up_proj",
-    "mlp.down_proj",
-];
-
-/// Matrices that read the same.
+/// Matrices that read the same, by their places in [`PARTS`].
 pub(super) const SITES: [Range<usize>; 4] = [0..3, 3..4, 4..6, 6..7];
-
-/// GGUF's names of the same.
-const GGUF: [&str; 7] = ["attn_q", "attn_k", "attn_v", "attn_output", "ffn_gate", "ffn_up", "ffn_down"];
 
 /// A model on disk.
 #[derive(Debug)]
@@ -36,6 +24,8 @@ pub struct Language {
     pub archive: Archive,
     /// Its numbers.
     pub config: Config,
+    /// Whether names lack the family's prefix.
+    bare: bool,
 }
 
 /// How weights are to be held.
@@ -56,6 +46,7 @@ pub struct Linear {
     /// Entries that are not zero.
     pub nonzeros: usize,
     kernel: Kernel,
+    bias: Option<Vec<f32>>,
 }
 
 #[derive(Debug)]
@@ -65,8 +56,9 @@ enum Kernel {
 }
 
 impl Linear {
-    /// Of a row-major matrix.
-    pub fn new(rows: usize, cols: usize, values: Vec<f32>, weights: &Weights) -> Self {
+    /// Of a row-major matrix. `bytes` says that values are multiples of a 127th of the largest of their row, and may be held
+    /// in eight bits.
+    pub fn new(rows: usize, cols: usize, values: Vec<f32>, bytes: bool, weights: &Weights) -> Self {
         let nonzeros = values.iter().filter(|v| **v != 0.0).count();
         let density = nonzeros as f64 / values.len().max(1) as f64;
         let kernel = match weights {
@@ -77,11 +69,17 @@ impl Linear {
                 let t = Topology::from_positions(rows, cols, exist);
                 let csr = Csr { rows, cols, starts: t.starts(), columns: t.columns() };
                 let kept: Vec<f32> = values.into_iter().filter(|v| *v != 0.0).collect();
-                Kernel::Sparse(Sliced::new(csr, &kept))
+                Kernel::Sparse(if bytes { Sliced::rounded(csr, &kept) } else { Sliced::new(csr, &kept) })
             }
             _ => Kernel::Dense(Tensor::new(&[rows, cols], values)),
         };
-        Self { rows, cols, nonzeros, kernel }
+        Self { rows, cols, nonzeros, kernel, bias: None }
+    }
+
+    /// The same with a bias, `[rows]`.
+    #[must_use]
+    pub fn with_bias(self, bias: Option<Vec<f32>>) -> Self {
+        Self { bias, ..self }
     }
 
     /// Whether only nonzeros are multiplied.
@@ -89,24 +87,41 @@ impl Linear {
         matches!(self.kernel, Kernel::Sparse(_))
     }
 
-    /// x Wᵀ; `[n, cols]` to `[n, rows]`.
+    /// x Wᵀ + bias; `[n, cols]` to `[n, rows]`.
     pub fn apply(&self, x: &Tensor<f32>) -> Tensor<f32> {
         let (n, cols) = x.rows_cols();
         assert_eq!(cols, self.cols, "inputs");
         Tensor::written(&[n, self.rows], |y| match &self.kernel {
             Kernel::Dense(w) => {
                 gemm(n, self.rows, cols, x.data(), (cols, 1), w.data(), (1, cols), Start::Zero, y, self.rows);
+                if let Some(bias) = &self.bias {
+                    y.chunks_mut(self.rows).for_each(|y| y.iter_mut().zip(bias).for_each(|(y, b)| *y += b));
+                }
             }
-            Kernel::Sparse(w) => w.apply(n, x.data(), None, y),
+            Kernel::Sparse(w) => w.apply(n, x.data(), self.bias.as_deref(), y),
         })
     }
 }
 
+/// A norm's gain, and its offset where it is a layer norm.
+pub struct Norm(Var<f32>, Option<Var<f32>>);
+
 /// The weights of one block.
 pub struct Block {
-    norms: [Var<f32>; 2],
-    /// In the order of [`PARTS`].
-    pub weights: Vec<Linear>,
+    norms: [Norm; 2],
+    /// In the order of [`PARTS`]; none for a gate that the family does not have.
+    pub weights: [Option<Linear>; PARTS.len()],
+}
+
+impl Block {
+    /// Its matrices with their names.
+    pub fn matrices(&self) -> impl Iterator<Item = (&'static str, &Linear)> {
+        PARTS.into_iter().zip(&self.weights).filter_map(|(name, w)| Some((name, w.as_ref()?)))
+    }
+
+    fn apply(&self, part: usize, x: &Tensor<f32>) -> Tensor<f32> {
+        self.weights[part].as_ref().unwrap_or_else(|| unreachable!("only a gate may be missing")).apply(x)
+    }
 }
 
 /// One sequence on its way: what the blocks add to, and what the next matrices read.
@@ -128,8 +143,10 @@ impl Language {
     pub fn open(path: &Path) -> Result<Self> {
         let archive = Archive::open(path)?;
         let config = Config::of(&archive)?;
-        let model = Self { archive, config };
-        for (name, shape) in model.shapes() {
+        let prefix = config.family.prefix();
+        let bare = archive.get(config.family.embedding().trim_start_matches(prefix)).is_some();
+        let model = Self { archive, config, bare };
+        for (name, shape) in model.tensors() {
             let Some(entry) = model.archive.get(&model.stored(&name)) else {
                 return Err(model.fail(format!("tensor `{}` is missing", model.stored(&name))));
             };
@@ -152,59 +169,53 @@ impl Language {
         Tokens::of(&self.archive, self.config.vocabulary)
     }
 
-    /// Rows and columns of the matrices of a block.
-    pub fn extents(&self) -> [[usize; 2]; 7] {
-        let c = &self.config;
-        let (queries, keys) = (c.heads * c.each, c.groups * c.each);
-        [
-            [queries, c.width],
-            [keys, c.width],
-            [keys, c.width],
-            [c.width, queries],
-            [c.hidden, c.width],
-            [c.hidden, c.width],
-            [c.width, c.hidden],
-        ]
+    /// Whether blocks have one of [`PARTS`].
+    pub fn has(&self, part: usize) -> bool {
+        part != GATE || self.config.gated
     }
 
     /// Every tensor it needs, by Hugging Face's names.
-    pub fn shapes(&self) -> Vec<(String, Vec<usize>)> {
-        let c = &self.config;
-        let mut all = vec![("model.embed_tokens.weight".into(), vec![c.vocabulary, c.width])];
-        for layer in 0..c.layers {
-            let name = |part: &str| format!("model.layers.{layer}.{part}.weight");
-            all.push((name("input_layernorm"), vec![c.width]));
-            all.push((name("post_attention_layernorm"), vec![c.width]));
-            all.extend(PARTS.iter().zip(self.extents()).map(|(p, e)| (name(p), e.to_vec())));
+    pub fn tensors(&self) -> Vec<(String, Vec<usize>)> {
+        let (c, family) = (&self.config, self.config.family);
+        let bias = |name: &str| format!("{}.bias", name.trim_end_matches(".weight"));
+        let mut all: Vec<(String, Vec<usize>)> = vec![(family.embedding().into(), vec![c.vocabulary, c.width])];
+        if let Some((name, first)) = family.positions() {
+            all.push((name.into(), vec![c.context + first, c.width]));
         }
-        all.push(("model.norm.weight".into(), vec![c.width]));
+        let norm = |all: &mut Vec<_>, name: &str| {
+            all.push((format!("{name}.weight"), vec![c.width]));
+            if c.biases {
+                all.push((format!("{name}.bias"), vec![c.width]));
+            }
+        };
+        for layer in 0..c.layers {
+            family.norms(layer).iter().for_each(|n| norm(&mut all, n));
+            for place in (0..PARTS.len()).filter(|&p| self.has(p)).map(|p| family.place(c, layer, p)) {
+                if all.iter().rev().take(2).any(|(name, _)| *name == place.name) {
+                    continue;
+                }
+                let outputs = if place.is_turned() { place.shape[1] } else { place.shape[0] };
+                let name = bias(&place.name);
+                all.push((place.name, place.shape.to_vec()));
+                if c.biases {
+                    all.push((name, vec![outputs]));
+                }
+            }
+        }
+        norm(&mut all, family.last_norm());
         if !c.tied {
-            all.push(("lm_head.weight".into(), vec![c.vocabulary, c.width]));
+            all.push((family.head().into(), vec![c.vocabulary, c.width]));
         }
         all
     }
 
     /// A tensor's name in the file.
     fn stored(&self, name: &str) -> String {
-        if self.archive.kind != "GGUF" {
-            return name.into();
+        match (self.archive.kind, self.bare) {
+            ("GGUF", _) => gguf(name),
+            (_, true) => name.trim_start_matches(self.config.family.prefix()).into(),
+            _ => name.into(),
         }
-        let fixed = match name {
-            "model.embed_tokens.weight" => "token_embd.weight",
-            "model.norm.weight" => "output_norm.weight",
-            "lm_head.weight" => "output.weight",
-            _ => "",
-        };
-        let Some((layer, part)) = name.strip_prefix("model.layers.").and_then(|n| n.split_once('.')) else {
-            return fixed.into();
-        };
-        let part = part.trim_end_matches(".weight");
-        let short = match part {
-            "input_layernorm" => "attn_norm",
-            "post_attention_layernorm" => "ffn_norm",
-            _ => PARTS.iter().position(|p| *p == part).map_or("", |i| GGUF[i]),
-        };
-        format!("blk.{layer}.{short}.weight")
     }
 
     /// The numbers of a tensor, row-major.
@@ -224,19 +235,67 @@ impl Language {
         Ok(values)
     }
 
+    /// One of [`PARTS`] of a block, row-major.
+    ///
+    /// # Errors
+    /// As [`Language::read`].
+    pub fn part(&self, layer: usize, part: usize) -> Result<Vec<f32>> {
+        let place = self.config.family.place(&self.config, layer, part);
+        Ok(place.take(self.config.extents()[part], self.read(&place.name)?))
+    }
+
+    /// The bias of one of [`PARTS`].
+    fn bias(&self, layer: usize, part: usize) -> Result<Option<Vec<f32>>> {
+        if !self.config.biases {
+            return Ok(None);
+        }
+        let place = self.config.family.place(&self.config, layer, part);
+        let bias = self.read(&place.name.replace(".weight", ".bias"))?;
+        Ok(Some(place.take_bias(self.config.extents()[part][0], &bias)))
+    }
+
+    fn norm_of(&self, name: &str) -> Result<Norm> {
+        let read = |end: &str| {
+            Ok::<_, Error>(Var::constant(Tensor::new(&[self.config.width], self.read(&format!("{name}.{end}"))?)))
+        };
+        Ok(Norm(read("weight")?, self.config.biases.then(|| read("bias")).transpose()?))
+    }
+
+    /// One block, decoded, its matrices as `edit` leaves them.
+    ///
+    /// # Errors
+    /// As [`Language::read`], and those of `edit`.
+    pub fn edited(
+        &self,
+        layer: usize,
+        weights: &Weights,
+        mut edit: impl FnMut(usize, Vec<f32>) -> Result<Vec<f32>>,
+    ) -> Result<Block> {
+        let [before, between] = self.config.family.norms(layer);
+        let mut found = [const { None }; PARTS.len()];
+        for part in (0..PARTS.len()).filter(|&p| self.has(p)) {
+            found[part] = Some(self.linear(layer, part, edit(part, self.part(layer, part)?)?, weights)?);
+        }
+        Ok(Block { norms: [self.norm_of(&before)?, self.norm_of(&between)?], weights: found })
+    }
+
+    /// One of [`PARTS`] with its bias, of these numbers.
+    ///
+    /// # Errors
+    /// As [`Language::read`].
+    pub fn linear(&self, layer: usize, part: usize, values: Vec<f32>, weights: &Weights) -> Result<Linear> {
+        let [rows, cols] = self.config.extents()[part];
+        let name = self.stored(&self.config.family.place(&self.config, layer, part).name);
+        let bytes = self.archive.get(&name).is_some_and(|e| e.format == Format::I8);
+        Ok(Linear::new(rows, cols, values, bytes, weights).with_bias(self.bias(layer, part)?))
+    }
+
     /// One block, decoded.
     ///
     /// # Errors
     /// As [`Language::read`].
     pub fn block(&self, layer: usize, weights: &Weights) -> Result<Block> {
-        let name = |part: &str| format!("model.layers.{layer}.{part}.weight");
-        let norm =
-            |part: &str| Ok::<_, Error>(Var::constant(Tensor::new(&[self.config.width], self.read(&name(part))?)));
-        let norms = [norm("input_layernorm")?, norm("post_attention_layernorm")?];
-        let linear =
-            |(part, [rows, cols]): (&&str, [usize; 2])| Ok(Linear::new(rows, cols, self.read(&name(part))?, weights));
-        let weights = PARTS.iter().zip(self.extents()).map(linear).collect::<Result<_>>()?;
-        Ok(Block { norms, weights })
+        self.edited(layer, weights, |_, values| Ok(values))
     }
 
     /// The vectors of tokens.
@@ -256,20 +315,48 @@ impl Language {
                 self.config.context
             )));
         }
+        let family = self.config.family;
         let mut x = Vec::with_capacity(tokens.len() * width);
         for &t in tokens {
             let t = t as usize;
             if t >= most {
                 return Err(Error::Refused(format!("token {t} of a model that knows {most}")));
             }
-            x.extend(self.archive.rows(&self.stored("model.embed_tokens.weight"), t..t + 1)?);
+            x.extend(self.archive.rows(&self.stored(family.embedding()), t..t + 1)?);
+        }
+        if let Some((name, first)) = family.positions() {
+            let positions = self.archive.rows(&self.stored(name), first + seen..first + seen + tokens.len())?;
+            x.iter_mut().zip(positions).for_each(|(x, p)| *x += p);
         }
         let x = Tensor::new(&[tokens.len(), width], x);
         Ok(State { read: x.clone(), x, seen })
     }
 
-    fn norm(&self, x: &Tensor<f32>, gain: &Var<f32>) -> Tensor<f32> {
-        ops::rms_norm(&Var::constant(x.clone()), gain, self.config.epsilon).value().clone()
+    fn norm(&self, x: &Tensor<f32>, Norm(gain, offset): &Norm) -> Tensor<f32> {
+        let (x, epsilon) = (Var::constant(x.clone()), self.config.epsilon);
+        let y = match offset {
+            Some(offset) => ops::layer_norm(&x, gain, offset, epsilon),
+            None => ops::rms_norm(&x, gain, epsilon),
+        };
+        y.value().clone()
+    }
+
+    /// Rotary positions of the first numbers of each head, `[1, positions, heads, each]`.
+    fn turn(&self, x: Var<f32>, seen: usize) -> Var<f32> {
+        let (c, shape) = (&self.config, x.shape().to_vec());
+        if c.turned == 0 {
+            return x;
+        }
+        if c.turned == c.each {
+            return ops::rope(&x, seen, c.base);
+        }
+        let part = x.value().data().chunks(c.each).flat_map(|head| head[..c.turned].iter().copied()).collect();
+        let part = Tensor::new(&[1, shape[1], shape[2], c.turned], part);
+        let turned = ops::rope(&Var::constant(part), seen, c.base);
+        let mut all = x.value().clone();
+        let heads = all.data_mut().chunks_mut(c.each).zip(turned.value().data().chunks(c.turned));
+        heads.for_each(|(head, turned)| head[..c.turned].copy_from_slice(turned));
+        Var::constant(all)
     }
 
     /// Makes a state ready for the first matrices of a block.
@@ -280,13 +367,13 @@ impl Language {
     /// Multiplies by the matrices of one of the four places of a block that read something, and makes ready for the next.
     pub fn site(&self, block: &Block, site: usize, state: &mut State, cache: Option<&mut KvCache<f32>>) {
         let (c, read) = (&self.config, &state.read);
-        let apply = |part: usize| block.weights[part].apply(read);
+        let apply = |part: usize| block.apply(part, read);
         match site {
             0 => {
                 let positions = read.rows_cols().0;
                 let heads =
                     |part: usize, count: usize| Var::constant(apply(part).reshape(&[1, positions, count, c.each]));
-                let turned = |part, count| ops::rope(&heads(part, count), state.seen, c.base);
+                let turned = |part, count| self.turn(heads(part, count), state.seen);
                 let (q, mut k, mut v) = (turned(0, c.heads), turned(1, c.groups), heads(2, c.groups));
                 if let Some(cache) = cache {
                     (k, v) = cache.append(&k, &v);
@@ -295,12 +382,22 @@ impl Language {
                 state.read = y.value().clone().reshape(&[positions, c.heads * c.each]);
             }
             1 => {
+                let before = c.parallel.then(|| state.x.clone());
                 state.x = state.x.clone().combine(&apply(3), |a, b| a + b);
-                state.read = self.norm(&state.x, &block.norms[1]);
+                state.read = self.norm(before.as_ref().unwrap_or(&state.x), &block.norms[1]);
             }
             2 => {
-                let gate = ops::silu(&Var::constant(apply(4)));
-                state.read = gate.value().zip(&apply(5), |a, b| a * b);
+                let gate = Var::constant(apply(if c.gated { GATE } else { GATE + 1 }));
+                let gate = match c.activation {
+                    Activation::Silu => ops::silu(&gate),
+                    Activation::Gelu => ops::gelu(&gate),
+                    Activation::GeluTanh => ops::gelu_tanh(&gate),
+                    Activation::Relu => ops::relu(&gate),
+                };
+                state.read = match c.gated {
+                    true => gate.value().zip(&apply(GATE + 1), |a, b| a * b),
+                    false => gate.value().clone(),
+                };
             }
             _ => {
                 state.x = state.x.clone().combine(&apply(6), |a, b| a + b);
@@ -318,15 +415,15 @@ impl Language {
     ///
     /// # Errors
     /// As [`Language::read`].
-    pub fn head(&self) -> Result<(Var<f32>, Linear)> {
+    pub fn head(&self) -> Result<(Norm, Linear)> {
         let c = &self.config;
-        let name = if c.tied { "model.embed_tokens.weight" } else { "lm_head.weight" };
-        let head = Linear::new(c.vocabulary, c.width, self.read(name)?, &Weights::Dense);
-        Ok((Var::constant(Tensor::new(&[c.width], self.read("model.norm.weight")?)), head))
+        let name = if c.tied { c.family.embedding() } else { c.family.head() };
+        let head = Linear::new(c.vocabulary, c.width, self.read(name)?, false, &Weights::Dense);
+        Ok((self.norm_of(c.family.last_norm())?, head))
     }
 
     /// Scores of every token after each position of a range, `[positions, vocabulary]`.
-    pub fn logits(&self, (norm, head): &(Var<f32>, Linear), state: &State, range: Range<usize>) -> Vec<f32> {
+    pub fn logits(&self, (norm, head): &(Norm, Linear), state: &State, range: Range<usize>) -> Vec<f32> {
         let width = self.config.width;
         let rows = state.x.data()[range.start * width..range.end * width].to_vec();
         let x = self.norm(&Tensor::new(&[range.len(), width], rows), norm);
@@ -348,7 +445,7 @@ fn straighten(values: &[f32], cols: usize, each: usize) -> Vec<f32> {
 pub struct Generator<'a> {
     model: &'a Language,
     blocks: Vec<Block>,
-    head: (Var<f32>, Linear),
+    head: (Norm, Linear),
     caches: Vec<KvCache<f32>>,
     seen: usize,
 }
