@@ -84,7 +84,8 @@ fn search<T: Real>(
             }
             Act::Edit(signals) if !signals.any() => {
                 let pass = Step::measure(model, None, 0.0, signals, Vec::new(), Mode::Use, kind, &[])?;
-                moved += rewire(model, None, None, &mut |t| procedure.edit(t), kind, false, &pass, storage)?;
+                let how = Editing { kind, layerwise: false, storage, fresh: Fresh { seed: 0, step: 0 } };
+                moved += rewire(model, None, None, &mut |t| procedure.edit(t), &pass, how)?;
             }
             Act::Done => return Ok(moved),
             _ => return Err(idle()),
