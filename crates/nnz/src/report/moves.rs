@@ -338,7 +338,7 @@ fn tails(h: &History) -> Markup {
         let title = format!("{}: {}", l.name, side.0);
         let key = html! { ul.legend { @for c in &curves { li { (swatch(c.series)) (c.name) } } } };
         html! { div { (key) (figure(&title, lines(&format!("{title}, share of units with at least so many connections"), &x, &y, &curves, |v| significant(v, 3)), html! {
-            "Share of the units with at least so many connections; both axes are logarithmic. A power law would be a straight line."
+            "Share of the units with at least so many connections. Where both axes are logarithmic, a power law is a straight line."
         })) } }
     };
     html! {
