@@ -118,9 +118,22 @@ fn a_trained_model_is_pruned_measured_and_asked() {
     // A weight that packing would make larger is written dense.
     let little = json(d, &format!("prune {model} --method magnitude --density 0.8 -o little.safetensors --json"));
     assert!(little["after"]["file_bytes"].as_f64() < Some(1.05 * size("before")), "{little}");
+    // How much is free is searched for on the data, and what is found is what is written.
+    let free = json(
+        d,
+        &format!(
+            "prune {model} --method essential-sparsity --set tolerance=0.05 --data mnist10k -o free.safetensors --json"
+        ),
+    );
+    let (density, kept) =
+        (free["after"]["density"].as_f64().unwrap(), free["after"]["test_accuracy"].as_f64().unwrap());
+    assert!((0.04..0.9).contains(&density) && (density * 20.0 - (density * 20.0).round()).abs() < 0.01, "{free}");
+    assert!(kept > 0.9 * before["accuracy"].as_f64().unwrap(), "{free}");
     // A method that scores by gradients asks for data, one that is born sparse cannot prune.
-    for (method, asks) in [("snip", "--data"), ("rigl", "magnitude")] {
-        let out = nnz(d, &format!("prune {model} --method {method} --density 0.1 -o no.safetensors"));
+    for (method, asks) in
+        [("snip --density 0.1", "--data"), ("rigl --density 0.1", "magnitude"), ("essential-sparsity", "--data")]
+    {
+        let out = nnz(d, &format!("prune {model} --method {method} -o no.safetensors"));
         assert_eq!(out.status.code(), Some(2));
         assert!(text(&out.stderr).contains(asks), "{}", text(&out.stderr));
         assert!(!d.join("no.safetensors").exists());
