@@ -1,7 +1,7 @@
 #!/usr/bin/env python3
 """Draws docs/src/rewire-degrees.svg from the history of a run of SET, and prints the table beside it:
 
-    nnz reproduce set/above-er
+    nnz reproduce itop
     nnz inspect runs/ID --history --arm set --json | docs/make-degrees.py
 """
 

@@ -49,7 +49,7 @@ fn a_product_with_another_way_back() {
     (0..12).for_each(|at| close("x, through B", dx.data()[at], slope(true, &b, at)));
     (0..8).for_each(|at| close("W", dw.data()[at], slope(false, &w, at)));
     // With B = W it is the plain product.
-    check("matmul_back", &|v| ops::matmul_back(&v[0], &Var::constant(w.clone()), &w), &[x.clone()]);
+    check("matmul_back", &|v| ops::matmul_back(&v[0], &Var::constant(w.clone()), &w), std::slice::from_ref(&x));
 }
 
 #[test]
