@@ -1,4 +1,5 @@
 //! One file a command, or a few that belong together.
+pub mod adapter;
 pub mod bench;
 pub mod compare;
 pub mod data;
