@@ -648,6 +648,13 @@ impl Graph {
     /// When a value is computed twice, by nobody, or from itself.
     pub fn sort(&mut self) -> Result<()> {
         let fail = |why: String| Error::file(&self.path, why);
+        let mut names = HashSet::new();
+        if let Some(p) = self.inputs.iter().find(|p| p.name.is_empty() || !names.insert(&p.name)) {
+            return Err(fail(format!("two inputs are named `{}`, or one has no name", p.name)));
+        }
+        if self.outputs.iter().any(|p| p.name.is_empty()) {
+            return Err(fail("one of its outputs has no name".into()));
+        }
         let mut makers = HashMap::new();
         for (i, node) in self.nodes.iter().enumerate() {
             for out in node.outputs.iter().filter(|o| !o.is_empty()) {
