@@ -114,4 +114,5 @@ with tempfile.TemporaryDirectory() as folder:
             "--no-controls", "--run-dir", method)
         put("model", method, (place / method / "models" / f"{method}.safetensors").read_bytes())
         put("report", method, (place / method / "record.json").read_bytes())
+    put("history", "set", (place / "set" / "arms" / "set-0.topology").read_bytes())
     put("recipe", "resolved", (place / "set" / "recipe.toml").read_bytes())

@@ -46,6 +46,8 @@ enum Command {
     Run(commands::run::Args),
     /// Prune a trained model
     Prune(commands::prune::Args),
+    /// Take what fine-tuning made of a network out of it, fuse, unfuse and switch it, to the bit
+    Adapter(commands::adapter::Args),
     /// How well a language model predicts a text
     Perplexity(commands::language::PerplexityArgs),
     /// Write a model of another program as safetensors, dense or packed
@@ -92,6 +94,7 @@ fn main() -> ExitCode {
         Command::Compare(args) => commands::compare::run(&args, ui),
         Command::Run(args) => commands::run::run(&args, ui),
         Command::Prune(args) => commands::prune::run(&args, ui),
+        Command::Adapter(args) => commands::adapter::run(&args, ui),
         Command::Perplexity(args) => commands::language::perplexity(&args, ui),
         Command::Convert(args) => commands::language::convert(&args, ui),
         Command::Eval(args) => commands::model::eval(&args, ui),

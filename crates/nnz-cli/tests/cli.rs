@@ -118,13 +118,67 @@ fn a_trained_model_is_pruned_measured_and_asked() {
     // A weight that packing would make larger is written dense.
     let little = json(d, &format!("prune {model} --method magnitude --density 0.8 -o little.safetensors --json"));
     assert!(little["after"]["file_bytes"].as_f64() < Some(1.05 * size("before")), "{little}");
+    // How much is free is searched for on the data, and what is found is what is written.
+    let free = json(
+        d,
+        &format!(
+            "prune {model} --method essential-sparsity --set tolerance=0.05 --data mnist10k -o free.safetensors --json"
+        ),
+    );
+    let (density, kept) =
+        (free["after"]["density"].as_f64().unwrap(), free["after"]["test_accuracy"].as_f64().unwrap());
+    assert!((0.04..0.9).contains(&density) && (density * 20.0 - (density * 20.0).round()).abs() < 0.01, "{free}");
+    assert!(kept > 0.9 * before["accuracy"].as_f64().unwrap(), "{free}");
     // A method that scores by gradients asks for data, one that is born sparse cannot prune.
-    for (method, asks) in [("snip", "--data"), ("rigl", "magnitude")] {
-        let out = nnz(d, &format!("prune {model} --method {method} --density 0.1 -o no.safetensors"));
+    for (method, asks) in
+        [("snip --density 0.1", "--data"), ("rigl --density 0.1", "magnitude"), ("essential-sparsity", "--data")]
+    {
+        let out = nnz(d, &format!("prune {model} --method {method} -o no.safetensors"));
         assert_eq!(out.status.code(), Some(2));
         assert!(text(&out.stderr).contains(asks), "{}", text(&out.stderr));
         assert!(!d.join("no.safetensors").exists());
     }
+}
+
+/// Every bit comes back, and the adapter goes on nothing but what it was taken from.
+#[test]
+fn adapters_are_taken_fused_unfused_and_switched() {
+    let dir = tempfile::tempdir().unwrap();
+    let d = dir.path();
+    succeed(d, &format!("train mnist10k --method magnitude --density 1 {SMALL} --no-controls --run-dir run --quiet"));
+    std::fs::rename(d.join("run/models/magnitude.safetensors"), d.join("base")).unwrap();
+    for (seed, tuned) in [(1, "first"), (2, "second")] {
+        let line = format!("prune base --method s2ft --data mnist10k --finetune 1 --lr 0.02 --seed {seed} -o {tuned}");
+        succeed(d, &line);
+        let taken = json(d, &format!("adapter take base {tuned} -o {tuned}.adapter --json"));
+        let share = taken["values"].as_f64().unwrap() / taken["of_values"].as_f64().unwrap();
+        // A quarter of the columns of hidden weights, all biases and the head.
+        assert!((0.2..0.4).contains(&share), "{taken}");
+        assert!(taken["file_bytes"].as_f64() < taken["network_bytes"].as_f64().map(|b| 0.6 * b), "{taken}");
+    }
+    let same = |a: &str, b: &str| std::fs::read(d.join(a)).unwrap() == std::fs::read(d.join(b)).unwrap();
+    assert!(!same("base", "first") && !same("first", "second"));
+    succeed(d, "adapter fuse base first.adapter -o fused");
+    assert!(same("fused", "first"));
+    succeed(d, "adapter unfuse fused first.adapter -o back");
+    assert!(same("back", "base"));
+    succeed(d, "adapter switch fused first.adapter second.adapter -o switched");
+    assert!(same("switched", "second"));
+    for (line, says) in [
+        ("adapter fuse first first.adapter -o no", "can be fused with that one alone"),
+        ("adapter unfuse base first.adapter -o no", "nothing but that can be unfused"),
+        ("adapter switch first second.adapter first.adapter -o no", "second.adapter"),
+        ("adapter fuse base second -o no", "is no adapter"),
+        ("adapter fuse base missing -o no", "cannot read"),
+        ("adapter take base base -o no", "nothing to take"),
+        ("adapter fuse base first.adapter -o base", "would overwrite"),
+    ] {
+        let out = nnz(d, line);
+        assert_eq!(out.status.code(), Some(2), "{line}: {}", text(&out.stderr));
+        assert!(text(&out.stderr).contains(says), "{line}: {}", text(&out.stderr));
+        assert!(!d.join("no").exists(), "{line}");
+    }
+    assert!(same("back", "base"));
 }
 
 #[test]
@@ -337,6 +391,7 @@ fn the_program_explains_itself() {
     let d = dir.path();
     for command in [
         "train",
+        "adapter",
         "run",
         "prune",
         "eval",

@@ -23,8 +23,11 @@ pub enum Plan {
 pub enum Edit {
     /// Leave the target as it is.
     Keep,
-    /// A new topology; survivors keep their value. For [`Kind::Units`] the units that remain: the engine cuts the axis. `born` has the first value of every entry the old topology did not have, in the new topology's
-    /// order; missing numbers are zero.
+    /// A new topology; survivors keep their value. `born` has the first value of every entry the old topology did not have, in
+    /// the new topology's order; missing numbers are zero.
+    ///
+    /// For [`Kind::Units`] and [`Kind::Structure`] it has a row for each unit or block there is, which is empty where it goes, and
+    /// behind them one for each that is new: the engine cuts the tensors of the axis, or makes them larger.
     Rewire {
         /// What exists from now on.
         topology: Topology,

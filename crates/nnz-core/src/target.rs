@@ -43,6 +43,11 @@ pub enum Kind {
     /// Neurons, filters, channels. A target is an axis, `[units, 1]`: every tensor that shares it is cut with it. A value
     /// is the Euclidean norm of the weights that make a unit, a gradient the sum of w ∂L/∂w over them.
     Units,
+    /// Units as above and, behind the axes, runs of residual blocks that leave extents as they are, `[blocks, 1]`. Both can
+    /// lose and gain entries. A value is the norm of the weights that *carry the output* of a unit or block, those that read
+    /// the unit or the last gains of the block; a gradient is the sum of w ∂L/∂w over them, which is ∂L/∂ ln g of a factor g
+    /// on that output. A value that is changed behind a step scales them.
+    Structure,
     /// The edges of the graph that the data lie on; a target is its adjacency matrix, with value one everywhere.
     Edges,
 }
@@ -147,6 +152,10 @@ pub struct Target<'a> {
     /// What the optimizer keeps as mean gradient of the entries: SGD's momentum, or Adam's first moment over the root of its
     /// second; the gradient where it keeps none. Empty unless [`Signals::momentum`] was asked for.
     pub momentum: &'a [f32],
+    /// Multiply-adds of a forward pass of one row that each entry takes part in; of [`Kind::Structure`] only.
+    pub cost: f64,
+    /// Multiply-adds of a forward pass of one row through the whole network; likewise.
+    pub whole: f64,
 }
 
 impl<'a> Target<'a> {
@@ -164,6 +173,8 @@ impl<'a> Target<'a> {
             gram: &[],
             mean: &[],
             momentum: &[],
+            cost: 0.0,
+            whole: 0.0,
         }
     }
 }

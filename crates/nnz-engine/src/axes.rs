@@ -1,11 +1,11 @@
-//! Which tensors share an axis of units, and cutting units away from all of them.
+//! Which tensors share an axis of units.
 //!
 //! An axis begins where a layer makes its outputs, runs through everything that works unit by unit, and ends where the
 //! next layers read it. Both ways of a residual block end in one axis. Inputs and outputs of the network, and axes that run
 //! into a layer that mixes units in a way of its own (attention, recurrence, layer normalization, groups), stay whole.
 
 use crate::layers::{Layer, LayerSpec};
-use crate::{Average, Error, Model, ModelSpec, Optimizer, Param, Result, Storing};
+use crate::{Model, ModelSpec, Param};
 use nnz_core::Shape;
 use nnz_kernels::Real;
 
@@ -144,8 +144,8 @@ pub fn axes(spec: &ModelSpec) -> Vec<Axis> {
 
 /// Euclidean norm of the weights that make each unit, and the sum of w g over them; `entries[i]` are the gradients of
 /// parameter `i` row by row, or empty.
-pub(crate) fn strength<T: Real>(model: &Model<T>, axis: &Axis, gradient: impl Fn(usize) -> Vec<T>) -> [Vec<f32>; 2] {
-    let (mut squares, mut slopes) = (vec![0.0; axis.units], vec![0.0; axis.units]);
+pub(crate) fn strength<T: Real>(model: &Model<T>, axis: &Axis, gradient: impl Fn(usize) -> Vec<T>) -> [Vec<f64>; 2] {
+    let (mut squares, mut slopes) = (vec![0.0f64; axis.units], vec![0.0; axis.units]);
     for &(i, _) in axis.members.iter().filter(|m| m.1 == Along::Rows) {
         let p = &model.params[i];
         let rows = p.by_rows();
@@ -157,40 +157,11 @@ pub(crate) fn strength<T: Real>(model: &Model<T>, axis: &Axis, gradient: impl Fn
             }
         }
     }
-    [squares.into_iter().map(|s: f64| s.sqrt() as f32).collect(), slopes.into_iter().map(|s: f64| s as f32).collect()]
-}
-
-/// Cuts the units that `keep` says no to from every tensor of the axis, and rewrites the layers. Returns how many
-/// connections were lost.
-pub(crate) fn cut<T: Real>(
-    model: &mut Model<T>,
-    mut optimizer: Option<&mut Optimizer<T>>,
-    mut average: Option<&mut Average<T>>,
-    axis: &Axis,
-    keep: &[bool],
-    storage: Storing,
-) -> Result<usize> {
-    if !keep.contains(&true) {
-        return Err(Error::Refused(format!("`{}` would lose its last unit", axis.name)));
-    }
-    let mut lost = 0;
-    for &(i, along) in &axis.members {
-        let mut state: Vec<_> = optimizer.as_mut().map_or_else(Vec::new, |o| std::mem::take(&mut o.state[i]));
-        state.extend(average.as_mut().map(|a| a.values()[i].clone()));
-        lost += model.params[i].cut(along, keep, storage, &mut state)?;
-        if let Some(a) = &mut average {
-            a.values_mut()[i] = state.pop().unwrap_or_else(|| model.params[i].value.clone());
-        }
-        if let Some(o) = &mut optimizer {
-            o.state[i] = state;
-        }
-    }
-    refit(&mut model.spec.layers, &mut model.params.iter());
-    Ok(lost)
+    [squares.into_iter().map(f64::sqrt).collect(), slopes]
 }
 
 /// Sets the widths of layers to those of their parameters.
-fn refit<'a, T: Real + 'a>(layers: &mut [LayerSpec], params: &mut impl Iterator<Item = &'a Param<T>>) {
+pub(crate) fn refit<'a, T: Real + 'a>(layers: &mut [LayerSpec], params: &mut impl Iterator<Item = &'a Param<T>>) {
     for layer in layers {
         if let LayerSpec::Residual(r) = layer {
             refit(&mut r.body, params);
@@ -242,8 +213,8 @@ pub(crate) fn split(layers: &mut Vec<LayerSpec>, at: usize, rank: usize) -> bool
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::Storage;
-    use crate::Tensor;
+    use crate::structure::{Fresh, Whole};
+    use crate::{Storage, Tensor};
 
     #[test]
     fn residual_ways_share_their_axis() {
@@ -284,9 +255,12 @@ mod tests {
                 }
                 let before = model.infer(input.clone()).unwrap();
                 let entries = model.nonzeros();
-                let lost = cut(&mut model, None, None, &axis, &keep, Storage::Auto.into()).unwrap();
-                assert_eq!(model.nonzeros() + lost, entries);
-                assert!(lost > 0);
+                let fresh = Fresh { seed: 0, step: 0 };
+                let storage = Storage::Auto.into();
+                let mut whole = Whole { model: &mut model, optimizer: None, average: None, storage, fresh };
+                let moved = whole.resize(&axis, &keep, 0).unwrap();
+                assert_eq!((model.nonzeros() + moved.died, moved.born), (entries, 0));
+                assert!(moved.died > 0);
                 model.spec.check(10).unwrap();
                 assert_eq!(model.spec.entries(), model.nonzeros(), "the layers say what the tensors are");
                 let after = model.infer(input.clone()).unwrap();

@@ -1,6 +1,6 @@
 use crate::layers::LayerSpec;
 use crate::{Layout, Model, Result, Tensor, Var};
-use nnz_kernels::{Blocked, Csr, Dense, Operator, Real, Sliced, Start, TILE, Tiled, gemm};
+use nnz_kernels::{Blocked, Csr, Dense, Operator, Real, Single, Start, TILE, Tiled, gemm};
 use std::sync::OnceLock;
 
 /// Most rows for which single samples are faster than tiles of eight.
@@ -34,7 +34,7 @@ enum Then<T> {
 
 #[derive(Debug)]
 enum One<T> {
-    Sparse(Sliced<T>),
+    Sparse(Single<T>),
     Dense,
 }
 
@@ -77,7 +77,7 @@ impl<T: Real> Frozen<T> {
             let (weight, bias) = (&self.model.params[step.weight], self.bias(step));
             let (out, inputs) = (weight.shape.rows, weight.shape.cols);
             let kernel = step.one.get_or_init(|| match &weight.layout {
-                Layout::Sparse(_) => One::Sparse(self.sparse(step, Sliced::new)),
+                Layout::Sparse(_) => One::Sparse(self.sparse(step, Single::new)),
                 _ => One::Dense,
             });
             x = Tensor::written(&[batch, out], |y| match kernel {

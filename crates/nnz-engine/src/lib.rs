@@ -17,6 +17,7 @@ mod optim;
 mod param;
 mod spec;
 mod step;
+mod structure;
 pub mod tape;
 mod task;
 mod tensor;

@@ -2,6 +2,7 @@ use crate::axes::{Axis, axes};
 use crate::data::Graph;
 use crate::layers::{Cache, Context, Effects, Mode, Statistics, chain_causal};
 use crate::ops::{self, ZeroProbe};
+use crate::structure::Part;
 use crate::{Error, ModelSpec, Param, Result, Role, Storing, Taps, Tensor, Var};
 use nnz_core::{Kind, Shape, Topology};
 use nnz_kernels::{Real, Start, gemm};
@@ -188,12 +189,12 @@ impl<T: Real> Model<T> {
         self.params.iter().filter(|p| p.weight())
     }
 
-    /// The parameters that are targets of a kind; none of units, which are axes.
+    /// The parameters that are targets of a kind; none of units and structure, which are axes.
     pub(crate) fn places(&self, kind: Kind) -> Vec<usize> {
         let wanted = |p: &Param<T>| match kind {
             Kind::Weights => p.prunable,
             Kind::Edges => p.role == Role::Structure && p.shape.name.ends_with(".edges"),
-            Kind::Units => false,
+            Kind::Units | Kind::Structure => false,
         };
         (0..self.params.len()).filter(|&i| wanted(&self.params[i])).collect()
     }
@@ -202,6 +203,7 @@ impl<T: Real> Model<T> {
     pub fn targets(&self, kind: Kind) -> Vec<Shape> {
         match kind {
             Kind::Units => axes(&self.spec).iter().map(Axis::shape).collect(),
+            Kind::Structure => Part::all(&self.spec).iter().map(Part::shape).collect(),
             _ => self.places(kind).into_iter().map(|i| self.params[i].shape.clone()).collect(),
         }
     }

@@ -266,9 +266,9 @@ impl<T: Real> Average<T> {
         }
     }
 
-    /// Puts the values of `params` in the place of one average.
-    pub(crate) fn replace(&mut self, at: usize, params: &[Param<T>]) {
-        self.0.splice(at..=at, params.iter().map(|p| p.value.clone()));
+    /// Puts the values of `params` in the place of some averages.
+    pub(crate) fn splice(&mut self, at: std::ops::Range<usize>, params: &[Param<T>]) {
+        self.0.splice(at, params.iter().map(|p| p.value.clone()));
     }
 
     /// The averages, in the order of the parameters.

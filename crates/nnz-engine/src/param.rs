@@ -381,31 +381,39 @@ impl<T: Real> Param<T> {
         self.layout = layout;
     }
 
-    /// Cuts rows, columns or entries away with their units; columns repeat the units of their axis. Returns how many
-    /// connections a weight lost.
-    pub(crate) fn cut(
+    /// Cuts rows, columns or entries away with their units and adds those of `born` new ones behind the others; columns repeat
+    /// the units of their axis. New connections start at what `first` says, given fan-in and fan-out; state at zero, and what
+    /// lies behind the first `slots` tensors of it where the value does.
+    #[allow(clippy::too_many_arguments)]
+    pub(crate) fn resize(
         &mut self,
         along: Along,
         keep: &[bool],
+        born: usize,
+        mut first: impl FnMut(usize, usize) -> T,
         storage: Storing,
         state: &mut [Tensor<T>],
-    ) -> Result<usize> {
+        slots: usize,
+    ) -> Result<Moved> {
         let units = keep.len();
         let place: Vec<usize> =
             keep.iter().scan(0, |next, &k| Some(std::mem::replace(next, *next + usize::from(k)))).collect();
-        let left = keep.iter().filter(|k| **k).count();
+        let stay = keep.iter().filter(|k| **k).count();
+        let left = stay + born;
         if along == Along::Entries {
-            for tensor in std::iter::once(&mut self.value).chain(state) {
-                let kept = tensor.data().iter().zip(keep).filter(|(_, k)| **k).map(|(v, _)| *v).collect();
-                *tensor = Tensor::new(&[left], kept);
+            let fresh: Vec<T> = (0..born).map(|_| first(1, 1)).collect();
+            for (at, tensor) in std::iter::once(&mut self.value).chain(state).enumerate() {
+                let kept = tensor.data().iter().zip(keep).filter(|(_, k)| **k).map(|(v, _)| *v);
+                let new = fresh.iter().map(|&v| if (1..=slots).contains(&at) { T::ZERO } else { v });
+                *tensor = Tensor::new(&[left], kept.chain(new).collect());
             }
             self.shape.rows = left;
-            return Ok(0);
+            return Ok(Moved { born: 0, died: 0 });
         }
         let old = self.by_rows();
-        let cols = match along {
-            Along::Cols => self.shape.cols / units * left,
-            _ => self.shape.cols,
+        let (rows, cols) = match along {
+            Along::Cols => (self.shape.rows, self.shape.cols / units * left),
+            _ => (left, self.shape.cols),
         };
         let to = |p: u64| -> Option<u64> {
             let (r, c) = ((p / self.shape.cols as u64) as usize, (p % self.shape.cols as u64) as usize);
@@ -415,21 +423,43 @@ impl<T: Real> Param<T> {
             };
             Some((r * cols + c) as u64)
         };
-        let moved: Vec<Option<u64>> = old.topology.positions().map(to).collect();
-        let carry = |tensor: &Tensor<T>| -> Vec<T> {
-            moved.iter().zip(old.of(tensor)).filter(|(m, _)| m.is_some()).map(|(_, v)| v).collect()
+        // Where each connection goes, with its old entry or its first value.
+        let moved = old.topology.positions().enumerate().filter_map(|(at, p)| Some((to(p)?, Ok(at))));
+        let mut all: Vec<(u64, std::result::Result<usize, T>)> = moved.collect();
+        let survivors = all.len();
+        let new = |p: &u64| match along {
+            Along::Rows => *p >= (stay * cols) as u64,
+            _ => *p % left as u64 >= stay as u64,
         };
-        let entries: Vec<Vec<T>> = std::iter::once(&self.value).chain(state.iter()).map(carry).collect();
-        let rows = if along == Along::Rows { left } else { self.shape.rows };
-        let topology = Topology::from_positions(rows, cols, moved.iter().copied().flatten());
+        if born > 0 {
+            all.extend((0..(rows * cols) as u64).filter(new).map(|p| (p, Err(first(cols, rows)))));
+            all.sort_unstable_by_key(|e| e.0);
+        }
+        let carry = |tensor: &Tensor<T>, zero: bool| -> Vec<T> {
+            let before = old.of(tensor);
+            let value = |e: &(u64, std::result::Result<usize, T>)| match e.1 {
+                Ok(at) => before[at],
+                Err(v) => {
+                    if zero {
+                        T::ZERO
+                    } else {
+                        v
+                    }
+                }
+            };
+            all.iter().map(value).collect()
+        };
+        let tensors = std::iter::once(&self.value).chain(state.iter()).enumerate();
+        let entries: Vec<Vec<T>> = tensors.map(|(at, t)| carry(t, (1..=slots).contains(&at))).collect();
+        let topology = Topology::from_positions(rows, cols, all.iter().map(|e| e.0));
         if topology.nnz() == 0 {
             return Err(Error::Refused(format!("`{}` would lose its last connection", self.shape.name)));
         }
         (self.shape.rows, self.shape.cols) = (rows, cols);
         let storage = storage.resolve(&topology, &self.shape)?;
-        let lost = old.topology.nnz() - topology.nnz();
+        let moved = Moved { born: topology.nnz() - survivors, died: old.topology.nnz() - survivors };
         self.set(topology, storage, &entries, state);
-        Ok(lost)
+        Ok(moved)
     }
 
     /// Bytes of values and indices or mask.

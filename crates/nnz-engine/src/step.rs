@@ -1,12 +1,13 @@
 //! One pass over a batch, what a method sees of it, and its edits.
 
-use crate::axes::{Axis, axes, cut, split, strength};
+use crate::axes::{axes, split, strength};
 use crate::data::{Batch, Dataset};
 use crate::derivatives::hvp;
 use crate::layers::Statistics;
 use crate::model::Gram;
 use crate::ops::{self, ZeroProbe};
 use crate::param::Entries;
+use crate::structure::{Fresh, Part, Whole, kept, runs};
 use crate::task::{self, Frame};
 use crate::{
     Average, Error, Layout, Mode, Model, Moments, Moved, Optimizer, Param, Pass, Result, Storing, Taps, Tensor, Var,
@@ -49,7 +50,8 @@ pub fn prune<'a, T: Real>(
         let candidates = candidates(&**sparsifier, 0, signals, model);
         let pass = Step::measure(model, batch.as_ref(), 0.0, signals, candidates, Mode::Use, kind, &[])?;
         let layerwise = sparsifier.layerwise();
-        moved += rewire(model, None, None, &mut |t| sparsifier.rewire(0, t), kind, layerwise, &pass, storage)?;
+        let how = Editing { kind, layerwise, storage, fresh: Fresh { seed: 0, step: 0 } };
+        moved += rewire(model, None, None, &mut |t| sparsifier.rewire(0, t), &pass, how)?;
     }
     Ok(moved)
 }
@@ -82,7 +84,8 @@ fn search<T: Real>(
             }
             Act::Edit(signals) if !signals.any() => {
                 let pass = Step::measure(model, None, 0.0, signals, Vec::new(), Mode::Use, kind, &[])?;
-                moved += rewire(model, None, None, &mut |t| procedure.edit(t), kind, false, &pass, storage)?;
+                let how = Editing { kind, layerwise: false, storage, fresh: Fresh { seed: 0, step: 0 } };
+                moved += rewire(model, None, None, &mut |t| procedure.edit(t), &pass, how)?;
             }
             Act::Done => return Ok(moved),
             _ => return Err(idle()),
@@ -368,22 +371,32 @@ struct View<'a> {
     gram: &'a [f64],
     mean: &'a [f64],
     momentum: Vec<f32>,
+    cost: f64,
+    whole: f64,
 }
 
 impl<'a> Views<'a> {
     pub fn new<T: Real>(model: &'a Model<T>, pass: &'a Step<T>, kind: Kind) -> Self {
-        if kind == Kind::Units {
-            let view = |axis: &Axis| {
-                let gradient = |i: usize| pass.gradients.get(i).map_or_else(Vec::new, |g| model.params[i].entries(g));
-                let [values, mut gradient] = strength(model, axis, gradient);
+        if matches!(kind, Kind::Units | Kind::Structure) {
+            let gradient = |i: usize| pass.gradients.get(i).map_or_else(Vec::new, |g| model.params[i].entries(g));
+            let view = |shape: Shape, [values, mut gradient]: [Vec<f64>; 2], cost: f64, whole: f64| {
+                let narrow = |v: Vec<f64>| v.into_iter().map(|v| v as f32).collect();
                 if pass.gradients.is_empty() {
                     gradient.clear();
                 }
                 let (curvature, flow, momentum) = Default::default();
-                let (shape, topology) = (axis.shape(), Topology::full(axis.units, 1));
-                View { shape, topology, values, gradient, zeros: &[], curvature, flow, gram: &[], mean: &[], momentum }
+                let (topology, values, gradient) = (Topology::full(shape.rows, 1), narrow(values), narrow(gradient));
+                let (zeros, gram, mean): (&[Zero], &[f64], &[f64]) = Default::default();
+                View { shape, topology, values, gradient, zeros, curvature, flow, gram, mean, momentum, cost, whole }
             };
-            return Self { parts: axes(&model.spec).iter().map(view).collect() };
+            if kind == Kind::Units {
+                let of = |axis: &crate::Axis| view(axis.shape(), strength(model, axis, gradient), 0.0, 0.0);
+                return Self { parts: axes(&model.spec).iter().map(of).collect() };
+            }
+            let each = model.costs();
+            let whole = each.iter().sum();
+            let of = |part: &Part| view(part.shape(), part.strength(model, gradient), part.cost(&each), whole);
+            return Self { parts: Part::all(&model.spec).iter().map(of).collect() };
         }
         Self::at(model, pass, model.places(kind))
     }
@@ -408,6 +421,8 @@ impl<'a> Views<'a> {
                 mean: moments.map_or(&[], |m| &m.first),
                 momentum: pass.momentum.get(i).map_or_else(Vec::new, |g| narrow(rows.of(g))),
                 topology: rows.topology,
+                cost: 0.0,
+                whole: 0.0,
             }
         };
         Self { parts: places.into_iter().map(view).collect() }
@@ -416,8 +431,20 @@ impl<'a> Views<'a> {
     pub fn targets(&self) -> Vec<Target<'_>> {
         let parts = self.parts.iter().enumerate();
         parts
-            .map(|(index, View { shape, topology, values, gradient, zeros, curvature, flow, gram, mean, momentum })| {
-                Target { index, shape, topology, values, gradient, zeros, curvature, flow, gram, mean, momentum }
+            .map(|(index, v)| Target {
+                index,
+                shape: &v.shape,
+                topology: &v.topology,
+                values: &v.values,
+                gradient: &v.gradient,
+                zeros: v.zeros,
+                curvature: &v.curvature,
+                flow: &v.flow,
+                gram: v.gram,
+                mean: v.mean,
+                momentum: &v.momentum,
+                cost: v.cost,
+                whole: v.whole,
             })
             .collect()
     }
@@ -425,6 +452,9 @@ impl<'a> Views<'a> {
 
 /// Lets a method change the values of its targets behind an optimizer step.
 pub(crate) fn after_step<T: Real>(model: &mut Model<T>, sparsifier: &mut dyn Sparsifier, step: u64, lr: f64) {
+    if sparsifier.kind() == Kind::Structure {
+        return after_structure(model, sparsifier, step, lr);
+    }
     let places = model.places(sparsifier.kind());
     let rows: Vec<Entries> = places.iter().map(|&i| model.params[i].by_rows()).collect();
     let shapes: Vec<Shape> = places.iter().map(|&i| model.params[i].shape.clone()).collect();
@@ -442,20 +472,46 @@ pub(crate) fn after_step<T: Real>(model: &mut Model<T>, sparsifier: &mut dyn Spa
     }
 }
 
-/// Asks a method for its edits and applies them; `layerwise`, one layer after the other, so that no more than one is copied.
-#[allow(clippy::too_many_arguments)]
+/// A value of a part that a method changed scales the weights that carry its output.
+fn after_structure<T: Real>(model: &mut Model<T>, sparsifier: &mut dyn Sparsifier, step: u64, lr: f64) {
+    let parts = Part::all(&model.spec);
+    let before: Vec<Vec<f64>> = parts.iter().map(|p| p.strength(model, |_| Vec::new())[0].clone()).collect();
+    let shapes: Vec<Shape> = parts.iter().map(Part::shape).collect();
+    let full: Vec<Topology> = shapes.iter().map(|s| Topology::full(s.rows, 1)).collect();
+    let mut values = before.clone();
+    let all = shapes.iter().zip(&full).zip(&mut values).enumerate();
+    let mut live: Vec<Live> =
+        all.map(|(index, ((shape, topology), values))| Live { index, shape, topology, values }).collect();
+    sparsifier.after_step(step, lr, &mut live);
+    for ((part, old), new) in parts.iter().zip(before).zip(values) {
+        let factors: Vec<f64> = old.iter().zip(&new).map(|(o, n)| if *o > 0.0 { n / o } else { 1.0 }).collect();
+        if factors.iter().any(|f| *f != 1.0) {
+            part.scale(model, &factors);
+        }
+    }
+}
+
+/// How edits are asked for and applied.
+pub(crate) struct Editing<'a> {
+    pub kind: Kind,
+    /// One layer after the other, so that no more than one is copied.
+    pub layerwise: bool,
+    pub storage: Storing<'a>,
+    pub fresh: Fresh,
+}
+
+/// Asks a method for its edits and applies them.
 pub(crate) fn rewire<T: Real>(
     model: &mut Model<T>,
     mut optimizer: Option<&mut Optimizer<T>>,
     mut average: Option<&mut Average<T>>,
     edits: &mut dyn FnMut(&[Target]) -> nnz_core::Result<Vec<Edit>>,
-    kind: Kind,
-    layerwise: bool,
     pass: &Step<T>,
-    storage: Storing,
+    Editing { kind, layerwise, storage, fresh }: Editing,
 ) -> Result<Moved> {
     let mut sum = Moved { born: 0, died: 0 };
-    if layerwise && kind != Kind::Units {
+    let structural = matches!(kind, Kind::Units | Kind::Structure);
+    if layerwise && !structural {
         for (index, i) in model.places(kind).into_iter().enumerate() {
             let mut made = edits(&[Target { index, ..Views::at(model, pass, vec![i]).targets()[0] }])?;
             let (Some(edit), true) = (made.pop(), made.is_empty()) else {
@@ -471,17 +527,23 @@ pub(crate) fn rewire<T: Real>(
     if edits.len() != count {
         return Err(Error::Refused(format!("the method made {} edits for {count} targets", edits.len())));
     }
-    if kind == Kind::Units {
-        for (axis, edit) in axes(&model.spec).iter().zip(edits) {
-            let topology = match edit {
-                Edit::Keep => continue,
-                Edit::Rewire { topology, .. } if topology.rows() == axis.units => topology,
-                _ => return Err(Error::Refused(format!("units of `{}` can only be kept or lost", axis.name))),
-            };
-            let keep: Vec<bool> = (0..axis.units).map(|u| !topology.row(u).is_empty()).collect();
-            if keep.contains(&false) {
-                sum.died += cut(model, optimizer.as_deref_mut(), average.as_deref_mut(), axis, &keep, storage)?;
-            }
+    if structural {
+        let changes = views.parts.iter().zip(edits).map(|(view, edit)| match edit {
+            Edit::Keep => Ok((vec![true; view.shape.rows], 0)),
+            Edit::Rewire { topology, .. } => kept(&view.shape.name, view.shape.rows, &topology),
+            _ => Err(Error::Refused(format!("units of `{}` can only be kept, lost or born", view.shape.name))),
+        });
+        let changes = changes.collect::<Result<Vec<_>>>()?;
+        drop(views);
+        let mut whole = Whole { model, optimizer, average, storage, fresh };
+        let axes = axes(&whole.model.spec);
+        for (axis, (keep, born)) in axes.iter().zip(&changes) {
+            sum += whole.resize(axis, keep, *born)?;
+        }
+        // From the last on, since blocks that come or go move what is behind them.
+        let runs = runs(&whole.model.spec);
+        for (run, (keep, born)) in runs.iter().zip(&changes[axes.len()..]).rev() {
+            sum += whole.restack(run, keep, *born)?;
         }
         return Ok(sum);
     }
@@ -585,7 +647,7 @@ fn replace<T: Real>(
         o.state.splice(at..=at, fresh);
     }
     if let Some(a) = average {
-        a.replace(at, &factors);
+        a.splice(at..at + 1, &factors);
     }
     model.params.splice(at..=at, factors);
     let after = rank * (rows + cols);
@@ -687,17 +749,9 @@ mod tests {
         let mut plain = model.clone();
         plain.params[0].value = Tensor::new(&[20, 36], product(&left, &right, 20, 36));
         let mut edit = |_: &[Target]| Ok(vec![Edit::Replace { left: left.clone(), right: right.clone() }]);
-        let moved = rewire(
-            &mut model,
-            None,
-            None,
-            &mut edit,
-            Kind::Weights,
-            false,
-            &Step::empty(),
-            crate::Storage::Auto.into(),
-        )
-        .unwrap();
+        let storage = crate::Storage::Auto.into();
+        let how = Editing { kind: Kind::Weights, layerwise: false, storage, fresh: Fresh { seed: 0, step: 0 } };
+        let moved = rewire(&mut model, None, None, &mut edit, &Step::empty(), how).unwrap();
         assert_eq!((moved.died, model.spec.weights().len()), (20 * 36 - 4 * 56, 3));
         assert_eq!(model.spec.params().len(), model.params.len());
         let (a, b) = (plain.infer(batch.input.clone()).unwrap(), model.infer(batch.input).unwrap());

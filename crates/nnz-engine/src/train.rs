@@ -2,7 +2,8 @@ use crate::axes::{Axis, axes};
 use crate::data::{Augment, Batch, Dataset, Loader, Split};
 use crate::file::{self, Header};
 use crate::leaves::Leaves;
-use crate::step::{Step, Views, after_step, candidates, check_trained, culprit, rewire};
+use crate::step::{Editing, Step, Views, after_step, candidates, check_trained, culprit, rewire};
+use crate::structure::{Fresh, Part};
 use crate::task::{Evaluation, Frame, Task, evaluate};
 use crate::{
     Average, Crossovers, Error, History, LrSchedule, Mode, Model, ModelSpec, Optimizer, OptimizerSpec, Param, Result,
@@ -156,7 +157,7 @@ impl Default for TrainSpec {
 }
 
 /// One pass over the training data.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 pub struct EpochRecord {
     /// From 1.
     pub epoch: u32,
@@ -176,6 +177,10 @@ pub struct EpochRecord {
     /// over-parametrization rate R_s). None where weights are not rewired, and above 2¹⁹ connections, where it is not counted.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub explored: Option<f64>,
+    /// Multiply-adds of the training so far, over all weights: connections that existed times rows times the places they are
+    /// used at ([`Model::multiply_adds`]), once forward and twice backward, and what a method measured besides.
+    #[serde(default)]
+    pub multiply_adds: f64,
 }
 
 /// Where a running training stands.
@@ -236,6 +241,9 @@ pub struct Position {
     /// What every target ever had, once it was rewired.
     #[serde(default)]
     pub explored: Vec<Explored>,
+    /// Multiply-adds so far; see [`EpochRecord::multiply_adds`].
+    #[serde(default)]
+    pub multiply_adds: f64,
 }
 
 /// A network and its optimizer state, kept by a procedure.
@@ -258,6 +266,8 @@ pub struct Trainer<'a, T> {
     work: Work,
     leaves: Option<Leaves>,
     explored: Vec<Explored>,
+    /// Multiply-adds of a forward pass of one row through what exists and through every entry, as long as no edit changes it.
+    cost: Option<[f64; 2]>,
     snapshots: BTreeMap<String, Snapshot<T>>,
     /// The network under training; [`Trainer::result`] is the one to keep.
     pub model: Model<T>,
@@ -286,6 +296,7 @@ pub fn targets(spec: &ModelSpec, prune_head: bool, kind: Kind) -> Vec<Shape> {
     match kind {
         Kind::Weights => spec.weights().into_iter().filter(|s| prune_head || !s.head).collect(),
         Kind::Units => axes(spec).iter().map(Axis::shape).collect(),
+        Kind::Structure => Part::all(spec).iter().map(Part::shape).collect(),
         Kind::Edges => {
             let edges = |s: &Shape| s.name.ends_with(".edges");
             spec.params().into_iter().filter(|p| p.role == Role::Structure).map(|p| p.shape).filter(edges).collect()
@@ -370,6 +381,7 @@ impl<'a, T: Real> Trainer<'a, T> {
             work,
             leaves,
             explored: Vec::new(),
+            cost: None,
             snapshots: BTreeMap::new(),
             model,
             optimizer,
@@ -415,6 +427,7 @@ impl<'a, T: Real> Trainer<'a, T> {
         self.leaves = self.leaves.take().filter(|_| !plain).map(|l| l.with(&saved.position.leaves, saved.leaves));
         self.position = saved.position;
         self.explored = std::mem::take(&mut self.position.explored);
+        self.cost = None;
         // Known from what was just read.
         self.position.sparsifier = Value::Null;
         self.position.snapshots.clear();
@@ -543,6 +556,7 @@ impl<'a, T: Real> Trainer<'a, T> {
                 Act::Edit(signals) => {
                     let batch = self.loader.batch(self.order() + self.local())?;
                     let pass = self.signals(&batch, signals)?;
+                    self.charge(batch.rows(), signals);
                     self.edit(&pass, true)?;
                 }
                 Act::Snapshot(name) => {
@@ -666,6 +680,7 @@ impl<'a, T: Real> Trainer<'a, T> {
         for _ in 0..self.work.sparsifier.rounds(step) {
             let Plan::Rewire(signals) = self.work.sparsifier.plan(step) else { break };
             let pass = self.signals(batch, signals)?;
+            self.charge(batch.rows(), signals);
             self.edit(&pass, false)?;
             loss = loss.or(Some(pass.loss).filter(|l| l.is_finite()));
         }
@@ -693,16 +708,11 @@ impl<'a, T: Real> Trainer<'a, T> {
         };
         let Some(leaves) = self.leaves.take() else { return Ok(()) };
         let mut edits = leaves.freeze(&**parametrization, &self.model);
-        let moved = rewire(
-            &mut self.model,
-            Some(&mut self.optimizer),
-            self.average.as_mut(),
-            &mut |_| Ok(std::mem::take(&mut edits)),
-            Kind::Weights,
-            false,
-            &Step::empty(),
-            self.spec.storing(),
-        )?;
+        let fresh = Fresh { seed: self.seed, step: self.position.step };
+        let how = Editing { kind: Kind::Weights, layerwise: false, storage: self.spec.storing(), fresh };
+        let (optimizer, average) = (Some(&mut self.optimizer), self.average.as_mut());
+        let moved =
+            rewire(&mut self.model, optimizer, average, &mut |_| Ok(std::mem::take(&mut edits)), &Step::empty(), how)?;
         self.position.since = self.position.step;
         self.position.born += moved.born;
         self.position.died += moved.died;
@@ -712,6 +722,27 @@ impl<'a, T: Real> Trainer<'a, T> {
 
     fn mode(&self) -> Mode {
         Mode::Train { seed: self.seed, step: self.position.step }
+    }
+
+    /// Counts the multiply-adds of what was measured on a batch.
+    fn charge(&mut self, rows: usize, signals: Signals) {
+        if !signals.data() {
+            return;
+        }
+        let [exist, all] = *self.cost.get_or_insert_with(|| {
+            let each = self.model.costs();
+            let part = |(p, cost): (&Param<T>, &f64)| cost * p.shape.len() as f64 / p.nnz().max(1) as f64;
+            [each.iter().sum(), self.model.params.iter().zip(&each).map(part).sum()]
+        });
+        // Forward and two backward products; the gradient of zeros is that of all entries; a Hessian times a vector is two
+        // gradients more.
+        let zeros = if signals.zeros > 0.0 { all - exist } else { 0.0 };
+        let curvature = if signals.curvature.is_some() { 6.0 * exist } else { 0.0 };
+        let rows = match signals.rows > rows {
+            true => signals.rows.min(self.loader.rows().len()),
+            false => rows,
+        };
+        self.position.multiply_adds += rows as f64 * (3.0 * exist + zeros + curvature);
     }
 
     /// A pass whose loss and gradients are numbers, or the place where they stopped being any.
@@ -743,6 +774,7 @@ impl<'a, T: Real> Trainer<'a, T> {
             leaves.show(&**p, step, &mut self.model);
         }
         let mut pass = self.measure(Some(batch), signals)?;
+        self.charge(batch.rows(), Signals { gradient: true, rows: 0, ..signals });
         if signals.any() {
             let views = Views::new(&self.model, &pass, self.work.sparsifier.kind());
             self.work.sparsifier.observe(step, &views.targets());
@@ -759,6 +791,8 @@ impl<'a, T: Real> Trainer<'a, T> {
             if let Some(mut leaves) = self.leaves.take() {
                 self.move_leaves(&mut leaves, batch, &mut pass, lr, count)?;
                 self.leaves = Some(leaves);
+                let phases = self.work.parametrization.as_ref().map_or(0, |p| p.phases());
+                (1..phases).for_each(|_| self.charge(batch.rows(), Signals::GRADIENT));
             }
             for (i, (param, gradient)) in self.model.params.iter_mut().zip(&pass.gradients).enumerate() {
                 if !self.leaves.as_ref().is_some_and(|l| l.has(i)) {
@@ -894,7 +928,9 @@ impl<'a, T: Real> Trainer<'a, T> {
             Ok(edits)
         };
         let (optimizer, average) = (Some(&mut self.optimizer), self.average.as_mut());
-        let moved = rewire(&mut self.model, optimizer, average, &mut ask, kind, layerwise, pass, self.spec.storing())?;
+        let fresh = Fresh { seed: self.seed, step: self.position.step };
+        let how = Editing { kind, layerwise, storage: self.spec.storing(), fresh };
+        let moved = rewire(&mut self.model, optimizer, average, &mut ask, pass, how)?;
         self.position.born += moved.born;
         self.position.died += moved.died;
         self.look();
@@ -918,6 +954,7 @@ impl<'a, T: Real> Trainer<'a, T> {
     }
 
     fn look(&mut self) {
+        self.cost = None;
         if let Some(history) = &mut self.history {
             history.look(&self.model.params, self.position.step);
         }
@@ -928,8 +965,8 @@ impl<'a, T: Real> Trainer<'a, T> {
         let explored = self.share_explored();
         let p = &mut self.position;
         let density = self.model.density();
-        let (step, born, died) = (p.step, p.born, p.died);
-        let record = EpochRecord { epoch, step, loss, accuracy, density, born, died, explored };
+        let (step, born, died, multiply_adds) = (p.step, p.born, p.died, p.multiply_adds);
+        let record = EpochRecord { epoch, step, loss, accuracy, density, born, died, explored, multiply_adds };
         (p.loss_sum, p.rows_seen, p.born, p.died) = (0.0, 0, 0, 0);
         p.history.push(record.clone());
         Ok(record)

@@ -8,7 +8,8 @@
 //! number an entry. Ways to compute it:
 //!
 //! - [`Plan`]: the structure compiled to cache blocks, activations in [`Tiled`] layout, values in plan order. For training.
-//! - [`Blocked`] and [`Sliced`]: values frozen, for batches and for one or two samples.
+//! - [`Blocked`], [`Sliced`] and [`Expanded`]: values frozen, for batches, and for one or two samples at low and at higher
+//!   density; [`Single`] takes the faster of the last two.
 //! - [`Ell`], [`NOfM`], [`Bitmask`]: smaller [`Encoding`]s of a structure, compiled to a plan; [`Bsr`] for blocks, whose entries
 //!   share loads; [`Dense`]. All stand behind the trait [`Operator`] that [`Compiled`] (a plan with its values) and any
 //!   format from elsewhere share.
@@ -55,6 +56,7 @@ mod bsr;
 mod dense;
 pub mod elementwise;
 mod encoding;
+mod expanded;
 mod format;
 mod forward;
 mod functions;
@@ -67,12 +69,14 @@ mod pool;
 mod real;
 pub mod rows;
 mod simd;
+mod single;
 mod sliced;
 #[cfg(test)]
 mod testing;
 pub mod threads;
 mod tiled;
 mod transpose;
+mod weight;
 
 pub use bags::{bags, bags_gradient, spmm_sparse};
 pub use blocked::Blocked;
@@ -82,6 +86,7 @@ pub use dense::conv::Conv;
 pub use dense::gemm::{Start, gemm};
 pub use dense::max_pool::max_pool;
 pub use encoding::{Bitmask, Ell, Encoding, NOfM};
+pub use expanded::Expanded;
 pub use format::{Csc, Csr};
 pub use growth::{gradients_at, top_zero_gradients, top_zero_gradients_tiled};
 pub use map::Map;
@@ -90,5 +95,6 @@ pub use plan::{Plan, Rows, Tuning};
 pub use pool::{Buffer, Pool};
 pub use real::Real;
 pub use simd::Isa;
+pub use single::Single;
 pub use sliced::Sliced;
 pub use tiled::{TILE, Tiled, padded};

@@ -65,6 +65,30 @@ pub trait Vector: Copy {
             Self::load(lanes.as_ptr())
         }
     }
+    /// The lowest lanes, spread in their order over the lanes that have a bit in `mask`; zeros in the others.
+    #[inline(always)]
+    unsafe fn expand(self, mask: u32) -> Self {
+        // SAFETY: the buffers hold more lanes than any register.
+        unsafe {
+            let (mut from, mut to, mut next) = ([Self::T::ZERO; 16], [Self::T::ZERO; 16], 0);
+            self.store(from.as_mut_ptr());
+            for i in (0..Self::LANES).filter(|i| mask >> i & 1 == 1) {
+                to[i] = from[next];
+                next += 1;
+            }
+            Self::load(to.as_ptr())
+        }
+    }
+    /// As [`Vector::load`], zeros in lanes that have no bit in `mask`.
+    #[inline(always)]
+    unsafe fn load_where(p: *const Self::T, mask: u32) -> Self {
+        // SAFETY: `LANES` numbers behind the pointer by contract; the buffer holds more lanes than any register.
+        unsafe {
+            let mut lanes = [Self::T::ZERO; 16];
+            (0..Self::LANES).filter(|i| mask >> i & 1 == 1).for_each(|i| lanes[i] = *p.add(i));
+            Self::load(lanes.as_ptr())
+        }
+    }
     unsafe fn add(self, b: Self) -> Self;
     unsafe fn mul(self, b: Self) -> Self;
     /// `self * b + c`, fused where the hardware can.
@@ -325,6 +349,20 @@ mod tests {
                 let want: Vec<T> = index.iter().map(|&i| x[i as usize]).collect();
                 assert_eq!(read(V::gather(x.as_ptr(), index.as_ptr())), want);
                 assert_eq!(read(V::gather_short(x.as_ptr(), short.as_ptr())), want);
+                let mask = 0b0110_1101_1010_0110u32 & ((1 << n) - 1);
+                let mut next = 0;
+                let spread: Vec<T> = (0..n)
+                    .map(|i| {
+                        if mask >> i & 1 == 0 {
+                            return T::ZERO;
+                        }
+                        next += 1;
+                        x[next - 1]
+                    })
+                    .collect();
+                assert_eq!(read(V::load(x.as_ptr()).expand(mask)), spread);
+                let some: Vec<T> = (0..n).map(|i| if mask >> i & 1 == 1 { x[i] } else { T::ZERO }).collect();
+                assert_eq!(read(V::load_where(x.as_ptr(), mask)), some);
                 let bytes: Vec<i8> = (0..16).map(|i| (i * 37 - 128) as i8).collect();
                 let want: Vec<T> = bytes[..n].iter().map(|&b| T::of(f64::from(b))).collect();
                 assert_eq!(read(V::load_bytes(bytes.as_ptr())), want);

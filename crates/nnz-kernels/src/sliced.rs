@@ -5,6 +5,7 @@ use std::ops::Range;
 use rayon::prelude::*;
 
 use crate::simd::{Isa, Kernel, Vector};
+use crate::weight::{Values, Weight};
 use crate::{Csr, Real};
 
 /// Rows of a slice.
@@ -26,13 +27,6 @@ pub struct Sliced<T> {
     slices: Vec<Slice>,
     index: Index,
     values: Values<T>,
-}
-
-#[derive(Clone, Debug)]
-enum Values<T> {
-    Exact(Vec<T>),
-    /// Whole numbers, and what they are multiples of in each row.
-    Bytes(Vec<i8>, Vec<T>),
 }
 
 #[derive(Clone, Debug)]
@@ -59,7 +53,7 @@ impl<T: Real> Sliced<T> {
     pub fn new(csr: Csr, values: &[T]) -> Self {
         let (mut layer, source) = Self::empty(csr);
         assert_eq!(values.len(), source.len(), "values");
-        layer.values = Values::Exact(source.iter().map(|&e| values[e]).collect());
+        layer.values = Values::exact(values, &source);
         layer
     }
 
@@ -71,17 +65,7 @@ impl<T: Real> Sliced<T> {
     pub fn rounded(csr: Csr, values: &[T]) -> Self {
         let (mut layer, source) = Self::empty(csr);
         assert_eq!(values.len(), source.len(), "values");
-        let largest =
-            |r: usize| values[csr.starts[r]..csr.starts[r + 1]].iter().fold(0.0f64, |a, v| a.max(v.f64().abs()));
-        let steps: Vec<f64> = (0..csr.rows).map(|r| largest(r) / 127.0).collect();
-        let mut bytes = vec![0; values.len()];
-        for r in 0..csr.rows {
-            let row = csr.starts[r]..csr.starts[r + 1];
-            let round = |v: T| if steps[r] > 0.0 { (v.f64() / steps[r]).round() as i8 } else { 0 };
-            bytes[row.clone()].iter_mut().zip(&values[row]).for_each(|(b, v)| *b = round(*v));
-        }
-        layer.values =
-            Values::Bytes(source.iter().map(|&e| bytes[e]).collect(), steps.into_iter().map(T::of).collect());
+        layer.values = Values::rounded(csr, values, &source);
         layer
     }
 
@@ -128,10 +112,7 @@ impl<T: Real> Sliced<T> {
 
     /// Number of entries.
     pub fn nnz(&self) -> usize {
-        match &self.values {
-            Values::Exact(v) => v.len(),
-            Values::Bytes(v, _) => v.len(),
-        }
+        self.values.len()
     }
 
     /// Bytes of values and indices.
@@ -140,10 +121,7 @@ impl<T: Real> Sliced<T> {
             Index::Short(_) => 2,
             Index::Long(_) => 4,
         };
-        match &self.values {
-            Values::Exact(v) => v.len() * (index + size_of::<T>()),
-            Values::Bytes(v, steps) => v.len() * (index + 1) + steps.len() * size_of::<T>(),
-        }
+        self.nnz() * index + self.values.bytes()
     }
 
     /// `y = x Wᵀ + bias`, `x` `[batch, in]` and `y` `[batch, out]` row-major.
@@ -202,11 +180,7 @@ impl<T: Real> Sliced<T> {
         }
         for (y, sums) in y.chunks_mut(self.rows).zip(sums.chunks(places)) {
             for (&r, &sum) in self.order.iter().zip(sums) {
-                let sum = match &self.values {
-                    Values::Exact(_) => sum,
-                    Values::Bytes(_, steps) => sum * steps[r as usize],
-                };
-                y[r as usize] = sum + bias.map_or(T::ZERO, |b| b[r as usize]);
+                y[r as usize] = self.values.scaled(r as usize, sum) + bias.map_or(T::ZERO, |b| b[r as usize]);
             }
         }
     }
@@ -266,40 +240,6 @@ unsafe fn row<T: Real, I: Gather, W: Weight<T>>(n: usize, x: *const T, index: *c
         sums[k % 4] += unsafe { (*value.add(k)).number() * *x.add((*index.add(k)).place()) };
     }
     (sums[0] + sums[1]) + (sums[2] + sums[3])
-}
-
-/// How a value is stored.
-trait Weight<T: Real>: Copy + Send + Sync {
-    fn number(self) -> T;
-    /// # Safety
-    /// As [`Vector::load`].
-    unsafe fn load<V: Vector<T = T>>(p: *const Self) -> V;
-}
-
-impl<T: Real> Weight<T> for T {
-    #[inline(always)]
-    fn number(self) -> T {
-        self
-    }
-
-    #[inline(always)]
-    unsafe fn load<V: Vector<T = T>>(p: *const T) -> V {
-        // SAFETY: passed on.
-        unsafe { V::load(p) }
-    }
-}
-
-impl<T: Real> Weight<T> for i8 {
-    #[inline(always)]
-    fn number(self) -> T {
-        T::of(f64::from(self))
-    }
-
-    #[inline(always)]
-    unsafe fn load<V: Vector<T = T>>(p: *const i8) -> V {
-        // SAFETY: passed on.
-        unsafe { V::load_bytes(p) }
-    }
 }
 
 /// An index that can be gathered with.
@@ -387,7 +327,7 @@ mod tests {
                 }
             }
             let x: Vec<f32> = random(seed + 1, 2 * cols);
-            let want = Plain::new(&layer, &values, 2, &x, &vec![0.0; 2 * 45], &vec![0.0; 45]);
+            let want = Plain::new(&layer, &values, 2, &x, &[0.0; 90], &[0.0; 45]);
             for &isa in Isa::available() {
                 let mut y = vec![f32::NAN; 2 * 45];
                 frozen.apply_on(isa, 2, &x, None, &mut y);

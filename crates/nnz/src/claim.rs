@@ -38,26 +38,43 @@ pub enum Metric {
     Measure,
     /// Share of the prunable entries that ever existed, in [0, 1]; the density where nothing was rewired.
     Explored,
+    /// Mean training loss over the last epoch of the arm `dense`, with the same seed, less that of the arm: 0 is as low.
+    LossBelowDense,
+    /// Share of the multiply-adds of the training of the arm `dense`, with the same seed, that the arm did without
+    /// ([`nnz_engine::EpochRecord::multiply_adds`]).
+    MultiplyAddsSaved,
+    /// Share of the bytes of optimizer state of the arm `dense`, with the same seed, that the arm did without.
+    OptimizerBytesSaved,
     /// Share of the prunable entries that are zero at the end, in [0, 1].
     Sparsity,
 }
 
 impl Metric {
+    /// Whether it is a share, which is written in hundredths.
+    fn share(self) -> bool {
+        matches!(
+            self,
+            Self::TestAccuracy | Self::Explored | Self::Sparsity | Self::MultiplyAddsSaved | Self::OptimizerBytesSaved
+        )
+    }
+
+    /// Whether it compares with the arm `dense`.
+    fn needs_dense(self) -> bool {
+        !matches!(self, Self::TestAccuracy | Self::Explored | Self::Measure | Self::Sparsity)
+    }
+
     /// A value as people read it.
     pub fn write(self, value: f64) -> String {
         match self {
-            Self::TestAccuracy | Self::Explored | Self::Sparsity => format!("{:.2}%", value * 100.0),
             Self::SpeedOverDense => format!("{value:.2}x"),
-            Self::Measure => format!("{value:.4}"),
+            _ if self.share() => format!("{:.2}%", value * 100.0),
+            _ => format!("{value:.4}"),
         }
     }
 
     /// A difference of two, and half the width of its interval.
     pub fn write_difference(self, value: f64, half_width: Option<f64>) -> String {
-        let (scale, digits) = match self {
-            Self::TestAccuracy | Self::Explored | Self::Sparsity => (100.0, 2),
-            Self::SpeedOverDense | Self::Measure => (1.0, 4),
-        };
+        let (scale, digits) = if self.share() { (100.0, 2) } else { (1.0, 4) };
         let half = half_width.map_or_else(String::new, |h| format!(" ± {:.digits$}", h * scale));
         format!("{:+.digits$}{half}", value * scale)
     }
@@ -108,8 +125,8 @@ impl Claim {
                 return Err(format!("the claim names `{name}`, which is no arm"));
             }
         }
-        if self.metric == Metric::SpeedOverDense && !arms.iter().any(|a| a.name == "dense") {
-            return Err("the claim compares speed with an arm `dense`, and there is none".into());
+        if self.metric.needs_dense() && !arms.iter().any(|a| a.name == "dense") {
+            return Err("the claim's metric compares with an arm `dense`, and there is none".into());
         }
         match (&self.against, self.value) {
             (Some(_), None) | (None, Some(_)) => Ok(()),
@@ -122,6 +139,10 @@ impl Claim {
         let numbers = |name: &str| -> Option<Vec<f64>> {
             let arm = |name| record.arms.iter().find(|a| a.name == name);
             let seeds = &arm(name)?.seeds;
+            let last = |s: &SeedRecord| s.epochs.last().cloned().unwrap_or_default();
+            let beside = |of: &dyn Fn(&SeedRecord, &SeedRecord) -> f64| -> Option<Vec<f64>> {
+                Some(arm("dense")?.seeds.iter().zip(seeds).map(|(dense, s)| of(dense, s)).collect())
+            };
             match self.metric {
                 Metric::TestAccuracy => Some(seeds.iter().map(|s| s.test_accuracy).collect()),
                 Metric::Measure => seeds.iter().map(|s| s.measure).collect(),
@@ -130,9 +151,13 @@ impl Claim {
                     let ever = |s: &SeedRecord| s.epochs.last().and_then(|e| e.explored).unwrap_or(s.density);
                     Some(seeds.iter().map(ever).collect())
                 }
-                Metric::SpeedOverDense => {
-                    let pairs = arm("dense")?.seeds.iter().zip(seeds);
-                    Some(pairs.map(|(dense, s)| dense.seconds_per_epoch / s.seconds_per_epoch.max(1e-9)).collect())
+                Metric::SpeedOverDense => beside(&|dense, s| dense.seconds_per_epoch / s.seconds_per_epoch.max(1e-9)),
+                Metric::LossBelowDense => beside(&|dense, s| last(dense).loss - last(s).loss),
+                Metric::MultiplyAddsSaved => {
+                    beside(&|dense, s| 1.0 - last(s).multiply_adds / last(dense).multiply_adds.max(1.0))
+                }
+                Metric::OptimizerBytesSaved => {
+                    beside(&|dense, s| 1.0 - s.optimizer_bytes as f64 / dense.optimizer_bytes.max(1) as f64)
                 }
             }
         };

@@ -167,6 +167,7 @@ pub fn compare(
             data: request.data.clone(),
             model: model.clone(),
             seeds: seeds.to_vec(),
+            pretrain: None,
             precision: Precision::F32,
             train,
             arms: vec![arm.clone()],

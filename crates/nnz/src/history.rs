@@ -7,7 +7,7 @@
 use crate::run::record::ArmRecord;
 use crate::{Error, Result, run};
 use nnz_core::Topology;
-use nnz_core::measure::{self, Components, Degrees};
+use nnz_core::measure::{self, Components, Degrees, Tail};
 use nnz_engine::Event;
 use serde::Serialize;
 use std::collections::BTreeMap;
@@ -18,6 +18,11 @@ use std::path::Path;
 const MAGIC: &[u8] = b"nnz topology history 1\n";
 /// Looks at the whole topology of a layer in a history.
 const LOOKS: usize = 13;
+/// Entries of a layer that began dense.
+const MOST_DENSE: u64 = 1 << 24;
+/// Units of a sparse layer: these, and so many for each connection.
+const FEW_UNITS: u64 = 1 << 20;
+const UNITS_EACH: u64 = 64;
 
 fn number(mut n: u64, out: &mut Vec<u8>) {
     while n >= 0x80 {
@@ -146,6 +151,11 @@ pub fn cut(path: &Path, step: u64) -> Result<()> {
 /// All events.
 pub fn read(path: &Path) -> Result<Vec<Event>> {
     let bytes = fs::read(path).map_err(|e| Error::file(path, format!("cannot read: {e}")))?;
+    parse(&bytes, path)
+}
+
+/// The same of bytes; `path` names them in errors.
+pub fn parse(bytes: &[u8], path: &Path) -> Result<Vec<Event>> {
     let body = bytes.strip_prefix(MAGIC).ok_or_else(|| Error::file(path, "is no history of topologies"))?;
     let (mut rest, mut extents, mut events) = (Bytes(body), BTreeMap::new(), Vec::new());
     while !rest.0.is_empty() {
@@ -217,6 +227,10 @@ pub struct Look {
     pub fan_in: Degrees,
     /// Connections of each input.
     pub fan_out: Degrees,
+    /// A power law fitted to the tail of the fan-in, and its alternatives; `None` where there is no tail to fit.
+    pub fan_in_tail: Option<Tail>,
+    /// The same of the fan-out.
+    pub fan_out_tail: Option<Tail>,
     /// Components of its bipartite graph.
     pub components: Components,
     /// Spectral gap, between 0 and 1; 1 for a dense layer.
@@ -232,7 +246,7 @@ struct Replay {
     /// Step of birth of every connection.
     alive: BTreeMap<u64, u64>,
     /// Sum of the steps of birth.
-    births: u64,
+    births: u128,
     /// Whether each of the start was there; sorted positions.
     first: Vec<u64>,
     /// How many of them exist.
@@ -252,6 +266,8 @@ impl Replay {
             step,
             fan_in: measure::fan_in(&t),
             fan_out: measure::fan_out(&t),
+            fan_in_tail: measure::tail(&t.row_degrees()),
+            fan_out_tail: measure::tail(&t.col_degrees()),
             components: measure::components(&[&t])?,
             gap,
             inputs: if first_layer { narrow(t.col_degrees()) } else { Vec::new() },
@@ -262,12 +278,12 @@ impl Replay {
     fn change(&mut self, step: u64, born: &[u64], died: &[u64]) -> Option<()> {
         for p in died {
             let birth = self.alive.remove(p)?;
-            self.births -= birth;
+            self.births -= u128::from(birth);
             self.left -= usize::from(self.first.binary_search(p).is_ok());
             *self.lives.entry(step.saturating_sub(birth)).or_default() += 1;
         }
         for &p in born {
-            self.births += step;
+            self.births += u128::from(step);
             self.left += usize::from(self.first.binary_search(&p).is_ok());
             if self.alive.insert(p, step).is_some() {
                 return None;
@@ -329,9 +345,18 @@ pub fn tell(events: &[Event], arm: &str, seed: u64, title: &str, input: [usize; 
                 if *layer != layers.len() {
                     return Err(damaged());
                 }
+                // What a file claims is not what it holds.
+                let entries = (*rows as u64).saturating_mul(*cols as u64);
+                let held = positions.as_ref().map_or(entries, |p| p.len() as u64);
+                let units = (*rows as u64 + *cols as u64).saturating_sub(FEW_UNITS);
+                if (positions.is_none() && entries > MOST_DENSE) || units / UNITS_EACH > held {
+                    return Err(Error::Refused(format!(
+                        "`{name}`, {rows}x{cols}, is too large for its history to be told"
+                    )));
+                }
                 let first: Vec<u64> = match positions {
                     Some(positions) => positions.clone(),
-                    None => (0..(rows * cols) as u64).collect(),
+                    None => (0..entries).collect(),
                 };
                 let count = changes(*layer);
                 let looks = (1..LOOKS).map(|i| (i * count).div_ceil(LOOKS - 1)).collect();
@@ -345,7 +370,7 @@ pub fn tell(events: &[Event], arm: &str, seed: u64, title: &str, input: [usize; 
                     looks: Vec::new(),
                 };
                 let alive: BTreeMap<u64, u64> = first.iter().map(|&p| (p, *step)).collect();
-                let births = step * first.len() as u64;
+                let births = u128::from(*step) * first.len() as u128;
                 let mut replay =
                     Replay { layer, alive, births, left: first.len(), first, lives: BTreeMap::new(), looks };
                 replay.look(*step, layers.is_empty())?;
@@ -429,6 +454,12 @@ mod tests {
         assert_eq!(a.moves[1], Move { step: 30, born: 2, died: 2, nonzeros: 4, overlap: 0.75, age: 15.0 });
         assert_eq!(a.looks.last().unwrap().inputs[5], 1);
         assert!(told.layers[1].moves.is_empty() && told.layers[1].looks[0].gap == 1.0);
+        let claims =
+            |rows, cols, positions| vec![Event::Start { step: 0, layer: 0, name: "a".into(), rows, cols, positions }];
+        for huge in [claims(1 << 30, 1 << 30, None), claims(1 << 31, 1 << 31, Some(vec![1]))] {
+            let error = tell(&huge, "set", 0, "", [1, 1, 1]).unwrap_err().to_string();
+            assert!(error.contains("too large"), "{error}");
+        }
         let mut twice = events();
         twice.push(Event::Moved { step: 40, layer: 0, born: vec![0], died: vec![] });
         assert!(tell(&twice, "set", 0, "", [1, 1, 300]).is_err());

@@ -14,6 +14,7 @@ macro_rules! methods {
     };
 }
 
+pub mod adapter;
 pub mod catalog;
 mod claim;
 pub mod compare;
@@ -38,7 +39,7 @@ pub mod topology;
 
 pub use claim::{Claim, Judgement, Metric, Verdict};
 pub use error::{Error, Result};
-pub use recipe::{Arm, Network, Precision, Recipe, Scale, embedded};
+pub use recipe::{Arm, Network, Precision, Pretrain, Recipe, Scale, embedded};
 pub use stats::{Summary, summarize};
 
 /// Every method, room by room.

@@ -135,6 +135,9 @@ pub struct Recipe {
     pub precision: Precision,
     /// How every arm is trained.
     pub train: TrainSpec,
+    /// What every arm goes on from instead of random values: the network, trained densely on other data first.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub pretrain: Option<Pretrain>,
     /// What is compared; the first arm is the one the report is about.
     #[serde(rename = "arm")]
     pub arms: Vec<Arm>,
@@ -144,6 +147,16 @@ pub struct Recipe {
     /// What is changed at smoke scale.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub smoke: Option<Smoke>,
+}
+
+/// A training before the arms', on other data and otherwise like theirs, once for each seed.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Pretrain {
+    /// Data set, with pictures and as many classes as the recipe's.
+    pub data: String,
+    /// Passes over it.
+    pub epochs: u32,
 }
 
 /// A recipe in seconds.
@@ -156,6 +169,9 @@ pub struct Smoke {
     pub epochs: u32,
     /// Seeds instead.
     pub seeds: Vec<u64>,
+    /// Another network, where the recipe's does not take these data.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub model: Option<Network>,
 }
 
 /// One of the things compared.
@@ -251,6 +267,9 @@ impl Recipe {
             if let Some(of) = arm.narrow_to.as_ref().filter(|of| !self.arms[..i].iter().any(|a| a.name == **of)) {
                 return bad(format!("arm `{}` is narrowed to `{of}`, which is no arm before it", arm.name));
             }
+            if self.pretrain.is_some() && (arm.model.is_some() || arm.narrow_to.is_some()) {
+                return bad(format!("arm `{}` has a network of its own, which is not pretrained", arm.name));
+            }
             match &arm.method {
                 Some(key) => drop(REGISTRY.find(key)?),
                 None if !arm.options.is_empty() => return bad(format!("arm `{}` has options but no method", arm.name)),
@@ -268,7 +287,11 @@ impl Recipe {
         if let (Scale::Smoke, Some(smoke)) = (scale, self.smoke.take()) {
             self.data = smoke.data;
             self.train.epochs = smoke.epochs;
+            if let Some(pretrain) = &mut self.pretrain {
+                pretrain.epochs = pretrain.epochs.min(smoke.epochs);
+            }
             self.seeds = smoke.seeds;
+            self.model = smoke.model.unwrap_or(self.model);
         }
         self
     }

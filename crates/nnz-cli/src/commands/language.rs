@@ -425,9 +425,10 @@ pub fn bench(path: &Path, why: bool, ui: Ui) -> Result<ExitCode> {
     };
     let (entries, nonzeros) = (sum(&|w| w.rows * w.cols), sum(&|w| w.nonzeros));
     let (matrices, packed) = (sum(&|_| 1), sum(&|w| usize::from(w.sparse())));
+    let bytes = sum(&models::Linear::bytes);
     let density = nonzeros as f64 / entries.max(1) as f64;
     let document = json!({"ms": ms, "dense_ms": dense_ms, "speedup": dense_ms / ms, "density": density,
-        "sparse_matrices": packed, "matrices": matrices});
+        "sparse_matrices": packed, "matrices": matrices, "matrix_bytes": bytes, "dense_bytes": 4 * entries});
     ui.answer(&document, || {
         let compared = match dense_ms / ms {
             s if (s - 1.0).abs() < 0.02 => "as fast as".to_string(),
@@ -436,8 +437,10 @@ pub fn bench(path: &Path, why: bool, ui: Ui) -> Result<ExitCode> {
         };
         let mut text = format!(
             "a token in {ms:.2} ms, {compared} with every weight stored ({dense_ms:.2} ms); density {}, {packed} of {matrices} \
-             matrices multiplied sparse",
-            ui::density(density)
+             matrices multiplied sparse, {} instead of {}",
+            ui::density(density),
+            ui::bytes(bytes),
+            ui::bytes(4 * entries)
         );
         if packed == 0 {
             text += "\nno matrix has so few nonzeros that a sparse product would be faster here";
@@ -447,8 +450,7 @@ pub fn bench(path: &Path, why: bool, ui: Ui) -> Result<ExitCode> {
             let rows = sparse.blocks()[0].matrices().map(|(part, w)| {
                 let at = machine.crossover(nnz::kernels::cost::Use::Inference, w.rows, w.cols, 1);
                 let density = w.nonzeros as f64 / (w.rows * w.cols) as f64;
-                let kernel = if w.sparse() { "sliced" } else { "dense" };
-                vec![part.into(), format!("{}x{}", w.rows, w.cols), ui::density(density), kernel.into(), format!("{at:.2}")]
+                vec![part.into(), format!("{}x{}", w.rows, w.cols), ui::density(density), w.kernel().into(), format!("{at:.2}")]
             });
             let head = ["the first block", "shape", "density", "kernel", "dense wins from"];
             let share = (c.vocabulary * c.width) as f64 / (c.vocabulary * c.width + entries) as f64;

@@ -1,12 +1,13 @@
 //! One file a command, or a few that belong together.
+pub mod adapter;
 pub mod bench;
 pub mod compare;
 pub mod data;
 pub mod doctor;
 pub mod language;
 pub mod methods;
-pub mod network;
 pub mod model;
+pub mod network;
 pub mod prune;
 pub mod reproduce;
 pub mod run;

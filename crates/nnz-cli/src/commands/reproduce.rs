@@ -11,9 +11,10 @@ use std::process::ExitCode;
 #[derive(ClapArgs, Debug)]
 #[command(after_help = "Examples:
   nnz reproduce rigl                 exit code 1 when a claim of it does not hold
+  nnz reproduce set/above-er         one of its claims
   nnz reproduce all --scale smoke    seconds each; shows that they run")]
 pub struct Args {
-    /// The method's key, or `all`
+    /// The method's key, one of its claims as KEY/CLAIM, or `all`
     method: String,
     /// How large
     #[arg(long, value_enum, default_value_t = Size::Small)]
@@ -36,13 +37,26 @@ enum Size {
 
 /// Runs and judges the claims of a method. Exit code 1 when one of them does not hold.
 pub fn run(args: &Args, ui: Ui) -> Result<ExitCode> {
-    if args.method != "all" {
-        REGISTRY.find(&args.method)?;
+    let (key, claim) = match args.method.split_once('/') {
+        Some((key, claim)) => (key, Some(claim)),
+        None => (&*args.method, None),
+    };
+    if key != "all" {
+        REGISTRY.find(key)?;
     }
-    let wanted = |name: &str| args.method == "all" || name.split('/').nth(1) == Some(&args.method);
+    let wanted = |name: &str| {
+        let [_, own, what] = name.split('/').collect::<Vec<_>>()[..] else { return false };
+        (key == "all" || own == key) && claim.is_none_or(|c| what == c)
+    };
     let recipes: Vec<_> = embedded().into_iter().filter(|(n, _)| wanted(n)).collect();
     if recipes.is_empty() {
-        bail!("{} has no claim yet", args.method);
+        let all: Vec<String> = embedded().into_iter().map(|(n, _)| n).collect();
+        let of: Vec<&str> =
+            all.iter().filter_map(|n| n.split_once('/')?.1.strip_prefix(key)?.strip_prefix('/')).collect();
+        match (claim, of.is_empty()) {
+            (Some(claim), false) => bail!("{key} has no claim `{claim}`; its claims are {}", of.join(", ")),
+            _ => bail!("{key} has no claim yet"),
+        }
     }
     if args.scale == Size::Smoke && args.record.is_some() {
         bail!("a smoke run proves nothing and is not recorded; leave out --scale smoke");

@@ -175,7 +175,7 @@ pub struct Args {
     data: super::DataArgs,
     #[command(flatten)]
     method: MethodArgs,
-    /// Network: mlp:IN-HIDDEN-..-OUT, lenet5, vgg-small, resnet8, resnet20, resnet32, mobilenet-small,
+    /// Network: mlp:IN-HIDDEN-..-OUT, lenet5, vgg-small, resnet8, resnet20, resnet32 (or resnet20:WIDTH), mobilenet-small,
     /// transformer:WIDTH-DEPTH-HEADS-PATCH, causal-transformer:VOCABULARY-WIDTH-DEPTH-HEADS,
     /// autoencoder:IN-HIDDEN-..-CODE, vae:IN-HIDDEN-..-CODE, or a TOML file with its layers, such as net.toml
     /// [default: mlp with 300 and 100 hidden units]
@@ -263,6 +263,7 @@ fn recipe(args: &Args) -> Result<Recipe> {
         seeds: (args.seed..args.seed + args.seeds).collect(),
         precision: if args.f64 { Precision::F64 } else { Precision::F32 },
         train: TrainSpec { task, ..args.train.spec(args.epochs) },
+        pretrain: None,
         arms,
         claim: None,
         smoke: None,

@@ -7,7 +7,7 @@ use crate::layers::{
 use nnz_core::closest;
 
 /// The names that [`crate::ModelSpec::parse`] knows.
-pub const KNOWN: &str = "mlp:IN-HIDDEN-..-OUT, lenet5, vgg-small, resnet8, resnet20, resnet32, mobilenet-small, \
+pub const KNOWN: &str = "mlp:IN-HIDDEN-..-OUT, lenet5, vgg-small, resnet8, resnet20, resnet32 (or resnet20:WIDTH), mobilenet-small, \
                          transformer:WIDTH-DEPTH-HEADS-PATCH, causal-transformer:VOCABULARY-WIDTH-DEPTH-HEADS, \
                          autoencoder:IN-HIDDEN-..-CODE and vae:IN-HIDDEN-..-CODE";
 
@@ -33,9 +33,20 @@ pub(super) fn layers(text: &str, input: [usize; 3], classes: usize) -> Result<Ve
         }
         ("lenet5", None) => lenet5(input, classes),
         ("vgg-small", None) => Ok(vgg(input[0], classes)),
-        ("resnet8", None) => Ok(resnet(1, input[0], classes)),
-        ("resnet20", None) => Ok(resnet(3, input[0], classes)),
-        ("resnet32", None) => Ok(resnet(5, input[0], classes)),
+        ("resnet8" | "resnet20" | "resnet32", _) => {
+            let blocks = if name == "resnet8" {
+                1
+            } else if name == "resnet20" {
+                3
+            } else {
+                5
+            };
+            let what = format!("the width of the first stage alone, such as {name}:8");
+            match sizes.map_or(Ok(vec![16]), |_| numbers(&what))?[..] {
+                [width] => Ok(resnet(blocks, width, input[0], classes)),
+                _ => Err(format!("expected {what}")),
+            }
+        }
         ("mobilenet-small", None) => Ok(mobilenet(input[0], classes)),
         ("transformer", Some(_)) => {
             let what = "width, depth, heads and patch size, such as transformer:64-2-4-7";
@@ -56,7 +67,10 @@ pub(super) fn layers(text: &str, input: [usize; 3], classes: usize) -> Result<Ve
             }
         }
         _ => {
-            let names = KNOWN.split_whitespace().filter_map(|w| w.split([':', ',']).next()).filter(|&w| w != "and");
+            let names = KNOWN
+                .split_whitespace()
+                .filter_map(|w| w.split([':', ',']).next())
+                .filter(|&w| !["and", "(or"].contains(&w));
             Err(format!("there is none of this name{}; known models are {KNOWN}", closest(name, names)))
         }
     }
@@ -147,13 +161,14 @@ fn vgg(mut channels: usize, classes: usize) -> Vec<LayerSpec> {
     layers
 }
 
-/// The residual networks for small pictures of He et al. 2015 (arXiv:1512.03385, section 4.2), 6 · `blocks` + 2 layers;
+/// The residual networks for small pictures of He et al. 2015 (arXiv:1512.03385, section 4.2), 6 · `blocks` + 2 layers and `first`
+/// channels in the first stage;
 /// shortcuts that change shape are projections (option B).
-fn resnet(blocks: usize, channels: usize, classes: usize) -> Vec<LayerSpec> {
-    let mut layers = conv_norm("conv1", channels, 16, 3, 1, 1);
+fn resnet(blocks: usize, first: usize, channels: usize, classes: usize) -> Vec<LayerSpec> {
+    let mut layers = conv_norm("conv1", channels, first, 3, 1, 1);
     layers.push(Relu {}.into());
-    let mut before = 16;
-    for (stage, width) in [16, 32, 64].into_iter().enumerate() {
+    let mut before = first;
+    for (stage, width) in [1, 2, 4].map(|n: usize| first.saturating_mul(n)).into_iter().enumerate() {
         for block in 0..blocks {
             let name = format!("stage{}.{block}", stage + 1);
             let stride = if stage > 0 && block == 0 { 2 } else { 1 };

@@ -19,6 +19,39 @@ fn dense_ops() {
     }
 }
 
+/// x Wᵀ whose gradient to x goes through another matrix B: that of x W'ᵀ at B, and that of W as ever.
+#[test]
+fn a_product_with_another_way_back() {
+    let (x, w, b) = (random(&[3, 4], 1), random(&[2, 4], 2), random(&[2, 4], 3));
+    let through = |matrix: &Tensor<f64>, back: &Tensor<f64>, second: bool| {
+        let leaves = [Var::leaf(x.clone()), Var::leaf(matrix.clone())];
+        let y = ops::matmul_back(&leaves[0], &leaves[1], back);
+        // A fixed gradient of y, so that it is the same whatever y is.
+        let mut found = ops::sum(&ops::mul(&y, &Var::constant(random(&[3, 2], 9)))).backward(false).unwrap();
+        found.take(&leaves[usize::from(second)]).unwrap()
+    };
+    let slope = |of_x: bool, matrix: &Tensor<f64>, at: usize| {
+        let value = |h: f64| {
+            let (mut x, mut w) = (x.clone(), matrix.clone());
+            let moved = if of_x { &mut x } else { &mut w };
+            moved.data_mut()[at] += h;
+            let y = ops::matmul(&Var::constant(x), false, &Var::constant(w), true);
+            ops::sum(&ops::mul(&y, &Var::constant(random(&[3, 2], 9)))).value().data()[0]
+        };
+        (value(1e-5) - value(-1e-5)) / 2e-5
+    };
+    let value = ops::matmul_back(&Var::constant(x.clone()), &Var::constant(w.clone()), &b);
+    same(
+        value.value().data(),
+        ops::matmul(&Var::constant(x.clone()), false, &Var::constant(w.clone()), true).value().data(),
+    );
+    let (dx, dw) = (through(&w, &b, false), through(&w, &b, true));
+    (0..12).for_each(|at| close("x, through B", dx.data()[at], slope(true, &b, at)));
+    (0..8).for_each(|at| close("W", dw.data()[at], slope(false, &w, at)));
+    // With B = W it is the plain product.
+    check("matmul_back", &|v| ops::matmul_back(&v[0], &Var::constant(w.clone()), &w), std::slice::from_ref(&x));
+}
+
 #[test]
 fn broadcasting() {
     for (a, b) in [(&[2, 3][..], &[3][..]), (&[2, 1, 3], &[4, 1]), (&[1], &[2, 2]), (&[3, 1], &[1, 2]), (&[0, 3], &[3])]

@@ -82,6 +82,16 @@ vector!(
         }
 
         #[inline(always)]
+        unsafe fn expand(self, mask: u32) -> Self {
+            unsafe { _mm512_maskz_expand_ps(mask as u16, self) }
+        }
+
+        #[inline(always)]
+        unsafe fn load_where(p: *const f32, mask: u32) -> Self {
+            unsafe { _mm512_maskz_loadu_ps(mask as u16, p) }
+        }
+
+        #[inline(always)]
         unsafe fn load_bytes(p: *const i8) -> Self {
             unsafe { _mm512_cvtepi32_ps(_mm512_cvtepi8_epi32(_mm_loadu_si128(p.cast()))) }
         }
@@ -157,6 +167,21 @@ vector!(
         #[inline(always)]
         unsafe fn gather_short(base: *const f64, index: *const u16) -> Self {
             unsafe { _mm512_i32gather_pd::<8>(_mm256_cvtepu16_epi32(_mm_loadu_si128(index.cast())), base) }
+        }
+
+        #[inline(always)]
+        unsafe fn expand(self, mask: u32) -> Self {
+            unsafe { _mm512_maskz_expand_pd(mask as u8, self) }
+        }
+
+        #[inline(always)]
+        unsafe fn load_where(p: *const f64, mask: u32) -> Self {
+            unsafe { _mm512_maskz_loadu_pd(mask as u8, p) }
+        }
+
+        #[inline(always)]
+        unsafe fn load_bytes(p: *const i8) -> Self {
+            unsafe { _mm512_cvtepi32_pd(_mm256_cvtepi8_epi32(_mm_loadl_epi64(p.cast()))) }
         }
 
         #[inline(always)]

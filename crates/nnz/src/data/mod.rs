@@ -244,7 +244,8 @@ impl Store {
 
     /// Reads a data set: a known name, or the path of a file or folder with options behind it (see [`read`]).
     ///
-    /// A name wins over a file or folder of that name (write `./NAME` for the latter). Installed files are compared with
+    /// A name wins over a file or folder of that name (write `./NAME` for the latter), and that over one in the data
+    /// directory. Installed files are compared with
     /// the published checksums while they are read.
     ///
     /// # Errors
@@ -262,8 +263,20 @@ impl Store {
         let encoding = encoding.map(read::Encoding::from_json).transpose()?;
         match catalog().iter().find(|e| e.name == name) {
             Some(entry) => self.load_entry(entry),
-            None => load_path(name, encoding.as_ref()),
+            None => self.load_own(name, encoding.as_ref()),
         }
+    }
+
+    /// A file or folder; what lies in the data directory goes by its name there.
+    fn load_own(&self, name: &str, encoding: Option<&read::Encoding>) -> Result<Loaded> {
+        let here = self.dir.join(read::split(name).0);
+        let plain = !read::split(name).0.contains(std::path::is_separator);
+        if !plain || Path::new(read::split(name).0).exists() || !here.exists() {
+            return load_path(name, encoding);
+        }
+        let mut loaded = load_path(&self.dir.join(name).display().to_string(), encoding)?;
+        loaded.dataset.name = name.into();
+        Ok(loaded)
     }
 
     fn load_entry(&self, entry: &'static Entry) -> Result<Loaded> {

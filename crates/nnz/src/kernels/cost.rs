@@ -10,14 +10,14 @@ use crate::kernels::measure::{Layer, seconds};
 use nnz_core::{Shape, Topology};
 use nnz_engine::file::write_atomically;
 use nnz_engine::{Crossovers, ModelSpec, Storage};
-use nnz_kernels::{Csc, Csr, Isa, Plan, Sliced, TILE, Tiled, Tuning, padded};
+use nnz_kernels::{Csc, Csr, Isa, Plan, Single, Sliced, TILE, Tiled, Tuning, padded};
 use rayon::prelude::*;
 use serde::{Deserialize, Serialize};
 use std::hint::black_box;
 use std::path::PathBuf;
 
 /// Raised when what is measured changes.
-const VERSION: u32 = 2;
+const VERSION: u32 = 3;
 const SIDES: [usize; 2] = [128, 768];
 const BATCHES: [usize; 4] = [1, 8, 32, 128];
 const DENSITIES: [f64; 5] = [0.05, 0.2, 0.4, 0.6, 0.85];
@@ -157,7 +157,7 @@ impl Machine {
                 let layer = Layer::random(side, side, density, batch);
                 let mut point = |what, ratio| points.push(Point { what, side, batch, density, ratio });
                 point(Use::Training, layer.training(Storage::Sparse)? / layer.training(Storage::Masked)?);
-                point(Use::Inference, layer.frozen(frozen(batch)) / full);
+                point(Use::Inference, layer.frozen(frozen(density, batch)) / full);
             }
         }
         let stream = [1 << 17, 1 << 24].map(|n| stream(rayon::current_num_threads().min(4) * n));
@@ -209,7 +209,7 @@ impl Machine {
     pub fn advice(&self, rows: usize, cols: usize, density: f64, batch: usize) -> &'static str {
         match density >= self.crossover(Use::Inference, rows, cols, batch) {
             true => "dense",
-            false => frozen(batch),
+            false => frozen(density, batch),
         }
     }
 
@@ -227,6 +227,10 @@ impl Machine {
         let (what, at_best, bytes) = match kernel {
             "dense" => ("multiply-adds", passes * 2.0 * entries * batch as f64 / (1e9 * self.dense), 4.0 * entries),
             "sliced" => ("gathers", 2.0 * nnz * batch as f64 / gather, 6.0 * nnz),
+            // At least the multiply-adds of every entry, zero or not.
+            "expanded" => {
+                ("multiply-adds", 2.0 * entries * batch as f64 / (1e9 * self.dense), 4.0 * nnz + entries / 8.0)
+            }
             _ => ("L1 loads", tiled / forward + if training { 2.0 * tiled / backward } else { 0.0 }, 6.0 * nnz),
         };
         let times = if training { 2.0 * (tiles + usize::from(last > 0)) as f64 + 1.0 } else { 1.0 };
@@ -250,10 +254,10 @@ fn stream(n: usize) -> f64 {
     4.0 * n as f64 / time / 1e9
 }
 
-/// The sparse kernel for a frozen layer at a batch.
-pub fn frozen(batch: usize) -> &'static str {
+/// The sparse kernel for a frozen layer at a density and a batch.
+pub fn frozen(density: f64, batch: usize) -> &'static str {
     match batch {
-        ..=2 => "sliced",
+        ..=2 => Single::<f32>::format(density, false),
         3..=TILE => "blocked",
         _ => "plan",
     }

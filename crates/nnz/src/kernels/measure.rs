@@ -4,7 +4,7 @@ use crate::Result;
 use crate::kernels::cost::Machine;
 use nnz_core::{Pattern, Rng, Shape, Topology};
 use nnz_engine::{Layout, Optimizer, OptimizerSpec, Param, Storage, Tensor, Var, ops};
-use nnz_kernels::{Blocked, Csr, Plan, Sliced, Start, TILE, Tiled, Tuning, gemm};
+use nnz_kernels::{Blocked, Csr, Expanded, Plan, Sliced, Start, TILE, Tiled, Tuning, gemm};
 use serde::Serialize;
 use std::hint::black_box;
 use std::time::Instant;
@@ -21,7 +21,7 @@ pub struct Row {
     pub density: f64,
     /// Samples.
     pub batch: usize,
-    /// `plan`, which trains; `blocked` and `sliced`, which are frozen.
+    /// `plan`, which trains; `blocked`, `sliced` and `expanded`, which are frozen.
     pub kernel: &'static str,
     /// Milliseconds of a forward pass.
     pub forward: f64,
@@ -150,6 +150,16 @@ impl Layer {
         })
     }
 
+    /// Seconds of a forward pass with frozen values, a bit an entry.
+    pub fn expanded(&self) -> f64 {
+        let frozen = Expanded::new(self.csr(), &self.values);
+        let mut y = vec![0.0; self.batch * self.topology.rows()];
+        seconds(|| {
+            frozen.apply(self.batch, &self.x, None, &mut y);
+            black_box(&y);
+        })
+    }
+
     /// Seconds of a forward pass with values frozen in blocks, from rows to rows.
     pub fn blocked(&self) -> f64 {
         let frozen = Blocked::new(self.csr(), &self.values);
@@ -192,6 +202,7 @@ impl Layer {
     pub fn frozen(&self, kernel: &str) -> f64 {
         match kernel {
             "sliced" => self.sliced(),
+            "expanded" => self.expanded(),
             "blocked" => self.blocked(),
             _ => self.plan()[0],
         }
@@ -228,6 +239,7 @@ impl Layer {
         }
         if batch <= 2 {
             rows.push(row("sliced", self.sliced(), None, 0.0));
+            rows.push(row("expanded", self.expanded(), None, 0.0));
         }
         rows
     }

@@ -10,7 +10,7 @@ use nnz_core::{Rng, Topology};
 use nnz_engine::ops::{self, AttentionMask, KvCache};
 use nnz_engine::{Tensor, Var};
 use nnz_formats::{Archive, Format};
-use nnz_kernels::{Csr, Sliced, Start, gemm};
+use nnz_kernels::{Csr, Single, Start, gemm};
 use std::ops::Range;
 use std::path::Path;
 
@@ -52,7 +52,7 @@ pub struct Linear {
 #[derive(Debug)]
 enum Kernel {
     Dense(Tensor<f32>),
-    Sparse(Sliced<f32>),
+    Sparse(Single<f32>),
 }
 
 impl Linear {
@@ -69,7 +69,7 @@ impl Linear {
                 let t = Topology::from_positions(rows, cols, exist);
                 let csr = Csr { rows, cols, starts: t.starts(), columns: t.columns() };
                 let kept: Vec<f32> = values.into_iter().filter(|v| *v != 0.0).collect();
-                Kernel::Sparse(if bytes { Sliced::rounded(csr, &kept) } else { Sliced::new(csr, &kept) })
+                Kernel::Sparse(if bytes { Single::rounded(csr, &kept) } else { Single::new(csr, &kept) })
             }
             _ => Kernel::Dense(Tensor::new(&[rows, cols], values)),
         };
@@ -85,6 +85,22 @@ impl Linear {
     /// Whether only nonzeros are multiplied.
     pub fn sparse(&self) -> bool {
         matches!(self.kernel, Kernel::Sparse(_))
+    }
+
+    /// Name of the kernel it runs in.
+    pub fn kernel(&self) -> &'static str {
+        match &self.kernel {
+            Kernel::Dense(_) => "dense",
+            Kernel::Sparse(w) => w.name(),
+        }
+    }
+
+    /// Bytes of what is multiplied.
+    pub fn bytes(&self) -> usize {
+        match &self.kernel {
+            Kernel::Dense(w) => 4 * w.len(),
+            Kernel::Sparse(w) => w.bytes(),
+        }
     }
 
     /// x Wᵀ + bias; `[n, cols]` to `[n, rows]`.

@@ -9,6 +9,7 @@ use super::pixels::{self, Map};
 use super::tables::shape;
 use crate::history::{History, Layer, Look, Move};
 use maud::{Markup, html};
+use nnz_core::measure::{Alternative, Degrees, Tail};
 
 /// One HTML page about how topologies moved, as self-contained as [`super::html()`]. Never fails.
 pub fn history(h: &History) -> String {
@@ -21,6 +22,7 @@ pub fn history(h: &History) -> String {
         }
         section { h2 { "Which inputs are read" } (inputs(h)) }
         section { h2 { "How the units are connected" } (structure(h)) }
+        section { h2 { "Do hubs follow a power law?" } (tails(h)) }
     };
     frame::page(&format!("{}, how it moved", h.title), env!("CARGO_PKG_VERSION"), top(h, &moved), sections)
 }
@@ -255,5 +257,118 @@ fn structure(h: &History) -> Markup {
             h3 { "Fan-in and fan-out at the start and at the end" }
             (degrees::fold(&looked, pictures))
         }
+    }
+}
+
+/// What the tests of a tail say.
+fn verdict(t: &Tail) -> &'static str {
+    let nearer = |a: &Alternative| a.ratio > 0.0 && a.p < 0.1;
+    let farther = |a: &Alternative| a.ratio < 0.0 && a.p < 0.1;
+    match (&t.exponential, &t.log_normal) {
+        (e, l) if nearer(e) && nearer(l) => "a power law is nearer than both",
+        (e, l) if farther(e) && farther(l) => "both others are nearer",
+        (e, _) if farther(e) => "an exponential is nearer",
+        (_, l) if farther(l) => "a log-normal is nearer",
+        (e, _) if nearer(e) => "nearer than an exponential, not told from a log-normal",
+        _ => "the data do not tell",
+    }
+}
+
+/// The distribution of degrees at the start, in the middle and at the end, and its tail under test at every look.
+fn tails(h: &History) -> Markup {
+    type Side = (&'static str, fn(&Look) -> &Degrees, fn(&Look) -> Option<&Tail>);
+    let sides: [Side; 2] = [
+        ("fan-in", |k| &k.fan_in, |k| k.fan_in_tail.as_ref()),
+        ("fan-out", |k| &k.fan_out, |k| k.fan_out_tail.as_ref()),
+    ];
+    let all: Vec<(&Layer, &Side)> = h.layers.iter().flat_map(|l| sides.iter().map(move |s| (l, s))).collect();
+    let fitted: Vec<(&Layer, &Side)> =
+        all.into_iter().filter(|(l, side)| l.looks.len() > 1 && l.looks.iter().any(|k| side.2(k).is_some())).collect();
+    if fitted.is_empty() {
+        return html! { p.note { "No side of a layer that moved has a tail of fifty units, so that there is no law to fit." } };
+    }
+    let against =
+        |a: &Alternative| html! { (number(format!("{:+.1}", a.ratio))) span.note { "p " (significant(a.p, 2)) } };
+    let row = |l: &Layer, side: &Side, k: &Look| -> Option<Vec<Markup>> {
+        let t = side.2(k)?;
+        Some(vec![
+            html! { (l.name) " " (side.0) },
+            number(count(k.step)),
+            number(format!("{:.2}", t.exponent)),
+            number(count(t.from as u64)),
+            number(count(t.units as u64)),
+            number(format!("{:.3}", t.distance)),
+            against(&t.exponential),
+            against(&t.log_normal),
+            html! { (verdict(t)) },
+        ])
+    };
+    let some = |l: &Layer| [0, l.looks.len() / 2, l.looks.len() - 1];
+    let rows: Vec<Vec<Markup>> =
+        fitted.iter().flat_map(|(l, side)| some(l).map(|i| row(l, side, &l.looks[i]))).flatten().collect();
+    let picture = |(l, side): &(&Layer, &Side)| {
+        let curve = |(series, i): (usize, usize)| {
+            let look = &l.looks[i];
+            let histogram = &side.1(look).histogram;
+            let units: usize = histogram.iter().sum();
+            // Share of the units that have at least so many.
+            let mut left = units;
+            let mut points = Vec::new();
+            for (degree, &n) in histogram.iter().enumerate().filter(|(_, n)| **n > 0) {
+                if degree > 0 {
+                    points.push((degree as f64, left as f64 / units.max(1) as f64));
+                }
+                left -= n;
+            }
+            Line { series, faint: false, name: format!("step {}", count(look.step)), points }
+        };
+        let curves: Vec<Line> = some(l).into_iter().enumerate().map(curve).collect();
+        let x = Axis::fit(
+            "connections",
+            curves.iter().flat_map(|c| c.points.iter().map(|p| p.0)).collect::<Vec<_>>(),
+            Spacing::Log,
+            tick,
+        );
+        let y = Axis::fit(
+            "share of units",
+            curves.iter().flat_map(|c| c.points.iter().map(|p| p.1)).collect::<Vec<_>>(),
+            Spacing::Log,
+            tick,
+        );
+        let title = format!("{}: {}", l.name, side.0);
+        let key = html! { ul.legend { @for c in &curves { li { (swatch(c.series)) (c.name) } } } };
+        html! { div { (key) (figure(&title, lines(&format!("{title}, share of units with at least so many connections"), &x, &y, &curves, |v| significant(v, 3)), html! {
+            "Share of the units with at least so many connections. Where both axes are logarithmic, a power law is a straight line."
+        })) } }
+    };
+    html! {
+        p {
+            "A power law is fitted to the tail by maximum likelihood, from the degree on where it is nearest to the data, and compared with an exponential "
+            "and a log-normal on the same tail (Clauset, Shalizi and Newman 2009). A ratio above zero speaks for the power law, below for the other; "
+            "with p above 0.1 the data do not tell."
+        }
+        (table(html! { "At the start, in the middle and at the end." }, &["Side", "Step", "Exponent", "From", "Units", "Distance", "Exponential", "Log-normal", "Verdict"], &rows))
+        (degrees::fold(&fitted, picture))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn verdicts_follow_the_ratios() {
+        let tail = |e: (f64, f64), l: (f64, f64)| Tail {
+            exponent: 2.5,
+            from: 3,
+            units: 80,
+            distance: 0.1,
+            exponential: Alternative { ratio: e.0, p: e.1 },
+            log_normal: Alternative { ratio: l.0, p: l.1 },
+        };
+        assert_eq!(verdict(&tail((9.0, 0.01), (5.0, 0.02))), "a power law is nearer than both");
+        assert_eq!(verdict(&tail((-9.0, 0.01), (-5.0, 0.5))), "an exponential is nearer");
+        assert_eq!(verdict(&tail((-9.0, 0.01), (-5.0, 0.05))), "both others are nearer");
+        assert_eq!(verdict(&tail((0.3, 0.7), (-0.1, 0.9))), "the data do not tell");
     }
 }

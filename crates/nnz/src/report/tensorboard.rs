@@ -80,6 +80,7 @@ mod tests {
             born: 4,
             died: 4,
             explored: None,
+            multiply_adds: 0.0,
         };
         let file = events(&[epoch], &[1.5]);
         // A record of 24 bytes, its length's checksum, and the first bytes of the event, as every such file begins.

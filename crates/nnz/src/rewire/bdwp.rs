@@ -9,10 +9,8 @@
 //! weights decay as under SR-STE; where outputs are no multiple of M, the last group is shorter. At `until` the forward mask
 //! stays.
 
-use super::sr_ste::{keep, largest, masked, n_of_m, whole};
-use nnz_core::{
-    Build, Edit, Leaf, Method, Paper, Parametrization, Pattern, Period, Result, Setting, Shape, Work,
-};
+use super::sr_ste::{self, SrSte, gated, largest};
+use nnz_core::{Build, Edit, Leaf, Method, Paper, Parametrization, Pattern, Result, Setting, Shape, Work};
 use serde::{Deserialize, Serialize};
 
 /// The card.
@@ -34,25 +32,21 @@ pub const METHOD: Method = Method::new::<Options>(
 /// Options.
 #[derive(Debug, Serialize, Deserialize)]
 pub struct Options {
-    /// N:M
-    pub pattern: Pattern,
-    /// λ: how strongly weights outside the forward mask shrink.
-    pub shrink: f64,
-    /// When the forward mask stays.
-    pub until: Period,
+    /// Pattern, what shrinks the weights outside the forward mask, and when that mask stays.
+    #[serde(flatten)]
+    pub forward: sr_ste::Options,
 }
 
 impl Default for Options {
     fn default() -> Self {
-        Self { pattern: Pattern::Nm { n: 2, m: 8 }, shrink: 2e-4, until: Period::Run(1.0) }
+        Self { forward: sr_ste::Options { pattern: Pattern::Nm { n: 2, m: 8 }, ..Default::default() } }
     }
 }
 
 impl Build for Options {
     fn build(self, setting: &Setting) -> Result<Work> {
-        let [n, m] = n_of_m("bdwp", self.pattern)?;
-        let until = self.until.steps(setting);
-        Ok(masked(self.pattern, until, setting, Bdwp { n, m, shrink: self.shrink, until }))
+        let forward = self.forward.masks("bdwp", setting)?;
+        Ok(forward.work(setting, Bdwp(forward)))
     }
 }
 
@@ -70,59 +64,49 @@ pub fn cycles(rows: usize, cols: usize, batch: usize, [n, m]: [usize; 2], side: 
     [product(batch, rows, kept(cols)), product(batch, cols, kept(rows)), product(rows, cols, batch)]
 }
 
-struct Bdwp {
-    n: usize,
-    m: usize,
-    shrink: f64,
-    until: u64,
-}
+/// SR-STE, with a mask of its own on the way back.
+struct Bdwp(SrSte);
 
 /// Row-major `[rows, cols]` as `[cols, rows]`.
 fn turned<N: Copy>(values: &[N], rows: usize, cols: usize) -> Vec<N> {
     (0..rows * cols).map(|i| values[i % rows * cols + i / rows]).collect()
 }
 
-fn gated(w: &[f64], mask: impl IntoIterator<Item = bool>) -> Vec<f64> {
-    w.iter().zip(mask).map(|(w, m)| if m { *w } else { 0.0 }).collect()
-}
-
 impl Parametrization for Bdwp {
-    fn leaves(&self, shape: &Shape, weight: &[f64]) -> Vec<Leaf> {
-        whole(shape, weight)
-    }
-
-    fn weight(&self, _: u64, leaves: &[Leaf]) -> Vec<f64> {
-        gated(&leaves[0].values, largest(&leaves[0].values, self.n, self.m))
-    }
-
     fn backward(&self, _: u64, leaves: &[Leaf]) -> Option<Vec<f64>> {
         let (w, [rows, cols]) = (&leaves[0].values, [leaves[0].dims[0], leaves[0].dims[1]]);
         // Column by column, so that groups are of outputs.
         let columns = turned(w, rows, cols);
-        let mask: Vec<bool> = columns.chunks(rows.max(1)).flat_map(|c| largest(c, self.n, self.m)).collect();
-        Some(gated(w, turned(&mask, cols, rows)))
+        let mask: Vec<bool> = columns.chunks(rows.max(1)).flat_map(|c| largest(c, self.0.n, self.0.m)).collect();
+        Some(gated(w, &turned(&mask, cols, rows), |_| 0.0))
     }
 
-    fn pull(&self, _: u64, _: &[Leaf], gradient: &[f64]) -> Vec<Vec<f64>> {
-        vec![gradient.to_vec()]
+    fn leaves(&self, shape: &Shape, weight: &[f64]) -> Vec<Leaf> {
+        self.0.leaves(shape, weight)
+    }
+
+    fn weight(&self, step: u64, leaves: &[Leaf]) -> Vec<f64> {
+        self.0.weight(step, leaves)
+    }
+
+    fn pull(&self, step: u64, leaves: &[Leaf], gradient: &[f64]) -> Vec<Vec<f64>> {
+        self.0.pull(step, leaves, gradient)
     }
 
     fn straight_through(&self) -> bool {
         true
     }
 
-    fn penalty(&self, _: u64, leaves: &[Leaf], gradients: &mut [Vec<f64>]) {
-        let w = &leaves[0].values;
-        let masked = gradients[0].iter_mut().zip(w).zip(largest(w, self.n, self.m)).filter(|(_, m)| !m);
-        masked.for_each(|((g, w), _)| *g += self.shrink * w);
+    fn penalty(&self, step: u64, leaves: &[Leaf], gradients: &mut [Vec<f64>]) {
+        self.0.penalty(step, leaves, gradients);
     }
 
     fn until(&self) -> u64 {
-        self.until
+        self.0.until
     }
 
     fn freeze(&self, shape: &Shape, leaves: &[Leaf]) -> Edit {
-        keep(shape, &leaves[0].values, &largest(&leaves[0].values, self.n, self.m))
+        self.0.freeze(shape, leaves)
     }
 }
 
@@ -132,7 +116,7 @@ mod tests {
 
     #[test]
     fn groups_run_along_inputs_forward_and_along_outputs_backward() {
-        let p = Bdwp { n: 1, m: 2, shrink: 0.0, until: 9 };
+        let p = Bdwp(SrSte { n: 1, m: 2, shrink: 0.0, until: 9 });
         let leaves = p.leaves(&Shape::matrix("a", 2, 2), &[1.0, 2.0, 4.0, 3.0]);
         assert_eq!(p.weight(0, &leaves), [0.0, 2.0, 4.0, 0.0]);
         // Column 0 is (1, 4), column 1 is (2, 3).

@@ -6,7 +6,7 @@
 //! Deviations: β reaches zero (linear) or e⁻⁵ (exponential) at `until`, where the paper gives its slope by the step; the rest of
 //! the run trains what is in the final mask. Groups of kM that do not divide a row are cut at its end.
 
-use super::sr_ste::{keep, largest, masked, n_of_m, whole};
+use super::sr_ste::{self, SrSte, gated, largest};
 use nnz_core::{
     Build, Edit, Leaf, Method, Paper, Parametrization, Pattern, Period, Result, Setting, Shape, Work,
 };
@@ -68,28 +68,27 @@ impl Default for Options {
 
 impl Build for Options {
     fn build(self, setting: &Setting) -> Result<Work> {
-        let [n, m] = n_of_m("decay-masks", self.pattern)?;
-        let (from, until) = (self.from.steps(setting), self.until.steps(setting));
-        Ok(masked(self.pattern, until, setting, Decaying { n, m, decay: self.decay, from, until }))
+        let hard = sr_ste::Options { pattern: self.pattern, shrink: 0.0, until: self.until };
+        let hard = hard.masks("decay-masks", setting)?;
+        Ok(hard.work(setting, Decaying { hard, decay: self.decay, from: self.from.steps(setting) }))
     }
 }
 
 struct Decaying {
-    n: usize,
-    m: usize,
+    /// What it ends as.
+    hard: SrSte,
     decay: Hardening,
     from: u64,
-    until: u64,
 }
 
 impl Decaying {
     /// N, M and the share β of what is masked, at a step.
     fn at(&self, step: u64) -> (usize, usize, f64) {
-        let (n, m) = (self.n, self.m);
+        let SrSte { n, m, until, .. } = self.hard;
         if step < self.from {
             return (m, m, 1.0);
         }
-        let t = (step - self.from) as f64 / (self.until.saturating_sub(self.from)).max(1) as f64;
+        let t = (step - self.from) as f64 / until.saturating_sub(self.from).max(1) as f64;
         let span = |count: usize| ((t * count as f64) as usize).min(count - 1);
         match self.decay {
             Hardening::Linear => (n, m, (1.0 - t).max(0.0)),
@@ -108,22 +107,19 @@ impl Decaying {
 }
 
 impl Parametrization for Decaying {
-    fn leaves(&self, shape: &Shape, weight: &[f64]) -> Vec<Leaf> {
-        whole(shape, weight)
-    }
-
     fn weight(&self, step: u64, leaves: &[Leaf]) -> Vec<f64> {
         let (n, m, beta) = self.at(step);
         // Groups end with their row.
         let rows = leaves[0].values.chunks(leaves[0].dims[1].max(1));
-        let row = |w: &[f64]| -> Vec<f64> {
-            w.iter().zip(largest(w, n, m)).map(|(w, m)| if m { *w } else { beta * w }).collect()
-        };
-        rows.flat_map(row).collect()
+        rows.flat_map(|w| gated(w, &largest(w, n, m), |w| beta * w)).collect()
     }
 
-    fn pull(&self, _: u64, _: &[Leaf], gradient: &[f64]) -> Vec<Vec<f64>> {
-        vec![gradient.to_vec()]
+    fn leaves(&self, shape: &Shape, weight: &[f64]) -> Vec<Leaf> {
+        self.hard.leaves(shape, weight)
+    }
+
+    fn pull(&self, step: u64, leaves: &[Leaf], gradient: &[f64]) -> Vec<Vec<f64>> {
+        self.hard.pull(step, leaves, gradient)
     }
 
     fn straight_through(&self) -> bool {
@@ -131,11 +127,11 @@ impl Parametrization for Decaying {
     }
 
     fn until(&self) -> u64 {
-        self.until
+        self.hard.until
     }
 
     fn freeze(&self, shape: &Shape, leaves: &[Leaf]) -> Edit {
-        keep(shape, &leaves[0].values, &largest(&leaves[0].values, self.n, self.m))
+        self.hard.freeze(shape, leaves)
     }
 }
 
@@ -144,7 +140,7 @@ mod tests {
     use super::*;
 
     fn at(n: usize, m: usize, decay: Hardening) -> impl Fn(u64) -> (usize, usize, f64) {
-        move |step| Decaying { n, m, decay, from: 10, until: 110 }.at(step)
+        move |step| Decaying { hard: SrSte { n, m, shrink: 0.0, until: 110 }, decay, from: 10 }.at(step)
     }
 
     #[test]
@@ -162,7 +158,8 @@ mod tests {
 
     #[test]
     fn masked_weights_count_by_beta_and_end_at_n_of_m() {
-        let p = Decaying { n: 1, m: 2, decay: Hardening::Linear, from: 0, until: 4 };
+        let hard = SrSte { n: 1, m: 2, shrink: 0.0, until: 4 };
+        let p = Decaying { hard, decay: Hardening::Linear, from: 0 };
         let shape = Shape::matrix("a", 1, 4);
         let leaves = p.leaves(&shape, &[1.0, -2.0, 3.0, 4.0]);
         assert_eq!(p.weight(2, &leaves), [0.5, -2.0, 1.5, 4.0]);

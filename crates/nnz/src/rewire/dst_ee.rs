@@ -1,8 +1,13 @@
 //! RigL with an exploration term: the smallest |w| are dropped, and the zeros of largest
 //! S = |∂L/∂w| + c ln t / (N + ε) are grown, where N is how many rewirings the connection was active at and t the step.
 //!
-//! The formula was not at hand in the paper's text; it is the one in use elsewhere. Gradients shrink while ln t grows, so c is
-//! relative: the option times the mean |∂L/∂w| of the existing connections.
+//! Where the formula is from: neither the authors' code nor the paper's text could be had, only its abstract, which names
+//! exploitation (gradients) and coverage exploration (how often a weight was active) in one acquisition function. The form is that of
+//! an upper confidence bound as this method is described elsewhere, ε = 1 is from there too, and is not confirmed. t is the step, not the
+//! count of rewirings; both differ by a constant summand of ln t at an even interval, which N = 0 alone feels.
+//!
+//! Gradients shrink while ln t grows, so c is relative: the option times the mean |∂L/∂w| of the existing connections. Descriptions
+//! give an absolute c from 1e-5 to 1e-2 that is multiplied by 0.9 now and then; a mean gradient falls by itself.
 //!
 //! Counts are kept for connections that were ever active only, of which there are at most as many as were there at the start and
 //! were born: 12 bytes each, and no dense copy. All others have N = 0 and the same term, so that the largest

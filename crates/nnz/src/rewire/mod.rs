@@ -18,6 +18,7 @@ methods![
     granet,
     top_kast,
     cht,
+    continuous_growing,
 ];
 
 pub use bdwp::{cycles, multiply_adds};

@@ -46,26 +46,20 @@ impl Default for Options {
 
 impl Build for Options {
     fn build(self, setting: &Setting) -> Result<Work> {
-        let [n, m] = n_of_m("sr-ste", self.pattern)?;
-        let until = self.until.steps(setting);
-        Ok(masked(self.pattern, until, setting, SrSte { n, m, shrink: self.shrink, until }))
+        let masks = self.masks("sr-ste", setting)?;
+        Ok(masks.work(setting, masks))
     }
 }
 
-/// N and M of a pattern, which must be one of those.
-pub(super) fn n_of_m(method: &str, pattern: Pattern) -> Result<[usize; 2]> {
-    match pattern {
-        Pattern::Nm { n, m } => Ok([n, m]),
-        other => Err(Error::Refused(format!("{method} keeps a pattern N:M, such as 2:4, not {other}"))),
+impl Options {
+    /// The parametrization they ask for; `method` is named where they make no sense.
+    pub(super) fn masks(&self, method: &str, setting: &Setting) -> Result<SrSte> {
+        let Pattern::Nm { n, m } = self.pattern else {
+            let why = format!("{method} keeps a pattern N:M, such as 2:4, not {}", self.pattern);
+            return Err(Error::Refused(why));
+        };
+        Ok(SrSte { n, m, shrink: self.shrink, until: self.until.steps(setting) })
     }
-}
-
-/// A parametrization that ends in an N:M topology at `until`.
-pub(super) fn masked(pattern: Pattern, until: u64, setting: &Setting, p: impl Parametrization + 'static) -> Work {
-    let density = pattern.fixed_density().unwrap_or(1.0);
-    let budget = Budget { pattern, ..Budget::new(density, DistributionKind::Uniform) };
-    let idle = Idle(budget.prune(Magnitude, OneShot { at: until, density }, setting));
-    Work { parametrization: Some(Box::new(p)), ..Work::from(idle) }
 }
 
 /// Whether each weight of a row-major matrix is among the `n` largest |w| of its `m` consecutive ones, ties to the first. The
@@ -78,33 +72,43 @@ pub(super) fn largest(weights: &[f64], n: usize, m: usize) -> Vec<bool> {
     weights.chunks(m).flat_map(group).collect()
 }
 
-/// All entries of a weight as its only leaf.
-pub(super) fn whole(shape: &Shape, weight: &[f64]) -> Vec<Leaf> {
-    vec![Leaf { name: "weight", dims: vec![shape.rows, shape.cols], values: weight.to_vec(), decays: true }]
+/// w where a mask says so, `outside(w)` elsewhere.
+pub(super) fn gated(w: &[f64], mask: &[bool], outside: impl Fn(f64) -> f64) -> Vec<f64> {
+    w.iter().zip(mask).map(|(&w, m)| if *m { w } else { outside(w) }).collect()
 }
 
-/// What is left of a weight under a mask.
-pub(super) fn keep(shape: &Shape, weight: &[f64], mask: &[bool]) -> Edit {
-    let topology = Topology::full(shape.rows, shape.cols).filter(mask);
-    let values = weight.iter().zip(mask).filter(|(_, m)| **m).map(|(w, _)| *w).collect();
-    Edit::Set { topology, values }
+/// A dense weight that shows N of M inputs. Other N:M methods hold one and change what the passes see.
+#[derive(Clone, Copy)]
+pub(super) struct SrSte {
+    pub n: usize,
+    pub m: usize,
+    pub shrink: f64,
+    pub until: u64,
 }
 
-struct SrSte {
-    n: usize,
-    m: usize,
-    shrink: f64,
-    until: u64,
+impl SrSte {
+    /// The work of a parametrization that ends as this one does: in an N:M topology at `until`.
+    pub(super) fn work(&self, setting: &Setting, p: impl Parametrization + 'static) -> Work {
+        let pattern = Pattern::Nm { n: self.n, m: self.m };
+        let density = pattern.fixed_density().unwrap_or(1.0);
+        let budget = Budget { pattern, ..Budget::new(density, DistributionKind::Uniform) };
+        let idle = Idle(budget.prune(Magnitude, OneShot { at: self.until, density }, setting));
+        Work { parametrization: Some(Box::new(p)), ..Work::from(idle) }
+    }
+
+    fn mask(&self, w: &[f64]) -> Vec<bool> {
+        largest(w, self.n, self.m)
+    }
 }
 
 impl Parametrization for SrSte {
     fn leaves(&self, shape: &Shape, weight: &[f64]) -> Vec<Leaf> {
-        whole(shape, weight)
+        vec![Leaf { name: "weight", dims: vec![shape.rows, shape.cols], values: weight.to_vec(), decays: true }]
     }
 
     fn weight(&self, _: u64, leaves: &[Leaf]) -> Vec<f64> {
         let w = &leaves[0].values;
-        w.iter().zip(largest(w, self.n, self.m)).map(|(w, m)| if m { *w } else { 0.0 }).collect()
+        gated(w, &self.mask(w), |_| 0.0)
     }
 
     fn pull(&self, _: u64, _: &[Leaf], gradient: &[f64]) -> Vec<Vec<f64>> {
@@ -117,7 +121,7 @@ impl Parametrization for SrSte {
 
     fn penalty(&self, _: u64, leaves: &[Leaf], gradients: &mut [Vec<f64>]) {
         let w = &leaves[0].values;
-        let masked = gradients[0].iter_mut().zip(w).zip(largest(w, self.n, self.m)).filter(|(_, m)| !m);
+        let masked = gradients[0].iter_mut().zip(w).zip(self.mask(w)).filter(|(_, m)| !m);
         masked.for_each(|((g, w), _)| *g += self.shrink * w);
     }
 
@@ -126,7 +130,9 @@ impl Parametrization for SrSte {
     }
 
     fn freeze(&self, shape: &Shape, leaves: &[Leaf]) -> Edit {
-        keep(shape, &leaves[0].values, &largest(&leaves[0].values, self.n, self.m))
+        let (w, mask) = (&leaves[0].values, self.mask(&leaves[0].values));
+        let values = w.iter().zip(&mask).filter(|(_, m)| **m).map(|(w, _)| *w).collect();
+        Edit::Set { topology: Topology::full(shape.rows, shape.cols).filter(&mask), values }
     }
 }
 

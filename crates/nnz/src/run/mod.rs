@@ -7,11 +7,13 @@ pub mod record;
 
 use crate::kernels::cost::{Machine, Use};
 use crate::stats::median;
-use crate::{Arm, Error, Precision, REGISTRY, Recipe, Result, data, history, report, summarize};
+use crate::{Arm, Error, Precision, Pretrain, REGISTRY, Recipe, Result, data, history, report, summarize};
 use nnz_core::{Dense, Kind, Setting, Topology, Work};
 use nnz_engine::data::{Dataset, Inputs};
-use nnz_engine::file::{Header, Packing, is_checkpoint, save_model, write_atomically};
-use nnz_engine::{Crossovers, History, Model, ModelSpec, Param, Progress, Real, Storage, Task, Trainer};
+use nnz_engine::file::{Header, Packing, is_checkpoint, load_model, save_model, write_atomically};
+use nnz_engine::{
+    Crossovers, Frame, History, Model, ModelSpec, Param, Progress, Real, Storage, Task, TrainSpec, Trainer,
+};
 use record::{ArmRecord, DataRecord, LayerRecord, MachineRecord, Misread, RunRecord, SeedRecord};
 use serde::{Serialize, de::DeserializeOwned};
 use sha2::{Digest, Sha256};
@@ -79,7 +81,11 @@ pub fn run(recipe: &Recipe, options: &Options, observer: &mut dyn Observer) -> R
         refuse_dense_storage(&recipe, arm)?;
         rehearse(&recipe, arm, &network(arm)?)?;
     }
-    let id = run_id(&recipe, &data)?;
+    let pretrain = match &recipe.pretrain {
+        Some(pretrain) => Some(other_data(pretrain, &data)?),
+        None => None,
+    };
+    let id = run_id(&recipe, &data, pretrain.as_ref())?;
     let dir = options.dir.clone().unwrap_or_else(|| Path::new("runs").join(&id));
     let old = dir.join("id");
     if options.resume && !old.exists() {
@@ -144,6 +150,7 @@ pub fn run(recipe: &Recipe, options: &Options, observer: &mut dyn Observer) -> R
                 dir: &dir,
                 id: &id,
                 one_thread: options.one_thread,
+                pretrain: pretrain.as_ref(),
             };
             let (mut record, times) = match recipe.precision {
                 Precision::F32 => job.run::<f32>(observer, s == 0)?,
@@ -204,9 +211,34 @@ struct Job<'a> {
     dir: &'a Path,
     id: &'a str,
     one_thread: bool,
+    /// Data that the network is trained on before.
+    pretrain: Option<&'a Dataset>,
 }
 
 impl Job<'_> {
+    /// The network to go on from: as it lies in the run's directory, or trained now. Being cut off, it is trained again.
+    fn pretrained<T: Real>(
+        &self,
+        data: &Dataset,
+        epochs: u32,
+        observer: &mut dyn Observer,
+    ) -> Result<(Model<T>, Frame)> {
+        let path = self.dir.join("models").join(format!("pretrained-{}.safetensors", self.seed));
+        if !path.exists() {
+            let spec = TrainSpec { epochs, ..self.recipe.train.clone() };
+            let mut trainer: Trainer<T> = Trainer::new(self.model, data, &spec, self.seed, |_| Ok(Dense))?;
+            trainer.prefetch = !self.one_thread;
+            if !trainer.run(|_, progress| observer.step("pretraining", progress))? {
+                return Err(Error::Interrupted { dir: self.dir.into() });
+            }
+            let header = Header { data: data.name.clone(), ..self.header(&trainer) };
+            fs::create_dir_all(self.dir.join("models")).map_err(|e| Error::file(self.dir, e))?;
+            save_model(&path, &trainer.result(), &header, Packing::Dense)?;
+        }
+        let (model, header) = load_model(&path, Storage::Auto)?;
+        Ok((model, header.frame()))
+    }
+
     /// The record of this network and the seconds of its epochs; found, resumed or trained.
     fn run<T: Real>(&self, observer: &mut dyn Observer, keep: bool) -> Result<(SeedRecord, Vec<f64>)> {
         let name = format!("{}-{}", self.arm.name, self.seed);
@@ -225,7 +257,13 @@ impl Job<'_> {
         }
         let build = |setting: &Setting| work(self.arm, setting);
         let spec = &self.recipe.train;
-        let mut trainer: Trainer<T> = Trainer::new(self.model, self.data, spec, self.seed, build)?;
+        let mut trainer: Trainer<T> = match (self.pretrain, &self.recipe.pretrain) {
+            (Some(data), Some(pretrain)) => {
+                let (model, frame) = self.pretrained(data, pretrain.epochs, observer)?;
+                Trainer::from_model(model, frame, self.data, spec, self.seed, build)?
+            }
+            _ => Trainer::new(self.model, self.data, spec, self.seed, build)?,
+        };
         trainer.prefetch = !self.one_thread;
         if checkpoint.exists() {
             trainer.resume(&checkpoint, &run)?;
@@ -404,6 +442,16 @@ pub fn layer<T: Real>(param: &Param<T>) -> LayerRecord {
     }
 }
 
+/// The data that a network is trained on first.
+fn other_data(pretrain: &Pretrain, data: &Dataset) -> Result<Dataset> {
+    let other = data::Store::open()?.load(&pretrain.data)?.dataset;
+    if (other.image, other.classes.len()) != (data.image, data.classes.len()) {
+        let say = |d: &Dataset| format!("{} has inputs of {:?} and {} classes", d.name, d.image, d.classes.len());
+        return Err(Error::Refused(format!("{}, but {}: one network cannot learn both", say(&other), say(data))));
+    }
+    Ok(other)
+}
+
 /// The method of an arm, ready for one network.
 fn work(arm: &Arm, setting: &Setting) -> nnz_core::Result<Work> {
     match &arm.method {
@@ -420,7 +468,10 @@ fn rehearse(recipe: &Recipe, arm: &Arm, spec: &ModelSpec) -> Result<()> {
     let shapes: Vec<_> = shapes.iter().collect();
     if shapes.is_empty() && arm.method.is_some() {
         if sparsifier.kind() != Kind::Weights {
-            let kind = if sparsifier.kind() == Kind::Units { "axis of units that can be cut" } else { "graph" };
+            let kind = match sparsifier.kind() {
+                Kind::Edges => "graph",
+                _ => "axis of units that can be cut",
+            };
             return Err(Error::Refused(format!("model {} has no {kind}, which {} needs", spec.name, arm.name)));
         }
         return Err(Error::Refused(format!(
@@ -495,13 +546,18 @@ fn summarize_arm(arm: &Arm, seeds: Vec<SeedRecord>, seconds: &[f64]) -> ArmRecor
     }
 }
 
-fn run_id(recipe: &Recipe, data: &Dataset) -> Result<String> {
+fn run_id(recipe: &Recipe, data: &Dataset, pretrain: Option<&Dataset>) -> Result<String> {
     let mut hash = Sha256::new();
     // What was asked for: the same request finds its run whatever a cost model chose for it.
     let mut asked = recipe.clone();
     asked.train.crossovers = Crossovers::default();
+    // Two claims about the same arms are one run.
+    (asked.claim, asked.smoke) = (None, None);
     hash.update(asked.to_toml()?);
     hash.update(&data.checksum);
+    if let Some(other) = pretrain {
+        hash.update(&other.checksum);
+    }
     hash.update(ENGINE_REVISION.to_le_bytes());
     for key in recipe.arms.iter().filter_map(|a| a.method.as_ref()) {
         hash.update(REGISTRY.find(key)?.revision.to_le_bytes());
