@@ -24,7 +24,9 @@ pub(crate) fn read(bytes: &[u8], blob: usize) -> Result<Found, String> {
         let name = file.name().map_err(|e| format!("a member's name: {e}"))?.into_owned();
         let Some(name) = name.strip_suffix(".npy") else { return Err(format!("member `{name}` is no array")) };
         if file.compression() != zip::CompressionMethod::Stored {
-            return Err(format!("`{name}` is compressed; save the weights with numpy.savez, so that they can be mapped"));
+            return Err(format!(
+                "`{name}` is compressed; save the weights with numpy.savez, so that they can be mapped"
+            ));
         }
         let start = file.data_start().and_then(|s| usize::try_from(s).ok());
         let range = start.zip(usize::try_from(file.size()).ok());
@@ -72,7 +74,8 @@ fn array(bytes: &[u8], at: usize, blob: usize) -> Result<Entry, String> {
     let columns_first = value("fortran_order")?.starts_with("True");
     let tuple = value("shape")?.strip_prefix('(').and_then(|t| t.split_once(')')).ok_or("`shape` is no tuple")?.0;
     let sizes = tuple.split(',').map(str::trim).filter(|s| !s.is_empty());
-    let shape = sizes.map(|s| s.parse().map_err(|_| format!("`shape` has `{s}`"))).collect::<Result<Vec<usize>, _>>()?;
+    let shape =
+        sizes.map(|s| s.parse().map_err(|_| format!("`shape` has `{s}`"))).collect::<Result<Vec<usize>, _>>()?;
     let some = shape.iter().filter(|&&d| d > 0).try_fold(1usize, |n, &d| n.checked_mul(d));
     let count = some.map(|n| if shape.contains(&0) { 0 } else { n });
     let first = 8 + width + length;

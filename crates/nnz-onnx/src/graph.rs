@@ -358,7 +358,8 @@ fn external(
     folder: Option<&Path>,
     files: &mut HashMap<PathBuf, Bytes>,
 ) -> Result<Bytes, String> {
-    let said = |key: &str| t.external_data.iter().find(|p| p.key.as_deref() == Some(key)).and_then(|p| p.value.as_deref());
+    let said =
+        |key: &str| t.external_data.iter().find(|p| p.key.as_deref() == Some(key)).and_then(|p| p.value.as_deref());
     let location = said("location").ok_or("lies outside the file, which does not say where")?;
     let folder = folder.ok_or_else(|| format!("lies in `{location}`, but there is no folder to look in"))?;
     let inside = Path::new(location).components().all(|c| matches!(c, Component::Normal(_) | Component::CurDir));
@@ -368,7 +369,8 @@ fn external(
     }
     let path = folder.join(location);
     // A link could lead out all the same.
-    let real = |p: &Path| p.canonicalize().map_err(|e| format!("lies in {}, which cannot be read: {e}", path.display()));
+    let real =
+        |p: &Path| p.canonicalize().map_err(|e| format!("lies in {}, which cannot be read: {e}", path.display()));
     let home = if folder.as_os_str().is_empty() { Path::new(".") } else { folder };
     if !real(&path)?.starts_with(real(home)?) {
         return Err(leaves());
@@ -584,9 +586,11 @@ impl Graph {
         let mut constants = BTreeMap::new();
         let dense = g.initializer.iter().map(|t| (t.name.clone(), Constant::read(t, folder, &mut files)));
         let mut all: Vec<_> = dense.collect();
-        all.extend(g.sparse_initializer.iter().map(|s| {
-            (s.values.as_ref().and_then(|v| v.name.clone()), Constant::read_sparse(s))
-        }));
+        all.extend(
+            g.sparse_initializer
+                .iter()
+                .map(|s| (s.values.as_ref().and_then(|v| v.name.clone()), Constant::read_sparse(s))),
+        );
         for (name, constant) in all {
             let name = name.unwrap_or_default();
             let constant = constant.map_err(|why| fail(format!("weight `{name}`: {why}")))?;
@@ -598,7 +602,8 @@ impl Graph {
         for n in g.node {
             let op = n.op_type.unwrap_or_default();
             let op = domain(&n.domain).map_or(op.clone(), |d| format!("{d}.{op}"));
-            let mut node = Node { op, name: n.name.unwrap_or_default(), inputs: n.input, outputs: n.output, ..Node::default() };
+            let mut node =
+                Node { op, name: n.name.unwrap_or_default(), inputs: n.input, outputs: n.output, ..Node::default() };
             for a in &n.attribute {
                 let name = a.name.clone().unwrap_or_default();
                 let read = Attribute::read(a, folder, &mut files);
@@ -648,12 +653,23 @@ impl Graph {
     /// When a value is computed twice, by nobody, or from itself.
     pub fn sort(&mut self) -> Result<()> {
         let fail = |why: String| Error::file(&self.path, why);
+        let mut names = HashSet::new();
+        if let Some(p) = self.inputs.iter().find(|p| p.name.is_empty() || !names.insert(&p.name)) {
+            return Err(fail(format!("two inputs are named `{}`, or one has no name", p.name)));
+        }
+        if self.outputs.iter().any(|p| p.name.is_empty()) {
+            return Err(fail("one of its outputs has no name".into()));
+        }
         let mut makers = HashMap::new();
         for (i, node) in self.nodes.iter().enumerate() {
             for out in node.outputs.iter().filter(|o| !o.is_empty()) {
                 let twice = makers.insert(out.as_str(), i).is_some() || self.constants.contains_key(out);
                 if twice || self.inputs.iter().any(|p| p.name == *out) {
-                    return Err(fail(format!("`{out}` is computed by {} `{}`, but is there already", node.op, node.label())));
+                    return Err(fail(format!(
+                        "`{out}` is computed by {} `{}`, but is there already",
+                        node.op,
+                        node.label()
+                    )));
                 }
             }
         }
@@ -686,7 +702,11 @@ impl Graph {
         }
         if let Some(i) = (0..self.nodes.len()).find(|&i| waits[i] > 0) {
             let node = &self.nodes[i];
-            return Err(fail(format!("{} `{}` needs, directly or not, what it computes itself", node.op, node.label())));
+            return Err(fail(format!(
+                "{} `{}` needs, directly or not, what it computes itself",
+                node.op,
+                node.label()
+            )));
         }
         let mut nodes: Vec<Option<Node>> = std::mem::take(&mut self.nodes).into_iter().map(Some).collect();
         self.nodes = order.into_iter().filter_map(|i| nodes[i].take()).collect();

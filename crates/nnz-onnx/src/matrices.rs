@@ -55,8 +55,26 @@ impl Matrix {
 
 /// Functions that leave a head a head.
 const AFTER: &[&str] = &[
-    "Add", "Cast", "Div", "Dropout", "Exp", "Flatten", "Identity", "Log", "LogSoftmax", "Mul", "ReduceMax", "ReduceSum", "Relu",
-    "Reshape", "Sigmoid", "Softmax", "Squeeze", "Sub", "Tanh", "Transpose",
+    "Add",
+    "Cast",
+    "Div",
+    "Dropout",
+    "Exp",
+    "Flatten",
+    "Identity",
+    "Log",
+    "LogSoftmax",
+    "Mul",
+    "ReduceMax",
+    "ReduceSum",
+    "Relu",
+    "Reshape",
+    "Sigmoid",
+    "Softmax",
+    "Squeeze",
+    "Sub",
+    "Tanh",
+    "Transpose",
 ];
 
 impl Graph {
@@ -144,7 +162,8 @@ impl Graph {
         // The product that all ways back from a node end at; nodes are in order.
         let mut ends: Vec<Option<usize>> = Vec::with_capacity(self.nodes.len());
         for (i, node) in self.nodes.iter().enumerate() {
-            let computed = || node.inputs.iter().filter_map(|n| makers.get(n.as_str())).map(|&m| ends.get(m).copied().flatten());
+            let computed =
+                || node.inputs.iter().filter_map(|n| makers.get(n.as_str())).map(|&m| ends.get(m).copied().flatten());
             let end = match &*node.op {
                 "MatMul" | "Gemm" | "Conv" => Some(i),
                 op if AFTER.contains(&op) => {

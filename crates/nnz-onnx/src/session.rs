@@ -34,7 +34,11 @@ enum Ready {
     /// A convolution of single places, as a product.
     Point(Linear),
     /// A kernel with channels last, as the first shape says, and a bias.
-    Conv { shape: Tensor<f32>, packed: Tensor<f32>, bias: Option<Tensor<f32>> },
+    Conv {
+        shape: Tensor<f32>,
+        packed: Tensor<f32>,
+        bias: Option<Tensor<f32>>,
+    },
 }
 
 struct Step {
@@ -138,7 +142,8 @@ impl Session {
         }
         let (path, opset) = (graph.path.clone(), graph.opset);
         let (inputs, outputs) = (graph.inputs.clone(), graph.outputs.clone());
-        let mut session = Self { path, opset, budget, advice: None, steps, folded: Vec::new(), constants, slots, inputs, outputs };
+        let mut session =
+            Self { path, opset, budget, advice: None, steps, folded: Vec::new(), constants, slots, inputs, outputs };
         session.fold()?;
         session.mortality();
         Ok(session)
@@ -295,8 +300,12 @@ impl Session {
                     let rows = w.shape()[usize::from(by_columns)];
                     let bias = part(2);
                     let bias_fits = match &bias {
-                        Some(b) => b.len() == rows && cx.float("beta", 1.0).map_err(said)? == 1.0
-                            && b.shape().iter().filter(|&&d| d != 1).count() <= 1 && b.shape().last() == Some(&rows),
+                        Some(b) => {
+                            b.len() == rows
+                                && cx.float("beta", 1.0).map_err(said)? == 1.0
+                                && b.shape().iter().filter(|&&d| d != 1).count() <= 1
+                                && b.shape().last() == Some(&rows)
+                        }
                         None => !there(2),
                     };
                     if !plain || !bias_fits {
@@ -382,7 +391,10 @@ impl Session {
         for (name, value) in given {
             let Some(port) = self.inputs.iter().find(|p| p.name == name) else {
                 let names: Vec<&str> = self.inputs.iter().map(|p| p.name.as_str()).collect();
-                return Err(Error::Refused(format!("the network has no input `{name}`; it reads {}", names.join(", "))));
+                return Err(Error::Refused(format!(
+                    "the network has no input `{name}`; it reads {}",
+                    names.join(", ")
+                )));
             };
             let kind = match port.kind {
                 None => true,

@@ -97,8 +97,18 @@ fn every_operator_answers_as_in_onnx_runtime() {
         }
     }
     // Whatever is known is tested, but for twins of what is.
-    let twins =
-        ["Acos", "Asin", "CastLike", "Constant", "Dropout", "GroupNormalization", "Identity", "IsInf", "ReduceLogSum", "Upsample"];
+    let twins = [
+        "Acos",
+        "Asin",
+        "CastLike",
+        "Constant",
+        "Dropout",
+        "GroupNormalization",
+        "Identity",
+        "IsInf",
+        "ReduceLogSum",
+        "Upsample",
+    ];
     let missing: Vec<_> = nnz_onnx::KNOWN.iter().filter(|k| !seen.contains(**k) && !twins.contains(k)).collect();
     assert!(missing.is_empty(), "{missing:?}");
 }
@@ -118,7 +128,10 @@ fn check(name: &str, graph: &Graph, case: &Json, within: f64) {
         if let (Value::Float(a), Value::Float(b)) = (a.clone(), b) {
             let (a, b) = (a.rows(), b.rows());
             let size = a.data().iter().fold(1.0f32, |m, v| m.max(v.abs()));
-            assert!(a.data().iter().zip(b.data()).all(|(a, b)| (a - b).abs() < 1e-4 * size), "{name}: joined and plain");
+            assert!(
+                a.data().iter().zip(b.data()).all(|(a, b)| (a - b).abs() < 1e-4 * size),
+                "{name}: joined and plain"
+            );
         }
     }
 }

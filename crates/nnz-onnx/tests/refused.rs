@@ -75,10 +75,10 @@ fn shapes_that_do_not_fit_are_refused_with_their_node() {
     let shape = Constant::ints(&[3], vec![1 << 20, 2, 3]);
     holds(&graph(vec![grow], vec![("s", shape)]), &["Expand", "more than"]);
     // More of them than may live together, though each is small enough.
-    let mut many: Vec<Node> = (0..8)
-        .map(|i| Node::new("Expand", &format!("a{i}"), &["x", "s"]))
-        .collect();
-    many.push(Node::new("Concat", "y", &["a0", "a1", "a2", "a3", "a4", "a5", "a6", "a7"]).with("axis", Attribute::Int(0)));
+    let mut many: Vec<Node> = (0..8).map(|i| Node::new("Expand", &format!("a{i}"), &["x", "s"])).collect();
+    many.push(
+        Node::new("Concat", "y", &["a0", "a1", "a2", "a3", "a4", "a5", "a6", "a7"]).with("axis", Attribute::Int(0)),
+    );
     let shape = Constant::ints(&[3], vec![1 << 15, 2, 3]);
     holds(&graph(many, vec![("s", shape)]), &["more than 1048576 numbers"]);
     let attribute = Node::new("Transpose", "y", &["x"]).with("perm", Attribute::Ints(vec![0, 0]));

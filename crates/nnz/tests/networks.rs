@@ -60,7 +60,8 @@ fn methods_prune_graphs_and_what_is_written_is_what_they_kept() {
                 let pruning = Pruning { method, options: &options, seed: 0, packing, dtype: Dtype::F32 };
                 let pool = rayon::ThreadPoolBuilder::new().num_threads(threads).build().unwrap();
                 let mut network = Network::open(&golden(name)).unwrap();
-                let pruned = pool.install(|| networks::prune(&mut network, &pruning, samples.clone(), to, false, |_, _| ()));
+                let pruned =
+                    pool.install(|| networks::prune(&mut network, &pruning, samples.clone(), to, false, |_, _| ()));
                 (network, pruned.unwrap())
             };
             let (one, other) = (dir.path().join(format!("{name}-one")), dir.path().join(format!("{name}-other")));
@@ -77,7 +78,9 @@ fn methods_prune_graphs_and_what_is_written_is_what_they_kept() {
             assert!(far(&want, &answer(&Network::open(&one).unwrap(), &samples[0])) < 1e-5, "{name} {}", method.key);
             run(2, None, &onnx);
             assert!(far(&want, &answer(&Network::open(&onnx).unwrap(), &samples[0])) < 1e-5, "{name} {}", method.key);
-            for (m, before) in network.matrices().iter().filter(|m| m.head).map(|m| (m, Network::open(&golden(name)).unwrap())) {
+            for (m, before) in
+                network.matrices().iter().filter(|m| m.head).map(|m| (m, Network::open(&golden(name)).unwrap()))
+            {
                 assert_eq!(network.graph.constants[&m.name].numbers(), before.graph.constants[&m.name].numbers());
             }
         }
@@ -95,10 +98,12 @@ fn sparse_products_answer_as_dense_ones() {
         networks::prune(&mut network, &pruning, Vec::new(), &dir.path().join(name), false, |_, _| ()).unwrap();
         let want = answer(&network, &given);
         for kernel in ["sliced", "blocked", "plan"] {
-            let session = Session::new(&network.graph, Some(Box::new(move |_, _, _, _| kernel)), Budget::default()).unwrap();
+            let session =
+                Session::new(&network.graph, Some(Box::new(move |_, _, _, _| kernel)), Budget::default()).unwrap();
             let (found, layers) = session.explain(given.clone()).unwrap();
             assert!(layers.iter().filter(|l| l.kernel == kernel).count() >= 4, "{kernel}");
-            let found: Vec<f32> = found.into_iter().filter_map(Value::into_floats).flat_map(|t| t.data().to_vec()).collect();
+            let found: Vec<f32> =
+                found.into_iter().filter_map(Value::into_floats).flat_map(|t| t.data().to_vec()).collect();
             assert!(far(&want, &found) < 1e-4, "{name} {kernel}");
         }
     }
@@ -217,7 +222,12 @@ fn sparse_initializers_hold_the_same_numbers() {
     leave("bert", &Network::open(&golden("bert")).unwrap(), &text(1), false);
     leave("vit", &Network::open(&golden("vit")).unwrap(), &picture("pixel_values", [1, 3, 16, 16], 5), false);
     leave("lite0", &Network::open(&golden("lite0.pth")).unwrap(), &picture("pixel_values", [1, 3, 64, 64], 5), false);
-    leave("resnet50", &Network::open(&golden("resnet50.pth")).unwrap(), &picture("pixel_values", [1, 3, 64, 64], 5), false);
+    leave(
+        "resnet50",
+        &Network::open(&golden("resnet50.pth")).unwrap(),
+        &picture("pixel_values", [1, 3, 64, 64], 5),
+        false,
+    );
 }
 
 /// An archive as `numpy.savez` writes it.
@@ -260,14 +270,23 @@ fn arrays_of_numpy_are_weights() {
     let pruned = networks::prune(&mut network, &pruning, Vec::new(), &to, false, |_, _| ()).unwrap();
     assert_eq!(pruned.density(), 0.25);
     let kept = Archive::open(&to).unwrap().read("a").unwrap();
-    assert_eq!(kept.iter().filter(|v| **v != 0.0).count() + Archive::open(&to).unwrap().read("b").unwrap().iter().filter(|v| **v != 0.0).count(), 6);
+    assert_eq!(
+        kept.iter().filter(|v| **v != 0.0).count()
+            + Archive::open(&to).unwrap().read("b").unwrap().iter().filter(|v| **v != 0.0).count(),
+        6
+    );
     assert!(network.session(None).unwrap_err().to_string().contains("not known"));
     for (header, data, stored, says) in [
         (a, rows.clone(), false, "numpy.savez"),
         (a, rows[1..].to_vec(), true, "47 bytes"),
         ("{'descr': '|O', 'fortran_order': False, 'shape': (3,), }", vec![0; 24], true, "Python objects"),
         ("{'descr': '>f4', 'fortran_order': False, 'shape': (3, 4), }", rows.clone(), true, "`>f4`"),
-        ("{'descr': '<f4', 'fortran_order': False, 'shape': (99999999999, 99999999999), }", rows.clone(), true, "bytes"),
+        (
+            "{'descr': '<f4', 'fortran_order': False, 'shape': (99999999999, 99999999999), }",
+            rows.clone(),
+            true,
+            "bytes",
+        ),
         ("{'descr': '<f4', 'shape': (3, 4), }", rows.clone(), true, "fortran_order"),
     ] {
         npz(&file, &[("a", header, data)], stored);

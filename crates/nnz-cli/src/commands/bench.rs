@@ -113,7 +113,9 @@ struct ScaleArgs {
 pub fn run(args: &Args, ui: Ui) -> Result<ExitCode> {
     match (&args.what, &args.model) {
         (Some(What::Kernels(args)), _) => kernels(args, ui),
-        (None, Some(model)) if super::network::known(model) => super::network::bench(model, batch(args.batch)?, args.why, ui),
+        (None, Some(model)) if super::network::known(model) => {
+            super::network::bench(model, batch(args.batch)?, args.why, ui)
+        }
         (None, Some(model)) if nnz::models::foreign(model) => super::language::bench(model, args.why, ui),
         (Some(What::Scale(args)), _) => scale(args, ui),
         (Some(What::Cycles(args)), _) => cycles(args, ui),

@@ -79,9 +79,8 @@ pub fn convert(args: &super::language::ConvertArgs, ui: Ui) -> Result<ExitCode> 
     let said = serde_json::Value::Null;
     let (found, bytes) =
         networks::export(&network, &args.output, writing.packing(), dtype, args.sparse_initializer, &said)?;
-    let part = |m: nnz_onnx::Matrix| {
-        Some(models::Part { written: *found.get(&m.name)?, entries: m.len(), name: m.name })
-    };
+    let part =
+        |m: nnz_onnx::Matrix| Some(models::Part { written: *found.get(&m.name)?, entries: m.len(), name: m.name });
     let parts = network.matrices().into_iter().filter_map(part).collect();
     let pruned = Pruned { parts, bytes, tried: Vec::new(), singular: 0 };
     let (all, before) = sizes(&network);
@@ -91,7 +90,8 @@ pub fn convert(args: &super::language::ConvertArgs, ui: Ui) -> Result<ExitCode> 
 /// Inputs that a network is weighed by: lines of a text, or pictures.
 fn samples(network: &Network, path: &Path, tokens: usize, length: usize) -> Result<Vec<Vec<(&'static str, Value)>>> {
     let fixed = |inputs: Vec<(&str, Value)>| {
-        let name = |n: &str| ["input_ids", "attention_mask", "token_type_ids", "pixel_values"].into_iter().find(|k| *k == n);
+        let name =
+            |n: &str| ["input_ids", "attention_mask", "token_type_ids", "pixel_values"].into_iter().find(|k| *k == n);
         // Names of inputs are few and live as long as the program.
         inputs.into_iter().map(|(n, v)| (name(n).unwrap_or_else(|| String::leak(n.into())), v)).collect::<Vec<_>>()
     };
@@ -201,7 +201,8 @@ pub fn bench(path: &Path, batch: usize, why: bool, ui: Ui) -> Result<ExitCode> {
     let (sparse, dense) = (network.session(Some(&machine))?, network.session(None)?);
     let inputs = network.typical(batch)?;
     let (_, layers) = sparse.explain(inputs.clone())?;
-    let time = |s: &nnz_onnx::Session| 1e3 * seconds(|| assert!(s.run(inputs.clone()).is_ok(), "it answered a moment ago"));
+    let time =
+        |s: &nnz_onnx::Session| 1e3 * seconds(|| assert!(s.run(inputs.clone()).is_ok(), "it answered a moment ago"));
     // One after the other, so that a busy machine slows both.
     let (mut ms, mut dense_ms) = (f64::INFINITY, f64::INFINITY);
     for _ in 0..3 {
@@ -282,12 +283,21 @@ pub fn inspect(path: &Path, html: Option<&Path>, ui: Ui) -> Result<ExitCode> {
         let density = nonzeros as f64 / values.len().max(1) as f64;
         let matrix = matrices.iter().find(|m| m.name == *name);
         let what = matrix.map_or("-", |m| if m.head { "head" } else { "can be pruned" });
-        weights.push(json!({"name": name, "shape": c.shape, "numbers": c.kind.name(), "density": density, "bytes": c.bytes(),
-            "prunable": matrix.is_some_and(|m| !m.head)}));
+        weights.push(
+            json!({"name": name, "shape": c.shape, "numbers": c.kind.name(), "density": density, "bytes": c.bytes(),
+            "prunable": matrix.is_some_and(|m| !m.head)}),
+        );
         // What is no weight fills the table.
         if matrix.is_some() || c.len() >= 64 {
             let shape = c.shape.iter().map(usize::to_string).collect::<Vec<_>>().join("x");
-            rows.push(vec![name.clone(), shape, c.kind.name().into(), what.into(), ui::density(density), ui::bytes(c.bytes())]);
+            rows.push(vec![
+                name.clone(),
+                shape,
+                c.kind.name().into(),
+                what.into(),
+                ui::density(density),
+                ui::bytes(c.bytes()),
+            ]);
         }
     }
     let port = |p: &nnz_onnx::Port| {
@@ -326,11 +336,12 @@ pub fn predict(path: &Path, input: &Path, ui: Ui) -> Result<ExitCode> {
             (network.of_tokens(&[ids]), Some(tokens))
         }
         Reads::Pictures(_) => (network.of_picture(&picture(input)?)?, None),
-        Reads::Both { .. } => bail!("networks of two towers compare many texts with many pictures, which `predict` does not do"),
-        Reads::Anything => bail!(
-            "{} does not say how its inputs are made from a picture or a text",
-            network.path.display()
-        ),
+        Reads::Both { .. } => {
+            bail!("networks of two towers compare many texts with many pictures, which `predict` does not do")
+        }
+        Reads::Anything => {
+            bail!("{} does not say how its inputs are made from a picture or a text", network.path.display())
+        }
     };
     let outputs = network.session(Some(&machine))?.run(given)?;
     let ports = &network.graph.outputs;

@@ -81,7 +81,7 @@ pub(super) fn build(archive: &Archive) -> Result<Built> {
     let pictures = Pictures {
         shape: [channels, size, size],
         mean: vec![0.481_454_66, 0.457_827_5, 0.408_210_73],
-        deviation: vec![0.268_629_54, 0.261_302_58, 0.275_777_11],
+        deviation: vec![0.268_629_54, 0.261_302_6, 0.275_777_1],
     };
     let reads = Reads::Both { vocabulary, context, pictures };
     Ok(Built { graph: net.graph, family: "CLIP", reads, classes: Vec::new(), notes: Vec::new() })

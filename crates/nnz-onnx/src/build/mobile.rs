@@ -54,7 +54,8 @@ pub(super) fn build_v2(archive: &Archive) -> Result<Built> {
 
 pub(super) fn build_lite(archive: &Archive) -> Result<Built> {
     let mut net = Net::new(archive, "efficientnet_lite0");
-    if net.has("_blocks.16._bn1.weight") || !net.has("_blocks.15._bn1.weight") || net.has("_blocks.0._se_reduce.weight") {
+    if net.has("_blocks.16._bn1.weight") || !net.has("_blocks.15._bn1.weight") || net.has("_blocks.0._se_reduce.weight")
+    {
         return Err(net.fail(
             "an EfficientNet that is not Lite0: another depth, whose strides are not known, or squeezing; it can come as ONNX"
                 .into(),

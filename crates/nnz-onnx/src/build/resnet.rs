@@ -48,7 +48,8 @@ pub(super) fn build(archive: &Archive) -> Result<Built> {
     net.graph.name = format!("resnet{depth}");
     let mut pictures = Pictures::image_net(size);
     if channels != 3 {
-        pictures = Pictures { shape: [channels, size, size], mean: vec![0.0; channels], deviation: vec![1.0; channels] };
+        pictures =
+            Pictures { shape: [channels, size, size], mean: vec![0.0; channels], deviation: vec![1.0; channels] };
     }
     Ok(Built {
         graph: net.graph,

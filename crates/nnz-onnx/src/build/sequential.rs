@@ -48,7 +48,11 @@ pub(super) fn build(archive: &Archive) -> Result<Built> {
                 (x, channels) = net.conv(&x, name, Step::ONE)?;
             }
             ([n], true) if *n == channels => x = net.batch_norm(&x, name, channels, 1e-5)?,
-            _ => return Err(net.fail(format!("`{name}` is {shape:?} behind {channels} channels, which is no plain network"))),
+            _ => {
+                return Err(
+                    net.fail(format!("`{name}` is {shape:?} behind {channels} channels, which is no plain network"))
+                );
+            }
         }
         // What stands between this layer and the next.
         let at = *place.last().unwrap_or(&0);
@@ -65,7 +69,11 @@ pub(super) fn build(archive: &Archive) -> Result<Built> {
                 x = net.max_pool(&x, 2, 2, 0);
                 pools += 1;
             }
-            n => return Err(net.fail(format!("{n} layers without tensors behind `{name}`: their kind is not to be known"))),
+            n => {
+                return Err(
+                    net.fail(format!("{n} layers without tensors behind `{name}`: their kind is not to be known"))
+                );
+            }
         }
     }
     let first = net.shape(&format!("{}.weight", classifier[0].1))?;
@@ -78,7 +86,8 @@ pub(super) fn build(archive: &Archive) -> Result<Built> {
         )));
     }
     let size = side << pools;
-    net.graph.inputs[0].shape = Some(vec![None, net.graph.inputs[0].shape.as_ref().and_then(|s| s[1]), Some(size), Some(size)]);
+    net.graph.inputs[0].shape =
+        Some(vec![None, net.graph.inputs[0].shape.as_ref().and_then(|s| s[1]), Some(size), Some(size)]);
     x = net.node("Flatten", &[&x], &[("axis", int(1))]);
     let mut inputs = first[1];
     for (i, (_, name)) in classifier.iter().enumerate() {
@@ -95,7 +104,8 @@ pub(super) fn build(archive: &Archive) -> Result<Built> {
         inputs = shape[0];
     }
     let channels = shape[1];
-    let pictures = Pictures { shape: [channels, size, size], mean: vec![0.5; channels], deviation: vec![0.5; channels] };
+    let pictures =
+        Pictures { shape: [channels, size, size], mean: vec![0.5; channels], deviation: vec![0.5; channels] };
     let notes = vec![format!(
         "read as a plain network: ReLU and {pools} maxima over 2x2 where the names leave room; pictures of {channels}x{size}x{size} \
          from -1 to 1"

@@ -122,7 +122,13 @@ fn framed(x: &Tensor<f32>, batch: usize, w: &Window, channels: usize) -> (Tensor
 }
 
 /// A convolution whose weight was packed before, when it was.
-pub(crate) fn run(cx: &Cx, x: Floats, w: &Tensor<f32>, ready: Option<&Tensor<f32>>, bias: Option<&Tensor<f32>>) -> Done {
+pub(crate) fn run(
+    cx: &Cx,
+    x: Floats,
+    w: &Tensor<f32>,
+    ready: Option<&Tensor<f32>>,
+    bias: Option<&Tensor<f32>>,
+) -> Done {
     let (batch, channels, places) = parts(&x.shape())?;
     let shape = w.shape();
     let groups = usize::try_from(cx.int("group", 1)?).unwrap_or(0);
@@ -252,7 +258,8 @@ pub(crate) fn transposed(cx: &Cx, mut given: Given) -> Done {
             None => (said[i], said[i + rank]),
         };
         cut[i] = before;
-        to[i] = full[i].checked_sub(before + behind).filter(|&n| n > 0).ok_or(format!("pads {said:?} leave nothing"))?;
+        to[i] =
+            full[i].checked_sub(before + behind).filter(|&n| n > 0).ok_or(format!("pads {said:?} leave nothing"))?;
     }
     let all = [&[batch], &full[..], &[filters]].concat();
     cx.room(&all)?;

@@ -161,7 +161,9 @@ pub(crate) fn matmul(cx: &Cx, mut given: Given) -> Done {
     let (ta, tb) = (spread_strides(outer_a, &outer), spread_strides(outer_b, &outer));
     let mut places = Vec::new();
     let inner = [ta.last().copied().unwrap_or(0), tb.last().copied().unwrap_or(0)];
-    runs(&outer, [&ta, &tb], |[oa, ob], count| places.extend((0..count).map(|i| (oa + i * inner[0], ob + i * inner[1]))));
+    runs(&outer, [&ta, &tb], |[oa, ob], count| {
+        places.extend((0..count).map(|i| (oa + i * inner[0], ob + i * inner[1])))
+    });
     tensor(Tensor::written(&shape, |y| {
         if m * n == 0 {
             return;

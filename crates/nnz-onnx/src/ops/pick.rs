@@ -66,7 +66,8 @@ pub(crate) fn slice(cx: &Cx, mut given: Given) -> Done {
         }
         let mut at = vec![0usize; to.len()];
         for _ in 0..n {
-            let far: i64 = (0..to.len()).map(|a| at[a] as i64 * own[a] as i64 * if at[a] > 0 { step[a] } else { 0 }).sum();
+            let far: i64 =
+                (0..to.len()).map(|a| at[a] as i64 * own[a] as i64 * if at[a] > 0 { step[a] } else { 0 }).sum();
             out.push(data[(first as i64 + far) as usize]);
             for a in (0..to.len()).rev() {
                 at[a] += 1;

@@ -97,7 +97,15 @@ fn centred(value: Value, zero: Option<Value>, rows: bool) -> Done<Tensor<f32>> {
         if zero.len() != 1 && zero.len() != n {
             return Err(format!("{} zeros for {n} {}", zero.len(), if rows { "rows" } else { "columns" }));
         }
-        let at = |i: usize| if zero.len() == 1 { 0 } else if rows { i / c % r } else { i % c };
+        let at = |i: usize| {
+            if zero.len() == 1 {
+                0
+            } else if rows {
+                i / c % r
+            } else {
+                i % c
+            }
+        };
         x.iter_mut().enumerate().for_each(|(i, v)| *v -= zero[at(i)]);
     }
     Ok(Tensor::new(&shape, x))

@@ -100,7 +100,8 @@ pub(crate) fn arg(cx: &Cx, mut given: Given) -> Done {
     let a = axis(cx.int("axis", 0)?, from.len())?;
     let (to, _) = plan(&from, &[a], cx.int("keepdims", 1)? != 0);
     cx.room(&to)?;
-    let (outer, n, inner): (usize, usize, usize) = (from[..a].iter().product(), from[a], from[a + 1..].iter().product());
+    let (outer, n, inner): (usize, usize, usize) =
+        (from[..a].iter().product(), from[a], from[a + 1..].iter().product());
     if n == 0 {
         return Err(format!("the largest of none, shape {from:?}"));
     }
@@ -130,7 +131,8 @@ pub(crate) fn cumulate(cx: &Cx, mut given: Given) -> Done {
     let told = given.ints(1)?.data().first().copied().ok_or("no axis")?;
     let a = axis(told, shape.len())?;
     let (exclusive, reverse) = (cx.int("exclusive", 0)? != 0, cx.int("reverse", 0)? != 0);
-    let (outer, n, inner): (usize, usize, usize) = (shape[..a].iter().product(), shape[a], shape[a + 1..].iter().product());
+    let (outer, n, inner): (usize, usize, usize) =
+        (shape[..a].iter().product(), shape[a], shape[a + 1..].iter().product());
     fn run<T: Copy + Default>(
         data: &[T],
         [outer, n, inner]: [usize; 3],

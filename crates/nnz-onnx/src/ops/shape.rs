@@ -111,7 +111,11 @@ fn turned<T: Copy>(data: &[T], shape: &[usize], perm: &[usize]) -> (Vec<usize>, 
     let mut out = Vec::with_capacity(data.len());
     // Two last axes that change places, and nothing else, are turned square by square.
     let rank = perm.len();
-    if rank >= 2 && perm[..rank - 2].iter().enumerate().all(|(i, &p)| i == p) && perm[rank - 1] == rank - 2 && !data.is_empty() {
+    if rank >= 2
+        && perm[..rank - 2].iter().enumerate().all(|(i, &p)| i == p)
+        && perm[rank - 1] == rank - 2
+        && !data.is_empty()
+    {
         let (rows, cols) = (shape[rank - 2], shape[rank - 1]);
         out.resize(data.len(), data[0]);
         for (from, to) in data.chunks_exact(rows * cols).zip(out.chunks_exact_mut(rows * cols)) {
@@ -319,17 +323,15 @@ pub(crate) fn size(_: &Cx, mut given: Given) -> Done {
 }
 
 pub(crate) fn constant(cx: &Cx, _: Given) -> Done {
-    for (name, a) in &cx.node.attributes {
-        return one(match (name.as_str(), a) {
-            ("value", Attribute::Tensor(t)) => t.value(),
-            ("value_float", Attribute::Float(f)) => Value::floats(&[], vec![*f]),
-            ("value_floats", Attribute::Floats(f)) => Value::floats(&[f.len()], f.clone()),
-            ("value_int", Attribute::Int(i)) => Value::ints(&[], vec![*i]),
-            ("value_ints", Attribute::Ints(i)) => Value::ints(&[i.len()], i.clone()),
-            _ => return Err(format!("a constant given as `{name}`, which is not read")),
-        });
-    }
-    Err("a constant without a value".into())
+    let Some((name, a)) = cx.node.attributes.iter().next() else { return Err("a constant without a value".into()) };
+    one(match (name.as_str(), a) {
+        ("value", Attribute::Tensor(t)) => t.value(),
+        ("value_float", Attribute::Float(f)) => Value::floats(&[], vec![*f]),
+        ("value_floats", Attribute::Floats(f)) => Value::floats(&[f.len()], f.clone()),
+        ("value_int", Attribute::Int(i)) => Value::ints(&[], vec![*i]),
+        ("value_ints", Attribute::Ints(i)) => Value::ints(&[i.len()], i.clone()),
+        _ => return Err(format!("a constant given as `{name}`, which is not read")),
+    })
 }
 
 pub(crate) fn constant_of_shape(cx: &Cx, mut given: Given) -> Done {
@@ -424,7 +426,8 @@ pub(crate) fn range(cx: &Cx, mut given: Given) -> Done {
             one(Value::ints(&[n], (0..n as i128).map(|i| (start + i * step) as i64).collect()))
         }
         (a, b, c) => {
-            let single = |v: Value| v.into_floats().and_then(|t| t.data().first().copied()).ok_or("bounds of two kinds");
+            let single =
+                |v: Value| v.into_floats().and_then(|t| t.data().first().copied()).ok_or("bounds of two kinds");
             let (start, limit, step) = (single(a)?, single(b)?, single(c)?);
             let n = ((f64::from(limit) - f64::from(start)) / f64::from(step)).ceil().max(0.0);
             if !n.is_finite() {

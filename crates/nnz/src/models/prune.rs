@@ -220,7 +220,12 @@ fn essential(
             _ => {
                 let pruning = at(&told[point - 1]);
                 let plan = Planned::new(&all, &pruning)?;
-                super::edited_perplexity(model, text, |layer, part, v| plan.prune(all.index(layer, part), v, None), &mut tick)?
+                super::edited_perplexity(
+                    model,
+                    text,
+                    |layer, part, v| plan.prune(all.index(layer, part), v, None),
+                    &mut tick,
+                )?
             }
         };
         tried.push((point.checked_sub(1).map_or(1.0, |p| points[p].0), found.perplexity));

@@ -72,7 +72,9 @@ pub fn export(
     }
     for name in ["config.json", "tokenizer.json"] {
         // Beside a file of weights, what lies in its folder belongs to it only where the reader took it so.
-        if (name == "config.json" && archive.config.is_some()) || (name == "tokenizer.json" && archive.tokenizer.is_some()) {
+        if (name == "config.json" && archive.config.is_some())
+            || (name == "tokenizer.json" && archive.tokenizer.is_some())
+        {
             beside(name)?;
         }
     }

@@ -6,8 +6,8 @@ mod own;
 mod prune;
 
 pub use export::export;
-pub use own::own;
 pub use nnz_onnx::build::{Pictures, Reads};
+pub use own::own;
 pub use prune::prune;
 
 use crate::data::Picture;
@@ -57,7 +57,9 @@ fn onnx(path: &Path) -> Option<PathBuf> {
 /// Whether a path is a network of another program that is computed as a graph.
 pub fn known(path: &Path) -> bool {
     let named = path.extension().is_some_and(|e| e == "onnx");
-    named || onnx(path).is_some() || (path.exists() && Archive::open(path).is_ok_and(|a| build::known(&a) || loose(path, &a)))
+    named
+        || onnx(path).is_some()
+        || (path.exists() && Archive::open(path).is_ok_and(|a| build::known(&a) || loose(path, &a)))
 }
 
 /// Whether a file of weights says nothing of a network: its matrices can be pruned and written all the same.
@@ -124,7 +126,8 @@ impl Network {
             outputs: Vec::new(),
             metadata: BTreeMap::new(),
         };
-        let notes = vec!["what these weights compute is not known: every tensor of two or more axes counts as a matrix".into()];
+        let notes =
+            vec!["what these weights compute is not known: every tensor of two or more axes counts as a matrix".into()];
         let (family, reads, archive) = ("weights".into(), Reads::Anything, Some(archive));
         Ok(Self { path: path.into(), graph, family, reads, classes: Vec::new(), notes, archive })
     }
@@ -136,7 +139,15 @@ impl Network {
         }
         let matrix = |(name, c): (&String, &Constant)| {
             let (rows, cols) = (c.shape[0], c.shape[1..].iter().product());
-            Matrix { name: name.clone(), node: usize::MAX, rows, cols, kernel: Vec::new(), by_columns: false, head: false }
+            Matrix {
+                name: name.clone(),
+                node: usize::MAX,
+                rows,
+                cols,
+                kernel: Vec::new(),
+                by_columns: false,
+                head: false,
+            }
         };
         self.graph.constants.iter().filter(|(_, c)| c.shape.len() > 1 && !c.is_empty()).map(matrix).collect()
     }
@@ -162,10 +173,11 @@ impl Network {
     pub fn session(&self, machine: Option<&Machine>) -> Result<Session> {
         self.runs()?;
         let advice = machine.cloned().map(|m| {
-            let advice = move |rows: usize, cols: usize, density: f64, batch: usize| match batch <= 2 || sides(rows, cols) {
-                true => m.advice(rows, cols, density, batch),
-                false => "dense",
-            };
+            let advice =
+                move |rows: usize, cols: usize, density: f64, batch: usize| match batch <= 2 || sides(rows, cols) {
+                    true => m.advice(rows, cols, density, batch),
+                    false => "dense",
+                };
             Box::new(advice) as nnz_onnx::Advice
         });
         Ok(Session::new(&self.graph, advice, Budget::default())?)
@@ -247,7 +259,10 @@ impl Network {
         };
         let [channels, height, width] = want.shape;
         if ![1, 3].contains(&channels) {
-            return Err(Error::file(&self.path, format!("pictures of {channels} channels; gray and coloured ones are read")));
+            return Err(Error::file(
+                &self.path,
+                format!("pictures of {channels} channels; gray and coloured ones are read"),
+            ));
         }
         let pixels = fitted(picture, channels, height, width);
         let area = height * width;
@@ -269,7 +284,10 @@ impl Network {
         let mut all = Vec::new();
         for port in &self.graph.inputs {
             let Some(shape) = &port.shape else {
-                return Err(Error::file(&self.path, format!("the file does not say what shape input `{}` has", port.name)));
+                return Err(Error::file(
+                    &self.path,
+                    format!("the file does not say what shape input `{}` has", port.name),
+                ));
             };
             let open = |i: usize| match (i, &self.reads, shape.len()) {
                 (0, ..) => Some(batch),
@@ -278,7 +296,8 @@ impl Network {
                 _ => None,
             };
             let shape: Option<Vec<usize>> = shape.iter().enumerate().map(|(i, d)| d.or_else(|| open(i))).collect();
-            let Some(shape) = shape.filter(|s| s.iter().try_fold(1usize, |n, &d| n.checked_mul(d)).is_some_and(|n| n < 1 << 28))
+            let Some(shape) =
+                shape.filter(|s| s.iter().try_fold(1usize, |n, &d| n.checked_mul(d)).is_some_and(|n| n < 1 << 28))
             else {
                 return Err(Error::file(
                     &self.path,

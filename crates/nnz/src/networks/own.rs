@@ -22,7 +22,11 @@ pub fn own(model: &Model<f32>, header: &Header, path: &Path) -> Result<Network> 
         opset: OPSET,
         nodes: Vec::new(),
         constants: BTreeMap::new(),
-        inputs: vec![Port { name: "x".into(), kind: Some(Kind::F32), shape: Some(vec![None, Some(c), Some(h), Some(w)]) }],
+        inputs: vec![Port {
+            name: "x".into(),
+            kind: Some(Kind::F32),
+            shape: Some(vec![None, Some(c), Some(h), Some(w)]),
+        }],
         outputs: Vec::new(),
         metadata: BTreeMap::new(),
     };
@@ -34,7 +38,8 @@ pub fn own(model: &Model<f32>, header: &Header, path: &Path) -> Result<Network> 
     walk.graph.outputs.push(Port { name: name.into(), kind: Some(Kind::F32), shape: Some(shape) });
     let graph = walk.graph;
     let n = header.normalization;
-    let pairs = n.channels.map_or_else(|| vec![[n.mean, n.std]; c], |all| all.iter().copied().cycle().take(c).collect());
+    let pairs =
+        n.channels.map_or_else(|| vec![[n.mean, n.std]; c], |all| all.iter().copied().cycle().take(c).collect());
     let [mean, deviation] = [0, 1].map(|i| pairs.iter().map(|p| p[i]).collect());
     let reads = match header.encoding.is_some() || n.tokens {
         true => Reads::Anything,
@@ -158,9 +163,7 @@ impl Walk<'_> {
                 LayerSpec::Relu(_) => self.node("Relu", &[&x], &[]),
                 LayerSpec::Activation(a) => match a.function {
                     Function::Gelu => self.node("Gelu", &[&x], &[]),
-                    Function::GeluTanh => {
-                        self.node("Gelu", &[&x], &[("approximate", Attribute::Text("tanh".into()))])
-                    }
+                    Function::GeluTanh => self.node("Gelu", &[&x], &[("approximate", Attribute::Text("tanh".into()))]),
                     Function::Silu => {
                         let gate = self.node("Sigmoid", &[&x], &[]);
                         self.node("Mul", &[&x, &gate], &[])

@@ -54,7 +54,7 @@ pub fn prune(
     let pattern = pruning.options.get("pattern").and_then(toml::Value::as_str).map(str::parse);
     if let Some(Ok(Pattern::Nm { m, .. })) = pattern {
         let all = matrices.len();
-        matrices.retain(|k| k.cols.is_multiple_of(m as usize));
+        matrices.retain(|k| k.cols.is_multiple_of(m));
         if matrices.len() < all {
             let less = all - matrices.len();
             network.notes.push(format!("{less} of {all} matrices stay dense: their inputs are no multiple of {m}"));
@@ -126,6 +126,10 @@ pub fn prune(
     }
     let said = serde_json::json!({"method": pruning.method.key, "options": pruning.options});
     let (written, bytes) = export(network, to, pruning.packing, pruning.dtype, sparse, &said)?;
-    let part = |(name, entries): (String, usize)| Part { entries, written: written.get(&name).copied().unwrap_or_default(), name };
+    let part = |(name, entries): (String, usize)| Part {
+        entries,
+        written: written.get(&name).copied().unwrap_or_default(),
+        name,
+    };
     Ok(Pruned { parts: nonzeros.into_iter().map(part).collect(), bytes, tried: Vec::new(), singular })
 }
