@@ -1,7 +1,7 @@
 //! A model file or folder as named tensors.
 
 use crate::packed::{self, Layout};
-use crate::{Error, Format, Packing, Result, gguf, torch};
+use crate::{Error, Format, Packing, Result, gguf, npz, torch};
 use nnz_kernels::Map;
 use safetensors::tensor::{Dtype, SafeTensors};
 use std::collections::BTreeMap;
@@ -53,7 +53,7 @@ impl Entry {
 pub struct Archive {
     /// As it was asked for.
     pub path: PathBuf,
-    /// `safetensors`, `PyTorch` or `GGUF`.
+    /// `safetensors`, `PyTorch`, `GGUF` or `NPZ`.
     pub kind: &'static str,
     /// What `config.json` says, when there is one.
     pub config: Option<serde_json::Value>,
@@ -176,12 +176,13 @@ impl Archive {
             let found;
             (kind, found) = match bytes {
                 [b'G', b'G', b'U', b'F', ..] => ("GGUF", gguf::read(bytes, i).map_err(fail)?),
+                [b'P', b'K', 3, 4, ..] if npz::fits(bytes) => ("NPZ", npz::read(bytes, i).map_err(fail)?),
                 [b'P', b'K', 3, 4, ..] => ("PyTorch", torch::read_zip(bytes, i).map_err(fail)?),
                 [0x80, 2..=5, ..] => ("PyTorch", torch::read_legacy(bytes, i).map_err(fail)?),
                 _ if bytes.len() >= 9 && bytes[8] == b'{' => ("safetensors", safe(bytes, i).map_err(fail)?),
                 _ => {
                     return Err(fail(
-                        "neither safetensors, nor PyTorch (zip or pickle), nor GGUF: its first bytes are of no such file".into(),
+                        "neither safetensors, nor PyTorch (zip or pickle), nor GGUF, nor NPZ: its first bytes are of no such file".into(),
                     ));
                 }
             };
@@ -229,10 +230,10 @@ impl Archive {
                 let Ok(shape) = <[usize; 2]>::try_from(shape) else {
                     return Err(fail(&self.path, format!("`{name}.shape` is not two numbers")));
                 };
-                packed.push((name, Layout { packing: Packing::Bitmask, shape }));
+                packed.push((name, Layout { packing: Packing::Bitmask, shape, dims: Vec::new() }));
             }
         }
-        for (name, Layout { packing, shape }) in packed {
+        for (name, Layout { packing, shape, dims }) in packed {
             if packing == Packing::Dense {
                 return Err(fail(&self.path, format!("`{name}` has layout dense, which has no parts")));
             }
@@ -245,10 +246,15 @@ impl Archive {
                 let [r, c] = shape;
                 return Err(fail(&self.path, format!("`{name}` claims {r}x{c} entries, but has {bytes} bytes")));
             }
+            let cols = dims.iter().skip(1).try_fold(1usize, |n, &d| n.checked_mul(d));
+            if !dims.is_empty() && (dims[0] != shape[0] || cols != Some(shape[1])) {
+                return Err(fail(&self.path, format!("`{name}` has {dims:?} entries, but {shape:?} as a matrix")));
+            }
             if self.entries.contains_key(&name) {
                 return Err(fail(&self.path, format!("`{name}` is there both packed and plain")));
             }
-            self.entries.insert(name, Entry { format, shape: shape.into(), packing, place: None });
+            let shape = if dims.is_empty() { shape.into() } else { dims };
+            self.entries.insert(name, Entry { format, shape, packing, place: None });
         }
         Ok(())
     }
@@ -323,7 +329,7 @@ impl Archive {
     pub fn read(&self, name: &str) -> Result<Vec<f32>> {
         let entry = self.entry(name)?;
         if entry.packing != Packing::Dense {
-            let shape = [entry.shape[0], entry.shape[1]];
+            let shape = [entry.shape[0], entry.shape[1..].iter().product()];
             return packed::read(self, name, entry.packing, shape).map_err(|why| self.fail(format!("`{name}`: {why}")));
         }
         let mut values = vec![0.0; entry.len()];

@@ -1,4 +1,4 @@
-//! Model files of other programs: safetensors (sharded too), PyTorch's `.pth` and `.pt`, GGUF.
+//! Model files of other programs: safetensors (sharded too), PyTorch's `.pth` and `.pt`, GGUF, NumPy's `.npz`.
 //!
 //! [`Archive::open`] maps a file or a folder into memory and lists its tensors; [`Archive::read`] gives the numbers of one. No
 //! reader executes anything or allocates what a header merely claims: every length is checked against the bytes that are
@@ -8,6 +8,7 @@
 mod archive;
 mod format;
 mod gguf;
+mod npz;
 mod packed;
 mod pickle;
 mod torch;

@@ -37,6 +37,9 @@ pub enum Packing {
 pub(crate) struct Layout {
     pub packing: Packing,
     pub shape: [usize; 2],
+    /// Extents of a kernel, of which all but the first are columns; of a matrix none.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub dims: Vec<usize>,
 }
 
 impl Packing {

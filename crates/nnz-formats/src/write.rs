@@ -129,6 +129,22 @@ impl Writer {
         packing: Option<Packing>,
         dtype: Dtype,
     ) -> Result<Written> {
+        self.kernel(name, &[rows, values.len() / rows.max(1)], values, packing, dtype)
+    }
+
+    /// As [`Writer::matrix`], for a tensor of two or more axes; all but the first are columns.
+    ///
+    /// # Errors
+    /// When the disk refuses.
+    pub fn kernel(
+        &mut self,
+        name: &str,
+        shape: &[usize],
+        values: &[f32],
+        packing: Option<Packing>,
+        dtype: Dtype,
+    ) -> Result<Written> {
+        let rows = shape[0];
         let cols = values.len() / rows.max(1);
         // What rounds to zero is zero.
         let mut values: Vec<f32> = values.iter().map(|&v| dtype.round(v)).collect();
@@ -152,10 +168,11 @@ impl Writer {
         let (bytes, entropy_bits) = (size(&packing), packed::entropy_bits(rows * cols, nonzeros));
         let mut written = Written { nonzeros, bytes, mask_bits: 0.0, entropy_bits };
         if packing == Packing::Dense {
-            self.dense(name, &[rows, cols], &values, dtype)?;
+            self.dense(name, shape, &values, dtype)?;
             return Ok(written);
         }
-        self.layout.insert(name.into(), Layout { packing, shape: [rows, cols] });
+        let dims = if shape.len() > 2 { shape.to_vec() } else { Vec::new() };
+        self.layout.insert(name.into(), Layout { packing, shape: [rows, cols], dims });
         let counts: Vec<usize> = values.chunks(cols.max(1)).map(|r| r.iter().filter(|v| **v != 0.0).count()).collect();
         let even = packing == Packing::Bitmask && counts.iter().all(|c| *c == counts[0]);
         let shape = if even { vec![rows, counts[0]] } else { vec![nonzeros] };

@@ -31,7 +31,7 @@ impl Csr<'_> {
     }
 
     /// The same entries column by column: what [`Csc`] views. O(nnz); of a valid structure.
-    pub(crate) fn transpose(&self) -> (Vec<usize>, Vec<u32>, Vec<u32>) {
+    pub fn transpose(&self) -> (Vec<usize>, Vec<u32>, Vec<u32>) {
         let mut starts = vec![0; self.cols + 1];
         self.columns.iter().for_each(|&c| starts[c as usize + 1] += 1);
         (0..self.cols).for_each(|c| starts[c + 1] += starts[c]);

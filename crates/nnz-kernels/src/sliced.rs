@@ -327,7 +327,7 @@ mod tests {
                 }
             }
             let x: Vec<f32> = random(seed + 1, 2 * cols);
-            let want = Plain::new(&layer, &values, 2, &x, &vec![0.0; 2 * 45], &vec![0.0; 45]);
+            let want = Plain::new(&layer, &values, 2, &x, &[0.0; 90], &[0.0; 45]);
             for &isa in Isa::available() {
                 let mut y = vec![f32::NAN; 2 * 45];
                 frozen.apply_on(isa, 2, &x, None, &mut y);

@@ -26,6 +26,7 @@ pub mod inspect;
 pub mod kernels;
 pub mod ledger;
 pub mod models;
+pub mod networks;
 pub mod prune;
 mod recipe;
 pub mod report;

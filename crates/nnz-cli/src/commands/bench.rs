@@ -23,7 +23,8 @@ const BATCH: usize = 1 << 16;
 pub struct Args {
     #[command(subcommand)]
     what: Option<What>,
-    /// A model written by nnz, or a language model
+    /// A model written by nnz, a language model, or a network that comes as ONNX or a checkpoint
+    #[arg(value_parser = super::network::place)]
     model: Option<PathBuf>,
     /// Say for each layer what binds it, the share of that limit that is reached, and where dense would win
     #[arg(long)]
@@ -112,6 +113,7 @@ struct ScaleArgs {
 pub fn run(args: &Args, ui: Ui) -> Result<ExitCode> {
     match (&args.what, &args.model) {
         (Some(What::Kernels(args)), _) => kernels(args, ui),
+        (None, Some(model)) if super::network::known(model) => super::network::bench(model, batch(args.batch)?, args.why, ui),
         (None, Some(model)) if nnz::models::foreign(model) => super::language::bench(model, args.why, ui),
         (Some(What::Scale(args)), _) => scale(args, ui),
         (Some(What::Cycles(args)), _) => cycles(args, ui),

@@ -36,7 +36,7 @@ pub struct Args {
 enum Verb {
     /// What there is, and whether it is here
     List,
-    /// Fetch a data set into the data directory (NNZ_DATA, or the user's own)
+    /// Fetch a data set or a model into the data directory (NNZ_DATA, or the user's own)
     Get {
         /// Its name
         name: String,
@@ -73,7 +73,10 @@ fn list(store: &Store, ui: Ui) -> Result<ExitCode> {
         };
         let row = |s: &nnz::data::Status| {
             let [train, test] = s.entry.rows;
-            let rows = format!("{} + {}", ui::count(train), ui::count(test));
+            let rows = match train + test {
+                0 => "model".into(),
+                _ => format!("{} + {}", ui::count(train), ui::count(test)),
+            };
             let bytes = ui::bytes(s.bytes as usize);
             vec![
                 s.entry.name.clone(),
@@ -112,7 +115,7 @@ fn get(store: &Store, name: &str, from: Option<&Path>, ui: Ui) -> Result<ExitCod
 }
 
 fn check(store: &Store, name: &str, ui: Ui) -> Result<ExitCode> {
-    if !nnz::data::catalog().iter().any(|e| e.name == name) {
+    if !nnz::data::catalog().iter().chain(nnz::data::models()).any(|e| e.name == name) {
         return describe(&store.load(name)?.dataset, ui);
     }
     let files = store.check(name)?;

@@ -24,10 +24,10 @@ pub struct Writing {
     numbers: Numbers,
     /// Tokens that --calibrate takes from the start of its text
     #[arg(long, default_value_t = 16384, value_name = "N")]
-    calibration_tokens: usize,
+    pub calibration_tokens: usize,
     /// Tokens of a block of the calibration text
     #[arg(long, default_value_t = 512, value_name = "N")]
-    calibration_length: usize,
+    pub calibration_length: usize,
 }
 
 #[derive(Clone, Copy, Debug, ValueEnum)]
@@ -52,7 +52,7 @@ enum Numbers {
 }
 
 impl Writing {
-    fn check(&self, dense: bool) -> Result<()> {
+    pub fn check(&self, dense: bool) -> Result<()> {
         if matches!(self.numbers, Numbers::Int8) && (dense || matches!(self.layout, Some(Layout::Dense))) {
             bail!(
                 "--numbers int8 keeps a step for each row, which the dense layout has no place for; choose another layout"
@@ -61,7 +61,7 @@ impl Writing {
         Ok(())
     }
 
-    fn packing(&self) -> Option<Packing> {
+    pub fn packing(&self) -> Option<Packing> {
         self.layout.map(|l| match l {
             Layout::Dense => Packing::Dense,
             Layout::Csr => Packing::Csr,
@@ -70,7 +70,7 @@ impl Writing {
         })
     }
 
-    fn dtype(&self) -> Dtype {
+    pub fn dtype(&self) -> Dtype {
         match self.numbers {
             Numbers::F32 => Dtype::F32,
             Numbers::F16 => Dtype::F16,
@@ -105,19 +105,33 @@ pub struct PerplexityArgs {
 #[derive(ClapArgs, Debug)]
 #[command(after_help = "Examples:
   nnz convert model.gguf -o folder                      as Hugging Face lays it out
-  nnz convert small -o everywhere --layout dense        zeros written too, for programs that know no packed weights")]
+  nnz convert small -o everywhere --layout dense        zeros written too, for programs that know no packed weights
+  nnz convert runs/ID/models/rigl.safetensors -o net.onnx
+  nnz convert minilm -o minilm.onnx --sparse-initializer")]
 pub struct ConvertArgs {
-    /// A language model: a GGUF file, or a folder of safetensors or PyTorch weights
-    model: PathBuf,
-    /// The folder to write
+    /// A language model (a GGUF file, or a folder of safetensors or PyTorch weights), an encoder or a network for pictures
+    /// (ONNX, or a checkpoint), or a network that nnz trained
+    #[arg(value_parser = super::network::place)]
+    pub model: PathBuf,
+    /// The folder to write, or a file that ends in .onnx
     #[arg(long, short, value_name = "FOLDER")]
-    output: PathBuf,
+    pub output: PathBuf,
     /// How matrices are written [default: the smallest of dense, csr and bitmask]
     #[arg(long, value_enum, value_name = "LAYOUT")]
     layout: Option<Layout>,
-    /// How numbers are written
+    /// How numbers are written; ONNX files have 32 bits
     #[arg(long, value_enum, default_value_t = Numbers::F16, value_name = "TYPE")]
     numbers: Numbers,
+    /// Write matrices of an ONNX file of which less than a third is left as sparse initializers, which few programs read
+    #[arg(long)]
+    pub sparse_initializer: bool,
+}
+
+impl ConvertArgs {
+    /// How weights are to be written.
+    pub fn writing(&self) -> Writing {
+        Writing { layout: self.layout, numbers: self.numbers, calibration_tokens: 0, calibration_length: 0 }
+    }
 }
 
 /// How a language model goes on.
@@ -138,7 +152,7 @@ pub struct Generation {
 }
 
 /// A bar over layers.
-fn bar(ui: Ui, what: &'static str, layers: usize) -> ProgressBar {
+pub fn bar(ui: Ui, what: &'static str, layers: usize) -> ProgressBar {
     let hidden = ui.quiet || !std::io::stderr().is_terminal();
     let target = if hidden { ProgressDrawTarget::hidden() } else { ProgressDrawTarget::stderr() };
     ProgressBar::with_draw_target(Some(layers as u64), target).with_message(what)
@@ -191,13 +205,17 @@ pub fn perplexity(args: &PerplexityArgs, ui: Ui) -> Result<ExitCode> {
     Ok(ExitCode::SUCCESS)
 }
 
-/// What was written, in words and as a document.
-fn written(pruned: &Pruned, model: &Language, output: &Path, dtype: Dtype, ui: Ui) -> Result<ExitCode> {
+/// Numbers of a model, zero or not, and the bytes of its tensors.
+fn sizes(model: &Language) -> (usize, usize) {
+    let all = model.tensors().iter().map(|(_, s)| s.iter().product::<usize>()).sum();
+    (all, model.archive.tensors().filter_map(|(n, _)| model.archive.bytes(n)).sum())
+}
+
+/// What was written of a model with `all` numbers that took `before` bytes, in words and as a document.
+pub fn written(pruned: &Pruned, all: usize, before: usize, output: &Path, dtype: Dtype, ui: Ui) -> Result<ExitCode> {
     let sum = |f: &dyn Fn(&models::Part) -> f64| pruned.parts.iter().map(f).sum::<f64>();
     let (bits, least) = (sum(&|p| p.written.mask_bits), sum(&|p| p.written.entropy_bits));
     let entries = sum(&|p| p.entries as f64);
-    let all: usize = model.tensors().iter().map(|(_, s)| s.iter().product::<usize>()).sum();
-    let before = model.archive.tensors().filter_map(|(n, _)| model.archive.bytes(n)).sum::<usize>();
     let dense = all * if dtype == Dtype::F32 { 4 } else { 2 };
     let (density, bytes) = (pruned.density(), pruned.bytes as usize);
     let document = json!({
@@ -250,14 +268,21 @@ fn written(pruned: &Pruned, model: &Language, output: &Path, dtype: Dtype, ui: U
 
 /// Writes a model anew.
 pub fn convert(args: &ConvertArgs, ui: Ui) -> Result<ExitCode> {
+    if super::network::takes(&args.model) {
+        return super::network::convert(args, ui);
+    }
+    if args.output.extension().is_some_and(|e| e == "onnx") {
+        bail!("language models are not written as ONNX; give the name of a folder");
+    }
     let model = Language::open(&args.model)?;
-    let writing = Writing { layout: args.layout, numbers: args.numbers, calibration_tokens: 0, calibration_length: 0 };
+    let writing = args.writing();
     writing.check(false)?;
     let bar = bar(ui, "blocks", model.config.layers);
     let pruned =
         models::copy(&model, &args.output, writing.packing(), writing.dtype(), |t| bar.set_position(t as u64))?;
     bar.finish_and_clear();
-    written(&pruned, &model, &args.output, writing.dtype(), ui)
+    let (all, before) = sizes(&model);
+    written(&pruned, all, before, &args.output, writing.dtype(), ui)
 }
 
 /// Prunes a language model.
@@ -291,7 +316,8 @@ pub fn prune(args: &super::prune::Args, ui: Ui) -> Result<ExitCode> {
             pruned.singular
         ));
     }
-    written(&pruned, &model, &args.output, args.writing.dtype(), ui)
+    let (all, before) = sizes(&model);
+    written(&pruned, all, before, &args.output, args.writing.dtype(), ui)
 }
 
 /// Lists what is in a file or folder of weights.

@@ -6,6 +6,7 @@ pub mod data;
 pub mod doctor;
 pub mod language;
 pub mod methods;
+pub mod network;
 pub mod model;
 pub mod prune;
 pub mod reproduce;

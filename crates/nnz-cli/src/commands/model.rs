@@ -47,6 +47,7 @@ enum Which {
   nnz inspect runs/ID --history --html moves.html    how the topology of a run's first seed moved")]
 pub struct InspectArgs {
     /// A model written by nnz, any file or folder of weights, or a run's directory with --history
+    #[arg(value_parser = super::network::place)]
     model: PathBuf,
     /// How the topology moved while it trained: births, deaths, ages, what is left of the start
     #[arg(long)]
@@ -67,6 +68,7 @@ pub struct InspectArgs {
   nnz predict model.gguf 'The capital of France is' --tokens 20")]
 pub struct PredictArgs {
     /// A model written by nnz, or a language model
+    #[arg(value_parser = super::network::place)]
     model: PathBuf,
     /// A picture (PNG, JPEG) of the model's input size, a table (CSV, TSV) for a model that learned from one, or a text that a
     /// language model goes on with
@@ -146,6 +148,9 @@ fn whole(data: &Dataset) -> Result<Split> {
 pub fn inspect(args: &InspectArgs, ui: Ui) -> Result<ExitCode> {
     if args.history {
         return moves(args, ui);
+    }
+    if args.model.extension().is_some_and(|e| e == "onnx") || args.model.join("model.onnx").is_file() {
+        return super::network::inspect(&args.model, args.html.as_deref(), ui);
     }
     if nnz::models::foreign(&args.model) {
         return super::language::inspect(&args.model, args.html.as_deref(), ui);
@@ -273,6 +278,9 @@ fn describe(i: &Inspection) -> String {
 
 /// Names the class of a picture, or of every row of a table; or predicts the numbers of a row.
 pub fn predict(args: &PredictArgs, ui: Ui) -> Result<ExitCode> {
+    if super::network::known(&args.model) {
+        return super::network::predict(&args.model, &args.input, ui);
+    }
     if nnz::models::foreign(&args.model) {
         return super::language::generate(&args.model, &args.input.to_string_lossy(), &args.generation, ui);
     }

@@ -19,9 +19,13 @@ use std::process::ExitCode;
   nnz prune model.safetensors --method magnitude --density 0.1 -o small.safetensors
   nnz prune model.safetensors --method magnitude --density 0.05 --data mnist --finetune 5 -o small.safetensors
   nnz prune model.safetensors --method snip --density 0.1 --data mnist -o small.safetensors
-  nnz prune model.gguf --method sparsegpt --density 0.5 --calibrate text.txt -o small")]
+  nnz prune model.gguf --method sparsegpt --density 0.5 --calibrate text.txt -o small
+  nnz prune minilm --method wanda --density 0.5 --calibrate text.txt -o small
+  nnz prune mobilenet.pth --method magnitude --density 0.3 -o small.onnx")]
 pub struct Args {
-    /// A model written by nnz, or a language model: a GGUF file, or a folder of safetensors or PyTorch weights
+    /// A model written by nnz; a language model (a GGUF file, or a folder of safetensors or PyTorch weights); an encoder or a
+    /// network for pictures (ONNX, or a checkpoint)
+    #[arg(value_parser = super::network::place)]
     pub model: PathBuf,
     #[command(flatten)]
     pub method: MethodArgs,
@@ -36,10 +40,10 @@ pub struct Args {
     /// Key of all random choices
     #[arg(long, value_name = "SEED", default_value_t = 0)]
     pub seed: u64,
-    /// The pruned model: a file; a folder for a language model
+    /// The pruned model: a file; a folder for models of other programs, or a file that ends in .onnx
     #[arg(long, short, value_name = "FILE")]
     pub output: PathBuf,
-    /// Text that a language model reads while it is pruned
+    /// Text that a language model or an encoder reads while it is pruned; pictures for others, a folder or a file
     #[arg(long, value_name = "TEXT", conflicts_with = "data")]
     pub calibrate: Option<PathBuf>,
     #[command(flatten)]
@@ -51,6 +55,9 @@ pub struct Args {
 
 /// Prunes a model.
 pub fn run(args: &Args, ui: Ui) -> Result<ExitCode> {
+    if super::network::known(&args.model) {
+        return super::network::prune(args, ui);
+    }
     if nnz::models::foreign(&args.model) {
         return super::language::prune(args, ui);
     }

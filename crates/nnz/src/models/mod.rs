@@ -6,13 +6,15 @@
 mod config;
 mod decoder;
 mod family;
+pub(crate) mod planned;
 mod prune;
 mod tokens;
 
 pub use config::{Activation, Config};
 pub use decoder::{Block, Generator, Language, Linear, Norm, State, Weights};
 pub use family::{Family, PARTS, Place};
-pub use prune::{Calibration, Part, Pruned, Pruning, copy, prune};
+pub use planned::Pruning;
+pub use prune::{Calibration, Part, Pruned, copy, prune};
 pub use tokens::{Tokens, text};
 
 use crate::{Error, Result};
@@ -22,7 +24,7 @@ use std::path::Path;
 
 /// Whether a path is a model of another program, or packed weights, instead of a network that nnz trained.
 pub fn foreign(path: &Path) -> bool {
-    let known = |e: &std::ffi::OsStr| ["gguf", "pth", "pt", "bin"].iter().any(|k| e == *k);
+    let known = |e: &std::ffi::OsStr| ["gguf", "pth", "pt", "bin", "npz"].iter().any(|k| e == *k);
     if path.is_dir() || path.extension().is_some_and(known) {
         return true;
     }

@@ -2,29 +2,15 @@
 
 use super::decoder::SITES;
 use super::family::PARTS;
+use super::planned::{Matrices, Planned, Pruning, flat};
 use super::{Language, State, Weights};
 use crate::prune::Essential;
 use crate::{Error, Result};
-use nnz_core::{Edit, Kind, Method, Pattern, Plan, Setting, Shape, Target, Topology};
+use nnz_core::Shape;
 use nnz_engine::Moments;
 use nnz_formats::{Dtype, Packing, Writer, Written};
-use std::collections::BTreeMap;
 use std::path::Path;
-use toml::{Table, Value};
-
-/// How a model is to be pruned and written.
-pub struct Pruning<'a> {
-    /// The method.
-    pub method: &'static Method,
-    /// Its options.
-    pub options: &'a Table,
-    /// Key of all random choices.
-    pub seed: u64,
-    /// How matrices are written; the smallest usual way when left out.
-    pub packing: Option<Packing>,
-    /// How numbers are written.
-    pub dtype: Dtype,
-}
+use toml::Table;
 
 /// Blocks of tokens, and where they come from.
 pub type Calibration<'a> = [&'a [u32]];
@@ -175,9 +161,10 @@ pub fn prune(
     if pruning.method.key == "essential-sparsity" {
         return essential(model, pruning, text, to, tick);
     }
-    let plan = Planned::new(model, pruning)?;
+    let all = All(model);
+    let plan = Planned::new(&all, pruning)?;
     if plan.reads && text.is_empty() {
-        return Err(needs_text(pruning));
+        return Err(pruning.needs("a text"));
     }
     let mut states: Vec<State> =
         if plan.reads { text.iter().map(|b| model.begin(b)).collect::<Result<_>>()? } else { Vec::new() };
@@ -193,14 +180,10 @@ pub fn prune(
                 states.iter().for_each(|s| moments.add(&s.read));
                 moments.mean()
             });
-            let rows: usize = states.iter().map(|s| s.read.rows_cols().0).sum();
-            let flat = moments.as_ref().is_some_and(|m| {
-                let cols = m.first.len();
-                rows < cols || (0..cols).any(|j| m.square[j * cols + j] == 0.0)
-            });
+            let flat = moments.as_ref().is_some_and(flat);
             for part in parts.filter(|&p| model.has(p)) {
                 singular += usize::from(flat);
-                let mut values = plan.prune(layer, part, model.part(layer, part)?, moments.as_ref())?;
+                let mut values = plan.prune(all.index(layer, part), model.part(layer, part)?, moments.as_ref())?;
                 values.iter_mut().for_each(|v| *v = pruning.dtype.round(*v));
                 folder.matrix(layer, part, &values)?;
                 block.weights[part] = Some(model.linear(layer, part, values, &Weights::Dense)?);
@@ -213,10 +196,6 @@ pub fn prune(
     Ok(Pruned { singular, ..pruned })
 }
 
-fn needs_text(pruning: &Pruning) -> Error {
-    Error::Refused(format!("{} weighs weights by what they read; give a text with --calibrate", pruning.method.key))
-}
-
 /// Prunes by |w| as far as the inverse of perplexity on the text stays within the tolerance.
 fn essential(
     model: &Language,
@@ -226,7 +205,7 @@ fn essential(
     mut tick: impl FnMut(usize),
 ) -> Result<Pruned> {
     if text.is_empty() {
-        return Err(needs_text(pruning));
+        return Err(pruning.needs("a text"));
     }
     let options = Essential::of(pruning.options)?;
     let magnitude = crate::REGISTRY.find("magnitude")?;
@@ -234,14 +213,14 @@ fn essential(
     let told: Vec<Table> = points.iter().map(|&(density, pattern)| options.magnitude(density, pattern)).collect();
     let at = |options| Pruning { method: magnitude, options, ..*pruning };
     let mut knee = crate::prune::Knee::default();
-    let mut tried = Vec::new();
+    let (mut tried, all) = (Vec::new(), All(model));
     for point in 0..=points.len() {
         let found = match point {
             0 => super::perplexity(model, text, &mut tick)?,
             _ => {
                 let pruning = at(&told[point - 1]);
-                let plan = Planned::new(model, &pruning)?;
-                super::edited_perplexity(model, text, |layer, part, v| plan.prune(layer, part, v, None), &mut tick)?
+                let plan = Planned::new(&all, &pruning)?;
+                super::edited_perplexity(model, text, |layer, part, v| plan.prune(all.index(layer, part), v, None), &mut tick)?
             }
         };
         tried.push((point.checked_sub(1).map_or(1.0, |p| points[p].0), found.perplexity));
@@ -256,151 +235,33 @@ fn essential(
     Ok(Pruned { tried, ..pruned })
 }
 
-/// A method made ready for single matrices.
-struct Planned<'a> {
-    pruning: &'a Pruning<'a>,
-    options: Table,
-    /// Whether it looks at inputs.
-    reads: bool,
-    /// Entries that each matrix keeps under one threshold for all of them.
-    counts: Option<BTreeMap<(usize, usize), usize>>,
-    extents: [[usize; 2]; PARTS.len()],
+/// The matrices of a model's blocks, one after the other.
+struct All<'a>(&'a Language);
+
+impl All<'_> {
+    fn at(&self, index: usize) -> (usize, usize) {
+        let parts: Vec<usize> = (0..PARTS.len()).filter(|&p| self.0.has(p)).collect();
+        (index / parts.len(), parts[index % parts.len()])
+    }
+
+    fn index(&self, layer: usize, part: usize) -> usize {
+        let before = |until: usize| (0..until).filter(|&p| self.0.has(p)).count();
+        layer * before(PARTS.len()) + before(part)
+    }
 }
 
-impl<'a> Planned<'a> {
-    fn new(model: &Language, pruning: &'a Pruning<'a>) -> Result<Self> {
-        let method = pruning.method;
-        let mut options = pruning.options.clone();
-        let mut full = method.defaults();
-        full.extend(options.clone());
-        let text = |key: &str| full.get(key).and_then(Value::as_str).unwrap_or_default().to_owned();
-        let pattern: Pattern = text("pattern").parse().unwrap_or_default();
-        let mut counts = None;
-        if full.contains_key("at") {
-            options.insert("at".into(), "0 run".into());
-        }
-        if let Some(fixed) = pattern.fixed_density()
-            && !options.contains_key("density")
-        {
-            options.insert("density".into(), fixed.into());
-        }
-        if text("distribution") == "global" {
-            if pattern.fixed_density().is_none() {
-                if method.key != "magnitude" || pattern != Pattern::Unstructured {
-                    return Err(Error::Refused(format!(
-                        "{} with one budget for the whole model needs the scores of all its weights at once; give \
-                         --distribution uniform",
-                        method.key
-                    )));
-                }
-                let density = full.get("density").and_then(Value::as_float).unwrap_or(1.0);
-                counts = Some(threshold(model, density)?);
-            }
-            options.insert("distribution".into(), "uniform".into());
-        }
-        let mut plan = Self { pruning, options, reads: false, counts, extents: model.config.extents() };
-        let work = plan.build(None)?;
-        let refuse = |what: &str| {
-            Err(Error::Refused(format!(
-                "{} {what}; magnitude, wanda, sparsegpt, dsnot and essential-sparsity prune a language model block by block",
-                method.key
-            )))
+impl Matrices for All<'_> {
+    fn shapes(&self) -> Vec<Shape> {
+        let extents = self.0.config.extents();
+        let shape = |(layer, part): (usize, usize)| {
+            let [rows, cols] = extents[part];
+            Shape::matrix(&format!("{} of layer {layer}", PARTS[part]), rows, cols)
         };
-        if work.procedure.is_some() || work.parametrization.is_some() || work.sparsifier.kind() != Kind::Weights {
-            return refuse("does more than remove weights of a trained model");
-        }
-        match work.sparsifier.plan(0) {
-            Plan::Rewire(s) if s.gradient || s.zeros > 0.0 || s.curvature.is_some() || s.flow => {
-                return refuse("asks for gradients of the whole model");
-            }
-            Plan::Rewire(s) => plan.reads = s.gram.is_some(),
-            _ => return refuse("does not prune a trained model"),
-        }
-        let shapes: Vec<Shape> = (0..PARTS.len()).filter(|&p| model.has(p)).map(|p| plan.shape(p)).collect();
-        work.sparsifier.check(&shapes.iter().collect::<Vec<_>>())?;
-        Ok(plan)
+        matrices(self.0).map(shape).collect()
     }
 
-    fn shape(&self, part: usize) -> Shape {
-        Shape::matrix(PARTS[part], self.extents[part][0], self.extents[part][1])
+    fn read(&self, index: usize) -> Result<Vec<f32>> {
+        let (layer, part) = self.at(index);
+        self.0.part(layer, part)
     }
-
-    /// The method for one matrix.
-    fn build(&self, share: Option<f64>) -> Result<nnz_core::Work> {
-        let mut options = self.options.clone();
-        if let Some(share) = share {
-            options.insert("density".into(), share.into());
-        }
-        let setting = Setting { seed: self.pruning.seed, steps: 0, steps_per_epoch: 1 };
-        Ok(self.pruning.method.build(&options, &setting)?)
-    }
-
-    /// A matrix with its zeros.
-    fn prune(&self, layer: usize, part: usize, values: Vec<f32>, moments: Option<&Moments>) -> Result<Vec<f32>> {
-        let shape = &self.shape(part);
-        let share = self.counts.as_ref().map(|c| c[&(layer, part)] as f64 / shape.len() as f64);
-        let mut work = self.build(share)?;
-        let all = Topology::full(shape.rows, shape.cols);
-        let (gram, mean): (&[f64], &[f64]) = moments.map_or((&[], &[]), |m| (&m.square, &m.first));
-        let target = Target { gram, mean, ..Target::new(0, shape, &all, &values) };
-        let edits = work.sparsifier.rewire(0, &[target])?;
-        let mut kept = vec![0.0; values.len()];
-        match &edits[0] {
-            Edit::Keep => return Ok(values),
-            Edit::Rewire { topology, .. } => topology.positions().for_each(|p| kept[p as usize] = values[p as usize]),
-            Edit::Set { topology, values } => {
-                topology.positions().zip(values).for_each(|(p, v)| kept[p as usize] = *v as f32);
-            }
-            Edit::Replace { .. } => {
-                return Err(Error::Refused(format!(
-                    "{} replaces layers, which is not done here",
-                    self.pruning.method.key
-                )));
-            }
-        }
-        Ok(kept)
-    }
-}
-
-/// Entries of each matrix above one threshold of |w|, ties by position, so that a share `density` of all stays. In two
-/// passes over the file: the bits of |w| order as |w| does, so the upper and then the lower sixteen are counted.
-fn threshold(model: &Language, density: f64) -> Result<BTreeMap<(usize, usize), usize>> {
-    let bits = |v: f32| v.abs().to_bits();
-    let mut upper = vec![0u64; 1 << 16];
-    for (layer, part) in matrices(model) {
-        model.part(layer, part)?.iter().for_each(|&v| upper[(bits(v) >> 16) as usize] += 1);
-    }
-    let total: u64 = upper.iter().sum();
-    let mut wanted = (density * total as f64).round() as u64;
-    // Down from the largest to the one that the threshold lies in; what is wanted of it.
-    let cut = |counts: &[u64], wanted: &mut u64| {
-        let mut at = counts.len() - 1;
-        while at > 0 && *wanted > counts[at] {
-            *wanted -= counts[at];
-            at -= 1;
-        }
-        at as u32
-    };
-    let high = cut(&upper, &mut wanted);
-    let mut lower = vec![0u64; 1 << 16];
-    for (layer, part) in matrices(model) {
-        let values = model.part(layer, part)?;
-        values.iter().filter(|v| bits(**v) >> 16 == high).for_each(|v| lower[(bits(*v) & 0xffff) as usize] += 1);
-    }
-    let least = high << 16 | cut(&lower, &mut wanted);
-    let mut counts = BTreeMap::new();
-    for (layer, part) in matrices(model) {
-        let values = model.part(layer, part)?;
-        let ties = (values.iter().filter(|v| bits(**v) == least).count() as u64).min(wanted);
-        wanted -= ties;
-        let count = values.iter().filter(|v| bits(**v) > least).count() + ties as usize;
-        if count == 0 {
-            return Err(Error::Refused(format!(
-                "one threshold for the whole model would leave nothing of {} of layer {layer}; give --distribution uniform",
-                PARTS[part]
-            )));
-        }
-        counts.insert((layer, part), count);
-    }
-    Ok(counts)
 }

@@ -36,17 +36,46 @@ impl Tokens {
                 ));
             }
         };
-        let inner = Tokenizer::from_bytes(&json).map_err(|e| fail(&place, format!("its tokenizer: {e}")))?;
-        let most = inner.get_vocab(true).into_values().max().map_or(0, |t| t as usize + 1);
-        if most > vocabulary {
-            return Err(fail(&place, format!("a tokenizer of {most} tokens for a model that knows {vocabulary}")));
-        }
-        let mut ends: Vec<u32> =
-            ["<|im_end|>", "<|endoftext|>", "</s>", "<|eot_id|>"].iter().filter_map(|t| inner.token_to_id(t)).collect();
+        let mut tokens = Self::read(&place, json, Some(vocabulary))?;
         if let Some(end) = archive.metadata.get("tokenizer.ggml.eos_token_id").and_then(Value::size) {
-            ends.push(end as u32);
+            tokens.ends.push(end as u32);
         }
+        Ok(tokens)
+    }
+
+    /// A `tokenizer.json`, for a model that knows so many tokens, where that is known.
+    ///
+    /// # Errors
+    /// When it cannot be read, is of a kind that is not known, or has tokens that the model has not.
+    pub fn open(path: &Path, vocabulary: Option<usize>) -> Result<Self> {
+        let json = std::fs::read(path).map_err(|e| Error::file(path, format!("cannot read: {e}")))?;
+        Self::read(path, json, vocabulary)
+    }
+
+    fn read(place: &Path, json: Vec<u8>, vocabulary: Option<usize>) -> Result<Self> {
+        let fail = |why: String| Error::file(place, why);
+        let inner = Tokenizer::from_bytes(&json).map_err(|e| fail(format!("its tokenizer: {e}")))?;
+        let most = inner.get_vocab(true).into_values().max().map_or(0, |t| t as usize + 1);
+        if let Some(vocabulary) = vocabulary.filter(|&v| most > v) {
+            return Err(fail(format!("a tokenizer of {most} tokens for a model that knows {vocabulary}")));
+        }
+        let ends =
+            ["<|im_end|>", "<|endoftext|>", "</s>", "<|eot_id|>"].iter().filter_map(|t| inner.token_to_id(t)).collect();
         Ok(Self { inner, json, ends })
+    }
+
+    /// The tokens of a text with those that encoders want before and behind it, cut to at most so many; no padding.
+    ///
+    /// # Errors
+    /// What the tokenizer cannot read.
+    pub fn framed(&self, text: &str, most: usize) -> Result<Vec<u32>> {
+        let mut own = self.inner.clone();
+        // What the file says of lengths is for another use.
+        own.with_padding(None);
+        let cut = tokenizers::TruncationParams { max_length: most, ..Default::default() };
+        own.with_truncation(Some(cut)).map_err(|e| Error::Refused(format!("the tokenizer: {e}")))?;
+        let encoding = own.encode(text, true).map_err(|e| Error::Refused(format!("the tokenizer: {e}")))?;
+        Ok(encoding.get_ids().to_vec())
     }
 
     /// The tokens of a text, without any added before or behind.

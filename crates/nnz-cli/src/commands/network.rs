@@ -1,0 +1,388 @@
+//! Encoders of texts and networks for pictures that come as ONNX or as checkpoints.
+
+use super::language::{bar, written};
+use crate::ui::{self, Ui};
+use anyhow::{Result, bail};
+use nnz::data::picture;
+use nnz::kernels::measure::seconds;
+use nnz::models::{self, Pruned, Pruning};
+use nnz::networks::{self, Network, Reads, TOKENS};
+use nnz_engine::file::{Header, load_model};
+use nnz_engine::ops::softmax_rows;
+use nnz_engine::{Model, Storage};
+use nnz_formats::{Dtype, Packing};
+use nnz_onnx::Value;
+use serde_json::json;
+use std::path::{Path, PathBuf};
+use std::process::ExitCode;
+
+/// Most pictures of a folder that a network is weighed by.
+const PICTURES: usize = 64;
+
+/// The path of a model, or of one that `nnz data get` fetched, by its name. A file or folder of the name comes first.
+///
+/// # Errors
+/// When a model is known, but not here.
+pub fn place(text: &str) -> Result<PathBuf, String> {
+    let path = PathBuf::from(text);
+    if path.exists() || !nnz::data::models().iter().any(|m| m.name == text) {
+        return Ok(path);
+    }
+    let store = nnz::data::Store::open().map_err(|e| e.to_string())?;
+    store.model(text).ok_or_else(|| format!("{text} is not here yet; `nnz data get {text}` fetches it"))
+}
+
+/// Whether a path is a network that is taken here, and not a language model or one that nnz trained.
+pub fn takes(path: &Path) -> bool {
+    let foreign = path.extension().is_some_and(|e| e == "onnx") || models::foreign(path);
+    foreign && networks::known(path) || !foreign && path.extension().is_some_and(|e| e == "safetensors")
+}
+
+/// As [`takes`], without networks of ours.
+pub fn known(path: &Path) -> bool {
+    (path.extension().is_some_and(|e| e == "onnx") || models::foreign(path)) && networks::known(path)
+}
+
+fn open(path: &Path, ui: Ui) -> Result<Network> {
+    let network = Network::open(path)?;
+    network.notes.iter().for_each(|n| ui.note(n));
+    Ok(network)
+}
+
+/// Numbers of a network and the bytes they took.
+fn sizes(network: &Network) -> (usize, usize) {
+    let floats = network.graph.constants.values().filter(|c| c.is_float());
+    let held = floats.map(nnz_onnx::Constant::bytes).sum();
+    let before = network.archive.as_ref().map_or(held, |a| a.tensors().filter_map(|(n, _)| a.bytes(n)).sum());
+    (network.graph.len(), before)
+}
+
+/// Writes a network anew.
+pub fn convert(args: &super::language::ConvertArgs, ui: Ui) -> Result<ExitCode> {
+    let onnx = args.output.extension().is_some_and(|e| e == "onnx");
+    if args.sparse_initializer && !onnx {
+        bail!("--sparse-initializer is for ONNX; give -o a name that ends in .onnx");
+    }
+    let network = match known(&args.model) {
+        true => open(&args.model, ui)?,
+        false => {
+            if !onnx {
+                bail!("a network that nnz trained is written as ONNX; give -o a name that ends in .onnx");
+            }
+            let (model, header): (Model<f32>, Header) = load_model(&args.model, Storage::Masked)?;
+            networks::own(&model, &header, &args.model)?
+        }
+    };
+    let writing = args.writing();
+    writing.check(false)?;
+    let dtype = if onnx || network.archive.is_none() { Dtype::F32 } else { writing.dtype() };
+    let said = serde_json::Value::Null;
+    let (found, bytes) =
+        networks::export(&network, &args.output, writing.packing(), dtype, args.sparse_initializer, &said)?;
+    let part = |m: nnz_onnx::Matrix| {
+        Some(models::Part { written: *found.get(&m.name)?, entries: m.len(), name: m.name })
+    };
+    let parts = network.matrices().into_iter().filter_map(part).collect();
+    let pruned = Pruned { parts, bytes, tried: Vec::new(), singular: 0 };
+    let (all, before) = sizes(&network);
+    written(&pruned, all, before, &args.output, dtype, ui)
+}
+
+/// Inputs that a network is weighed by: lines of a text, or pictures.
+fn samples(network: &Network, path: &Path, tokens: usize, length: usize) -> Result<Vec<Vec<(&'static str, Value)>>> {
+    let fixed = |inputs: Vec<(&str, Value)>| {
+        let name = |n: &str| ["input_ids", "attention_mask", "token_type_ids", "pixel_values"].into_iter().find(|k| *k == n);
+        // Names of inputs are few and live as long as the program.
+        inputs.into_iter().map(|(n, v)| (name(n).unwrap_or_else(|| String::leak(n.into())), v)).collect::<Vec<_>>()
+    };
+    match &network.reads {
+        Reads::Tokens { .. } => {
+            let text = models::text(path)?;
+            let tokenizer = network.tokens()?;
+            let most = length.min(network.context());
+            let (mut all, mut count) = (Vec::new(), 0);
+            // Lines in pieces that are hardly longer than what is read of them.
+            'lines: for line in text.lines().filter(|l| !l.trim().is_empty()) {
+                let words: Vec<&str> = line.split_whitespace().collect();
+                for piece in words.chunks((most * 3 / 4).max(1)) {
+                    let ids = tokenizer.framed(&piece.join(" "), most)?;
+                    count += ids.len();
+                    all.push(fixed(network.of_tokens(&[ids])));
+                    if count >= tokens {
+                        break 'lines;
+                    }
+                }
+            }
+            if all.is_empty() {
+                bail!("{}: no line of text in it", path.display());
+            }
+            Ok(all)
+        }
+        Reads::Pictures(_) => {
+            let mut files = Vec::new();
+            gather(path, &mut files, 0)?;
+            files.sort();
+            if files.is_empty() {
+                bail!("{}: no picture (PNG, JPEG) in it", path.display());
+            }
+            // Evenly from all, so that every class of a sorted folder is seen.
+            let n = files.len().min(PICTURES);
+            let chosen = (0..n).map(|i| &files[i * files.len() / n]);
+            chosen.map(|f| Ok(fixed(network.of_picture(&picture(f)?)?))).collect()
+        }
+        Reads::Both { .. } => bail!("networks of two towers are pruned without --calibrate, by magnitude"),
+        Reads::Anything => bail!(
+            "{} does not say how its inputs are made, so it is pruned without --calibrate, by magnitude",
+            network.path.display()
+        ),
+    }
+}
+
+/// Pictures in a folder and below.
+fn gather(path: &Path, files: &mut Vec<PathBuf>, depth: usize) -> Result<()> {
+    let is_picture = |p: &Path| {
+        let ending = p.extension().map(|e| e.to_string_lossy().to_lowercase());
+        ending.is_some_and(|e| ["png", "jpg", "jpeg"].contains(&e.as_str()))
+    };
+    if !path.is_dir() {
+        files.push(path.into());
+        return Ok(());
+    }
+    let inside = std::fs::read_dir(path).map_err(|e| anyhow::anyhow!("{}: cannot read: {e}", path.display()))?;
+    for entry in inside.filter_map(Result::ok).map(|e| e.path()) {
+        if entry.is_dir() && depth < 4 {
+            gather(&entry, files, depth + 1)?;
+        } else if is_picture(&entry) {
+            files.push(entry);
+        }
+    }
+    Ok(())
+}
+
+/// Prunes a network.
+pub fn prune(args: &super::prune::Args, ui: Ui) -> Result<ExitCode> {
+    if args.data.is_some() {
+        bail!("--data is for networks that nnz trained; give a text or pictures with --calibrate");
+    }
+    args.writing.check(args.dense_layout)?;
+    let method = nnz::REGISTRY.find(&args.method.method)?;
+    let options = args.method.options()?;
+    let mut network = open(&args.model, ui)?;
+    let length = args.writing.calibration_length.max(8);
+    let given = match &args.calibrate {
+        Some(path) => samples(&network, path, args.writing.calibration_tokens, length)?,
+        None => Vec::new(),
+    };
+    let packing = if args.dense_layout { Some(Packing::Dense) } else { args.writing.packing() };
+    let onnx = args.output.extension().is_some_and(|e| e == "onnx") || network.archive.is_none();
+    let dtype = if onnx { Dtype::F32 } else { args.writing.dtype() };
+    let pruning = Pruning { method, options: &options, seed: args.seed, packing, dtype };
+    let (all, before) = sizes(&network);
+    network.notes.clear();
+    let bar = bar(ui, "matrices", network.matrices().len());
+    let pruned =
+        networks::prune(&mut network, &pruning, given, &args.output, false, |done, _| bar.set_position(done as u64))?;
+    bar.finish_and_clear();
+    network.notes.iter().for_each(|n| ui.note(n));
+    if pruned.singular > 0 && method.defaults().contains_key("damp") {
+        ui.note(format!(
+            "{} matrices read so little that second moments of their inputs are singular; they were damped. More text or \
+             pictures would say more",
+            pruned.singular
+        ));
+    }
+    written(&pruned, all, before, &args.output, dtype, ui)
+}
+
+/// Times a network, as it is and with every weight stored.
+pub fn bench(path: &Path, batch: usize, why: bool, ui: Ui) -> Result<ExitCode> {
+    let network = open(path, ui)?;
+    let machine = super::bench::machine(ui)?;
+    let (sparse, dense) = (network.session(Some(&machine))?, network.session(None)?);
+    let inputs = network.typical(batch)?;
+    let (_, layers) = sparse.explain(inputs.clone())?;
+    let time = |s: &nnz_onnx::Session| 1e3 * seconds(|| assert!(s.run(inputs.clone()).is_ok(), "it answered a moment ago"));
+    // One after the other, so that a busy machine slows both.
+    let (mut ms, mut dense_ms) = (f64::INFINITY, f64::INFINITY);
+    for _ in 0..3 {
+        (ms, dense_ms) = (ms.min(time(&sparse)), dense_ms.min(time(&dense)));
+    }
+    let entries: usize = layers.iter().map(|l| l.rows * l.cols).sum();
+    let nonzeros: f64 = layers.iter().map(|l| l.density * (l.rows * l.cols) as f64).sum();
+    let density = nonzeros / entries.max(1) as f64;
+    let packed = layers.iter().filter(|l| l.kernel != "dense").count();
+    let shapes: Vec<_> = inputs.iter().map(|(n, v)| json!({"name": n, "shape": v.shape()})).collect();
+    let row = |l: &nnz_onnx::Layer| {
+        json!({"name": l.name, "rows": l.rows, "cols": l.cols, "density": l.density, "batch": l.batch, "kernel": l.kernel,
+               "crossover": machine.crossover(nnz::kernels::cost::Use::Inference, l.rows, l.cols, l.batch)})
+    };
+    let listed: Vec<_> = layers.iter().map(row).collect();
+    let document = json!({"ms": ms, "dense_ms": dense_ms, "speedup": dense_ms / ms, "density": density, "batch": batch,
+        "inputs": shapes, "sparse_matrices": packed, "matrices": layers.len(), "layers": listed});
+    ui.answer(&document, || {
+        let compared = match dense_ms / ms {
+            s if (s - 1.0).abs() < 0.02 => "as fast as".to_string(),
+            s if s >= 1.0 => format!("{s:.2}x faster than"),
+            s => format!("{:.2}x SLOWER than", 1.0 / s),
+        };
+        let what = match (&network.reads, batch) {
+            (Reads::Tokens { .. }, 1) => format!("a text of {} tokens", TOKENS.min(network.context())),
+            (Reads::Tokens { .. }, n) => format!("{n} texts of {} tokens", TOKENS.min(network.context())),
+            (_, 1) => "a sample".into(),
+            (_, n) => format!("{n} samples"),
+        };
+        let mut text = format!(
+            "{what} in {ms:.2} ms, {compared} with every weight stored ({dense_ms:.2} ms); density {}, {packed} of {} matrices \
+             multiplied sparse",
+            ui::density(density),
+            layers.len()
+        );
+        if packed == 0 {
+            text += "\nno matrix has so few nonzeros that a sparse product would be faster here";
+        }
+        if why {
+            let row = |l: &nnz_onnx::Layer| {
+                let at = machine.crossover(nnz::kernels::cost::Use::Inference, l.rows, l.cols, l.batch);
+                vec![
+                    l.name.clone(),
+                    format!("{}x{}", l.rows, l.cols),
+                    l.batch.to_string(),
+                    ui::density(l.density),
+                    l.kernel.into(),
+                    if at < 1.0 { format!("{at:.2}") } else { "never".into() },
+                ]
+            };
+            let head = ["", "shape", "rows at once", "density", "kernel", "dense wins from"];
+            text += &format!(
+                "\n\n{}\n\nKernels of convolutions larger than one place run dense at any density.",
+                ui::table(&head, layers.iter().map(row).collect())
+            );
+        }
+        text
+    })?;
+    Ok(ExitCode::SUCCESS)
+}
+
+/// Lists what is in an ONNX file.
+pub fn inspect(path: &Path, html: Option<&Path>, ui: Ui) -> Result<ExitCode> {
+    if html.is_some() {
+        bail!("--html is for networks that nnz trained; networks of other programs are listed as a table");
+    }
+    let network = open(path, ui)?;
+    let graph = &network.graph;
+    let matrices = graph.matrices();
+    let mut operators = std::collections::BTreeMap::<&str, usize>::new();
+    graph.nodes.iter().for_each(|n| *operators.entry(&n.op).or_default() += 1);
+    let (mut rows, mut weights) = (Vec::new(), Vec::new());
+    let (mut all, mut zeros) = (0, 0);
+    for (name, c) in graph.constants.iter().filter(|(_, c)| c.is_float()) {
+        let values = c.numbers();
+        let nonzeros = values.iter().filter(|v| **v != 0.0).count();
+        (all, zeros) = (all + values.len(), zeros + values.len() - nonzeros);
+        let density = nonzeros as f64 / values.len().max(1) as f64;
+        let matrix = matrices.iter().find(|m| m.name == *name);
+        let what = matrix.map_or("-", |m| if m.head { "head" } else { "can be pruned" });
+        weights.push(json!({"name": name, "shape": c.shape, "numbers": c.kind.name(), "density": density, "bytes": c.bytes(),
+            "prunable": matrix.is_some_and(|m| !m.head)}));
+        // What is no weight fills the table.
+        if matrix.is_some() || c.len() >= 64 {
+            let shape = c.shape.iter().map(usize::to_string).collect::<Vec<_>>().join("x");
+            rows.push(vec![name.clone(), shape, c.kind.name().into(), what.into(), ui::density(density), ui::bytes(c.bytes())]);
+        }
+    }
+    let port = |p: &nnz_onnx::Port| {
+        let one = |d: &Option<usize>| d.map_or("?".into(), |d| d.to_string());
+        let shape = p.shape.as_ref().map_or("any".into(), |s| s.iter().map(one).collect::<Vec<_>>().join("x"));
+        format!("{} {shape}", p.name)
+    };
+    let list = |ports: &[nnz_onnx::Port]| ports.iter().map(port).collect::<Vec<_>>();
+    let document = json!({"kind": network.family, "inputs": list(&graph.inputs), "outputs": list(&graph.outputs),
+        "operators": operators, "numbers": all, "zeros": zeros, "weights": weights});
+    ui.answer(&document, || {
+        let counts: Vec<String> = operators.iter().map(|(op, n)| format!("{n} {op}")).collect();
+        format!(
+            "{}: {} numbers, {} of them zero; {} nodes\nreads {}; gives {}\n{}\n\n{}",
+            network.family,
+            ui::count(all),
+            ui::count(zeros),
+            graph.nodes.len(),
+            list(&graph.inputs).join(", "),
+            list(&graph.outputs).join(", "),
+            counts.join(", "),
+            ui::table(&["", "shape", "numbers", "", "density", "bytes"], rows)
+        )
+    })?;
+    Ok(ExitCode::SUCCESS)
+}
+
+/// Answers for a text or a picture.
+pub fn predict(path: &Path, input: &Path, ui: Ui) -> Result<ExitCode> {
+    let network = open(path, ui)?;
+    let machine = super::bench::machine(ui)?;
+    let (given, tokens) = match &network.reads {
+        Reads::Tokens { .. } => {
+            let tokens = network.tokens()?;
+            let ids = tokens.framed(&input.to_string_lossy(), network.context())?;
+            (network.of_tokens(&[ids]), Some(tokens))
+        }
+        Reads::Pictures(_) => (network.of_picture(&picture(input)?)?, None),
+        Reads::Both { .. } => bail!("networks of two towers compare many texts with many pictures, which `predict` does not do"),
+        Reads::Anything => bail!(
+            "{} does not say how its inputs are made from a picture or a text",
+            network.path.display()
+        ),
+    };
+    let outputs = network.session(Some(&machine))?.run(given)?;
+    let ports = &network.graph.outputs;
+    let named = |name: &str| ports.iter().position(|p| p.name == name);
+    let floats = |i: usize| outputs.get(i).cloned().and_then(Value::into_floats);
+    let last = match named("sparse_embedding").or(named("sentence_embedding")).or(named("logits")) {
+        Some(i) => i,
+        None => 0,
+    };
+    let Some(found) = floats(last) else { bail!("output `{}` has no floats", ports[last].name) };
+    let values = found.data().to_vec();
+    match (&*ports[last].name, found.shape()) {
+        ("sparse_embedding", _) => {
+            let mut order: Vec<usize> = (0..values.len()).filter(|&i| values[i] > 0.0).collect();
+            order.sort_by(|&a, &b| values[b].total_cmp(&values[a]).then(a.cmp(&b)));
+            let tokens = tokens.map(Ok).unwrap_or_else(|| network.tokens())?;
+            let term = |&i: &usize| Ok((tokens.decode(&[i as u32])?, i, values[i]));
+            let terms = order.iter().map(term).collect::<Result<Vec<_>>>()?;
+            let listed: Vec<_> = terms.iter().map(|(t, i, w)| json!({"term": t, "token": i, "weight": w})).collect();
+            let document = json!({"nonzeros": terms.len(), "of": values.len(), "terms": listed});
+            ui.answer(&document, || {
+                let line = |(t, _, w): &(String, usize, f32)| format!("{t:>16}  {w:.3}");
+                let shown: Vec<String> = terms.iter().take(12).map(line).collect();
+                format!("{}\n{} of {} terms", shown.join("\n"), terms.len(), ui::count(values.len()))
+            })?;
+        }
+        ("sentence_embedding", _) => {
+            ui.answer(&json!({"embedding": values}), || {
+                let shown: Vec<String> = values.iter().take(6).map(|v| format!("{v:.4}")).collect();
+                format!("{} numbers of length one: {} ... (--json prints all)", values.len(), shown.join(" "))
+            })?;
+        }
+        (_, &[1, classes]) if classes > 1 => {
+            let mut row = values;
+            // What is a distribution already stays one.
+            let sum: f32 = row.iter().sum();
+            if row.iter().any(|v| *v < 0.0) || (sum - 1.0).abs() > 1e-3 {
+                softmax_rows(&mut row, classes);
+            }
+            let name = |i: usize| network.classes.get(i).cloned().unwrap_or_else(|| format!("class {i}"));
+            let mut order: Vec<usize> = (0..classes).collect();
+            order.sort_by(|&a, &b| row[b].total_cmp(&row[a]).then(a.cmp(&b)));
+            let listed: Vec<_> = order.iter().map(|&i| json!({"class": name(i), "probability": row[i]})).collect();
+            ui.answer(&json!({"class": name(order[0]), "classes": listed}), || {
+                let line = |&i: &usize| format!("{:>12}  {}", name(i), ui::percent(f64::from(row[i]), None));
+                order.iter().take(3).map(line).collect::<Vec<_>>().join("\n")
+            })?;
+        }
+        (name, shape) => {
+            let document = json!({"output": name, "shape": shape, "values": values});
+            ui.answer(&document, || format!("{name} of shape {shape:?} (--json prints it)"))?;
+        }
+    }
+    Ok(ExitCode::SUCCESS)
+}

@@ -1,0 +1,450 @@
+//! Graphs of known architectures, from checkpoints: `config.json` says what a transformer is; the names and shapes of their
+//! tensors say it of vision networks. Constants keep the names and layouts of the checkpoint, so what is pruned can be written
+//! back.
+
+mod bert;
+mod clip;
+mod mobile;
+mod resnet;
+mod sequential;
+mod vit;
+
+use crate::graph::{Attribute, Constant, Graph, Kind, Node, OPSET, Port};
+use crate::{Error, Result};
+use nnz_formats::Archive;
+use std::collections::BTreeMap;
+
+/// What a network reads.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Reads {
+    /// Texts: tokens, of which it knows so many, in sequences of at most so many.
+    Tokens {
+        /// Tokens it knows.
+        vocabulary: usize,
+        /// Longest sequence.
+        context: usize,
+    },
+    /// Pictures.
+    Pictures(Pictures),
+    /// Both, in two towers.
+    Both {
+        /// Tokens it knows.
+        vocabulary: usize,
+        /// Longest sequence.
+        context: usize,
+        /// What the other tower reads.
+        pictures: Pictures,
+    },
+    /// What the file does not say.
+    Anything,
+}
+
+/// How pictures are made ready: scaled to 0..1, less the mean, by the standard deviation of each channel.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Pictures {
+    /// Channels, height, width.
+    pub shape: [usize; 3],
+    /// Mean of each channel.
+    pub mean: Vec<f32>,
+    /// Standard deviation of each channel.
+    pub deviation: Vec<f32>,
+}
+
+impl Pictures {
+    /// The usual numbers of networks that were trained on ImageNet.
+    fn image_net(size: usize) -> Self {
+        let (mean, deviation) = (vec![0.485, 0.456, 0.406], vec![0.229, 0.224, 0.225]);
+        Self { shape: [3, size, size], mean, deviation }
+    }
+}
+
+/// A network that was built from a checkpoint.
+#[derive(Clone, Debug)]
+pub struct Built {
+    /// The network.
+    pub graph: Graph,
+    /// Its architecture, such as `BERT`.
+    pub family: &'static str,
+    /// What it reads.
+    pub reads: Reads,
+    /// Names of its classes, where the checkpoint says them.
+    pub classes: Vec<String>,
+    /// What was taken for granted, in sentences.
+    pub notes: Vec<String>,
+}
+
+/// The architecture of an archive: a name and who builds it.
+type Builder = fn(&Archive) -> Result<Built>;
+
+fn recognize(archive: &Archive) -> Option<Builder> {
+    let has = |name: &str| archive.get(name).is_some();
+    if let Some(config) = &archive.config {
+        return Some(match config["model_type"].as_str()? {
+            "bert" => bert::build,
+            "vit" => vit::build,
+            "clip" => clip::build,
+            _ => return None,
+        });
+    }
+    if has("layer1.0.conv1.weight") && has("conv1.weight") {
+        return Some(resnet::build);
+    }
+    if has("features.18.0.weight") && has("features.1.conv.0.0.weight") {
+        return Some(mobile::build_v2);
+    }
+    if has("_conv_stem.weight") && has("_blocks.0._depthwise_conv.weight") {
+        return Some(mobile::build_lite);
+    }
+    sequential::fits(archive).then_some(sequential::build as Builder)
+}
+
+/// Whether an archive has an architecture that is built here.
+pub fn known(archive: &Archive) -> bool {
+    recognize(archive).is_some()
+}
+
+/// The network of an archive.
+///
+/// # Errors
+/// When its architecture is not known, or a tensor is missing or has another shape than the architecture asks for.
+pub fn build(archive: &Archive) -> Result<Built> {
+    let Some(builder) = recognize(archive) else {
+        let kind = archive.config.as_ref().and_then(|c| c["model_type"].as_str());
+        let what = kind.map_or("its tensors have the names of no architecture that is known".into(), |k| {
+            format!("a model of type {k}")
+        });
+        return Err(Error::file(
+            &archive.path,
+            format!(
+                "{what}; BERT, ViT and CLIP with a config.json, and ResNet, MobileNetV2, EfficientNet-Lite and plain \
+                 convolutional networks by their names are built here; anything else can come as ONNX"
+            ),
+        ));
+    };
+    let mut built = builder(archive)?;
+    built.graph.sort()?;
+    Ok(built)
+}
+
+/// A graph under way.
+struct Net<'a> {
+    archive: &'a Archive,
+    graph: Graph,
+}
+
+fn int(v: i64) -> Attribute {
+    Attribute::Int(v)
+}
+
+fn ints(v: &[usize]) -> Attribute {
+    Attribute::Ints(v.iter().map(|&v| v as i64).collect())
+}
+
+impl<'a> Net<'a> {
+    fn new(archive: &'a Archive, name: &str) -> Self {
+        let graph = Graph {
+            path: archive.path.clone(),
+            name: name.into(),
+            opset: OPSET,
+            nodes: Vec::new(),
+            constants: BTreeMap::new(),
+            inputs: Vec::new(),
+            outputs: Vec::new(),
+            metadata: BTreeMap::new(),
+        };
+        Self { archive, graph }
+    }
+
+    fn fail(&self, why: String) -> Error {
+        Error::file(&self.archive.path, why)
+    }
+
+    fn has(&self, name: &str) -> bool {
+        self.archive.get(name).is_some()
+    }
+
+    fn shape(&self, name: &str) -> Result<Vec<usize>> {
+        match self.archive.get(name) {
+            Some(entry) => Ok(entry.shape.clone()),
+            None => Err(self.fail(format!("tensor `{name}` is missing"))),
+        }
+    }
+
+    /// A tensor of the checkpoint as a constant.
+    fn weight(&mut self, name: &str, shape: &[usize]) -> Result<String> {
+        let have = self.shape(name)?;
+        if have != shape {
+            return Err(self.fail(format!("`{name}` is {have:?}, but the network needs {shape:?}")));
+        }
+        if !self.graph.constants.contains_key(name) {
+            let numbers = self.archive.read(name)?;
+            if let Some(at) = numbers.iter().position(|v| !v.is_finite()) {
+                return Err(self.fail(format!("`{name}` holds {} at number {at}; the file is damaged", numbers[at])));
+            }
+            self.graph.constants.insert(name.into(), Constant::floats(shape, numbers));
+        }
+        Ok(name.into())
+    }
+
+    fn constant(&mut self, hint: &str, constant: Constant) -> String {
+        let name = format!("{hint}.{}", self.graph.constants.len());
+        self.graph.constants.insert(name.clone(), constant);
+        name
+    }
+
+    fn list(&mut self, values: &[i64]) -> String {
+        self.constant("list", Constant::ints(&[values.len()], values.to_vec()))
+    }
+
+    fn scalar(&mut self, value: f32) -> String {
+        self.constant("number", Constant::floats(&[], vec![value]))
+    }
+
+    fn node(&mut self, op: &str, inputs: &[&str], attributes: &[(&str, Attribute)]) -> String {
+        let name = format!("{op}.{}", self.graph.nodes.len());
+        let mut node = Node::new(op, &name, inputs);
+        node.attributes = attributes.iter().map(|(k, v)| ((*k).into(), v.clone())).collect();
+        self.graph.nodes.push(node);
+        name
+    }
+
+    fn input(&mut self, name: &str, kind: Kind, shape: &[Option<usize>]) -> String {
+        self.graph.inputs.push(Port { name: name.into(), kind: Some(kind), shape: Some(shape.to_vec()) });
+        name.into()
+    }
+
+    /// Gives a value to the outside under a name.
+    fn output(&mut self, value: &str, name: &str, shape: &[Option<usize>]) {
+        let mut node = Node::new("Identity", name, &[value]);
+        node.name = format!("output.{name}");
+        self.graph.nodes.push(node);
+        self.graph.outputs.push(Port { name: name.into(), kind: Some(Kind::F32), shape: Some(shape.to_vec()) });
+    }
+
+    /// x Wᵀ + b for a matrix `[outputs, inputs]` of the checkpoint; without b where there is none.
+    fn linear(&mut self, x: &str, prefix: &str, rows: usize, cols: usize) -> Result<String> {
+        let w = self.weight(&format!("{prefix}.weight"), &[rows, cols])?;
+        let turned = self.node("Transpose", &[&w], &[("perm", ints(&[1, 0]))]);
+        let y = self.node("MatMul", &[x, &turned], &[]);
+        let bias = format!("{prefix}.bias");
+        if !self.has(&bias) {
+            return Ok(y);
+        }
+        let b = self.weight(&bias, &[rows])?;
+        Ok(self.node("Add", &[&y, &b], &[]))
+    }
+
+    /// A layer norm; old checkpoints call gain and offset gamma and beta.
+    fn layer_norm(&mut self, x: &str, prefix: &str, width: usize, epsilon: f64) -> Result<String> {
+        let old = self.has(&format!("{prefix}.gamma"));
+        let names = if old { ["gamma", "beta"] } else { ["weight", "bias"] };
+        let gain = self.weight(&format!("{prefix}.{}", names[0]), &[width])?;
+        let offset = self.weight(&format!("{prefix}.{}", names[1]), &[width])?;
+        let attributes = [("axis", int(-1)), ("epsilon", Attribute::Float(epsilon as f32))];
+        Ok(self.node("LayerNormalization", &[x, &gain, &offset], &attributes))
+    }
+
+    /// A function by the name that configurations give it.
+    fn activation(&mut self, x: &str, name: &str) -> Result<String> {
+        Ok(match name {
+            "gelu" => self.node("Gelu", &[x], &[]),
+            "gelu_new" | "gelu_pytorch_tanh" | "gelu_fast" => {
+                self.node("Gelu", &[x], &[("approximate", Attribute::Text("tanh".into()))])
+            }
+            "relu" => self.node("Relu", &[x], &[]),
+            "quick_gelu" => {
+                let slope = self.scalar(1.702);
+                let scaled = self.node("Mul", &[x, &slope], &[]);
+                let gate = self.node("Sigmoid", &[&scaled], &[]);
+                self.node("Mul", &[x, &gate], &[])
+            }
+            "silu" | "swish" => {
+                let gate = self.node("Sigmoid", &[x], &[]);
+                self.node("Mul", &[x, &gate], &[])
+            }
+            other => return Err(self.fail(format!("activation `{other}`, which is not computed here"))),
+        })
+    }
+
+    /// Attention of `heads` heads over queries, keys and values `[batch, places, width]`; `mask` is added to the scores.
+    fn attention(&mut self, [q, k, v]: [&str; 3], heads: usize, width: usize, mask: Option<&str>) -> String {
+        let each = width / heads;
+        let apart = self.list(&[0, 0, heads as i64, each as i64]);
+        let together = self.list(&[0, 0, width as i64]);
+        let split = |net: &mut Self, x: &str, order: [usize; 4]| {
+            let x = net.node("Reshape", &[x, &apart], &[]);
+            net.node("Transpose", &[&x], &[("perm", ints(&order))])
+        };
+        let q = split(self, q, [0, 2, 1, 3]);
+        let k = split(self, k, [0, 2, 3, 1]);
+        let v = split(self, v, [0, 2, 1, 3]);
+        let scale = self.scalar((each as f32).sqrt().recip());
+        let q = self.node("Mul", &[&q, &scale], &[]);
+        let mut scores = self.node("MatMul", &[&q, &k], &[]);
+        if let Some(mask) = mask {
+            scores = self.node("Add", &[&scores, mask], &[]);
+        }
+        let share = self.node("Softmax", &[&scores], &[("axis", int(-1))]);
+        let y = self.node("MatMul", &[&share, &v], &[]);
+        let y = self.node("Transpose", &[&y], &[("perm", ints(&[0, 2, 1, 3]))]);
+        self.node("Reshape", &[&y, &together], &[])
+    }
+
+    /// What is added to scores: nothing where a mask `[batch, places]` is one, so little elsewhere that nothing is left.
+    fn hidden(&mut self, mask: &str) -> String {
+        let axes = self.list(&[1, 2]);
+        let mask = self.node("Unsqueeze", &[mask, &axes], &[]);
+        let mask = self.node("Cast", &[&mask], &[("to", int(1))]);
+        let (one, far) = (self.scalar(1.0), self.scalar(-1e9));
+        let gone = self.node("Sub", &[&one, &mask], &[]);
+        self.node("Mul", &[&gone, &far], &[])
+    }
+
+    /// Divides the last axis by its length.
+    fn unit(&mut self, x: &str) -> String {
+        let axes = self.list(&[-1]);
+        let length = self.node("ReduceL2", &[x, &axes], &[("keepdims", int(1))]);
+        let least = self.scalar(1e-12);
+        let length = self.node("Max", &[&length, &least], &[]);
+        self.node("Div", &[x, &length], &[])
+    }
+
+    /// A convolution of a kernel of the checkpoint; how many channels it gives.
+    fn conv(&mut self, x: &str, prefix: &str, how: Step) -> Result<(String, usize)> {
+        let name = format!("{prefix}.weight");
+        let shape = self.shape(&name)?;
+        let &[filters, channels, h, w] = shape.as_slice() else {
+            return Err(self.fail(format!("`{name}` is {shape:?}, which is no kernel of pictures")));
+        };
+        if [filters, channels, h, w].contains(&0) || !filters.is_multiple_of(how.groups.max(1)) {
+            return Err(self.fail(format!("`{name}` is {shape:?} in {} groups", how.groups)));
+        }
+        let weight = self.weight(&name, &shape)?;
+        let mut inputs = vec![x.to_string(), weight];
+        let bias = format!("{prefix}.bias");
+        if self.has(&bias) {
+            inputs.push(self.weight(&bias, &[filters])?);
+        }
+        let mut attributes = vec![
+            ("kernel_shape", ints(&[h, w])),
+            ("strides", ints(&[how.stride; 2])),
+            ("group", int(how.groups as i64)),
+        ];
+        attributes.push(match how.same {
+            true => ("auto_pad", Attribute::Text("SAME_UPPER".into())),
+            false => ("pads", ints(&[h / 2 * usize::from(how.padded), w / 2 * usize::from(how.padded)].repeat(2))),
+        });
+        let inputs: Vec<&str> = inputs.iter().map(String::as_str).collect();
+        Ok((self.node("Conv", &inputs, &attributes), filters))
+    }
+
+    fn batch_norm(&mut self, x: &str, prefix: &str, channels: usize, epsilon: f32) -> Result<String> {
+        let mut inputs = vec![x.to_string()];
+        for part in ["weight", "bias", "running_mean", "running_var"] {
+            inputs.push(self.weight(&format!("{prefix}.{part}"), &[channels])?);
+        }
+        let inputs: Vec<&str> = inputs.iter().map(String::as_str).collect();
+        Ok(self.node("BatchNormalization", &inputs, &[("epsilon", Attribute::Float(epsilon))]))
+    }
+
+    fn relu6(&mut self, x: &str) -> String {
+        let (low, high) = (self.scalar(0.0), self.scalar(6.0));
+        self.node("Clip", &[x, &low, &high], &[])
+    }
+
+    fn max_pool(&mut self, x: &str, size: usize, stride: usize, pad: usize) -> String {
+        let attributes =
+            [("kernel_shape", ints(&[size; 2])), ("strides", ints(&[stride; 2])), ("pads", ints(&[pad; 4]))];
+        self.node("MaxPool", &[x], &attributes)
+    }
+
+    /// The mean of every channel, `[batch, channels]`.
+    fn pooled(&mut self, x: &str) -> String {
+        let x = self.node("GlobalAveragePool", &[x], &[]);
+        self.node("Flatten", &[&x], &[("axis", int(1))])
+    }
+
+    /// A classifier as the last layer.
+    fn head(&mut self, x: &str, prefix: &str) -> Result<usize> {
+        let shape = self.shape(&format!("{prefix}.weight"))?;
+        let &[classes, inputs] = shape.as_slice() else {
+            return Err(self.fail(format!("`{prefix}.weight` is {shape:?}, which is no matrix")));
+        };
+        let logits = self.linear(x, prefix, classes, inputs)?;
+        self.output(&logits, "logits", &[None, Some(classes)]);
+        Ok(classes)
+    }
+}
+
+/// How a convolution goes.
+#[derive(Clone, Copy)]
+struct Step {
+    stride: usize,
+    groups: usize,
+    /// Half a kernel of zeros around.
+    padded: bool,
+    /// As many zeros as keep the size up to the stride, the odd one behind.
+    same: bool,
+}
+
+impl Step {
+    const ONE: Self = Self { stride: 1, groups: 1, padded: true, same: false };
+}
+
+/// Numbers of a configuration.
+struct Config<'a> {
+    archive: &'a Archive,
+    json: &'a serde_json::Value,
+}
+
+/// Largest extent that is believed.
+const MOST: usize = 1 << 20;
+
+impl Config<'_> {
+    fn fail(&self, why: String) -> Error {
+        Error::file(&self.archive.path, format!("config.json: {why}"))
+    }
+
+    fn size(&self, key: &str) -> Result<usize> {
+        let found = self.json[key].as_u64().ok_or_else(|| self.fail(format!("it does not say {key}")))? as usize;
+        match (1..=MOST).contains(&found) {
+            true => Ok(found),
+            false => Err(self.fail(format!("{key} is {found}"))),
+        }
+    }
+
+    fn size_or(&self, key: &str, default: usize) -> Result<usize> {
+        if self.json[key].is_null() { Ok(default) } else { self.size(key) }
+    }
+
+    fn epsilon(&self, default: f64) -> f64 {
+        self.json["layer_norm_eps"].as_f64().filter(|e| e.is_finite() && *e > 0.0).unwrap_or(default)
+    }
+
+    /// Width and heads, of which the first is a multiple of the second.
+    fn width(&self) -> Result<(usize, usize)> {
+        let (width, heads) = (self.size("hidden_size")?, self.size("num_attention_heads")?);
+        match width.is_multiple_of(heads) {
+            true => Ok((width, heads)),
+            false => Err(self.fail(format!("a width of {width} for {heads} heads"))),
+        }
+    }
+
+    fn text<'b>(&'b self, key: &str, default: &'b str) -> &'b str {
+        self.json[key].as_str().unwrap_or(default)
+    }
+
+    /// Names of classes in the order of their numbers.
+    fn classes(&self) -> Vec<String> {
+        let Some(map) = self.json["id2label"].as_object() else { return Vec::new() };
+        let mut all: Vec<(usize, String)> =
+            map.iter().filter_map(|(k, v)| Some((k.parse().ok()?, v.as_str()?.to_string()))).collect();
+        all.sort();
+        all.into_iter().map(|(_, name)| name).collect()
+    }
+}
+
+fn config(archive: &Archive) -> Config<'_> {
+    static NONE: serde_json::Value = serde_json::Value::Null;
+    Config { archive, json: archive.config.as_ref().unwrap_or(&NONE) }
+}

@@ -1,0 +1,551 @@
+//! Convolutions and pools of lines, pictures and volumes. Numbers lie with channels last meanwhile.
+
+use super::{Cx, Done, Given, one, tensor};
+use crate::value::{Floats, Value};
+use nnz_engine::Tensor;
+use nnz_kernels::Conv;
+use rayon::prelude::*;
+
+/// Where a window stands on its input.
+#[derive(Clone, Debug)]
+pub(crate) struct Window {
+    kernel: [usize; 3],
+    stride: [usize; 3],
+    dilation: [usize; 3],
+    /// Zeros before and behind.
+    pads: [[usize; 2]; 3],
+    size: [usize; 3],
+    output: [usize; 3],
+    rank: usize,
+}
+
+/// The last `n` of three extents are those given; ones before.
+fn three(list: &[usize]) -> [usize; 3] {
+    let mut all = [1; 3];
+    all[3 - list.len()..].copy_from_slice(list);
+    all
+}
+
+impl Window {
+    fn new(cx: &Cx, places: &[usize], kernel: &[usize]) -> Done<Self> {
+        let rank = places.len();
+        if !(1..=3).contains(&rank) {
+            return Err(format!("places of shape {places:?}; lines, pictures and volumes are computed"));
+        }
+        if kernel.len() != rank || kernel.iter().any(|&k| k == 0 || k > 1 << 20) {
+            return Err(format!("a window of {kernel:?} on places of shape {places:?}"));
+        }
+        let (stride, dilation) = (cx.sizes("strides", rank, 1)?, cx.sizes("dilations", rank, 1)?);
+        if stride.iter().chain(&dilation).any(|&s| s == 0) {
+            return Err(format!("strides {stride:?} and dilations {dilation:?}"));
+        }
+        let said = cx.sizes("pads", 2 * rank, 0)?;
+        let auto = cx.text("auto_pad", "NOTSET")?;
+        let ceil = cx.int("ceil_mode", 0)? != 0;
+        let mut w = Self {
+            kernel: three(kernel),
+            stride: three(&stride),
+            dilation: three(&dilation),
+            pads: [[0; 2]; 3],
+            size: three(places),
+            output: [1; 3],
+            rank,
+        };
+        for i in 0..rank {
+            let at = 3 - rank + i;
+            let (n, s) = (places[i], stride[i]);
+            let span = dilation[i] * (kernel[i] - 1) + 1;
+            w.pads[at] = match auto {
+                "NOTSET" | "" => [said[i], said[i + rank]],
+                "VALID" => [0, 0],
+                "SAME_UPPER" | "SAME_LOWER" => {
+                    let all = ((n.div_ceil(s).max(1) - 1) * s + span).saturating_sub(n);
+                    let (less, more) = (all / 2, all - all / 2);
+                    if auto == "SAME_UPPER" { [less, more] } else { [more, less] }
+                }
+                other => return Err(format!("padding of kind `{other}`")),
+            };
+            let whole = n + w.pads[at][0] + w.pads[at][1];
+            let Some(room) = whole.checked_sub(span) else {
+                return Err(format!("a window of {span} on {n} places with {:?} zeros around", w.pads[at]));
+            };
+            w.output[at] = if ceil { room.div_ceil(s) } else { room / s } + 1;
+            // The last window must begin on the input or on what lies before it.
+            if ceil && (w.output[at] - 1) * s >= n + w.pads[at][0] {
+                w.output[at] -= 1;
+            }
+        }
+        Ok(w)
+    }
+
+    fn even(&self) -> bool {
+        self.pads.iter().all(|[a, b]| a == b)
+    }
+
+    fn shape(&self, batch: usize, channels: usize) -> Vec<usize> {
+        let mut shape = vec![batch];
+        shape.extend(&self.output[3 - self.rank..]);
+        shape.push(channels);
+        shape
+    }
+}
+
+/// Batch, channels and places of an input.
+fn parts(shape: &[usize]) -> Done<(usize, usize, Vec<usize>)> {
+    match shape {
+        [batch, channels, places @ ..] if !places.is_empty() => Ok((*batch, *channels, places.to_vec())),
+        _ => Err(format!("an input of shape {shape:?}, which has no places")),
+    }
+}
+
+/// `[filters, channels, kernel..]` to `[filters, kernel.., channels]`.
+pub(crate) fn packed(w: &Tensor<f32>) -> Tensor<f32> {
+    Floats::new(w.clone()).last()
+}
+
+/// Zeros around pictures with channels last.
+fn framed(x: &Tensor<f32>, batch: usize, w: &Window, channels: usize) -> (Tensor<f32>, [usize; 3]) {
+    let size: [usize; 3] = std::array::from_fn(|i| w.size[i] + w.pads[i][0] + w.pads[i][1]);
+    let [d, h, wide] = size;
+    let t = Tensor::written(&[batch, d, h, wide, channels], |to| {
+        to.fill(0.0);
+        for b in 0..batch {
+            for (z, y) in (0..w.size[0]).flat_map(|z| (0..w.size[1]).map(move |y| (z, y))) {
+                let from = ((b * w.size[0] + z) * w.size[1] + y) * w.size[2] * channels;
+                let row = ((b * d + z + w.pads[0][0]) * h + y + w.pads[1][0]) * wide + w.pads[2][0];
+                let n = w.size[2] * channels;
+                to[row * channels..][..n].copy_from_slice(&x.data()[from..from + n]);
+            }
+        }
+    });
+    (t, size)
+}
+
+/// A convolution whose weight was packed before, when it was.
+pub(crate) fn run(cx: &Cx, x: Floats, w: &Tensor<f32>, ready: Option<&Tensor<f32>>, bias: Option<&Tensor<f32>>) -> Done {
+    let (batch, channels, places) = parts(&x.shape())?;
+    let shape = w.shape();
+    let groups = usize::try_from(cx.int("group", 1)?).unwrap_or(0);
+    let fits = shape.len() == places.len() + 2
+        && groups > 0
+        && shape[0].is_multiple_of(groups)
+        && shape[1].checked_mul(groups) == Some(channels);
+    if !fits {
+        let place = cx.ints("kernel_shape")?.unwrap_or_default();
+        return Err(format!(
+            "a weight of shape {shape:?} in {groups} groups with windows {place:?} on an input of shape {:?}",
+            x.shape()
+        ));
+    }
+    let filters = shape[0];
+    let window = Window::new(cx, &places, &shape[2..])?;
+    let to = window.shape(batch, filters);
+    cx.room(&to)?;
+    cx.room(&[batch, window.size.iter().zip(window.pads).map(|(s, p)| s + p[0] + p[1]).product(), channels])?;
+    if bias.is_some_and(|b| b.len() != filters) {
+        return Err(format!("a bias of {} numbers for {filters} channels", bias.map_or(0, Tensor::len)));
+    }
+    let x = x.last();
+    if to.contains(&0) || x.is_empty() || filters == 0 {
+        return one(Value::Float(Floats::channels_last(Tensor::zeros(&to))));
+    }
+    let own;
+    let w = match ready {
+        Some(ready) => ready,
+        None => {
+            own = packed(w);
+            &own
+        }
+    };
+    let (x, size, padding) = match window.even() {
+        true => (x, window.size, window.pads.map(|p| p[0])),
+        false => {
+            let (x, size) = framed(&x, batch, &window, channels);
+            (x, size, [0; 3])
+        }
+    };
+    let Window { kernel, stride, dilation, .. } = window;
+    let conv = Conv { batch, size, channels, filters, kernel, stride, padding, dilation, groups };
+    let y = Tensor::written(&to, |y| conv.forward(x.data(), w.data(), bias.map(Tensor::data), y));
+    one(Value::Float(Floats::channels_last(y)))
+}
+
+/// The patches that a kernel of a shape sees, `[patches, channels kernel..]`: at most `most`, evenly from all.
+pub(crate) fn patches(cx: &Cx, x: Floats, kernel: &[usize], most: usize) -> Done<Tensor<f32>> {
+    let (batch, channels, places) = parts(&x.shape())?;
+    if kernel.len() != places.len() + 2 || kernel[1] != channels {
+        return Err(format!("a kernel of shape {kernel:?} on an input of shape {:?}", x.shape()));
+    }
+    let w = Window::new(cx, &places, &kernel[2..])?;
+    let area: usize = w.kernel.iter().product();
+    let all = batch * w.output.iter().product::<usize>();
+    let n = all.min(most);
+    let cols = channels * area;
+    cx.room(&[n, cols])?;
+    let x = x.last();
+    let mut to = vec![0.0; n * cols];
+    let [_, oh, ow] = w.output;
+    for (k, row) in to.chunks_exact_mut(cols.max(1)).enumerate() {
+        let at = k * all / n;
+        let (b, place) = (at / (all / batch), at % (all / batch));
+        let start = [place / (oh * ow), place / ow % oh, place % ow];
+        for tap in 0..area {
+            let step = [tap / (w.kernel[1] * w.kernel[2]), tap / w.kernel[2] % w.kernel[1], tap % w.kernel[2]];
+            let inside = |i: usize| {
+                let at = (start[i] * w.stride[i] + step[i] * w.dilation[i]).checked_sub(w.pads[i][0])?;
+                (at < w.size[i]).then_some(at)
+            };
+            let (Some(z), Some(y), Some(c)) = (inside(0), inside(1), inside(2)) else { continue };
+            let from = (((b * w.size[0] + z) * w.size[1] + y) * w.size[2] + c) * channels;
+            (0..channels).for_each(|c| row[c * area + tap] = x.data()[from + c]);
+        }
+    }
+    Ok(Tensor::new(&[n, cols], to))
+}
+
+pub(crate) fn conv(cx: &Cx, mut given: Given) -> Done {
+    let (x, w) = (given.floats(0)?, given.tensor(1)?);
+    let bias = if given.has(2) { Some(given.tensor(2)?) } else { None };
+    run(cx, x, &w, None, bias.as_ref())
+}
+
+pub(crate) fn transposed(cx: &Cx, mut given: Given) -> Done {
+    let (x, w) = (given.floats(0)?, given.tensor(1)?);
+    let (batch, channels, places) = parts(&x.shape())?;
+    let rank = places.len();
+    let shape = w.shape().to_vec();
+    let groups = usize::try_from(cx.int("group", 1)?).unwrap_or(0);
+    if rank > 3 || shape.len() != rank + 2 || shape[0] != channels || groups == 0 || !channels.is_multiple_of(groups) {
+        return Err(format!("a weight of shape {shape:?} in {groups} groups on an input of shape {:?}", x.shape()));
+    }
+    let filters = shape[1].checked_mul(groups).ok_or("too many channels")?;
+    let (stride, dilation) = (cx.sizes("strides", rank, 1)?, cx.sizes("dilations", rank, 1)?);
+    let (more, said) = (cx.sizes("output_padding", rank, 0)?, cx.sizes("pads", 2 * rank, 0)?);
+    let kernel = &shape[2..];
+    if stride.iter().chain(&dilation).chain(kernel).any(|&s| s == 0) || kernel.iter().any(|&k| k > 1 << 20) {
+        return Err(format!("strides {stride:?}, dilations {dilation:?}, a window of {kernel:?}"));
+    }
+    if places.contains(&0) {
+        return Err(format!("an input of shape {:?}", x.shape()));
+    }
+    let asked = if cx.ints("output_shape")?.is_some() { Some(cx.sizes("output_shape", rank, 0)?) } else { None };
+    let auto = cx.text("auto_pad", "NOTSET")?;
+    let (mut full, mut cut, mut to) = (vec![0; rank], vec![0; rank], vec![0; rank]);
+    for i in 0..rank {
+        let span = dilation[i] * (kernel[i] - 1) + 1;
+        if more[i] >= stride[i].max(dilation[i]) {
+            return Err(format!("output padding {more:?} at strides {stride:?}"));
+        }
+        full[i] = (places[i] - 1).saturating_mul(stride[i]).saturating_add(span + more[i]);
+        let same = auto.starts_with("SAME");
+        let wanted = match &asked {
+            Some(list) => Some(list[i]),
+            None if same => Some(places[i].saturating_mul(stride[i])),
+            None => None,
+        };
+        let (before, behind) = match wanted {
+            Some(n) => {
+                let all = full[i].checked_sub(n).ok_or(format!("an output of {n} out of {}", full[i]))?;
+                if auto == "SAME_UPPER" { (all / 2, all - all / 2) } else { (all - all / 2, all / 2) }
+            }
+            None if auto == "VALID" => (0, 0),
+            None => (said[i], said[i + rank]),
+        };
+        cut[i] = before;
+        to[i] = full[i].checked_sub(before + behind).filter(|&n| n > 0).ok_or(format!("pads {said:?} leave nothing"))?;
+    }
+    let all = [&[batch], &full[..], &[filters]].concat();
+    cx.room(&all)?;
+    let conv = Conv {
+        batch,
+        size: three(&full),
+        channels: filters,
+        filters: channels,
+        kernel: three(kernel),
+        stride: three(&stride),
+        padding: [0; 3],
+        dilation: three(&dilation),
+        groups,
+    };
+    let x = x.last();
+    if conv.output() != three(&places) {
+        return Err(format!("output padding {more:?} at strides {stride:?}"));
+    }
+    let (x, w) = (x, packed(&w));
+    let y = Tensor::written(&all, |y| {
+        y.fill(0.0);
+        conv.backward_input(x.data(), w.data(), y);
+    });
+    let mut y = Floats::channels_last(y);
+    if to != full {
+        // Cut off what the pads take.
+        let (f, t, c) = (three(&full), three(&to), {
+            let mut c = [0; 3];
+            c[3 - rank..].copy_from_slice(&cut);
+            c
+        });
+        let shape = [&[batch], &to[..], &[filters]].concat();
+        let from = y.raw();
+        y = Floats::channels_last(Tensor::written(&shape, |out| {
+            let n = t[2] * filters;
+            let mut rows = out.chunks_exact_mut(n.max(1));
+            for (b, z, row) in (0..batch).flat_map(|b| (0..t[0]).flat_map(move |z| (0..t[1]).map(move |r| (b, z, r)))) {
+                let at = (((b * f[0] + z + c[0]) * f[1] + row + c[1]) * f[2] + c[2]) * filters;
+                if let Some(to) = rows.next() {
+                    to.copy_from_slice(&from.data()[at..at + n]);
+                }
+            }
+        }));
+    }
+    if given.has(2) {
+        let bias = given.tensor(2)?;
+        if bias.len() != filters {
+            return Err(format!("a bias of {} numbers for {filters} channels", bias.len()));
+        }
+        let mut t = y.raw();
+        let add = |row: &mut [f32]| row.iter_mut().zip(bias.data()).for_each(|(y, b)| *y += b);
+        t.data_mut().chunks_exact_mut(filters.max(1)).for_each(add);
+        y = Floats::channels_last(t);
+    }
+    one(Value::Float(y))
+}
+
+pub(crate) fn pool(cx: &Cx, mut given: Given) -> Done {
+    let x = given.floats(0)?;
+    let (batch, channels, places) = parts(&x.shape())?;
+    let kernel = cx.sizes("kernel_shape", places.len(), 0)?;
+    let w = Window::new(cx, &places, &kernel)?;
+    let to = w.shape(batch, channels);
+    cx.room(&to)?;
+    let most = cx.node.op == "MaxPool";
+    if cx.node.outputs.get(1).is_some_and(|o| !o.is_empty()) {
+        return Err("positions of the largest, which are not computed".into());
+    }
+    let all = cx.int("count_include_pad", 0)? != 0;
+    let x = x.last();
+    if to.contains(&0) {
+        return one(Value::Float(Floats::channels_last(Tensor::zeros(&to))));
+    }
+    let [_, oh, ow] = w.output;
+    // First and last tap that lie on the input, and how many lie on it or its frame.
+    let taps = |axis: usize, o: usize| {
+        let (k, d) = (w.kernel[axis], w.dilation[axis]);
+        let (start, n, [before, behind]) = (o * w.stride[axis], w.size[axis], w.pads[axis]);
+        let first = before.saturating_sub(start).div_ceil(d).min(k);
+        let end = (n + before).saturating_sub(start).div_ceil(d).min(k);
+        let framed = (n + before + behind).saturating_sub(start).div_ceil(d).min(k);
+        (first, end.max(first), framed, start)
+    };
+    let y = Tensor::written(&to, |y| {
+        y.par_chunks_exact_mut(ow * channels).enumerate().for_each(|(row, line)| {
+            let (b, z, r) = (row / oh / w.output[0], row / oh % w.output[0], row % oh);
+            let (az, bz, fz, sz) = taps(0, z);
+            let (ay, by, fy, sy) = taps(1, r);
+            for (c, out) in line.chunks_exact_mut(channels).enumerate() {
+                let (ax, bx, fx, sx) = taps(2, c);
+                out.fill(if most { f32::NEG_INFINITY } else { 0.0 });
+                for (kz, ky) in (az..bz).flat_map(|kz| (ay..by).map(move |ky| (kz, ky))) {
+                    let iz = sz + kz * w.dilation[0] - w.pads[0][0];
+                    let iy = sy + ky * w.dilation[1] - w.pads[1][0];
+                    for kx in ax..bx {
+                        let ix = sx + kx * w.dilation[2] - w.pads[2][0];
+                        let at = (((b * w.size[0] + iz) * w.size[1] + iy) * w.size[2] + ix) * channels;
+                        let from = &x.data()[at..at + channels];
+                        match most {
+                            true => out.iter_mut().zip(from).for_each(|(y, &v)| *y = if v > *y { v } else { *y }),
+                            false => out.iter_mut().zip(from).for_each(|(y, &v)| *y += v),
+                        }
+                    }
+                }
+                if !most {
+                    let n = match all {
+                        true => fz * fy * fx,
+                        false => (bz - az) * (by - ay) * (bx - ax),
+                    };
+                    let n = n.max(1) as f32;
+                    out.iter_mut().for_each(|y| *y /= n);
+                }
+            }
+        });
+    });
+    one(Value::Float(Floats::channels_last(y)))
+}
+
+pub(crate) fn global_pool(cx: &Cx, mut given: Given) -> Done {
+    let x = given.floats(0)?;
+    let (batch, channels, places) = parts(&x.shape())?;
+    let shape = [&[batch, channels][..], &vec![1; places.len()]].concat();
+    let n: usize = places.iter().product();
+    if n == 0 {
+        return Err(format!("an input of shape {:?}", x.shape()));
+    }
+    let most = cx.node.op == "GlobalMaxPool";
+    let x = x.last();
+    let mut y = Vec::with_capacity(batch * channels);
+    for picture in x.data().chunks_exact((n * channels).max(1)) {
+        let mut sums = vec![if most { f64::NEG_INFINITY } else { 0.0 }; channels];
+        for place in picture.chunks_exact(channels) {
+            match most {
+                true => sums.iter_mut().zip(place).for_each(|(s, &v)| *s = s.max(f64::from(v))),
+                false => sums.iter_mut().zip(place).for_each(|(s, &v)| *s += f64::from(v)),
+            }
+        }
+        y.extend(sums.iter().map(|s| if most { *s as f32 } else { (s / n as f64) as f32 }));
+    }
+    one(Value::floats(&shape, y))
+}
+
+/// What a norm with constants does to each channel: times the first, plus the second.
+fn affine(cx: &Cx, [scale, shift, mean, variance]: [&[f32]; 4]) -> Done<Vec<[f32; 2]>> {
+    if [shift.len(), mean.len(), variance.len()] != [scale.len(); 3] {
+        return Err(format!("{} scales, {} shifts, {} means", scale.len(), shift.len(), mean.len()));
+    }
+    let epsilon = f64::from(cx.float("epsilon", 1e-5)?);
+    let one = |i: usize| {
+        let a = f64::from(scale[i]) / (f64::from(variance[i]) + epsilon).sqrt();
+        [a as f32, (f64::from(shift[i]) - f64::from(mean[i]) * a) as f32]
+    };
+    Ok((0..scale.len()).map(one).collect())
+}
+
+pub(crate) fn batch_norm(cx: &Cx, mut given: Given) -> Done {
+    let x = given.floats(0)?;
+    let shape = x.shape();
+    if shape.len() < 2 {
+        return Err(format!("an input of shape {shape:?}, which has no channels"));
+    }
+    if cx.int("training_mode", 0)? != 0 {
+        return Err("statistics of the batch, which are for training".into());
+    }
+    let v = [given.tensor(1)?, given.tensor(2)?, given.tensor(3)?, given.tensor(4)?];
+    let by = affine(cx, v.each_ref().map(Tensor::data))?;
+    if by.len() != shape[1] {
+        return Err(format!("{} scales for {} channels", by.len(), shape[1]));
+    }
+    if shape.len() == 2 || x.is_last() {
+        let last = x.is_last();
+        let mut t = x.raw();
+        for row in t.data_mut().chunks_exact_mut(by.len().max(1)) {
+            row.iter_mut().zip(&by).for_each(|(v, [a, b])| *v = *v * a + b);
+        }
+        return one(Value::Float(Floats::like(t, last)));
+    }
+    let places: usize = shape[2..].iter().product();
+    let mut t = x.rows();
+    for (i, row) in t.data_mut().chunks_exact_mut(places.max(1)).enumerate() {
+        let [a, b] = by[i % by.len()];
+        row.iter_mut().for_each(|v| *v = *v * a + b);
+    }
+    tensor(t)
+}
+
+/// A weight and bias that do what a convolution and the norm behind it do.
+pub(crate) fn fold_norm(
+    cx: &Cx,
+    w: &Tensor<f32>,
+    bias: Option<&Tensor<f32>>,
+    norm: [&[f32]; 4],
+) -> Done<(Tensor<f32>, Tensor<f32>)> {
+    let by = affine(cx, norm)?;
+    let filters = w.shape().first().copied().unwrap_or(0);
+    if by.len() != filters || filters == 0 {
+        return Err(format!("{} scales for {filters} channels", by.len()));
+    }
+    let mut w = w.clone();
+    let each = w.len() / filters;
+    for (row, [a, _]) in w.data_mut().chunks_exact_mut(each.max(1)).zip(&by) {
+        row.iter_mut().for_each(|v| *v *= a);
+    }
+    let old = |i: usize| bias.map_or(0.0, |b| b.data()[i]);
+    let bias = by.iter().enumerate().map(|(i, [a, b])| old(i) * a + b).collect();
+    Ok((w, Tensor::new(&[filters], bias)))
+}
+
+pub(crate) fn resize(cx: &Cx, mut given: Given) -> Done {
+    let x = given.tensor(0)?;
+    let shape = x.shape().to_vec();
+    let rank = shape.len();
+    // Before version 11 scales were the second input, or an attribute.
+    let at = if cx.node.op == "Upsample" || cx.opset < 11 { 1 } else { 2 };
+    let scales = match given.maybe(at) {
+        Some(Value::Float(f)) if f.shape() != [0] => Some(f.rows().data().to_vec()),
+        _ => None,
+    };
+    let sizes = if given.has(3) { Some(super::shape::extents(given.ints(3)?.data())?) } else { None };
+    let to: Vec<usize> = match (&sizes, &scales) {
+        (Some(sizes), _) => sizes.clone(),
+        (None, Some(scales)) => {
+            shape.iter().zip(scales).map(|(&d, &s)| (d as f64 * f64::from(s)).floor().max(0.0) as usize).collect()
+        }
+        _ => return Err("neither scales nor sizes".into()),
+    };
+    if to.len() != rank || scales.as_ref().is_some_and(|s| s.len() != rank) || cx.ints("axes")?.is_some() {
+        return Err(format!("extents for {} of {rank} axes", to.len()));
+    }
+    cx.room(&to)?;
+    if shape.contains(&0) || to.contains(&0) {
+        return Err(format!("from shape {shape:?} to {to:?}"));
+    }
+    let default = if cx.opset < 11 { "asymmetric" } else { "half_pixel" };
+    let mode = cx.text("coordinate_transformation_mode", default)?;
+    let nearest = match cx.text("mode", "nearest")? {
+        "nearest" => true,
+        "linear" | "bilinear" => false,
+        other => return Err(format!("mode `{other}`; nearest and linear are computed")),
+    };
+    let rounding = cx.text("nearest_mode", if cx.opset < 11 { "floor" } else { "round_prefer_floor" })?;
+    let coordinate = |axis: usize, i: usize| -> Done<f64> {
+        let (n, m) = (shape[axis] as f64, to[axis] as f64);
+        let scale = match (&sizes, &scales) {
+            (None, Some(s)) => f64::from(s[axis]),
+            _ => m / n,
+        };
+        Ok(match mode {
+            "asymmetric" => i as f64 / scale,
+            "half_pixel" => (i as f64 + 0.5) / scale - 0.5,
+            "pytorch_half_pixel" if m <= 1.0 => 0.0,
+            "pytorch_half_pixel" => (i as f64 + 0.5) / scale - 0.5,
+            "align_corners" if m <= 1.0 => 0.0,
+            "align_corners" => i as f64 * (n - 1.0) / (m - 1.0),
+            other => return Err(format!("coordinates of kind `{other}`")),
+        })
+    };
+    // Axis by axis; those that stay are left alone.
+    let mut now = x.data().to_vec();
+    let mut extents = shape.clone();
+    for axis in (0..rank).filter(|&a| to[a] != shape[a]) {
+        let n = extents[axis];
+        let places = (0..to[axis])
+            .map(|i| {
+                let c = coordinate(axis, i)?;
+                let clamp = |v: f64| (v.max(0.0) as usize).min(n - 1);
+                Ok(match nearest {
+                    true => {
+                        let v = match rounding {
+                            "floor" => c.floor(),
+                            "ceil" => c.ceil(),
+                            "round_prefer_ceil" => (c + 0.5).floor(),
+                            _ => (c - 0.5).ceil(),
+                        };
+                        (clamp(v), clamp(v), 0.0f32)
+                    }
+                    false => {
+                        let c = c.clamp(0.0, (n - 1) as f64);
+                        (clamp(c.floor()), clamp(c.floor() + 1.0), (c - c.floor()) as f32)
+                    }
+                })
+            })
+            .collect::<Done<Vec<_>>>()?;
+        let (outer, inner): (usize, usize) = (extents[..axis].iter().product(), extents[axis + 1..].iter().product());
+        cx.room(&[outer, to[axis], inner])?;
+        let mut next = Vec::with_capacity(outer * to[axis] * inner);
+        for o in 0..outer {
+            for &(a, b, share) in &places {
+                let (a, b) = (&now[(o * n + a) * inner..][..inner], &now[(o * n + b) * inner..][..inner]);
+                next.extend(a.iter().zip(b).map(|(a, b)| if share == 0.0 { *a } else { a + (b - a) * share }));
+            }
+        }
+        (now, extents[axis]) = (next, to[axis]);
+    }
+    one(Value::floats(&to, now))
+}

@@ -1,0 +1,263 @@
+//! The operators. One is a function from inputs to outputs; [`find`] knows them by name.
+
+mod conv;
+mod matmul;
+mod math;
+mod pick;
+mod quantized;
+mod reduce;
+mod shape;
+
+pub(crate) use conv::{fold_norm, packed, patches, run as convolve};
+pub(crate) use matmul::{Linear, flat, linear_shape};
+
+use crate::graph::{Attribute, Node};
+use crate::value::{Array, Floats, Value};
+use nnz_engine::Tensor;
+
+/// Why an operator cannot do what it is asked for.
+pub(crate) type Done<T = Vec<Value>> = Result<T, String>;
+
+/// An operator: its inputs, of which optional ones may be missing, to its outputs.
+pub(crate) type Op = fn(&Cx, Given) -> Done;
+
+/// A node at work.
+#[derive(Clone, Copy)]
+pub(crate) struct Cx<'a> {
+    pub node: &'a Node,
+    pub opset: i64,
+    /// Most numbers that one value may have.
+    pub most: usize,
+}
+
+impl<'a> Cx<'a> {
+    fn get(&self, name: &str) -> Option<&'a Attribute> {
+        self.node.attributes.get(name)
+    }
+
+    pub fn int(&self, name: &str, default: i64) -> Done<i64> {
+        match self.get(name) {
+            None => Ok(default),
+            Some(Attribute::Int(i)) => Ok(*i),
+            Some(_) => Err(format!("attribute `{name}` is no whole number")),
+        }
+    }
+
+    pub fn float(&self, name: &str, default: f32) -> Done<f32> {
+        match self.get(name) {
+            None => Ok(default),
+            Some(Attribute::Float(f)) => Ok(*f),
+            Some(_) => Err(format!("attribute `{name}` is no float")),
+        }
+    }
+
+    pub fn text(&self, name: &str, default: &'a str) -> Done<&'a str> {
+        match self.get(name) {
+            None => Ok(default),
+            Some(Attribute::Text(s)) => Ok(s),
+            Some(_) => Err(format!("attribute `{name}` is no text")),
+        }
+    }
+
+    pub fn ints(&self, name: &str) -> Done<Option<&'a [i64]>> {
+        match self.get(name) {
+            None => Ok(None),
+            Some(Attribute::Ints(v)) => Ok(Some(v)),
+            Some(_) => Err(format!("attribute `{name}` is no list of whole numbers")),
+        }
+    }
+
+    /// As many extents as asked for.
+    pub fn sizes(&self, name: &str, n: usize, default: usize) -> Done<Vec<usize>> {
+        let Some(list) = self.ints(name)? else { return Ok(vec![default; n]) };
+        if list.len() != n {
+            return Err(format!("attribute `{name}` has {} numbers, but {n} are needed", list.len()));
+        }
+        let size = |&i: &i64| usize::try_from(i).ok().filter(|&i| i <= 1 << 20);
+        list.iter().map(size).collect::<Option<_>>().ok_or(format!("attribute `{name}` is {list:?}"))
+    }
+
+    /// How many numbers a shape has, when a value may have so many.
+    pub fn room(&self, shape: &[usize]) -> Done<usize> {
+        match crate::graph::count(shape) {
+            Ok(n) if n <= self.most => Ok(n),
+            _ => Err(format!("its output of shape {shape:?} has more than the {} numbers that are allowed", self.most)),
+        }
+    }
+}
+
+/// What comes into a node.
+pub(crate) struct Given(pub Vec<Option<Value>>);
+
+impl Given {
+    pub fn has(&self, i: usize) -> bool {
+        self.0.get(i).is_some_and(Option::is_some)
+    }
+
+    pub fn len(&self) -> usize {
+        self.0.len()
+    }
+
+    pub fn maybe(&mut self, i: usize) -> Option<Value> {
+        self.0.get_mut(i).and_then(Option::take)
+    }
+
+    pub fn take(&mut self, i: usize) -> Done<Value> {
+        self.maybe(i).ok_or(format!("input {i} is missing"))
+    }
+
+    pub fn floats(&mut self, i: usize) -> Done<Floats> {
+        match self.take(i)? {
+            Value::Float(f) => Ok(f),
+            other => Err(format!("input {i} has {}, but floats are needed", other.kind())),
+        }
+    }
+
+    /// Floats, row-major.
+    pub fn tensor(&mut self, i: usize) -> Done<Tensor<f32>> {
+        Ok(self.floats(i)?.rows())
+    }
+
+    pub fn ints(&mut self, i: usize) -> Done<Array<i64>> {
+        match self.take(i)? {
+            Value::Int(a) => Ok(a),
+            other => Err(format!("input {i} has {}, but whole numbers are needed", other.kind())),
+        }
+    }
+
+    /// A single float.
+    pub fn scalar(&mut self, i: usize) -> Done<f32> {
+        let t = self.tensor(i)?;
+        match t.data() {
+            [v] => Ok(*v),
+            all => Err(format!("input {i} has {} numbers, but one is needed", all.len())),
+        }
+    }
+}
+
+/// One value.
+pub(crate) fn one(value: Value) -> Done {
+    Ok(vec![value])
+}
+
+pub(crate) fn tensor(t: Tensor<f32>) -> Done {
+    one(Value::Float(Floats::new(t)))
+}
+
+/// An axis counted from the end when negative.
+pub(crate) fn axis(axis: i64, rank: usize) -> Done<usize> {
+    let at = if axis < 0 { axis + rank as i64 } else { axis };
+    usize::try_from(at).ok().filter(|&a| a < rank).ok_or(format!("axis {axis} of a value with {rank} axes"))
+}
+
+/// Distances between neighbours of each axis.
+pub(crate) fn strides(shape: &[usize]) -> Vec<usize> {
+    let mut strides = vec![1; shape.len()];
+    for i in (1..shape.len()).rev() {
+        strides[i - 1] = strides[i] * shape[i];
+    }
+    strides
+}
+
+/// Calls `f(offset, n)` for every run of the innermost axis of a strided view, in row-major order of `shape`.
+pub(crate) fn runs<const N: usize>(shape: &[usize], strides: [&[usize]; N], mut f: impl FnMut([usize; N], usize)) {
+    let Some((&n, outer)) = shape.split_last() else { return f([0; N], 1) };
+    if shape.contains(&0) {
+        return;
+    }
+    let mut at = vec![0; outer.len()];
+    let mut offsets = [0; N];
+    loop {
+        f(offsets, n);
+        let mut axis = outer.len();
+        loop {
+            if axis == 0 {
+                return;
+            }
+            axis -= 1;
+            at[axis] += 1;
+            (0..N).for_each(|k| offsets[k] += strides[k][axis]);
+            if at[axis] < outer[axis] {
+                break;
+            }
+            (0..N).for_each(|k| offsets[k] -= strides[k][axis] * outer[axis]);
+            at[axis] = 0;
+        }
+    }
+}
+
+/// The operator of a name.
+pub(crate) fn find(op: &str) -> Option<Op> {
+    Some(match op {
+        "Abs" | "Acos" | "Asin" | "Atan" | "Ceil" | "Cos" | "Elu" | "Erf" | "Exp" | "Floor" | "Gelu" | "HardSigmoid"
+        | "HardSwish" | "LeakyRelu" | "Log" | "Mish" | "Neg" | "Reciprocal" | "Relu" | "Round" | "Selu" | "Sigmoid"
+        | "Sign" | "Sin" | "Softplus" | "Softsign" | "Sqrt" | "Tan" | "Tanh" | "ThresholdedRelu" => math::unary,
+        "Clip" => math::clip,
+        "Add" | "Sub" | "Mul" | "Div" | "Pow" | "PRelu" | "Mod" => math::binary,
+        "Min" | "Max" | "Sum" | "Mean" => math::many,
+        "And" | "Or" | "Xor" | "Equal" | "Greater" | "GreaterOrEqual" | "Less" | "LessOrEqual" => math::compare,
+        "Not" => math::not,
+        "IsNaN" | "IsInf" => math::odd,
+        "Where" => math::choose,
+        "Softmax" | "LogSoftmax" => math::softmax,
+        "LayerNormalization" => math::layer_norm,
+        "InstanceNormalization" | "GroupNormalization" => math::group_norm,
+        "BatchNormalization" => conv::batch_norm,
+        "Conv" => conv::conv,
+        "ConvTranspose" => conv::transposed,
+        "MaxPool" | "AveragePool" => conv::pool,
+        "GlobalAveragePool" | "GlobalMaxPool" => conv::global_pool,
+        "Resize" | "Upsample" => conv::resize,
+        "MatMul" => matmul::matmul,
+        "Gemm" => matmul::gemm,
+        "ReduceMean" | "ReduceSum" | "ReduceMax" | "ReduceMin" | "ReduceProd" | "ReduceL1" | "ReduceL2"
+        | "ReduceSumSquare" | "ReduceLogSumExp" | "ReduceLogSum" => reduce::reduce,
+        "ArgMax" | "ArgMin" => reduce::arg,
+        "CumSum" => reduce::cumulate,
+        "Reshape" => shape::reshape,
+        "Flatten" => shape::flatten,
+        "Squeeze" => shape::squeeze,
+        "Unsqueeze" => shape::unsqueeze,
+        "Identity" | "Dropout" => shape::identity,
+        "Transpose" => shape::transpose,
+        "Expand" => shape::expand,
+        "Tile" => shape::tile,
+        "Concat" => shape::concat,
+        "Split" => shape::split,
+        "Shape" => shape::shape,
+        "Size" => shape::size,
+        "Constant" => shape::constant,
+        "ConstantOfShape" => shape::constant_of_shape,
+        "Cast" | "CastLike" => shape::cast,
+        "Range" => shape::range,
+        "Pad" => shape::pad,
+        "DepthToSpace" => shape::depth_to_space,
+        "Trilu" => shape::trilu,
+        "Slice" => pick::slice,
+        "Gather" => pick::gather,
+        "GatherElements" => pick::gather_elements,
+        "GatherND" => pick::gather_nd,
+        "NonZero" => pick::nonzero,
+        "QuantizeLinear" => quantized::quantize,
+        "DequantizeLinear" => quantized::dequantize,
+        "DynamicQuantizeLinear" => quantized::dynamic,
+        "MatMulInteger" => quantized::matmul,
+        _ => return None,
+    })
+}
+
+/// Operators that are computed, for messages and documents.
+pub const KNOWN: &[&str] = &[
+    "Abs", "Acos", "Add", "And", "ArgMax", "ArgMin", "Asin", "Atan", "AveragePool", "BatchNormalization", "Cast",
+    "CastLike", "Ceil", "Clip", "Concat", "Constant", "ConstantOfShape", "Conv", "ConvTranspose", "Cos", "CumSum",
+    "DepthToSpace", "DequantizeLinear", "Div", "Dropout", "DynamicQuantizeLinear", "Elu", "Equal", "Erf",
+    "Exp", "Expand", "Flatten", "Floor", "Gather", "GatherElements", "GatherND", "Gelu", "Gemm", "GlobalAveragePool",
+    "GlobalMaxPool", "Greater", "GreaterOrEqual", "GroupNormalization", "HardSigmoid", "HardSwish", "Identity",
+    "InstanceNormalization", "IsInf", "IsNaN", "LayerNormalization", "LeakyRelu", "Less", "LessOrEqual", "Log",
+    "LogSoftmax", "MatMul", "MatMulInteger", "Max", "MaxPool", "Mean", "Min", "Mish", "Mod", "Mul", "Neg", "NonZero",
+    "Not", "Or", "PRelu", "Pad", "Pow", "QuantizeLinear", "Range", "Reciprocal", "ReduceL1", "ReduceL2", "ReduceLogSum",
+    "ReduceLogSumExp", "ReduceMax", "ReduceMean", "ReduceMin", "ReduceProd", "ReduceSum", "ReduceSumSquare", "Relu",
+    "Reshape", "Resize", "Round", "Selu", "Shape", "Sigmoid", "Sign", "Sin", "Size", "Slice", "Softmax", "Softplus",
+    "Softsign", "Split", "Sqrt", "Squeeze", "Sub", "Sum", "Tan", "Tanh", "ThresholdedRelu", "Tile", "Transpose", "Trilu",
+    "Unsqueeze", "Upsample", "Where", "Xor",
+];

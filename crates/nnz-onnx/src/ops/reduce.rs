@@ -1,0 +1,158 @@
+//! Sums and the like along axes.
+
+use super::{Cx, Done, Given, axis, one, runs, shape, strides};
+use crate::value::Value;
+
+/// Shape with the axes of a reduction left out or made one; strides of the result by the axes of the input.
+fn plan(shape: &[usize], axes: &[usize], keep: bool) -> (Vec<usize>, Vec<usize>) {
+    let ones: Vec<usize> = (0..shape.len()).map(|i| if axes.contains(&i) { 1 } else { shape[i] }).collect();
+    let own = strides(&ones);
+    let steps = (0..shape.len()).map(|i| if axes.contains(&i) { 0 } else { own[i] }).collect();
+    let to = match keep {
+        true => ones,
+        false => (0..shape.len()).filter(|i| !axes.contains(i)).map(|i| shape[i]).collect(),
+    };
+    (to, steps)
+}
+
+pub(crate) fn reduce(cx: &Cx, mut given: Given) -> Done {
+    let x = given.take(0)?;
+    let from = x.shape();
+    let axes = match shape::told_axes(cx, &mut given, 1, from.len())? {
+        Some(axes) if !axes.is_empty() => axes,
+        _ if cx.int("noop_with_empty_axes", 0)? != 0 => return one(x),
+        _ => (0..from.len()).collect(),
+    };
+    let (to, steps) = plan(&from, &axes, cx.int("keepdims", 1)? != 0);
+    let n = cx.room(&to)?;
+    let count = axes.iter().map(|&a| from[a]).product::<usize>();
+    let op = &*cx.node.op;
+    match x {
+        Value::Float(f) => {
+            let t = f.rows();
+            let data = t.data();
+            let (start, step): (f64, fn(f64, f64) -> f64) = match op {
+                "ReduceSum" | "ReduceMean" | "ReduceLogSum" => (0.0, |a, v| a + v),
+                "ReduceMax" | "ReduceLogSumExp" => (f64::NEG_INFINITY, |a, v| if v > a || v.is_nan() { v } else { a }),
+                "ReduceMin" => (f64::INFINITY, |a, v| if v < a || v.is_nan() { v } else { a }),
+                "ReduceProd" => (1.0, |a, v| a * v),
+                "ReduceL1" => (0.0, |a, v| a + v.abs()),
+                _ => (0.0, |a, v| a + v * v),
+            };
+            let mut sums = vec![start; n];
+            let inner = steps.last().copied().unwrap_or(0);
+            let mut at = 0;
+            runs(&from, [&steps], |[o], n| {
+                let part = &data[at..at + n];
+                match inner {
+                    0 => sums[o] = part.iter().fold(sums[o], |a, &v| step(a, f64::from(v))),
+                    _ => {
+                        part.iter().zip(&mut sums[o..]).for_each(|(&v, s)| *s = step(*s, f64::from(v)));
+                    }
+                }
+                at += n;
+            });
+            if op == "ReduceLogSumExp" {
+                let top = sums.clone();
+                sums.iter_mut().for_each(|s| *s = 0.0);
+                let mut at = 0;
+                runs(&from, [&steps], |[o], n| {
+                    (0..n).for_each(|i| sums[o + i * inner] += (f64::from(data[at + i]) - top[o + i * inner]).exp());
+                    at += n;
+                });
+                sums.iter_mut().zip(top).for_each(|(s, t)| *s = s.ln() + t);
+            }
+            let last: fn(f64, f64) -> f64 = match op {
+                "ReduceMean" => |s, n| s / n,
+                "ReduceL2" => |s, _| s.sqrt(),
+                "ReduceLogSum" => |s, _| s.ln(),
+                _ => |s, _| s,
+            };
+            one(Value::floats(&to, sums.iter().map(|&s| last(s, count as f64) as f32).collect()))
+        }
+        Value::Int(a) => {
+            let (start, step): (i64, fn(i64, i64) -> i64) = match op {
+                "ReduceSum" | "ReduceMean" => (0, i64::wrapping_add),
+                "ReduceMax" => (i64::MIN, i64::max),
+                "ReduceMin" => (i64::MAX, i64::min),
+                "ReduceProd" => (1, i64::wrapping_mul),
+                _ => return Err(format!("{op} of whole numbers")),
+            };
+            let mut sums = vec![start; n];
+            let inner = steps.last().copied().unwrap_or(0);
+            let mut at = 0;
+            runs(&from, [&steps], |[o], n| {
+                (0..n).for_each(|i| sums[o + i * inner] = step(sums[o + i * inner], a.data()[at + i]));
+                at += n;
+            });
+            if op == "ReduceMean" {
+                sums.iter_mut().for_each(|s| *s /= (count as i64).max(1));
+            }
+            one(Value::ints(&to, sums))
+        }
+        other => Err(format!("{op} of {}", other.kind())),
+    }
+}
+
+pub(crate) fn arg(cx: &Cx, mut given: Given) -> Done {
+    let x = given.take(0)?;
+    let from = x.shape();
+    let a = axis(cx.int("axis", 0)?, from.len())?;
+    let (to, _) = plan(&from, &[a], cx.int("keepdims", 1)? != 0);
+    cx.room(&to)?;
+    let (outer, n, inner): (usize, usize, usize) = (from[..a].iter().product(), from[a], from[a + 1..].iter().product());
+    if n == 0 {
+        return Err(format!("the largest of none, shape {from:?}"));
+    }
+    let (most, late) = (cx.node.op == "ArgMax", cx.int("select_last_index", 0)? != 0);
+    fn find<T: PartialOrd + Copy>(data: &[T], [outer, n, inner]: [usize; 3], most: bool, late: bool) -> Vec<i64> {
+        let mut out = Vec::with_capacity(outer * inner);
+        for (o, i) in (0..outer).flat_map(|o| (0..inner).map(move |i| (o, i))) {
+            let at = |k: usize| data[(o * n + k) * inner + i];
+            let better = |a: T, b: T| if most { a > b } else { a < b };
+            let best = (1..n).fold(0, |b, k| if better(at(k), at(b)) || (late && at(k) == at(b)) { k } else { b });
+            out.push(best as i64);
+        }
+        out
+    }
+    let cut = [outer, n, inner];
+    let found = match x {
+        Value::Float(f) => find(f.rows().data(), cut, most, late),
+        Value::Int(a) => find(a.data(), cut, most, late),
+        other => return Err(format!("{} of {}", cx.node.op, other.kind())),
+    };
+    one(Value::ints(&to, found))
+}
+
+pub(crate) fn cumulate(cx: &Cx, mut given: Given) -> Done {
+    let x = given.take(0)?;
+    let shape = x.shape();
+    let told = given.ints(1)?.data().first().copied().ok_or("no axis")?;
+    let a = axis(told, shape.len())?;
+    let (exclusive, reverse) = (cx.int("exclusive", 0)? != 0, cx.int("reverse", 0)? != 0);
+    let (outer, n, inner): (usize, usize, usize) = (shape[..a].iter().product(), shape[a], shape[a + 1..].iter().product());
+    fn run<T: Copy + Default>(
+        data: &[T],
+        [outer, n, inner]: [usize; 3],
+        (exclusive, reverse): (bool, bool),
+        add: fn(T, T) -> T,
+    ) -> Vec<T> {
+        let mut out = vec![T::default(); data.len()];
+        for (o, i) in (0..outer).flat_map(|o| (0..inner).map(move |i| (o, i))) {
+            let mut sum = T::default();
+            for k in 0..n {
+                let at = (o * n + if reverse { n - 1 - k } else { k }) * inner + i;
+                let next = add(sum, data[at]);
+                out[at] = if exclusive { sum } else { next };
+                sum = next;
+            }
+        }
+        out
+    }
+    let (cut, how) = ([outer, n, inner], (exclusive, reverse));
+    one(match x {
+        Value::Float(f) => Value::floats(&shape, run(f.rows().data(), cut, how, |a, b| a + b)),
+        Value::Int(v) => Value::ints(&shape, run(v.data(), cut, how, i64::wrapping_add)),
+        other => return Err(format!("CumSum of {}", other.kind())),
+    })
+}

@@ -1,0 +1,215 @@
+//! Networks that nnz trained, as graphs. Pictures have channels second there and last here.
+
+use super::{Network, Pictures, Reads};
+use crate::{Error, Result};
+use nnz_engine::file::Header;
+use nnz_engine::layers::{Conv2d, Function};
+use nnz_engine::{LayerSpec, Model, Param};
+use nnz_onnx::{Attribute, Constant, Graph, Kind, Node, OPSET, Port};
+use std::collections::BTreeMap;
+use std::path::Path;
+
+/// A trained network with dense or masked storage as a graph; its input `x` `[batch, channels, height, width]` is normalized as in
+/// training, which the file says.
+///
+/// # Errors
+/// A layer that has no operator here, by name.
+pub fn own(model: &Model<f32>, header: &Header, path: &Path) -> Result<Network> {
+    let [c, h, w] = header.model.input;
+    let graph = Graph {
+        path: path.into(),
+        name: header.model.name.clone(),
+        opset: OPSET,
+        nodes: Vec::new(),
+        constants: BTreeMap::new(),
+        inputs: vec![Port { name: "x".into(), kind: Some(Kind::F32), shape: Some(vec![None, Some(c), Some(h), Some(w)]) }],
+        outputs: Vec::new(),
+        metadata: BTreeMap::new(),
+    };
+    let mut walk = Walk { graph, params: model.params.iter(), path };
+    let (y, shape) = walk.chain(&header.model.layers, "x".into(), vec![h, w, c])?;
+    let name = "y";
+    walk.graph.nodes.push(Node::new("Identity", name, &[&y]));
+    let shape = std::iter::once(None).chain(channels_second(&shape).into_iter().map(Some)).collect();
+    walk.graph.outputs.push(Port { name: name.into(), kind: Some(Kind::F32), shape: Some(shape) });
+    let graph = walk.graph;
+    let n = header.normalization;
+    let pairs = n.channels.map_or_else(|| vec![[n.mean, n.std]; c], |all| all.iter().copied().cycle().take(c).collect());
+    let [mean, deviation] = [0, 1].map(|i| pairs.iter().map(|p| p[i]).collect());
+    let reads = match header.encoding.is_some() || n.tokens {
+        true => Reads::Anything,
+        false => Reads::Pictures(Pictures { shape: [c, h, w], mean, deviation }),
+    };
+    let (family, classes, notes) = (header.model.name.clone(), header.classes.clone(), Vec::new());
+    Ok(Network { path: path.into(), graph, family, reads, classes, notes, archive: None })
+}
+
+/// The shape of one example as ONNX counts it.
+fn channels_second(shape: &[usize]) -> Vec<usize> {
+    match *shape {
+        [h, w, c] => vec![c, h, w],
+        _ => shape.to_vec(),
+    }
+}
+
+struct Walk<'a> {
+    graph: Graph,
+    params: std::slice::Iter<'a, Param<f32>>,
+    path: &'a Path,
+}
+
+fn ints(v: &[usize]) -> Attribute {
+    Attribute::Ints(v.iter().map(|&v| v as i64).collect())
+}
+
+impl Walk<'_> {
+    fn fail(&self, why: impl ToString) -> Error {
+        Error::file(self.path, why)
+    }
+
+    fn node(&mut self, op: &str, inputs: &[&str], attributes: &[(&str, Attribute)]) -> String {
+        let name = format!("{op}.{}", self.graph.nodes.len());
+        let mut node = Node::new(op, &name, inputs);
+        node.attributes = attributes.iter().map(|(k, v)| ((*k).into(), v.clone())).collect();
+        self.graph.nodes.push(node);
+        name
+    }
+
+    /// The next parameter under its own name, in another order of numbers where `order` says so.
+    fn param(&mut self, shape: &[usize], order: impl FnOnce(&[f32]) -> Vec<f32>) -> Result<String> {
+        let Some(p) = self.params.next() else { return Err(self.fail("it has fewer parameters than its layers need")) };
+        let numbers = p.value.data();
+        if numbers.len() != shape.iter().product::<usize>() {
+            return Err(self.fail(format!("`{}` has {} numbers for {shape:?}", p.shape.name, numbers.len())));
+        }
+        self.graph.constants.insert(p.shape.name.clone(), Constant::floats(shape, order(numbers)));
+        Ok(p.shape.name.clone())
+    }
+
+    fn plain(&mut self, shape: &[usize]) -> Result<String> {
+        self.param(shape, <[f32]>::to_vec)
+    }
+
+    fn number(&mut self, v: f32) -> String {
+        let name = format!("number.{}", self.graph.constants.len());
+        self.graph.constants.insert(name.clone(), Constant::floats(&[], vec![v]));
+        name
+    }
+
+    fn conv(&mut self, l: &Conv2d, x: &str) -> Result<String> {
+        let (k, each) = (l.kernel, l.inputs / l.groups);
+        let w = self.param(&[l.outputs, each, k, k], |v| {
+            let area = k * k;
+            let mut to = vec![0.0; v.len()];
+            for (from, to) in v.chunks_exact(area * each).zip(to.chunks_exact_mut(area * each)) {
+                (0..area * each).for_each(|i| to[i % each * area + i / each] = from[i]);
+            }
+            to
+        })?;
+        let mut inputs = vec![x.to_string(), w];
+        if l.bias {
+            inputs.push(self.plain(&[l.outputs])?);
+        }
+        let inputs: Vec<&str> = inputs.iter().map(String::as_str).collect();
+        Ok(self.node(
+            "Conv",
+            &inputs,
+            &[
+                ("kernel_shape", ints(&[k; 2])),
+                ("strides", ints(&[l.stride; 2])),
+                ("pads", ints(&[l.padding; 4])),
+                ("dilations", ints(&[l.dilation; 2])),
+                ("group", Attribute::Int(l.groups as i64)),
+            ],
+        ))
+    }
+
+    fn pool(&mut self, op: &str, x: &str, size: usize, stride: Option<usize>, padding: usize) -> String {
+        let mut attributes = vec![
+            ("kernel_shape", ints(&[size; 2])),
+            ("strides", ints(&[stride.unwrap_or(size); 2])),
+            ("pads", ints(&[padding; 4])),
+        ];
+        if op == "AveragePool" {
+            attributes.push(("count_include_pad", Attribute::Int(1)));
+        }
+        self.node(op, &[x], &attributes)
+    }
+
+    /// Layers one after the other; the shape of one example with channels last.
+    fn chain(&mut self, layers: &[LayerSpec], mut x: String, mut shape: Vec<usize>) -> Result<(String, Vec<usize>)> {
+        use nnz_engine::layers::Layer as _;
+        for layer in layers {
+            let after = layer.output(&shape).map_err(|why| self.fail(why))?;
+            x = match layer {
+                LayerSpec::Linear(l) => {
+                    let w = self.plain(&[l.outputs, l.inputs])?;
+                    let w = self.node("Transpose", &[&w], &[("perm", ints(&[1, 0]))]);
+                    let y = self.node("MatMul", &[&x, &w], &[]);
+                    match l.bias {
+                        true => {
+                            let b = self.plain(&[l.outputs])?;
+                            self.node("Add", &[&y, &b], &[])
+                        }
+                        false => y,
+                    }
+                }
+                LayerSpec::Conv2d(l) => self.conv(l, &x)?,
+                LayerSpec::Relu(_) => self.node("Relu", &[&x], &[]),
+                LayerSpec::Activation(a) => match a.function {
+                    Function::Gelu => self.node("Gelu", &[&x], &[]),
+                    Function::GeluTanh => {
+                        self.node("Gelu", &[&x], &[("approximate", Attribute::Text("tanh".into()))])
+                    }
+                    Function::Silu => {
+                        let gate = self.node("Sigmoid", &[&x], &[]);
+                        self.node("Mul", &[&x, &gate], &[])
+                    }
+                    Function::Tanh => self.node("Tanh", &[&x], &[]),
+                    Function::Sigmoid => self.node("Sigmoid", &[&x], &[]),
+                    Function::Softplus => self.node("Softplus", &[&x], &[]),
+                    Function::LeakyRelu => self.node("LeakyRelu", &[&x], &[("alpha", Attribute::Float(0.01))]),
+                    Function::Elu => self.node("Elu", &[&x], &[]),
+                    Function::Relu6 => {
+                        let (low, high) = (self.number(0.0), self.number(6.0));
+                        self.node("Clip", &[&x, &low, &high], &[])
+                    }
+                    Function::Hardswish => self.node("HardSwish", &[&x], &[]),
+                },
+                LayerSpec::MaxPool(l) => self.pool("MaxPool", &x, l.size, l.stride, l.padding),
+                LayerSpec::AvgPool(l) => self.pool("AveragePool", &x, l.size, l.stride, l.padding),
+                LayerSpec::GlobalAvgPool(_) if shape.len() == 3 => {
+                    let y = self.node("GlobalAveragePool", &[&x], &[]);
+                    self.node("Flatten", &[&y], &[("axis", Attribute::Int(1))])
+                }
+                LayerSpec::Flatten(_) => {
+                    if shape.len() == 3 && shape[0] * shape[1] > 1 && shape[2] > 1 {
+                        x = self.node("Transpose", &[&x], &[("perm", ints(&[0, 2, 3, 1]))]);
+                    }
+                    self.node("Flatten", &[&x], &[("axis", Attribute::Int(1))])
+                }
+                LayerSpec::BatchNorm(l) if [1, 3].contains(&shape.len()) => {
+                    let mut inputs = vec![x];
+                    for _ in 0..4 {
+                        inputs.push(self.plain(&[l.channels])?);
+                    }
+                    let inputs: Vec<&str> = inputs.iter().map(String::as_str).collect();
+                    self.node("BatchNormalization", &inputs, &[("epsilon", Attribute::Float(l.epsilon as f32))])
+                }
+                LayerSpec::Dropout(_) => x,
+                LayerSpec::Residual(l) => {
+                    let (body, _) = self.chain(&l.body, x.clone(), shape.clone())?;
+                    let (shortcut, _) = self.chain(&l.shortcut, x, shape.clone())?;
+                    self.node("Add", &[&body, &shortcut], &[])
+                }
+                other => {
+                    let kind = serde_json::to_value(other).ok();
+                    let kind = kind.as_ref().and_then(|v| v["layer"].as_str()).unwrap_or("unnamed");
+                    return Err(self.fail(format!("a layer of kind `{kind}`, which is not written as ONNX")));
+                }
+            };
+            shape = after;
+        }
+        Ok((x, shape))
+    }
+}
