@@ -130,7 +130,7 @@ fn a_search_finds_how_much_is_free_and_says_what_it_tried() {
     };
     let found = run("tolerance = 0.05", "a").unwrap();
     let dense = found.tried[0].1;
-    let within = found.tried.iter().filter(|(_, p)| 1.0 / p >= 0.95 / dense).last().unwrap();
+    let within = found.tried.iter().rfind(|(_, p)| 1.0 / p >= 0.95 / dense).unwrap();
     assert!(found.tried.len() >= 2 && found.tried.is_sorted_by(|a, b| a.0 > b.0), "{:?}", found.tried);
     assert!((found.density() - within.0).abs() < 1e-3, "{} of {:?}", found.density(), found.tried);
     let written = models::perplexity(&Language::open(&dir.path().join("a")).unwrap(), &blocks, |_| {}).unwrap();

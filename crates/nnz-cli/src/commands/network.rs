@@ -347,10 +347,7 @@ pub fn predict(path: &Path, input: &Path, ui: Ui) -> Result<ExitCode> {
     let ports = &network.graph.outputs;
     let named = |name: &str| ports.iter().position(|p| p.name == name);
     let floats = |i: usize| outputs.get(i).cloned().and_then(Value::into_floats);
-    let last = match named("sparse_embedding").or(named("sentence_embedding")).or(named("logits")) {
-        Some(i) => i,
-        None => 0,
-    };
+    let last = named("sparse_embedding").or(named("sentence_embedding")).or(named("logits")).unwrap_or_default();
     let Some(found) = floats(last) else { bail!("output `{}` has no floats", ports[last].name) };
     let values = found.data().to_vec();
     match (&*ports[last].name, found.shape()) {

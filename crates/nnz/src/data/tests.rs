@@ -60,7 +60,15 @@ fn validation_of_the_embedded_set_is_stratified() {
 #[test]
 fn the_catalog_is_complete() {
     let (_dir, store) = store();
-    let list = store.list();
+    let mut list = store.list();
+    let models = list.split_off(catalog().len());
+    assert!(models.iter().all(|m| m.state == State::Missing && m.entry.package.is_some() && !m.entry.licence.is_empty()));
+    assert!(models.iter().any(|m| m.entry.name == "smollm2"));
+    for model in &models {
+        let entry = model.entry;
+        assert!(entry.files.iter().all(|f| f.sha256.len() == 64 && f.bytes > 0), "{}", entry.name);
+        assert_eq!(entry.package.as_ref().map(|p| p.members.len()), Some(entry.files.len()), "{}", entry.name);
+    }
     let states: Vec<(&str, State)> = list.iter().map(|s| (&*s.entry.name, s.state)).collect();
     assert_eq!(states, [("mnist10k", State::Embedded), ("mnist", State::Missing), ("cora", State::Embedded)]);
     assert_eq!(list[0].bytes, 1_792_290);

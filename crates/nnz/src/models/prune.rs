@@ -6,7 +6,7 @@ use super::planned::{Matrices, Planned, Pruning, flat};
 use super::{Language, State, Weights};
 use crate::prune::Essential;
 use crate::{Error, Result};
-use nnz_core::Shape;
+use nnz_core::{Pattern, Shape};
 use nnz_engine::Moments;
 use nnz_formats::{Dtype, Packing, Writer, Written};
 use std::path::Path;
@@ -207,10 +207,20 @@ fn essential(
     if text.is_empty() {
         return Err(pruning.needs("a text"));
     }
-    let options = Essential::of(pruning.options)?;
+    let mut given = pruning.method.defaults();
+    given.extend(pruning.options.clone());
+    let options: Essential = given.try_into().map_err(|e: toml::de::Error| {
+        Error::Refused(format!("{}: {}", pruning.method.key, e.message()))
+    })?;
     let magnitude = crate::REGISTRY.find("magnitude")?;
     let points = options.grid()?;
-    let told: Vec<Table> = points.iter().map(|&(density, pattern)| options.magnitude(density, pattern)).collect();
+    let value = |v| toml::Value::try_from(v).unwrap_or_else(|e| unreachable!("a word: {e}"));
+    let magnitude_at = |&(density, pattern): &(f64, Pattern)| {
+        let (distribution, pattern) = (value(options.distribution), pattern.to_string().into());
+        let said = [("density", density.into()), ("distribution", distribution), ("pattern", pattern)];
+        said.into_iter().map(|(key, v)| (key.to_owned(), v)).collect()
+    };
+    let told: Vec<Table> = points.iter().map(magnitude_at).collect();
     let at = |options| Pruning { method: magnitude, options, ..*pruning };
     let mut knee = crate::prune::Knee::default();
     let (mut tried, all) = (Vec::new(), All(model));

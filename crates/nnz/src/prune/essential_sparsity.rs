@@ -60,25 +60,6 @@ impl Default for Options {
 }
 
 impl Options {
-    /// Options as they were given, the others as they are by default.
-    ///
-    /// # Errors
-    /// When one of them cannot be read.
-    pub fn of(given: &toml::Table) -> Result<Self> {
-        let mut all = METHOD.defaults();
-        all.extend(given.clone());
-        all.try_into().map_err(|e: toml::de::Error| Error::Refused(format!("essential-sparsity: {}", e.message())))
-    }
-
-    /// Options of magnitude pruning at a point of the grid.
-    pub fn magnitude(&self, density: f64, pattern: Pattern) -> toml::Table {
-        let mut options = toml::Table::new();
-        options.insert("density".into(), density.into());
-        options.insert("distribution".into(), toml::Value::try_from(self.distribution).unwrap_or_else(|e| unreachable!("a word: {e}")));
-        options.insert("pattern".into(), pattern.to_string().into());
-        options
-    }
-
     /// What is tried, from many nonzeros to few: densities, and the pattern at each.
     ///
     /// # Errors
