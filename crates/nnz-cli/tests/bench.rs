@@ -32,7 +32,7 @@ fn kernels_are_rows_and_a_machine_is_measured_once() {
         let near = |r: &&serde_json::Value| (r["density"].as_f64().unwrap() - d).abs() < 1e-3;
         rows.iter().filter(near).map(|r| r["kernel"].as_str().unwrap()).collect()
     };
-    assert_eq!(kernels(0.5), ["plan", "blocked", "sliced"]);
+    assert_eq!(kernels(0.5), ["plan", "blocked", "sliced", "expanded"]);
     for row in rows {
         for key in ["batch", "forward", "step", "dense_ms", "speedup_step", "gflops", "share"] {
             assert!(row[key].as_f64().is_some_and(|v| v > 0.0), "{key} of {row}");
@@ -40,6 +40,17 @@ fn kernels_are_rows_and_a_machine_is_measured_once() {
         assert!(row["bound"].is_string() && (row["backward"].is_null() == (row["kernel"] != "plan")), "{row}");
     }
     assert!(!text(&ask().stderr).contains("measured"), "the second time it is known");
+    // Patterns are compared at every density, N:M at its own.
+    let shape = ["bench", "kernels", "--shape", "96x64", "--batch", "8", "--json", "--density", "0.25,0.125"];
+    let found = nnz(cache.path(), &[&shape[..], &["--pattern", "unstructured,per-row,2:4"]].concat());
+    let found: serde_json::Value = serde_json::from_slice(&found.stdout).unwrap();
+    let seen = |r: &Value| (r["pattern"].as_str().unwrap().to_owned(), (r["density"].as_f64().unwrap() * 1e3) as u64);
+    let mut pairs: Vec<(String, u64)> = found.as_array().unwrap().iter().map(seen).collect();
+    pairs.dedup();
+    let want = [("unstructured", 250), ("unstructured", 125), ("per-row", 250), ("per-row", 125), ("2:4", 500)];
+    assert_eq!(pairs, want.map(|(p, d)| (p.to_owned(), d)));
+    let odd = nnz(cache.path(), &["bench", "kernels", "--shape", "96x63", "--pattern", "2:4"]);
+    assert_eq!(odd.status.code(), Some(2), "{}", text(&odd.stderr));
     // A file that does not hold is measured again, not trusted and not a failure.
     let file = std::fs::read_dir(cache.path()).unwrap().next().unwrap().unwrap().path();
     std::fs::write(&file, "{\"version\": 1}").unwrap();

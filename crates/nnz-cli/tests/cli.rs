@@ -231,7 +231,17 @@ fn bad_requests_get_a_sentence_and_exit_code_2() {
 }
 
 /// Methods without a density of their own.
-const FREE: [&str; 7] = ["dlrt", "neural-persistence", "sr-ste", "decay-masks", "bdwp", "s2ft", "grass"];
+const FREE: [&str; 9] = [
+    "dlrt",
+    "essential-sparsity",
+    "continuous-growing",
+    "neural-persistence",
+    "sr-ste",
+    "decay-masks",
+    "bdwp",
+    "s2ft",
+    "grass",
+];
 
 #[test]
 fn lists_are_whole() {

@@ -62,7 +62,9 @@ fn the_catalog_is_complete() {
     let (_dir, store) = store();
     let mut list = store.list();
     let models = list.split_off(catalog().len());
-    assert!(models.iter().all(|m| m.state == State::Missing && m.entry.package.is_some() && !m.entry.licence.is_empty()));
+    assert!(
+        models.iter().all(|m| m.state == State::Missing && m.entry.package.is_some() && !m.entry.licence.is_empty())
+    );
     assert!(models.iter().any(|m| m.entry.name == "smollm2"));
     for model in &models {
         let entry = model.entry;

@@ -209,9 +209,9 @@ fn essential(
     }
     let mut given = pruning.method.defaults();
     given.extend(pruning.options.clone());
-    let options: Essential = given.try_into().map_err(|e: toml::de::Error| {
-        Error::Refused(format!("{}: {}", pruning.method.key, e.message()))
-    })?;
+    let options: Essential = given
+        .try_into()
+        .map_err(|e: toml::de::Error| Error::Refused(format!("{}: {}", pruning.method.key, e.message())))?;
     let magnitude = crate::REGISTRY.find("magnitude")?;
     let points = options.grid()?;
     let value = |v| toml::Value::try_from(v).unwrap_or_else(|e| unreachable!("a word: {e}"));
