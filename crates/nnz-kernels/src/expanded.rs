@@ -5,15 +5,13 @@ use std::ops::Range;
 use rayon::prelude::*;
 
 use crate::simd::{Isa, Kernel, Vector};
-use crate::weight::{Values, Weight};
+use crate::weight::{PARALLEL, Values, Weight, fits};
 use crate::{Csr, Real};
 
 /// Columns of a group.
 const WIDE: usize = 16;
 /// Rows of a job.
 const ROWS: usize = 16;
-/// Fewest entries worth handing to another thread.
-const PARALLEL: usize = 1 << 16;
 
 /// `y = x Wᵀ + bias` for one or a few samples: a bit an entry, and the nonzeros row by row. Sixteen bits spread as many of the
 /// next nonzeros over a register, beside the inputs of those columns, so that nothing is gathered: a group costs the same
@@ -95,11 +93,7 @@ impl<T: Real> Expanded<T> {
     }
 
     fn apply_on(&self, isa: Isa, batch: usize, x: &[T], bias: Option<&[T]>, y: &mut [T]) {
-        assert_eq!(x.len(), batch * self.cols, "x of [{batch}, {}]", self.cols);
-        assert_eq!(y.len(), batch * self.rows, "y of [{batch}, {}]", self.rows);
-        if let Some(bias) = bias {
-            assert_eq!(bias.len(), self.rows, "bias");
-        }
+        fits(batch, [self.rows, self.cols], x, bias, y);
         if y.is_empty() {
             return;
         }

@@ -5,13 +5,11 @@ use std::ops::Range;
 use rayon::prelude::*;
 
 use crate::simd::{Isa, Kernel, Vector};
-use crate::weight::{Values, Weight};
+use crate::weight::{PARALLEL, Values, Weight, fits};
 use crate::{Csr, Real};
 
 /// Rows of a slice.
 const HIGH: usize = 16;
-/// Fewest entries worth handing to another thread.
-const PARALLEL: usize = 1 << 16;
 
 /// `y = x Wᵀ + bias` for one or a few samples: sliced ELLPACK (SELL-C-σ, Kreutzer et al. 2014), values included.
 ///
@@ -133,11 +131,7 @@ impl<T: Real> Sliced<T> {
     }
 
     fn apply_on(&self, isa: Isa, batch: usize, x: &[T], bias: Option<&[T]>, y: &mut [T]) {
-        assert_eq!(x.len(), batch * self.cols, "x of [{batch}, {}]", self.cols);
-        assert_eq!(y.len(), batch * self.rows, "y of [{batch}, {}]", self.rows);
-        if let Some(bias) = bias {
-            assert_eq!(bias.len(), self.rows, "bias");
-        }
+        fits(batch, [self.rows, self.cols], x, bias, y);
         if y.is_empty() {
             return;
         }

@@ -1,4 +1,4 @@
-//! How frozen values are stored: as they are, or in eight bits.
+//! What the formats for single samples share: values as they are or in eight bits, and what they check.
 
 use crate::simd::Vector;
 use crate::{Csr, Real};
@@ -51,6 +51,16 @@ impl<T: Real> Values<T> {
             Self::Bytes(_, steps) => sum * steps[row],
         }
     }
+}
+
+/// Fewest entries worth handing to another thread.
+pub(crate) const PARALLEL: usize = 1 << 16;
+
+/// Panics where a slice of a frozen layer does not have its shape.
+pub(crate) fn fits<T>(batch: usize, [rows, cols]: [usize; 2], x: &[T], bias: Option<&[T]>, y: &[T]) {
+    assert_eq!(x.len(), batch * cols, "x of [{batch}, {cols}]");
+    assert_eq!(y.len(), batch * rows, "y of [{batch}, {rows}]");
+    assert!(bias.is_none_or(|b| b.len() == rows), "bias");
 }
 
 /// A value as it is stored.

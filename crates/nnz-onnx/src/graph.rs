@@ -558,6 +558,15 @@ pub struct Graph {
 }
 
 impl Graph {
+    /// Adds a node behind the others; the name of its output.
+    pub fn add(&mut self, op: &str, inputs: &[&str], attributes: &[(&str, Attribute)]) -> String {
+        let name = format!("{op}.{}", self.nodes.len());
+        let mut node = Node::new(op, &name, inputs);
+        node.attributes = attributes.iter().map(|(k, v)| ((*k).into(), v.clone())).collect();
+        self.nodes.push(node);
+        name
+    }
+
     /// Reads a file; it is mapped into memory, and weights stay in it until they are asked for.
     ///
     /// # Errors

@@ -201,11 +201,7 @@ impl<'a> Net<'a> {
     }
 
     fn node(&mut self, op: &str, inputs: &[&str], attributes: &[(&str, Attribute)]) -> String {
-        let name = format!("{op}.{}", self.graph.nodes.len());
-        let mut node = Node::new(op, &name, inputs);
-        node.attributes = attributes.iter().map(|(k, v)| ((*k).into(), v.clone())).collect();
-        self.graph.nodes.push(node);
-        name
+        self.graph.add(op, inputs, attributes)
     }
 
     fn input(&mut self, name: &str, kind: Kind, shape: &[Option<usize>]) -> String {

@@ -29,8 +29,12 @@ pub fn foreign(path: &Path) -> bool {
         return true;
     }
     // A network of ours that is damaged is still one of ours, and refused as such.
-    let ours = |a: Archive| a.metadata.get("nnz").and_then(|v| Some(!v.text()?.contains("\"format\":\"nnz-weights-")));
-    path.extension().is_some_and(|e| e == "safetensors") && Archive::open(path).is_ok_and(|a| ours(a) != Some(true))
+    let packed = |text: &str| {
+        let document: serde_json::Value = serde_json::from_str(text).unwrap_or_default();
+        document["format"].as_str().is_some_and(|f| f.starts_with("nnz-weights-"))
+    };
+    let ours = |a: Archive| a.metadata.get("nnz").and_then(|v| v.text()).is_some_and(|text| !packed(text));
+    path.extension().is_some_and(|e| e == "safetensors") && Archive::open(path).is_ok_and(|a| !ours(a))
 }
 
 impl From<nnz_formats::Error> for Error {

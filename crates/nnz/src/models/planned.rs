@@ -71,6 +71,17 @@ impl<'a> Planned<'a> {
         {
             options.insert("density".into(), fixed.into());
         }
+        let refuse = |what: &str| {
+            Err(Error::Refused(format!(
+                "{} {what}; magnitude, wanda, sparsegpt and dsnot prune models matrix by matrix",
+                method.key
+            )))
+        };
+        let setting = Setting { seed: pruning.seed, steps: 0, steps_per_epoch: 1 };
+        let work = method.build(&options, &setting)?;
+        if work.procedure.is_some() || work.parametrization.is_some() || work.sparsifier.kind() != Kind::Weights {
+            return refuse("does more than remove weights of a trained model");
+        }
         if text("distribution") == "global" {
             if pattern.fixed_density().is_none() {
                 if method.key != "magnitude" || pattern != Pattern::Unstructured {
@@ -87,15 +98,6 @@ impl<'a> Planned<'a> {
         }
         let mut plan = Self { pruning, options, reads: false, counts, shapes };
         let work = plan.build(None)?;
-        let refuse = |what: &str| {
-            Err(Error::Refused(format!(
-                "{} {what}; magnitude, wanda, sparsegpt and dsnot prune models matrix by matrix",
-                method.key
-            )))
-        };
-        if work.procedure.is_some() || work.parametrization.is_some() || work.sparsifier.kind() != Kind::Weights {
-            return refuse("does more than remove weights of a trained model");
-        }
         match work.sparsifier.plan(0) {
             Plan::Rewire(s) if s.gradient || s.zeros > 0.0 || s.curvature.is_some() || s.flow => {
                 return refuse("asks for gradients of the whole model");

@@ -73,11 +73,7 @@ impl Walk<'_> {
     }
 
     fn node(&mut self, op: &str, inputs: &[&str], attributes: &[(&str, Attribute)]) -> String {
-        let name = format!("{op}.{}", self.graph.nodes.len());
-        let mut node = Node::new(op, &name, inputs);
-        node.attributes = attributes.iter().map(|(k, v)| ((*k).into(), v.clone())).collect();
-        self.graph.nodes.push(node);
-        name
+        self.graph.add(op, inputs, attributes)
     }
 
     /// The next parameter under its own name, in another order of numbers where `order` says so.
