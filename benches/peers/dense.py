@@ -263,7 +263,7 @@ def main():
     if a.torch_side:
         return torch_side(a.torch_side[0], int(a.torch_side[1]), int(a.torch_side[2]))
     WORK.mkdir(parents=True, exist_ok=True)
-    subprocess.run(["cargo", "build", "--quiet", "--release", "-p", "nnz-engine", "--example", "race"], cwd=ROOT, check=True)
+    subprocess.run(["cargo", "build", "--quiet", "--release", "-p", "nnz-engine", "--features", "bench", "--example", "race"], cwd=ROOT, check=True)
     target = Path(os.environ.get("CARGO_TARGET_DIR", ROOT / "target"))
     race, env = target / "release" / "examples" / "race", environment()
     import torch

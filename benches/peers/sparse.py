@@ -437,7 +437,7 @@ def main():
     for name in ("numpy", "torch"):
         if peers[name].startswith("does not"):
             raise SystemExit(f"the race needs {name}")
-    build = ["cargo", "build", "--release", "--quiet", "-p", "nnz-engine", "--example", "sparse_race"]
+    build = ["cargo", "build", "--release", "--quiet", "-p", "nnz-engine", "--features", "bench", "--example", "sparse_race"]
     subprocess.run(build, cwd=ROOT, check=True)
     runs, loads = {}, []
     wanted = [int(c) for c in args.cases.split(",")] if args.cases else range(len(cases(args.quick)))

@@ -1,7 +1,7 @@
 //! At which density does a training step on sparse storage stop being faster than on masked storage? Steps of a
 //! three-layer perceptron at batch 128, f32, both storages in turn, medians.
 //!
-//!     cargo run --release -p nnz-engine --example crossover
+//!     cargo run --release -p nnz-engine --features bench --example crossover
 
 use nnz_core::{Born, DistributionKind, Setting, Sparsifier};
 use nnz_engine::data::{Dataset, Inputs, Split};

@@ -1,7 +1,7 @@
 //! This side of `benches/peers/sparse.py`: keeps layers and trainings ready and times them on demand, so that peers can
 //! take turns. Reads one JSON request a line, answers one JSON line each. Arrays travel as raw little-endian files.
 //!
-//!     cargo run --release -p nnz-engine --example sparse_race
+//!     cargo run --release -p nnz-engine --features bench --example sparse_race
 
 use nnz_core::{Born, DistributionKind, Setting, Sparsifier, Topology};
 use nnz_engine::data::{Dataset, Inputs, Split};

@@ -4,10 +4,10 @@
 //! next layers read it. Both ways of a residual block end in one axis. Inputs and outputs of the network, and axes that run
 //! into a layer that mixes units in a way of its own (attention, recurrence, layer normalization, groups), stay whole.
 
+use crate::Real;
 use crate::layers::{Layer, LayerSpec};
 use crate::{Model, ModelSpec, Param};
 use nnz_core::Shape;
-use nnz_kernels::Real;
 
 /// How a tensor lies along an axis.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

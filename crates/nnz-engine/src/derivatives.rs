@@ -1,7 +1,7 @@
 //! Derivatives beyond one gradient: Hessian-vector products, gradients of single examples, taps on activations.
 
+use crate::Real;
 use crate::{Error, Result, Tensor, Var, ops};
-use nnz_kernels::Real;
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, MutexGuard};
 

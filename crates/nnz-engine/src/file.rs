@@ -5,6 +5,7 @@
 //! and carries the model's specification, so that a file is all one needs. A checkpoint adds optimizer state and position.
 //! Equal models are equal files, byte for byte.
 
+use crate::Real;
 use crate::data::Normalization;
 use crate::train::Snapshot;
 use crate::{
@@ -13,7 +14,6 @@ use crate::{
 };
 use half::bf16;
 use nnz_core::{Shape, Topology};
-use nnz_kernels::Real;
 use safetensors::tensor::{Dtype as FileDtype, SafeTensors, TensorView};
 use serde::{Deserialize, Serialize};
 use std::borrow::Cow;
@@ -203,6 +203,10 @@ pub fn write_atomically(path: &Path, bytes: &[u8]) -> Result<()> {
 
 /// Writes a model; the header's network is that of the model.
 pub fn save_model<T: Real>(path: &Path, model: &Model<T>, header: &Header, packing: Packing) -> Result<()> {
+    T::save(path, model, header, packing)
+}
+
+pub(crate) fn save_generic<T: Real>(path: &Path, model: &Model<T>, header: &Header, packing: Packing) -> Result<()> {
     let mut out = Out { tensors: Vec::new(), layout: BTreeMap::new() };
     out.model(model, packing, header.dtype)?;
     out.write(path, Header { model: model.spec.clone(), ..header.clone() }, None)
@@ -427,8 +431,12 @@ pub fn parse_model<'a, T: Real>(
     path: &Path,
     storage: impl Into<Storing<'a>>,
 ) -> Result<(Model<T>, Header)> {
+    T::parse(bytes, path, storage.into())
+}
+
+pub(crate) fn parse_generic<T: Real>(bytes: &[u8], path: &Path, storage: Storing) -> Result<(Model<T>, Header)> {
     let file = In::parse(path, bytes)?;
-    Ok((file.model(storage.into())?, file.header))
+    Ok((file.model(storage)?, file.header))
 }
 
 /// Whether a file is a checkpoint of `run`.

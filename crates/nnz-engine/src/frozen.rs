@@ -1,6 +1,7 @@
+use crate::Real;
 use crate::layers::LayerSpec;
 use crate::{Layout, Model, Result, Tensor, Var};
-use nnz_kernels::{Blocked, Csr, Dense, Operator, Real, Single, Start, TILE, Tiled, gemm};
+use nnz_kernels::{Blocked, Csr, Dense, Operator, Single, Start, TILE, Tiled, gemm};
 use std::sync::OnceLock;
 
 /// Most rows for which single samples are faster than tiles of eight.
@@ -58,6 +59,10 @@ impl<T: Real> Frozen<T> {
 
     /// Output of inputs `[batch, ..]`. Refuses what [`Model::infer`] refuses.
     pub fn infer(&self, input: Tensor<T>) -> Result<Tensor<T>> {
+        T::infer_frozen(self, input)
+    }
+
+    pub(crate) fn infer_generic(&self, input: Tensor<T>) -> Result<Tensor<T>> {
         let (batch, features) = input.rows_cols();
         let fits = features == self.model.spec.input.iter().product::<usize>();
         match &self.steps {

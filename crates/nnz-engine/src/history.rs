@@ -1,8 +1,8 @@
 //! How topologies move while a network trains: what was born and what died at every edit.
 
+use crate::Real;
 use crate::{Layout, Param};
 use nnz_core::Topology;
-use nnz_kernels::Real;
 use std::sync::{Mutex, PoisonError};
 
 /// Something that happened to the topology of one prunable weight.

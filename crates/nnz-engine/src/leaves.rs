@@ -1,8 +1,8 @@
 //! The leaves of parametrized weights: what a training moves in the place of the weights themselves.
 
+use crate::Real;
 use crate::{Error, Layout, Model, Optimizer, OptimizerSpec, Param, Result, Role, Tensor, TrainSpec};
 use nnz_core::{Edit, Leaf, Parametrization, Shape};
-use nnz_kernels::Real;
 
 /// Leaves of every prunable weight, in 64 bits, and their optimizer state.
 #[derive(Clone, Debug)]

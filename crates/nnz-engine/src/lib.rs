@@ -2,6 +2,7 @@
 #![forbid(unsafe_code)]
 
 mod axes;
+mod built;
 pub mod data;
 pub mod derivatives;
 mod error;
@@ -24,6 +25,7 @@ mod tensor;
 mod train;
 
 pub use axes::{Axis, axes};
+pub use built::Real;
 pub use derivatives::Taps;
 pub use error::{Error, Result};
 pub use frozen::Frozen;
@@ -31,7 +33,6 @@ pub use history::{Event, History};
 pub use layers::{Cache, Effects, Init, LayerSpec, Mode, ParamSpec, Role};
 pub use lbfgs::{LbfgsOptions, lbfgs};
 pub use model::{Gram, Model, Moments, Pass};
-pub use nnz_kernels::Real;
 pub use optim::{Average, LrSchedule, Optimizer, OptimizerSpec, clip_by_norm};
 pub use param::{Connections, Crossovers, Layout, Moved, Param, SPARSE_BELOW, Storage, Storing};
 pub use spec::{KNOWN, ModelSpec};

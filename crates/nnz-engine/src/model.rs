@@ -1,3 +1,4 @@
+use crate::Real;
 use crate::axes::{Axis, axes};
 use crate::data::Graph;
 use crate::layers::{Cache, Context, Effects, Mode, Statistics, chain_causal};
@@ -5,7 +6,7 @@ use crate::ops::{self, ZeroProbe};
 use crate::structure::Part;
 use crate::{Error, ModelSpec, Param, Result, Role, Storing, Taps, Tensor, Var};
 use nnz_core::{Kind, Shape, Topology};
-use nnz_kernels::{Real, Start, gemm};
+use nnz_kernels::{Start, gemm};
 use std::sync::{Arc, Mutex};
 
 /// A network with its values.
@@ -96,7 +97,16 @@ impl<T: Real> Model<T> {
         prune_head: bool,
         seed: u64,
     ) -> Result<Self> {
-        let storage = storage.into();
+        T::born(spec, births, storage.into(), prune_head, seed)
+    }
+
+    pub(crate) fn born_generic(
+        spec: &ModelSpec,
+        births: Option<Vec<Topology>>,
+        storage: Storing,
+        prune_head: bool,
+        seed: u64,
+    ) -> Result<Self> {
         let mut births = births.map(Vec::into_iter);
         let (mut params, mut weights, mut others) = (Vec::new(), 0, 1 << 32);
         for p in spec.params() {
@@ -180,6 +190,10 @@ impl<T: Real> Model<T> {
 
     /// Output without a tape.
     pub fn infer(&self, input: Tensor<T>) -> Result<Tensor<T>> {
+        T::infer(self, input)
+    }
+
+    pub(crate) fn infer_generic(&self, input: Tensor<T>) -> Result<Tensor<T>> {
         let leaves: Vec<Var<T>> = self.params.iter().map(|p| Var::constant(p.value.clone())).collect();
         Ok(self.forward(&Var::constant(input), &leaves, Pass::default())?.0.value().clone())
     }

@@ -1,5 +1,5 @@
+use crate::Real;
 use crate::{Param, Tensor};
-use nnz_kernels::Real;
 use nnz_kernels::elementwise::step;
 use serde::{Deserialize, Serialize};
 

@@ -1,7 +1,8 @@
+use crate::Real;
 use crate::axes::Along;
 use crate::{Error, ParamSpec, Result, Role, Tensor};
 use nnz_core::{Edit, Mask, Rng, Shape, Topology};
-use nnz_kernels::{Csc, Csr, Plan, Real, Rows, Tuning};
+use nnz_kernels::{Csc, Csr, Plan, Rows, Tuning};
 use rayon::prelude::*;
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;

@@ -1,6 +1,8 @@
 //! One pass over a batch, what a method sees of it, and its edits.
 
+use crate::Real;
 use crate::axes::{axes, split, strength};
+use crate::built::Rows;
 use crate::data::{Batch, Dataset};
 use crate::derivatives::hvp;
 use crate::layers::Statistics;
@@ -15,7 +17,6 @@ use crate::{
 use nnz_core::{
     Act, Edit, Kind, Live, Measure, Plan, Procedure, Shape, Signals, Sparsifier, Target, Topology, Work, Zero,
 };
-use nnz_kernels::Real;
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex};
 
@@ -27,7 +28,15 @@ pub fn prune<'a, T: Real>(
     batch: Option<(&Dataset, &[u32], &Frame)>,
     storage: impl Into<Storing<'a>>,
 ) -> Result<Moved> {
-    let storage = storage.into();
+    T::prune(model, work, batch, storage.into())
+}
+
+pub(crate) fn prune_generic<T: Real>(
+    model: &mut Model<T>,
+    work: &mut Work,
+    batch: Rows,
+    storage: Storing,
+) -> Result<Moved> {
     check_trained(work, model)?;
     let Work { sparsifier, procedure, parametrization, .. } = work;
     let idle = || Error::Refused("this method changes nothing without training; give `--finetune EPOCHS`".into());
@@ -350,6 +359,10 @@ pub(crate) fn culprit<T: Real>(model: &Model<T>, batch: &Batch<T>, smoothing: f6
 
 /// A measure of a network's weights.
 pub fn measure<T: Real>(model: &Model<T>, measure: &dyn Measure) -> f64 {
+    T::measure(model, measure)
+}
+
+pub(crate) fn measure_generic<T: Real>(model: &Model<T>, measure: &dyn Measure) -> f64 {
     let empty = Step::empty();
     let all = (0..model.params.len()).filter(|&i| model.params[i].weight()).collect();
     measure.measure(&Views::at(model, &empty, all).targets())

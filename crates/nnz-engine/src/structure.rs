@@ -1,11 +1,11 @@
 //! The structure of a network as targets: axes of units, and behind them the runs of residual blocks. Both can lose and gain
 //! entries; a network that gains one computes what it did before.
 
+use crate::Real;
 use crate::axes::{Along, Axis, axes, refit};
 use crate::layers::{Layer, LayerSpec};
 use crate::{Average, Error, Model, ModelSpec, Moved, Optimizer, Param, Result, Role, Storing};
 use nnz_core::{Rng, Shape, Topology};
-use nnz_kernels::Real;
 use std::collections::BTreeSet;
 use std::ops::Range;
 

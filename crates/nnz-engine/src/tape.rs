@@ -2,8 +2,8 @@
 //! its parents. The closure works on [`Var`]s: in an ordinary backward pass its ops record nothing; under
 //! `create_graph` they record too, which gives gradients of gradients.
 
+use crate::Real;
 use crate::{Tensor, ops};
-use nnz_kernels::Real;
 use std::cell::Cell;
 use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;

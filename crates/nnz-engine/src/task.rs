@@ -1,8 +1,8 @@
 //! What a network is trained for: its loss, its measure, and how rows become inputs and goals.
 
+use crate::Real;
 use crate::data::{Batch, Dataset, Goal, Normalization, Split};
 use crate::{Error, Model, Result, Tensor, Var, ops};
-use nnz_kernels::Real;
 use serde::{Deserialize, Serialize};
 
 /// What a network is trained for.
@@ -123,6 +123,16 @@ pub struct Evaluation {
 
 /// Measures a model on rows of a split of `data`.
 pub fn evaluate<T: Real>(
+    model: &Model<T>,
+    data: &Dataset,
+    split: &Split,
+    rows: &[u32],
+    frame: &Frame,
+) -> Result<Evaluation> {
+    T::evaluate(model, data, split, rows, frame)
+}
+
+pub(crate) fn evaluate_generic<T: Real>(
     model: &Model<T>,
     data: &Dataset,
     split: &Split,

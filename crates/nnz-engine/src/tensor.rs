@@ -1,4 +1,5 @@
-use nnz_kernels::{Buffer, Real, elementwise};
+use crate::Real;
+use nnz_kernels::{Buffer, elementwise};
 use std::sync::Arc;
 
 /// A contiguous row-major array. Cloning shares the buffer; writing copies it first when it is shared.

@@ -1,4 +1,6 @@
+use crate::Real;
 use crate::axes::{Axis, axes};
+use crate::built::Make;
 use crate::data::{Augment, Batch, Dataset, Loader, Split};
 use crate::file::{self, Header};
 use crate::leaves::Leaves;
@@ -11,7 +13,7 @@ use crate::{
 };
 use half::bf16;
 use nnz_core::{Act, Edit, Explored, Kind, Plan, Rng, Setting, Shape, Signals, Target, Work};
-use nnz_kernels::{Real, threads};
+use nnz_kernels::threads;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 use std::borrow::Cow;
@@ -309,6 +311,9 @@ pub fn steps_per_epoch(rows: usize, batch: usize) -> u64 {
     rows.div_ceil(batch.max(1)) as u64
 }
 
+/// Sees every step of a training; `false` ends it.
+pub type Observer<'o, 'a, T> = dyn FnMut(&Trainer<'a, T>, &Progress) -> bool + 'o;
+
 impl<'a, T: Real> Trainer<'a, T> {
     /// A fresh network on `data`, built for a method that `build` makes once the length of the run is known.
     pub fn new<W: Into<Work>>(
@@ -318,7 +323,17 @@ impl<'a, T: Real> Trainer<'a, T> {
         seed: u64,
         build: impl FnOnce(&Setting) -> nnz_core::Result<W>,
     ) -> Result<Self> {
-        Self::build(data, spec, seed, build, model.reads_tokens(), |work| {
+        T::trainer(model, data, spec, seed, Box::new(|setting| Ok(build(setting)?.into())))
+    }
+
+    pub(crate) fn new_generic(
+        model: &ModelSpec,
+        data: &'a Dataset,
+        spec: &TrainSpec,
+        seed: u64,
+        make: Make,
+    ) -> Result<Self> {
+        Self::build(data, spec, seed, make, model.reads_tokens(), |work| {
             let shapes = targets(model, spec.prune_head, work.sparsifier.kind());
             let shapes: Vec<&Shape> = shapes.iter().collect();
             work.sparsifier.check(&shapes)?;
@@ -341,8 +356,19 @@ impl<'a, T: Real> Trainer<'a, T> {
         seed: u64,
         build: impl FnOnce(&Setting) -> nnz_core::Result<W>,
     ) -> Result<Self> {
+        T::trainer_from(model, frame, data, spec, seed, Box::new(|setting| Ok(build(setting)?.into())))
+    }
+
+    pub(crate) fn from_model_generic(
+        model: Model<T>,
+        frame: Frame,
+        data: &'a Dataset,
+        spec: &TrainSpec,
+        seed: u64,
+        make: Make,
+    ) -> Result<Self> {
         let spec = TrainSpec { task: frame.task, ..spec.clone() };
-        let mut trainer = Self::build(data, &spec, seed, build, false, |work| {
+        let mut trainer = Self::build(data, &spec, seed, make, false, |work| {
             check_trained(work, &model)?;
             Ok(model)
         })?;
@@ -351,11 +377,11 @@ impl<'a, T: Real> Trainer<'a, T> {
         Ok(trainer)
     }
 
-    fn build<W: Into<Work>>(
+    fn build(
         data: &'a Dataset,
         spec: &TrainSpec,
         seed: u64,
-        build: impl FnOnce(&Setting) -> nnz_core::Result<W>,
+        make: Make,
         tokens: bool,
         model: impl FnOnce(&Work) -> Result<Model<T>>,
     ) -> Result<Self> {
@@ -365,7 +391,7 @@ impl<'a, T: Real> Trainer<'a, T> {
         let loader = Loader::new(data, rows, spec.batch, seed, spec.augment, frame.clone());
         let per_epoch = loader.per_epoch();
         let setting = Setting { seed, steps: per_epoch * u64::from(spec.epochs), steps_per_epoch: per_epoch };
-        let work = build(&setting)?.into();
+        let work = make(&setting)?;
         let model = model(&work)?;
         let leaves = work.parametrization.as_ref().map(|p| Leaves::new(&**p, &model, spec)).transpose()?;
         let optimizer = Optimizer::new(spec.optimizer, &model.params);
@@ -395,6 +421,10 @@ impl<'a, T: Real> Trainer<'a, T> {
 
     /// Writes everything needed to go on bit for bit. `run` names the run it belongs to.
     pub fn save(&self, path: &Path, header: &Header, run: &str) -> Result<()> {
+        T::save_training(self, path, header, run)
+    }
+
+    pub(crate) fn save_generic(&self, path: &Path, header: &Header, run: &str) -> Result<()> {
         let mut position = self.position.clone();
         position.sparsifier = self.work.sparsifier.state();
         position.explored = self.explored.clone();
@@ -414,6 +444,10 @@ impl<'a, T: Real> Trainer<'a, T> {
 
     /// Goes to where a checkpoint of `run` was saved; another run's is refused.
     pub fn resume(&mut self, path: &Path, run: &str) -> Result<()> {
+        T::resume(self, path, run)
+    }
+
+    pub(crate) fn resume_generic(&mut self, path: &Path, run: &str) -> Result<()> {
         let saved = file::load_checkpoint(path, self.spec.storage, run)?;
         self.work.sparsifier.restore(&saved.position.sparsifier)?;
         if let Some(procedure) = self.work.procedure.as_mut().filter(|_| !saved.position.procedure.is_null()) {
@@ -477,6 +511,10 @@ impl<'a, T: Real> Trainer<'a, T> {
 
     /// Trains until the end, or until `observe` answers `false`. Returns whether the end was reached.
     pub fn run(&mut self, mut observe: impl FnMut(&Self, &Progress) -> bool) -> Result<bool> {
+        T::train(self, &mut observe)
+    }
+
+    pub(crate) fn run_generic(&mut self, observe: &mut Observer<'_, 'a, T>) -> Result<bool> {
         while self.position.step < self.steps() {
             self.enter()?;
             let (span, order, mut loader) = (self.span(), self.order(), self.loader.clone());
@@ -490,7 +528,7 @@ impl<'a, T: Real> Trainer<'a, T> {
                         steps.map(|s| loader.batch(order + s)).try_for_each(|batch| send.send(batch))
                     });
                 }
-                let end = self.drive(self.position.step + span.end - self.local(), &mut observe);
+                let end = self.drive(self.position.step + span.end - self.local(), observe);
                 // The thread ends when nobody listens.
                 self.ahead = None;
                 end
@@ -503,7 +541,7 @@ impl<'a, T: Real> Trainer<'a, T> {
     }
 
     /// Trains up to a step; whether `observe` always said to go on.
-    fn drive(&mut self, stop: u64, observe: &mut dyn FnMut(&Self, &Progress) -> bool) -> Result<bool> {
+    fn drive(&mut self, stop: u64, observe: &mut Observer<'_, 'a, T>) -> Result<bool> {
         while self.position.step < stop {
             let progress = self.advance()?;
             if !observe(self, &progress) {
@@ -622,6 +660,10 @@ impl<'a, T: Real> Trainer<'a, T> {
 
     /// One step: the method's plan, then forward, backward and update.
     pub fn advance(&mut self) -> Result<Progress> {
+        T::advance(self)
+    }
+
+    pub(crate) fn advance_generic(&mut self) -> Result<Progress> {
         let started = Instant::now();
         self.enter()?;
         let step = self.local();

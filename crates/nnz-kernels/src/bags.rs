@@ -47,10 +47,10 @@ fn weight<T: Real>(values: Option<&[T]>, entry: usize) -> T {
 /// # Panics
 /// When a slice does not have its shape or `x` is not valid.
 pub fn bags<T: Real>(x: Csr, values: Option<&[T]>, table: &[T], width: usize, bias: Option<&[T]>, y: &mut [T]) {
-    bags_on(Isa::best(), x, values, table, width, bias, y);
+    T::bags(Isa::best(), x, values, table, width, bias, y);
 }
 
-fn bags_on<T: Real>(
+pub(crate) fn bags_on<T: Real>(
     isa: Isa,
     x: Csr,
     values: Option<&[T]>,
@@ -88,6 +88,16 @@ fn bags_on<T: Real>(
 /// # Panics
 /// As [`bags`].
 pub fn bags_gradient<T: Real>(x: Csr, values: Option<&[T]>, width: usize, g: &[T]) -> (Vec<u32>, Vec<T>) {
+    T::bags_gradient(Isa::best(), x, values, width, g)
+}
+
+pub(crate) fn bags_gradient_on<T: Real>(
+    isa: Isa,
+    x: Csr,
+    values: Option<&[T]>,
+    width: usize,
+    g: &[T],
+) -> (Vec<u32>, Vec<T>) {
     x.check();
     check(&x, values, width, g.len());
     let mut order: Vec<(u32, u32, usize)> = Vec::with_capacity(x.nnz());
@@ -100,7 +110,7 @@ pub fn bags_gradient<T: Real>(x: Csr, values: Option<&[T]>, width: usize, g: &[T
     if width > 0 {
         gradients.par_chunks_exact_mut(width).zip(&groups).with_min_len(16).for_each(|(to, group)| {
             for &(_, b, e) in *group {
-                add(Isa::best(), weight(values, e), &g[b as usize * width..], to);
+                add(isa, weight(values, e), &g[b as usize * width..], to);
             }
         });
     }
@@ -114,6 +124,18 @@ pub fn bags_gradient<T: Real>(x: Csr, values: Option<&[T]>, width: usize, g: &[T
 /// When a slice does not have its shape or a structure is not valid.
 #[allow(clippy::too_many_arguments)]
 pub fn spmm_sparse<T: Real>(
+    csr: Csr,
+    csc: Csc,
+    values: &[T],
+    x: Csr,
+    x_values: Option<&[T]>,
+    bias: Option<&[T]>,
+    y: &mut [T],
+) {
+    T::spmm_sparse(csr, csc, values, x, x_values, bias, y);
+}
+
+pub(crate) fn spmm_sparse_of<T: Real>(
     csr: Csr,
     csc: Csc,
     values: &[T],

@@ -1,5 +1,5 @@
 use crate::blocks::{Part, Size, cut};
-use crate::forward::forward;
+
 use crate::simd::Isa;
 use crate::{Csr, Real, Tiled, Tuning};
 
@@ -52,7 +52,7 @@ impl<T: Real> Blocked<T> {
     /// When shapes differ.
     pub fn forward(&self, x: &Tiled<T>, bias: Option<&[T]>, relu: bool, y: &mut Tiled<T>) {
         assert_eq!((x.features(), y.features()), (self.cols, self.rows), "features of x and y");
-        forward(Isa::best(), &self.parts, &self.values, x, bias, relu, y);
+        T::spmm(Isa::best(), &self.parts, &self.values, x, bias, relu, y);
     }
 }
 

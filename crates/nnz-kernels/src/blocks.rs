@@ -15,7 +15,7 @@ const AHEAD: usize = 8;
 
 /// The blocks of one range of lines.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(crate) struct Part {
+pub struct Part {
     pub lines: Range<usize>,
     /// Positions of these entries in block order.
     pub entries: Range<usize>,
@@ -44,7 +44,7 @@ impl Part {
 
 /// One block: some lines of a part times `inner` indices from `first`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) struct Cell {
+pub struct Cell {
     pub first: u32,
     /// One past its last group.
     pub groups: u32,
@@ -52,7 +52,7 @@ pub(crate) struct Cell {
 
 /// Consecutive lines with the same number of entries in a block.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) struct Group {
+pub struct Group {
     pub count: u32,
     pub lines: u32,
 }

@@ -58,7 +58,7 @@ impl<T: Real> Bsr<T> {
         (self.starts[b] * self.high * self.wide + i * long, long)
     }
 
-    fn forward_on(&self, isa: Isa, x: &Tiled<T>, bias: Option<&[T]>, y: &mut Tiled<T>) {
+    pub(crate) fn forward_on(&self, isa: Isa, x: &Tiled<T>, bias: Option<&[T]>, y: &mut Tiled<T>) {
         check(self, x, y, bias);
         for t in 0..x.tiles() {
             let (width, x) = (x.width(t), x.tile(t));
@@ -69,7 +69,7 @@ impl<T: Real> Bsr<T> {
         }
     }
 
-    fn backward_on(&self, isa: Isa, x: &Tiled<T>, g: &Tiled<T>, dx: Option<&mut Tiled<T>>, dw: &mut [T]) {
+    pub(crate) fn backward_on(&self, isa: Isa, x: &Tiled<T>, g: &Tiled<T>, dx: Option<&mut Tiled<T>>, dw: &mut [T]) {
         check(self, x, g, None);
         assert_eq!(dw.len(), self.values.len(), "gradients of values");
         if let Some(dx) = dx {
@@ -123,11 +123,11 @@ impl<T: Real> Operator<T> for Bsr<T> {
     }
 
     fn forward(&self, x: &Tiled<T>, bias: Option<&[T]>, y: &mut Tiled<T>) {
-        self.forward_on(Isa::best(), x, bias, y);
+        T::bsr(self, Isa::best(), x, bias, y);
     }
 
     fn backward(&self, x: &Tiled<T>, g: &Tiled<T>, dx: Option<&mut Tiled<T>>, dw: &mut [T]) {
-        self.backward_on(Isa::best(), x, g, dx, dw);
+        T::bsr_backward(self, Isa::best(), x, g, dx, dw);
     }
 }
 

@@ -5,7 +5,7 @@ use crate::simd::{Isa, Kernel, Vector, fetch};
 use crate::{Real, Tiled};
 
 /// `y = x Wᵀ + bias`, and zero where that is below it with `relu`, over all parts and tiles; `values` in block order.
-pub(crate) fn forward<T: Real>(
+pub(crate) fn forward_on<T: Real>(
     isa: Isa,
     parts: &[Part],
     values: &[T],

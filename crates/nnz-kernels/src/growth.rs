@@ -21,6 +21,10 @@ const BLOCK: usize = 1 << 20;
 /// # Panics
 /// When a slice does not have its shape or `csr` is not valid.
 pub fn top_zero_gradients<T: Real>(csr: Csr, batch: usize, x: &[T], g: &[T], count: usize) -> Vec<(u64, T)> {
+    T::top_zeros(csr, batch, x, g, count)
+}
+
+pub(crate) fn top_zeros<T: Real>(csr: Csr, batch: usize, x: &[T], g: &[T], count: usize) -> Vec<(u64, T)> {
     csr.check();
     let (rows, cols) = (csr.rows, csr.cols);
     assert_eq!(x.len(), batch * cols, "x of [{batch}, {cols}]");
@@ -54,6 +58,10 @@ pub fn top_zero_gradients<T: Real>(csr: Csr, batch: usize, x: &[T], g: &[T], cou
 /// # Panics
 /// When the batches differ or a position leaves the layer.
 pub fn gradients_at<T: Real>(positions: &[u64], x: &Tiled<T>, g: &Tiled<T>) -> Vec<T> {
+    T::products_at(positions, x, g)
+}
+
+pub(crate) fn products_at<T: Real>(positions: &[u64], x: &Tiled<T>, g: &Tiled<T>) -> Vec<T> {
     assert_eq!(x.batch(), g.batch(), "batch of x and g");
     let dot = |&p: &u64| {
         let (row, col) = ((p / x.features() as u64) as usize, (p % x.features() as u64) as usize);

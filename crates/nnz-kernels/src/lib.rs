@@ -53,6 +53,7 @@ mod bags;
 mod blocked;
 mod blocks;
 mod bsr;
+mod built;
 mod dense;
 pub mod elementwise;
 mod encoding;

@@ -4,7 +4,7 @@ use rayon::prelude::*;
 
 use crate::adjoint::Adjoint;
 use crate::blocks::{Part, Size, cut, each};
-use crate::forward::forward;
+
 use crate::simd::{Isa, Kernel, Vector};
 use crate::{Csc, Csr, Real, Tiled};
 
@@ -184,10 +184,14 @@ impl Plan {
     /// # Panics
     /// When a slice does not have one number an entry.
     pub fn pack<T: Real>(&self, values: &[T], packed: &mut [T]) {
+        T::pack(self, Isa::best(), values, packed);
+    }
+
+    pub(crate) fn pack_on<T: Real>(&self, isa: Isa, values: &[T], packed: &mut [T]) {
         assert_eq!((values.len(), packed.len()), (self.nnz(), self.nnz()), "values and packed values");
         let fill = |(to, from): (&mut [T], &[u32])| {
-            // SAFETY: `packing` is a permutation of `0..nnz`, the length of `values`.
-            unsafe { Isa::best().run(Permute { values, from, to }) }
+            // SAFETY: `packing` is a permutation of `0..nnz`, the length of `values`; callers pass an available set.
+            unsafe { isa.run(Permute { values, from, to }) }
         };
         const PART: usize = 1 << 14;
         if self.nnz() <= PART {
@@ -220,7 +224,7 @@ impl Plan {
     /// # Panics
     /// When shapes differ.
     pub fn backward<T: Real>(&self, values: &[T], x: &Tiled<T>, g: &Tiled<T>, dx: Option<&mut Tiled<T>>, dw: &mut [T]) {
-        self.backward_on(Isa::best(), values, x, g, dx, false, dw);
+        T::spmm_backward(self, Isa::best(), values, x, g, dx, false, dw);
     }
 
     /// As [`Plan::backward`] where `x` came out of a ReLU: `dx` is the gradient of what went into it.
@@ -235,7 +239,7 @@ impl Plan {
         dx: Option<&mut Tiled<T>>,
         dw: &mut [T],
     ) {
-        self.backward_on(Isa::best(), values, x, g, dx, true, dw);
+        T::spmm_backward(self, Isa::best(), values, x, g, dx, true, dw);
     }
 
     fn forward_on<T: Real>(
@@ -249,11 +253,11 @@ impl Plan {
     ) {
         assert_eq!(packed.len(), self.nnz(), "packed values");
         assert_eq!((x.features(), y.features()), (self.cols, self.rows), "features of x and y");
-        forward(isa, &self.forward, packed, x, bias, relu, y);
+        T::spmm(isa, &self.forward, packed, x, bias, relu, y);
     }
 
     #[allow(clippy::too_many_arguments)]
-    fn backward_on<T: Real>(
+    pub(crate) fn backward_on<T: Real>(
         &self,
         isa: Isa,
         values: &[T],

@@ -2,7 +2,7 @@ use std::fmt::{Debug, Display};
 use std::iter::Sum;
 use std::ops::{AddAssign, DivAssign, MulAssign, SubAssign};
 
-use crate::{Pool, functions, simd};
+use crate::{Pool, built, functions, simd};
 
 /// A floating-point number the kernels compute with: `f32` or `f64`. Sealed.
 ///
@@ -21,6 +21,7 @@ pub trait Real:
     + Send
     + Sync
     + simd::Registers
+    + built::Built
     + 'static
 {
     /// Zero.

@@ -65,16 +65,20 @@ pub(crate) fn largest<T: Real>(row: &[T]) -> T {
 /// # Panics
 /// When rows do not fill the slice.
 pub fn softmax<T: Real>(data: &mut [T], cols: usize) {
+    T::softmax(Isa::best(), data, cols);
+}
+
+pub(crate) fn softmax_on<T: Real>(isa: Isa, data: &mut [T], cols: usize) {
     check(data.len(), cols);
     let (size, parts) = cut(data.len() / cols.max(1), cols);
     let to = Raw::of_mut(data);
     let rows = data.len() / cols.max(1);
     each(parts, parts == 1, |p| {
         let (first, last) = (p * size, rows.min((p + 1) * size));
-        // SAFETY: parts are disjoint; an available instruction set.
+        // SAFETY: parts are disjoint; callers pass an available instruction set.
         unsafe {
             let data = std::slice::from_raw_parts_mut(to.get().add(first * cols), (last - first) * cols);
-            Isa::best().run(Softmax { data, cols });
+            isa.run(Softmax { data, cols });
         }
     });
 }
@@ -101,6 +105,10 @@ impl<T: Real> Kernel<T> for Softmax<'_, T> {
 /// # Panics
 /// When lengths differ or rows do not fill them.
 pub fn softmax_backward<T: Real>(p: &[T], g: &[T], cols: usize, to: &mut [T]) {
+    T::softmax_backward(Isa::best(), p, g, cols, to);
+}
+
+pub(crate) fn softmax_backward_on<T: Real>(isa: Isa, p: &[T], g: &[T], cols: usize, to: &mut [T]) {
     check(p.len(), cols);
     assert!(p.len() == g.len() && p.len() == to.len(), "as many numbers everywhere");
     let rows = p.len() / cols.max(1);
@@ -108,10 +116,10 @@ pub fn softmax_backward<T: Real>(p: &[T], g: &[T], cols: usize, to: &mut [T]) {
     let to = Raw::of_mut(to);
     each(parts, parts == 1, |part| {
         let (first, last) = (part * size * cols, rows.min((part + 1) * size) * cols);
-        // SAFETY: parts are disjoint; an available instruction set.
+        // SAFETY: parts are disjoint; callers pass an available instruction set.
         unsafe {
             let to = std::slice::from_raw_parts_mut(to.get().add(first), last - first);
-            Isa::best().run(SoftmaxBackward { p: &p[first..last], g: &g[first..last], cols, to });
+            isa.run(SoftmaxBackward { p: &p[first..last], g: &g[first..last], cols, to });
         }
     });
 }
@@ -178,6 +186,10 @@ pub fn two_column_sums<T: Real, const I: usize, const J: usize>(
 /// # Panics
 /// When rows do not fill the matrix.
 pub fn column_moments<T: Real>(x: &[T], cols: usize) -> (Vec<f64>, Vec<f64>) {
+    T::column_moments(x, cols)
+}
+
+pub(crate) fn column_moments_of<T: Real>(x: &[T], cols: usize) -> (Vec<f64>, Vec<f64>) {
     let [sums, inner, outer] = blockwise(x.len(), cols, 4 * BLOCK, |rows, [sums, inner, outer]: [&mut [f64]; 3]| {
         let n = rows.len() as f64;
         let mut own = vec![0.0; cols];
@@ -320,7 +332,7 @@ pub fn update_columns<T: Real, const I: usize, const J: usize>(
     let to = Raw::of_mut(to);
     each(parts, parts == 1, |p| {
         let (first, last) = (p * size * cols, rows.min((p + 1) * size) * cols);
-        // SAFETY: parts are disjoint; an available instruction set.
+        // SAFETY: parts are disjoint; callers pass an available instruction set.
         unsafe {
             let to = std::slice::from_raw_parts_mut(to.get().add(first), last - first);
             Isa::best().run(UpdateColumns { matrices: matrices.map(|m| &m[first..last]), vectors, to, f });
@@ -366,6 +378,17 @@ pub fn layer_norm<T: Real>(
     mean: &mut [T],
     rate: &mut [T],
 ) {
+    T::layer_norm(Isa::best(), x, [gain, offset], epsilon, y, [mean, rate]);
+}
+
+pub(crate) fn layer_norm_on<T: Real>(
+    isa: Isa,
+    x: &[T],
+    [gain, offset]: [&[T]; 2],
+    epsilon: f64,
+    y: &mut [T],
+    [mean, rate]: [&mut [T]; 2],
+) {
     let cols = gain.len();
     check(x.len(), cols);
     let rows = x.len() / cols.max(1);
@@ -374,9 +397,9 @@ pub fn layer_norm<T: Real>(
     let (y, mean, rate) = (Raw::of_mut(y), Raw::of_mut(mean), Raw::of_mut(rate));
     each(parts, parts == 1, |p| {
         let (first, last) = (p * size, rows.min((p + 1) * size));
-        // SAFETY: parts are disjoint; an available instruction set.
+        // SAFETY: parts are disjoint; callers pass an available instruction set.
         unsafe {
-            Isa::best().run(LayerNorm {
+            isa.run(LayerNorm {
                 x: &x[first * cols..last * cols],
                 gain,
                 offset,
@@ -421,6 +444,17 @@ impl<T: Real> Kernel<T> for LayerNorm<'_, T> {
 /// # Panics
 /// When lengths do not fit.
 pub fn layer_norm_backward<T: Real>(x: &[T], g: &[T], gain: &[T], mean: &[T], rate: &[T], dx: &mut [T]) {
+    T::layer_norm_backward(Isa::best(), x, g, gain, [mean, rate], dx);
+}
+
+pub(crate) fn layer_norm_backward_on<T: Real>(
+    isa: Isa,
+    x: &[T],
+    g: &[T],
+    gain: &[T],
+    [mean, rate]: [&[T]; 2],
+    dx: &mut [T],
+) {
     let cols = gain.len();
     check(x.len(), cols);
     let rows = x.len() / cols.max(1);
@@ -429,9 +463,9 @@ pub fn layer_norm_backward<T: Real>(x: &[T], g: &[T], gain: &[T], mean: &[T], ra
     let dx = Raw::of_mut(dx);
     each(parts, parts == 1, |p| {
         let (first, last) = (p * size, rows.min((p + 1) * size));
-        // SAFETY: parts are disjoint; an available instruction set.
+        // SAFETY: parts are disjoint; callers pass an available instruction set.
         unsafe {
-            Isa::best().run(LayerNormBackward {
+            isa.run(LayerNormBackward {
                 x: &x[first * cols..last * cols],
                 g: &g[first * cols..last * cols],
                 gain,
@@ -448,12 +482,22 @@ pub fn layer_norm_backward<T: Real>(x: &[T], g: &[T], gain: &[T], mean: &[T], ra
 /// # Panics
 /// When lengths do not fit.
 pub fn layer_norm_sums<T: Real>(x: &[T], g: &[T], mean: &[T], rate: &[T], cols: usize) -> (Vec<f64>, Vec<f64>) {
+    T::layer_norm_sums(Isa::best(), x, g, [mean, rate], cols)
+}
+
+pub(crate) fn layer_norm_sums_on<T: Real>(
+    isa: Isa,
+    x: &[T],
+    g: &[T],
+    [mean, rate]: [&[T]; 2],
+    cols: usize,
+) -> (Vec<f64>, Vec<f64>) {
     check(x.len(), cols);
     let rows = x.len() / cols.max(1);
     assert!(g.len() == x.len() && mean.len() == rows && rate.len() == rows, "shapes differ");
     let [gain, offset] = blockwise(x.len(), cols, BLOCK, |rows, [gains, offsets]| {
         // SAFETY: an available instruction set.
-        unsafe { Isa::best().run(LayerNormSums { x, g, mean, rate, rows, cols, gains, offsets }) }
+        unsafe { isa.run(LayerNormSums { x, g, mean, rate, rows, cols, gains, offsets }) }
     });
     (gain, offset)
 }

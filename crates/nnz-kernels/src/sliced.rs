@@ -127,10 +127,10 @@ impl<T: Real> Sliced<T> {
     /// # Panics
     /// When a slice does not have its shape.
     pub fn apply(&self, batch: usize, x: &[T], bias: Option<&[T]>, y: &mut [T]) {
-        self.apply_on(Isa::best(), batch, x, bias, y);
+        T::sliced(self, Isa::best(), batch, x, bias, y);
     }
 
-    fn apply_on(&self, isa: Isa, batch: usize, x: &[T], bias: Option<&[T]>, y: &mut [T]) {
+    pub(crate) fn apply_on(&self, isa: Isa, batch: usize, x: &[T], bias: Option<&[T]>, y: &mut [T]) {
         fits(batch, [self.rows, self.cols], x, bias, y);
         if y.is_empty() {
             return;

@@ -52,12 +52,16 @@ impl<T: Real> Tiled<T> {
     /// # Panics
     /// When `rows` has another length.
     pub fn copy_from_rows(&mut self, rows: &[T]) {
+        T::tile(self, Isa::best(), rows);
+    }
+
+    pub(crate) fn tile_on(&mut self, isa: Isa, rows: &[T]) {
         assert_eq!(rows.len(), self.batch * self.features, "rows of [{}, {}]", self.batch, self.features);
         let (batch, features) = (self.batch, self.features);
         self.blocks(|b0, width, f0, block| {
             let wide = (batch - b0).min(width);
             let many = block.len() / width;
-            transpose(Isa::best(), wide, many, (&rows[b0 * features + f0..], features), (block, width));
+            transpose(isa, wide, many, (&rows[b0 * features + f0..], features), (block, width));
             if wide < width {
                 block.chunks_exact_mut(width).for_each(|line| line[wide..].fill(T::ZERO));
             }
@@ -69,6 +73,10 @@ impl<T: Real> Tiled<T> {
     /// # Panics
     /// When `rows` has another length.
     pub fn to_rows(&self, rows: &mut [T]) {
+        T::untile(self, Isa::best(), rows);
+    }
+
+    pub(crate) fn untile_on(&self, isa: Isa, rows: &mut [T]) {
         assert_eq!(rows.len(), self.batch * self.features, "rows of [{}, {}]", self.batch, self.features);
         if self.features == 0 {
             return;
@@ -80,7 +88,7 @@ impl<T: Real> Tiled<T> {
             for f0 in (0..self.features).step_by(TILE) {
                 let many = TILE.min(self.features - f0);
                 let to = &mut rows[f0..];
-                transpose(Isa::best(), many, wide, (&tile[f0 * width..], width), (to, self.features));
+                transpose(isa, many, wide, (&tile[f0 * width..], width), (to, self.features));
             }
         };
         if rows.len() < 1 << 16 {
@@ -106,12 +114,16 @@ impl<T: Real> Tiled<T> {
     /// # Panics
     /// When `sums` does not have one number a feature.
     pub fn sum_batch(&self, sums: &mut [T]) {
+        T::sum_batch(self, Isa::best(), sums);
+    }
+
+    pub(crate) fn sum_batch_on(&self, isa: Isa, sums: &mut [T]) {
         assert_eq!(sums.len(), self.features, "sums");
         sums.fill(T::ZERO);
         for t in 0..self.tiles() {
             let width = self.width(t);
-            // SAFETY: an instruction set this machine has; a tile has a line of its width for each feature.
-            unsafe { Isa::best().dividing::<T>(width).run(SumLines { tile: self.tile(t), width, sums: &mut *sums }) }
+            // SAFETY: callers pass an available instruction set; a tile has a line of its width for each feature.
+            unsafe { isa.dividing::<T>(width).run(SumLines { tile: self.tile(t), width, sums: &mut *sums }) }
         }
     }
 

@@ -112,7 +112,7 @@ impl Floats {
 
 /// `[batch, rows, cols]` to `[batch, cols, rows]`.
 fn turned(x: &Tensor<f32>, batch: usize, rows: usize, cols: usize) -> Tensor<f32> {
-    if rows == 1 || cols == 1 {
+    if rows == 1 || cols == 1 || x.is_empty() {
         return x.clone();
     }
     Tensor::written(&[batch * rows * cols], |to| {

@@ -118,28 +118,38 @@ fn distance(from: usize, tail: &[usize], units: usize, exponent: f64) -> f64 {
     far
 }
 
+/// ln of e^(-(ln k - μ)² / 2 σ²) / k.
+fn weight(k: f64, mu: f64, sigma: f64) -> f64 {
+    -((k.ln() - mu).powi(2) / (2.0 * sigma * sigma)) - k.ln()
+}
+
+/// ln of their sum over k ≥ from.
+fn log_normal_sum(from: usize, mu: f64, sigma: f64) -> f64 {
+    // As wide as three of them lie apart, terms are as good as their integral.
+    let to = ((3.0 / sigma) as usize).clamp(from + 20, from + SUMMED);
+    // Scaled by the largest term, which may be tiny far from the mode.
+    let head: Vec<f64> = (from..to).map(|k| weight(k as f64, mu, sigma)).collect();
+    let top = head.iter().copied().fold(f64::NEG_INFINITY, f64::max);
+    let head: f64 = head.iter().map(|w| (w - top).exp()).sum();
+    let end = to as f64 - 0.5;
+    let z = (end.ln() - mu) / sigma;
+    let slope = -(z / sigma + 1.0) / end * (weight(end, mu, sigma) - top).exp();
+    let rest = sigma * std::f64::consts::TAU.sqrt() * upper(z) * (-top).exp() + slope / 24.0;
+    top + (head + if rest.is_finite() { rest.max(0.0) } else { 0.0 }).ln()
+}
+
 /// ln p(k) of the discrete log-normal of largest likelihood, by one golden section inside another.
 fn fit_log_normal(from: usize, tail: &[usize], units: usize) -> impl Fn(usize) -> f64 {
-    let weight = |k: f64, mu: f64, sigma: f64| -((k.ln() - mu).powi(2) / (2.0 * sigma * sigma)) - k.ln();
-    let normal = move |mu: f64, sigma: f64| {
-        let to = from + SUMMED;
-        // Scaled by the largest term, which may be tiny far from the mode.
-        let top = (from..to).map(|k| weight(k as f64, mu, sigma)).fold(f64::NEG_INFINITY, f64::max);
-        let head: f64 = (from..to).map(|k| (weight(k as f64, mu, sigma) - top).exp()).sum();
-        let z = ((to as f64 - 0.5).ln() - mu) / sigma;
-        let rest = sigma * (std::f64::consts::TAU).sqrt() * upper(z) * (-top).exp();
-        top + (head + if rest.is_finite() { rest } else { 0.0 }).ln()
-    };
     let (logs, squares) =
         (mean(from, tail, units, |k| (k as f64).ln()), mean(from, tail, units, |k| (k as f64).ln().powi(2)));
     let fit = move |mu: f64, sigma: f64| {
-        -(squares - 2.0 * mu * logs + mu * mu) / (2.0 * sigma * sigma) - logs - normal(mu, sigma)
+        -(squares - 2.0 * mu * logs + mu * mu) / (2.0 * sigma * sigma) - logs - log_normal_sum(from, mu, sigma)
     };
     let spread = (squares - logs * logs).max(1e-6).sqrt();
     let best_sigma = |mu: f64| maximum(0.05 * spread, 20.0 * spread, |sigma| fit(mu, sigma));
     let mu = maximum(logs - 30.0 * spread, logs + 3.0 * spread, |mu| fit(mu, best_sigma(mu)));
     let sigma = best_sigma(mu);
-    let total = normal(mu, sigma);
+    let total = log_normal_sum(from, mu, sigma);
     move |k| weight(k as f64, mu, sigma) - total
 }
 
@@ -191,6 +201,11 @@ mod tests {
     fn sums_and_functions_are_right() {
         assert!((zeta(2.0, 1) - std::f64::consts::PI.powi(2) / 6.0).abs() < 1e-7);
         assert!((zeta(3.0, 5) - (1.202_056_903 - 1.0 - 0.125 - 1.0 / 27.0 - 1.0 / 64.0)).abs() < 1e-8);
+        for (from, mu, sigma) in [(1, 0.0, 1.0), (1, 2.5, 0.4), (7, 3.0, 0.05), (40, 1.0, 1.5), (90, 4.0, 0.02)] {
+            let all: f64 = (from..2_000_000).map(|k| weight(k as f64, mu, sigma).exp()).sum();
+            let found = log_normal_sum(from, mu, sigma);
+            assert!((found - all.ln()).abs() < 1e-6, "{from} {mu} {sigma}: {found} for {}", all.ln());
+        }
         assert!((upper(0.0) - 0.5).abs() < 1e-9 && (upper(-1.0) - 0.841_344_746).abs() < 1e-6);
     }
 

@@ -1,5 +1,5 @@
+use crate::Real;
 use nnz_core::Rng;
-use nnz_kernels::Real;
 use serde::{Deserialize, Serialize};
 
 /// How training rows are changed each time they are read, in the order of the fields. All random numbers come from

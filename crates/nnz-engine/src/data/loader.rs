@@ -1,7 +1,7 @@
 use super::{Augment, Dataset, Result, order};
+use crate::Real;
 use crate::{Frame, Task, Tensor, ops};
 use nnz_core::Rng;
-use nnz_kernels::Real;
 use std::sync::Arc;
 
 /// What a network is to give for the rows of a batch.

@@ -1,6 +1,6 @@
 use super::{Context, Fit, Layer, LayerSpec};
+use crate::Real;
 use crate::{Result, Var, ops};
-use nnz_kernels::Real;
 use serde::{Deserialize, Serialize};
 
 /// max(x, 0)

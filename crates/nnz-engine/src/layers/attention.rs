@@ -1,7 +1,7 @@
 use super::{Context, Fit, Init, Layer, LayerSpec, ParamSpec, describe};
+use crate::Real;
 use crate::ops::{self, AttentionMask};
 use crate::{Result, Var};
-use nnz_kernels::Real;
 use serde::{Deserialize, Serialize};
 
 /// Multi-head self-attention over `[length, width]`: four matrices `NAME.query`, `.key`, `.value`, `.output`. With a

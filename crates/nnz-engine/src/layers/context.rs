@@ -1,10 +1,10 @@
 use super::{Layer, LayerSpec};
+use crate::Real;
 use crate::model::Pass;
 use crate::ops::{self, KvCache, Stage, Then, Window};
 use crate::tape::recording;
 use crate::{Connections, Layout, Param, Result, Tensor, Var};
 use nnz_core::Rng;
-use nnz_kernels::Real;
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, MutexGuard};
 

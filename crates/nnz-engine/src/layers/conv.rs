@@ -1,8 +1,8 @@
 use super::linear::{is_yes, yes};
 use super::{Context, Fit, Init, Layer, LayerSpec, ParamSpec, describe};
+use crate::Real;
 use crate::ops::{self, Window};
 use crate::{Result, Var};
-use nnz_kernels::Real;
 use serde::{Deserialize, Serialize};
 
 fn one() -> usize {

@@ -1,6 +1,6 @@
 use super::{Context, Fit, Layer, LayerSpec, ParamSpec, describe};
+use crate::Real;
 use crate::{Error, Result, Var, ops};
-use nnz_kernels::Real;
 use serde::{Deserialize, Serialize};
 
 /// A vector for every token: numbers `[length]` to `[length, width]`. Inputs must be whole numbers below the vocabulary.

@@ -1,7 +1,7 @@
 use super::{Context, Fit, Init, Layer, LayerSpec, ParamSpec, describe};
+use crate::Real;
 use crate::ops;
 use crate::{Connections, Error, Result, Tensor, Var};
-use nnz_kernels::Real;
 use serde::{Deserialize, Serialize};
 
 /// A graph convolutional network over all nodes of one graph (Kipf & Welling 2017, arXiv:1609.02907):

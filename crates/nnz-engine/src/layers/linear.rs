@@ -1,6 +1,6 @@
 use super::{Context, Fit, Init, Layer, LayerSpec, ParamSpec, describe};
+use crate::Real;
 use crate::{Result, Var};
-use nnz_kernels::Real;
 use serde::{Deserialize, Serialize};
 
 pub(super) fn yes() -> bool {

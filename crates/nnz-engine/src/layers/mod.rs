@@ -17,8 +17,8 @@ mod residual;
 mod sample;
 mod upsample;
 
+use crate::Real;
 use crate::{Result, Var};
-use nnz_kernels::Real;
 use serde::{Deserialize, Serialize};
 
 pub use activation::{Activation, AllRelu, Function, Relu};

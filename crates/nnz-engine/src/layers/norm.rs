@@ -1,6 +1,6 @@
 use super::{Context, Fit, Init, Layer, LayerSpec, ParamSpec, Statistics, describe};
+use crate::Real;
 use crate::{Result, Var, ops};
-use nnz_kernels::Real;
 use serde::{Deserialize, Serialize};
 
 fn same(name: &str, width: usize, input: &[usize]) -> Fit<Vec<usize>> {

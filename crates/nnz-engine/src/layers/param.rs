@@ -1,5 +1,5 @@
+use crate::Real;
 use nnz_core::{Rng, Shape};
-use nnz_kernels::Real;
 use serde::{Deserialize, Serialize};
 
 /// What a parameter is for.

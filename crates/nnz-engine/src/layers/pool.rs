@@ -1,7 +1,7 @@
 use super::{Context, Fit, Layer, LayerSpec, describe};
+use crate::Real;
 use crate::ops::{self, Window};
 use crate::{Result, Var};
-use nnz_kernels::Real;
 use serde::{Deserialize, Serialize};
 
 fn pooled(window: Window, input: &[usize]) -> Fit<Vec<usize>> {

@@ -1,6 +1,6 @@
 use super::{Context, Fit, Init, Layer, LayerSpec, ParamSpec, describe};
+use crate::Real;
 use crate::{Result, Tensor, Var, ops};
-use nnz_kernels::Real;
 use serde::{Deserialize, Serialize};
 
 /// The step of a recurrent layer; see [`crate::ops`] for their equations.

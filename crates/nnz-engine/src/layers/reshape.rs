@@ -1,6 +1,6 @@
 use super::{Context, Fit, Layer, LayerSpec, describe};
+use crate::Real;
 use crate::{Result, Var, ops};
-use nnz_kernels::Real;
 use serde::{Deserialize, Serialize};
 
 /// Everything but the batch folded into one axis.

@@ -1,6 +1,6 @@
 use super::{Context, Fit, Layer, LayerSpec, ParamSpec, chain_causal, chain_output, chain_resized, describe};
+use crate::Real;
 use crate::{Result, Var, ops};
-use nnz_kernels::Real;
 use serde::{Deserialize, Serialize};
 
 /// body(x) + shortcut(x) (He et al. 2015, arXiv:1512.03385); an empty shortcut is x itself.

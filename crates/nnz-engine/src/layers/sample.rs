@@ -1,6 +1,6 @@
 use super::{Context, Fit, Layer, LayerSpec, describe};
+use crate::Real;
 use crate::{Result, Var, ops};
-use nnz_kernels::Real;
 use serde::{Deserialize, Serialize};
 
 /// A normal number for every pair of a mean and a logarithm of a variance: `[.., 2 n]`, means first, to `[.., n]`. In

@@ -1,6 +1,6 @@
 use super::{Context, Fit, Layer, LayerSpec, describe};
+use crate::Real;
 use crate::{Result, Var, ops};
-use nnz_kernels::Real;
 use serde::{Deserialize, Serialize};
 
 /// Lines, pictures or volumes made larger: every pixel repeated, or linear interpolation between their centres.

@@ -1,8 +1,8 @@
 //! Sums, products and reshapes. Two operands broadcast by NumPy's rule.
 
 use super::shape;
+use crate::Real;
 use crate::{Tensor, Var};
-use nnz_kernels::Real;
 
 /// Sums a gradient back to the shape of the operand that was broadcast.
 fn back<T: Real>(g: Var<T>, to: &[usize]) -> Option<Var<T>> {

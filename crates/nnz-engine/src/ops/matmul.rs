@@ -1,8 +1,9 @@
 //! Dense matrix products.
 
 use super::{column_sums, reshape, sum_rows};
+use crate::Real;
 use crate::{Tensor, Var};
-use nnz_kernels::{self as kernels, Real, Start};
+use nnz_kernels::{self as kernels, Start};
 use rayon::prelude::*;
 
 /// op(A) op(B), where op transposes when asked; matrices `[m, k]`, `[k, n]`.

@@ -23,8 +23,8 @@ mod softmax;
 mod sparse;
 mod window;
 
+use crate::Real;
 use crate::{Tensor, Var};
-use nnz_kernels::Real;
 use std::sync::Arc;
 
 /// Sum over all axes but the last, block by block in f64.

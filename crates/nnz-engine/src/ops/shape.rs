@@ -1,7 +1,7 @@
 //! Walks over strided views of contiguous arrays.
 
+use crate::Real;
 use crate::Tensor;
-use nnz_kernels::Real;
 
 /// The shape two operands broadcast to (NumPy's rule: align at the end, an extent of one repeats).
 ///

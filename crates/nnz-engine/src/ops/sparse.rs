@@ -1,10 +1,11 @@
 //! Products of a matrix stored as values at connections. Values lie in plan order.
 
 use super::{add_bias, pick, relu, reshape};
+use crate::Real;
 use crate::tape::{is_recording, recording};
 use crate::{Connections, Tensor, Var};
 use nnz_core::{Topology, Zero};
-use nnz_kernels::{self as kernels, Csr, Real, TILE, Tiled, elementwise};
+use nnz_kernels::{self as kernels, Csr, TILE, Tiled, elementwise};
 use rayon::prelude::*;
 use std::sync::{Arc, Mutex};
 

@@ -24,7 +24,7 @@ struct Case {
 }
 
 fn cases() -> BTreeMap<String, Case> {
-    serde_json::from_str(include_str!("../../../goldens/ops.json")).unwrap()
+    serde_json::from_str(include_str!("../../../../goldens/ops.json")).unwrap()
 }
 
 fn tensor<T: Real>(n: &Numbers) -> Tensor<T> {

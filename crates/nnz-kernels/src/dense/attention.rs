@@ -89,12 +89,16 @@ impl Attention<'_> {
     /// # Panics
     /// When lengths are not those of the shape.
     pub fn forward<T: Real>(&self, q: &[T], k: &[T], v: &[T], y: &mut [T], log_sums: &mut [T]) {
+        T::attention(self, Isa::best(), [q, k, v], y, log_sums);
+    }
+
+    pub(crate) fn forward_on<T: Real>(&self, isa: Isa, [q, k, v]: [&[T]; 3], y: &mut [T], log_sums: &mut [T]) {
         self.check(q, k, v, y, log_sums);
         if y.is_empty() || k.is_empty() || q.is_empty() {
             y.fill(T::ZERO);
             return;
         }
-        let micros = Micros::new::<T>(Isa::best());
+        let micros = Micros::new::<T>(isa);
         let (to, sums) = (Raw::of_mut(y), Raw::of_mut(log_sums));
         let width = self.heads * self.value_width;
         each(self.batch * self.heads, self.small(), |i| {
@@ -109,7 +113,7 @@ impl Attention<'_> {
                         self.scores(micros, &head, first, last, keys, scores);
                         let sums =
                             std::slice::from_raw_parts_mut(sums.get().add(i * self.queries + first), last - first);
-                        Isa::best().run(Weights {
+                        isa.run(Weights {
                             of: self,
                             head: &head,
                             first,
@@ -170,13 +174,24 @@ impl Attention<'_> {
         g: &[T],
         (dq, dk, dv): (&mut [T], &mut [T], &mut [T]),
     ) {
+        T::attention_backward(self, Isa::best(), [q, k, v], [y, log_sums], g, [dq, dk, dv]);
+    }
+
+    pub(crate) fn backward_on<T: Real>(
+        &self,
+        isa: Isa,
+        [q, k, v]: [&[T]; 3],
+        [y, log_sums]: [&[T]; 2],
+        g: &[T],
+        [dq, dk, dv]: [&mut [T]; 3],
+    ) {
         self.check(q, k, v, y, log_sums);
         self.check(dq, dk, dv, g, log_sums);
         if y.is_empty() || k.is_empty() || q.is_empty() {
             [dq, dk, dv].into_iter().for_each(|d| d.fill(T::ZERO));
             return;
         }
-        let micros = Micros::new::<T>(Isa::best());
+        let micros = Micros::new::<T>(isa);
         let (to_q, to_k, to_v) = (Raw::of_mut(dq), Raw::of_mut(dk), Raw::of_mut(dv));
         let share = self.heads / self.groups;
         let (qs, ks, vs, ys) = (
@@ -205,7 +220,7 @@ impl Attention<'_> {
                         self.scores(micros, &head, first, last, keys, weights);
                         let sums = Sums::Known(&log_sums[(b * self.heads + h) * self.queries + first..][..m]);
                         let scores = &mut *weights;
-                        Isa::best().run(Weights { of: self, head: &head, first, queries: m, keys, scores, sums });
+                        isa.run(Weights { of: self, head: &head, first, queries: m, keys, scores, sums });
                         let dy = View { at: Raw::of(&g[rows..]), rs: ys, cs: 1 };
                         let p_t = View { at: Raw::of(weights), rs: 1, cs: keys };
                         let c = to_v.get().add(b * self.keys * vs + group * self.value_width);
@@ -215,7 +230,7 @@ impl Attention<'_> {
                         let c = slopes.as_mut_ptr();
                         Block { micros, m, n: keys, k: self.value_width, a: dy, b: v_t, c, ldc: keys }
                             .run(&|_| Begin::Zero);
-                        Isa::best().run(Slopes { of: self, weights, slopes, y: &y[rows..], g: &g[rows..], keys, m });
+                        isa.run(Slopes { of: self, weights, slopes, y: &y[rows..], g: &g[rows..], keys, m });
                         let s = View { at: Raw::of(slopes), rs: keys, cs: 1 };
                         let c = to_q.get().add((b * self.queries + first) * qs + h * self.width);
                         Block { micros, m, n: self.width, k: keys, a: s, b: head.k, c, ldc: qs }.run(&|_| Begin::Zero);

@@ -97,10 +97,10 @@ impl Conv {
     /// # Panics
     /// When lengths are not those of the shape.
     pub fn forward<T: Real>(&self, x: &[T], w: &[T], bias: Option<&[T]>, y: &mut [T]) {
-        self.forward_on(Isa::best(), x, w, bias, y);
+        T::conv(self, Isa::best(), x, w, bias, y);
     }
 
-    fn forward_on<T: Real>(&self, isa: Isa, x: &[T], w: &[T], bias: Option<&[T]>, y: &mut [T]) {
+    pub(crate) fn forward_on<T: Real>(&self, isa: Isa, x: &[T], w: &[T], bias: Option<&[T]>, y: &mut [T]) {
         self.check(x, w, y);
         assert!(bias.is_none_or(|b| b.len() == self.filters), "a bias of one number a filter");
         if y.is_empty() {
@@ -143,10 +143,10 @@ impl Conv {
     /// # Panics
     /// When lengths are not those of the shape.
     pub fn backward_input<T: Real>(&self, dy: &[T], w: &[T], dx: &mut [T]) {
-        self.backward_input_on(Isa::best(), dy, w, dx);
+        T::conv_input(self, Isa::best(), dy, w, dx);
     }
 
-    fn backward_input_on<T: Real>(&self, isa: Isa, dy: &[T], w: &[T], dx: &mut [T]) {
+    pub(crate) fn backward_input_on<T: Real>(&self, isa: Isa, dy: &[T], w: &[T], dx: &mut [T]) {
         self.check(dx, w, dy);
         if dx.is_empty() {
             return;
@@ -225,10 +225,10 @@ impl Conv {
     /// # Panics
     /// When lengths are not those of the shape.
     pub fn backward_weight<T: Real>(&self, x: &[T], dy: &[T], dw: &mut [T]) {
-        self.backward_weight_on(Isa::best(), x, dy, dw);
+        T::conv_weight(self, Isa::best(), x, dy, dw);
     }
 
-    fn backward_weight_on<T: Real>(&self, isa: Isa, x: &[T], dy: &[T], dw: &mut [T]) {
+    pub(crate) fn backward_weight_on<T: Real>(&self, isa: Isa, x: &[T], dy: &[T], dw: &mut [T]) {
         self.check(x, dw, dy);
         if dw.is_empty() {
             return;

@@ -45,11 +45,11 @@ pub fn gemm<T: Real>(
     c: &mut [T],
     ldc: usize,
 ) {
-    gemm_on(Isa::best(), m, n, k, a, (rsa, csa), b, (rsb, csb), start, c, ldc);
+    T::gemm(Isa::best(), m, n, k, a, (rsa, csa), b, (rsb, csb), start, c, ldc);
 }
 
 #[allow(clippy::too_many_arguments)]
-fn gemm_on<T: Real>(
+pub(crate) fn gemm_on<T: Real>(
     isa: Isa,
     m: usize,
     n: usize,

@@ -11,6 +11,10 @@ use crate::{Isa, Real};
 /// # Panics
 /// When lengths are not those of the shape, a window sees only padding, or positions do not fit 32 bits.
 pub fn max_pool<T: Real>(shape: &Conv, x: &[T], y: &mut [T], at: &mut [u32]) {
+    T::max_pool(shape, Isa::best(), x, y, at);
+}
+
+pub(crate) fn max_pool_on<T: Real>(shape: &Conv, isa: Isa, x: &[T], y: &mut [T], at: &mut [u32]) {
     let Conv { batch, size, channels, kernel, stride, padding, dilation, .. } = *shape;
     let out = shape.output();
     let (inputs, outputs) = (size.iter().product::<usize>() * channels, out.iter().product::<usize>() * channels);
@@ -35,12 +39,12 @@ pub fn max_pool<T: Real>(shape: &Conv, x: &[T], y: &mut [T], at: &mut [u32]) {
                 }
             }
             assert!(!under.is_empty(), "a window of {shape:?} sees only padding");
-            // SAFETY: pixels are disjoint; an available instruction set.
+            // SAFETY: pixels are disjoint; callers pass an available instruction set.
             unsafe {
                 let first = b * outputs + p * channels;
                 let y = std::slice::from_raw_parts_mut(y.get().add(first), channels);
                 let at = std::slice::from_raw_parts_mut(at.get().add(first), channels);
-                Isa::best().run(Pixel { x, under: &under, y, at });
+                isa.run(Pixel { x, under: &under, y, at });
             }
         }
     });

@@ -1,4 +1,4 @@
-use crate::check::*;
+use super::check::*;
 use nnz_engine::{Var, ops};
 
 #[test]

@@ -1,4 +1,4 @@
-use crate::check::*;
+use super::check::*;
 use nnz_engine::ops::{self, AttentionMask, KvCache};
 use nnz_engine::{Tensor, Var};
 

@@ -1,6 +1,6 @@
 //! Empty batches and extents of one, op by op: values, first and second derivatives, and no number that is not finite.
 
-use crate::check::*;
+use super::check::*;
 use nnz_core::{Rng, Topology};
 use nnz_engine::ops::{self, AttentionMask, Window};
 use nnz_engine::tape::TapeError;

@@ -1,4 +1,4 @@
-use crate::check::*;
+use super::check::*;
 use nnz_core::{Pattern, Rng, Shape};
 use nnz_engine::ops::{Stage, Then};
 use nnz_engine::{Connections, Tensor, Var, ops};
