@@ -124,7 +124,8 @@ fn what_cannot_be_pruned_is_said() {
     assert!(why("bert", "wanda", "density = 0.5").contains("give a text with --calibrate"));
     assert!(why("plain.pth", "sparsegpt", "density = 0.5").contains("give pictures with --calibrate"));
     assert!(why("bert", "snip", "density = 0.5").contains("snip"));
-    assert!(why("bert", "essential-sparsity", "").contains("more than remove weights"));
+    assert!(why("bert", "essential-sparsity", "").contains("--method magnitude --density 0.5"));
+    assert!(why("bert", "imp", "density = 0.5").contains("rounds"));
 }
 
 /// Networks that nnz trains, of fresh weights.

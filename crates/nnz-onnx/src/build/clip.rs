@@ -78,11 +78,12 @@ pub(super) fn build(archive: &Archive) -> Result<Built> {
     net.output(&logits, "logits_per_image", &[None, None]);
     net.output(&texts, "text_embeds", &[None, Some(common)]);
     net.output(&pictures, "image_embeds", &[None, Some(common)]);
-    let pictures = Pictures {
-        shape: [channels, size, size],
-        mean: vec![0.481_454_66, 0.457_827_5, 0.408_210_73],
-        deviation: vec![0.268_629_54, 0.261_302_6, 0.275_777_1],
-    };
+    let mut pictures = Pictures { cubic: true, ..Pictures::even(channels, size, 0.5, 0.5) };
+    if channels == 3 {
+        pictures.mean = vec![0.481_454_66, 0.457_827_5, 0.408_210_73];
+        pictures.deviation = vec![0.268_629_54, 0.261_302_6, 0.275_777_1];
+    }
+    let pictures = pictures.prepared(archive)?;
     let reads = Reads::Both { vocabulary, context, pictures };
     Ok(Built { graph: net.graph, family: "CLIP", reads, classes: Vec::new(), notes: Vec::new() })
 }
