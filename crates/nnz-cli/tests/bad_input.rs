@@ -434,6 +434,12 @@ fn damaged_networks_of_other_programs() {
     put(d, "vit/preprocessor_config.json", r#"{"image_mean": [0.5], "resample": 2}"#);
     all_refuse(d, "vit", "pictures/same.png", &["preprocessor_config.json", "image_mean", "3 channels"]);
 
+    // Sizes that are left out are those of the first CLIP.
+    let config = std::fs::read_to_string(d.join("clip/config.json")).unwrap();
+    put(d, "clip/config.json", config.replacen("\"hidden_size\": 16,", "", 1));
+    all_refuse(d, "clip", "pictures/same.png", &["is [60, 16], but the network needs [60, 512]"]);
+    put(d, "clip/config.json", config);
+
     // Texts and pictures that do not go in.
     let long = std::fs::read_to_string(d.join("bert/tokenizer.json")).unwrap().replace("\"<57>\": 57", "\"<57>\": 61");
     assert!(long.contains("61"));

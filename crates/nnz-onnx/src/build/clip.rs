@@ -3,10 +3,19 @@
 use super::vit::{patches, preceded};
 use super::*;
 
+/// Sizes of a tower, which a configuration may leave out where they are those of the first models.
+const KEYS: [&str; 4] = ["hidden_size", "num_hidden_layers", "num_attention_heads", "intermediate_size"];
+const TEXT: [usize; 4] = [512, 12, 8, 2048];
+const VISION: [usize; 4] = [768, 12, 12, 3072];
+
 pub(super) fn build(archive: &Archive) -> Result<Built> {
     let whole = config(archive);
-    let part = |key: &str| Config { archive, json: &whole.json[key] };
-    let (text, vision) = (part("text_config"), part("vision_config"));
+    let [text, vision] = [("text_config", TEXT), ("vision_config", VISION)].map(|(key, sizes)| {
+        let mut json: serde_json::Map<_, _> = KEYS.iter().zip(sizes).map(|(k, n)| ((*k).into(), n.into())).collect();
+        json.extend(whole.json[key].as_object().cloned().unwrap_or_default());
+        serde_json::Value::Object(json)
+    });
+    let [text, vision] = [&text, &vision].map(|json| Config { archive, json });
     let common = whole.size_or("projection_dim", 512)?;
     let mut net = Net::new(archive, "clip");
 
