@@ -418,6 +418,15 @@ fn alike(a: &[(String, f64)], b: &[(String, f64)], within: f64) -> bool {
     a.len() == b.len() && a.iter().zip(b).all(|(a, b)| a.0 == b.0 && (a.1 - b.1).abs() < within)
 }
 
+/// `nnz bench`, which measures the machine once in a folder of its own: what was measured changes what training chooses.
+fn bench_of(dir: &Path, line: &str) -> String {
+    let cache = Path::new(env!("CARGO_TARGET_TMPDIR")).join("measured");
+    let mut command = Command::new(env!("CARGO_BIN_EXE_nnz"));
+    let out = command.current_dir(dir).env("NNZ_CACHE", &cache).arg("bench").args(line.split(' ')).output().unwrap();
+    assert!(out.status.success(), "nnz bench {line}: {}", text(&out.stderr));
+    text(&out.stdout)
+}
+
 #[test]
 fn networks_of_other_programs_are_asked_listed_and_timed() {
     let dir = tempfile::tempdir().unwrap();
@@ -462,18 +471,11 @@ fn networks_of_other_programs_are_asked_listed_and_timed() {
     assert_eq!(named("classifier.weight")["shape"], serde_json::json!([3, 16]));
     assert!(succeed(d, "inspect resnet18.pth").contains("layer4.1.conv2.weight"));
 
-    let cache = Path::new(env!("CARGO_TARGET_TMPDIR")).join("measured");
-    let bench = |line: &str| {
-        let mut command = Command::new(env!("CARGO_BIN_EXE_nnz"));
-        let out = command.current_dir(d).env("NNZ_CACHE", &cache).args(line.split(' ')).output().unwrap();
-        assert!(out.status.success(), "nnz {line}: {}", text(&out.stderr));
-        text(&out.stdout)
-    };
-    let why = bench("bench vit --why");
+    let why = bench_of(d, "vit --why");
     assert!(why.contains("with every weight stored") && why.contains("dense wins from"), "{why}");
     let dense = "encoder.layer.1.intermediate.dense ";
     assert!(why.lines().any(|l| l.contains(dense) && l.contains("24x16")), "{why}");
-    let found: Value = serde_json::from_str(&bench("bench judge --batch 2 --json")).unwrap();
+    let found: Value = serde_json::from_str(&bench_of(d, "judge --batch 2 --json")).unwrap();
     assert_eq!((found["batch"].as_u64(), &found["density"]), (Some(2), &1.0.into()));
     let [layers, inputs] = ["layers", "inputs"].map(|k| found[k].as_array().unwrap().clone());
     // Two blocks of six matrices, a pooler and a classifier; texts are as long as the network reads.
@@ -692,6 +694,7 @@ fn clip_tells_which_text_fits_a_picture() {
     let said = succeed(d, "predict clip pictures/large.png --text cat --text 'a large dog'");
     assert!(said.lines().count() == 2 && said.contains("a large dog  ") && said.contains("        cat  "), "{said}");
 
+    assert!(bench_of(d, "clip").starts_with("a text of 12 tokens and a picture in "));
     // What is shown is what is pruned.
     let prune = |how: &str, output: &str| {
         let out = nnz(d, &format!("prune clip --density 0.5 --numbers f32 -o {output} --json {how}"));
@@ -712,8 +715,13 @@ fn clip_tells_which_text_fits_a_picture() {
     // Two blocks and one of six matrices, patches, and a projection each.
     for (how, output, towers, left) in [
         (format!("--method wanda {texts} {pictures}"), "both", [13, 8], ""),
-        (format!("--method sparsegpt {texts}"), "texts", [13, 0], "8 of 21 matrices stay dense"),
-        (format!("--method wanda {pictures}"), "pictures-only", [0, 8], "13 of 21 matrices stay dense"),
+        (format!("--method sparsegpt {texts}"), "texts", [13, 0], "8 of 21 matrices stay dense: they read pictures"),
+        (
+            format!("--method wanda {pictures}"),
+            "pictures-only",
+            [0, 8],
+            "13 of 21 matrices stay dense: they read texts",
+        ),
         ("--method magnitude --distribution uniform".into(), "neither", [13, 8], ""),
     ] {
         let (found, said) = prune(&how, output);

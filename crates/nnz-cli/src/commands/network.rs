@@ -260,9 +260,12 @@ pub fn bench(path: &Path, batch: usize, why: bool, ui: Ui) -> Result<ExitCode> {
             s if s >= 1.0 => format!("{s:.2}x faster than"),
             s => format!("{:.2}x SLOWER than", 1.0 / s),
         };
+        let text = format!("of {} tokens", TOKENS.min(network.context()));
         let what = match (&network.reads, batch) {
-            (Reads::Tokens { .. }, 1) => format!("a text of {} tokens", TOKENS.min(network.context())),
-            (Reads::Tokens { .. }, n) => format!("{n} texts of {} tokens", TOKENS.min(network.context())),
+            (Reads::Tokens { .. }, 1) => format!("a text {text}"),
+            (Reads::Tokens { .. }, n) => format!("{n} texts {text}"),
+            (Reads::Both { .. }, 1) => format!("a text {text} and a picture"),
+            (Reads::Both { .. }, n) => format!("{n} texts {text} and as many pictures"),
             (_, 1) => "a sample".into(),
             (_, n) => format!("{n} samples"),
         };

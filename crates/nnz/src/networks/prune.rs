@@ -150,6 +150,7 @@ pub fn prune(
     if matrices.is_empty() {
         return Err(Error::file(&network.path, "there is no matrix or kernel in it that could be pruned"));
     }
+    let pictures = samples.iter().flatten().any(|(name, _)| *name == "pixel_values");
     let (kept, singular) = {
         let all = All { network, matrices: matrices.clone() };
         let plan = Planned::new(&all, pruning)?;
@@ -174,9 +175,9 @@ pub fn prune(
     };
     if kept.len() < matrices.len() {
         let (less, all) = (matrices.len() - kept.len(), matrices.len());
+        let they = if pictures { "texts" } else { "pictures" };
         network.notes.push(format!(
-            "{less} of {all} matrices stay dense: nothing was given that they read; --calibrate takes a text and pictures, one \
-             after the other"
+            "{less} of {all} matrices stay dense: they read {they}, and none were given; give both, each with its own --calibrate"
         ));
     }
     let mut nonzeros = Vec::with_capacity(kept.len());
