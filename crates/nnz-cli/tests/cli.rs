@@ -114,6 +114,17 @@ fn a_trained_model_is_pruned_measured_and_asked() {
     assert_eq!(json(d, "eval small.safetensors --json"), after);
     succeed(d, "inspect small.safetensors --html page.html");
     assert!(std::fs::read_to_string(d.join("page.html")).unwrap().contains("fc1.weight"));
+    // Other programs get it as ONNX, of which nnz takes what it takes of theirs.
+    succeed(d, "convert small.safetensors -o net.onnx");
+    bring(d, &["pictures"]);
+    assert_eq!(classes(d, "net.onnx", "pictures/large.png").len(), 10);
+    let graph = json(d, "inspect net.onnx --json");
+    let density = |g: &Value| {
+        g["weights"].as_array().unwrap().iter().find(|w| w["name"] == "fc1.weight").unwrap()["density"].as_f64()
+    };
+    assert!(density(&graph) < Some(0.15) && density(&graph) > Some(0.0), "{graph}");
+    let again = json(d, "prune net.onnx --method magnitude --density 0.05 -o net-small.onnx --json");
+    assert!(again["density"].as_f64() < Some(0.06), "{again}");
     // Pruning to what is there already removes nothing, and says so.
     let more = nnz(d, "prune small.safetensors --method magnitude --density 0.2 -o more.safetensors");
     assert_eq!(more.status.code(), Some(2));
@@ -431,7 +442,7 @@ fn bench_of(dir: &Path, line: &str) -> String {
 fn networks_of_other_programs_are_asked_listed_and_timed() {
     let dir = tempfile::tempdir().unwrap();
     let d = dir.path();
-    bring(d, &["bert", "judge", "splade", "vit", "resnet18.pth", "pictures"]);
+    bring(d, &["bert", "clip", "judge", "splade", "vit", "resnet18.pth", "pictures"]);
     // The vector of a sentence has length one, and is the same for any number of threads.
     let vector = |threads: usize| {
         let found = json(d, &format!("predict bert 'a photo of a cat' --threads {threads} --json"));
@@ -471,6 +482,7 @@ fn networks_of_other_programs_are_asked_listed_and_timed() {
     assert_eq!(named("classifier.weight")["shape"], serde_json::json!([3, 16]));
     assert!(succeed(d, "inspect resnet18.pth").contains("layer4.1.conv2.weight"));
 
+    assert!(bench_of(d, "clip").starts_with("a text of 12 tokens and a picture in "));
     let why = bench_of(d, "vit --why");
     assert!(why.contains("with every weight stored") && why.contains("dense wins from"), "{why}");
     let dense = "encoder.layer.1.intermediate.dense ";
@@ -694,7 +706,6 @@ fn clip_tells_which_text_fits_a_picture() {
     let said = succeed(d, "predict clip pictures/large.png --text cat --text 'a large dog'");
     assert!(said.lines().count() == 2 && said.contains("a large dog  ") && said.contains("        cat  "), "{said}");
 
-    assert!(bench_of(d, "clip").starts_with("a text of 12 tokens and a picture in "));
     // What is shown is what is pruned.
     let prune = |how: &str, output: &str| {
         let out = nnz(d, &format!("prune clip --density 0.5 --numbers f32 -o {output} --json {how}"));
