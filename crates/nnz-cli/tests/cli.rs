@@ -741,6 +741,9 @@ fn clip_tells_which_text_fits_a_picture() {
         let changed = far(&answers(output, "pictures/large.png")[0].1, &answers("clip", "pictures/large.png")[0].1);
         assert!(changed > 1e-4, "{how}: {changed}");
     }
+    prune(&format!("--method wanda {texts} {pictures} --threads 3"), "threads");
+    let file = |folder: &str| std::fs::read(d.join(folder).join("model.safetensors")).unwrap();
+    assert!(file("both") == file("threads"), "bits do not depend on threads");
     for (line, says) in [
         ("predict clip pictures/large.png", "give two or more"),
         ("predict clip pictures/large.png --text cat", "give two or more"),

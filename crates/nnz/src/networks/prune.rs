@@ -59,7 +59,11 @@ impl All<'_> {
             kinds.entry(sample.iter().map(|(name, _)| *name).collect()).or_default().push(sample);
         }
         for (given, samples) in kinds {
-            let mut session = Session::plain(&part(&network.graph, &given), Budget::default())?;
+            // Only of two towers one can do without the other; elsewhere an input that is missing is an error.
+            let mut session = match network.reads {
+                Reads::Both { .. } => Session::plain(&part(&network.graph, &given), Budget::default())?,
+                _ => Session::plain(&network.graph, Budget::default())?,
+            };
             let mut states = samples.into_iter().map(|s| session.begin(s)).collect::<nnz_onnx::Result<Vec<_>>>()?;
             // Matrices that read the same, such as queries, keys and values, share their moments.
             let mut last: Option<(&str, usize, Moments)> = None;
@@ -116,8 +120,9 @@ fn part(graph: &Graph, given: &[&str]) -> Graph {
 }
 
 /// Prunes the matrices and kernels of a network, all but its head, and writes it: to an ONNX file when the name ends so, else to a
-/// folder. `samples` are inputs that methods weigh by, each a batch of its own; one that leaves inputs out weighs what can be
-/// computed from the others, and what no sample reaches stays dense, as a note says. `tick` hears of every matrix.
+/// folder. `samples` are inputs that methods weigh by, each a batch of its own; of a network of two towers one that leaves inputs
+/// out weighs what can be computed from the others, and what no sample reaches stays dense, as a note says. `tick` hears of every
+/// matrix.
 ///
 /// # Errors
 /// When the method asks for what is not measured here; when it needs samples and there are none; when something cannot be
