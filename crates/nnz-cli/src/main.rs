@@ -56,7 +56,7 @@ enum Command {
     Eval(commands::model::EvalArgs),
     /// What a model is made of: density, bytes, degrees, dead units, components, spectral gap
     Inspect(commands::model::InspectArgs),
-    /// Which class a model gives to a picture (PNG), or how a language model goes on with a text
+    /// What a model answers: the class of a picture or a row, the vector of a text, how a text goes on, which text fits a picture
     Predict(commands::model::PredictArgs),
     /// List the methods
     Methods(commands::methods::MethodsArgs),

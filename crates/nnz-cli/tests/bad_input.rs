@@ -91,6 +91,9 @@ fn names_numbers_and_combinations() {
     for (line, says) in [
         ("train good.csv --target answer --method rigel", &["did you mean `rigl`?", "`nnz methods` lists them"][..]),
         ("train mnist10q --method rigl", &["did you mean `mnist10k`?", "`nnz data list` lists them"]),
+        ("data get mnist10q", &["did you mean `mnist10k`?", "`nnz data list` lists them"]),
+        ("data get minilmm", &["did you mean `minilm`?", "`nnz data list` lists them"]),
+        ("data get", &["<NAME>", "Usage: nnz data get"]),
         (&format!("{t} --set evry=3"), &["did you mean `every`?"]),
         (&format!("{t} --desnity 0.1"), &["--desnity", "'--density'"]),
         ("trian mnist", &["trian", "'train'"]),
@@ -315,6 +318,189 @@ fn damaged_models_recipes_and_runs() {
     put(d, "run/recipe.toml", "title = 3");
     refused(d, "run run", &["recipe.toml, line 1"]);
     refused(d, "top run", &["recipe.toml, line 1"]);
+}
+
+/// A file or folder of the goldens, copied.
+fn bring(dir: &Path, from: &str, to: &str) {
+    let from = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../goldens").join(from);
+    if from.is_file() {
+        put(dir, to, std::fs::read(&from).unwrap());
+        return;
+    }
+    for entry in std::fs::read_dir(&from).unwrap().map(|e| e.unwrap().path()) {
+        put(dir, &format!("{to}/{}", entry.file_name().unwrap().display()), std::fs::read(&entry).unwrap());
+    }
+}
+
+/// Puts another number in the place of the first one of a tensor of 32 bits.
+fn set(file: &Path, tensor: &str, value: f32) {
+    let mut bytes = std::fs::read(file).unwrap();
+    let start = 8 + u64::from_le_bytes(bytes[..8].try_into().unwrap()) as usize;
+    let header: serde_json::Value = serde_json::from_slice(&bytes[8..start]).unwrap();
+    let at = start + header[tensor]["data_offsets"][0].as_u64().unwrap() as usize;
+    bytes[at..at + 4].copy_from_slice(&value.to_le_bytes());
+    std::fs::write(file, bytes).unwrap();
+}
+
+/// Every command that takes networks of other programs.
+fn all_refuse(dir: &Path, model: &str, input: &str, says: &[&str]) {
+    for line in [
+        format!("predict {model} {input}"),
+        format!("bench {model}"),
+        format!("convert {model} -o out"),
+        format!("prune {model} --method magnitude --density 0.5 -o out"),
+    ] {
+        refused(dir, &line, says);
+    }
+}
+
+#[test]
+fn damaged_networks_of_other_programs() {
+    let dir = tempfile::tempdir().unwrap();
+    let d = dir.path();
+    for name in ["bert", "vit", "clip", "pictures"] {
+        bring(d, &format!("graphs/{name}"), name);
+    }
+    put(d, "bert/tokenizer.json", std::fs::read(d.join("clip/tokenizer.json")).unwrap());
+    put(d, "text.txt", "a photo of a cat\ntwo dogs\n");
+    let whole = nnz(d, "convert vit -o vit.onnx");
+    assert!(whole.status.success(), "{}", String::from_utf8_lossy(&whole.stderr));
+    let whole = std::fs::read(d.join("vit.onnx")).unwrap();
+
+    // ONNX: cut off, something else, an operator that is not there.
+    for (bytes, says) in [
+        (&whole[..whole.len() / 2], "not a whole ONNX file"),
+        (&whole[..whole.len() - 1], "not a whole ONNX file"),
+        (b"PK\x03\x04 a zip file", "not a whole ONNX file"),
+        (b"", "no graph"),
+    ] {
+        put(d, "bad.onnx", bytes);
+        all_refuse(d, "bad.onnx", "pictures/same.png", &["bad.onnx", says]);
+        refused(d, "inspect bad.onnx", &["bad.onnx", says]);
+    }
+    let mut graph = nnz_onnx::Graph::open(&d.join("vit.onnx")).unwrap();
+    let gelu = graph.nodes.iter().position(|n| n.op == "Gelu").unwrap();
+    let name = graph.nodes[gelu].label().to_owned();
+    graph.nodes[gelu].op = "com.example.Trick".into();
+    put(d, "bad.onnx", graph.write(false));
+    for line in [
+        "predict bad.onnx pictures/same.png",
+        "bench bad.onnx",
+        "prune bad.onnx --method wanda --density 0.5 --calibrate pictures -o out",
+    ] {
+        refused(d, line, &["bad.onnx", "com.example.Trick", &name, "not computed here"]);
+    }
+    graph.nodes[gelu].op = "Gelu".into();
+
+    // Numbers that are none.
+    let matrix = graph.matrices()[2].name.clone();
+    let constant = &graph.constants[&matrix];
+    let mut numbers = constant.numbers();
+    numbers[7] = f32::NAN;
+    let constant = nnz_onnx::Constant::floats(&constant.shape.clone(), numbers);
+    graph.constants.insert(matrix.clone(), constant);
+    put(d, "nan.onnx", graph.write(false));
+    refused(d, "predict nan.onnx pictures/same.png", &["nan.onnx", "no number (NaN)"]);
+    let listed = nnz(d, "inspect nan.onnx");
+    assert!(String::from_utf8_lossy(&listed.stdout).contains("1 not finite"));
+    let prune = "prune nan.onnx --method magnitude --density 0.5 -o out";
+    refused(d, prune, &["nan.onnx", &format!("`{matrix}` holds NaN at number 7")]);
+    for (value, says) in [(f32::NAN, "holds NaN at number 0"), (f32::INFINITY, "holds inf at number 0")] {
+        bring(d, "graphs/vit", "nan");
+        let tensor = "vit.encoder.layer.1.intermediate.dense.weight";
+        set(&d.join("nan/model.safetensors"), tensor, value);
+        all_refuse(d, "nan", "pictures/same.png", &["nan", tensor, says]);
+    }
+
+    // Checkpoints: what belongs to them is missing, or of something else.
+    let config = std::fs::read_to_string(d.join("vit/config.json")).unwrap();
+    let change = |from: &str, to: &str| {
+        assert!(config.contains(from), "{config}");
+        put(d, "vit/config.json", config.replacen(from, to, 1));
+    };
+    change("\"hidden_size\": 16", "\"hidden_size\": 32");
+    all_refuse(d, "vit", "pictures/same.png", &["vit", "but the network needs"]);
+    change("\"num_attention_heads\": 2", "\"num_attention_heads\": 3");
+    all_refuse(d, "vit", "pictures/same.png", &["config.json", "a width of 16 for 3 heads"]);
+    change("\"num_hidden_layers\": 2", "\"num_hidden_layers\": 3");
+    all_refuse(d, "vit", "pictures/same.png", &["encoder.layer.2", "is missing"]);
+    change("\"vit\"", "\"swin\"");
+    all_refuse(d, "vit", "pictures/same.png", &["a model of type swin"]);
+    put(d, "vit/config.json", "{");
+    all_refuse(d, "vit", "pictures/same.png", &["config.json"]);
+    std::fs::remove_file(d.join("vit/config.json")).unwrap();
+    all_refuse(d, "vit", "pictures/same.png", &["no config.json"]);
+    bring(d, "graphs/vit", "vit");
+    put(d, "vit/preprocessor_config.json", r#"{"image_mean": [0.5], "resample": 2}"#);
+    all_refuse(d, "vit", "pictures/same.png", &["preprocessor_config.json", "image_mean", "3 channels"]);
+
+    // Sizes that are left out are those of the first CLIP.
+    let config = std::fs::read_to_string(d.join("clip/config.json")).unwrap();
+    put(d, "clip/config.json", config.replacen("\"hidden_size\": 16,", "", 1));
+    all_refuse(d, "clip", "pictures/same.png", &["is [60, 16], but the network needs [60, 512]"]);
+    put(d, "clip/config.json", config);
+
+    // Texts and pictures that do not go in.
+    let long = std::fs::read_to_string(d.join("bert/tokenizer.json")).unwrap().replace("\"<57>\": 57", "\"<57>\": 61");
+    assert!(long.contains("61"));
+    put(d, "odd/tokenizer.json", long);
+    for file in ["config.json", "model.safetensors"] {
+        put(d, &format!("odd/{file}"), std::fs::read(d.join("bert").join(file)).unwrap());
+    }
+    let wanda = "--method wanda --density 0.5 -o out --calibrate";
+    for line in ["predict odd cat".to_owned(), format!("prune odd {wanda} text.txt")] {
+        refused(d, &line, &["odd/tokenizer.json", "a tokenizer of 62 tokens for a model that knows 60"]);
+    }
+    std::fs::remove_file(d.join("odd/tokenizer.json")).unwrap();
+    refused(d, "predict odd cat", &["odd", "no tokenizer.json"]);
+    put(d, "empty.txt", "\n \n");
+    put(d, "latin.txt", b"caf\xe9");
+    put(d, "bad.png", b"no picture");
+    std::fs::create_dir(d.join("nothing")).unwrap();
+    for (line, says) in [
+        (format!("prune bert {wanda} empty.txt"), "empty.txt: no line of text"),
+        (format!("prune bert {wanda} latin.txt"), "latin.txt: byte 3 is no UTF-8"),
+        (format!("prune bert {wanda} gone.txt"), "gone.txt: cannot read"),
+        (format!("prune vit.onnx {wanda} nothing"), "nothing: no picture"),
+        (format!("prune vit.onnx {wanda} bad.png"), "bad.png"),
+        (format!("prune clip {wanda} text.txt --calibrate nothing"), "nothing: no picture"),
+        ("prune bert --method wanda --density 0.5 -o bert --calibrate text.txt".into(), "give another name"),
+        ("prune vit.onnx --method magnitude --density 0.5 -o vit.onnx".into(), "give another name"),
+        ("convert bert -o bert".into(), "give another name"),
+        ("predict vit.onnx bad.png".into(), "bad.png"),
+        ("predict vit.onnx cat".into(), "cat"),
+        ("inspect vit.onnx --html page.html".into(), "--html"),
+    ] {
+        refused(d, &line, &[says]);
+    }
+    // A text that is shorter than one block of a language model.
+    bring(d, "formats/tiny.gguf", "tiny.gguf");
+    refused(d, &format!("prune tiny.gguf {wanda} text.txt"), &["text.txt", "tokens are shorter than one block of 512"]);
+    refused(d, &format!("prune tiny.gguf {wanda} text.txt --calibrate text.txt"), &["join those of --calibrate"]);
+}
+
+/// Killed while it writes (the system ends who writes more than it may), `prune` leaves a folder that is refused, and goes through
+/// the next time.
+#[cfg(unix)]
+#[test]
+fn a_folder_of_an_interrupted_prune_is_refused() {
+    let dir = tempfile::tempdir().unwrap();
+    let d = dir.path();
+    bring(d, "graphs/bert", "bert");
+    bring(d, "formats/tiny.gguf", "tiny.gguf");
+    for (model, input) in [("bert", "cat"), ("tiny.gguf", "the")] {
+        let prune = format!("prune {model} --method magnitude --density 0.5 -o out");
+        let script = format!("ulimit -f 8; exec {} {prune}", env!("CARGO_BIN_EXE_nnz"));
+        let out = Command::new("sh").args(["-c", &script]).current_dir(d).output().unwrap();
+        assert_eq!(out.status.code(), None, "{model}: {}", String::from_utf8_lossy(&out.stderr));
+        assert!(d.join("out").is_dir() && !d.join("out/model.safetensors").exists());
+        all_refuse(d, "out", input, &["out: a folder without weights", "interrupted"]);
+        refused(d, "inspect out", &["out: a folder without weights", "interrupted"]);
+        let again = nnz(d, &prune);
+        assert!(again.status.success(), "{}", String::from_utf8_lossy(&again.stderr));
+        assert!(nnz(d, "inspect out").status.success());
+        std::fs::remove_dir_all(d.join("out")).unwrap();
+    }
 }
 
 /// A disk of 64 kB that only this process sees; `None`, said loudly, where the system does not allow one.

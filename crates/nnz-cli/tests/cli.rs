@@ -5,9 +5,12 @@ use std::path::Path;
 use std::process::{Command, Output};
 use std::time::{Duration, Instant};
 
+/// Runs a line; words between single quotes stay together.
 fn nnz(dir: &Path, line: &str) -> Output {
     let mut command = Command::new(env!("CARGO_BIN_EXE_nnz"));
-    command.current_dir(dir).env("NNZ_DATA", dir.join("no-data")).args(line.split_whitespace()).output().unwrap()
+    let parts = line.split('\'').enumerate();
+    let words = parts.flat_map(|(i, part)| if i % 2 == 1 { vec![part] } else { part.split_whitespace().collect() });
+    command.current_dir(dir).env("NNZ_DATA", dir.join("no-data")).args(words).output().unwrap()
 }
 
 fn text(bytes: &[u8]) -> String {
@@ -111,6 +114,17 @@ fn a_trained_model_is_pruned_measured_and_asked() {
     assert_eq!(json(d, "eval small.safetensors --json"), after);
     succeed(d, "inspect small.safetensors --html page.html");
     assert!(std::fs::read_to_string(d.join("page.html")).unwrap().contains("fc1.weight"));
+    // Other programs get it as ONNX, of which nnz takes what it takes of theirs.
+    succeed(d, "convert small.safetensors -o net.onnx");
+    bring(d, &["pictures"]);
+    assert_eq!(classes(d, "net.onnx", "pictures/large.png").len(), 10);
+    let graph = json(d, "inspect net.onnx --json");
+    let density = |g: &Value| {
+        g["weights"].as_array().unwrap().iter().find(|w| w["name"] == "fc1.weight").unwrap()["density"].as_f64()
+    };
+    assert!(density(&graph) < Some(0.15) && density(&graph) > Some(0.0), "{graph}");
+    let again = json(d, "prune net.onnx --method magnitude --density 0.05 -o net-small.onnx --json");
+    assert!(again["density"].as_f64() < Some(0.06), "{again}");
     // Pruning to what is there already removes nothing, and says so.
     let more = nnz(d, "prune small.safetensors --method magnitude --density 0.2 -o more.safetensors");
     assert_eq!(more.status.code(), Some(2));
@@ -369,6 +383,379 @@ fn a_table_of_numbers_is_predicted_as_numbers() {
     let refused = nnz(d, &format!("{train} --task classification"));
     let said = String::from_utf8_lossy(&refused.stderr);
     assert!(refused.status.code() == Some(2) && said.contains("answers=classes"), "{said}");
+}
+
+/// Networks of the goldens as somebody has them; those that read texts get a tokenizer.
+fn bring(dir: &Path, names: &[&str]) {
+    let goldens = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../goldens/graphs");
+    for name in names {
+        let from = goldens.join(name);
+        if from.is_file() {
+            std::fs::copy(&from, dir.join(name)).unwrap();
+            continue;
+        }
+        std::fs::create_dir(dir.join(name)).unwrap();
+        for entry in std::fs::read_dir(&from).unwrap().map(|e| e.unwrap().path()) {
+            std::fs::copy(&entry, dir.join(name).join(entry.file_name().unwrap())).unwrap();
+        }
+        if ["bert", "judge", "splade"].contains(name) {
+            std::fs::copy(goldens.join("clip/tokenizer.json"), dir.join(name).join("tokenizer.json")).unwrap();
+        }
+    }
+    let words =
+        ["a photo of a cat", "two small dogs running", "the red bird on the green grass", "large blue water", "three"];
+    let lines = words
+        .iter()
+        .cycle()
+        .take(25)
+        .enumerate()
+        .map(|(i, w)| format!("{w} {}\n", words[i * 7 % 5]))
+        .collect::<String>();
+    std::fs::write(dir.join("text.txt"), lines).unwrap();
+}
+
+/// The probabilities of a picture's classes, by name.
+fn classes(dir: &Path, model: &str, input: &str) -> Vec<(String, f64)> {
+    let found = json(dir, &format!("predict {model} {input} --json"));
+    let row = |c: &Value| (c["class"].as_str().unwrap().to_owned(), c["probability"].as_f64().unwrap());
+    let mut all: Vec<_> = found["classes"].as_array().unwrap().iter().map(row).collect();
+    assert!(all.is_sorted_by(|a, b| a.1 >= b.1) && found["class"] == *all[0].0, "{found}");
+    assert!((all.iter().map(|c| c.1).sum::<f64>() - 1.0).abs() < 1e-5, "{found}");
+    all.sort_by(|a, b| a.0.cmp(&b.0));
+    all
+}
+
+fn alike(a: &[(String, f64)], b: &[(String, f64)], within: f64) -> bool {
+    a.len() == b.len() && a.iter().zip(b).all(|(a, b)| a.0 == b.0 && (a.1 - b.1).abs() < within)
+}
+
+/// `nnz bench`, which measures the machine once in a folder of its own: what was measured changes what training chooses.
+fn bench_of(dir: &Path, line: &str) -> String {
+    let cache = Path::new(env!("CARGO_TARGET_TMPDIR")).join("measured");
+    let mut command = Command::new(env!("CARGO_BIN_EXE_nnz"));
+    let out = command.current_dir(dir).env("NNZ_CACHE", &cache).arg("bench").args(line.split(' ')).output().unwrap();
+    assert!(out.status.success(), "nnz bench {line}: {}", text(&out.stderr));
+    text(&out.stdout)
+}
+
+#[test]
+fn networks_of_other_programs_are_asked_listed_and_timed() {
+    let dir = tempfile::tempdir().unwrap();
+    let d = dir.path();
+    bring(d, &["bert", "clip", "judge", "splade", "vit", "resnet18.pth", "pictures"]);
+    // The vector of a sentence has length one, and is the same for any number of threads.
+    let vector = |threads: usize| {
+        let found = json(d, &format!("predict bert 'a photo of a cat' --threads {threads} --json"));
+        found["embedding"].as_array().unwrap().iter().map(|v| v.as_f64().unwrap()).collect::<Vec<f64>>()
+    };
+    let (one, two) = (vector(1), vector(2));
+    assert!(one == two && one.len() == 16 && (one.iter().map(|v| v * v).sum::<f64>() - 1.0).abs() < 1e-5, "{one:?}");
+    assert!(succeed(d, "predict bert 'a photo of a cat'").starts_with("16 numbers of length one"));
+    let judged = classes(d, "judge", "'a photo of a cat'");
+    assert_eq!(judged.iter().map(|c| &*c.0).collect::<Vec<_>>(), ["no", "perhaps", "yes"]);
+    assert!(!alike(&judged, &classes(d, "judge", "'two dogs'"), 1e-4), "it reads the text");
+    let terms = json(d, "predict splade 'a photo of a cat' --json");
+    let first = &terms["terms"][0];
+    assert!(terms["of"] == 60 && first["weight"].as_f64() >= terms["terms"][1]["weight"].as_f64(), "{terms}");
+    assert!(succeed(d, "predict splade 'a photo of a cat'").contains(first["term"].as_str().unwrap()));
+    for picture in ["gray.png", "large.png", "same.png", "small.png"] {
+        assert_eq!(classes(d, "vit", &format!("pictures/{picture}")).len(), 3);
+    }
+    // Pictures are made ready as the folder says.
+    let plain = classes(d, "vit", "pictures/large.png");
+    let says = |what: &str| {
+        std::fs::write(d.join("vit/preprocessor_config.json"), what).unwrap();
+        classes(d, "vit", "pictures/large.png")
+    };
+    let usual = r#""image_mean": [0.5, 0.5, 0.5], "image_std": [0.5, 0.5, 0.5]"#;
+    assert_eq!(says(&format!("{{{usual}, \"resample\": 2}}")), plain);
+    for other in
+        [&format!("{{{usual}, \"resample\": 3}}"), r#"{"image_mean": [0.1, 0.2, 0.3]}"#, r#"{"do_normalize": false}"#]
+    {
+        assert!(!alike(&says(other), &plain, 1e-6), "{other}");
+    }
+    std::fs::remove_file(d.join("vit/preprocessor_config.json")).unwrap();
+    assert_eq!(classes(d, "resnet18.pth", "pictures/large.png")[0].0, "class 0");
+
+    let seen = json(d, "inspect vit --json");
+    let named = |n: &str| seen["tensors"].as_array().unwrap().iter().find(|t| t["name"] == n).cloned().unwrap();
+    assert_eq!(named("classifier.weight")["shape"], serde_json::json!([3, 16]));
+    assert!(succeed(d, "inspect resnet18.pth").contains("layer4.1.conv2.weight"));
+
+    assert!(bench_of(d, "clip").starts_with("a text of 12 tokens and a picture in "));
+    let why = bench_of(d, "vit --why");
+    assert!(why.contains("with every weight stored") && why.contains("dense wins from"), "{why}");
+    let dense = "encoder.layer.1.intermediate.dense ";
+    assert!(why.lines().any(|l| l.contains(dense) && l.contains("24x16")), "{why}");
+    let found: Value = serde_json::from_str(&bench_of(d, "judge --batch 2 --json")).unwrap();
+    assert_eq!((found["batch"].as_u64(), &found["density"]), (Some(2), &1.0.into()));
+    let [layers, inputs] = ["layers", "inputs"].map(|k| found[k].as_array().unwrap().clone());
+    // Two blocks of six matrices, a pooler and a classifier; texts are as long as the network reads.
+    assert_eq!((layers.len(), &inputs[0]["shape"]), (14, &serde_json::json!([2, 12])));
+    assert!(layers.iter().all(|l| l["kernel"] == "dense" && l["crossover"].as_f64().is_some()), "{found}");
+    for key in ["ms", "dense_ms", "speedup"] {
+        assert!(found[key].as_f64() > Some(0.0), "{key} of {found}");
+    }
+}
+
+/// What a network answers stays, in whatever form it is written.
+#[test]
+fn networks_of_other_programs_are_converted() {
+    let dir = tempfile::tempdir().unwrap();
+    let d = dir.path();
+    bring(d, &["vit", "judge", "mobilenet.pth", "pictures"]);
+    let size = |name: &str| d.join(name).metadata().unwrap().len();
+    for (model, input) in
+        [("vit", "pictures/large.png"), ("judge", "'a photo of a cat'"), ("mobilenet.pth", "pictures/small.png")]
+    {
+        succeed(d, &format!("prune {model} --method magnitude --density 0.2 --numbers f32 -o thin"));
+        let want = classes(d, "thin", input);
+        assert!(!alike(&want, &classes(d, model, input), 1e-5), "{model}: pruning changes something");
+        for layout in ["dense", "csr", "bitmask", "entropy"] {
+            let written = json(d, &format!("convert thin -o {layout} --layout {layout} --numbers f32 --json"));
+            let listed = json(d, &format!("inspect {layout} --json"));
+            let packed = listed["tensors"].as_array().unwrap().iter().filter(|t| t["layout"] == layout).count();
+            assert!(packed >= written["layers"].as_array().unwrap().len(), "{model} {layout}: {packed}");
+            assert!((written["density"].as_f64().unwrap() - 0.2).abs() < 0.01, "{model} {layout}: {written}");
+            assert!(alike(&want, &classes(d, layout, input), 1e-5), "{model} {layout}");
+            if layout != "dense" {
+                assert!(
+                    size(&format!("{layout}/model.safetensors")) < size("dense/model.safetensors"),
+                    "{model} {layout}"
+                );
+            }
+        }
+        for (name, how) in [("plain.onnx", ""), ("sparse.onnx", "--sparse-initializer")] {
+            succeed(d, &format!("convert thin -o {name} {how}"));
+            if model == "judge" {
+                let why = nnz(d, "predict plain.onnx 'a cat'");
+                assert!(text(&why.stderr).contains("tokenizer.json"), "{}", text(&why.stderr));
+                std::fs::copy(d.join("judge/tokenizer.json"), d.join("tokenizer.json")).unwrap();
+            }
+            assert!(alike(&want, &classes(d, name, input), 1e-5), "{model} {name}");
+            std::fs::remove_file(d.join("tokenizer.json")).ok();
+            let seen = json(d, &format!("inspect {name} --json"));
+            assert!(seen["zeros"].as_u64() > Some(0) && seen["operators"].as_object().unwrap().len() > 5, "{seen}");
+        }
+        assert!(size("sparse.onnx") < size("plain.onnx"), "{model}");
+        // In half of the bits it answers nearly the same.
+        succeed(d, "convert thin -o half");
+        assert!(alike(&want, &classes(d, "half", input), 0.02), "{model}");
+        for name in ["thin", "half", "dense", "csr", "bitmask", "entropy"] {
+            std::fs::remove_dir_all(d.join(name)).unwrap();
+        }
+    }
+}
+
+#[test]
+fn networks_of_other_programs_are_pruned() {
+    let dir = tempfile::tempdir().unwrap();
+    let d = dir.path();
+    bring(d, &["bert", "vit", "resnet18.pth", "pictures"]);
+    succeed(d, "convert vit -o vit.onnx");
+    let density = |line: &str| {
+        let pruned = json(d, &format!("prune {line} --json"));
+        let (kept, all) = pruned["layers"]
+            .as_array()
+            .unwrap()
+            .iter()
+            .fold((0, 0), |(k, n), l| (k + l["nonzeros"].as_u64().unwrap(), n + l["entries"].as_u64().unwrap()));
+        assert!((pruned["density"].as_f64().unwrap() - kept as f64 / all as f64).abs() < 1e-9, "{pruned}");
+        kept as f64 / all as f64
+    };
+    for (line, output) in [
+        ("bert --method wanda --density 0.5 --calibrate text.txt", "a"),
+        ("bert --method sparsegpt --density 0.5 --calibrate text.txt", "b"),
+        ("bert --method magnitude --pattern 2:4", "c"),
+        ("vit --method dsnot --density 0.5 --calibrate pictures", "d"),
+        ("vit --method wanda --density 0.5 --calibrate pictures", "small.onnx"),
+        ("vit.onnx --method wanda --density 0.5 --calibrate pictures", "again.onnx"),
+        ("vit.onnx --method wanda --density 0.5 --calibrate pictures/small.png", "e"),
+        ("resnet18.pth --method magnitude --density 0.5", "f"),
+        ("resnet18.pth --method wanda --density 0.5 --calibrate pictures/same.png", "g"),
+    ] {
+        assert!((density(&format!("{line} --numbers f32 -o {output}")) - 0.5).abs() < 0.02, "{line}");
+        assert_eq!(
+            succeed(d, &format!("inspect {output}")).contains("can be pruned"),
+            line.contains("onnx") || output.contains("onnx")
+        );
+    }
+    // The same network, whichever way it came.
+    let seen = |model: &str| classes(d, model, "pictures/large.png");
+    assert!(alike(&seen("small.onnx"), &seen("again.onnx"), 1e-5) && !alike(&seen("small.onnx"), &seen("vit"), 1e-4));
+    assert!(
+        d.join("e/model.onnx").is_file() && d.join("a/tokenizer.json").is_file() && d.join("d/config.json").is_file()
+    );
+    // Heads stay.
+    let head = |model: &str| {
+        let listed = json(d, &format!("inspect {model} --json"));
+        let found = listed["tensors"].as_array().unwrap().iter().find(|t| t["name"] == "classifier.weight").cloned();
+        found.unwrap()["density"].as_f64()
+    };
+    assert_eq!((head("vit"), head("d")), (Some(1.0), Some(1.0)));
+    for (method, says) in [
+        ("wanda", "give a text with --calibrate"),
+        ("essential-sparsity", "neither is measured"),
+        ("snip", "gradients"),
+    ] {
+        let out = nnz(d, &format!("prune bert --method {method} -o no"));
+        assert!(out.status.code() == Some(2) && text(&out.stderr).contains(says), "{}", text(&out.stderr));
+        assert!(!d.join("no").exists(), "{method}");
+    }
+
+    // Arrays of NumPy, of which nothing is known but their shapes.
+    let rows: Vec<u8> = (0..12).flat_map(|i| (i as f32 - 5.5).to_le_bytes()).collect();
+    std::fs::write(d.join("w.npz"), npz(&[("w", "(3, 4)", &rows), ("bias", "(2,)", &rows[..8])])).unwrap();
+    let out = nnz(d, "prune w.npz --method magnitude --density 0.25 --numbers f32 -o loose --json");
+    assert!(
+        out.status.success() && text(&out.stderr).contains("what these weights compute is not known"),
+        "{}",
+        text(&out.stderr)
+    );
+    let listed = json(d, "inspect loose --json");
+    let found: Vec<_> = listed["tensors"]
+        .as_array()
+        .unwrap()
+        .iter()
+        .map(|t| (t["name"].as_str().unwrap(), t["density"].as_f64().unwrap()))
+        .collect();
+    assert_eq!(found, [("bias", 1.0), ("w", 0.25)]);
+    assert_eq!(json(d, "convert w.npz -o same --layout dense --numbers f32 --json")["layers"][0]["nonzeros"], 12);
+    for line in [
+        "bench w.npz",
+        "predict w.npz pictures/same.png",
+        "prune w.npz --method wanda --density 0.5 --calibrate text.txt -o no",
+    ] {
+        let out = nnz(d, line);
+        assert!(out.status.code() == Some(2) && !d.join("no").exists(), "nnz {line}: {}", text(&out.stderr));
+    }
+}
+
+/// What `numpy.savez` writes of arrays of float32: members of a zip archive that are stored as they are.
+fn npz(arrays: &[(&str, &str, &[u8])]) -> Vec<u8> {
+    let crc = |bytes: &[u8]| {
+        !bytes.iter().fold(!0u32, |c, &b| {
+            (0..8).fold(c ^ u32::from(b), |c, _| (c >> 1) ^ (0xedb8_8320 & (c & 1).wrapping_neg()))
+        })
+    };
+    let (mut file, mut directory) = (Vec::new(), Vec::new());
+    for (name, shape, data) in arrays {
+        let header = format!("{{'descr': '<f4', 'fortran_order': False, 'shape': {shape}, }}\n");
+        let array = [b"\x93NUMPY\x01\x00", &(header.len() as u16).to_le_bytes()[..], header.as_bytes(), data].concat();
+        let name = format!("{name}.npy");
+        let (sum, length) = (crc(&array).to_le_bytes(), (array.len() as u32).to_le_bytes());
+        let common =
+            [&[20, 0, 0, 0, 0, 0, 0, 0, 0, 0][..], &sum, &length, &length, &(name.len() as u16).to_le_bytes(), &[0, 0]]
+                .concat();
+        let at = (file.len() as u32).to_le_bytes();
+        directory.extend([b"PK\x01\x02\x14\x00", &common[..], &[0; 10], &at, name.as_bytes()].concat());
+        file.extend([b"PK\x03\x04", &common[..], name.as_bytes(), &array].concat());
+    }
+    let (count, start) = ((arrays.len() as u16).to_le_bytes(), (file.len() as u32).to_le_bytes());
+    let end =
+        [b"PK\x05\x06\0\0\0\0", &count[..], &count, &(directory.len() as u32).to_le_bytes(), &start, &[0, 0]].concat();
+    [file, directory, end].concat()
+}
+
+/// Two towers: probabilities as in PyTorch, and pruning that reaches what it was shown.
+#[test]
+fn clip_tells_which_text_fits_a_picture() {
+    let dir = tempfile::tempdir().unwrap();
+    let d = dir.path();
+    bring(d, &["clip", "pictures", "vit", "clip.json"]);
+    let golden: Value = serde_json::from_slice(&std::fs::read(d.join("clip.json")).unwrap()).unwrap();
+    // The golden has another scale of the cosine than the small checkpoint.
+    let weights = d.join("clip/model.safetensors");
+    let mut bytes = std::fs::read(&weights).unwrap();
+    let start = 8 + u64::from_le_bytes(bytes[..8].try_into().unwrap()) as usize;
+    let header: Value = serde_json::from_slice(&bytes[8..start]).unwrap();
+    let at = start + header["logit_scale"]["data_offsets"][0].as_u64().unwrap() as usize;
+    bytes[at..at + 4].copy_from_slice(&30f32.ln().to_le_bytes());
+    std::fs::write(&weights, bytes).unwrap();
+    let texts: Vec<&str> = golden["texts"].as_array().unwrap().iter().map(|t| t.as_str().unwrap()).collect();
+    let asked: String = texts.iter().map(|t| format!(" --text '{t}'")).collect();
+    // By picture, the probabilities in the order of the texts.
+    let answers = |model: &str, input: &str| -> Vec<(String, Vec<f64>)> {
+        let found = json(d, &format!("predict {model} {input} {asked} --json"));
+        let one = |p: &Value| {
+            let rows = p["texts"].as_array().unwrap();
+            assert!(rows.is_sorted_by(|a, b| a["probability"].as_f64() >= b["probability"].as_f64()), "{p}");
+            let of = |t: &&str| rows.iter().find(|r| r["text"] == **t).unwrap()["probability"].as_f64().unwrap();
+            (p["picture"].as_str().unwrap().to_owned(), texts.iter().map(of).collect())
+        };
+        found["pictures"].as_array().unwrap().iter().map(one).collect()
+    };
+    let far = |a: &[f64], b: &[f64]| a.iter().zip(b).map(|(a, b)| (a - b).abs()).fold(0.0, f64::max);
+    succeed(d, "convert clip -o clip.onnx");
+    std::fs::create_dir(d.join("other")).unwrap();
+    std::fs::rename(d.join("clip.onnx"), d.join("other/model.onnx")).unwrap();
+    std::fs::copy(d.join("clip/tokenizer.json"), d.join("other/tokenizer.json")).unwrap();
+    for model in ["clip", "other"] {
+        let found = answers(model, "pictures");
+        assert_eq!(
+            found.iter().map(|f| &*f.0).collect::<Vec<_>>(),
+            ["gray", "large", "same", "small"].map(|n| format!("pictures/{n}.png"))
+        );
+        for (picture, shares) in &found {
+            let want = &golden["pictures"][picture.strip_prefix("pictures/").unwrap()];
+            let want: Vec<f64> = want.as_array().unwrap().iter().map(|v| v.as_f64().unwrap()).collect();
+            assert!(far(shares, &want) < 1e-4, "{model} {picture}: {shares:?}, not {want:?}");
+            assert!(far(&answers(model, picture)[0].1, &want) < 1e-4, "alone");
+        }
+    }
+    let said = succeed(d, "predict clip pictures/large.png --text cat --text 'a large dog'");
+    assert!(said.lines().count() == 2 && said.contains("a large dog  ") && said.contains("        cat  "), "{said}");
+
+    // What is shown is what is pruned.
+    let prune = |how: &str, output: &str| {
+        let out = nnz(d, &format!("prune clip --density 0.5 --numbers f32 -o {output} --json {how}"));
+        assert!(out.status.success(), "{}", text(&out.stderr));
+        let pruned: Value = serde_json::from_slice(&out.stdout).unwrap();
+        let names = |tower: &str| {
+            pruned["layers"]
+                .as_array()
+                .unwrap()
+                .iter()
+                .filter(|l| l["name"].as_str().unwrap().starts_with(tower))
+                .count()
+        };
+        assert!((pruned["density"].as_f64().unwrap() - 0.5).abs() < 0.02, "{pruned}");
+        ([names("text_"), names("vis")], text(&out.stderr))
+    };
+    let (texts, pictures) = ("--calibrate text.txt", "--calibrate pictures");
+    // Two blocks and one of six matrices, patches, and a projection each.
+    for (how, output, towers, left) in [
+        (format!("--method wanda {texts} {pictures}"), "both", [13, 8], ""),
+        (format!("--method sparsegpt {texts}"), "texts", [13, 0], "8 of 21 matrices stay dense: they read pictures"),
+        (
+            format!("--method wanda {pictures}"),
+            "pictures-only",
+            [0, 8],
+            "13 of 21 matrices stay dense: they read texts",
+        ),
+        ("--method magnitude --distribution uniform".into(), "neither", [13, 8], ""),
+    ] {
+        let (found, said) = prune(&how, output);
+        assert_eq!(found, towers, "{how}");
+        assert!(said.contains(left) && (left.is_empty() != said.contains("stay dense")), "{how}: {said}");
+        let changed = far(&answers(output, "pictures/large.png")[0].1, &answers("clip", "pictures/large.png")[0].1);
+        assert!(changed > 1e-4, "{how}: {changed}");
+    }
+    prune(&format!("--method wanda {texts} {pictures} --threads 3"), "threads");
+    let file = |folder: &str| std::fs::read(d.join(folder).join("model.safetensors")).unwrap();
+    assert!(file("both") == file("threads"), "bits do not depend on threads");
+    for (line, says) in [
+        ("predict clip pictures/large.png", "give two or more"),
+        ("predict clip pictures/large.png --text cat", "give two or more"),
+        ("predict clip missing --text cat --text dog", "missing"),
+        ("predict vit pictures/large.png --text cat", "--text is for networks that compare"),
+        ("prune clip --method wanda --density 0.5 -o no", "give a text and pictures with --calibrate"),
+        ("prune clip --method wanda --density 0.5 --calibrate missing.txt -o no", "missing.txt"),
+    ] {
+        let out = nnz(d, line);
+        assert!(out.status.code() == Some(2) && text(&out.stderr).contains(says), "nnz {line}: {}", text(&out.stderr));
+        assert!(!d.join("no").exists(), "nnz {line}");
+    }
 }
 
 #[test]

@@ -114,7 +114,7 @@ impl Archive {
             0 => Err(Error::new(
                 path,
                 "a folder without weights: expected model.safetensors, model.safetensors.index.json, pytorch_model.bin or \
-                 one .gguf file",
+                 one .gguf file; what an interrupted program leaves is such a folder, so run it again",
             )),
             n => Err(Error::new(path, format!("{n} files of weights in one folder; give one of them"))),
         }

@@ -16,6 +16,7 @@ mod write;
 
 pub use archive::{Archive, Entry, Value};
 pub use format::Format;
+pub use npz::Npy;
 pub use packed::{Packing, entropy_bits};
 pub use write::{Dtype, Writer, Written};
 

@@ -3,7 +3,7 @@
 
 use crate::Format;
 use crate::archive::{Entry, Found, Place};
-use std::io::Cursor;
+use std::io::{Cursor, Read};
 
 /// Bytes a header may have; NumPy's own are below a thousand.
 const HEADER: usize = 1 << 16;
@@ -39,25 +39,9 @@ pub(crate) fn read(bytes: &[u8], blob: usize) -> Result<Found, String> {
 }
 
 fn array(bytes: &[u8], at: usize, blob: usize) -> Result<Entry, String> {
-    let Some((magic, rest)) = bytes.split_at_checked(8).filter(|(m, _)| m.starts_with(b"\x93NUMPY")) else {
-        return Err("no .npy array: it does not start with 93 4e 55 4d 50 59".into());
-    };
-    let width = match magic[6] {
-        1 => 2,
-        2 | 3 => 4,
-        v => return Err(format!("version {v}; versions 1 to 3 are read")),
-    };
-    let length = rest.get(..width).ok_or("it ends inside its header")?;
-    let length = length.iter().rev().fold(0usize, |n, &b| n << 8 | usize::from(b));
-    let header = rest.get(width..).and_then(|r| r.get(..length.min(HEADER))).filter(|_| length <= HEADER);
-    let header = header.ok_or_else(|| format!("a header of {length} bytes, which is not there"))?;
-    let header = std::str::from_utf8(header).map_err(|_| "a header that is no text")?;
-    let value = |key: &str| {
-        let at = header.find(&format!("'{key}':")).ok_or(format!("its header lacks `{key}`"))?;
-        Ok::<_, String>(header[at + key.len() + 3..].trim_start())
-    };
-    let kind = value("descr")?.trim_start_matches('\'').split('\'').next().unwrap_or_default();
-    let format = match kind {
+    let mut rest = bytes;
+    let Npy { kind, columns_first, shape } = Npy::read(&mut rest)?;
+    let format = match &*kind {
         "<f8" => Format::F64,
         "<f4" => Format::F32,
         "<f2" => Format::F16,
@@ -68,24 +52,85 @@ fn array(bytes: &[u8], at: usize, blob: usize) -> Result<Entry, String> {
         "|i1" => Format::I8,
         "|u1" => Format::U8,
         "|b1" => Format::Bool,
-        "|O" => return Err("Python objects, which would have to be run; save numbers".into()),
         other => return Err(format!("numbers of type `{other}`, which are not read; save them as float32")),
     };
-    let columns_first = value("fortran_order")?.starts_with("True");
-    let tuple = value("shape")?.strip_prefix('(').and_then(|t| t.split_once(')')).ok_or("`shape` is no tuple")?.0;
-    let sizes = tuple.split(',').map(str::trim).filter(|s| !s.is_empty());
-    let shape =
-        sizes.map(|s| s.parse().map_err(|_| format!("`shape` has `{s}`"))).collect::<Result<Vec<usize>, _>>()?;
     let some = shape.iter().filter(|&&d| d > 0).try_fold(1usize, |n, &d| n.checked_mul(d));
     let count = some.map(|n| if shape.contains(&0) { 0 } else { n });
-    let first = 8 + width + length;
-    let there = bytes.len() - first;
-    if count.and_then(|n| format.bytes(n)) != Some(there) {
-        return Err(format!("shape {shape:?} of {}, but {there} bytes", format.name()));
+    if count.and_then(|n| format.bytes(n)) != Some(rest.len()) {
+        return Err(format!("shape {shape:?} of {}, but {} bytes", format.name(), rest.len()));
     }
     let mut strides = Vec::new();
     if columns_first && shape.len() > 1 {
         strides = (0..shape.len()).map(|i| shape[..i].iter().product()).collect();
     }
-    Ok(Entry::new(format, shape, Place { blob, at: at + first, strides }))
+    Ok(Entry::new(format, shape, Place { blob, at: at + bytes.len() - rest.len(), strides }))
+}
+
+/// What stands before the numbers of a `.npy` array.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Npy {
+    /// The type as NumPy writes it, such as `<f4`: order of bytes, kind, bytes of a number.
+    pub kind: String,
+    /// Whether the first index runs fastest.
+    pub columns_first: bool,
+    /// Extents, outermost first.
+    pub shape: Vec<usize>,
+}
+
+impl Npy {
+    /// Reads up to the first number.
+    ///
+    /// # Errors
+    /// When it is no array of numbers, or ends early; the sentence says where.
+    pub fn read(from: &mut impl Read) -> Result<Self, String> {
+        let mut take = |n: usize, what: &str| -> Result<Vec<u8>, String> {
+            let mut bytes = Vec::new();
+            from.by_ref().take(n as u64).read_to_end(&mut bytes).map_err(|e| e.to_string())?;
+            match bytes.len() == n {
+                true => Ok(bytes),
+                false => Err(format!("ends inside its {what}; copy or save it again")),
+            }
+        };
+        let magic = take(8, "first eight bytes")?;
+        if !magic.starts_with(b"\x93NUMPY") {
+            return Err("byte 0: no .npy array: it does not start with 93 4e 55 4d 50 59".into());
+        }
+        let width = match magic[6] {
+            1 => 2,
+            2 | 3 => 4,
+            v => return Err(format!("byte 6: version {v}; versions 1 to 3 are read")),
+        };
+        let length = take(width, "header")?.iter().rev().fold(0, |n, &b| n << 8 | usize::from(b));
+        if length > HEADER {
+            return Err(format!("byte 8: a header of {length} bytes; at most {HEADER} are read"));
+        }
+        Self::parse(&take(length, "header")?).map_err(|why| format!("header: {why}"))
+    }
+
+    /// A header's dictionary.
+    fn parse(header: &[u8]) -> Result<Self, String> {
+        let text = std::str::from_utf8(header).map_err(|_| "not text")?.trim();
+        let inside = text.strip_prefix('{').and_then(|t| t.strip_suffix('}')).ok_or("no dictionary")?;
+        let value = |key: &str| {
+            let quoted = [format!("'{key}':"), format!("\"{key}\":")];
+            let at = quoted.iter().find_map(|q| inside.find(q.as_str()).map(|at| at + q.len()));
+            at.map(|at| inside[at..].trim_start()).ok_or(format!("lacks `{key}`"))
+        };
+        let kind = value("descr")?;
+        let quote = kind.chars().next().filter(|c| "'\"".contains(*c));
+        let kind =
+            quote.and_then(|q| kind[1..].split(q).next()).ok_or("a table of several types; save one array a type")?;
+        if kind.contains('O') {
+            return Err("Python objects, which would have to be run; save numbers".into());
+        }
+        let columns_first = match value("fortran_order")? {
+            v if v.starts_with("True") => true,
+            v if v.starts_with("False") => false,
+            _ => return Err("`fortran_order` is neither True nor False".into()),
+        };
+        let tuple = value("shape")?.strip_prefix('(').and_then(|t| t.split_once(')')).ok_or("`shape` is no tuple")?.0;
+        let sizes = tuple.split(',').map(str::trim).filter(|s| !s.is_empty());
+        let shape = sizes.map(|s| s.parse().map_err(|_| format!("`shape` has `{s}`"))).collect::<Result<_, _>>()?;
+        Ok(Self { kind: kind.into(), columns_first, shape })
+    }
 }

@@ -124,7 +124,14 @@ fn what_cannot_be_pruned_is_said() {
     assert!(why("bert", "wanda", "density = 0.5").contains("give a text with --calibrate"));
     assert!(why("plain.pth", "sparsegpt", "density = 0.5").contains("give pictures with --calibrate"));
     assert!(why("bert", "snip", "density = 0.5").contains("snip"));
-    assert!(why("bert", "essential-sparsity", "").contains("more than remove weights"));
+    assert!(why("bert", "essential-sparsity", "").contains("--method magnitude --density 0.5"));
+    let mut network = Network::open(&golden("bert")).unwrap();
+    let (method, options) = (nnz::REGISTRY.find("wanda").unwrap(), "density = 0.5".parse().unwrap());
+    let pruning = Pruning { method, options: &options, seed: 0, packing: None, dtype: Dtype::F32 };
+    let less = vec![text(0)[..2].to_vec()];
+    let found = networks::prune(&mut network, &pruning, less, &to, false, |_, _| ()).unwrap_err().to_string();
+    assert!(found.contains("`token_type_ids` of the network is missing") && !to.exists(), "{found}");
+    assert!(why("bert", "imp", "density = 0.5").contains("rounds"));
 }
 
 /// Networks that nnz trains, of fresh weights.

@@ -1,3 +1,4 @@
+use super::network::Kind;
 use crate::ui::{self, Ui};
 use anyhow::{Result, bail};
 use clap::{Args as ClapArgs, Subcommand};
@@ -113,13 +114,13 @@ struct ScaleArgs {
 pub fn run(args: &Args, ui: Ui) -> Result<ExitCode> {
     match (&args.what, &args.model) {
         (Some(What::Kernels(args)), _) => kernels(args, ui),
-        (None, Some(model)) if super::network::known(model) => {
-            super::network::bench(model, batch(args.batch)?, args.why, ui)
-        }
-        (None, Some(model)) if nnz::models::foreign(model) => super::language::bench(model, args.why, ui),
         (Some(What::Scale(args)), _) => scale(args, ui),
         (Some(What::Cycles(args)), _) => cycles(args, ui),
-        (None, Some(model)) => network(model, args, ui),
+        (None, Some(model)) => match super::network::kind(model) {
+            Kind::Graph => super::network::bench(model, batch(args.batch)?, args.why, ui),
+            Kind::Language => super::language::bench(model, args.why, ui),
+            Kind::Own => network(model, args, ui),
+        },
         (None, None) => bail!("nothing to measure; give a model's file, or `nnz bench kernels`"),
     }
 }

@@ -1,9 +1,11 @@
 //! Models of other programs: what is in them, how well they predict, pruned and written anew.
 
+use super::network::Kind;
 use crate::ui::{self, Ui};
 use anyhow::{Result, bail};
 use clap::{Args as ClapArgs, ValueEnum};
 use indicatif::{ProgressBar, ProgressDrawTarget};
+use nnz::kernels::cost::Machine;
 use nnz::models::{self, Generator, Language, Pruned, Pruning, Weights};
 use nnz_core::Rng;
 use nnz_formats::{Archive, Dtype, Packing};
@@ -237,7 +239,7 @@ pub fn written(pruned: &Pruned, all: usize, before: usize, output: &Path, dtype:
             }
         };
         text += &format!(
-            "{} of {} weights of the blocks stay, density {}\n{} in {}; {} with every entry in as many bits ({}), {} as it came",
+            "{} of {} prunable weights stay, density {}\n{} in {}; {} with every entry in as many bits ({}), {} as it came",
             ui::count(sum(&|p| p.written.nonzeros as f64) as usize),
             ui::count(entries as usize),
             ui::density(density),
@@ -258,8 +260,11 @@ pub fn written(pruned: &Pruned, all: usize, before: usize, output: &Path, dtype:
                 least / entries
             );
         }
-        if bytes > before {
+        if bytes as f64 > 1.01 * before as f64 {
             text += "\nlarger than what it came from";
+        }
+        if output.extension().is_some_and(|e| e == "onnx") && density < 0.9 && bytes as f64 > 0.9 * dense as f64 {
+            text += "\nONNX files have their zeros, too; give -o the name of a folder to have them packed";
         }
         text
     })?;
@@ -268,7 +273,7 @@ pub fn written(pruned: &Pruned, all: usize, before: usize, output: &Path, dtype:
 
 /// Writes a model anew.
 pub fn convert(args: &ConvertArgs, ui: Ui) -> Result<ExitCode> {
-    if super::network::takes(&args.model) {
+    if super::network::kind(&args.model) != Kind::Language {
         return super::network::convert(args, ui);
     }
     if args.output.extension().is_some_and(|e| e == "onnx") {
@@ -294,14 +299,15 @@ pub fn prune(args: &super::prune::Args, ui: Ui) -> Result<ExitCode> {
     let method = nnz::REGISTRY.find(&args.method.method)?;
     let options = args.method.options()?;
     let model = Language::open(&args.model)?;
-    let tokens = match &args.calibrate {
-        Some(path) => model.tokens()?.encode(&models::text(path)?)?,
-        None => Vec::new(),
+    let text = match &args.calibrate[..] {
+        [] => None,
+        [path] => Some((path, model.tokens()?.encode(&models::text(path)?)?)),
+        _ => bail!("a language model reads one text; join those of --calibrate into one file"),
     };
     let Writing { calibration_tokens, calibration_length, .. } = args.writing;
     let count = calibration_tokens / calibration_length.max(1);
-    let blocks = match &args.calibrate {
-        Some(path) => models::blocks(&tokens, calibration_length, count.max(1), path)?,
+    let blocks = match &text {
+        Some((path, tokens)) => models::blocks(tokens, calibration_length, count.max(1), path)?,
         None => Vec::new(),
     };
     let packing = if args.dense_layout { Some(Packing::Dense) } else { args.writing.packing() };
@@ -376,7 +382,8 @@ pub fn generate(path: &Path, prompt: &str, how: &Generation, ui: Ui) -> Result<E
     }
     let model = Language::open(path)?;
     let tokens = model.tokens()?;
-    let machine = super::bench::machine(ui)?;
+    // The same kernels for any number of threads, so that answers are.
+    let (machine, _) = Machine::chooser();
     let mut generator = Generator::new(&model, &Weights::Fastest(&machine))?;
     let mut next = tokens.encode(prompt)?;
     let given = next.len();

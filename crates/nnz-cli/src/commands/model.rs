@@ -1,3 +1,4 @@
+use super::network::{self, Kind};
 use crate::ui::{self, Ui};
 use anyhow::{Result, bail};
 use clap::{Args as ClapArgs, ValueEnum};
@@ -47,7 +48,7 @@ enum Which {
   nnz inspect runs/ID --history --html moves.html    how the topology of a run's first seed moved")]
 pub struct InspectArgs {
     /// A model written by nnz, any file or folder of weights, or a run's directory with --history
-    #[arg(value_parser = super::network::place)]
+    #[arg(value_parser = network::place)]
     model: PathBuf,
     /// How the topology moved while it trained: births, deaths, ages, what is left of the start
     #[arg(long)]
@@ -65,16 +66,34 @@ pub struct InspectArgs {
 #[command(after_help = "Examples:
   nnz predict small.safetensors picture.png
   nnz predict model.safetensors new.csv --json
-  nnz predict model.gguf 'The capital of France is' --tokens 20")]
+  nnz predict model.gguf 'The capital of France is' --tokens 20
+  nnz predict minilm 'A sparse network keeps few of its weights.'
+  nnz predict clip cat.jpg --text 'a photo of a cat' --text 'a photo of a dog'")]
 pub struct PredictArgs {
-    /// A model written by nnz, or a language model
-    #[arg(value_parser = super::network::place)]
-    model: PathBuf,
-    /// A picture (PNG, JPEG) of the model's input size, a table (CSV, TSV) for a model that learned from one, or a text that a
-    /// language model goes on with
-    input: PathBuf,
+    /// A model written by nnz, a language model, or an encoder or a network for pictures (ONNX, or a checkpoint)
+    #[arg(value_parser = network::place)]
+    pub model: PathBuf,
+    /// A picture (PNG, JPEG), a table (CSV, TSV) for a model that learned from one, a text that an encoder reads or a language
+    /// model goes on with; with --text also a folder of pictures
+    pub input: PathBuf,
+    /// A text that a network such as CLIP compares with the picture; give two or more
+    #[arg(long, value_name = "TEXT")]
+    pub text: Vec<String>,
     #[command(flatten)]
     generation: super::language::Generation,
+}
+
+impl PredictArgs {
+    /// That no text came for a model that compares none.
+    pub fn no_texts(&self) -> Result<()> {
+        match self.text.is_empty() {
+            true => Ok(()),
+            false => bail!(
+                "--text is for networks that compare texts with pictures, such as CLIP; {} is none",
+                self.model.display()
+            ),
+        }
+    }
 }
 
 /// Refuses data of another shape than the model's input.
@@ -150,7 +169,7 @@ pub fn inspect(args: &InspectArgs, ui: Ui) -> Result<ExitCode> {
         return moves(args, ui);
     }
     if args.model.extension().is_some_and(|e| e == "onnx") || args.model.join("model.onnx").is_file() {
-        return super::network::inspect(&args.model, args.html.as_deref(), ui);
+        return network::inspect(&args.model, args.html.as_deref(), ui);
     }
     if nnz::models::foreign(&args.model) {
         return super::language::inspect(&args.model, args.html.as_deref(), ui);
@@ -278,11 +297,13 @@ fn describe(i: &Inspection) -> String {
 
 /// Names the class of a picture, or of every row of a table; or predicts the numbers of a row.
 pub fn predict(args: &PredictArgs, ui: Ui) -> Result<ExitCode> {
-    if super::network::known(&args.model) {
-        return super::network::predict(&args.model, &args.input, ui);
-    }
-    if nnz::models::foreign(&args.model) {
-        return super::language::generate(&args.model, &args.input.to_string_lossy(), &args.generation, ui);
+    match network::kind(&args.model) {
+        Kind::Graph => return network::predict(args, ui),
+        Kind::Language => {
+            args.no_texts()?;
+            return super::language::generate(&args.model, &args.input.to_string_lossy(), &args.generation, ui);
+        }
+        Kind::Own => args.no_texts()?,
     }
     let (model, header): (Model<f32>, Header) = load_model(&args.model, Storage::Auto)?;
     if header.task == Task::Reconstruction {

@@ -4,12 +4,13 @@ use super::language::{bar, written};
 use crate::ui::{self, Ui};
 use anyhow::{Result, bail};
 use nnz::data::picture;
+use nnz::kernels::cost::Machine;
 use nnz::kernels::measure::seconds;
 use nnz::models::{self, Pruned, Pruning};
 use nnz::networks::{self, Network, Reads, TOKENS};
 use nnz_engine::file::{Header, load_model};
 use nnz_engine::ops::softmax_rows;
-use nnz_engine::{Model, Storage};
+use nnz_engine::{Model, Storage, Tensor};
 use nnz_formats::{Dtype, Packing};
 use nnz_onnx::Value;
 use serde_json::json;
@@ -32,15 +33,25 @@ pub fn place(text: &str) -> Result<PathBuf, String> {
     store.model(text).ok_or_else(|| format!("{text} is not here yet; `nnz data get {text}` fetches it"))
 }
 
-/// Whether a path is a network that is taken here, and not a language model or one that nnz trained.
-pub fn takes(path: &Path) -> bool {
-    let foreign = path.extension().is_some_and(|e| e == "onnx") || models::foreign(path);
-    foreign && networks::known(path) || !foreign && path.extension().is_some_and(|e| e == "safetensors")
+/// Who computes a model.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Kind {
+    /// The engine: nnz trained it.
+    Own,
+    /// A language model, or weights of which nothing is known.
+    Language,
+    /// A graph: an ONNX file, or an encoder or network for pictures that comes as a checkpoint.
+    Graph,
 }
 
-/// As [`takes`], without networks of ours.
-pub fn known(path: &Path) -> bool {
-    (path.extension().is_some_and(|e| e == "onnx") || models::foreign(path)) && networks::known(path)
+/// What lies at a path.
+pub fn kind(path: &Path) -> Kind {
+    let onnx = path.extension().is_some_and(|e| e == "onnx");
+    match onnx || models::foreign(path) {
+        false => Kind::Own,
+        true if networks::known(path) => Kind::Graph,
+        true => Kind::Language,
+    }
 }
 
 fn open(path: &Path, ui: Ui) -> Result<Network> {
@@ -63,9 +74,9 @@ pub fn convert(args: &super::language::ConvertArgs, ui: Ui) -> Result<ExitCode> 
     if args.sparse_initializer && !onnx {
         bail!("--sparse-initializer is for ONNX; give -o a name that ends in .onnx");
     }
-    let network = match known(&args.model) {
-        true => open(&args.model, ui)?,
-        false => {
+    let network = match kind(&args.model) {
+        Kind::Graph => open(&args.model, ui)?,
+        _ => {
             if !onnx {
                 bail!("a network that nnz trained is written as ONNX; give -o a name that ends in .onnx");
             }
@@ -81,82 +92,104 @@ pub fn convert(args: &super::language::ConvertArgs, ui: Ui) -> Result<ExitCode> 
         networks::export(&network, &args.output, writing.packing(), dtype, args.sparse_initializer, &said)?;
     let part =
         |m: nnz_onnx::Matrix| Some(models::Part { written: *found.get(&m.name)?, entries: m.len(), name: m.name });
-    let parts = network.matrices().into_iter().filter_map(part).collect();
+    let parts = network.matrices().into_iter().filter(|m| !m.head).filter_map(part).collect();
     let pruned = Pruned { parts, bytes, tried: Vec::new(), singular: 0 };
     let (all, before) = sizes(&network);
     written(&pruned, all, before, &args.output, dtype, ui)
 }
 
-/// Inputs that a network is weighed by: lines of a text, or pictures.
-fn samples(network: &Network, path: &Path, tokens: usize, length: usize) -> Result<Vec<Vec<(&'static str, Value)>>> {
-    let fixed = |inputs: Vec<(&str, Value)>| {
-        let name =
-            |n: &str| ["input_ids", "attention_mask", "token_type_ids", "pixel_values"].into_iter().find(|k| *k == n);
-        // Names of inputs are few and live as long as the program.
-        inputs.into_iter().map(|(n, v)| (name(n).unwrap_or_else(|| String::leak(n.into())), v)).collect::<Vec<_>>()
-    };
-    match &network.reads {
-        Reads::Tokens { .. } => {
-            let text = models::text(path)?;
-            let tokenizer = network.tokens()?;
-            let most = length.min(network.context());
-            let (mut all, mut count) = (Vec::new(), 0);
-            // Lines in pieces that are hardly longer than what is read of them.
-            'lines: for line in text.lines().filter(|l| !l.trim().is_empty()) {
-                let words: Vec<&str> = line.split_whitespace().collect();
-                for piece in words.chunks((most * 3 / 4).max(1)) {
-                    let ids = tokenizer.framed(&piece.join(" "), most)?;
-                    count += ids.len();
-                    all.push(fixed(network.of_tokens(&[ids])));
-                    if count >= tokens {
-                        break 'lines;
-                    }
-                }
-            }
-            if all.is_empty() {
-                bail!("{}: no line of text in it", path.display());
-            }
-            Ok(all)
-        }
-        Reads::Pictures(_) => {
-            let mut files = Vec::new();
-            gather(path, &mut files, 0)?;
-            files.sort();
-            if files.is_empty() {
-                bail!("{}: no picture (PNG, JPEG) in it", path.display());
-            }
-            // Evenly from all, so that every class of a sorted folder is seen.
-            let n = files.len().min(PICTURES);
-            let chosen = (0..n).map(|i| &files[i * files.len() / n]);
-            chosen.map(|f| Ok(fixed(network.of_picture(&picture(f)?)?))).collect()
-        }
-        Reads::Both { .. } => bail!("networks of two towers are pruned without --calibrate, by magnitude"),
+/// Inputs by name.
+type Sample = Vec<(String, Value)>;
+
+fn named(inputs: Vec<(&str, Value)>) -> Sample {
+    inputs.into_iter().map(|(n, v)| (n.to_owned(), v)).collect()
+}
+
+/// Inputs that a network is weighed by: lines of texts, or pictures; both for a network of two towers.
+fn samples(network: &Network, places: &[PathBuf], tokens: usize, length: usize) -> Result<Vec<Sample>> {
+    let (texts, pictures): (Vec<&PathBuf>, Vec<&PathBuf>) = match &network.reads {
+        Reads::Tokens { .. } => (places.iter().collect(), Vec::new()),
+        Reads::Pictures(_) => (Vec::new(), places.iter().collect()),
+        Reads::Both { .. } => places.iter().partition(|p| !p.is_dir() && !is_picture(p)),
         Reads::Anything => bail!(
             "{} does not say how its inputs are made, so it is pruned without --calibrate, by magnitude",
             network.path.display()
         ),
-    }
-}
-
-/// Pictures in a folder and below.
-fn gather(path: &Path, files: &mut Vec<PathBuf>, depth: usize) -> Result<()> {
-    let is_picture = |p: &Path| {
-        let ending = p.extension().map(|e| e.to_string_lossy().to_lowercase());
-        ending.is_some_and(|e| ["png", "jpg", "jpeg"].contains(&e.as_str()))
     };
-    if !path.is_dir() {
-        files.push(path.into());
-        return Ok(());
+    let mut all = Vec::new();
+    if !texts.is_empty() {
+        all.extend(lines(network, &texts, tokens, length)?);
     }
-    let inside = std::fs::read_dir(path).map_err(|e| anyhow::anyhow!("{}: cannot read: {e}", path.display()))?;
-    for entry in inside.filter_map(Result::ok).map(|e| e.path()) {
-        if entry.is_dir() && depth < 4 {
-            gather(&entry, files, depth + 1)?;
-        } else if is_picture(&entry) {
-            files.push(entry);
+    if !pictures.is_empty() {
+        let files = gather(&pictures)?;
+        // Evenly from all, so that every class of a sorted folder is seen.
+        let n = files.len().min(PICTURES);
+        for file in (0..n).map(|i| &files[i * files.len() / n]) {
+            all.push(named(network.of_pictures(&[picture(file)?])?));
         }
     }
-    Ok(())
+    Ok(all)
+}
+
+/// Lines of texts, in pieces that are hardly longer than what is read of them.
+fn lines(network: &Network, places: &[&PathBuf], tokens: usize, length: usize) -> Result<Vec<Sample>> {
+    let tokenizer = network.tokens()?;
+    let most = length.min(network.context());
+    let (mut all, mut count) = (Vec::new(), 0);
+    for place in places {
+        let (text, before) = (models::text(place)?, all.len());
+        let pieces = text.lines().flat_map(|line| {
+            let words: Vec<&str> = line.split_whitespace().collect();
+            words.chunks((most * 3 / 4).max(1)).map(|piece| piece.join(" ")).collect::<Vec<_>>()
+        });
+        for piece in pieces {
+            if count >= tokens {
+                break;
+            }
+            let ids = tokenizer.framed(&piece, most)?;
+            count += ids.len();
+            all.push(named(network.of_tokens(&[ids])));
+        }
+        if count < tokens && all.len() == before {
+            bail!("{}: no line of text in it", place.display());
+        }
+    }
+    Ok(all)
+}
+
+fn is_picture(path: &Path) -> bool {
+    let ending = path.extension().map(|e| e.to_string_lossy().to_lowercase());
+    ending.is_some_and(|e| ["png", "jpg", "jpeg"].contains(&e.as_str()))
+}
+
+/// Pictures: those that are named, and those in folders and below, sorted.
+fn gather(places: &[&PathBuf]) -> Result<Vec<PathBuf>> {
+    fn below(folder: &Path, files: &mut Vec<PathBuf>, depth: usize) -> Result<()> {
+        let inside =
+            std::fs::read_dir(folder).map_err(|e| anyhow::anyhow!("{}: cannot read: {e}", folder.display()))?;
+        for entry in inside.filter_map(Result::ok).map(|e| e.path()) {
+            if entry.is_dir() && depth < 4 {
+                below(&entry, files, depth + 1)?;
+            } else if is_picture(&entry) {
+                files.push(entry);
+            }
+        }
+        Ok(())
+    }
+    let mut all = Vec::new();
+    for place in places {
+        let mut files = Vec::new();
+        match place.is_dir() {
+            true => below(place, &mut files, 0)?,
+            false => files.push((*place).clone()),
+        }
+        if files.is_empty() {
+            bail!("{}: no picture (PNG, JPEG) in it", place.display());
+        }
+        files.sort();
+        all.extend(files);
+    }
+    Ok(all)
 }
 
 /// Prunes a network.
@@ -169,10 +202,11 @@ pub fn prune(args: &super::prune::Args, ui: Ui) -> Result<ExitCode> {
     let options = args.method.options()?;
     let mut network = open(&args.model, ui)?;
     let length = args.writing.calibration_length.max(8);
-    let given = match &args.calibrate {
-        Some(path) => samples(&network, path, args.writing.calibration_tokens, length)?,
-        None => Vec::new(),
+    let given = match args.calibrate.is_empty() {
+        true => Vec::new(),
+        false => samples(&network, &args.calibrate, args.writing.calibration_tokens, length)?,
     };
+    let given = given.iter().map(|s| s.iter().map(|(n, v)| (n.as_str(), v.clone())).collect()).collect();
     let packing = if args.dense_layout { Some(Packing::Dense) } else { args.writing.packing() };
     let onnx = args.output.extension().is_some_and(|e| e == "onnx") || network.archive.is_none();
     let dtype = if onnx { Dtype::F32 } else { args.writing.dtype() };
@@ -226,9 +260,12 @@ pub fn bench(path: &Path, batch: usize, why: bool, ui: Ui) -> Result<ExitCode> {
             s if s >= 1.0 => format!("{s:.2}x faster than"),
             s => format!("{:.2}x SLOWER than", 1.0 / s),
         };
+        let text = format!("of {} tokens", TOKENS.min(network.context()));
         let what = match (&network.reads, batch) {
-            (Reads::Tokens { .. }, 1) => format!("a text of {} tokens", TOKENS.min(network.context())),
-            (Reads::Tokens { .. }, n) => format!("{n} texts of {} tokens", TOKENS.min(network.context())),
+            (Reads::Tokens { .. }, 1) => format!("a text {text}"),
+            (Reads::Tokens { .. }, n) => format!("{n} texts {text}"),
+            (Reads::Both { .. }, 1) => format!("a text {text} and a picture"),
+            (Reads::Both { .. }, n) => format!("{n} texts {text} and as many pictures"),
             (_, 1) => "a sample".into(),
             (_, n) => format!("{n} samples"),
         };
@@ -282,19 +319,24 @@ pub fn inspect(path: &Path, html: Option<&Path>, ui: Ui) -> Result<ExitCode> {
         (all, zeros) = (all + values.len(), zeros + values.len() - nonzeros);
         let density = nonzeros as f64 / values.len().max(1) as f64;
         let matrix = matrices.iter().find(|m| m.name == *name);
-        let what = matrix.map_or("-", |m| if m.head { "head" } else { "can be pruned" });
+        let odd = values.iter().filter(|v| !v.is_finite()).count();
+        let what = match matrix {
+            _ if odd > 0 => format!("{odd} not finite"),
+            Some(m) => if m.head { "head" } else { "can be pruned" }.into(),
+            None => "-".into(),
+        };
         weights.push(
             json!({"name": name, "shape": c.shape, "numbers": c.kind.name(), "density": density, "bytes": c.bytes(),
-            "prunable": matrix.is_some_and(|m| !m.head)}),
+            "not_finite": odd, "prunable": matrix.is_some_and(|m| !m.head)}),
         );
         // What is no weight fills the table.
-        if matrix.is_some() || c.len() >= 64 {
+        if matrix.is_some() || c.len() >= 64 || odd > 0 {
             let shape = c.shape.iter().map(usize::to_string).collect::<Vec<_>>().join("x");
             rows.push(vec![
                 name.clone(),
                 shape,
                 c.kind.name().into(),
-                what.into(),
+                what,
                 ui::density(density),
                 ui::bytes(c.bytes()),
             ]);
@@ -325,32 +367,89 @@ pub fn inspect(path: &Path, html: Option<&Path>, ui: Ui) -> Result<ExitCode> {
     Ok(ExitCode::SUCCESS)
 }
 
+/// Pictures that go through a network at once.
+const AT_ONCE: usize = 16;
+
+/// Which of several texts fit pictures, by a network of two towers.
+fn compare(network: &Network, place: &PathBuf, texts: &[String], ui: Ui) -> Result<ExitCode> {
+    if texts.len() < 2 {
+        bail!(
+            "{} tells which of several texts fits a picture; give two or more, such as --text 'a cat' --text 'a dog'",
+            network.path.display()
+        );
+    }
+    let (pictures, tokens) = (gather(&[place])?, network.tokens()?);
+    let ids = texts.iter().map(|t| tokens.framed(t, network.context())).collect::<nnz::Result<Vec<_>>>()?;
+    let session = network.session(Some(&Machine::chooser().0))?;
+    // By picture, the texts and their probabilities, the likeliest first.
+    let mut ranked: Vec<(String, Vec<(&String, f32)>)> = Vec::with_capacity(pictures.len());
+    for files in pictures.chunks(AT_ONCE) {
+        let read = files.iter().map(|f| picture(f)).collect::<Result<Vec<_>, _>>()?;
+        let inputs = [network.of_tokens(&ids), network.of_pictures(&read)?].concat();
+        let mut logits = output(network, session.run(inputs)?, "logits_per_image")?.data().to_vec();
+        softmax_rows(&mut logits, texts.len());
+        for (file, row) in files.iter().zip(logits.chunks_exact(texts.len())) {
+            let mut row: Vec<(&String, f32)> = texts.iter().zip(row.iter().copied()).collect();
+            row.sort_by(|a, b| b.1.total_cmp(&a.1));
+            ranked.push((file.display().to_string(), row));
+        }
+    }
+    let one = |(text, p): &(&String, f32)| json!({"text": text, "probability": p});
+    let listed =
+        ranked.iter().map(|(file, row)| json!({"picture": file, "texts": row.iter().map(one).collect::<Vec<_>>()}));
+    ui.answer(&json!({"pictures": listed.collect::<Vec<_>>()}), || {
+        let width = texts.iter().map(|t| t.chars().count()).max().unwrap_or(0);
+        let line = |(text, p): &(&String, f32)| format!("{text:>width$}  {}", ui::percent(f64::from(*p), None));
+        let block = |(file, row): &(String, Vec<(&String, f32)>)| {
+            let rows = row.iter().map(line).collect::<Vec<_>>().join("\n");
+            if ranked.len() == 1 { rows } else { format!("{file}\n{rows}") }
+        };
+        ranked.iter().map(block).collect::<Vec<_>>().join("\n\n")
+    })?;
+    Ok(ExitCode::SUCCESS)
+}
+
+/// An output of a network, all of whose numbers are numbers.
+fn output(network: &Network, values: Vec<Value>, name: &str) -> Result<Tensor<f32>> {
+    let at = network.graph.outputs.iter().position(|p| p.name == name);
+    let Some(found) = at.and_then(|i| values.into_iter().nth(i)).and_then(Value::into_floats) else {
+        bail!("{}: no output `{name}` of floats", network.path.display())
+    };
+    if found.data().iter().any(|v| v.is_nan()) {
+        bail!(
+            "{}: `{name}` is no number (NaN); weights that are damaged do that, and `nnz inspect` lists how many are",
+            network.path.display()
+        );
+    }
+    Ok(found)
+}
+
 /// Answers for a text or a picture.
-pub fn predict(path: &Path, input: &Path, ui: Ui) -> Result<ExitCode> {
-    let network = open(path, ui)?;
-    let machine = super::bench::machine(ui)?;
+pub fn predict(args: &super::model::PredictArgs, ui: Ui) -> Result<ExitCode> {
+    let network = open(&args.model, ui)?;
+    if let Reads::Both { .. } = network.reads {
+        return compare(&network, &args.input, &args.text, ui);
+    }
+    args.no_texts()?;
     let (given, tokens) = match &network.reads {
         Reads::Tokens { .. } => {
             let tokens = network.tokens()?;
-            let ids = tokens.framed(&input.to_string_lossy(), network.context())?;
+            let ids = tokens.framed(&args.input.to_string_lossy(), network.context())?;
             (network.of_tokens(&[ids]), Some(tokens))
         }
-        Reads::Pictures(_) => (network.of_picture(&picture(input)?)?, None),
-        Reads::Both { .. } => {
-            bail!("networks of two towers compare many texts with many pictures, which `predict` does not do")
-        }
-        Reads::Anything => {
+        Reads::Pictures(_) => (network.of_pictures(&[picture(&args.input)?])?, None),
+        Reads::Both { .. } | Reads::Anything => {
             bail!("{} does not say how its inputs are made from a picture or a text", network.path.display())
         }
     };
-    let outputs = network.session(Some(&machine))?.run(given)?;
+    let outputs = network.session(Some(&Machine::chooser().0))?.run(given)?;
     let ports = &network.graph.outputs;
-    let named = |name: &str| ports.iter().position(|p| p.name == name);
-    let floats = |i: usize| outputs.get(i).cloned().and_then(Value::into_floats);
-    let last = named("sparse_embedding").or(named("sentence_embedding")).or(named("logits")).unwrap_or_default();
-    let Some(found) = floats(last) else { bail!("output `{}` has no floats", ports[last].name) };
+    let wanted = ["sparse_embedding", "sentence_embedding", "logits"].into_iter();
+    let wanted = wanted.flat_map(|n| ports.iter().find(|p| p.name == n)).chain(ports).next();
+    let Some(name) = wanted.map(|p| &*p.name) else { bail!("{}: it has no output", network.path.display()) };
+    let found = output(&network, outputs, name)?;
     let values = found.data().to_vec();
-    match (&*ports[last].name, found.shape()) {
+    match (name, found.shape()) {
         ("sparse_embedding", _) => {
             let mut order: Vec<usize> = (0..values.len()).filter(|&i| values[i] > 0.0).collect();
             order.sort_by(|&a, &b| values[b].total_cmp(&values[a]).then(a.cmp(&b)));

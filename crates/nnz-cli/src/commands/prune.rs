@@ -1,4 +1,5 @@
 use super::MethodArgs;
+use super::network::{self, Kind};
 use super::train::TrainArgs;
 use crate::ui::{self, Ui, Watch};
 use anyhow::{Result, bail};
@@ -21,11 +22,12 @@ use std::process::ExitCode;
   nnz prune model.safetensors --method snip --density 0.1 --data mnist -o small.safetensors
   nnz prune model.gguf --method sparsegpt --density 0.5 --calibrate text.txt -o small
   nnz prune minilm --method wanda --density 0.5 --calibrate text.txt -o small
+  nnz prune clip --method wanda --density 0.5 --calibrate captions.txt --calibrate pictures -o small
   nnz prune mobilenet.pth --method magnitude --density 0.3 -o small.onnx")]
 pub struct Args {
     /// A model written by nnz; a language model (a GGUF file, or a folder of safetensors or PyTorch weights); an encoder or a
     /// network for pictures (ONNX, or a checkpoint)
-    #[arg(value_parser = super::network::place)]
+    #[arg(value_parser = network::place)]
     pub model: PathBuf,
     #[command(flatten)]
     pub method: MethodArgs,
@@ -43,9 +45,10 @@ pub struct Args {
     /// The pruned model: a file; a folder for models of other programs, or a file that ends in .onnx
     #[arg(long, short, value_name = "FILE")]
     pub output: PathBuf,
-    /// Text that a language model or an encoder reads while it is pruned; pictures for others, a folder or a file
-    #[arg(long, value_name = "TEXT", conflicts_with = "data")]
-    pub calibrate: Option<PathBuf>,
+    /// Text that a language model or an encoder reads while it is pruned; pictures for others, a folder or a file; for CLIP both,
+    /// each with its own --calibrate
+    #[arg(long, value_name = "TEXT|PICTURES", conflicts_with = "data")]
+    pub calibrate: Vec<PathBuf>,
     #[command(flatten)]
     pub writing: super::language::Writing,
     /// Write zeros too, so that any safetensors reader sees plain matrices
@@ -55,11 +58,15 @@ pub struct Args {
 
 /// Prunes a model.
 pub fn run(args: &Args, ui: Ui) -> Result<ExitCode> {
-    if super::network::known(&args.model) {
-        return super::network::prune(args, ui);
-    }
-    if nnz::models::foreign(&args.model) {
-        return super::language::prune(args, ui);
+    match network::kind(&args.model) {
+        Kind::Graph => return network::prune(args, ui),
+        Kind::Language => return super::language::prune(args, ui),
+        Kind::Own if !args.calibrate.is_empty() => {
+            bail!(
+                "--calibrate is for models of other programs; a network that nnz trained reads the data set of --data"
+            )
+        }
+        Kind::Own => {}
     }
     let storage = args.train.spec(0).storage;
     let (mut model, mut header): (Model<f32>, Header) = load_model(&args.model, storage)?;

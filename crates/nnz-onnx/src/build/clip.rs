@@ -3,10 +3,19 @@
 use super::vit::{patches, preceded};
 use super::*;
 
+/// Sizes of a tower, which a configuration may leave out where they are those of the first models.
+const KEYS: [&str; 4] = ["hidden_size", "num_hidden_layers", "num_attention_heads", "intermediate_size"];
+const TEXT: [usize; 4] = [512, 12, 8, 2048];
+const VISION: [usize; 4] = [768, 12, 12, 3072];
+
 pub(super) fn build(archive: &Archive) -> Result<Built> {
     let whole = config(archive);
-    let part = |key: &str| Config { archive, json: &whole.json[key] };
-    let (text, vision) = (part("text_config"), part("vision_config"));
+    let [text, vision] = [("text_config", TEXT), ("vision_config", VISION)].map(|(key, sizes)| {
+        let mut json: serde_json::Map<_, _> = KEYS.iter().zip(sizes).map(|(k, n)| ((*k).into(), n.into())).collect();
+        json.extend(whole.json[key].as_object().cloned().unwrap_or_default());
+        serde_json::Value::Object(json)
+    });
+    let [text, vision] = [&text, &vision].map(|json| Config { archive, json });
     let common = whole.size_or("projection_dim", 512)?;
     let mut net = Net::new(archive, "clip");
 
@@ -78,11 +87,12 @@ pub(super) fn build(archive: &Archive) -> Result<Built> {
     net.output(&logits, "logits_per_image", &[None, None]);
     net.output(&texts, "text_embeds", &[None, Some(common)]);
     net.output(&pictures, "image_embeds", &[None, Some(common)]);
-    let pictures = Pictures {
-        shape: [channels, size, size],
-        mean: vec![0.481_454_66, 0.457_827_5, 0.408_210_73],
-        deviation: vec![0.268_629_54, 0.261_302_6, 0.275_777_1],
-    };
+    let mut pictures = Pictures { cubic: true, ..Pictures::even(channels, size, 0.5, 0.5) };
+    if channels == 3 {
+        pictures.mean = vec![0.481_454_66, 0.457_827_5, 0.408_210_73];
+        pictures.deviation = vec![0.268_629_54, 0.261_302_6, 0.275_777_1];
+    }
+    let pictures = pictures.prepared(archive)?;
     let reads = Reads::Both { vocabulary, context, pictures };
     Ok(Built { graph: net.graph, family: "CLIP", reads, classes: Vec::new(), notes: Vec::new() })
 }

@@ -48,13 +48,51 @@ pub struct Pictures {
     pub mean: Vec<f32>,
     /// Standard deviation of each channel.
     pub deviation: Vec<f32>,
+    /// Whether they are scaled by a cubic instead of a triangle.
+    pub cubic: bool,
 }
 
 impl Pictures {
     /// The usual numbers of networks that were trained on ImageNet.
     fn image_net(size: usize) -> Self {
         let (mean, deviation) = (vec![0.485, 0.456, 0.406], vec![0.229, 0.224, 0.225]);
-        Self { shape: [3, size, size], mean, deviation }
+        Self { shape: [3, size, size], mean, deviation, cubic: false }
+    }
+
+    /// Square ones of channels that are all alike.
+    fn even(channels: usize, size: usize, mean: f32, deviation: f32) -> Self {
+        let [mean, deviation] = [mean, deviation].map(|v| vec![v; channels]);
+        Self { shape: [channels, size, size], mean, deviation, cubic: false }
+    }
+
+    /// With what `preprocessor_config.json` says, where it lies beside a checkpoint.
+    fn prepared(mut self, archive: &Archive) -> Result<Self> {
+        let file = archive.path.join("preprocessor_config.json");
+        if !file.is_file() {
+            return Ok(self);
+        }
+        let fail = |why: String| Error::file(&file, why);
+        let text = std::fs::read(&file).map_err(|e| fail(format!("cannot read: {e}")))?;
+        let json: serde_json::Value = serde_json::from_slice(&text).map_err(|e| fail(e.to_string()))?;
+        let plain = json["do_normalize"] == false;
+        for (key, to, none) in [("image_mean", &mut self.mean, 0.0), ("image_std", &mut self.deviation, 1.0)] {
+            let given = match json[key].as_array() {
+                _ if plain => vec![none; to.len()],
+                None => continue,
+                Some(list) => list.iter().filter_map(|v| Some(v.as_f64()? as f32)).filter(|v| v.is_finite()).collect(),
+            };
+            if given.len() != to.len() || key == "image_std" && given.contains(&0.0) {
+                return Err(fail(format!("{key} is {}, but there are {} channels", json[key], to.len())));
+            }
+            *to = given;
+        }
+        self.cubic = match json["resample"].as_u64() {
+            None => self.cubic,
+            Some(2) => false,
+            Some(3) => true,
+            Some(n) => return Err(fail(format!("pictures scaled by Pillow's filter {n}; 2 and 3 are computed here"))),
+        };
+        Ok(self)
     }
 }
 
@@ -204,6 +242,13 @@ impl<'a> Net<'a> {
         self.graph.add(op, inputs, attributes)
     }
 
+    /// Calls the last node what the checkpoint calls its layer, which is what people look for.
+    fn call(&mut self, layer: &str) {
+        if let Some(node) = self.graph.nodes.last_mut() {
+            node.name = layer.into();
+        }
+    }
+
     fn input(&mut self, name: &str, kind: Kind, shape: &[Option<usize>]) -> String {
         self.graph.inputs.push(Port { name: name.into(), kind: Some(kind), shape: Some(shape.to_vec()) });
         name.into()
@@ -222,6 +267,7 @@ impl<'a> Net<'a> {
         let w = self.weight(&format!("{prefix}.weight"), &[rows, cols])?;
         let turned = self.node("Transpose", &[&w], &[("perm", ints(&[1, 0]))]);
         let y = self.node("MatMul", &[x, &turned], &[]);
+        self.call(prefix);
         let bias = format!("{prefix}.bias");
         if !self.has(&bias) {
             return Ok(y);
@@ -331,7 +377,9 @@ impl<'a> Net<'a> {
             false => ("pads", ints(&[h / 2 * usize::from(how.padded), w / 2 * usize::from(how.padded)].repeat(2))),
         });
         let inputs: Vec<&str> = inputs.iter().map(String::as_str).collect();
-        Ok((self.node("Conv", &inputs, &attributes), filters))
+        let y = self.node("Conv", &inputs, &attributes);
+        self.call(prefix);
+        Ok((y, filters))
     }
 
     fn batch_norm(&mut self, x: &str, prefix: &str, channels: usize, epsilon: f32) -> Result<String> {

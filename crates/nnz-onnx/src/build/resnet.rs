@@ -48,8 +48,7 @@ pub(super) fn build(archive: &Archive) -> Result<Built> {
     net.graph.name = format!("resnet{depth}");
     let mut pictures = Pictures::image_net(size);
     if channels != 3 {
-        pictures =
-            Pictures { shape: [channels, size, size], mean: vec![0.0; channels], deviation: vec![1.0; channels] };
+        pictures = Pictures::even(channels, size, 0.0, 1.0);
     }
     Ok(Built {
         graph: net.graph,

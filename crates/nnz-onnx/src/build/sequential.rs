@@ -104,8 +104,7 @@ pub(super) fn build(archive: &Archive) -> Result<Built> {
         inputs = shape[0];
     }
     let channels = shape[1];
-    let pictures =
-        Pictures { shape: [channels, size, size], mean: vec![0.5; channels], deviation: vec![0.5; channels] };
+    let pictures = Pictures::even(channels, size, 0.5, 0.5);
     let notes = vec![format!(
         "read as a plain network: ReLU and {pools} maxima over 2x2 where the names leave room; pictures of {channels}x{size}x{size} \
          from -1 to 1"

@@ -43,8 +43,7 @@ pub(super) fn build(archive: &Archive) -> Result<Built> {
     } else {
         net.output(&x, "last_hidden_state", &[None, Some(side * side + 1), Some(width)]);
     }
-    let pictures =
-        Pictures { shape: [channels, size, size], mean: vec![0.5; channels], deviation: vec![0.5; channels] };
+    let pictures = Pictures::even(channels, size, 0.5, 0.5).prepared(archive)?;
     let (classes, notes) = (c.classes(), Vec::new());
     Ok(Built { graph: net.graph, family: "ViT", reads: Reads::Pictures(pictures), classes, notes })
 }

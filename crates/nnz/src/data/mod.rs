@@ -419,12 +419,13 @@ impl std::io::Write for Hashing<'_> {
 
 /// The entry of a known name.
 fn find(name: &str) -> Result<&'static Entry> {
-    catalog().iter().chain(models()).find(|e| e.name == name).ok_or_else(|| unknown(name))
+    let mut all = catalog().iter().chain(models());
+    all.clone().find(|e| e.name == name).ok_or_else(|| unknown("data set or model", name, &mut all))
 }
 
-fn unknown(name: &str) -> Error {
-    let hint = nnz_core::closest(name, catalog().iter().map(|e| &*e.name));
-    Error::Unknown(nnz_core::Error::Unknown { kind: "data set", name: name.into(), hint, list: "nnz data list" })
+fn unknown(kind: &'static str, name: &str, all: &mut dyn Iterator<Item = &Entry>) -> Error {
+    let hint = nnz_core::closest(name, all.map(|e| &*e.name));
+    Error::Unknown(nnz_core::Error::Unknown { kind, name: name.into(), hint, list: "nnz data list" })
 }
 
 /// `NAME` or `NAME.gz` in a folder; the dot of some copies (`train-images.idx3-ubyte`) is understood.
@@ -439,7 +440,9 @@ fn load_path(name: &str, encoding: Option<&read::Encoding>) -> Result<Loaded> {
     let (path, options) = read::split(name);
     match Path::new(path).metadata() {
         // A separator or an ending says that a path was meant.
-        Err(_) if !path.contains(std::path::is_separator) && !path.contains('.') => Err(unknown(name)),
+        Err(_) if !path.contains(std::path::is_separator) && !path.contains('.') => {
+            Err(unknown("data set", name, &mut catalog().iter()))
+        }
         Err(source) => Err(Error::Io { what: "read", path: path.into(), source }),
         Ok(what) if what.is_dir() && options.is_empty() => match load_folder(name)? {
             Some(loaded) => Ok(loaded),

@@ -62,7 +62,6 @@ impl<'a> Planned<'a> {
         full.extend(options.clone());
         let text = |key: &str| full.get(key).and_then(Value::as_str).unwrap_or_default().to_owned();
         let pattern: Pattern = text("pattern").parse().unwrap_or_default();
-        let mut counts = None;
         if full.contains_key("at") {
             options.insert("at".into(), "0 run".into());
         }
@@ -79,24 +78,17 @@ impl<'a> Planned<'a> {
         };
         let setting = Setting { seed: pruning.seed, steps: 0, steps_per_epoch: 1 };
         let work = method.build(&options, &setting)?;
-        if work.procedure.is_some() || work.parametrization.is_some() || work.sparsifier.kind() != Kind::Weights {
+        if work.procedure.is_some() {
+            return refuse("goes on in rounds that train or measure the model");
+        }
+        if work.parametrization.is_some() || work.sparsifier.kind() != Kind::Weights {
             return refuse("does more than remove weights of a trained model");
         }
-        if text("distribution") == "global" {
-            if pattern.fixed_density().is_none() {
-                if method.key != "magnitude" || pattern != Pattern::Unstructured {
-                    return Err(Error::Refused(format!(
-                        "{} with one budget for the whole model needs the scores of all its weights at once; give \
-                         --distribution uniform",
-                        method.key
-                    )));
-                }
-                let density = full.get("density").and_then(Value::as_float).unwrap_or(1.0);
-                counts = Some(threshold(model, &shapes, density)?);
-            }
+        let global = text("distribution") == "global";
+        if global {
             options.insert("distribution".into(), "uniform".into());
         }
-        let mut plan = Self { pruning, options, reads: false, counts, shapes };
+        let mut plan = Self { pruning, options, reads: false, counts: None, shapes };
         let work = plan.build(None)?;
         match work.sparsifier.plan(0) {
             Plan::Rewire(s) if s.gradient || s.zeros > 0.0 || s.curvature.is_some() || s.flow => {
@@ -104,6 +96,17 @@ impl<'a> Planned<'a> {
             }
             Plan::Rewire(s) => plan.reads = s.gram.is_some(),
             _ => return refuse("does not prune a trained model"),
+        }
+        if global && pattern.fixed_density().is_none() {
+            if method.key != "magnitude" || pattern != Pattern::Unstructured {
+                return Err(Error::Refused(format!(
+                    "{} with one budget for the whole model needs the scores of all its weights at once; give \
+                     --distribution uniform",
+                    method.key
+                )));
+            }
+            let density = full.get("density").and_then(Value::as_float).unwrap_or(1.0);
+            plan.counts = Some(threshold(model, &plan.shapes, density)?);
         }
         work.sparsifier.check(&plan.shapes.iter().collect::<Vec<_>>())?;
         Ok(plan)
@@ -117,6 +120,13 @@ impl<'a> Planned<'a> {
         }
         let setting = Setting { seed: self.pruning.seed, steps: 0, steps_per_epoch: 1 };
         Ok(self.pruning.method.build(&options, &setting)?)
+    }
+
+    /// A matrix with its zeros, each number as it is read again.
+    pub fn rounded(&self, index: usize, values: Vec<f32>, moments: Option<&Moments>) -> Result<Vec<f32>> {
+        let mut values = self.prune(index, values, moments)?;
+        values.iter_mut().for_each(|v| *v = self.pruning.dtype.round(*v));
+        Ok(values)
     }
 
     /// A matrix with its zeros.

@@ -183,8 +183,7 @@ pub fn prune(
             let flat = moments.as_ref().is_some_and(flat);
             for part in parts.filter(|&p| model.has(p)) {
                 singular += usize::from(flat);
-                let mut values = plan.prune(all.index(layer, part), model.part(layer, part)?, moments.as_ref())?;
-                values.iter_mut().for_each(|v| *v = pruning.dtype.round(*v));
+                let values = plan.rounded(all.index(layer, part), model.part(layer, part)?, moments.as_ref())?;
                 folder.matrix(layer, part, &values)?;
                 block.weights[part] = Some(model.linear(layer, part, values, &Weights::Dense)?);
             }

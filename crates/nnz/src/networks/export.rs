@@ -1,6 +1,6 @@
 //! Writing networks: ONNX, or a folder of safetensors as the checkpoint had them.
 
-use super::{CLASSES, Network, READS};
+use super::{CLASSES, CONTEXT, Network, READS};
 use crate::{Error, Result};
 use nnz_formats::{Dtype, Format, Packing, Writer, Written};
 use nnz_onnx::{Constant, Kind};
@@ -70,11 +70,13 @@ pub fn export(
             None => writer.dense(name, &entry.shape, &values, vector)?,
         }
     }
-    for name in ["config.json", "tokenizer.json"] {
-        // Beside a file of weights, what lies in its folder belongs to it only where the reader took it so.
-        if (name == "config.json" && archive.config.is_some())
-            || (name == "tokenizer.json" && archive.tokenizer.is_some())
-        {
+    // Beside a file of weights, what lies in its folder belongs to it only where the reader took it so.
+    for (name, own) in [
+        ("config.json", archive.config.is_some()),
+        ("tokenizer.json", archive.tokenizer.is_some()),
+        ("preprocessor_config.json", network.path.is_dir()),
+    ] {
+        if own {
             beside(name)?;
         }
     }
@@ -97,12 +99,15 @@ fn counted(network: &Network) -> BTreeMap<String, Written> {
     graph.matrices().into_iter().map(one).collect()
 }
 
-/// The bytes of an ONNX file, which also says how pictures are made ready and what the classes are called.
+/// The bytes of an ONNX file, which also says how pictures are made ready, how long texts may be, and what the classes are called.
 fn file(network: &Network, sparse: bool) -> Vec<u8> {
     let mut graph = network.graph.clone();
     if let Some(p) = network.pictures() {
-        let v = serde_json::json!({"shape": p.shape, "mean": p.mean, "deviation": p.deviation});
+        let v = serde_json::json!({"shape": p.shape, "mean": p.mean, "deviation": p.deviation, "cubic": p.cubic});
         graph.metadata.insert(READS.into(), v.to_string());
+    }
+    if network.context() > 0 {
+        graph.metadata.insert(CONTEXT.into(), network.context().to_string());
     }
     if !network.classes.is_empty() {
         graph.metadata.insert(CLASSES.into(), serde_json::json!(network.classes).to_string());

@@ -70,6 +70,8 @@ fn loose(path: &Path, archive: &Archive) -> bool {
 
 /// Key of what a graph's file says about its inputs.
 const READS: &str = "nnz.pictures";
+/// Key of the longest sequence of tokens.
+const CONTEXT: &str = "nnz.context";
 /// Key of its classes.
 const CLASSES: &str = "nnz.classes";
 
@@ -82,12 +84,15 @@ impl Network {
         let named = path.extension().is_some_and(|e| e == "onnx");
         if let Some(file) = onnx(path).or(named.then(|| path.into())) {
             let graph = Graph::open(&file)?;
-            let tokens = graph.inputs.iter().any(|p| p.name == "input_ids");
+            let has = |name: &str| graph.inputs.iter().any(|p| p.name == name);
             let said = |key: &str| graph.metadata.get(key).and_then(|t| serde_json::from_str(t).ok());
             let pictures = said(READS).and_then(|v: serde_json::Value| pictures(&v));
-            let reads = match (tokens, pictures) {
-                (true, _) => Reads::Tokens { vocabulary: usize::MAX, context: 512 },
-                (_, Some(pictures)) => Reads::Pictures(pictures),
+            let context = said(CONTEXT).and_then(|v| v.as_u64()).map_or(512, |n| n as usize);
+            let vocabulary = usize::MAX;
+            let reads = match (has("input_ids"), has("pixel_values"), pictures) {
+                (true, true, Some(pictures)) => Reads::Both { vocabulary, context, pictures },
+                (true, false, _) => Reads::Tokens { vocabulary, context },
+                (false, _, Some(pictures)) => Reads::Pictures(pictures),
                 _ => Reads::Anything,
             };
             let classes = said(CLASSES).and_then(|v| serde_json::from_value(v).ok()).unwrap_or_default();
@@ -248,12 +253,12 @@ impl Network {
         self.graph.inputs.iter().filter_map(|p| Some((p.name.as_str(), value(&p.name)?))).collect()
     }
 
-    /// A picture as input: its shorter side scaled to the network's, the middle cut out, each channel less its mean and divided
-    /// by its deviation.
+    /// Pictures as input: the shorter side of each scaled to the network's, the middle cut out, each channel less its mean and
+    /// divided by its deviation.
     ///
     /// # Errors
     /// When the network reads no pictures.
-    pub fn of_picture(&self, picture: &Picture) -> Result<Vec<(&str, Value)>> {
+    pub fn of_pictures(&self, pictures: &[Picture]) -> Result<Vec<(&str, Value)>> {
         let Some(want) = self.pictures() else {
             return Err(Error::file(&self.path, "the file does not say how its input is made from a picture"));
         };
@@ -264,16 +269,17 @@ impl Network {
                 format!("pictures of {channels} channels; gray and coloured ones are read"),
             ));
         }
-        let pixels = fitted(picture, channels, height, width);
         let area = height * width;
-        let mut x = vec![0.0; channels * area];
-        for (i, &v) in pixels.iter().enumerate() {
-            let c = i % channels;
-            x[c * area + i / channels] = (v / 255.0 - want.mean[c]) / want.deviation[c];
+        let mut x = vec![0.0; pictures.len() * channels * area];
+        for (picture, x) in pictures.iter().zip(x.chunks_exact_mut(channels * area)) {
+            for (i, v) in fitted(picture, want).into_iter().enumerate() {
+                let c = i % channels;
+                x[c * area + i / channels] = (f32::from(v) / 255.0 - want.mean[c]) / want.deviation[c];
+            }
         }
         let name = self.graph.inputs.iter().find(|p| p.name != "input_ids" && p.name != "attention_mask");
         let name = name.map(|p| p.name.as_str()).unwrap_or_default();
-        Ok(vec![(name, Value::floats(&[1, channels, height, width], x))])
+        Ok(vec![(name, Value::floats(&[pictures.len(), channels, height, width], x))])
     }
 
     /// Inputs of a kind and shape that the network takes, to time it by: `batch` samples.
@@ -340,52 +346,58 @@ fn pictures(v: &serde_json::Value) -> Option<Pictures> {
         && mean.len() == shape[0]
         && deviation.len() == shape[0]
         && deviation.iter().all(|d| d.is_finite() && *d != 0.0);
-    sound.then_some(Pictures { shape, mean, deviation })
+    sound.then_some(Pictures { shape, mean, deviation, cubic: v["cubic"] == true })
 }
 
-/// Pixels `[height, width, channels]` from 0 to 255 of a picture whose shorter side is scaled and whose middle is cut out.
-/// Scaling averages over the pixels that one of the result covers (a triangle as wide, as Pillow does).
-fn fitted(picture: &Picture, channels: usize, height: usize, width: usize) -> Vec<f32> {
-    let from = match (channels, picture.channels) {
-        (3, 1) => picture.pixels.iter().flat_map(|&p| [f32::from(p); 3]).collect(),
+/// Pixels `[height, width, channels]` of a picture whose shorter side is scaled and whose middle is cut out.
+fn fitted(picture: &Picture, want: &Pictures) -> Vec<u8> {
+    let [channels, height, width] = want.shape;
+    let from: Vec<u8> = match (channels, picture.channels) {
+        (3, 1) => picture.pixels.iter().flat_map(|&p| [p; 3]).collect(),
         (1, 3) => {
-            let luma = |c: &[u8]| 0.299 * f32::from(c[0]) + 0.587 * f32::from(c[1]) + 0.114 * f32::from(c[2]);
-            picture.pixels.chunks_exact(3).map(luma).collect::<Vec<f32>>()
+            let luma = |c: &[u8]| 19595 * u32::from(c[0]) + 38470 * u32::from(c[1]) + 7471 * u32::from(c[2]);
+            picture.pixels.chunks_exact(3).map(|c| ((luma(c) + (1 << 15)) >> 16) as u8).collect()
         }
-        _ => picture.pixels.iter().map(|&p| f32::from(p)).collect(),
+        _ => picture.pixels.clone(),
     };
-    if (picture.width, picture.height) == (width, height) {
-        return from;
-    }
-    let scale = (picture.width as f64 / width as f64).min(picture.height as f64 / height as f64);
-    // What of each axis is covered: weights of the pixels for every one of the result.
-    let axis = |old: usize, new: usize| -> Vec<(usize, Vec<f32>)> {
-        let first = (old as f64 - new as f64 * scale) / 2.0;
-        let reach = scale.max(1.0);
-        (0..new)
-            .map(|i| {
-                let middle = first + (i as f64 + 0.5) * scale;
-                let start = (middle - reach).max(0.0).floor() as usize;
-                let end = ((middle + reach).ceil() as usize).min(old).max(start + 1);
-                let weights = (start..end).map(|p| (1.0 - ((p as f64 + 0.5 - middle) / reach).abs()).max(0.0));
-                let sum: f64 = weights.clone().sum();
-                (start, weights.map(|w| (w / sum.max(1e-12)) as f32).collect())
-            })
-            .collect()
+    let (w, h) = (picture.width, picture.height);
+    let (whole_w, whole_h) = match w * height <= h * width {
+        true => (width, width * h / w),
+        false => (height * w / h, height),
     };
-    let (columns, rows) = (axis(picture.width, width), axis(picture.height, height));
-    let mut narrow = vec![0.0; picture.height * width * channels];
-    for (line, to) in from.chunks_exact(picture.width * channels).zip(narrow.chunks_exact_mut(width * channels)) {
-        for ((start, weights), to) in columns.iter().zip(to.chunks_exact_mut(channels)) {
-            for (k, w) in weights.iter().enumerate() {
-                to.iter_mut().zip(&line[(start + k) * channels..]).for_each(|(y, v)| *y += w * v);
+    let narrow = scaled(&from, [w, whole_w, width], channels, want.cubic);
+    scaled(&narrow, [h, whole_h, height], width * channels, want.cubic)
+}
+
+/// The middle `new` places of an axis `[.., old, inner]` that is scaled to `whole` of them: averages over what a place of the
+/// result covers, in whole numbers, as Pillow has them.
+fn scaled(from: &[u8], [old, whole, new]: [usize; 3], inner: usize, cubic: bool) -> Vec<u8> {
+    let scale = old as f64 / whole as f64;
+    let stretch = scale.max(1.0);
+    let reach = stretch * if cubic { 2.0 } else { 1.0 };
+    // Keys' cubic with a = -1/2, or a triangle.
+    let weight = |x: f64| match x.abs() {
+        x if !cubic => (1.0 - x).max(0.0),
+        x if x < 1.0 => (1.5 * x - 2.5) * x * x + 1.0,
+        x if x < 2.0 => ((2.5 - 0.5 * x) * x - 4.0) * x + 2.0,
+        _ => 0.0,
+    };
+    let first = (whole - new) / 2;
+    let covered = |i: usize| {
+        let middle = (i as f64 + 0.5) * scale;
+        let (start, end) = ((middle - reach + 0.5) as usize, ((middle + reach + 0.5) as usize).min(old));
+        let weights: Vec<f64> = (start..end).map(|p| weight((p as f64 + 0.5 - middle) / stretch)).collect();
+        let sum: f64 = weights.iter().sum();
+        (start, weights.into_iter().map(|w| w / sum).collect())
+    };
+    let places: Vec<(usize, Vec<f64>)> = (first..first + new).map(covered).collect();
+    let mut out = vec![0; from.len() / old * new];
+    for (line, to) in from.chunks_exact(old * inner).zip(out.chunks_exact_mut(new * inner)) {
+        for ((start, weights), to) in places.iter().zip(to.chunks_exact_mut(inner)) {
+            for (c, y) in to.iter_mut().enumerate() {
+                let all = weights.iter().zip(line[start * inner + c..].iter().step_by(inner));
+                *y = all.map(|(w, &v)| w * f64::from(v)).sum::<f64>().round() as u8;
             }
-        }
-    }
-    let mut out = vec![0.0; height * width * channels];
-    for ((start, weights), to) in rows.iter().zip(out.chunks_exact_mut(width * channels)) {
-        for (k, w) in weights.iter().enumerate() {
-            to.iter_mut().zip(&narrow[(start + k) * width * channels..]).for_each(|(y, v)| *y += w * v);
         }
     }
     out

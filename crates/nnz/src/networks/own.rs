@@ -43,7 +43,7 @@ pub fn own(model: &Model<f32>, header: &Header, path: &Path) -> Result<Network> 
     let [mean, deviation] = [0, 1].map(|i| pairs.iter().map(|p| p[i]).collect());
     let reads = match header.encoding.is_some() || n.tokens {
         true => Reads::Anything,
-        false => Reads::Pictures(Pictures { shape: [c, h, w], mean, deviation }),
+        false => Reads::Pictures(Pictures { shape: [c, h, w], mean, deviation, cubic: false }),
     };
     let (family, classes, notes) = (header.model.name.clone(), header.classes.clone(), Vec::new());
     Ok(Network { path: path.into(), graph, family, reads, classes, notes, archive: None })
@@ -111,18 +111,24 @@ impl Walk<'_> {
         if l.bias {
             inputs.push(self.plain(&[l.outputs])?);
         }
-        let inputs: Vec<&str> = inputs.iter().map(String::as_str).collect();
-        Ok(self.node(
-            "Conv",
-            &inputs,
-            &[
-                ("kernel_shape", ints(&[k; 2])),
-                ("strides", ints(&[l.stride; 2])),
-                ("pads", ints(&[l.padding; 4])),
-                ("dilations", ints(&[l.dilation; 2])),
-                ("group", Attribute::Int(l.groups as i64)),
-            ],
-        ))
+        let names: Vec<&str> = inputs.iter().map(String::as_str).collect();
+        let attributes = [
+            ("kernel_shape", ints(&[k; 2])),
+            ("strides", ints(&[l.stride; 2])),
+            ("pads", ints(&[l.padding; 4])),
+            ("dilations", ints(&[l.dilation; 2])),
+            ("group", Attribute::Int(l.groups as i64)),
+        ];
+        let y = self.node("Conv", &names, &attributes);
+        self.call(&inputs[1]);
+        Ok(y)
+    }
+
+    /// Calls the last node after its weight.
+    fn call(&mut self, weight: &str) {
+        if let Some(node) = self.graph.nodes.last_mut() {
+            node.name = weight.trim_end_matches(".weight").into();
+        }
     }
 
     fn pool(&mut self, op: &str, x: &str, size: usize, stride: Option<usize>, padding: usize) -> String {
@@ -145,8 +151,9 @@ impl Walk<'_> {
             x = match layer {
                 LayerSpec::Linear(l) => {
                     let w = self.plain(&[l.outputs, l.inputs])?;
-                    let w = self.node("Transpose", &[&w], &[("perm", ints(&[1, 0]))]);
-                    let y = self.node("MatMul", &[&x, &w], &[]);
+                    let turned = self.node("Transpose", &[&w], &[("perm", ints(&[1, 0]))]);
+                    let y = self.node("MatMul", &[&x, &turned], &[]);
+                    self.call(&w);
                     match l.bias {
                         true => {
                             let b = self.plain(&[l.outputs])?;

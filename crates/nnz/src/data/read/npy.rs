@@ -6,13 +6,11 @@ use super::stream::{Stream, WHOLE};
 use super::{MAX_VALUES, Options, Parts, content};
 use crate::data::{Error, Result};
 use nnz_engine::data::Inputs;
+use nnz_formats::Npy;
 use std::collections::BTreeMap;
 use std::fs::File;
 use std::io::{BufReader, Read, Seek};
 use std::path::Path;
-
-/// Bytes a header may have; NumPy's own are below a thousand.
-const MAX_HEADER: usize = 1 << 16;
 
 pub(super) fn read_npy(path: &Path, options: &Options, _: f64) -> Result<Parts> {
     let Some(labels) = options.get("labels") else {
@@ -79,46 +77,33 @@ pub(super) fn named(bytes: &[u8], place: &str) -> Result<BTreeMap<String, Inputs
 }
 
 fn array(from: &mut impl Read, place: &str) -> Result<Array> {
-    let io = |e: std::io::Error| content(place, e.to_string());
-    let mut take = |n: usize, what: &str| -> Result<Vec<u8>> {
-        let mut bytes = Vec::new();
-        from.by_ref().take(n as u64).read_to_end(&mut bytes).map_err(io)?;
-        match bytes.len() == n {
-            true => Ok(bytes),
-            false => Err(content(place, format!("ends inside its {what}; copy or save it again"))),
-        }
-    };
-    let magic = take(8, "first eight bytes")?;
-    if !magic.starts_with(b"\x93NUMPY") {
-        return Err(content(place, "byte 0: no .npy array: it does not start with 93 4e 55 4d 50 59"));
+    let fail = |why: String| content(place, why);
+    let Npy { kind, columns_first, shape } = Npy::read(from).map_err(fail)?;
+    let (kind, little) = number(&kind).map_err(|why| fail(format!("header: {why}")))?;
+    if shape.len() > 4 {
+        return Err(fail(format!("header: {} dimensions; at most 4 are read", shape.len())));
     }
-    let length = match magic[6] {
-        1 => take(2, "header")?.iter().rev().fold(0, |n, &b| n << 8 | usize::from(b)),
-        2 | 3 => take(4, "header")?.iter().rev().fold(0, |n, &b| n << 8 | usize::from(b)),
-        v => return Err(content(place, format!("byte 6: version {v}; versions 1 to 3 are read"))),
-    };
-    if length > MAX_HEADER {
-        return Err(content(place, format!("byte 8: a header of {length} bytes; at most {MAX_HEADER} are read")));
-    }
-    let header = take(length, "header")?;
-    let (kind, little, fortran, shape) = dictionary(&header).map_err(|why| content(place, format!("header: {why}")))?;
     let count = shape.iter().try_fold(1usize, |n, &d| n.checked_mul(d)).filter(|&n| n as u64 <= MAX_VALUES);
     let Some(count) = count else {
-        return Err(content(place, format!("header: shape {shape:?}; more than {MAX_VALUES} values are not read")));
+        return Err(fail(format!("header: shape {shape:?}; more than {MAX_VALUES} values are not read")));
     };
     let mut values = kind.empty();
     // In pieces of whole numbers, so that memory grows with what arrives.
-    let mut left = count;
+    let (mut left, mut bytes) = (count, Vec::new());
     while left > 0 {
         let n = left.min(1 << 16);
-        kind.append(&take(n * kind.size(), "values")?, little, &mut values);
+        bytes.clear();
+        from.by_ref().take((n * kind.size()) as u64).read_to_end(&mut bytes).map_err(|e| fail(e.to_string()))?;
+        if bytes.len() < n * kind.size() {
+            return Err(fail("ends inside its values; copy or save it again".into()));
+        }
+        kind.append(&bytes, little, &mut values);
         left -= n;
     }
-    let mut beyond = [0];
-    if from.read(&mut beyond).map_err(io)? > 0 {
-        return Err(content(place, format!("bytes follow the {count} values its header names")));
+    if from.read(&mut [0]).map_err(|e| fail(e.to_string()))? > 0 {
+        return Err(fail(format!("bytes follow the {count} values its header names")));
     }
-    if fortran && shape.len() > 1 {
+    if columns_first && shape.len() > 1 {
         values = match values {
             Inputs::Bytes(v) => Inputs::Bytes(row_major(&v, &shape)),
             Inputs::Floats(v) => Inputs::Floats(row_major(&v, &shape)),
@@ -127,48 +112,24 @@ fn array(from: &mut impl Read, place: &str) -> Result<Array> {
     Ok(Array { place: place.into(), shape, values })
 }
 
-/// Type, whether little-endian, whether columns come first, and shape, from a header's dictionary.
-fn dictionary(header: &[u8]) -> Result<(Type, bool, bool, Vec<usize>), String> {
-    let text = std::str::from_utf8(header).map_err(|_| "not text")?.trim();
-    let inside = text.strip_prefix('{').and_then(|t| t.strip_suffix('}')).ok_or("no dictionary")?;
-    let value = |key: &str| {
-        let quoted = [format!("'{key}':"), format!("\"{key}\":")];
-        let at = quoted.iter().find_map(|q| inside.find(q.as_str()).map(|at| at + q.len()));
-        at.map(|at| inside[at..].trim_start()).ok_or(format!("lacks `{key}`"))
-    };
-    let descr = value("descr")?;
-    let quote = descr.chars().next().filter(|c| "'\"".contains(*c));
-    let descr =
-        quote.and_then(|q| descr[1..].split(q).next()).ok_or("a table of several types; save one array a type")?;
-    let (order, code) = descr.split_at_checked(1).unwrap_or(("", ""));
-    let kind = match code {
+/// A type as NumPy writes it, and whether its bytes come little end first.
+fn number(kind: &str) -> Result<(Type, bool), String> {
+    let (order, code) = kind.split_at_checked(1).unwrap_or(("", ""));
+    let size = || usize::from(code.as_bytes()[1] - b'0');
+    let found = match code {
         "b1" => Type::Bool,
-        "u1" | "u2" | "u4" | "u8" => Type::Unsigned(usize::from(code.as_bytes()[1] - b'0')),
-        "i1" | "i2" | "i4" | "i8" => Type::Signed(usize::from(code.as_bytes()[1] - b'0')),
-        "f4" | "f8" => Type::Float(usize::from(code.as_bytes()[1] - b'0')),
-        c if c.starts_with('O') => return Err("Python objects, which would have to be run; save numbers".into()),
+        "u1" | "u2" | "u4" | "u8" => Type::Unsigned(size()),
+        "i1" | "i2" | "i4" | "i8" => Type::Signed(size()),
+        "f4" | "f8" => Type::Float(size()),
         _ => {
             let types = "bool, integers of 8 to 64 bits, float32 and float64";
-            return Err(format!("type `{descr}`; {types} are read (array.astype(\"float32\"))"));
+            return Err(format!("type `{kind}`; {types} are read (array.astype(\"float32\"))"));
         }
     };
-    let little = match order {
-        "<" | "|" => true,
-        ">" => false,
-        _ => return Err(format!("type `{descr}` has no byte order")),
-    };
-    let fortran = match value("fortran_order")? {
-        v if v.starts_with("True") => true,
-        v if v.starts_with("False") => false,
-        _ => return Err("`fortran_order` is neither True nor False".into()),
-    };
-    let tuple = value("shape")?.strip_prefix('(').and_then(|t| t.split_once(')')).ok_or("`shape` is no tuple")?.0;
-    let sizes = tuple.split(',').map(str::trim).filter(|s| !s.is_empty());
-    let shape =
-        sizes.map(|s| s.parse().map_err(|_| format!("`shape` has `{s}`"))).collect::<Result<Vec<usize>, _>>()?;
-    match shape.len() {
-        0..=4 => Ok((kind, little, fortran, shape)),
-        n => Err(format!("{n} dimensions; at most 4 are read")),
+    match order {
+        "<" | "|" => Ok((found, true)),
+        ">" => Ok((found, false)),
+        _ => Err(format!("type `{kind}` has no byte order")),
     }
 }
 
