@@ -221,6 +221,11 @@ impl Method {
         }
     }
 
+    /// The card of a method whose code was changed so that results change.
+    pub const fn revised(self, revision: u32) -> Self {
+        Self { revision, ..self }
+    }
+
     /// Options with the paper's defaults.
     pub fn defaults(&self) -> toml::Table {
         (self.defaults)()
