@@ -1,12 +1,11 @@
 //! Whole networks: every kind trains, keeps its files, agrees between storages; derivatives and optimizers on them.
 
 use nnz_core::{Pattern, Rng, Shape, Topology};
-use nnz_engine::data::Normalization;
 use nnz_engine::derivatives::{hvp, per_sample_gradients};
 use nnz_engine::file::{Header, Packing, load_model, save_model};
 use nnz_engine::{
-    Average, Cache, Dtype, LayerSpec, Layout, LbfgsOptions, Mode, Model, ModelSpec, Optimizer, OptimizerSpec, Pass,
-    Real, Role, Storage, Taps, Task, Tensor, Var, clip_by_norm, lbfgs, ops,
+    Average, Cache, LayerSpec, Layout, LbfgsOptions, Mode, Model, ModelSpec, Optimizer, OptimizerSpec, Pass, Real,
+    Role, Storage, Taps, Tensor, Var, clip_by_norm, lbfgs, ops,
 };
 use std::sync::Arc;
 
@@ -307,18 +306,7 @@ fn files_keep_every_network_with_its_running_statistics() {
         step(&mut model, &mut optimizer, 0, 0.01);
         let moved = model.params.iter().filter(|p| p.role == Role::Buffer);
         assert!(moved.clone().all(|p| p.value.data().iter().any(|&v| v != 0.0 && v != 1.0)), "{name}: statistics rest");
-        let header = Header {
-            model: spec.clone(),
-            normalization: Normalization::new(0.25, 0.5),
-            classes: ["a", "b", "c"].map(String::from).to_vec(),
-            data: "test".into(),
-            method: "test".into(),
-            prune_head: false,
-            task: Task::Classification,
-            scales: Vec::new(),
-            dtype: Dtype::Native,
-            encoding: None,
-        };
+        let header = super::storage::header(&model);
         save_model(&path, &model, &header, Packing::Csr).unwrap();
         let (read, head): (Model<f32>, Header) = load_model(&path, Storage::Auto).unwrap();
         assert_eq!(head, header);

@@ -17,7 +17,7 @@ fn births(density: f64) -> Vec<Topology> {
     spec().weights().iter().take(2).enumerate().map(draw).collect()
 }
 
-fn header(model: &Model<f32>) -> Header {
+pub(super) fn header(model: &Model<f32>) -> Header {
     Header {
         model: model.spec.clone(),
         normalization: Normalization::new(0.25, 0.5),
