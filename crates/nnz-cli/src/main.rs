@@ -84,6 +84,9 @@ enum Command {
 
 fn main() -> ExitCode {
     let cli = Cli::parse();
+    if let Err(why) = nnz_kernels::Isa::forced() {
+        return ui::fail(&anyhow::anyhow!(why));
+    }
     if let Err(e) = nnz_kernels::threads::build(cli.threads.unwrap_or(0).into()) {
         eprintln!("error: cannot start threads to compute with: {e}");
         return ExitCode::from(2);

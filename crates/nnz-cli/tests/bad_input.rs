@@ -1,13 +1,15 @@
 //! Bad input, one row a case: exit code 2, one sentence on stderr that names the place and the way out, and nothing
 //! written.
 
+mod program;
+
+use program::{alone, program};
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
 
 fn nnz(dir: &Path, line: &str) -> Output {
-    let mut command = Command::new(env!("CARGO_BIN_EXE_nnz"));
-    command.current_dir(dir).env("NNZ_DATA", dir.join("data")).args(line.split_whitespace()).output().unwrap()
+    program(dir).env("NNZ_DATA", dir.join("data")).args(line.split_whitespace()).output().unwrap()
 }
 
 /// Every file under a folder, with its bytes.
@@ -491,7 +493,7 @@ fn a_folder_of_an_interrupted_prune_is_refused() {
     for (model, input) in [("bert", "cat"), ("tiny.gguf", "the")] {
         let prune = format!("prune {model} --method magnitude --density 0.5 -o out");
         let script = format!("ulimit -f 8; exec {} {prune}", env!("CARGO_BIN_EXE_nnz"));
-        let out = Command::new("sh").args(["-c", &script]).current_dir(d).output().unwrap();
+        let out = alone(Command::new("sh"), d).args(["-c", &script]).output().unwrap();
         assert_eq!(out.status.code(), None, "{model}: {}", String::from_utf8_lossy(&out.stderr));
         assert!(d.join("out").is_dir() && !d.join("out/model.safetensors").exists());
         all_refuse(d, "out", input, &["out: a folder without weights", "interrupted"]);
@@ -517,7 +519,7 @@ fn a_full_disk_is_said_and_leaves_no_part() {
          --no-controls; echo code $?; find disk -type f -size +0 | sort",
         env!("CARGO_BIN_EXE_nnz")
     );
-    let out = Command::new("unshare").args(["-rm", "sh", "-c", &script]).current_dir(d).output();
+    let out = alone(Command::new("unshare"), d).args(["-rm", "sh", "-c", &script]).output();
     let Some(out) = out.ok().filter(|o| o.status.success()) else {
         eprintln!("SKIPPED: no file system can be mounted here, so a full disk was not tried");
         return;

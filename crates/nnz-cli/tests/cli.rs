@@ -1,5 +1,8 @@
 //! The program as its users meet it.
 
+mod program;
+
+use program::program;
 use serde_json::Value;
 use std::path::Path;
 use std::process::{Command, Output};
@@ -7,10 +10,9 @@ use std::time::{Duration, Instant};
 
 /// Runs a line; words between single quotes stay together.
 fn nnz(dir: &Path, line: &str) -> Output {
-    let mut command = Command::new(env!("CARGO_BIN_EXE_nnz"));
     let parts = line.split('\'').enumerate();
     let words = parts.flat_map(|(i, part)| if i % 2 == 1 { vec![part] } else { part.split_whitespace().collect() });
-    command.current_dir(dir).env("NNZ_DATA", dir.join("no-data")).args(words).output().unwrap()
+    program(dir).args(words).output().unwrap()
 }
 
 fn text(bytes: &[u8]) -> String {
@@ -281,8 +283,8 @@ fn an_interrupted_run_goes_on_where_it_stopped() {
         "train mnist10k --method rigl --density 0.1 --model mlp:784-64-32-10 --epochs 6 --batch 32 --no-controls --set";
     let arguments: Vec<&str> = arguments.split_whitespace().chain(["every=40 steps"]).collect();
     let start = |run: &str| {
-        let mut command = Command::new(env!("CARGO_BIN_EXE_nnz"));
-        command.current_dir(dir.path()).args(&arguments).args(["--run-dir", run]);
+        let mut command = program(dir.path());
+        command.args(&arguments).args(["--run-dir", run]);
         command.stderr(std::process::Stdio::piped()).stdout(std::process::Stdio::null()).spawn().unwrap()
     };
     let mut child = start("cut");
@@ -432,8 +434,7 @@ fn alike(a: &[(String, f64)], b: &[(String, f64)], within: f64) -> bool {
 /// `nnz bench`, which measures the machine once in a folder of its own: what was measured changes what training chooses.
 fn bench_of(dir: &Path, line: &str) -> String {
     let cache = Path::new(env!("CARGO_TARGET_TMPDIR")).join("measured");
-    let mut command = Command::new(env!("CARGO_BIN_EXE_nnz"));
-    let out = command.current_dir(dir).env("NNZ_CACHE", &cache).arg("bench").args(line.split(' ')).output().unwrap();
+    let out = program(dir).env("NNZ_CACHE", &cache).arg("bench").args(line.split(' ')).output().unwrap();
     assert!(out.status.success(), "nnz bench {line}: {}", text(&out.stderr));
     text(&out.stdout)
 }
@@ -821,12 +822,7 @@ fn the_program_explains_itself() {
     assert!(what("kernels")["found"].as_str().unwrap().contains("Portable"));
     // A data directory that cannot be is found out, and said.
     std::fs::write(d.join("file"), b"").unwrap();
-    let sick = Command::new(env!("CARGO_BIN_EXE_nnz"))
-        .current_dir(d)
-        .env("NNZ_DATA", d.join("file/x"))
-        .arg("doctor")
-        .output()
-        .unwrap();
+    let sick = program(d).env("NNZ_DATA", d.join("file/x")).arg("doctor").output().unwrap();
     assert_eq!(sick.status.code(), Some(1));
     assert!(text(&sick.stdout).contains("set NNZ_DATA"), "{}", text(&sick.stdout));
 }
@@ -859,8 +855,7 @@ fn output_is_for_whom_it_is_meant() {
         assert!(whole.is_ok(), "nnz {line} --json: {}", text(&out.stdout));
     }
     for arguments in ["help train", "train mnist10k --method rigel", "frobnicate"] {
-        let out = Command::new(env!("CARGO_BIN_EXE_nnz"))
-            .current_dir(d)
+        let out = program(d)
             .env("NO_COLOR", "1")
             .env("CLICOLOR_FORCE", "1")
             .args(arguments.split(' '))

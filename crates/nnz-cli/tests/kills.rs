@@ -3,17 +3,20 @@
 //! Five kills by default; `NNZ_KILLS=100 cargo test -p nnz-cli --release --test kills -- --nocapture` for more.
 #![cfg(unix)]
 
+mod program;
+
+use program::program;
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
-use std::process::{Child, Command, Stdio};
+use std::process::{Child, Stdio};
 use std::time::{Duration, Instant};
 
 const RUN: &str = "train table.csv --target y --method rigl --density 0.2 --model mlp:8-48-32-3 --epochs 8 --batch 16 \
                    --seeds 2 --storage sparse --set every=\"7steps\"";
 
 fn start(dir: &Path, run: &str) -> Child {
-    let mut command = Command::new(env!("CARGO_BIN_EXE_nnz"));
-    command.current_dir(dir).args(RUN.split_whitespace().map(|w| w.replace("7steps", "7 steps")));
+    let mut command = program(dir);
+    command.args(RUN.split_whitespace().map(|w| w.replace("7steps", "7 steps")));
     command.args(["--run-dir", run]).stdout(Stdio::null()).stderr(Stdio::piped()).spawn().unwrap()
 }
 
@@ -188,10 +191,10 @@ fn killed_comparisons_go_on() {
     }
     std::fs::write(dir.path().join("table.csv"), table).unwrap();
     let start = |name: &str| {
-        let mut command = Command::new(env!("CARGO_BIN_EXE_nnz"));
+        let mut command = program(dir.path());
         let words = "compare table.csv --target y --methods rigl,imp --densities 0.3,0.5 --seeds 2 --model mlp:4-24-16-2 \
                      --epochs 12 --batch 16 --rates 0.05,0.2 --threads 2 --quiet --dir";
-        command.current_dir(dir.path()).args(words.split_whitespace()).arg(name);
+        command.args(words.split_whitespace()).arg(name);
         command.stdout(Stdio::null()).stderr(Stdio::piped()).spawn().unwrap()
     };
     let begun = Instant::now();

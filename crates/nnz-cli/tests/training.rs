@@ -1,12 +1,14 @@
 //! Settings of `nnz train`: networks from files, tasks, and what changes how a network learns.
 
+mod program;
+
+use program::program;
 use serde_json::Value;
 use std::path::Path;
-use std::process::{Command, Output};
+use std::process::Output;
 
 fn nnz(dir: &Path, line: &str) -> Output {
-    let mut command = Command::new(env!("CARGO_BIN_EXE_nnz"));
-    command.current_dir(dir).env("NNZ_DATA", dir.join("no-data")).args(line.split_whitespace()).output().unwrap()
+    program(dir).args(line.split_whitespace()).output().unwrap()
 }
 
 fn train(dir: &Path, line: &str) -> Value {
@@ -131,4 +133,63 @@ fn settings_change_the_result_and_are_checked() {
     refused(d, "--augment spin", &["spin", "flip,crop=4"]);
     refused(d, "--augment mixup", &["mixup=0.2"]);
     refused(d, "--smoothing 2", &["smoothing"]);
+}
+
+/// What a clock measured decides how weights are stored, and with it the last bits of every product. Whatever it decides, a
+/// network is evaluated, pruned and gone on with as it was trained.
+#[test]
+fn a_network_is_used_as_it_was_trained_whatever_the_cost_model_chose() {
+    let dir = tempfile::tempdir().unwrap();
+    let d = dir.path();
+    let run = |force: [&str; 2], line: &str| {
+        let out = program(d).env(force[0], force[1]).args(line.split_whitespace()).output().unwrap();
+        assert!(out.status.success(), "{force:?} nnz {line}: {}", String::from_utf8_lossy(&out.stderr));
+        serde_json::from_slice::<Value>(&out.stdout).unwrap_or_default()
+    };
+    let costs = ["sparse", "dense", "built-in", "0.05", "0.3", "0.5", "0.7"].map(|c| ["NNZ_COST", c]);
+    let sets = nnz_kernels::Isa::available().iter().map(|isa| format!("{isa:?}").to_lowercase());
+    let sets: Vec<String> = sets.collect();
+    let forced = costs.into_iter().chain(sets.iter().map(|isa| ["NNZ_ISA", isa]));
+    let train = "train mnist10k --method set --density 0.3 --model mlp:784-32-24-10 --optimizer adam --epochs 1 --batch 256 \
+                 --task regression --no-controls --json";
+    let mut ids = Vec::new();
+    for (i, force) in forced.enumerate() {
+        let trained = run(force, &format!("{train} --run-dir r{i}"));
+        let model = format!("r{i}/models/set.safetensors");
+        // The choice is in the file: another machine's does not matter.
+        for elsewhere in [force, ["NNZ_COST", "sparse"], ["NNZ_COST", "dense"]] {
+            let isa = if force[0] == "NNZ_ISA" { force } else { ["NNZ_THREADS_OF_NOBODY", ""] };
+            let line = format!("eval {model} mnist10k --json");
+            let out = program(d).envs([elsewhere, isa].map(|[k, v]| (k, v))).args(line.split(' ')).output().unwrap();
+            let measured: Value = serde_json::from_slice(&out.stdout).unwrap();
+            let want = &trained["arms"][0]["test_accuracy"];
+            assert_eq!(&measured["variance_explained"], want, "{force:?}, evaluated under {elsewhere:?}");
+        }
+        let record: Value = serde_json::from_slice(&std::fs::read(d.join(format!("r{i}/record.json"))).unwrap()).unwrap();
+        let inspected = run(force, &format!("inspect {model} --json"));
+        let stored = |layers: &Value, keys: [&str; 2]| -> Vec<(Value, Value)> {
+            layers.as_array().unwrap().iter().map(|l| (l[keys[0]].clone(), l[keys[1]].clone())).collect()
+        };
+        let layers = &record["arms"][0]["seeds"][0]["layers"];
+        assert_eq!(stored(layers, ["name", "nonzeros"]), stored(&inspected["layers"], ["name", "nonzeros"]), "{force:?}");
+        let line = format!("prune {model} --method magnitude --density 0.2 --data mnist10k --finetune 1 --optimizer adam");
+        let pruned = run(force, &format!("{line} -o p{i}.safetensors --json"));
+        let measured = run(force, &format!("eval p{i}.safetensors mnist10k --json"));
+        assert_eq!(measured["variance_explained"], pruned["after"]["test_accuracy"], "{force:?}");
+        // The recipe that a run writes is that run, on any machine.
+        let again = run(["NNZ_COST", "0.1"], &format!("run r{i}/recipe.toml --run-dir s{i} --json"));
+        if force[0] == "NNZ_COST" {
+            assert_eq!(again["arms"][0]["test_accuracy"], trained["arms"][0]["test_accuracy"], "{force:?}");
+            ids.push(record["id"].as_str().unwrap().to_string());
+        }
+    }
+    // The choice is part of a run's identity; what was asked for is the same.
+    let of = |part: usize| ids.iter().map(|id| id.split('-').nth(part).unwrap()).collect::<std::collections::BTreeSet<_>>();
+    assert_eq!((of(0).len(), of(1).len()), (1, 7 - usize::from(ids[2] == ids[5])), "{ids:?}");
+    for (key, value) in [("NNZ_COST", "fast"), ("NNZ_ISA", "mmx")] {
+        let out = program(d).env(key, value).args(train.split_whitespace()).args(["--run-dir", "no"]).output().unwrap();
+        let error = String::from_utf8_lossy(&out.stderr).into_owned();
+        assert_eq!(out.status.code(), Some(2), "{error}");
+        assert!(error.contains(key) && error.contains(value) && !d.join("no").exists(), "{error}");
+    }
 }

@@ -10,7 +10,7 @@ use crate::data::Normalization;
 use crate::train::Snapshot;
 use crate::{
     Average, Crossovers, Dtype, Error, Frame, Layout, Model, ModelSpec, Optimizer, OptimizerSpec, Param, Position,
-    Result, Role, Storage, Storing, Task, Tensor,
+    Result, Role, Storage, StoragePolicy, Storing, Task, Tensor,
 };
 use half::bf16;
 use nnz_core::{Shape, Topology};
@@ -48,6 +48,9 @@ pub struct Header {
     /// How weights and tables are written.
     #[serde(default, skip_serializing_if = "Dtype::is_default")]
     pub dtype: Dtype,
+    /// How its weights are stored where it was measured, and wherever it is read again.
+    #[serde(default, skip_serializing_if = "StoragePolicy::is_default")]
+    pub policy: StoragePolicy,
 }
 
 impl Header {
@@ -60,7 +63,7 @@ impl Header {
 /// How weights with zeros are written.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum Packing {
-    /// Compressed rows where that is smaller, else dense with zeros.
+    /// Compressed rows where that is smaller or a connection has the value zero, else dense with zeros.
     #[default]
     Smallest,
     /// Compressed rows for every weight that lacks connections: keeps connections whose value is zero.
@@ -136,7 +139,7 @@ impl Out {
             let each = if narrow { 2 } else { 4 };
             let packed = (4 + each) * p.nnz() + 4 * (p.shape.rows + 1);
             let packing = match packing {
-                Packing::Smallest if packed < each * p.shape.len() => Packing::Csr,
+                Packing::Smallest if packed < each * p.shape.len() || p.has_zero_connections() => Packing::Csr,
                 Packing::Smallest => Packing::Dense,
                 chosen => chosen,
             };
@@ -341,10 +344,12 @@ impl<'a> In<'a> {
         match self.layout.get(name).map(String::as_str) {
             None => {
                 let values: Vec<T> = self.real(name, shape.len())?;
-                // A file written dense with zeros becomes sparse again: zeros are no connections.
+                // A file written dense with zeros becomes sparse again: zeros are no connections, but where the policy
+                // knows none that are missing.
                 let exist = (0..values.len()).filter(|&i| values[i] != T::ZERO);
                 let topology = Topology::from_positions(shape.rows, shape.cols, exist.map(|i| i as u64));
                 let full = topology.nnz() == shape.len() || topology.nnz() == 0 || self.checkpoint.is_some();
+                let full = full || storage.storage == Storage::Dense;
                 let topology = if full { Topology::full(shape.rows, shape.cols) } else { topology };
                 let values = topology.positions().map(|p| values[p as usize]).collect();
                 Param::from_entries(shape, prunable, topology, storage, values)
@@ -420,7 +425,7 @@ fn read(path: &Path) -> Result<Vec<u8>> {
     std::fs::read(path).map_err(|e| Error::file(path, format!("cannot read: {e}")))
 }
 
-/// Reads a model. Weights get the storage that `storage` resolves to.
+/// Reads a model. Weights get the storage that `storage` resolves to; `auto` without a choice is what the file says.
 pub fn load_model<'a, T: Real>(path: &Path, storage: impl Into<Storing<'a>>) -> Result<(Model<T>, Header)> {
     parse_model(&read(path)?, path, storage)
 }
@@ -436,6 +441,7 @@ pub fn parse_model<'a, T: Real>(
 
 pub(crate) fn parse_generic<T: Real>(bytes: &[u8], path: &Path, storage: Storing) -> Result<(Model<T>, Header)> {
     let file = In::parse(path, bytes)?;
+    let storage = if storage.open() { (&file.header.policy).into() } else { storage };
     Ok((file.model(storage)?, file.header))
 }
 

@@ -34,7 +34,7 @@ pub use layers::{Cache, Effects, Init, LayerSpec, Mode, ParamSpec, Role};
 pub use lbfgs::{LbfgsOptions, lbfgs};
 pub use model::{Gram, Model, Moments, Pass};
 pub use optim::{Average, LrSchedule, Optimizer, OptimizerSpec, clip_by_norm};
-pub use param::{Connections, Crossovers, Layout, Moved, Param, SPARSE_BELOW, Storage, Storing};
+pub use param::{Connections, Crossovers, Layout, Moved, Param, SPARSE_BELOW, Storage, StoragePolicy, Storing};
 pub use spec::{KNOWN, ModelSpec};
 pub use step::{measure, prune};
 pub use tape::Var;

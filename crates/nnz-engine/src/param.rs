@@ -49,6 +49,31 @@ impl Crossovers {
     }
 }
 
+/// How the weights of a network are stored, as its training said and as every file of it keeps: a product of a masked weight
+/// and one of a sparse weight differ in their last bits, so a network is used as it was measured.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct StoragePolicy {
+    /// What was asked for.
+    pub storage: Storage,
+    /// What `auto` follows.
+    #[serde(default, skip_serializing_if = "Crossovers::is_empty")]
+    pub crossovers: Crossovers,
+}
+
+impl StoragePolicy {
+    /// Whether it says nothing: `auto` with no choice.
+    pub fn is_default(&self) -> bool {
+        *self == Self::default()
+    }
+}
+
+impl<'a> From<&'a StoragePolicy> for Storing<'a> {
+    fn from(policy: &'a StoragePolicy) -> Self {
+        Self { storage: policy.storage, crossovers: &policy.crossovers }
+    }
+}
+
 /// A storage with what `auto` follows.
 #[derive(Clone, Copy, Debug)]
 pub struct Storing<'a> {
@@ -65,6 +90,11 @@ impl From<Storage> for Storing<'static> {
 }
 
 impl Storing<'_> {
+    /// Whether nothing was asked for, so that a file's own policy holds.
+    pub(crate) fn open(self) -> bool {
+        self.storage == Storage::Auto && self.crossovers.is_empty()
+    }
+
     /// The storage of a weight that has `topology`.
     fn resolve(self, topology: &Topology, shape: &Shape) -> Result<Storage> {
         let full = topology.nnz() == topology.rows() * topology.cols();
@@ -261,6 +291,15 @@ impl<T: Real> Param<T> {
         let draw = |(d, &c): (usize, &u32)| T::of(spec.init.deviation(d, outs[c as usize]) * rng.normal());
         let values = fans.map(draw).collect();
         Self::from_entries(shape, prunable, topology, storage, values)
+    }
+
+    /// Whether an entry that exists, of a weight that lacks others, has the value zero: written dense it would be lost.
+    pub(crate) fn has_zero_connections(&self) -> bool {
+        match &self.layout {
+            Layout::Dense => false,
+            Layout::Masked(mask) => mask.positions().any(|p| self.value.data()[p] == T::ZERO),
+            Layout::Sparse(_) => self.value.data().contains(&T::ZERO),
+        }
     }
 
     /// Number of entries that exist.

@@ -9,7 +9,7 @@ use crate::structure::{Fresh, Part};
 use crate::task::{Evaluation, Frame, Task, evaluate};
 use crate::{
     Average, Crossovers, Error, History, LrSchedule, Mode, Model, ModelSpec, Optimizer, OptimizerSpec, Param, Result,
-    Role, Storage, Storing, Tensor, clip_by_norm, lbfgs,
+    Role, Storage, StoragePolicy, Storing, Tensor, clip_by_norm, lbfgs,
 };
 use half::bf16;
 use nnz_core::{Act, Edit, Explored, Kind, Plan, Rng, Setting, Shape, Signals, Target, Work};
@@ -127,6 +127,11 @@ impl TrainSpec {
             return refuse("crossovers are what storage auto follows; leave them out, or choose auto".into());
         }
         self.augment.check(image).or_else(refuse)
+    }
+
+    /// The same as files keep it.
+    pub fn policy(&self) -> StoragePolicy {
+        StoragePolicy { storage: self.storage, crossovers: self.crossovers.clone() }
     }
 
     /// Its storage, with what `auto` follows.
@@ -498,6 +503,11 @@ impl<'a, T: Real> Trainer<'a, T> {
 
     fn plain_steps(&self) -> u64 {
         self.per_epoch() * u64::from(self.spec.epochs)
+    }
+
+    /// How the weights are stored; what files of this training keep.
+    pub fn policy(&self) -> StoragePolicy {
+        self.spec.policy()
     }
 
     /// How rows become inputs and goals, as measured on the training rows.

@@ -4,6 +4,7 @@
 //! function that carries the target features, so that one source serves every instruction set.
 
 use crate::Real;
+use std::sync::OnceLock;
 
 /// The registers a number has on every instruction set.
 #[doc(hidden)]
@@ -184,9 +185,25 @@ impl Isa {
         &[Isa::Portable]
     }
 
-    /// The best instruction set of this machine.
+    /// The best instruction set of this machine, or the one that the environment variable `NNZ_ISA` names.
+    ///
+    /// # Panics
+    /// When it names one that is not here; see [`Isa::forced`].
     pub fn best() -> Isa {
-        Isa::available()[0]
+        static BEST: OnceLock<Isa> = OnceLock::new();
+        *BEST.get_or_init(|| Isa::forced().unwrap_or_else(|why| panic!("{why}")).unwrap_or(Isa::available()[0]))
+    }
+
+    /// The instruction set that the environment variable `NNZ_ISA` names: `portable`, `avx2` or `avx512`.
+    ///
+    /// # Errors
+    /// When it names none of this machine, with those there are.
+    pub fn forced() -> Result<Option<Isa>, String> {
+        let Some(asked) = std::env::var_os("NNZ_ISA") else { return Ok(None) };
+        let name = |isa: &Isa| format!("{isa:?}").to_lowercase();
+        let here = Isa::available().iter().copied().find(|isa| name(isa).as_str() == asked);
+        let names = || Isa::available().iter().map(name).collect::<Vec<_>>().join(", ");
+        here.map(Some).ok_or_else(|| format!("NNZ_ISA names `{}`; this machine has {}", asked.display(), names()))
     }
 
     /// The best set up to this one whose registers divide `width` numbers.

@@ -243,6 +243,7 @@ mod tests {
             method: String::new(),
             prune_head: false,
             encoding: None,
+            policy: Default::default(),
             task: Task::Classification,
             scales: Vec::new(),
             dtype: Width::Native,

@@ -5,12 +5,13 @@
 //! bit for bit. Runs share the cores, one thread each, which changes no result. Seconds of inference are measured at the
 //! end, one network after the other, and are kept apart.
 
+use crate::kernels::cost::{Machine, Use};
 use crate::run::{self, Observer};
 use crate::{Arm, Error, Network, Precision, REGISTRY, Recipe, Result, Summary, data, summarize};
 use nnz_core::{Setting, Topology};
 use nnz_engine::data::Dataset;
 use nnz_engine::file::{load_model, write_atomically};
-use nnz_engine::{Frozen, Model, ModelSpec, OptimizerSpec, Progress, Storage, Tensor, TrainSpec};
+use nnz_engine::{Crossovers, Frozen, Model, ModelSpec, OptimizerSpec, Progress, Storage, Tensor, TrainSpec};
 use nnz_kernels::threads;
 use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
@@ -153,6 +154,7 @@ pub fn compare(
     let kept = std::fs::read(&chosen).ok().and_then(|bytes| serde_json::from_slice(&bytes).ok());
     let request = Request { densities: kept.map_or_else(|| densities(&request, &spec), Ok)?, ..request };
     write_json(&chosen, &request.densities)?;
+    let train = TrainSpec { crossovers: crossovers(&request, &spec, &dir)?, ..request.train.clone() };
     let mut cells = cells(&request);
     let arms: Vec<Result<(Arm, Network)>> = cells.iter().map(|c| arm(c, &request, &spec, &loaded.dataset)).collect();
     for (cell, arm) in cells.iter_mut().zip(&arms) {
@@ -160,7 +162,7 @@ pub fn compare(
     }
     let job = |i: usize, tried: Option<usize>, rate: f64, seeds: &[u64]| -> Option<Job> {
         let (arm, model) = arms[i].as_ref().ok()?;
-        let train = TrainSpec { optimizer: at_rate(request.train.optimizer, rate), ..request.train.clone() };
+        let train = TrainSpec { optimizer: at_rate(train.optimizer, rate), ..train.clone() };
         let name = cells_name(&arm.name, arm);
         let recipe = Recipe {
             title: format!("{name} of comparison {id}"),
@@ -298,6 +300,23 @@ fn id(request: &Request, data: &Dataset) -> Result<String> {
         hash.update(REGISTRY.find(key)?.revision.to_le_bytes());
     }
     Ok(hash.finalize().iter().take(6).map(|b| format!("{b:02x}")).collect())
+}
+
+/// What storage `auto` follows in every cell: chosen once and kept with the comparison, so that cells that are trained after the
+/// machine was measured again are trained alike.
+fn crossovers(request: &Request, spec: &ModelSpec, dir: &Path) -> Result<Crossovers> {
+    if request.train.storage != Storage::Auto || !request.train.crossovers.is_empty() {
+        return Ok(request.train.crossovers.clone());
+    }
+    let file = dir.join("crossovers.json");
+    match std::fs::read(&file) {
+        Ok(bytes) => serde_json::from_slice(&bytes).map_err(|e| Error::file(&file, format!("is damaged: {e}"))),
+        Err(_) => {
+            let chosen = Machine::chooser()?.0.crossovers(Use::Training, spec, request.train.batch);
+            write_json(&file, &chosen)?;
+            Ok(chosen)
+        }
+    }
 }
 
 /// The densities that are compared: those given, or what a limit leaves.

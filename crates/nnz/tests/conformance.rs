@@ -299,6 +299,7 @@ fn header(t: &Trainer<f32>, m: &Method) -> Header {
         scales: Vec::new(),
         dtype: Dtype::Native,
         encoding: None,
+        policy: Default::default(),
     }
 }
 

@@ -107,7 +107,7 @@ fn eight_bits_and_zeros_go_together() {
     let far = a.iter().zip(&b).map(|(a, b)| (a - b).abs()).fold(0.0, f32::max);
     let largest = a.iter().fold(0.0f32, |m, v| m.max(v.abs()));
     assert!(far > 0.0 && far < 0.03 * largest, "{far} of {largest}");
-    let (machine, _) = nnz::kernels::cost::Machine::chooser();
+    let machine = nnz::kernels::cost::Machine::built_in();
     let mut sparse = Generator::new(&bytes, &Weights::Fastest(&machine)).unwrap();
     assert!(sparse.blocks()[0].matrices().any(|(_, w)| w.sparse()));
     let width = model.config.vocabulary;

@@ -152,6 +152,7 @@ fn fresh(text: &str, input: [usize; 3]) -> (Model<f32>, Header) {
         method: "none".into(),
         prune_head: false,
         encoding: None,
+        policy: Default::default(),
         task: Task::Classification,
         scales: Vec::new(),
         dtype: Default::default(),

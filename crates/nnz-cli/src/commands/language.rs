@@ -383,7 +383,7 @@ pub fn generate(path: &Path, prompt: &str, how: &Generation, ui: Ui) -> Result<E
     let model = Language::open(path)?;
     let tokens = model.tokens()?;
     // The same kernels for any number of threads, so that answers are.
-    let (machine, _) = Machine::chooser();
+    let (machine, _) = Machine::chooser()?;
     let mut generator = Generator::new(&model, &Weights::Fastest(&machine))?;
     let mut next = tokens.encode(prompt)?;
     let given = next.len();

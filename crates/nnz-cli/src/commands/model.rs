@@ -384,6 +384,7 @@ mod tests {
             scales: Vec::new(),
             dtype: nnz_engine::Dtype::Native,
             encoding: None,
+            policy: Default::default(),
         };
         save_model(&file, &model, &header, Packing::Csr).unwrap();
         let before = std::fs::read(&file).unwrap();

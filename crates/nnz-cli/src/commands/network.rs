@@ -380,7 +380,7 @@ fn compare(network: &Network, place: &PathBuf, texts: &[String], ui: Ui) -> Resu
     }
     let (pictures, tokens) = (gather(&[place])?, network.tokens()?);
     let ids = texts.iter().map(|t| tokens.framed(t, network.context())).collect::<nnz::Result<Vec<_>>>()?;
-    let session = network.session(Some(&Machine::chooser().0))?;
+    let session = network.session(Some(&Machine::chooser()?.0))?;
     // By picture, the texts and their probabilities, the likeliest first.
     let mut ranked: Vec<(String, Vec<(&String, f32)>)> = Vec::with_capacity(pictures.len());
     for files in pictures.chunks(AT_ONCE) {
@@ -442,7 +442,7 @@ pub fn predict(args: &super::model::PredictArgs, ui: Ui) -> Result<ExitCode> {
             bail!("{} does not say how its inputs are made from a picture or a text", network.path.display())
         }
     };
-    let outputs = network.session(Some(&Machine::chooser().0))?.run(given)?;
+    let outputs = network.session(Some(&Machine::chooser()?.0))?.run(given)?;
     let ports = &network.graph.outputs;
     let wanted = ["sparse_embedding", "sentence_embedding", "logits"].into_iter();
     let wanted = wanted.flat_map(|n| ports.iter().find(|p| p.name == n)).chain(ports).next();

@@ -9,7 +9,7 @@ use nnz::run::Observer;
 use nnz_core::Setting;
 use nnz_engine::data::Dataset;
 use nnz_engine::file::{Header, Packing, load_model, save_model};
-use nnz_engine::{Dtype, Model, Task, Trainer, evaluate};
+use nnz_engine::{Dtype, Model, Storage, StoragePolicy, Task, TrainSpec, Trainer, evaluate};
 use serde_json::json;
 use std::path::PathBuf;
 use std::process::ExitCode;
@@ -68,8 +68,13 @@ pub fn run(args: &Args, ui: Ui) -> Result<ExitCode> {
         }
         Kind::Own => {}
     }
-    let storage = args.train.spec(0).storage;
-    let (mut model, mut header): (Model<f32>, Header) = load_model(&args.model, storage)?;
+    let (mut model, mut header): (Model<f32>, Header) = load_model(&args.model, args.train.spec(0).storage)?;
+    // As the file was measured, unless asked otherwise; a network that was stored dense lacks nothing yet, and will.
+    header.policy = match args.train.spec(0).policy() {
+        asked if !asked.is_default() => asked,
+        _ if header.policy.storage == Storage::Dense => StoragePolicy::default(),
+        _ => header.policy,
+    };
     let data = match &args.data {
         Some(name) => {
             let loaded = Store::open()?.load_as(name, header.encoding.as_ref())?;
@@ -104,7 +109,8 @@ pub fn run(args: &Args, ui: Ui) -> Result<ExitCode> {
     match (args.finetune.filter(|&e| e > 0), &data) {
         (Some(epochs), Some(data)) => {
             let build = |setting: &Setting| method.build(&options, setting);
-            let spec = args.train.spec(epochs);
+            let StoragePolicy { storage, crossovers } = header.policy.clone();
+            let spec = TrainSpec { storage, crossovers, ..args.train.spec(epochs) };
             let mut trainer = Trainer::from_model(model, header.frame(), data, &spec, args.seed, build)?;
             let mut watch = Watch::new(ui, ui::stop_flag()?);
             watch.begin("fine-tuning", args.seed, 0, 1);
@@ -121,7 +127,7 @@ pub fn run(args: &Args, ui: Ui) -> Result<ExitCode> {
             let rows: Vec<u32> = data.iter().flat_map(|d| 0..d.train.len().min(args.train.batch) as u32).collect();
             let frame = header.frame();
             let batch = data.as_ref().map(|d| (d, &rows[..], &frame));
-            nnz_engine::prune(&mut model, &mut work, batch, storage)?;
+            nnz_engine::prune(&mut model, &mut work, batch, &header.policy)?;
         }
     }
     if args.train.spec(0).dtype != Dtype::Native {

@@ -29,6 +29,7 @@ pub(super) fn header(model: &Model<f32>) -> Header {
         scales: Vec::new(),
         dtype: Dtype::Native,
         encoding: None,
+        policy: Default::default(),
     }
 }
 

@@ -170,6 +170,7 @@ fn header(t: &Trainer<f32>, data: &Dataset, spec: &TrainSpec) -> Header {
         scales: frame.scales,
         dtype: spec.dtype,
         encoding: None,
+        policy: t.policy(),
     }
 }
 

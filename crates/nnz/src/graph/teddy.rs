@@ -118,6 +118,7 @@ mod tests {
             method: "teddy".into(),
             prune_head: false,
             encoding: None,
+            policy: Default::default(),
             task: nnz_engine::Task::Classification,
             scales: Vec::new(),
             dtype: nnz_engine::Dtype::Native,

@@ -3,9 +3,10 @@
 //!
 //! A choice changes sums in their last bits, so it is made once, when a training begins, and kept with it. It comes from this
 //! machine's figures where they were measured before, else from figures that come with nnz: a training never measures, and
-//! on a machine where nobody asked for measurements a recipe gives the same bits as on any other of the kind.
+//! on a machine where nobody asked for measurements a recipe gives the same bits as on any other of the kind. The environment
+//! variable `NNZ_COST` forces a choice: `sparse`, `dense`, a density up to which sparse wins, or `built-in`.
 
-use crate::Result;
+use crate::{Error, Result};
 use crate::kernels::measure::{Layer, seconds};
 use nnz_core::{Shape, Topology};
 use nnz_engine::file::write_atomically;
@@ -48,6 +49,9 @@ pub struct Machine {
     /// GB/s of reading an array on all threads: one that fits the second-level caches, and a long one.
     pub stream: [f64; 2],
     points: Vec<Point>,
+    /// The crossover of every layer, whatever was measured.
+    #[serde(skip)]
+    forced: Option<f64>,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
@@ -86,10 +90,30 @@ impl Machine {
     }
 
     /// What a choice of storage on this machine follows: what was measured before with all its cores, else the built-in
-    /// figures. The same for any number of threads, since results are. Also whether it was measured.
-    pub fn chooser() -> (Self, bool) {
+    /// figures; or what `NNZ_COST` forces. The same for any number of threads, since results are. Also whether it was measured.
+    ///
+    /// # Errors
+    /// When `NNZ_COST` says neither.
+    pub fn chooser() -> Result<(Self, bool)> {
+        if let Some(asked) = std::env::var_os("NNZ_COST") {
+            return Ok((Self::forced(&asked.to_string_lossy())?, false));
+        }
         let cores = nnz_kernels::threads::available();
-        Self::known(cores).map_or_else(|| (Self::built_in(), false), |m| (m, true))
+        Ok(Self::known(cores).map_or_else(|| (Self::built_in(), false), |m| (m, true)))
+    }
+
+    /// The built-in figures with the crossover that `NNZ_COST` asks for.
+    fn forced(asked: &str) -> Result<Self> {
+        let forced = match asked {
+            "built-in" => None,
+            "sparse" => Some(1.0),
+            "dense" => Some(0.0),
+            density => Some(density.parse().ok().filter(|d| (0.0..=1.0).contains(d)).ok_or_else(|| {
+                let why = format!("NNZ_COST is sparse, dense, built-in or a density from 0 to 1, got `{asked}`");
+                Error::Refused(why)
+            })?),
+        };
+        Ok(Self { forced, ..Self::built_in() })
     }
 
     /// What was measured on this machine before.
@@ -170,11 +194,15 @@ impl Machine {
             dense,
             stream,
             points,
+            forced: None,
         })
     }
 
     /// Density from which a dense layer of this shape is faster at this batch; 1 when none is.
     pub fn crossover(&self, what: Use, rows: usize, cols: usize, batch: usize) -> f64 {
+        if let Some(forced) = self.forced {
+            return forced;
+        }
         let nearest = |among: &[usize], n: f64| {
             let far = |m: usize| ((m as f64).ln() - n.max(1.0).ln()).abs();
             among.iter().copied().min_by(|&a, &b| far(a).total_cmp(&far(b))).unwrap_or(1)
@@ -196,7 +224,8 @@ impl Machine {
     pub fn crossovers(&self, what: Use, spec: &ModelSpec, batch: usize) -> Crossovers {
         let choose = |shape: Shape| {
             let at = match shape.kernel {
-                [1, 1] => (self.crossover(what, shape.rows, shape.cols, batch) / GRID).floor() * GRID,
+                // A little more than the grid's multiple is that multiple.
+                [1, 1] => (self.crossover(what, shape.rows, shape.cols, batch) / GRID + 1e-6).floor() * GRID,
                 _ => 0.0,
             };
             // Two digits, not what binary fractions make of them.
@@ -308,6 +337,7 @@ mod tests {
             dense: 200.0,
             stream: [80.0, 20.0],
             points,
+            forced: None,
         }
     }
 
@@ -323,6 +353,22 @@ mod tests {
         );
         assert_eq!(made_up(0.5).crossover(Use::Training, 500, 500, 8), 1.0, "sparse is always faster");
         assert!(made_up(1000.0).crossover(Use::Training, 500, 500, 8) < 0.01);
+    }
+
+    #[test]
+    fn a_choice_can_be_forced() {
+        let spec = ModelSpec::parse("mlp:784-1000-20-10", [1, 28, 28], 10).unwrap();
+        for (asked, at) in [("sparse", 1.0), ("dense", 0.0), ("0.3", 0.3), ("0.05", 0.05), ("0.7", 0.7)] {
+            let machine = Machine::forced(asked).unwrap();
+            let chosen = machine.crossovers(Use::Training, &spec, 128).0;
+            assert!(chosen.len() == 3 && chosen.values().all(|&c| c == at), "{asked}: {chosen:?}");
+            assert_eq!(machine.advice(900, 900, 0.5, 128) == "dense", at <= 0.5, "{asked}");
+        }
+        assert_eq!(Machine::forced("built-in").unwrap(), Machine::built_in());
+        for wrong in ["", "1.5", "-0.1", "NaN", "fast"] {
+            let error = Machine::forced(wrong).unwrap_err().to_string();
+            assert!(error.contains("NNZ_COST") && error.contains(wrong), "{error}");
+        }
     }
 
     #[test]

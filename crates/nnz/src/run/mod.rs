@@ -1,7 +1,8 @@
 //! Carrying out a recipe in a run directory.
 //!
-//! A run's id is the hash of its resolved recipe, the data's checksum and the methods' revisions, so the same command
-//! finds its own directory again: finished, it is shown as it was; cut off, it goes on bit for bit.
+//! A request is the hash of a resolved recipe, the data's checksum and the methods' revisions, so the same command finds its
+//! own directory again: finished, it is shown as it was; cut off, it goes on bit for bit. The id of a run adds what storage
+//! `auto` follows, which is chosen when a run begins and travels with all its files.
 
 pub mod record;
 
@@ -85,8 +86,8 @@ pub fn run(recipe: &Recipe, options: &Options, observer: &mut dyn Observer) -> R
         Some(pretrain) => Some(other_data(pretrain, &data)?),
         None => None,
     };
-    let id = run_id(&recipe, &data, pretrain.as_ref())?;
-    let dir = options.dir.clone().unwrap_or_else(|| Path::new("runs").join(&id));
+    let request = request_id(&recipe, &data, pretrain.as_ref())?;
+    let dir = options.dir.clone().unwrap_or_else(|| Path::new("runs").join(&request));
     let old = dir.join("id");
     if options.resume && !old.exists() {
         return Err(Error::file(&dir, "holds no run to go on from; leave out --resume to start it"));
@@ -97,13 +98,10 @@ pub fn run(recipe: &Recipe, options: &Options, observer: &mut dyn Observer) -> R
     fs::create_dir_all(dir.join("arms")).map_err(|e| Error::file(&dir, format!("cannot create: {e}")))?;
     let _lock = lock(&dir)?;
     sweep(&dir);
-    if let Ok(other) = fs::read_to_string(&old)
-        && other.trim() != id
-    {
-        return Err(Error::file(
-            &dir,
-            format!("holds run {}, not this one ({id}); give another --run-dir", other.trim()),
-        ));
+    let found = fs::read_to_string(&old).ok().map(|id| id.trim().to_string());
+    if let Some(other) = found.as_ref().filter(|id| id.split('-').next() != Some(&request)) {
+        let why = format!("holds run {other}, not this one ({request}); give another --run-dir");
+        return Err(Error::file(&dir, why));
     }
     let before = match options.again {
         true => None,
@@ -122,9 +120,14 @@ pub fn run(recipe: &Recipe, options: &Options, observer: &mut dyn Observer) -> R
     } else if dir.join("record.json").exists() {
         return Ok(Outcome { record: read_json(&dir.join("record.json"))?, dir, found: true });
     }
+    let going_on = before.is_some();
     if choose(&mut recipe, &spec, before)? {
         observer.note("storage auto follows what was measured on this machine; the choice is in the run's recipe.toml");
     }
+    let id = match found.filter(|_| going_on) {
+        Some(id) => id,
+        None => identity(&request, &recipe.train.crossovers)?,
+    };
     write(&old, id.as_bytes())?;
     write(&dir.join("recipe.toml"), recipe.to_toml()?.as_bytes())?;
     let count = recipe.arms.len() * recipe.seeds.len();
@@ -235,7 +238,7 @@ impl Job<'_> {
             fs::create_dir_all(self.dir.join("models")).map_err(|e| Error::file(self.dir, e))?;
             save_model(&path, &trainer.result(), &header, Packing::Dense)?;
         }
-        let (model, header) = load_model(&path, Storage::Auto)?;
+        let (model, header) = load_model(&path, self.recipe.train.storing())?;
         Ok((model, header.frame()))
     }
 
@@ -357,6 +360,7 @@ impl Job<'_> {
             scales: frame.scales.clone(),
             dtype: self.recipe.train.dtype,
             encoding: self.data.encoding.clone(),
+            policy: trainer.policy(),
         }
     }
 
@@ -524,7 +528,7 @@ fn choose(recipe: &mut Recipe, spec: &ModelSpec, before: Option<Crossovers>) -> 
         recipe.train.crossovers = before;
         return Ok(false);
     }
-    let (machine, measured) = Machine::chooser();
+    let (machine, measured) = Machine::chooser()?;
     recipe.train.crossovers = machine.crossovers(Use::Training, spec, recipe.train.batch);
     Ok(measured)
 }
@@ -546,9 +550,9 @@ fn summarize_arm(arm: &Arm, seeds: Vec<SeedRecord>, seconds: &[f64]) -> ArmRecor
     }
 }
 
-fn run_id(recipe: &Recipe, data: &Dataset, pretrain: Option<&Dataset>) -> Result<String> {
+/// What was asked for, as a hash: the same request finds its run, whatever a cost model chose for it.
+fn request_id(recipe: &Recipe, data: &Dataset, pretrain: Option<&Dataset>) -> Result<String> {
     let mut hash = Sha256::new();
-    // What was asked for: the same request finds its run whatever a cost model chose for it.
     let mut asked = recipe.clone();
     asked.train.crossovers = Crossovers::default();
     // Two claims about the same arms are one run.
@@ -562,7 +566,21 @@ fn run_id(recipe: &Recipe, data: &Dataset, pretrain: Option<&Dataset>) -> Result
     for key in recipe.arms.iter().filter_map(|a| a.method.as_ref()) {
         hash.update(REGISTRY.find(key)?.revision.to_le_bytes());
     }
-    Ok(hash.finalize().iter().take(6).map(|b| format!("{b:02x}")).collect())
+    Ok(hex(hash, 6))
+}
+
+/// What determines the bits of a run: the request, and the choice of storage that it was begun with.
+fn identity(request: &str, choice: &Crossovers) -> Result<String> {
+    if choice.is_empty() {
+        return Ok(request.into());
+    }
+    let text = serde_json::to_string(choice).map_err(|e| Error::Refused(format!("cannot write a choice: {e}")))?;
+    Ok(format!("{request}-{}", hex(Sha256::new().chain_update(text), 3)))
+}
+
+/// The first bytes of a hash in hexadecimal.
+fn hex(hash: Sha256, bytes: usize) -> String {
+    hash.finalize().iter().take(bytes).map(|b| format!("{b:02x}")).collect()
 }
 
 /// Name of the processor.

@@ -25,6 +25,7 @@ fn measured(spec: &str, topologies: Option<Vec<Topology>>, prune_head: bool) -> 
         scales: Vec::new(),
         dtype: nnz_engine::Dtype::Native,
         encoding: None,
+        policy: Default::default(),
     };
     inspect(&model, &header).unwrap()
 }
