@@ -3,8 +3,9 @@
 use anyhow::Result;
 use comfy_table::{CellAlignment, Table, presets};
 use indicatif::{HumanDuration, ProgressBar, ProgressDrawTarget, ProgressStyle};
-use nnz::run::Observer;
+use nnz_core::Registry;
 use nnz_engine::Progress;
+use nnz_lab::run::Observer;
 use serde::Serialize;
 use std::io::{IsTerminal, Write};
 use std::process::ExitCode;
@@ -12,9 +13,11 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, OnceLock};
 use std::time::{Duration, Instant};
 
-/// How to speak.
+/// What every command is handed: how to speak, and which methods there are.
 #[derive(Clone, Copy)]
 pub struct Ui {
+    /// The methods of every room.
+    pub registry: Registry,
     /// One document on stdout.
     pub json: bool,
     /// No remarks.
@@ -47,7 +50,7 @@ pub fn print(text: &str) -> Result<()> {
 
 /// One sentence on stderr and the exit code: 130 when interrupted, 2 for everything else.
 pub fn fail(error: &anyhow::Error) -> ExitCode {
-    let interrupted = matches!(error.downcast_ref(), Some(nnz::Error::Interrupted { .. }));
+    let interrupted = matches!(error.downcast_ref(), Some(nnz_lab::Error::Interrupted { .. }));
     eprintln!("{}{error:#}", if interrupted { "" } else { "error: " });
     ExitCode::from(if interrupted { 130 } else { 2 })
 }

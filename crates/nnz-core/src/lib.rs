@@ -5,13 +5,17 @@
 //! and answers with [`Edit`]s. The engine owns everything else.
 #![forbid(unsafe_code)]
 
+mod adapter;
+pub mod catalog;
 mod criterion;
 mod distribution;
 mod error;
 mod explored;
+mod knee;
 mod mask;
 pub mod measure;
 mod method;
+pub mod nm;
 mod parametrization;
 mod pattern;
 mod procedure;
@@ -22,10 +26,12 @@ mod start;
 mod target;
 mod topology;
 
+pub use adapter::Adapter;
 pub use criterion::{Criterion, Gradient, Growth, Magnitude, Random, Search, Sensitivity, contenders, random_zeros};
 pub use distribution::{Distribution, DistributionKind, Er, Erk, ErkPlus, Global, Uniform, UniformPlus, allocate};
 pub use error::{Error, Result, closest};
 pub use explored::Explored;
+pub use knee::{Grid, Knee};
 pub use mask::Mask;
 pub use method::{Born, Budget, Build, Method, Paper, Registry, Rewiring, Work};
 pub use parametrization::{Leaf, Parametrization};
@@ -37,3 +43,23 @@ pub use sparsifier::{Dense, DropGrow, Edit, Even, Exchange, Idle, Plan, Prune, S
 pub use start::Start;
 pub use target::{Kind, Live, Measure, Shape, Signals, Target, Zero};
 pub use topology::{Topology, Transposed};
+
+/// The rooms of a crate and the list of all their cards.
+#[macro_export]
+macro_rules! rooms {
+    ($($room:ident),* $(,)?) => {
+        $(pub mod $room;)*
+        /// The rooms of this crate.
+        pub const ROOMS: &[&[&$crate::Method]] = &[$($room::METHODS),*];
+    };
+}
+
+/// The files of a room and the list of their cards.
+#[macro_export]
+macro_rules! methods {
+    ($($file:ident),* $(,)?) => {
+        $(mod $file;)*
+        /// The methods of this room.
+        pub const METHODS: &[&$crate::Method] = &[$(&$file::METHOD),*];
+    };
+}

@@ -1,6 +1,6 @@
 use crate::{
-    Criterion, Decay, DistributionKind, DropGrow, Error, Even, Growth, Kind, Measure, Parametrization, Pattern, Period,
-    Procedure, Prune, Result, Schedule, Setting, Sparsifier, Start, Static, When, closest,
+    Criterion, Decay, DistributionKind, DropGrow, Error, Even, Grid, Growth, Kind, Measure, Parametrization, Pattern,
+    Period, Procedure, Prune, Result, Schedule, Setting, Sparsifier, Start, Static, When, closest,
 };
 use serde::{Deserialize, Serialize, de::DeserializeOwned};
 
@@ -44,17 +44,19 @@ pub struct Work {
     pub parametrization: Option<Box<dyn Parametrization>>,
     /// What the finished network is measured by.
     pub measure: Option<Box<dyn Measure>>,
+    /// What is tried on a network that can be scored but not trained, instead of the procedure.
+    pub grid: Option<Grid>,
 }
 
 impl<S: Sparsifier + 'static> From<S> for Work {
     fn from(sparsifier: S) -> Self {
-        Self { sparsifier: Box::new(sparsifier), procedure: None, parametrization: None, measure: None }
+        Self { sparsifier: Box::new(sparsifier), procedure: None, parametrization: None, measure: None, grid: None }
     }
 }
 
 impl From<Box<dyn Sparsifier>> for Work {
     fn from(sparsifier: Box<dyn Sparsifier>) -> Self {
-        Self { sparsifier, procedure: None, parametrization: None, measure: None }
+        Self { sparsifier, procedure: None, parametrization: None, measure: None, grid: None }
     }
 }
 

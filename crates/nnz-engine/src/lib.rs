@@ -3,6 +3,7 @@
 
 mod axes;
 mod built;
+pub mod cost;
 pub mod data;
 pub mod derivatives;
 mod error;

@@ -1,46 +1,19 @@
 //! nnz: neural networks that are sparse all the way down.
 //!
-//! Each room is a module that answers one question with methods, one file a method; [`REGISTRY`] lists them. A
-//! [`Recipe`] says everything a run needs, [`run::run`] carries it out in a run directory, [`report`] shows it, and a
-//! [`Claim`] judges it.
+//! The crates behind this name, and [`REGISTRY`], which lists the methods of every room. Rooms answer one question each with
+//! methods, one file a method.
 #![forbid(unsafe_code)]
 
-/// The files of a room and the list of their cards.
-macro_rules! methods {
-    ($($file:ident),* $(,)?) => {
-        $(mod $file;)*
-        /// The methods of this room.
-        pub const METHODS: &[&nnz_core::Method] = &[$(&$file::METHOD),*];
-    };
-}
+pub use nnz_core as core;
+pub use nnz_data as data;
+pub use nnz_engine as engine;
+pub use nnz_foreign as foreign;
+pub use nnz_lab as lab;
+pub use nnz_shape as shape;
+pub use nnz_sparse as sparse;
 
-pub mod adapter;
-pub mod catalog;
-mod claim;
-pub mod compare;
-pub mod data;
-mod error;
-pub mod graph;
-pub mod history;
-pub mod inspect;
-pub mod kernels;
-pub mod ledger;
-pub mod models;
-pub mod networks;
-pub mod prune;
-mod recipe;
-pub mod report;
-pub mod rewire;
-pub mod run;
-mod stats;
-pub mod structured;
-pub mod tickets;
-pub mod topology;
-
-pub use claim::{Claim, Judgement, Metric, Verdict};
-pub use error::{Error, Result};
-pub use recipe::{Arm, Network, Precision, Pretrain, Recipe, Scale, embedded};
-pub use stats::{Summary, summarize};
+use nnz_shape::{graph, topology};
+use nnz_sparse::{kernels, prune, rewire, structured, tickets};
 
 /// Every method, room by room.
 pub const REGISTRY: nnz_core::Registry = nnz_core::Registry(&[
@@ -57,3 +30,13 @@ pub const REGISTRY: nnz_core::Registry = nnz_core::Registry(&[
 #[cfg(doctest)]
 #[doc = include_str!("../../../README.md")]
 struct Readme;
+
+/// The method in the guide compiles and computes what the guide says.
+#[cfg(doctest)]
+#[doc = include_str!("../../../docs/src/adding-a-method.md")]
+struct Guide;
+
+/// The examples on the page of words compile and do what it says.
+#[cfg(doctest)]
+#[doc = include_str!("../../../docs/src/words.md")]
+struct Words;

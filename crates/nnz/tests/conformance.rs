@@ -3,8 +3,8 @@
 //! same topologies under masked and sparse storage.
 
 use nnz::REGISTRY;
-use nnz::data::Store;
 use nnz_core::{Act, Edit, Kind, Leaf, Method, Plan, Rng, Setting, Shape, Target, Topology, Work, Zero};
+use nnz_data::Store;
 use nnz_engine::data::{Dataset, Inputs, Split};
 use nnz_engine::file::Header;
 use nnz_engine::{
@@ -811,7 +811,7 @@ fn patterns_are_kept_through_training() {
 
 #[test]
 fn cards_agree_with_the_catalog_and_files_with_the_registry() {
-    assert_eq!(nnz::catalog::check(REGISTRY), Vec::<String>::new());
+    assert_eq!(nnz_core::catalog::check(REGISTRY), Vec::<String>::new());
     let source = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("src");
     for room in ["prune", "tickets", "rewire", "structured", "topology", "graph"] {
         let mut files: Vec<String> = std::fs::read_dir(source.join(room))

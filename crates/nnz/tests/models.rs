@@ -1,6 +1,6 @@
 //! Language models against PyTorch, and pruned block by block.
 
-use nnz::models::{self, Generator, Language, Pruning, Weights};
+use nnz_foreign::llm::{self, Generator, Language, Pruning, Weights};
 use nnz_formats::{Dtype, Packing};
 use serde_json::Value;
 use std::path::{Path, PathBuf};
@@ -107,7 +107,7 @@ fn eight_bits_and_zeros_go_together() {
     let far = a.iter().zip(&b).map(|(a, b)| (a - b).abs()).fold(0.0, f32::max);
     let largest = a.iter().fold(0.0f32, |m, v| m.max(v.abs()));
     assert!(far > 0.0 && far < 0.03 * largest, "{far} of {largest}");
-    let machine = nnz::kernels::cost::Machine::built_in();
+    let machine = nnz_engine::cost::Machine::built_in();
     let mut sparse = Generator::new(&bytes, &Weights::Fastest(&machine)).unwrap();
     assert!(sparse.blocks()[0].matrices().any(|(_, w)| w.sparse()));
     let width = model.config.vocabulary;

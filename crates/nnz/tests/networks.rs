@@ -1,9 +1,9 @@
 //! Networks of other programs as graphs: pruned, written and read again; networks of ours written as ONNX.
 
-use nnz::models::Pruning;
-use nnz::networks::{self, Network};
 use nnz_engine::file::Header;
 use nnz_engine::{Model, ModelSpec, Storage, Task, Tensor, data::Normalization};
+use nnz_foreign::llm::Pruning;
+use nnz_foreign::onnx::{self, Network};
 use nnz_formats::{Archive, Dtype, Packing};
 use nnz_onnx::{Budget, Graph, Session, Value};
 use std::path::{Path, PathBuf};

@@ -1,9 +1,9 @@
 use crate::ui::{self, Ui};
 use anyhow::{Result, bail};
 use clap::{Args as ClapArgs, Subcommand};
-use nnz::adapter::Difference;
 use nnz_engine::file::{Header, Packing, load_model, save_model};
 use nnz_engine::{Model, Storage};
+use nnz_foreign::adapter::Difference;
 use serde_json::json;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;

@@ -2,13 +2,13 @@ use super::network::Kind;
 use crate::ui::{self, Ui};
 use anyhow::{Result, bail};
 use clap::{Args as ClapArgs, Subcommand};
-use nnz::kernels::cost::{Machine, Use};
-use nnz::kernels::measure::{Layer, Row, seconds};
-use nnz::kernels::scale::{Network, Wiring};
-use nnz::rewire::{cycles as count_cycles, multiply_adds};
+use nnz_core::nm::{cycles as count_cycles, multiply_adds};
 use nnz_core::{Pattern, Shape};
+use nnz_engine::cost::timing::{Layer, Row, seconds};
+use nnz_engine::cost::{Machine, Use};
 use nnz_engine::file::{Header, load_model};
 use nnz_engine::{Frozen, Model, Param, Storage, Storing, Tensor};
+use nnz_lab::scale::{Network, Wiring};
 use serde::Serialize;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
@@ -194,7 +194,7 @@ fn scale(args: &ScaleArgs, ui: Ui) -> Result<ExitCode> {
     let ScaleArgs { layers, inputs, classes, rows, steps, .. } = *args;
     let batch = batch(args.batch)?;
     let network = Network { neurons, layers, wiring, inputs, classes, batch, rows, steps };
-    let found = network.measure(0)?;
+    let found = network.measure(ui.registry, 0)?;
     let memory = |bytes: Option<usize>| bytes.map_or_else(|| "unknown".into(), ui::bytes);
     ui.answer(&found, || {
         format!(

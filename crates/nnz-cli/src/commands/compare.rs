@@ -2,9 +2,9 @@ use super::train::{TrainArgs, default_model, task_of};
 use crate::ui::{self, Ui};
 use anyhow::{Result, bail};
 use clap::Args as ClapArgs;
-use nnz::compare::{Limit, Request, caption, compare, table};
-use nnz::{Network, data};
 use nnz_engine::TrainSpec;
+use nnz_lab::Network;
+use nnz_lab::compare::{Limit, Request, caption, compare, table};
 use serde_json::json;
 use std::path::PathBuf;
 use std::process::ExitCode;
@@ -92,7 +92,7 @@ fn duration(text: &str) -> Result<f64> {
 /// Compares methods.
 pub fn run(args: &Args, ui: Ui) -> Result<ExitCode> {
     let place = args.data.place()?;
-    let dataset = data::Store::open()?.load(&place)?.dataset;
+    let dataset = nnz_data::Store::open()?.load(&place)?.dataset;
     let task = task_of(None, &dataset);
     let limit = match (&args.max_size, &args.max_latency, args.max_drop) {
         (Some(text), ..) => Some(Limit::Size(size(text)?)),
@@ -121,8 +121,8 @@ pub fn run(args: &Args, ui: Ui) -> Result<ExitCode> {
     };
     drop(dataset);
     let stop = ui::stop_flag()?;
-    let outcome = match compare(&request, args.dir.as_deref(), &stop, &mut |text| ui.note(text)) {
-        Err(nnz::Error::Interrupted { .. }) => {
+    let outcome = match compare(&request, ui.registry, args.dir.as_deref(), &stop, &mut |text| ui.note(text)) {
+        Err(nnz_lab::Error::Interrupted { .. }) => {
             eprintln!("interrupted; the same command goes on");
             return Ok(ExitCode::from(130));
         }

@@ -1,7 +1,7 @@
 use crate::ui::{self, Ui};
 use anyhow::Result;
 use clap::{Args as ClapArgs, Subcommand};
-use nnz::data::{Got, Progress, State, Store};
+use nnz_data::{Got, Progress, State, Store};
 use nnz_engine::data::{Dataset, Split};
 use serde_json::json;
 use std::path::{Path, PathBuf};
@@ -71,7 +71,7 @@ fn list(store: &Store, ui: Ui) -> Result<ExitCode> {
             State::Incomplete => "incomplete",
             State::Missing => "missing",
         };
-        let row = |s: &nnz::data::Status| {
+        let row = |s: &nnz_data::Status| {
             let [train, test] = s.entry.rows;
             let rows = match train + test {
                 0 => "model".into(),
@@ -115,12 +115,12 @@ fn get(store: &Store, name: &str, from: Option<&Path>, ui: Ui) -> Result<ExitCod
 }
 
 fn check(store: &Store, name: &str, ui: Ui) -> Result<ExitCode> {
-    if !nnz::data::catalog().iter().chain(nnz::data::models()).any(|e| e.name == name) {
+    if !nnz_data::catalog().iter().chain(nnz_data::models()).any(|e| e.name == name) {
         return describe(&store.load(name)?.dataset, ui);
     }
     let files = store.check(name)?;
     ui.answer(&files, || {
-        let state = |c: &nnz::data::Checked| match c.right {
+        let state = |c: &nnz_data::Checked| match c.right {
             Some(true) => "right".to_string(),
             Some(false) => format!("WRONG: {}", c.why),
             None => "missing".into(),

@@ -1,6 +1,6 @@
 use crate::ui::{self, Ui};
 use anyhow::Result;
-use nnz::data::{State, Store};
+use nnz_data::{State, Store};
 use serde_json::json;
 use std::path::{Path, PathBuf};
 use std::process::{Command, ExitCode, Stdio};

@@ -5,9 +5,9 @@ use crate::ui::{self, Ui};
 use anyhow::{Result, bail};
 use clap::{Args as ClapArgs, ValueEnum};
 use indicatif::{ProgressBar, ProgressDrawTarget};
-use nnz::kernels::cost::Machine;
-use nnz::models::{self, Generator, Language, Pruned, Pruning, Weights};
 use nnz_core::Rng;
+use nnz_engine::cost::Machine;
+use nnz_foreign::llm::{self, Generator, Language, Pruned, Pruning, Weights};
 use nnz_formats::{Archive, Dtype, Packing};
 use serde_json::json;
 use std::io::IsTerminal;
@@ -163,29 +163,29 @@ pub fn bar(ui: Ui, what: &'static str, layers: usize) -> ProgressBar {
 /// exp of the mean difference of losses, with its 95% interval over blocks.
 fn ratio(a: &[f64], b: &[f64]) -> (f64, Option<(f64, f64)>) {
     let differences: Vec<f64> = a.iter().zip(b).map(|(a, b)| a - b).collect();
-    let s = nnz::summarize(&differences);
+    let s = nnz_lab::summarize(&differences);
     (s.mean.exp(), s.half_width.map(|h| ((s.mean - h).exp(), (s.mean + h).exp())))
 }
 
 /// Measures perplexity.
 pub fn perplexity(args: &PerplexityArgs, ui: Ui) -> Result<ExitCode> {
-    let text = models::text(&args.text)?;
-    let measure = |path: &Path| -> Result<models::Perplexity> {
+    let text = llm::text(&args.text)?;
+    let measure = |path: &Path| -> Result<llm::Perplexity> {
         let model = Language::open(path)?;
         let tokens = model.tokens()?.encode(&text)?;
-        let blocks = models::blocks(&tokens, args.length, args.tokens / args.length.max(1), &args.text)?;
+        let blocks = llm::blocks(&tokens, args.length, args.tokens / args.length.max(1), &args.text)?;
         if blocks.len() * args.length < args.tokens / args.length.max(1) * args.length {
             ui.note(format!("the text has {} tokens; {} blocks were taken", tokens.len(), blocks.len()));
         }
         let bar = bar(ui, "layers", model.config.layers);
-        let found = models::perplexity(&model, &blocks, |l| bar.set_position(l as u64))?;
+        let found = llm::perplexity(&model, &blocks, |l| bar.set_position(l as u64))?;
         bar.finish_and_clear();
         Ok(found)
     };
     let found = measure(&args.model)?;
     let other = args.against.as_deref().map(measure).transpose()?;
     let compared = other.as_ref().map(|o| ratio(&found.blocks, &o.blocks));
-    let loss = nnz::summarize(&found.blocks);
+    let loss = nnz_lab::summarize(&found.blocks);
     let interval = loss.half_width.map(|h| ((loss.mean - h).exp(), (loss.mean + h).exp()));
     let document = json!({
         "perplexity": found.perplexity, "interval": interval, "tokens": found.blocks.len() * found.length,
@@ -215,7 +215,7 @@ fn sizes(model: &Language) -> (usize, usize) {
 
 /// What was written of a model with `all` numbers that took `before` bytes, in words and as a document.
 pub fn written(pruned: &Pruned, all: usize, before: usize, output: &Path, dtype: Dtype, ui: Ui) -> Result<ExitCode> {
-    let sum = |f: &dyn Fn(&models::Part) -> f64| pruned.parts.iter().map(f).sum::<f64>();
+    let sum = |f: &dyn Fn(&llm::Part) -> f64| pruned.parts.iter().map(f).sum::<f64>();
     let (bits, least) = (sum(&|p| p.written.mask_bits), sum(&|p| p.written.entropy_bits));
     let entries = sum(&|p| p.entries as f64);
     let dense = all * if dtype == Dtype::F32 { 4 } else { 2 };
@@ -283,8 +283,7 @@ pub fn convert(args: &ConvertArgs, ui: Ui) -> Result<ExitCode> {
     let writing = args.writing();
     writing.check(false)?;
     let bar = bar(ui, "blocks", model.config.layers);
-    let pruned =
-        models::copy(&model, &args.output, writing.packing(), writing.dtype(), |t| bar.set_position(t as u64))?;
+    let pruned = llm::copy(&model, &args.output, writing.packing(), writing.dtype(), |t| bar.set_position(t as u64))?;
     bar.finish_and_clear();
     let (all, before) = sizes(&model);
     written(&pruned, all, before, &args.output, writing.dtype(), ui)
@@ -296,24 +295,24 @@ pub fn prune(args: &super::prune::Args, ui: Ui) -> Result<ExitCode> {
         bail!("--data is for networks that nnz trained; give a language model a text with --calibrate");
     }
     args.writing.check(args.dense_layout)?;
-    let method = nnz::REGISTRY.find(&args.method.method)?;
-    let options = args.method.options()?;
+    let method = ui.registry.find(&args.method.method)?;
+    let options = args.method.options(ui.registry)?;
     let model = Language::open(&args.model)?;
     let text = match &args.calibrate[..] {
         [] => None,
-        [path] => Some((path, model.tokens()?.encode(&models::text(path)?)?)),
+        [path] => Some((path, model.tokens()?.encode(&llm::text(path)?)?)),
         _ => bail!("a language model reads one text; join those of --calibrate into one file"),
     };
     let Writing { calibration_tokens, calibration_length, .. } = args.writing;
     let count = calibration_tokens / calibration_length.max(1);
     let blocks = match &text {
-        Some((path, tokens)) => models::blocks(tokens, calibration_length, count.max(1), path)?,
+        Some((path, tokens)) => llm::blocks(tokens, calibration_length, count.max(1), path)?,
         None => Vec::new(),
     };
     let packing = if args.dense_layout { Some(Packing::Dense) } else { args.writing.packing() };
     let pruning = Pruning { method, options: &options, seed: args.seed, packing, dtype: args.writing.dtype() };
     let bar = bar(ui, "blocks", model.config.layers);
-    let pruned = models::prune(&model, &pruning, &blocks, &args.output, |l| bar.set_position(l as u64))?;
+    let pruned = llm::prune(&model, &pruning, &blocks, &args.output, |l| bar.set_position(l as u64))?;
     bar.finish_and_clear();
     if pruned.singular > 0 && method.defaults().contains_key("damp") {
         ui.note(format!(
@@ -427,12 +426,12 @@ pub fn bench(path: &Path, why: bool, ui: Ui) -> Result<ExitCode> {
     for _ in 0..3 {
         (ms, dense_ms) = (ms.min(time(&mut sparse)?), dense_ms.min(time(&mut dense)?));
     }
-    let sum = |f: &dyn Fn(&models::Linear) -> usize| {
-        sparse.blocks().iter().flat_map(models::Block::matrices).map(|(_, w)| f(w)).sum::<usize>()
+    let sum = |f: &dyn Fn(&llm::Linear) -> usize| {
+        sparse.blocks().iter().flat_map(llm::Block::matrices).map(|(_, w)| f(w)).sum::<usize>()
     };
     let (entries, nonzeros) = (sum(&|w| w.rows * w.cols), sum(&|w| w.nonzeros));
     let (matrices, packed) = (sum(&|_| 1), sum(&|w| usize::from(w.sparse())));
-    let bytes = sum(&models::Linear::bytes);
+    let bytes = sum(&llm::Linear::bytes);
     let density = nonzeros as f64 / entries.max(1) as f64;
     let document = json!({"ms": ms, "dense_ms": dense_ms, "speedup": dense_ms / ms, "density": density,
         "sparse_matrices": packed, "matrices": matrices, "matrix_bytes": bytes, "dense_bytes": 4 * entries});
@@ -455,7 +454,7 @@ pub fn bench(path: &Path, why: bool, ui: Ui) -> Result<ExitCode> {
         if why {
             let c = &model.config;
             let rows = sparse.blocks()[0].matrices().map(|(part, w)| {
-                let at = machine.crossover(nnz::kernels::cost::Use::Inference, w.rows, w.cols, 1);
+                let at = machine.crossover(nnz_engine::cost::Use::Inference, w.rows, w.cols, 1);
                 let density = w.nonzeros as f64 / (w.rows * w.cols) as f64;
                 vec![part.into(), format!("{}x{}", w.rows, w.cols), ui::density(density), w.kernel().into(), format!("{at:.2}")]
             });

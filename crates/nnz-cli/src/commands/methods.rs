@@ -1,8 +1,8 @@
 use crate::ui::{self, Ui};
 use anyhow::Result;
 use clap::Args as ClapArgs;
-use nnz::{REGISTRY, embedded, ledger};
 use nnz_core::Method;
+use nnz_lab::{embedded, ledger};
 use serde_json::json;
 use std::process::ExitCode;
 
@@ -50,16 +50,16 @@ fn status(m: &Method) -> String {
 /// Lists the methods.
 pub fn list(args: &MethodsArgs, ui: Ui) -> Result<ExitCode> {
     if args.papers {
-        ui::print(&ledger::markdown())?;
+        ui::print(&ledger::markdown(ui.registry))?;
         return Ok(ExitCode::SUCCESS);
     }
-    let document: Vec<_> = REGISTRY
+    let document: Vec<_> = ui.registry
         .methods()
         .map(|m| json!({"number": m.paper.number, "key": m.key, "room": m.room, "name": m.name, "summary": m.summary, "status": status(m)}))
         .collect();
     ui.answer(&document, || {
         let mut rows = Vec::new();
-        for m in REGISTRY.methods() {
+        for m in ui.registry.methods() {
             rows.push(vec![m.key.into(), number(m), m.room.into(), status(m), m.summary.into()]);
         }
         let mut table = ui::words(&["key", "paper", "room", "claims", "idea"], rows);
@@ -71,7 +71,7 @@ pub fn list(args: &MethodsArgs, ui: Ui) -> Result<ExitCode> {
 
 /// Describes a method.
 pub fn show(args: &ShowArgs, ui: Ui) -> Result<ExitCode> {
-    let m = REGISTRY.find(&args.method)?;
+    let m = ui.registry.find(&args.method)?;
     let claims: Vec<_> = ledger::results().into_iter().filter(|r| r.key == m.key).collect();
     let recipes: Vec<String> =
         embedded().into_iter().map(|(n, _)| n).filter(|n| n.split('/').nth(1) == Some(m.key)).collect();
@@ -109,7 +109,7 @@ pub fn show(args: &ShowArgs, ui: Ui) -> Result<ExitCode> {
 
 /// Prints BibTeX.
 pub fn cite(args: &CiteArgs, ui: Ui) -> Result<ExitCode> {
-    let keys: Vec<String> = match REGISTRY.find(&args.recipe) {
+    let keys: Vec<String> = match ui.registry.find(&args.recipe) {
         Ok(m) => vec![m.key.into()],
         Err(unknown) => match super::run::find(&args.recipe) {
             Ok(recipe) => {
@@ -123,7 +123,7 @@ pub fn cite(args: &CiteArgs, ui: Ui) -> Result<ExitCode> {
     };
     let mut entries = Vec::new();
     for key in &keys {
-        entries.push(REGISTRY.find(key)?.paper.bibtex(key));
+        entries.push(ui.registry.find(key)?.paper.bibtex(key));
     }
     ui.answer(&json!({"keys": keys, "bibtex": entries}), || entries.join("\n\n"))?;
     Ok(ExitCode::SUCCESS)

@@ -17,6 +17,7 @@ pub mod train;
 
 use anyhow::{Result, bail};
 use clap::Args;
+use nnz_core::Registry;
 
 /// Which data, and what its reader must know.
 #[derive(Args, Debug)]
@@ -42,7 +43,7 @@ impl DataArgs {
                     "--{key} {value}: & and ? separate the options of a place; give a column by its number, rename a file"
                 );
             }
-            place = nnz::data::read::with_option(&place, key, value);
+            place = nnz_data::read::with_option(&place, key, value);
         }
         Ok(place)
     }
@@ -79,7 +80,7 @@ pub struct MethodArgs {
 
 impl MethodArgs {
     /// The options as a table.
-    pub fn options(&self) -> Result<toml::Table> {
+    pub fn options(&self, registry: Registry) -> Result<toml::Table> {
         let mut options = toml::Table::new();
         for pair in &self.set {
             let Some((key, value)) = pair.split_once('=') else {
@@ -99,7 +100,7 @@ impl MethodArgs {
         options.extend(self.pattern.iter().map(|p| ("pattern".into(), p.as_str().into())));
         options.extend(self.distribution.iter().map(|d| ("distribution".into(), d.as_str().into())));
         // A whole number is a fine value for an option that is a fraction.
-        let method = nnz::REGISTRY.find(&self.method)?;
+        let method = registry.find(&self.method)?;
         for (key, default) in method.defaults() {
             if let (toml::Value::Float(_), Some(toml::Value::Integer(n))) = (default, options.get(&key)) {
                 let float = *n as f64;

@@ -2,13 +2,13 @@ use super::network::{self, Kind};
 use crate::ui::{self, Ui};
 use anyhow::{Result, bail};
 use clap::{Args as ClapArgs, ValueEnum};
-use nnz::data::read::{Encoding, table_rows};
-use nnz::data::{Store, fit_to, picture};
-use nnz::inspect::{Inspection, inspect as measure};
-use nnz::report;
+use nnz_data::read::{Encoding, table_rows};
+use nnz_data::{Store, fit_to, picture};
 use nnz_engine::data::{Dataset, Inputs, Normalization, Split};
 use nnz_engine::file::{Header, load_model, write_atomically};
 use nnz_engine::{Model, Storage, Task, Tensor, evaluate, ops::softmax_rows};
+use nnz_lab::inspect::{Inspection, inspect as measure};
+use nnz_lab::report;
 use serde_json::{Map, json};
 use std::borrow::Cow;
 use std::path::{Path, PathBuf};
@@ -171,7 +171,7 @@ pub fn inspect(args: &InspectArgs, ui: Ui) -> Result<ExitCode> {
     if args.model.extension().is_some_and(|e| e == "onnx") || args.model.join("model.onnx").is_file() {
         return network::inspect(&args.model, args.html.as_deref(), ui);
     }
-    if nnz::models::foreign(&args.model) {
+    if nnz_foreign::llm::foreign(&args.model) {
         return super::language::inspect(&args.model, args.html.as_deref(), ui);
     }
     if args.model.is_dir() {
@@ -181,7 +181,7 @@ pub fn inspect(args: &InspectArgs, ui: Ui) -> Result<ExitCode> {
         );
     }
     let (model, header): (Model<f32>, Header) = load_model(&args.model, Storage::Auto)?;
-    let inspection = measure(&model, &header)?;
+    let inspection = measure(&model, &header, ui.registry)?;
     if let Some(page) = &args.html {
         write_page(&inspection, page, &args.model)?;
         ui.note(format!("page: {}", page.display()));
@@ -192,7 +192,7 @@ pub fn inspect(args: &InspectArgs, ui: Ui) -> Result<ExitCode> {
 
 /// Tells how topologies moved.
 fn moves(args: &InspectArgs, ui: Ui) -> Result<ExitCode> {
-    let history = nnz::history::of_run(&args.model, args.arm.as_deref())?;
+    let history = nnz_lab::history::of_run(&args.model, args.arm.as_deref())?;
     if let Some(page) = &args.html {
         write_atomically(page, report::history(&history).as_bytes())?;
         ui.note(format!("page: {}", page.display()));
@@ -211,7 +211,7 @@ fn moves(args: &InspectArgs, ui: Ui) -> Result<ExitCode> {
             "gap",
         ];
         let rows = history.layers.iter().map(|l| {
-            let sum = |f: fn(&nnz::history::Move) -> usize| ui::count(l.moves.iter().map(f).sum());
+            let sum = |f: fn(&nnz_lab::history::Move) -> usize| ui::count(l.moves.iter().map(f).sum());
             let look = l.looks.last();
             let last = l.moves.last();
             vec![

@@ -3,14 +3,14 @@
 use super::language::{bar, written};
 use crate::ui::{self, Ui};
 use anyhow::{Result, bail};
-use nnz::data::picture;
-use nnz::kernels::cost::Machine;
-use nnz::kernels::measure::seconds;
-use nnz::models::{self, Pruned, Pruning};
-use nnz::networks::{self, Network, Reads, TOKENS};
+use nnz_data::picture;
+use nnz_engine::cost::Machine;
+use nnz_engine::cost::timing::seconds;
 use nnz_engine::file::{Header, load_model};
 use nnz_engine::ops::softmax_rows;
 use nnz_engine::{Model, Storage, Tensor};
+use nnz_foreign::llm::{self, Pruned, Pruning};
+use nnz_foreign::onnx::{self, Network, Reads, TOKENS};
 use nnz_formats::{Dtype, Packing};
 use nnz_onnx::Value;
 use serde_json::json;
@@ -26,10 +26,10 @@ const PICTURES: usize = 64;
 /// When a model is known, but not here.
 pub fn place(text: &str) -> Result<PathBuf, String> {
     let path = PathBuf::from(text);
-    if path.exists() || !nnz::data::models().iter().any(|m| m.name == text) {
+    if path.exists() || !nnz_data::models().iter().any(|m| m.name == text) {
         return Ok(path);
     }
-    let store = nnz::data::Store::open().map_err(|e| e.to_string())?;
+    let store = nnz_data::Store::open().map_err(|e| e.to_string())?;
     store.model(text).ok_or_else(|| format!("{text} is not here yet; `nnz data get {text}` fetches it"))
 }
 
@@ -47,9 +47,9 @@ pub enum Kind {
 /// What lies at a path.
 pub fn kind(path: &Path) -> Kind {
     let onnx = path.extension().is_some_and(|e| e == "onnx");
-    match onnx || models::foreign(path) {
+    match onnx || llm::foreign(path) {
         false => Kind::Own,
-        true if networks::known(path) => Kind::Graph,
+        true if onnx::known(path) => Kind::Graph,
         true => Kind::Language,
     }
 }
@@ -81,7 +81,7 @@ pub fn convert(args: &super::language::ConvertArgs, ui: Ui) -> Result<ExitCode> 
                 bail!("a network that nnz trained is written as ONNX; give -o a name that ends in .onnx");
             }
             let (model, header): (Model<f32>, Header) = load_model(&args.model, Storage::Masked)?;
-            networks::own(&model, &header, &args.model)?
+            onnx::own(&model, &header, &args.model)?
         }
     };
     let writing = args.writing();
@@ -89,9 +89,8 @@ pub fn convert(args: &super::language::ConvertArgs, ui: Ui) -> Result<ExitCode> 
     let dtype = if onnx || network.archive.is_none() { Dtype::F32 } else { writing.dtype() };
     let said = serde_json::Value::Null;
     let (found, bytes) =
-        networks::export(&network, &args.output, writing.packing(), dtype, args.sparse_initializer, &said)?;
-    let part =
-        |m: nnz_onnx::Matrix| Some(models::Part { written: *found.get(&m.name)?, entries: m.len(), name: m.name });
+        onnx::export(&network, &args.output, writing.packing(), dtype, args.sparse_initializer, &said)?;
+    let part = |m: nnz_onnx::Matrix| Some(llm::Part { written: *found.get(&m.name)?, entries: m.len(), name: m.name });
     let parts = network.matrices().into_iter().filter(|m| !m.head).filter_map(part).collect();
     let pruned = Pruned { parts, bytes, tried: Vec::new(), singular: 0 };
     let (all, before) = sizes(&network);
@@ -137,7 +136,7 @@ fn lines(network: &Network, places: &[&PathBuf], tokens: usize, length: usize) -
     let most = length.min(network.context());
     let (mut all, mut count) = (Vec::new(), 0);
     for place in places {
-        let (text, before) = (models::text(place)?, all.len());
+        let (text, before) = (llm::text(place)?, all.len());
         let pieces = text.lines().flat_map(|line| {
             let words: Vec<&str> = line.split_whitespace().collect();
             words.chunks((most * 3 / 4).max(1)).map(|piece| piece.join(" ")).collect::<Vec<_>>()
@@ -198,8 +197,8 @@ pub fn prune(args: &super::prune::Args, ui: Ui) -> Result<ExitCode> {
         bail!("--data is for networks that nnz trained; give a text or pictures with --calibrate");
     }
     args.writing.check(args.dense_layout)?;
-    let method = nnz::REGISTRY.find(&args.method.method)?;
-    let options = args.method.options()?;
+    let method = ui.registry.find(&args.method.method)?;
+    let options = args.method.options(ui.registry)?;
     let mut network = open(&args.model, ui)?;
     let length = args.writing.calibration_length.max(8);
     let given = match args.calibrate.is_empty() {
@@ -215,7 +214,7 @@ pub fn prune(args: &super::prune::Args, ui: Ui) -> Result<ExitCode> {
     network.notes.clear();
     let bar = bar(ui, "matrices", network.matrices().len());
     let pruned =
-        networks::prune(&mut network, &pruning, given, &args.output, false, |done, _| bar.set_position(done as u64))?;
+        onnx::prune(&mut network, &pruning, given, &args.output, false, |done, _| bar.set_position(done as u64))?;
     bar.finish_and_clear();
     network.notes.iter().for_each(|n| ui.note(n));
     if pruned.singular > 0 && method.defaults().contains_key("damp") {
@@ -249,7 +248,7 @@ pub fn bench(path: &Path, batch: usize, why: bool, ui: Ui) -> Result<ExitCode> {
     let shapes: Vec<_> = inputs.iter().map(|(n, v)| json!({"name": n, "shape": v.shape()})).collect();
     let row = |l: &nnz_onnx::Layer| {
         json!({"name": l.name, "rows": l.rows, "cols": l.cols, "density": l.density, "batch": l.batch, "kernel": l.kernel,
-               "crossover": machine.crossover(nnz::kernels::cost::Use::Inference, l.rows, l.cols, l.batch)})
+               "crossover": machine.crossover(nnz_engine::cost::Use::Inference, l.rows, l.cols, l.batch)})
     };
     let listed: Vec<_> = layers.iter().map(row).collect();
     let document = json!({"ms": ms, "dense_ms": dense_ms, "speedup": dense_ms / ms, "density": density, "batch": batch,
@@ -280,7 +279,7 @@ pub fn bench(path: &Path, batch: usize, why: bool, ui: Ui) -> Result<ExitCode> {
         }
         if why {
             let row = |l: &nnz_onnx::Layer| {
-                let at = machine.crossover(nnz::kernels::cost::Use::Inference, l.rows, l.cols, l.batch);
+                let at = machine.crossover(nnz_engine::cost::Use::Inference, l.rows, l.cols, l.batch);
                 vec![
                     l.name.clone(),
                     format!("{}x{}", l.rows, l.cols),
@@ -379,7 +378,7 @@ fn compare(network: &Network, place: &PathBuf, texts: &[String], ui: Ui) -> Resu
         );
     }
     let (pictures, tokens) = (gather(&[place])?, network.tokens()?);
-    let ids = texts.iter().map(|t| tokens.framed(t, network.context())).collect::<nnz::Result<Vec<_>>>()?;
+    let ids = texts.iter().map(|t| tokens.framed(t, network.context())).collect::<nnz_foreign::Result<Vec<_>>>()?;
     let session = network.session(Some(&Machine::chooser()?.0))?;
     // By picture, the texts and their probabilities, the likeliest first.
     let mut ranked: Vec<(String, Vec<(&String, f32)>)> = Vec::with_capacity(pictures.len());

@@ -4,12 +4,12 @@ use super::train::TrainArgs;
 use crate::ui::{self, Ui, Watch};
 use anyhow::{Result, bail};
 use clap::Args as ClapArgs;
-use nnz::data::Store;
-use nnz::run::Observer;
 use nnz_core::Setting;
+use nnz_data::Store;
 use nnz_engine::data::Dataset;
 use nnz_engine::file::{Header, Packing, load_model, save_model};
 use nnz_engine::{Dtype, Model, Storage, StoragePolicy, Task, TrainSpec, Trainer, evaluate};
+use nnz_lab::run::Observer;
 use serde_json::json;
 use std::path::PathBuf;
 use std::process::ExitCode;
@@ -91,8 +91,8 @@ pub fn run(args: &Args, ui: Ui) -> Result<ExitCode> {
         None => None,
     };
     let before = Size::of(&model, &args.model, accuracy(&model, data.as_ref(), &header)?)?;
-    let mut options = args.method.options()?;
-    let method = nnz::REGISTRY.find(&args.method.method)?;
+    let mut options = args.method.options(ui.registry)?;
+    let method = ui.registry.find(&args.method.method)?;
     // A trained model is pruned now, unless told otherwise.
     if method.defaults().contains_key("at") && !options.contains_key("at") {
         options.insert("at".into(), "0 run".into());

@@ -2,7 +2,7 @@ use super::run::{Place, arms, outcome};
 use crate::ui::Ui;
 use anyhow::{Result, bail};
 use clap::{Args as ClapArgs, ValueEnum};
-use nnz::{REGISTRY, Recipe, Scale, Verdict, embedded, ledger};
+use nnz_lab::{Recipe, Scale, Verdict, embedded, ledger};
 use serde_json::json;
 use std::path::PathBuf;
 use std::process::ExitCode;
@@ -42,7 +42,7 @@ pub fn run(args: &Args, ui: Ui) -> Result<ExitCode> {
         None => (&*args.method, None),
     };
     if key != "all" {
-        REGISTRY.find(key)?;
+        ui.registry.find(key)?;
     }
     let wanted = |name: &str| {
         let [_, own, what] = name.split('/').collect::<Vec<_>>()[..] else { return false };

@@ -1,9 +1,9 @@
 use crate::ui::{self, Ui, Watch};
 use anyhow::{Context, Result, bail};
 use clap::Args as ClapArgs;
-use nnz::run::{Options, Outcome, read_record, record::RunRecord, write_report};
-use nnz::{Recipe, Scale, embedded};
 use nnz_engine::Task;
+use nnz_lab::run::{Options, Outcome, read_record, record::RunRecord, write_report};
+use nnz_lab::{Recipe, Scale, embedded};
 use serde_json::json;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
@@ -96,7 +96,7 @@ pub fn carry_out(recipe: &Recipe, place: &Place, ui: Ui) -> Result<ExitCode> {
 pub fn outcome(recipe: &Recipe, place: &Place, ui: Ui) -> Result<Outcome> {
     let options = Options { dir: place.run_dir.clone(), again: place.again, resume: place.resume, one_thread: false };
     let mut watch = Watch::new(ui, ui::stop_flag()?);
-    let outcome = nnz::run::run(recipe, &options, &mut watch);
+    let outcome = nnz_lab::run::run(recipe, ui.registry, &options, &mut watch);
     watch.finish();
     Ok(outcome?)
 }
@@ -118,7 +118,7 @@ fn about(record: &RunRecord) -> String {
 pub fn arms(record: &RunRecord) -> String {
     let measure = if record.task == Task::Classification { "test accuracy" } else { record.task.measure() };
     let header = ["", measure, "nonzeros", "density", "weights", "optimizer", "s/epoch"];
-    let row = |a: &nnz::run::record::ArmRecord| {
+    let row = |a: &nnz_lab::run::record::ArmRecord| {
         vec![
             a.name.clone(),
             ui::percent(a.test_accuracy, a.interval),

@@ -2,9 +2,10 @@ use super::MethodArgs;
 use crate::ui::{self, Ui};
 use anyhow::{Result, bail};
 use clap::{Args as ClapArgs, ValueEnum};
-use nnz::{Arm, Network, Precision, Recipe, data};
+use nnz_core::Registry;
 use nnz_engine::data::{Augment, Dataset};
 use nnz_engine::{Dtype, LrSchedule, OptimizerSpec, Storage, Task, TrainSpec};
+use nnz_lab::{Arm, Network, Precision, Recipe};
 use std::process::ExitCode;
 
 /// Training, shared by `train` and `prune --finetune`.
@@ -207,7 +208,7 @@ pub struct Args {
 
 /// Trains a method and its controls.
 pub fn run(args: &Args, ui: Ui) -> Result<ExitCode> {
-    let recipe = recipe(args)?;
+    let recipe = recipe(args, ui.registry)?;
     super::run::carry_out(&recipe, &args.place, ui)
 }
 
@@ -231,10 +232,10 @@ pub fn default_model(data: &Dataset, task: Task) -> String {
     }
 }
 
-fn recipe(args: &Args) -> Result<Recipe> {
-    let options = args.method.options()?;
+fn recipe(args: &Args, registry: Registry) -> Result<Recipe> {
+    let options = args.method.options(registry)?;
     let (key, place) = (args.method.method.clone(), args.data.place()?);
-    let data = data::Store::open()?.load(&place)?.dataset;
+    let data = nnz_data::Store::open()?.load(&place)?.dataset;
     if data.real() && matches!(args.task, Some(Aim::Classification)) {
         bail!(
             "{place}: the answers are numbers to predict, not classes; leave --task out, or read every different number as a \
@@ -246,7 +247,7 @@ fn recipe(args: &Args) -> Result<Recipe> {
     let arm =
         |name: &str, method: Option<&str>| Arm { name: name.into(), method: method.map(Into::into), ..Arm::default() };
     let mut arms = vec![Arm { options: options.clone(), ..arm(&key, Some(&key)) }];
-    let full = nnz::REGISTRY.find(&key)?.defaults().into_iter().chain(options).collect::<toml::Table>();
+    let full = registry.find(&key)?.defaults().into_iter().chain(options).collect::<toml::Table>();
     if !args.no_controls {
         if key != "random-pruning" && full.contains_key("density") {
             arms.push(Arm { options: static_random(&full), ..arm("static-random", Some("random-pruning")) });

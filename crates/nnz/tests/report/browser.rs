@@ -151,7 +151,7 @@ pub fn assert_fits(name: &str, html: &str) {
 
 #[test]
 fn a_browser_draws_the_page_in_light_and_dark() {
-    assert_drawn("report", &nnz::report::html(&record()));
+    assert_drawn("report", &nnz_lab::report::html(&record()));
 }
 
 #[test]
@@ -165,6 +165,6 @@ fn the_page_fits_every_width() {
         arm.name += &name;
         arm.seeds.iter_mut().flat_map(|s| &mut s.layers).for_each(|l| l.name += &name);
     }
-    assert_fits("short", &nnz::report::html(&record()));
-    assert_fits("long", &nnz::report::html(&long));
+    assert_fits("short", &nnz_lab::report::html(&record()));
+    assert_fits("long", &nnz_lab::report::html(&long));
 }

@@ -3,12 +3,12 @@
 use super::browser::{assert_drawn, assert_fits};
 use super::odd::assert_whole;
 use super::page::{assert_alone, tags, text, values};
-use nnz::inspect::{Inspection, inspect};
-use nnz::report::inspection;
 use nnz_core::{Rng, Topology};
 use nnz_engine::data::Normalization;
 use nnz_engine::file::Header;
 use nnz_engine::{Model, ModelSpec, Storage};
+use nnz_lab::inspect::{Inspection, inspect};
+use nnz_lab::report::inspection;
 
 /// A model with fresh weights on these topologies, measured.
 fn measured(spec: &str, topologies: Option<Vec<Topology>>, prune_head: bool) -> Inspection {

@@ -7,7 +7,7 @@ mod page;
 mod style;
 mod tables;
 
-use nnz::run::record::RunRecord;
+use nnz_lab::run::record::RunRecord;
 
 /// The record of `nnz train mnist10k --method rigl --density 0.05 --seeds 3`, with the misread rows of the first
 /// network alone to keep the file small:

@@ -1,8 +1,8 @@
 //! Records that are empty, cut off, inconsistent or not finite still give a page.
 
 use super::record;
-use nnz::report::{csv, html};
-use nnz::run::record::{EpochRecord, Misread, RunRecord};
+use nnz_lab::report::{csv, html};
+use nnz_lab::run::record::{EpochRecord, Misread, RunRecord};
 
 /// The page and the tables of the example after `change`; the page must be whole and free of `NaN` and infinities.
 fn page(change: impl FnOnce(&mut RunRecord)) -> String {
@@ -184,12 +184,12 @@ fn arms_and_layers_beyond_number() {
         let layer = r.arms[0].seeds[0].layers[1].clone();
         for (i, arm) in r.arms.iter_mut().enumerate().take(2) {
             arm.name = format!("arm {i}");
-            arm.seeds[0]
-                .layers
-                .extend((0..40).map(|j| nnz::run::record::LayerRecord { name: format!("block{j}"), ..layer.clone() }));
+            arm.seeds[0].layers.extend(
+                (0..40).map(|j| nnz_lab::run::record::LayerRecord { name: format!("block{j}"), ..layer.clone() }),
+            );
         }
         let arm = r.arms[0].clone();
-        r.arms.extend((2..12).map(|i| nnz::run::record::ArmRecord { name: format!("arm {i}"), ..arm.clone() }));
+        r.arms.extend((2..12).map(|i| nnz_lab::run::record::ArmRecord { name: format!("arm {i}"), ..arm.clone() }));
     });
     assert!(page.contains("Degrees of 38 more layers") && page.contains("block39: fan-out") && page.contains("arm 11"));
 }

@@ -2,7 +2,7 @@
 
 use super::record;
 use base64::{Engine, prelude::BASE64_STANDARD};
-use nnz::report::html;
+use nnz_lab::report::html;
 
 /// The values of an attribute, wherever it occurs.
 pub fn values<'a>(page: &'a str, attribute: &str) -> Vec<&'a str> {
@@ -261,7 +261,7 @@ fn moved_connections_are_shown() {
     }
     let page = html(&record);
     assert!(page.contains("From first to last epoch: rigl 100% to 5.0%.") && !page.contains("<h3>Connections "));
-    let still = |e: &mut nnz::run::record::EpochRecord| (e.born, e.died, e.density) = (0, 0, 0.05);
+    let still = |e: &mut nnz_lab::run::record::EpochRecord| (e.born, e.died, e.density) = (0, 0, 0.05);
     record.arms[0].seeds.iter_mut().flat_map(|s| &mut s.epochs).for_each(still);
     assert!(html(&record).contains("stayed at 5.0% throughout, and no connection was moved while it trained."));
 }

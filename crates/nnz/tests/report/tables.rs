@@ -1,11 +1,11 @@
 //! The numbers behind the figures.
 
 use super::record;
-use nnz::report::csv;
+use nnz_lab::report::csv;
 use std::collections::HashMap;
 
 /// All tables, read back: name to rows, each row a map from column to field.
-fn read(record: &nnz::run::record::RunRecord) -> HashMap<String, Vec<HashMap<String, String>>> {
+fn read(record: &nnz_lab::run::record::RunRecord) -> HashMap<String, Vec<HashMap<String, String>>> {
     let rows =
         |text: &str| ::csv::Reader::from_reader(text.as_bytes()).deserialize().collect::<Result<_, _>>().unwrap();
     csv(record).iter().map(|(name, text)| (name.clone(), rows(text))).collect()

@@ -1,0 +1,124 @@
+//! The command line of nnz. [`main`] is handed the methods of every room; it knows none itself.
+#![forbid(unsafe_code)]
+
+mod commands;
+mod ui;
+
+use clap::{CommandFactory, Parser, Subcommand};
+use nnz_core::Registry;
+use std::process::ExitCode;
+
+/// Neural networks that are sparse all the way down.
+#[derive(Parser)]
+#[command(name = "nnz", version, arg_required_else_help = true, after_help = EXAMPLES)]
+struct Cli {
+    #[command(subcommand)]
+    command: Command,
+    /// Print one JSON document on stdout; everything for people goes to stderr
+    #[arg(long, global = true)]
+    json: bool,
+    /// Say nothing that was not asked for
+    #[arg(long, short, global = true)]
+    quiet: bool,
+    /// Threads to compute with [default: all cores]
+    #[arg(long, global = true, value_name = "N", value_parser = clap::value_parser!(u16).range(1..=1024))]
+    threads: Option<u16>,
+}
+
+const EXAMPLES: &str = "Examples:
+  nnz train mnist --method rigl --density 0.05           train a sparse network and its controls
+  nnz train mnist --method set --density 0.02 --seeds 3  three seeds, with 95% intervals
+  nnz prune runs/ID/models/dense.safetensors --method magnitude --density 0.1 -o small.safetensors
+  nnz eval small.safetensors mnist                       accuracy on the test split
+  nnz train table.csv --target species --method set --density 0.3
+  nnz top                                                watch the newest run
+  nnz reproduce rigl                                     run and judge the claims of a method
+
+`nnz help COMMAND` explains a command by example. Exit codes: 0 done, 1 the answer is no, 2 a request that cannot be
+carried out, 130 interrupted (what was done is saved). NO_COLOR turns colours off.";
+
+#[derive(Subcommand)]
+enum Command {
+    /// Train a sparse network and compare it with its controls
+    Train(commands::train::Args),
+    /// Compare methods fairly: equal steps, equal tuning, control arms, paired intervals
+    Compare(commands::compare::Args),
+    /// Run a recipe: a file, the name of one that comes with nnz, or a run directory to go on with
+    Run(commands::run::Args),
+    /// Prune a trained model
+    Prune(commands::prune::Args),
+    /// Take what fine-tuning made of a network out of it, fuse, unfuse and switch it, to the bit
+    Adapter(commands::adapter::Args),
+    /// How well a language model predicts a text
+    Perplexity(commands::language::PerplexityArgs),
+    /// Write a model of another program as safetensors, dense or packed
+    Convert(commands::language::ConvertArgs),
+    /// Accuracy and loss of a model on a data set
+    Eval(commands::model::EvalArgs),
+    /// What a model is made of: density, bytes, degrees, dead units, components, spectral gap
+    Inspect(commands::model::InspectArgs),
+    /// What a model answers: the class of a picture or a row, the vector of a text, how a text goes on, which text fits a picture
+    Predict(commands::model::PredictArgs),
+    /// List the methods
+    Methods(commands::methods::MethodsArgs),
+    /// Everything about one method: idea, paper, options, claims
+    Show(commands::methods::ShowArgs),
+    /// What to cite for a method or a recipe, as BibTeX
+    Cite(commands::methods::CiteArgs),
+    /// Run the claims of a method and judge them
+    Reproduce(commands::reproduce::Args),
+    /// Write the report of a finished run again
+    Report(commands::run::ReportArgs),
+    /// How fast a model or a kernel is on this machine, and why
+    Bench(commands::bench::Args),
+    /// List, fetch and check data sets
+    Data(commands::data::Args),
+    /// Show a run while it goes
+    Top(commands::top::Args),
+    /// Look at processor, threads, memory, data and directories; exit code 1 when something will not work
+    Doctor,
+    /// Print completions of commands and options for a shell
+    Completions(commands::shell::CompletionsArgs),
+    /// Print the manual page, or write one for every command
+    Man(commands::shell::ManArgs),
+}
+
+/// Reads the command line and carries it out with these methods.
+pub fn main(registry: Registry) -> ExitCode {
+    let cli = Cli::parse();
+    if let Err(why) = nnz_kernels::Isa::forced() {
+        return ui::fail(&anyhow::anyhow!(why));
+    }
+    if let Err(e) = nnz_kernels::threads::build(cli.threads.unwrap_or(0).into()) {
+        eprintln!("error: cannot start threads to compute with: {e}");
+        return ExitCode::from(2);
+    }
+    let ui = ui::Ui { registry, json: cli.json, quiet: cli.quiet };
+    let result = match cli.command {
+        Command::Train(args) => commands::train::run(&args, ui),
+        Command::Compare(args) => commands::compare::run(&args, ui),
+        Command::Run(args) => commands::run::run(&args, ui),
+        Command::Prune(args) => commands::prune::run(&args, ui),
+        Command::Adapter(args) => commands::adapter::run(&args, ui),
+        Command::Perplexity(args) => commands::language::perplexity(&args, ui),
+        Command::Convert(args) => commands::language::convert(&args, ui),
+        Command::Eval(args) => commands::model::eval(&args, ui),
+        Command::Inspect(args) => commands::model::inspect(&args, ui),
+        Command::Predict(args) => commands::model::predict(&args, ui),
+        Command::Methods(args) => commands::methods::list(&args, ui),
+        Command::Show(args) => commands::methods::show(&args, ui),
+        Command::Cite(args) => commands::methods::cite(&args, ui),
+        Command::Reproduce(args) => commands::reproduce::run(&args, ui),
+        Command::Report(args) => commands::run::report(&args, ui),
+        Command::Bench(args) => commands::bench::run(&args, ui),
+        Command::Data(args) => commands::data::run(&args, ui),
+        Command::Top(args) => commands::top::run(&args, ui),
+        Command::Doctor => commands::doctor::run(ui),
+        Command::Completions(args) => commands::shell::completions(&args, Cli::command(), ui),
+        Command::Man(args) => commands::shell::man(&args, Cli::command(), ui),
+    };
+    match result {
+        Ok(code) => code,
+        Err(e) => ui::fail(&e),
+    }
+}

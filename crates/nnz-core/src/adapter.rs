@@ -1,0 +1,26 @@
+/// What fine-tuning made of a weight: some of its columns.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Adapter<T> {
+    /// Which, ascending.
+    pub columns: Vec<usize>,
+    /// Their values, `[rows, columns]`.
+    pub block: Vec<T>,
+}
+
+impl<T: Copy + PartialEq> Adapter<T> {
+    /// The columns in which `tuned` is not `base`; both row-major `[rows, cols]`.
+    pub fn between(base: &[T], tuned: &[T], cols: usize) -> Self {
+        let rows = || base.chunks(cols.max(1)).zip(tuned.chunks(cols.max(1)));
+        let columns: Vec<usize> = (0..cols).filter(|&c| rows().any(|(a, b)| a[c] != b[c])).collect();
+        let block = tuned.chunks(cols.max(1)).flat_map(|row| columns.iter().map(|&c| row[c])).collect();
+        Self { columns, block }
+    }
+
+    /// Puts its columns into a weight and takes those that were there: once fuses, twice is as before, to the bit.
+    pub fn swap(&mut self, weight: &mut [T], cols: usize) {
+        let width = self.columns.len();
+        for (row, block) in weight.chunks_mut(cols.max(1)).zip(self.block.chunks_mut(width.max(1))) {
+            self.columns.iter().zip(block).for_each(|(&c, b)| std::mem::swap(&mut row[c], b));
+        }
+    }
+}

@@ -1,0 +1,644 @@
+//! CSV and TSV: one row an example, one column the answer, the others numbers or categories.
+//!
+//! A column whose cells are all numbers is scaled to mean 0 and deviation 1 over the training rows; any other column
+//! becomes one input for each of its texts (one for two). The table is read three times, once to see what its columns
+//! are, once for means and deviations, once for the values, so that memory holds no text of it.
+
+use super::stream::{RECORD, Stream};
+use super::{MAX_CLASSES, Options, Part, Parts, bounded, classes_of, content, hold_out};
+use crate::Result;
+use csv::{ErrorKind, StringRecord};
+use nnz_core::closest;
+use nnz_engine::data::{Inputs, Split};
+use serde::{Deserialize, Serialize};
+use std::collections::{BTreeMap, BTreeSet};
+use std::io::{BufRead, BufReader};
+use std::path::Path;
+
+/// Different whole numbers that are still taken for classes, unless it was said what they are.
+const MAX_KINDS: usize = 100;
+/// Different texts a column may have.
+const MAX_TEXTS: usize = 256;
+/// Cells that hold no value.
+const MISSING: [&str; 9] = ["", "?", "-", "na", "n/a", "nan", "null", "none", "nil"];
+
+/// How a table became numbers; a model keeps it, so that other tables are read alike.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Encoding {
+    /// Name of the column with the answers; its number, from 1, in a table without names.
+    pub target: String,
+    /// The answers; label l is `classes[l]`. None where they are numbers to predict.
+    pub classes: Vec<String>,
+    /// The other columns, in order.
+    pub columns: Vec<Column>,
+}
+
+/// One column of inputs.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Column {
+    /// Its name, or number.
+    pub name: String,
+    /// What its cells are.
+    #[serde(flatten)]
+    pub kind: Kind,
+}
+
+/// What the cells of a column are.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(tag = "kind", rename_all = "kebab-case")]
+pub enum Kind {
+    /// Numbers; the input is `(x - mean) / std`.
+    Number {
+        /// Mean over the training rows.
+        mean: f64,
+        /// Deviation over the training rows; 1 for a constant column.
+        std: f64,
+    },
+    /// Texts; an input for each is 1 where it stands and 0 elsewhere. Two texts share one input.
+    Category {
+        /// The texts, in order.
+        values: Vec<String>,
+    },
+}
+
+impl Column {
+    fn width(&self) -> usize {
+        match &self.kind {
+            Kind::Category { values } if values.len() != 2 => values.len(),
+            _ => 1,
+        }
+    }
+}
+
+impl Encoding {
+    /// What a model's file keeps.
+    ///
+    /// # Errors
+    /// When the file is damaged.
+    pub fn from_json(value: &serde_json::Value) -> Result<Self> {
+        let damaged = |e: serde_json::Error| content("the model's file", format!("`encoding` is damaged: {e}"));
+        let encoding: Self = Self::deserialize(value).map_err(damaged)?;
+        match encoding.columns.is_empty() || encoding.width() > MAX_TEXTS * 65536 {
+            true => Err(content("the model's file", "`encoding` has no columns")),
+            false => Ok(encoding),
+        }
+    }
+
+    fn width(&self) -> usize {
+        self.columns.iter().map(Column::width).sum()
+    }
+}
+
+/// Opens the table anew for each pass.
+struct Table<'a> {
+    place: &'a str,
+    open: &'a dyn Fn() -> Result<Stream<'a>>,
+    delimiter: u8,
+    quoting: bool,
+    names: Vec<String>,
+    /// Whether the first line names the columns.
+    head: bool,
+}
+
+pub(super) fn read(path: &Path, options: &Options, share: f64) -> Result<Parts> {
+    build(&Table::open(&path.display().to_string(), &|| Stream::open(path), header(options)?)?, options, share)
+}
+
+pub(super) fn parse(bytes: &[u8], place: &str, options: &Options) -> Result<Parts> {
+    let open = || Stream::new(bytes).map_err(|e| content(place, e.to_string()));
+    build(&Table::open(place, &open, header(options)?)?, options, 0.2)
+}
+
+/// Reads a table as another one was read.
+pub(super) fn read_as(path: &Path, encoding: &Encoding, options: &Options) -> Result<Parts> {
+    let place = path.display().to_string();
+    let open = || Stream::open(path);
+    let table = Table::open(&place, &open, header(options)?)?;
+    let target = table.find(&encoding.target, "target")?;
+    let part = table.part(encoding, target)?;
+    Ok(Parts { encoding: Some(encoding.clone()), ..Parts::one(part) })
+}
+
+/// Inputs alone, and how many rows.
+pub(super) fn inputs(path: &Path, encoding: &Encoding) -> Result<(Inputs, usize)> {
+    let place = path.display().to_string();
+    let open = || Stream::open(path);
+    let table = Table::open(&place, &open, None)?;
+    let (values, rows, _) = table.values(encoding, |_, _| Ok(()))?;
+    Ok((Inputs::Floats(values), rows))
+}
+
+fn build(table: &Table, options: &Options, share: f64) -> Result<Parts> {
+    let Some(target) = options.get("target") else {
+        let names = listed(&table.names);
+        return Err(content(table.place, format!("which column has the answers? --target COL, one of {names}")));
+    };
+    let target = table.find(target, "target")?;
+    let find = |key: &str| options.list(key).into_iter().map(|c| table.find(c, key)).collect::<Result<BTreeSet<_>>>();
+    let (dropped, categories) = (find("drop")?, find("category")?);
+    let used: Vec<usize> = (0..table.names.len()).filter(|i| *i != target && !dropped.contains(i)).collect();
+    if dropped.contains(&target) || used.is_empty() {
+        return Err(content(table.place, "no column is left to learn from or to learn; drop fewer"));
+    }
+    let wanted = match options.get("answers") {
+        None => None,
+        Some("numbers") => Some(true),
+        Some("classes") => Some(false),
+        Some(other) => return Err(content(format!("answers={other}"), "expected numbers or classes")),
+    };
+    let (labels, classes, kinds) = table.survey(target, wanted, &used, &categories)?;
+    let names = &table.names;
+    let columns = used.iter().zip(kinds).map(|(&i, kind)| Column { name: names[i].clone(), kind }).collect();
+    let mut encoding = Encoding { target: names[target].clone(), classes, columns };
+    bounded(table.place, labels.len(), encoding.width())?;
+    let (kept, _) = hold_out(&labels, encoding.classes.len().max(1), share);
+    table.fit(&mut encoding, &kept)?;
+    let part = table.part(&encoding, target)?;
+    Ok(Parts { encoding: Some(encoding), ..Parts::one(part) })
+}
+
+/// Whether the first line names the columns, where that was said.
+fn header(options: &Options) -> Result<Option<bool>> {
+    match options.get("header") {
+        None => Ok(None),
+        Some("yes") => Ok(Some(true)),
+        Some("no") => Ok(Some(false)),
+        Some(other) => Err(content(format!("header={other}"), "expected yes or no")),
+    }
+}
+
+/// Whether a table with these first two lines has names in the first: where a number follows a text, or where there is no
+/// number in it at all.
+fn names(first: &[String], second: Option<&Vec<String>>) -> bool {
+    let digits = |cell: &String| number(cell).is_some();
+    let turns = second.is_some_and(|s| first.iter().zip(s).any(|(a, b)| !digits(a) && digits(b)));
+    turns || !first.iter().any(digits)
+}
+
+/// The first names of a list, and how many more.
+fn listed(names: &[String]) -> String {
+    let first: Vec<String> = names.iter().take(12).map(|n| format!("`{n}`")).collect();
+    match names.len().saturating_sub(12) {
+        0 => first.join(", "),
+        more => format!("{} and {more} more", first.join(", ")),
+    }
+}
+
+fn number(cell: &str) -> Option<f64> {
+    cell.parse::<f64>().ok().filter(|x| (*x as f32).is_finite())
+}
+
+fn missing(cell: &str) -> bool {
+    cell.len() <= 4 && MISSING.contains(&&*cell.to_ascii_lowercase())
+}
+
+/// What the survey knows of a column.
+#[derive(Default)]
+struct Seen {
+    numbers: usize,
+    /// The first cell that is no number, and its line.
+    other: Option<(u64, String)>,
+    texts: BTreeSet<String>,
+}
+
+impl<'a> Table<'a> {
+    fn open(place: &'a str, open: &'a dyn Fn() -> Result<Stream<'a>>, header: Option<bool>) -> Result<Self> {
+        let io = |e: std::io::Error| content(place, e.to_string());
+        let mut first = Vec::new();
+        BufReader::new(open()?).read_until(b'\n', &mut first).map_err(io)?;
+        let count = |d: u8| first.iter().filter(|&&b| b == d).count();
+        // The first of equals wins, so a table of one column is read with commas.
+        let delimiter = [b',', b';', b'\t'].into_iter().rev().max_by_key(|&d| count(d)).unwrap_or(b',');
+        // In TSV a quotation mark is a character like any other.
+        let mut table = Self { place, open, delimiter, quoting: delimiter != b'\t', names: Vec::new(), head: false };
+        let mut top: Vec<Vec<String>> = Vec::new();
+        table.each(|_, cells| {
+            top.push(cells.iter().map(|c| c.trim_start_matches('\u{feff}').to_string()).collect());
+            Ok(top.len() < 2)
+        })?;
+        let mut top = top.into_iter();
+        let Some(first) = top.next() else {
+            return Err(content(place, "is empty; a table has at least a line of cells"));
+        };
+        table.head = header.unwrap_or_else(|| names(&first, top.next().as_ref()));
+        table.names = match table.head {
+            true => first,
+            false => (1..=first.len()).map(|i| i.to_string()).collect(),
+        };
+        let unique: BTreeSet<&String> = table.names.iter().collect();
+        if table.head && unique.len() < table.names.len() {
+            let twice = table.names.iter().enumerate().find(|(i, n)| table.names[..*i].contains(n));
+            let twice = twice.map_or("", |(_, n)| n);
+            return Err(content(place, format!("line 1: two columns are named `{twice}`; rename one")));
+        }
+        Ok(table)
+    }
+
+    /// Calls `row` with the line and the cells of every record, header too, until it answers `false`. Gives the checksum
+    /// of what was read.
+    fn each(&self, mut row: impl FnMut(u64, &StringRecord) -> Result<bool>) -> Result<String> {
+        let mut reader = csv::ReaderBuilder::new()
+            .has_headers(false)
+            .flexible(true)
+            .delimiter(self.delimiter)
+            .quoting(self.quoting)
+            .trim(csv::Trim::All)
+            .from_reader((self.open)()?);
+        let mut record = StringRecord::new();
+        let mut width = None;
+        loop {
+            let line = reader.position().line();
+            let more = reader.read_record(&mut record).map_err(|e| {
+                let at = e.position().map_or(line, |p| p.line());
+                let place = format!("{}, line {at}", self.place);
+                match e.kind() {
+                    ErrorKind::Utf8 { .. } => content(place, "not UTF-8; save the table as UTF-8"),
+                    ErrorKind::Io(e) => content(place, e.to_string()),
+                    _ => content(place, e.to_string()),
+                }
+            })?;
+            if !more {
+                return Ok(reader.get_ref().checksum());
+            }
+            let line = record.position().map_or(line, |p| p.line());
+            let width = *width.get_or_insert(record.len());
+            if record.len() != width {
+                let why = format!("{} cells, but the first line has {width}", record.len());
+                return Err(content(format!("{}, line {line}", self.place), why));
+            }
+            if !row(line, &record)? {
+                return Ok(reader.get_ref().checksum());
+            }
+            reader.get_mut().allow(RECORD);
+        }
+    }
+
+    /// As [`Self::each`], without the line of names.
+    fn rows(&self, mut row: impl FnMut(u64, &StringRecord) -> Result<()>) -> Result<String> {
+        let mut head = self.head;
+        self.each(|line, cells| {
+            if !std::mem::take(&mut head) {
+                row(line, cells)?;
+            }
+            Ok(true)
+        })
+    }
+
+    /// A column by name, or by number from 1.
+    fn find(&self, name: &str, what: &str) -> Result<usize> {
+        let by_name = self.names.iter().position(|n| n == name);
+        let by_number = || name.parse::<usize>().ok().filter(|n| (1..=self.names.len()).contains(n)).map(|n| n - 1);
+        by_name.or_else(by_number).ok_or_else(|| {
+            let hint = closest(name, self.names.iter().map(String::as_str));
+            let names = listed(&self.names);
+            content(self.place, format!("{what}: no column named `{name}`{hint}; columns are {names}"))
+        })
+    }
+
+    fn at(&self, line: u64, column: &str, why: String) -> crate::Error {
+        content(format!("{}, line {line}, column `{column}`", self.place), why)
+    }
+
+    fn no_number(&self, line: u64, column: &str, cell: &str) -> crate::Error {
+        self.at(line, column, format!("`{cell}` is no number"))
+    }
+
+    /// A cell that must hold something.
+    fn cell<'c>(&self, line: u64, column: &str, cell: &'c str) -> Result<&'c str> {
+        match missing(cell) {
+            true => {
+                let why =
+                    format!("no value (`{cell}`); fill it in, take the row out, or leave the column out (`?drop=COL`)");
+                Err(self.at(line, column, why))
+            }
+            false => Ok(cell),
+        }
+    }
+
+    /// Answers and kinds of columns; means and deviations are still to be found. `numbers` says whether answers are
+    /// numbers to predict; then there are no classes, and every label is 0.
+    fn survey(
+        &self,
+        target: usize,
+        numbers: Option<bool>,
+        used: &[usize],
+        categories: &BTreeSet<usize>,
+    ) -> Result<(Vec<u32>, Vec<String>, Vec<Kind>)> {
+        let mut seen: Vec<Seen> = used.iter().map(|_| Seen::default()).collect();
+        let (mut answers, mut known) = (Vec::new(), BTreeMap::<String, u32>::new());
+        // Whether every answer so far is a number, and a whole one.
+        let (mut real, mut whole) = (numbers != Some(false), true);
+        self.rows(|line, cells| {
+            let answer = self.cell(line, &self.names[target], &cells[target])?;
+            match number(answer) {
+                Some(x) => whole &= x.fract() == 0.0,
+                None if numbers == Some(true) => return Err(self.no_number(line, &self.names[target], answer)),
+                None => real = false,
+            }
+            if known.len() > MAX_CLASSES && !real {
+                let why = format!(
+                    "`{answer}`: more than {MAX_CLASSES} different answers that are not all numbers; fewer classes can be \
+                     told apart"
+                );
+                return Err(self.at(line, &self.names[target], why));
+            }
+            let next = known.len() as u32;
+            answers.push(match known.get(answer) {
+                Some(&l) => l,
+                // Numbers beyond the most classes need no names.
+                None if known.len() > MAX_CLASSES => 0,
+                None => *known.entry(answer.to_string()).or_insert(next),
+            });
+            for (&i, seen) in used.iter().zip(&mut seen) {
+                let cell = self.cell(line, &self.names[i], &cells[i])?;
+                match number(cell) {
+                    Some(_) => seen.numbers += 1,
+                    None if seen.other.is_none() => seen.other = Some((line, cell.into())),
+                    None => {}
+                }
+                if seen.texts.len() <= MAX_TEXTS && !seen.texts.contains(cell) {
+                    seen.texts.insert(cell.into());
+                }
+            }
+            Ok(())
+        })?;
+        if answers.is_empty() {
+            return Err(content(self.place, "no row follows the names of the columns"));
+        }
+        let rows = answers.len();
+        let (labels, classes) = if real && (numbers == Some(true) || !whole || known.len() > MAX_KINDS) {
+            (vec![0; rows], Vec::new())
+        } else {
+            let mut texts = vec![String::new(); known.len()];
+            known.into_iter().for_each(|(text, l)| texts[l as usize] = text);
+            let (order, classes) = classes_of(texts.into_iter());
+            (answers.into_iter().map(|l| order[l as usize]).collect(), classes)
+        };
+        let kind = |(&i, seen): (&usize, Seen)| {
+            let (name, listed) = (&self.names[i], categories.contains(&i));
+            match seen.other {
+                None if !listed => return Ok(Kind::Number { mean: 0.0, std: 1.0 }),
+                Some((line, cell)) if !listed && seen.numbers * 10 >= rows * 9 => {
+                    let why = format!(
+                        "`{cell}` is no number, but {} of {rows} cells of this column are; mend it, or read all of them as \
+                         texts (`?category={name}`)",
+                        seen.numbers
+                    );
+                    return Err(self.at(line, name, why));
+                }
+                _ => {}
+            }
+            if seen.texts.len() > MAX_TEXTS {
+                let why =
+                    format!("column `{name}` has more than {MAX_TEXTS} different texts; leave it out (`?drop={name}`)");
+                return Err(content(self.place, why));
+            }
+            Ok(Kind::Category { values: seen.texts.into_iter().collect() })
+        };
+        let kinds = used.iter().zip(seen).map(kind).collect::<Result<_>>()?;
+        Ok((labels, classes, kinds))
+    }
+
+    /// Means and deviations over `rows`, which ascend.
+    fn fit(&self, encoding: &mut Encoding, rows: &[usize]) -> Result<()> {
+        let columns = self.columns(encoding)?;
+        // Welford's running mean and sum of squared deviations: no cancellation, whatever the offset of a column.
+        let mut moments = vec![(0.0, 0.0); columns.len()];
+        let (mut row, mut taken) = (0, 0usize);
+        self.rows(|_, cells| {
+            if rows.get(taken) == Some(&row) {
+                taken += 1;
+                for (&i, (mean, square)) in columns.iter().zip(&mut moments) {
+                    let Some(x) = number(&cells[i]) else { continue };
+                    let off = x - *mean;
+                    *mean += off / taken as f64;
+                    *square += off * (x - *mean);
+                }
+            }
+            row += 1;
+            Ok(())
+        })?;
+        for (column, (m, square)) in encoding.columns.iter_mut().zip(moments) {
+            if let Kind::Number { mean, std } = &mut column.kind {
+                let deviation = (square / taken.max(1) as f64).sqrt();
+                (*mean, *std) = (m, if deviation > 0.0 { deviation } else { 1.0 });
+            }
+        }
+        Ok(())
+    }
+
+    /// Where the columns of an encoding are in this table.
+    fn columns(&self, encoding: &Encoding) -> Result<Vec<usize>> {
+        encoding.columns.iter().map(|c| self.find(&c.name, "the model")).collect()
+    }
+
+    fn part(&self, encoding: &Encoding, target: usize) -> Result<Part> {
+        let known: BTreeMap<&str, u32> = encoding.classes.iter().zip(0..).map(|(c, l)| (c.as_str(), l)).collect();
+        let (mut labels, mut targets) = (Vec::new(), Vec::new());
+        let (values, _, checksum) = self.values(encoding, |line, cells| {
+            let answer = self.cell(line, &encoding.target, &cells[target])?;
+            if encoding.classes.is_empty() {
+                let no = || self.no_number(line, &encoding.target, answer);
+                targets.push(number(answer).ok_or_else(no)? as f32);
+                return Ok(());
+            }
+            let unknown = || self.at(line, &encoding.target, format!("`{answer}` is none of the classes learned from"));
+            labels.push(*known.get(answer).ok_or_else(unknown)?);
+            Ok(())
+        })?;
+        let inputs = Inputs::Floats(values);
+        let (rows, classes) = match encoding.classes.is_empty() {
+            true => (Split::with_targets(inputs, targets, 1), vec![encoding.target.clone()]),
+            false => (Split::new(inputs, labels), encoding.classes.clone()),
+        };
+        Ok(Part { place: self.place.into(), image: [1, 1, encoding.width()], rows, classes, checksum })
+    }
+
+    /// The inputs, `[rows][width]`, how many rows, and the checksum of the file.
+    fn values(
+        &self,
+        encoding: &Encoding,
+        mut also: impl FnMut(u64, &StringRecord) -> Result<()>,
+    ) -> Result<(Vec<f32>, usize, String)> {
+        let columns = self.columns(encoding)?;
+        let (mut values, mut rows, width) = (Vec::new(), 0, encoding.width());
+        let checksum = self.rows(|line, cells| {
+            also(line, cells)?;
+            rows += 1;
+            bounded(self.place, rows, width)?;
+            for (&i, column) in columns.iter().zip(&encoding.columns) {
+                let cell = self.cell(line, &column.name, &cells[i])?;
+                match &column.kind {
+                    Kind::Number { mean, std } => {
+                        let no = || self.no_number(line, &column.name, cell);
+                        let x = (number(cell).ok_or_else(no)? - mean) / std;
+                        values.push(x.clamp(f32::MIN.into(), f32::MAX.into()) as f32);
+                    }
+                    Kind::Category { values: texts } => {
+                        let no = || {
+                            let text = format!("`{cell}` does not occur in the table learned from");
+                            self.at(line, &column.name, text)
+                        };
+                        let at = texts.binary_search_by(|t| t.as_str().cmp(cell)).map_err(|_| no())?;
+                        match texts.len() {
+                            2 => values.push(at as f32),
+                            n => values.extend((0..n).map(|k| f32::from(u8::from(k == at)))),
+                        }
+                    }
+                }
+            }
+            Ok(())
+        })?;
+        match rows {
+            0 => Err(content(self.place, "no row follows the names of the columns")),
+            _ => Ok((values, rows, checksum)),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn options(pairs: &[(&str, &str)]) -> Options {
+        Options(pairs.iter().map(|(k, v)| (k.to_string(), v.to_string())).collect())
+    }
+
+    fn why(text: &str, pairs: &[(&str, &str)]) -> String {
+        parse(text.as_bytes(), "t.csv", &options(pairs)).unwrap_err().to_string()
+    }
+
+    #[test]
+    fn numbers_are_scaled_and_texts_become_inputs() {
+        let text = "size,colour,flag,kind\n1,red,no,b\n2,blue,yes,a\n3,green,no,b\n4,red,no,a\n";
+        let parts = parse(text.as_bytes(), "t.csv", &options(&[("target", "kind")])).unwrap();
+        let (part, encoding) = (parts.train, parts.encoding.unwrap());
+        assert_eq!((part.image, part.rows.labels), ([1, 1, 5], vec![1, 0, 1, 0]));
+        assert_eq!(part.classes, ["a", "b"]);
+        let Kind::Number { mean, std } = encoding.columns[0].kind else { panic!() };
+        let Inputs::Floats(v) = part.rows.inputs else { panic!() };
+        // Which rows are held out moves mean and deviation; the values follow them.
+        assert!((v[0] - ((1.0 - mean) / std) as f32).abs() < 1e-7 && std > 0.0);
+        assert_eq!(v[1..5], [0.0, 0.0, 1.0, 0.0], "red is the last of three colours, no the first of two flags");
+        assert_eq!(v[6..10], [1.0, 0.0, 0.0, 1.0]);
+        let again: Encoding = serde_json::from_str(&serde_json::to_string(&encoding).unwrap()).unwrap();
+        assert_eq!(again, encoding);
+    }
+
+    #[test]
+    fn mean_and_deviation_are_those_of_the_rows_asked_for() {
+        let text: String = (0..10).map(|i| format!("{}\t{}\n", 1_600_000_000 + i, i % 2)).collect();
+        let open = || Ok(Stream::new(text.as_bytes()).unwrap());
+        let table = Table::open("t", &open, None).unwrap();
+        assert_eq!((table.delimiter, table.head, table.names.len()), (b'\t', false, 2));
+        let column = Column { name: "1".into(), kind: Kind::Number { mean: 0.0, std: 1.0 } };
+        let mut e = Encoding { target: "2".into(), classes: vec!["0".into(), "1".into()], columns: vec![column] };
+        table.fit(&mut e, &[0, 2, 4]).unwrap();
+        let Kind::Number { mean, std } = e.columns[0].kind else { panic!() };
+        assert!((mean - 1_600_000_002.0).abs() < 1e-6 && (std - (8.0f64 / 3.0).sqrt()).abs() < 1e-6, "{mean} {std}");
+    }
+
+    #[test]
+    fn what_is_wrong_is_named_with_line_and_column() {
+        let t = [("target", "y")];
+        for (text, says) in [
+            ("", "is empty"),
+            ("a,y\n", "no row follows"),
+            ("a,y\n1,0\n2\n", "line 3: 1 cells, but the first line has 2"),
+            ("a,y\n1,0\n,1\n", "line 3, column `a`: no value"),
+            ("a,y\n1,0\nNA,1\n", "line 3, column `a`: no value (`NA`)"),
+            ("a,y\n1,\n", "line 2, column `y`: no value"),
+            ("a,z\n1,0\n", "no column named `y`"),
+            ("a,y,a\n1,0,2\n", "two columns are named `a`"),
+            ("y\n1\n", "no column is left"),
+        ] {
+            assert!(why(text, &t).contains(says), "{text:?}: {}", why(text, &t));
+        }
+        let many: String = (0..20).map(|i| format!("{i},{}\n", i % 2)).collect();
+        assert!(why(&format!("a,y\n{many}x,1\n"), &t).contains("line 22, column `a`: `x` is no number, but 20 of 21"));
+        let ids: String = (0..300).map(|i| format!("k{i},{}\n", i % 2)).collect();
+        assert!(why(&format!("a,y\n{ids}"), &t).contains("drop=a"));
+        assert!(why("a,y\n1,0\n", &[]).contains("--target COL, one of `a`, `y`"));
+        assert!(why("a,y\n1,0\n", &[("target", "x")]).contains("columns are `a`, `y`"));
+        let bad = parse(b"a,y\n1,0\n\xff,1\n", "t.csv", &options(&t)).unwrap_err().to_string();
+        assert!(bad.contains("line 3: not UTF-8"), "{bad}");
+    }
+
+    #[test]
+    fn numbers_to_predict_are_told_from_classes() {
+        let of = |answers: &[&str], more: &[(&str, &str)]| {
+            let rows: String = answers.iter().enumerate().map(|(i, a)| format!("{i},{a}\n")).collect();
+            let part =
+                parse(format!("x,y\n{rows}").as_bytes(), "t.csv", &options(&[&[("target", "y")], more].concat()));
+            part.map(|p| (p.train.rows.targets, p.train.classes))
+        };
+        assert_eq!(of(&["1.5", "-2", "3"], &[]).unwrap(), (vec![1.5, -2.0, 3.0], vec!["y".to_string()]));
+        assert_eq!(of(&["1.0", "2", "1"], &[]).unwrap().1, ["1", "1.0", "2"]);
+        assert_eq!(of(&["1", "2", "1"], &[("answers", "numbers")]).unwrap().0, [1.0, 2.0, 1.0]);
+        assert_eq!(of(&["1.5", "2.5"], &[("answers", "classes")]).unwrap().1, ["1.5", "2.5"]);
+        let many: Vec<String> = (0..5000).map(|i| i.to_string()).collect();
+        let many: Vec<&str> = many.iter().map(String::as_str).collect();
+        assert_eq!(of(&many[..100], &[]).unwrap().1.len(), 100);
+        assert_eq!(of(&many[..101], &[]).unwrap().0.len(), 101);
+        assert_eq!(of(&many, &[]).unwrap().0[4999], 4999.0);
+        for (answers, more, says) in [
+            (&["1.5", "many"][..], &[("answers", "numbers")][..], "line 3, column `y`: `many` is no number"),
+            (&["1", "2"], &[("answers", "both")], "answers=both: expected numbers or classes"),
+            (&[&many[..], &["lots"]].concat(), &[], "line 5002, column `y`: `lots`: more than 4096"),
+            (&many, &[("answers", "classes")], "more than 4096"),
+        ] {
+            let e = of(answers, more).unwrap_err().to_string();
+            assert!(e.contains(says), "{e}");
+        }
+    }
+
+    #[test]
+    fn a_quote_that_never_ends_stops_at_a_bound() {
+        let long = std::iter::repeat_n(b"abcdefg\n", 3 << 20).flatten().copied();
+        let bytes: Vec<u8> = b"a,y\n1,\"".iter().copied().chain(long).collect();
+        let e = parse(&bytes, "t.csv", &options(&[("target", "y")])).unwrap_err().to_string();
+        assert!(e.contains("more bytes than are read at once"), "{e}");
+    }
+
+    #[test]
+    fn names_are_told_from_values() {
+        let names = |text: &str, options: &[(&str, &str)]| {
+            let open = || Ok(Stream::new(text.as_bytes()).unwrap());
+            Table::open("t", &open, header(&self::options(options)).unwrap()).unwrap().names.join(" ")
+        };
+        assert_eq!(names("a,b,c\n1,2,x\n", &[]), "a b c");
+        assert_eq!(names("5.1,3.5,setosa\n4.9,3.0,setosa\n", &[]), "1 2 3");
+        assert_eq!(names("label,0,1\n7,0,255\n", &[]), "label 0 1");
+        assert_eq!(names("class,cap\np,x\n", &[]), "class cap");
+        assert_eq!(names("p,x\ne,x\n", &[("header", "no")]), "1 2");
+        assert_eq!(names("land,1990\nFrance,3\n", &[("header", "yes")]), "land 1990");
+        assert_eq!(names("1,2\n", &[]), "1 2");
+        assert!(header(&options(&[("header", "maybe")])).is_err());
+    }
+
+    #[test]
+    fn another_table_is_read_by_the_first_ones_encoding() {
+        let dir = tempfile::tempdir().unwrap();
+        let put = |name: &str, text: &str| {
+            let path = dir.path().join(name);
+            std::fs::write(&path, text).unwrap();
+            path
+        };
+        let first = put("a.csv", "x,c,y\n1,r,no\n2,g,yes\n3,b,no\n4,r,yes\n5,g,no\n");
+        let parts = read(&first, &options(&[("target", "y")]), 0.0).unwrap();
+        let encoding = parts.encoding.unwrap();
+        // Columns may stand in another order, and others may be there.
+        let other = put("b.csv", "y,id,c,x\nyes,77,g,2\n");
+        let part = read_as(&other, &encoding, &options(&[])).unwrap().train;
+        let Inputs::Floats(first) = parts.train.rows.inputs else { panic!() };
+        assert_eq!((part.rows.labels, part.rows.inputs), (vec![1], Inputs::Floats(first[4..8].to_vec())));
+        let unknown = read_as(&put("c.csv", "x,c,y\n1,teal,no\n"), &encoding, &options(&[])).unwrap_err().to_string();
+        assert!(unknown.contains("line 2, column `c`: `teal` does not occur"), "{unknown}");
+        let class = read_as(&put("d.csv", "x,c,y\n1,r,perhaps\n"), &encoding, &options(&[])).unwrap_err().to_string();
+        assert!(class.contains("`perhaps` is none of the classes"), "{class}");
+        let lost = read_as(&put("e.csv", "x,y\n1,no\n"), &encoding, &options(&[])).unwrap_err().to_string();
+        assert!(lost.contains("no column named `c`"), "{lost}");
+        let (rows, n) = inputs(&put("f.csv", "x,c\n2,g\n"), &encoding).unwrap();
+        assert_eq!((rows, n), (Inputs::Floats(first[4..8].to_vec()), 1));
+    }
+}

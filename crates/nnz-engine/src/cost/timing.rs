@@ -1,0 +1,246 @@
+//! Times of the kernels on one layer, beside a dense product of the same shape.
+
+use crate::Result;
+use crate::cost::Machine;
+use crate::{Layout, Optimizer, OptimizerSpec, Param, Storage, Tensor, Var, ops};
+use nnz_core::{Pattern, Rng, Shape, Topology};
+use nnz_kernels::{Blocked, Csr, Expanded, Plan, Sliced, Start, TILE, Tiled, Tuning, gemm};
+use serde::Serialize;
+use std::hint::black_box;
+use std::time::Instant;
+
+/// Rounds of which the median counts.
+const ROUNDS: usize = 5;
+
+/// One kernel on one layer.
+#[derive(Clone, Debug, PartialEq, Serialize)]
+pub struct Row {
+    /// Where zeros may fall.
+    pub pattern: Pattern,
+    /// Nonzeros / entries.
+    pub density: f64,
+    /// Samples.
+    pub batch: usize,
+    /// `plan`, which trains; `blocked`, `sliced` and `expanded`, which are frozen.
+    pub kernel: &'static str,
+    /// Milliseconds of a forward pass.
+    pub forward: f64,
+    /// Milliseconds of both gradients; none where the kernel cannot train.
+    pub backward: Option<f64>,
+    /// Milliseconds of a training step: forward, backward, refresh of copied values; forward alone where it cannot train.
+    pub step: f64,
+    /// Milliseconds of the same with a dense weight.
+    pub dense_ms: f64,
+    /// Dense time over this one.
+    pub speedup_step: f64,
+    /// 10⁹ operations on nonzeros a second, in the step.
+    pub gflops: f64,
+    /// What limits the step.
+    pub bound: &'static str,
+    /// Share of that limit that is reached.
+    pub share: f64,
+}
+
+/// Median seconds of `f` over a few rounds of at least a millisecond each.
+pub fn seconds(mut f: impl FnMut()) -> f64 {
+    f();
+    let start = Instant::now();
+    f();
+    let repeat = (1e-3 / start.elapsed().as_secs_f64().max(1e-9)).ceil().clamp(1.0, 1e4) as usize;
+    let mut times: Vec<f64> = (0..ROUNDS)
+        .map(|_| {
+            let start = Instant::now();
+            (0..repeat).for_each(|_| f());
+            start.elapsed().as_secs_f64() / repeat as f64
+        })
+        .collect();
+    times.sort_by(f64::total_cmp);
+    times[ROUNDS / 2]
+}
+
+/// A layer with random values and activations.
+pub struct Layer {
+    topology: Topology,
+    values: Vec<f32>,
+    batch: usize,
+    x: Vec<f32>,
+    g: Vec<f32>,
+}
+
+fn random(rng: &mut Rng, n: usize) -> Vec<f32> {
+    (0..n).map(|_| rng.unit64() as f32 - 0.5).collect()
+}
+
+impl Layer {
+    /// A random topology; at least one entry.
+    pub fn random(rows: usize, cols: usize, density: f64, batch: usize) -> Self {
+        Self::patterned(Pattern::Unstructured, rows, cols, density, batch)
+    }
+
+    /// A random topology under a pattern; at least one entry.
+    pub fn patterned(pattern: Pattern, rows: usize, cols: usize, density: f64, batch: usize) -> Self {
+        let nnz = ((rows as f64 * cols as f64 * density).round() as usize).clamp(1, rows * cols);
+        let mut rng = Rng::stream(0, "bench", rows as u64, cols as u64);
+        Self::new(pattern.random(&Shape::matrix("w", rows, cols), nnz, &mut rng), batch)
+    }
+
+    /// A given topology.
+    pub fn new(topology: Topology, batch: usize) -> Self {
+        let mut rng = Rng::stream(0, "bench", 1, topology.nnz() as u64);
+        let (x, g) = (random(&mut rng, batch * topology.cols()), random(&mut rng, batch * topology.rows()));
+        Self { values: random(&mut rng, topology.nnz()), topology, batch, x, g }
+    }
+
+    /// Where it has entries.
+    pub fn topology(&self) -> &Topology {
+        &self.topology
+    }
+
+    fn csr(&self) -> Csr<'_> {
+        let t = &self.topology;
+        Csr { rows: t.rows(), cols: t.cols(), starts: t.starts(), columns: t.columns() }
+    }
+
+    /// Operations of one forward pass over the nonzeros.
+    pub fn flop(&self) -> f64 {
+        2.0 * self.topology.nnz() as f64 * self.batch as f64
+    }
+
+    /// Seconds of forward and backward pass of a dense layer.
+    pub fn dense(&self) -> [f64; 2] {
+        let (rows, cols, batch) = (self.topology.rows(), self.topology.cols(), self.batch);
+        let w = vec![0.5f32; rows * cols];
+        let (mut y, mut dx, mut dw) = (vec![0.0; batch * rows], vec![0.0; batch * cols], vec![0.0; rows * cols]);
+        let (x, g) = (&self.x, &self.g);
+        let forward = seconds(|| {
+            gemm(batch, rows, cols, x, (cols, 1), &w, (1, cols), Start::Zero, &mut y, rows);
+            black_box(&y);
+        });
+        let backward = seconds(|| {
+            gemm(batch, cols, rows, g, (rows, 1), &w, (cols, 1), Start::Zero, &mut dx, cols);
+            gemm(rows, cols, batch, g, (1, rows), x, (cols, 1), Start::Zero, &mut dw, cols);
+            black_box((&dx, &dw));
+        });
+        [forward, backward]
+    }
+
+    /// Seconds of forward pass, backward pass and refresh of the values with the plan.
+    pub fn plan(&self) -> [f64; 3] {
+        let (t, csr) = (self.topology.transpose(), self.csr());
+        let csc = nnz_kernels::Csc { starts: &t.starts, rows: &t.rows, entries: &t.entries };
+        let plan = Plan::tuned(csr, csc, Tuning::of(csr.rows, csr.cols, csr.nnz()));
+        let values = &self.values;
+        let (mut packed, mut dw) = (values.clone(), values.clone());
+        let x = Tiled::from_rows(self.batch, csr.cols, &self.x);
+        let g = Tiled::from_rows(self.batch, csr.rows, &self.g);
+        let (mut y, mut dx) = (g.clone(), x.clone());
+        let pack = seconds(|| plan.pack(values, &mut packed));
+        let forward = seconds(|| plan.forward(&packed, &x, None, &mut y));
+        let backward = seconds(|| plan.backward(values, &x, &g, Some(&mut dx), &mut dw));
+        [forward, backward, pack]
+    }
+
+    /// Seconds of a forward pass with frozen values.
+    pub fn sliced(&self) -> f64 {
+        let frozen = Sliced::new(self.csr(), &self.values);
+        let mut y = vec![0.0; self.batch * self.topology.rows()];
+        seconds(|| {
+            frozen.apply(self.batch, &self.x, None, &mut y);
+            black_box(&y);
+        })
+    }
+
+    /// Seconds of a forward pass with frozen values, a bit an entry.
+    pub fn expanded(&self) -> f64 {
+        let frozen = Expanded::new(self.csr(), &self.values);
+        let mut y = vec![0.0; self.batch * self.topology.rows()];
+        seconds(|| {
+            frozen.apply(self.batch, &self.x, None, &mut y);
+            black_box(&y);
+        })
+    }
+
+    /// Seconds of a forward pass with values frozen in blocks, from rows to rows.
+    pub fn blocked(&self) -> f64 {
+        let frozen = Blocked::new(self.csr(), &self.values);
+        let mut y = vec![0.0; self.batch * self.topology.rows()];
+        let (mut xt, mut yt) = (Tiled::zeros(self.batch, frozen.cols()), Tiled::zeros(self.batch, frozen.rows()));
+        seconds(|| {
+            xt.copy_from_rows(&self.x);
+            frozen.forward(&xt, None, false, &mut yt);
+            yt.to_rows(&mut y);
+            black_box(&y);
+        })
+    }
+
+    /// Seconds of a training step of this layer by itself under a storage: both passes from rows to rows, and SGD with
+    /// momentum.
+    pub fn training(&self, storage: Storage) -> Result<f64> {
+        let shape = Shape::matrix("w", self.topology.rows(), self.topology.cols());
+        let mut params = [Param::from_entries(&shape, true, self.topology.clone(), storage, self.values.clone())?];
+        let mut optimizer = Optimizer::new(OptimizerSpec::sgd(0.0), &params);
+        let x = Var::leaf(Tensor::new(&[self.batch, shape.cols], self.x.clone()));
+        let g = Var::constant(Tensor::new(&[self.batch, shape.rows], self.g.clone()));
+        let mut step = || -> Result<()> {
+            let leaf = Var::leaf(params[0].value.clone());
+            let y = match &params[0].layout {
+                Layout::Sparse(connections) => ops::sparse_linear(&x, &leaf, connections, None, None),
+                _ => ops::matmul(&x, false, &leaf, true),
+            };
+            let mut found = y.backward_from(g.clone(), false).map_err(crate::Error::from)?;
+            let mut gradient = found.take(&leaf).unwrap_or_else(|| Tensor::zeros(&[0]));
+            drop((found, leaf));
+            params[0].mask_gradient(&mut gradient);
+            optimizer.update(0, &mut params[0], &gradient, 0.0, 1);
+            Ok(())
+        };
+        step()?;
+        Ok(seconds(|| step().unwrap_or_else(|e| unreachable!("it went well a moment ago: {e}"))))
+    }
+
+    /// Seconds of a forward pass in a kernel that [`crate::cost::frozen`] names.
+    pub fn frozen(&self, kernel: &str) -> f64 {
+        match kernel {
+            "sliced" => self.sliced(),
+            "expanded" => self.expanded(),
+            "blocked" => self.blocked(),
+            _ => self.plan()[0],
+        }
+    }
+
+    /// All kernels beside the dense product.
+    pub fn rows(&self, machine: &Machine, pattern: Pattern) -> Vec<Row> {
+        let dense = self.dense();
+        let (density, batch) = (self.topology.density(), self.batch);
+        let row = |kernel, forward: f64, backward: Option<f64>, refresh: f64| {
+            let step = forward + backward.unwrap_or(0.0) + refresh;
+            let dense = if backward.is_some() { dense[0] + dense[1] } else { dense[0] };
+            let passes = if backward.is_some() { 3.0 } else { 1.0 };
+            let (bound, least) = machine.bound(kernel, &self.topology, batch, backward.is_some());
+            Row {
+                pattern,
+                density,
+                batch,
+                kernel,
+                forward: forward * 1e3,
+                backward: backward.map(|b| b * 1e3),
+                step: step * 1e3,
+                dense_ms: dense * 1e3,
+                speedup_step: dense / step,
+                gflops: passes * self.flop() / step / 1e9,
+                bound,
+                share: least / step,
+            }
+        };
+        let [forward, backward, pack] = self.plan();
+        let mut rows = vec![row("plan", forward, Some(backward), pack)];
+        if batch <= TILE {
+            rows.push(row("blocked", self.blocked(), None, 0.0));
+        }
+        if batch <= 2 {
+            rows.push(row("sliced", self.sliced(), None, 0.0));
+            rows.push(row("expanded", self.expanded(), None, 0.0));
+        }
+        rows
+    }
+}

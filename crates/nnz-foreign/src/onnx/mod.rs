@@ -1,0 +1,404 @@
+//! Networks of other programs as graphs: ONNX files, and checkpoints of architectures that [`nnz_onnx::build`] knows. Encoders of
+//! texts and networks for pictures are opened, run, timed, pruned and written through one code.
+
+mod export;
+mod own;
+mod prune;
+
+pub use export::export;
+pub use nnz_onnx::build::{Pictures, Reads};
+pub use own::own;
+pub use prune::prune;
+
+use crate::llm::Tokens;
+use crate::{Error, Result};
+use nnz_data::Picture;
+use nnz_engine::cost::Machine;
+use nnz_formats::Archive;
+use nnz_onnx::{Budget, Constant, Graph, Kind, Matrix, Session, Value, build};
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+
+/// A network of another program.
+#[derive(Debug)]
+pub struct Network {
+    /// Where it lies.
+    pub path: PathBuf,
+    /// What it computes.
+    pub graph: Graph,
+    /// Its architecture.
+    pub family: String,
+    /// What it reads.
+    pub reads: Reads,
+    /// Names of its classes, where they are known.
+    pub classes: Vec<String>,
+    /// What was taken for granted.
+    pub notes: Vec<String>,
+    /// The checkpoint it was built from; none for ONNX.
+    pub archive: Option<Archive>,
+}
+
+impl From<nnz_onnx::Error> for Error {
+    fn from(e: nnz_onnx::Error) -> Self {
+        match e {
+            nnz_onnx::Error::File { path, why } => Self::File { path, why },
+            nnz_onnx::Error::Formats(e) => e.into(),
+            other => Self::Refused(other.to_string()),
+        }
+    }
+}
+
+/// An ONNX file, or the one in a folder.
+fn onnx(path: &Path) -> Option<PathBuf> {
+    let file = if path.is_dir() { path.join("model.onnx") } else { path.into() };
+    (file.extension().is_some_and(|e| e == "onnx") && file.is_file()).then_some(file)
+}
+
+/// Whether a path is a network of another program that is computed as a graph.
+pub fn known(path: &Path) -> bool {
+    let named = path.extension().is_some_and(|e| e == "onnx");
+    named
+        || onnx(path).is_some()
+        || (path.exists() && Archive::open(path).is_ok_and(|a| build::known(&a) || loose(path, &a)))
+}
+
+/// Whether a file of weights says nothing of a network: its matrices can be pruned and written all the same.
+fn loose(path: &Path, archive: &Archive) -> bool {
+    let file = path.extension().is_some_and(|e| ["npz", "pth", "pt"].iter().any(|k| e == *k));
+    file && archive.config.is_none() && !build::known(archive)
+}
+
+/// Key of what a graph's file says about its inputs.
+const READS: &str = "nnz.pictures";
+/// Key of the longest sequence of tokens.
+const CONTEXT: &str = "nnz.context";
+/// Key of its classes.
+const CLASSES: &str = "nnz.classes";
+
+impl Network {
+    /// An ONNX file, or a checkpoint: a folder or a file.
+    ///
+    /// # Errors
+    /// When it cannot be read, or its architecture is not known.
+    pub fn open(path: &Path) -> Result<Self> {
+        let named = path.extension().is_some_and(|e| e == "onnx");
+        if let Some(file) = onnx(path).or(named.then(|| path.into())) {
+            let graph = Graph::open(&file)?;
+            let has = |name: &str| graph.inputs.iter().any(|p| p.name == name);
+            let said = |key: &str| graph.metadata.get(key).and_then(|t| serde_json::from_str(t).ok());
+            let pictures = said(READS).and_then(|v: serde_json::Value| pictures(&v));
+            let context = said(CONTEXT).and_then(|v| v.as_u64()).map_or(512, |n| n as usize);
+            let vocabulary = usize::MAX;
+            let reads = match (has("input_ids"), has("pixel_values"), pictures) {
+                (true, true, Some(pictures)) => Reads::Both { vocabulary, context, pictures },
+                (true, false, _) => Reads::Tokens { vocabulary, context },
+                (false, _, Some(pictures)) => Reads::Pictures(pictures),
+                _ => Reads::Anything,
+            };
+            let classes = said(CLASSES).and_then(|v| serde_json::from_value(v).ok()).unwrap_or_default();
+            let family = "ONNX".into();
+            return Ok(Self { path: path.into(), graph, family, reads, classes, notes: Vec::new(), archive: None });
+        }
+        let archive = Archive::open(path)?;
+        if loose(path, &archive) {
+            return Self::weights(path, archive);
+        }
+        let built = build::build(&archive)?;
+        Ok(Self {
+            path: path.into(),
+            graph: built.graph,
+            family: built.family.into(),
+            reads: built.reads,
+            classes: built.classes,
+            notes: built.notes,
+            archive: Some(archive),
+        })
+    }
+
+    /// Weights of which nothing is known but their names and shapes.
+    fn weights(path: &Path, archive: Archive) -> Result<Self> {
+        let mut constants = BTreeMap::new();
+        for (name, entry) in archive.tensors().filter(|(_, e)| export::floats(e.format)) {
+            constants.insert(name.to_string(), Constant::floats(&entry.shape, archive.read(name)?));
+        }
+        let graph = Graph {
+            path: path.into(),
+            name: String::new(),
+            opset: nnz_onnx::OPSET,
+            nodes: Vec::new(),
+            constants,
+            inputs: Vec::new(),
+            outputs: Vec::new(),
+            metadata: BTreeMap::new(),
+        };
+        let notes =
+            vec!["what these weights compute is not known: every tensor of two or more axes counts as a matrix".into()];
+        let (family, reads, archive) = ("weights".into(), Reads::Anything, Some(archive));
+        Ok(Self { path: path.into(), graph, family, reads, classes: Vec::new(), notes, archive })
+    }
+
+    /// The weights that can be pruned, and heads; of weights alone every tensor of two or more axes.
+    pub fn matrices(&self) -> Vec<Matrix> {
+        if !self.graph.nodes.is_empty() {
+            return self.graph.matrices();
+        }
+        let matrix = |(name, c): (&String, &Constant)| {
+            let (rows, cols) = (c.shape[0], c.shape[1..].iter().product());
+            Matrix {
+                name: name.clone(),
+                node: usize::MAX,
+                rows,
+                cols,
+                kernel: Vec::new(),
+                by_columns: false,
+                head: false,
+            }
+        };
+        self.graph.constants.iter().filter(|(_, c)| c.shape.len() > 1 && !c.is_empty()).map(matrix).collect()
+    }
+
+    /// That it can be run.
+    ///
+    /// # Errors
+    /// When only its weights are known.
+    fn runs(&self) -> Result<()> {
+        match self.graph.nodes.is_empty() {
+            true => Err(Error::file(
+                &self.path,
+                "what these weights compute is not known, so they can only be listed, converted, and pruned by magnitude",
+            )),
+            false => Ok(()),
+        }
+    }
+
+    /// Ready to run, with matrices sparse where that is fastest on a machine, or all dense.
+    ///
+    /// # Errors
+    /// An operator that is not there.
+    pub fn session(&self, machine: Option<&Machine>) -> Result<Session> {
+        self.runs()?;
+        let advice = machine.cloned().map(|m| {
+            let advice =
+                move |rows: usize, cols: usize, density: f64, batch: usize| match batch <= 2 || sides(rows, cols) {
+                    true => m.advice(rows, cols, density, batch),
+                    false => "dense",
+                };
+            Box::new(advice) as nnz_onnx::Advice
+        });
+        Ok(Session::new(&self.graph, advice, Budget::default())?)
+    }
+
+    /// The tokenizer beside it.
+    ///
+    /// # Errors
+    /// When there is none, or it does not fit.
+    pub fn tokens(&self) -> Result<Tokens> {
+        let vocabulary = match self.reads {
+            Reads::Tokens { vocabulary, .. } | Reads::Both { vocabulary, .. } => vocabulary,
+            _ => return Err(Error::file(&self.path, "this network reads no texts")),
+        };
+        match &self.archive {
+            Some(archive) => Tokens::of(archive, vocabulary),
+            None => {
+                let folder = if self.path.is_dir() { &self.path } else { self.path.parent().unwrap_or(Path::new("")) };
+                let file = folder.join("tokenizer.json");
+                match file.is_file() {
+                    true => Tokens::open(&file, self.table()),
+                    false => Err(Error::file(
+                        &self.path,
+                        "there is no tokenizer.json beside the network; put it into the same folder",
+                    )),
+                }
+            }
+        }
+    }
+
+    /// Rows of the table that tokens are looked up in, where the graph shows it.
+    fn table(&self) -> Option<usize> {
+        let looks = |n: &&nnz_onnx::Node| n.op == "Gather" && n.inputs.get(1).is_some_and(|i| i == "input_ids");
+        let node = self.graph.nodes.iter().find(looks)?;
+        self.graph.constants.get(&node.inputs[0])?.shape.first().copied()
+    }
+
+    /// Longest sequence of tokens it reads.
+    pub fn context(&self) -> usize {
+        match self.reads {
+            Reads::Tokens { context, .. } | Reads::Both { context, .. } => context,
+            _ => 0,
+        }
+    }
+
+    /// How pictures are made ready, where it reads them.
+    pub fn pictures(&self) -> Option<&Pictures> {
+        match &self.reads {
+            Reads::Pictures(p) | Reads::Both { pictures: p, .. } => Some(p),
+            _ => None,
+        }
+    }
+
+    /// Sequences of tokens as inputs, the short ones filled up and masked.
+    pub fn of_tokens(&self, texts: &[Vec<u32>]) -> Vec<(&str, Value)> {
+        let length = texts.iter().map(Vec::len).max().unwrap_or(0);
+        let shape = [texts.len(), length];
+        let each = |f: &dyn Fn(&Vec<u32>, usize) -> i64| {
+            let all = texts.iter().flat_map(|t| (0..length).map(move |i| (t, i)));
+            Value::ints(&shape, all.map(|(t, i)| f(t, i)).collect())
+        };
+        let value = |name: &str| match name {
+            "input_ids" => Some(each(&|t, i| t.get(i).copied().map_or(0, i64::from))),
+            "attention_mask" => Some(each(&|t, i| i64::from(i < t.len()))),
+            "token_type_ids" => Some(each(&|_, _| 0)),
+            _ => None,
+        };
+        self.graph.inputs.iter().filter_map(|p| Some((p.name.as_str(), value(&p.name)?))).collect()
+    }
+
+    /// Pictures as input: the shorter side of each scaled to the network's, the middle cut out, each channel less its mean and
+    /// divided by its deviation.
+    ///
+    /// # Errors
+    /// When the network reads no pictures.
+    pub fn of_pictures(&self, pictures: &[Picture]) -> Result<Vec<(&str, Value)>> {
+        let Some(want) = self.pictures() else {
+            return Err(Error::file(&self.path, "the file does not say how its input is made from a picture"));
+        };
+        let [channels, height, width] = want.shape;
+        if ![1, 3].contains(&channels) {
+            return Err(Error::file(
+                &self.path,
+                format!("pictures of {channels} channels; gray and coloured ones are read"),
+            ));
+        }
+        let area = height * width;
+        let mut x = vec![0.0; pictures.len() * channels * area];
+        for (picture, x) in pictures.iter().zip(x.chunks_exact_mut(channels * area)) {
+            for (i, v) in fitted(picture, want).into_iter().enumerate() {
+                let c = i % channels;
+                x[c * area + i / channels] = (f32::from(v) / 255.0 - want.mean[c]) / want.deviation[c];
+            }
+        }
+        let name = self.graph.inputs.iter().find(|p| p.name != "input_ids" && p.name != "attention_mask");
+        let name = name.map(|p| p.name.as_str()).unwrap_or_default();
+        Ok(vec![(name, Value::floats(&[pictures.len(), channels, height, width], x))])
+    }
+
+    /// Inputs of a kind and shape that the network takes, to time it by: `batch` samples.
+    ///
+    /// # Errors
+    /// When an input's shape is not known.
+    pub fn typical(&self, batch: usize) -> Result<Vec<(&str, Value)>> {
+        let mut all = Vec::new();
+        for port in &self.graph.inputs {
+            let Some(shape) = &port.shape else {
+                return Err(Error::file(
+                    &self.path,
+                    format!("the file does not say what shape input `{}` has", port.name),
+                ));
+            };
+            let open = |i: usize| match (i, &self.reads, shape.len()) {
+                (0, ..) => Some(batch),
+                (_, Reads::Tokens { .. } | Reads::Both { .. }, 2) => Some(TOKENS.min(self.context())),
+                (i, _, 4) => self.pictures().map(|p| p.shape[i - 1]),
+                _ => None,
+            };
+            let shape: Option<Vec<usize>> = shape.iter().enumerate().map(|(i, d)| d.or_else(|| open(i))).collect();
+            let Some(shape) =
+                shape.filter(|s| s.iter().try_fold(1usize, |n, &d| n.checked_mul(d)).is_some_and(|n| n < 1 << 28))
+            else {
+                return Err(Error::file(
+                    &self.path,
+                    format!("input `{}` may have any extent, so there is no shape to time it with", port.name),
+                ));
+            };
+            let n: usize = shape.iter().product();
+            let one = i64::from(port.name != "token_type_ids");
+            let value = match port.kind {
+                Some(Kind::F32 | Kind::F16 | Kind::F64 | Kind::BF16) | None => {
+                    Value::floats(&shape, (0..n).map(|i| (i * 7919 % 2003) as f32 / 1001.0 - 1.0).collect())
+                }
+                Some(Kind::Bool) => Value::Bool(nnz_onnx::Array::new(&shape, vec![true; n])),
+                Some(Kind::U8) => Value::Byte(nnz_onnx::Array::new(&shape, vec![1; n])),
+                Some(Kind::I8) => Value::Small(nnz_onnx::Array::new(&shape, vec![1; n])),
+                Some(_) => Value::ints(&shape, vec![one; n]),
+            };
+            all.push((port.name.as_str(), value));
+        }
+        Ok(all)
+    }
+}
+
+/// Whether a matrix has so many entries for each input and output that turning those into tiles for a sparse product does not cost
+/// more than it saves. The cost model measures square layers, the smallest of 128; MobileNetV2 is full of 16x96.
+fn sides(rows: usize, cols: usize) -> bool {
+    rows * cols >= 64 * (rows + cols)
+}
+
+/// Tokens of a sequence that encoders are timed with.
+pub const TOKENS: usize = 128;
+
+/// What a file says about pictures.
+fn pictures(v: &serde_json::Value) -> Option<Pictures> {
+    let floats = |key: &str| v[key].as_array()?.iter().map(|x| Some(x.as_f64()? as f32)).collect::<Option<Vec<_>>>();
+    let shape: Vec<usize> = v["shape"].as_array()?.iter().map(|d| Some(d.as_u64()? as usize)).collect::<Option<_>>()?;
+    let shape: [usize; 3] = shape.try_into().ok()?;
+    let (mean, deviation) = (floats("mean")?, floats("deviation")?);
+    let sound = shape.iter().all(|&d| (1..=1 << 12).contains(&d))
+        && mean.len() == shape[0]
+        && deviation.len() == shape[0]
+        && deviation.iter().all(|d| d.is_finite() && *d != 0.0);
+    sound.then_some(Pictures { shape, mean, deviation, cubic: v["cubic"] == true })
+}
+
+/// Pixels `[height, width, channels]` of a picture whose shorter side is scaled and whose middle is cut out.
+fn fitted(picture: &Picture, want: &Pictures) -> Vec<u8> {
+    let [channels, height, width] = want.shape;
+    let from: Vec<u8> = match (channels, picture.channels) {
+        (3, 1) => picture.pixels.iter().flat_map(|&p| [p; 3]).collect(),
+        (1, 3) => {
+            let luma = |c: &[u8]| 19595 * u32::from(c[0]) + 38470 * u32::from(c[1]) + 7471 * u32::from(c[2]);
+            picture.pixels.chunks_exact(3).map(|c| ((luma(c) + (1 << 15)) >> 16) as u8).collect()
+        }
+        _ => picture.pixels.clone(),
+    };
+    let (w, h) = (picture.width, picture.height);
+    let (whole_w, whole_h) = match w * height <= h * width {
+        true => (width, width * h / w),
+        false => (height * w / h, height),
+    };
+    let narrow = scaled(&from, [w, whole_w, width], channels, want.cubic);
+    scaled(&narrow, [h, whole_h, height], width * channels, want.cubic)
+}
+
+/// The middle `new` places of an axis `[.., old, inner]` that is scaled to `whole` of them: averages over what a place of the
+/// result covers, in whole numbers, as Pillow has them.
+fn scaled(from: &[u8], [old, whole, new]: [usize; 3], inner: usize, cubic: bool) -> Vec<u8> {
+    let scale = old as f64 / whole as f64;
+    let stretch = scale.max(1.0);
+    let reach = stretch * if cubic { 2.0 } else { 1.0 };
+    // Keys' cubic with a = -1/2, or a triangle.
+    let weight = |x: f64| match x.abs() {
+        x if !cubic => (1.0 - x).max(0.0),
+        x if x < 1.0 => (1.5 * x - 2.5) * x * x + 1.0,
+        x if x < 2.0 => ((2.5 - 0.5 * x) * x - 4.0) * x + 2.0,
+        _ => 0.0,
+    };
+    let first = (whole - new) / 2;
+    let covered = |i: usize| {
+        let middle = (i as f64 + 0.5) * scale;
+        let (start, end) = ((middle - reach + 0.5) as usize, ((middle + reach + 0.5) as usize).min(old));
+        let weights: Vec<f64> = (start..end).map(|p| weight((p as f64 + 0.5 - middle) / stretch)).collect();
+        let sum: f64 = weights.iter().sum();
+        (start, weights.into_iter().map(|w| w / sum).collect())
+    };
+    let places: Vec<(usize, Vec<f64>)> = (first..first + new).map(covered).collect();
+    let mut out = vec![0; from.len() / old * new];
+    for (line, to) in from.chunks_exact(old * inner).zip(out.chunks_exact_mut(new * inner)) {
+        for ((start, weights), to) in places.iter().zip(to.chunks_exact_mut(inner)) {
+            for (c, y) in to.iter_mut().enumerate() {
+                let all = weights.iter().zip(line[start * inner + c..].iter().step_by(inner));
+                *y = all.map(|(w, &v)| w * f64::from(v)).sum::<f64>().round() as u8;
+            }
+        }
+    }
+    out
+}

@@ -1,0 +1,20 @@
+//! The workshop around the methods: a [`Recipe`] says everything a run needs, [`run::run`] carries it out in a run directory,
+//! [`report`] shows it, and a [`Claim`] judges it. The methods themselves come in as a [`nnz_core::Registry`].
+#![forbid(unsafe_code)]
+
+mod claim;
+pub mod compare;
+mod error;
+pub mod history;
+pub mod inspect;
+pub mod ledger;
+mod recipe;
+pub mod report;
+pub mod run;
+pub mod scale;
+mod stats;
+
+pub use claim::{Claim, Judgement, Metric, Verdict};
+pub use error::{Error, Result};
+pub use recipe::{Arm, Network, Precision, Pretrain, Recipe, Scale, embedded};
+pub use stats::{Summary, summarize};

@@ -1,0 +1,655 @@
+//! Carrying out a recipe in a run directory.
+//!
+//! A request is the hash of a resolved recipe, the data's checksum and the methods' revisions, so the same command finds its
+//! own directory again: finished, it is shown as it was; cut off, it goes on bit for bit. The id of a run adds what storage
+//! `auto` follows, which is chosen when a run begins and travels with all its files.
+
+pub mod record;
+
+use crate::stats::median;
+use crate::{Arm, Error, Precision, Pretrain, Recipe, Result, history, report, summarize};
+use nnz_core::{Dense, Kind, Registry, Setting, Topology, Work};
+use nnz_engine::cost::{Machine, Use};
+use nnz_engine::data::{Dataset, Inputs};
+use nnz_engine::file::{Header, Packing, is_checkpoint, load_model, save_model, write_atomically};
+use nnz_engine::{
+    Crossovers, Frame, History, Model, ModelSpec, Param, Progress, Real, Storage, Task, TrainSpec, Trainer,
+};
+use record::{ArmRecord, DataRecord, LayerRecord, MachineRecord, Misread, RunRecord, SeedRecord};
+use serde::{Serialize, de::DeserializeOwned};
+use sha2::{Digest, Sha256};
+use std::collections::BTreeMap;
+use std::fs;
+use std::path::{Path, PathBuf};
+
+/// Raised when a change of the engine changes results, so that old runs are not taken for new ones.
+const ENGINE_REVISION: u32 = 3;
+
+/// How many misread rows a record keeps.
+const MISREAD: usize = 24;
+
+/// Where and how a recipe is run.
+#[derive(Clone, Debug, Default)]
+pub struct Options {
+    /// The run directory; `runs/ID` when not given.
+    pub dir: Option<PathBuf>,
+    /// Throw an earlier result of the same run away and start anew.
+    pub again: bool,
+    /// Refuse to start anew: there must be something to go on from.
+    pub resume: bool,
+    /// Make no batches ahead on a second thread. Changes no result.
+    pub one_thread: bool,
+}
+
+/// Sees a run as it goes; answers whether to go on.
+pub trait Observer {
+    /// A remark for the user.
+    fn note(&mut self, _text: &str) {}
+    /// Network `index` of `count` begins.
+    fn begin(&mut self, _arm: &str, _seed: u64, _index: usize, _count: usize) {}
+    /// A step was made. `false` saves and stops.
+    fn step(&mut self, _arm: &str, _progress: &Progress) -> bool {
+        true
+    }
+}
+
+/// A run that is over.
+pub struct Outcome {
+    /// What it found.
+    pub record: RunRecord,
+    /// Where it is written.
+    pub dir: PathBuf,
+    /// Whether it was found finished instead of run.
+    pub found: bool,
+}
+
+/// Carries out a recipe, or finds that it was.
+pub fn run(recipe: &Recipe, registry: Registry, options: &Options, observer: &mut dyn Observer) -> Result<Outcome> {
+    let mut recipe = recipe.clone().resolve(registry)?;
+    let loaded = nnz_data::Store::open()?.load(&recipe.data)?;
+    if let Some(note) = &loaded.note {
+        observer.note(note);
+    }
+    let mut data = loaded.dataset;
+    if recipe.train.task == Task::Regression && !data.real() {
+        data = data.numbers().map_err(nnz_engine::Error::from)?;
+    }
+    recipe.train.check(data.image)?;
+    let spec = recipe.model.spec(&data, recipe.train.task)?;
+    let task = recipe.train.task;
+    let network = |arm: &Arm| arm.model.as_ref().map_or(Ok(spec.clone()), |m| m.spec(&data, task));
+    for arm in &recipe.arms {
+        refuse_dense_storage(&recipe, arm)?;
+        rehearse(&recipe, registry, arm, &network(arm)?)?;
+    }
+    let pretrain = match &recipe.pretrain {
+        Some(pretrain) => Some(other_data(pretrain, &data)?),
+        None => None,
+    };
+    let request = request_id(&recipe, registry, &data, pretrain.as_ref())?;
+    let dir = options.dir.clone().unwrap_or_else(|| Path::new("runs").join(&request));
+    let old = dir.join("id");
+    if options.resume && !old.exists() {
+        return Err(Error::file(&dir, "holds no run to go on from; leave out --resume to start it"));
+    }
+    if dir.join("recipe.toml").exists() && !old.exists() {
+        return Err(Error::file(&dir, "holds a recipe.toml, but no run, and would lose it; give another --run-dir"));
+    }
+    fs::create_dir_all(dir.join("arms")).map_err(|e| Error::file(&dir, format!("cannot create: {e}")))?;
+    let _lock = lock(&dir)?;
+    sweep(&dir);
+    let found = fs::read_to_string(&old).ok().map(|id| id.trim().to_string());
+    if let Some(other) = found.as_ref().filter(|id| id.split('-').next() != Some(&request)) {
+        let why = format!("holds run {other}, not this one ({request}); give another --run-dir");
+        return Err(Error::file(&dir, why));
+    }
+    let before = match options.again {
+        true => None,
+        false => chosen_before(&dir)?,
+    };
+    if let (Some(before), false) = (&before, recipe.train.crossovers.is_empty())
+        && *before != recipe.train.crossovers
+    {
+        return Err(Error::file(
+            &dir,
+            "holds this run with other [train.crossovers]; give another --run-dir, or --again",
+        ));
+    }
+    if options.again {
+        clear(&dir)?;
+    } else if dir.join("record.json").exists() {
+        return Ok(Outcome { record: read_json(&dir.join("record.json"))?, dir, found: true });
+    }
+    let going_on = before.is_some();
+    if choose(&mut recipe, &spec, before)? {
+        observer.note("storage auto follows what was measured on this machine; the choice is in the run's recipe.toml");
+    }
+    let id = match found.filter(|_| going_on) {
+        Some(id) => id,
+        None => identity(&request, &recipe.train.crossovers)?,
+    };
+    write(&old, id.as_bytes())?;
+    write(&dir.join("recipe.toml"), recipe.to_toml()?.as_bytes())?;
+    let count = recipe.arms.len() * recipe.seeds.len();
+    let mut arms: Vec<ArmRecord> = Vec::new();
+    for (a, arm) in recipe.arms.iter().enumerate() {
+        let model = match &arm.narrow_to {
+            Some(of) => {
+                let nonzeros = arms.iter().find(|r| r.name == *of).map_or(0, |r| r.nonzeros);
+                spec.narrowed(nonzeros)
+            }
+            None => network(arm)?,
+        };
+        let mut seeds = Vec::new();
+        let mut seconds: Vec<f64> = Vec::new();
+        for (s, &seed) in recipe.seeds.iter().enumerate() {
+            observer.begin(&arm.name, seed, a * recipe.seeds.len() + s, count);
+            let job = Job {
+                recipe: &recipe,
+                registry,
+                arm,
+                model: &model,
+                data: &data,
+                seed,
+                dir: &dir,
+                id: &id,
+                one_thread: options.one_thread,
+                pretrain: pretrain.as_ref(),
+            };
+            let (mut record, times) = match recipe.precision {
+                Precision::F32 => job.run::<f32>(observer, s == 0)?,
+                Precision::F64 => job.run::<f64>(observer, s == 0)?,
+            };
+            record.seconds_per_epoch = median(&times);
+            seeds.push(record);
+            seconds.extend(times);
+        }
+        arms.push(summarize_arm(arm, registry, seeds, &seconds));
+    }
+    let record = RunRecord {
+        id: id.clone(),
+        title: recipe.title.clone(),
+        recipe: recipe.to_toml()?,
+        data: DataRecord {
+            name: data.name.clone(),
+            train: data.train.len(),
+            test: data.test.len(),
+            image: data.image,
+            classes: data.classes.clone(),
+        },
+        model: recipe.model.name().into(),
+        task: recipe.train.task,
+        machine: machine(),
+        arms,
+    };
+    // The record comes last: where it is, everything is.
+    write_report(&record, &dir)?;
+    write_json(&dir.join("record.json"), &record)?;
+    Ok(Outcome { record, dir, found: false })
+}
+
+/// Writes `report.html` and the data of its figures under `figures/`.
+pub fn write_report(record: &RunRecord, dir: &Path) -> Result<PathBuf> {
+    let path = dir.join("report.html");
+    write(&path, report::html(record).as_bytes())?;
+    let figures = dir.join("figures");
+    fs::create_dir_all(&figures).map_err(|e| Error::file(&figures, format!("cannot create: {e}")))?;
+    for (name, text) in report::csv(record) {
+        write(&figures.join(name), text.as_bytes())?;
+    }
+    Ok(path)
+}
+
+/// The record of a finished run.
+pub fn read_record(dir: &Path) -> Result<RunRecord> {
+    read_json(&dir.join("record.json"))
+}
+
+/// One network of a run.
+struct Job<'a> {
+    recipe: &'a Recipe,
+    registry: Registry,
+    arm: &'a Arm,
+    model: &'a ModelSpec,
+    data: &'a Dataset,
+    seed: u64,
+    dir: &'a Path,
+    id: &'a str,
+    one_thread: bool,
+    /// Data that the network is trained on before.
+    pretrain: Option<&'a Dataset>,
+}
+
+impl Job<'_> {
+    /// The network to go on from: as it lies in the run's directory, or trained now. Being cut off, it is trained again.
+    fn pretrained<T: Real>(
+        &self,
+        data: &Dataset,
+        epochs: u32,
+        observer: &mut dyn Observer,
+    ) -> Result<(Model<T>, Frame)> {
+        let path = self.dir.join("models").join(format!("pretrained-{}.safetensors", self.seed));
+        if !path.exists() {
+            let spec = TrainSpec { epochs, ..self.recipe.train.clone() };
+            let mut trainer: Trainer<T> = Trainer::new(self.model, data, &spec, self.seed, |_| Ok(Dense))?;
+            trainer.prefetch = !self.one_thread;
+            if !trainer.run(|_, progress| observer.step("pretraining", progress))? {
+                return Err(Error::Interrupted { dir: self.dir.into() });
+            }
+            let header = Header { data: data.name.clone(), ..self.header(&trainer) };
+            fs::create_dir_all(self.dir.join("models")).map_err(|e| Error::file(self.dir, e))?;
+            save_model(&path, &trainer.result(), &header, Packing::Dense)?;
+        }
+        let (model, header) = load_model(&path, self.recipe.train.storing())?;
+        Ok((model, header.frame()))
+    }
+
+    /// The record of this network and the seconds of its epochs; found, resumed or trained.
+    fn run<T: Real>(&self, observer: &mut dyn Observer, keep: bool) -> Result<(SeedRecord, Vec<f64>)> {
+        let name = format!("{}-{}", self.arm.name, self.seed);
+        let done = self.dir.join("arms").join(format!("{name}.json"));
+        let timings = self.dir.join("timings.json");
+        let mut times: BTreeMap<String, Vec<f64>> =
+            if timings.exists() { read_json(&timings)? } else { BTreeMap::new() };
+        let checkpoint = self.dir.join("checkpoint.safetensors");
+        let run = format!("{}/{name}", self.id);
+        if done.exists() {
+            // A process that was killed between the two last lines of this function left its checkpoint behind.
+            if is_checkpoint(&checkpoint, &run) {
+                fs::remove_file(&checkpoint).map_err(|e| Error::file(&checkpoint, format!("cannot remove: {e}")))?;
+            }
+            return Ok((read_json(&done)?, times.remove(&name).unwrap_or_default()));
+        }
+        let build = |setting: &Setting| work(self.arm, self.registry, setting);
+        let spec = &self.recipe.train;
+        let mut trainer: Trainer<T> = match (self.pretrain, &self.recipe.pretrain) {
+            (Some(data), Some(pretrain)) => {
+                let (model, frame) = self.pretrained(data, pretrain.epochs, observer)?;
+                Trainer::from_model(model, frame, self.data, spec, self.seed, build)?
+            }
+            _ => Trainer::new(self.model, self.data, spec, self.seed, build)?,
+        };
+        trainer.prefetch = !self.one_thread;
+        if checkpoint.exists() {
+            trainer.resume(&checkpoint, &run)?;
+            times.entry(name.clone()).or_default().truncate(trainer.position.history.len());
+        } else {
+            times.insert(name.clone(), Vec::new());
+        }
+        // How topologies move is kept for the first seed only, like the model.
+        let moves = self.dir.join("arms").join(format!("{name}.topology"));
+        if keep && self.arm.method.is_some() {
+            let going_on = checkpoint.exists();
+            match going_on {
+                // The last plan comes behind the last step.
+                true => {
+                    history::cut(&moves, trainer.position.step + u64::from(trainer.position.step == trainer.steps()))?
+                }
+                false => history::create(&moves)?,
+            }
+            trainer.history = Some(History::new(&trainer.model.params, trainer.position.step, going_on));
+        }
+        let header = self.header(&trainer);
+        let events = self.dir.join("arms").join(format!("{name}.events.jsonl"));
+        let board = self.dir.join("tensorboard").join(&name);
+        fs::create_dir_all(&board).map_err(|e| Error::file(&board, format!("cannot create: {e}")))?;
+        let mut failure = None;
+        let finished = trainer.run(|t, progress| {
+            let go_on = observer.step(&self.arm.name, progress);
+            let mut save = || -> Result<()> {
+                if let Some((_, seconds)) = &progress.finished {
+                    times.entry(name.clone()).or_default().push(*seconds);
+                    write_json(&timings, &times)?;
+                    let lines: Result<Vec<String>> = t.position.history.iter().map(to_line).collect();
+                    write(&events, lines?.concat().as_bytes())?;
+                    let curves = report::tensorboard(&t.position.history, &times[&name]);
+                    write(&board.join("events.out.tfevents.0.nnz"), &curves)?;
+                }
+                if progress.finished.is_some() || !go_on {
+                    // First, since what is behind the checkpoint is cut off again.
+                    if let Some(history) = &t.history {
+                        history::append(&moves, &history.take())?;
+                    }
+                    t.save(&checkpoint, &header, &run)?;
+                }
+                Ok(())
+            };
+            match save() {
+                Ok(()) => go_on,
+                Err(e) => {
+                    failure = Some(e);
+                    false
+                }
+            }
+        })?;
+        if let Some(e) = failure {
+            return Err(e);
+        }
+        if !finished {
+            return Err(Error::Interrupted { dir: self.dir.into() });
+        }
+        let result = trainer.result();
+        let mut record = self.record(&trainer, &result)?;
+        if !keep {
+            // Pictures are shown for the first seed only, and are most of a record.
+            record.misread.clear();
+        } else {
+            let models = self.dir.join("models");
+            fs::create_dir_all(&models).map_err(|e| Error::file(&models, format!("cannot create: {e}")))?;
+            let path = models.join(format!("{}.safetensors", self.arm.name));
+            save_model(&path, &result, &header, Packing::Smallest)?;
+        }
+        write_json(&done, &record)?;
+        fs::remove_file(&checkpoint).map_err(|e| Error::file(&checkpoint, format!("cannot remove: {e}")))?;
+        Ok((record, times.remove(&name).unwrap_or_default()))
+    }
+
+    fn header<T: Real>(&self, trainer: &Trainer<T>) -> Header {
+        let method = match (&self.arm.method, self.arm.options.get("density")) {
+            (Some(key), Some(density)) => format!("{key} at density {density}"),
+            (Some(key), None) => key.clone(),
+            (None, _) => "dense training".into(),
+        };
+        let frame = trainer.frame();
+        Header {
+            model: self.model.clone(),
+            normalization: frame.normalization,
+            classes: self.data.classes.clone(),
+            data: self.data.name.clone(),
+            method,
+            prune_head: self.recipe.train.prune_head,
+            task: frame.task,
+            scales: frame.scales.clone(),
+            dtype: self.recipe.train.dtype,
+            encoding: self.data.encoding.clone(),
+            policy: trainer.policy(),
+        }
+    }
+
+    fn measure<T: Real>(&self, model: &Model<T>) -> Result<Option<f64>> {
+        let setting = Setting { seed: self.seed, steps: 1, steps_per_epoch: 1 };
+        Ok(work(self.arm, self.registry, &setting)?.measure.map(|m| nnz_engine::measure(model, &*m)))
+    }
+
+    fn record<T: Real>(&self, trainer: &Trainer<T>, model: &Model<T>) -> Result<SeedRecord> {
+        let test = &self.data.test;
+        let rows: Vec<u32> = (0..test.len() as u32).collect();
+        let evaluation = trainer.evaluate(test, &rows)?;
+        let (confusion, misread) = match self.recipe.train.task {
+            Task::Classification => readings(self.data, &evaluation.predictions),
+            _ => Default::default(),
+        };
+        Ok(SeedRecord {
+            seed: self.seed,
+            test_accuracy: evaluation.accuracy,
+            nonzeros: model.nonzeros(),
+            density: model.density(),
+            weight_bytes: model.bytes(),
+            optimizer_bytes: trainer.optimizer_bytes(),
+            seconds_per_epoch: 0.0,
+            measure: self.measure(model)?,
+            epochs: trainer.position.history.clone(),
+            layers: model.weights().map(layer).collect(),
+            confusion,
+            misread,
+        })
+    }
+}
+
+fn readings(data: &Dataset, predictions: &[(u32, f32)]) -> (Vec<Vec<u32>>, Vec<Misread>) {
+    let test = &data.test;
+    let mut confusion = vec![vec![0; data.classes.len()]; data.classes.len()];
+    let mut wrong: Vec<usize> = Vec::new();
+    for (i, (&(predicted, _), &label)) in predictions.iter().zip(&test.labels).enumerate() {
+        confusion[label as usize][predicted as usize] += 1;
+        if predicted != label {
+            wrong.push(i);
+        }
+    }
+    wrong.sort_by(|&a, &b| predictions[b].1.total_cmp(&predictions[a].1).then(a.cmp(&b)));
+    let misread = |i: usize| Misread {
+        index: i,
+        label: test.labels[i] as usize,
+        predicted: predictions[i].0 as usize,
+        confidence: f64::from(predictions[i].1),
+        pixels: pixels(&test.inputs, data.features(), i),
+    };
+    (confusion, wrong.into_iter().take(MISREAD).map(misread).collect())
+}
+
+/// One row as a picture; numbers that are no bytes are stretched from their smallest to their largest.
+fn pixels(inputs: &Inputs, features: usize, row: usize) -> Vec<u8> {
+    let span = row * features..(row + 1) * features;
+    match inputs {
+        Inputs::Bytes(v) => v[span].to_vec(),
+        Inputs::Floats(v) => {
+            let v = &v[span];
+            let low = v.iter().copied().fold(f32::INFINITY, f32::min);
+            let high = v.iter().copied().fold(f32::NEG_INFINITY, f32::max);
+            v.iter().map(|x| (255.0 * (x - low) / (high - low).max(f32::MIN_POSITIVE)) as u8).collect()
+        }
+    }
+}
+
+/// A weight as records keep it.
+pub fn layer<T: Real>(param: &Param<T>) -> LayerRecord {
+    let narrow = |degrees: Vec<usize>| degrees.into_iter().map(|d| d as u32).collect();
+    let topology: Topology = param.topology();
+    LayerRecord {
+        name: param.shape.name.clone(),
+        rows: param.shape.rows,
+        cols: param.shape.cols,
+        nonzeros: param.nnz(),
+        prunable: param.prunable,
+        storage: param.storage_name().into(),
+        bytes: param.bytes(),
+        fan_in: narrow(topology.row_degrees()),
+        fan_out: narrow(topology.col_degrees()),
+    }
+}
+
+/// The data that a network is trained on first.
+fn other_data(pretrain: &Pretrain, data: &Dataset) -> Result<Dataset> {
+    let other = nnz_data::Store::open()?.load(&pretrain.data)?.dataset;
+    if (other.image, other.classes.len()) != (data.image, data.classes.len()) {
+        let say = |d: &Dataset| format!("{} has inputs of {:?} and {} classes", d.name, d.image, d.classes.len());
+        return Err(Error::Refused(format!("{}, but {}: one network cannot learn both", say(&other), say(data))));
+    }
+    Ok(other)
+}
+
+/// The method of an arm, ready for one network.
+fn work(arm: &Arm, registry: Registry, setting: &Setting) -> nnz_core::Result<Work> {
+    match &arm.method {
+        Some(key) => registry.find(key)?.build(&arm.options, setting),
+        None => Ok(Dense.into()),
+    }
+}
+
+/// Lets every arm refuse its options and shapes before the first one is trained.
+fn rehearse(recipe: &Recipe, registry: Registry, arm: &Arm, spec: &ModelSpec) -> Result<()> {
+    let setting = Setting { seed: 0, steps: 1000, steps_per_epoch: 100 };
+    let sparsifier = work(arm, registry, &setting)?.sparsifier;
+    let shapes = nnz_engine::targets(spec, recipe.train.prune_head, sparsifier.kind());
+    let shapes: Vec<_> = shapes.iter().collect();
+    if shapes.is_empty() && arm.method.is_some() {
+        if sparsifier.kind() != Kind::Weights {
+            let kind = match sparsifier.kind() {
+                Kind::Edges => "graph",
+                _ => "axis of units that can be cut",
+            };
+            return Err(Error::Refused(format!("model {} has no {kind}, which {} needs", spec.name, arm.name)));
+        }
+        return Err(Error::Refused(format!(
+            "model {} has only one weight, the classifier, which is not pruned by default; add --prune-head or a hidden \
+             layer",
+            spec.name
+        )));
+    }
+    Ok(sparsifier.check(&shapes)?)
+}
+
+fn refuse_dense_storage(recipe: &Recipe, arm: &Arm) -> Result<()> {
+    match &arm.method {
+        Some(key) if recipe.train.storage == Storage::Dense => Err(Error::Refused(format!(
+            "storage dense cannot leave out connections, as {key} does; choose auto, masked or sparse"
+        ))),
+        _ => Ok(()),
+    }
+}
+
+/// The choice that a run in this directory began with.
+fn chosen_before(dir: &Path) -> Result<Option<Crossovers>> {
+    let path = dir.join("recipe.toml");
+    if !dir.join("id").exists() || !path.exists() {
+        return Ok(None);
+    }
+    let text = fs::read_to_string(&path).map_err(|e| Error::file(&path, format!("cannot read: {e}")))?;
+    let recipe = Recipe::parse(&text, &path.display().to_string());
+    let recipe = recipe.map_err(|e| Error::file(&path, format!("is damaged: {e}; add --again to start anew")))?;
+    Ok(Some(recipe.train.crossovers).filter(|c| !c.is_empty()))
+}
+
+/// Writes into a recipe what storage `auto` will follow: what the recipe or an earlier part of this run says, else what the
+/// cost model chooses from the figures of this machine or, where it was never measured, from those that come with nnz.
+/// Whether this machine's were followed.
+fn choose(recipe: &mut Recipe, spec: &ModelSpec, before: Option<Crossovers>) -> Result<bool> {
+    if recipe.train.storage != Storage::Auto {
+        return Ok(false);
+    }
+    let given = &recipe.train.crossovers;
+    let names: Vec<String> = spec.weights().into_iter().map(|s| s.name).collect();
+    if let Some(unknown) = given.0.keys().find(|k| !names.contains(k)) {
+        let hint = nnz_core::closest(unknown, names.iter().map(String::as_str));
+        return Err(Error::Refused(format!("[train.crossovers] names `{unknown}`, which is no weight{hint}")));
+    }
+    if !given.is_empty() {
+        return Ok(false);
+    }
+    if let Some(before) = before {
+        recipe.train.crossovers = before;
+        return Ok(false);
+    }
+    let (machine, measured) = Machine::chooser()?;
+    recipe.train.crossovers = machine.crossovers(Use::Training, spec, recipe.train.batch);
+    Ok(measured)
+}
+
+fn summarize_arm(arm: &Arm, registry: Registry, seeds: Vec<SeedRecord>, seconds: &[f64]) -> ArmRecord {
+    let accuracy = summarize(&seeds.iter().map(|s| s.test_accuracy).collect::<Vec<_>>());
+    let first = &seeds[0];
+    ArmRecord {
+        name: arm.name.clone(),
+        summary: arm.summary(registry),
+        test_accuracy: accuracy.mean,
+        interval: accuracy.half_width,
+        nonzeros: first.nonzeros,
+        density: first.density,
+        weight_bytes: first.weight_bytes,
+        optimizer_bytes: first.optimizer_bytes,
+        seconds_per_epoch: median(seconds),
+        seeds,
+    }
+}
+
+/// What was asked for, as a hash: the same request finds its run, whatever a cost model chose for it.
+fn request_id(recipe: &Recipe, registry: Registry, data: &Dataset, pretrain: Option<&Dataset>) -> Result<String> {
+    let mut hash = Sha256::new();
+    let mut asked = recipe.clone();
+    asked.train.crossovers = Crossovers::default();
+    // Two claims about the same arms are one run.
+    (asked.claim, asked.smoke) = (None, None);
+    hash.update(asked.to_toml()?);
+    hash.update(&data.checksum);
+    if let Some(other) = pretrain {
+        hash.update(&other.checksum);
+    }
+    hash.update(ENGINE_REVISION.to_le_bytes());
+    for key in recipe.arms.iter().filter_map(|a| a.method.as_ref()) {
+        hash.update(registry.find(key)?.revision.to_le_bytes());
+    }
+    Ok(hex(hash, 6))
+}
+
+/// What determines the bits of a run: the request, and the choice of storage that it was begun with.
+fn identity(request: &str, choice: &Crossovers) -> Result<String> {
+    if choice.is_empty() {
+        return Ok(request.into());
+    }
+    let text = serde_json::to_string(choice).map_err(|e| Error::Refused(format!("cannot write a choice: {e}")))?;
+    Ok(format!("{request}-{}", hex(Sha256::new().chain_update(text), 3)))
+}
+
+/// The first bytes of a hash in hexadecimal.
+fn hex(hash: Sha256, bytes: usize) -> String {
+    hash.finalize().iter().take(bytes).map(|b| format!("{b:02x}")).collect()
+}
+
+fn machine() -> MachineRecord {
+    MachineRecord {
+        cpu: nnz_engine::cost::cpu(),
+        threads: rayon::current_num_threads(),
+        version: env!("CARGO_PKG_VERSION").into(),
+    }
+}
+
+/// Keeps a second process out of the directory for as long as the file is open.
+fn lock(dir: &Path) -> Result<fs::File> {
+    let path = dir.join("lock");
+    let file = fs::File::create(&path).map_err(|e| Error::file(&path, format!("cannot create: {e}")))?;
+    match file.try_lock() {
+        Ok(()) => Ok(file),
+        Err(fs::TryLockError::WouldBlock) => Err(Error::file(
+            dir,
+            "another process is at work in this run directory; wait for it or give another --run-dir",
+        )),
+        Err(fs::TryLockError::Error(e)) => Err(Error::file(&path, format!("cannot lock: {e}"))),
+    }
+}
+
+/// Removes files that a killed process had not finished. Best effort: they are in nobody's way.
+fn sweep(dir: &Path) {
+    for entry in fs::read_dir(dir).into_iter().flatten().flatten() {
+        let (path, name) = (entry.path(), entry.file_name());
+        let name = name.to_string_lossy();
+        if entry.file_type().is_ok_and(|t| t.is_dir()) {
+            sweep(&path);
+        } else if name.starts_with(".nnz-") && name.ends_with(".tmp") {
+            let _ = fs::remove_file(path);
+        }
+    }
+}
+
+/// Removes what a run wrote, and nothing else.
+fn clear(dir: &Path) -> Result<()> {
+    let gone = |r: std::io::Result<()>, path: &Path| match r {
+        Err(e) if e.kind() != std::io::ErrorKind::NotFound => Err(Error::file(path, format!("cannot remove: {e}"))),
+        _ => Ok(()),
+    };
+    for name in ["record.json", "checkpoint.safetensors", "timings.json", "report.html"] {
+        gone(fs::remove_file(dir.join(name)), &dir.join(name))?;
+    }
+    for name in ["arms", "models", "figures", "tensorboard"] {
+        gone(fs::remove_dir_all(dir.join(name)), &dir.join(name))?;
+    }
+    fs::create_dir_all(dir.join("arms")).map_err(|e| Error::file(dir, format!("cannot create: {e}")))
+}
+
+fn write(path: &Path, bytes: &[u8]) -> Result<()> {
+    Ok(write_atomically(path, bytes)?)
+}
+
+fn to_line<S: Serialize>(value: &S) -> Result<String> {
+    let line = serde_json::to_string(value).map_err(|e| Error::Refused(format!("cannot write an event: {e}")))?;
+    Ok(line + "\n")
+}
+
+fn write_json<S: Serialize>(path: &Path, value: &S) -> Result<()> {
+    let text = serde_json::to_string(value).map_err(|e| Error::file(path, e))?;
+    write(path, text.as_bytes())
+}
+
+fn read_json<D: DeserializeOwned>(path: &Path) -> Result<D> {
+    let text = fs::read_to_string(path).map_err(|e| Error::file(path, format!("cannot read: {e}")))?;
+    serde_json::from_str(&text).map_err(|e| Error::file(path, format!("is damaged: {e}; add --again to start anew")))
+}

@@ -1,0 +1,3 @@
+//! How fast can sparse be?
+
+nnz_core::methods![sparseprop];

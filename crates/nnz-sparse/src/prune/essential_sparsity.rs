@@ -1,0 +1,237 @@
+//! One-shot |w| on a pre-trained network, no further than is free. s* is the largest sparsity of a grid at which the score
+//! P of the network, pruned at once and not trained again, stays within a tolerance of the dense one:
+//!
+//! s* = max { s : P(s') ≥ (1 - tolerance) P(0) for all s' ≤ s }.
+//!
+//! The grid is 0, step, 2 step, … for unstructured zeros, and M-1:M, M-2:M, … for N:M. P is accuracy on the validation split, or
+//! the inverse of perplexity of a language model. What is left of a training run fine-tunes the survivors.
+//!
+//! Deviations: the paper reads the drop off curves on the task after fine-tuning for some models and without for others; here
+//! it is always without, and the search stops at the first point beyond the tolerance.
+
+use nnz_core::{
+    Act, Budget, Build, DistributionKind, Edit, Error, Grid, Idle, Knee, Magnitude, Method, OneShot, Paper, Pattern, Period,
+    Procedure, Prune, Result, Setting, Signals, Sparsifier, Target, Work,
+};
+use serde::{Deserialize, Serialize};
+use std::ops::Range;
+
+/// The card.
+pub const METHOD: Method = Method::new::<Options>(
+    "essential-sparsity",
+    "Essential sparsity",
+    "prune",
+    "Removes the smallest weights of a pre-trained network at once, as many as cost no more than a tolerance.",
+    Paper {
+        number: Some(110),
+        title: "The Emergence of Essential Sparsity in Large Pre-trained Models: The Weights that Matter",
+        authors: "Jaiswal et al.",
+        year: 2023,
+        venue: "NeurIPS 2023",
+        arxiv: "2306.03805",
+    },
+);
+
+/// Options.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct Options {
+    /// How zeros are shared between layers.
+    pub distribution: DistributionKind,
+    /// Where zeros may fall; of N:M, the M counts.
+    pub pattern: Pattern,
+    /// Share of the dense score that may be lost.
+    pub tolerance: f64,
+    /// Distance of the sparsities that are tried.
+    pub step: f64,
+    /// When a training run searches; it fine-tunes afterwards.
+    pub at: Period,
+}
+
+impl Default for Options {
+    fn default() -> Self {
+        Self {
+            distribution: DistributionKind::Global,
+            pattern: Pattern::Unstructured,
+            tolerance: 0.01,
+            step: 0.05,
+            at: Period::Run(1.0),
+        }
+    }
+}
+
+impl Options {
+    /// What is tried, from many nonzeros to few: densities, and the pattern at each.
+    ///
+    /// # Errors
+    /// When an option is out of its range, or the pattern has no grid.
+    fn grid(&self) -> Result<Vec<(f64, Pattern)>> {
+        let inside = |name, got: f64| match got > 0.0 && got < 1.0 {
+            true => Ok(()),
+            false => Err(Error::Range { name, range: "above 0 and below 1".into(), got }),
+        };
+        inside("tolerance", self.tolerance)?;
+        inside("step", self.step)?;
+        match self.pattern {
+            Pattern::Nm { m, .. } => {
+                Ok((1..m).rev().map(|n| (n as f64 / m as f64, Pattern::Nm { n, m })).collect())
+            }
+            Pattern::Unstructured | Pattern::PerRow => {
+                // The last point keeps at least half a step of the weights.
+                let count = ((1.0 - self.step / 2.0) / self.step).floor() as usize;
+                Ok((1..=count).map(|k| (1.0 - k as f64 * self.step, self.pattern)).collect())
+            }
+            other => Err(Error::Refused(format!(
+                "essential-sparsity removes single weights; choose pattern unstructured, per-row or N:M, not {other}"
+            ))),
+        }
+    }
+}
+
+impl Build for Options {
+    fn build(self, setting: &Setting) -> Result<Work> {
+        let budget = |(density, pattern)| Budget { pattern, ..Budget::new(density, self.distribution) };
+        let budgets: Vec<Budget> = self.grid()?.into_iter().map(budget).collect();
+        let prune = |budget: Budget| budget.prune(Magnitude, OneShot { at: 0, density: budget.density }, setting);
+        let prunes = budgets.iter().copied().map(prune).collect();
+        let idle = Idle(prune(budget((self.pattern.fixed_density().unwrap_or(1.0), self.pattern))));
+        let grid = Grid { budgets, tolerance: self.tolerance };
+        let search = Search {
+            prunes,
+            tolerance: self.tolerance,
+            span: self.at.steps(setting).min(setting.steps)..setting.steps,
+            stage: Stage::Train,
+            knee: Knee::default(),
+        };
+        Ok(Work { procedure: Some(Box::new(search)), grid: Some(grid), ..Work::from(idle) })
+    }
+}
+
+/// What comes next.
+#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
+enum Stage {
+    Train,
+    Keep,
+    Measure,
+    /// Look at a score: on along the grid, or back.
+    Judge,
+    Prune,
+    Finetune,
+    End,
+}
+
+/// Train, keep, measure; prune and measure until it costs too much; go back, prune as far as was free, train on.
+struct Search {
+    /// One for each point of the grid.
+    prunes: Vec<Prune>,
+    tolerance: f64,
+    /// Steps of fine-tuning.
+    span: Range<u64>,
+    stage: Stage,
+    knee: Knee,
+}
+
+impl Procedure for Search {
+    fn steps(&self) -> u64 {
+        self.span.end
+    }
+
+    fn next(&mut self, score: Option<f64>) -> Act {
+        let train = |span| Act::Train { span, of: self.span.end, order: 0 };
+        let told = score.filter(|_| self.stage == Stage::Judge);
+        let within = told.is_some_and(|s| self.knee.tell(s, self.tolerance));
+        let (act, then) = match self.stage {
+            Stage::Train => (train(0..self.span.start), Stage::Keep),
+            Stage::Keep => (Act::Snapshot("dense".into()), Stage::Measure),
+            Stage::Measure => (Act::Evaluate, Stage::Judge),
+            Stage::Judge if within && self.knee.scores.len() <= self.prunes.len() => {
+                (Act::Edit(Signals::NONE), Stage::Measure)
+            }
+            Stage::Judge => (Act::Restore("dense".into()), Stage::Prune),
+            Stage::Prune if self.knee.within(self.tolerance) > 0 => (Act::Edit(Signals::NONE), Stage::Finetune),
+            Stage::Prune | Stage::Finetune => (train(self.span.clone()), Stage::End),
+            Stage::End => (Act::Done, Stage::End),
+        };
+        self.stage = then;
+        act
+    }
+
+    fn edit(&mut self, targets: &[Target]) -> Result<Vec<Edit>> {
+        let point = match self.stage {
+            Stage::Finetune => self.knee.within(self.tolerance),
+            _ => self.knee.scores.len(),
+        };
+        self.prunes[point - 1].rewire(0, targets)
+    }
+
+    fn state(&self) -> serde_json::Value {
+        serde_json::json!([self.stage, self.knee])
+    }
+
+    fn restore(&mut self, state: &serde_json::Value) -> Result<()> {
+        let bad = |e: serde_json::Error| Error::Refused(format!("the state of essential-sparsity: {e}"));
+        (self.stage, self.knee) = serde_json::from_value(state.clone()).map_err(bad)?;
+        Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use nnz_core::{Shape, Topology};
+
+    fn search(options: &Options) -> Box<dyn Procedure> {
+        let setting = Setting { seed: 0, steps: 100, steps_per_epoch: 10 };
+        options.clone().build(&setting).unwrap().procedure.unwrap()
+    }
+
+    #[test]
+    fn the_knee_is_the_last_point_before_the_first_that_costs_too_much() {
+        let mut knee = Knee::default();
+        let told: Vec<bool> = [0.9, 0.9, 0.892, 0.8909, 0.95].iter().map(|&s| knee.tell(s, 0.01)).collect();
+        assert_eq!(told, [true, true, true, false, true]);
+        assert_eq!(knee.within(0.01), 2);
+    }
+
+    #[test]
+    fn grids_are_nested_and_end_before_nothing_is_left() {
+        let densities = |o: &Options| o.grid().unwrap().iter().map(|g| g.0).collect::<Vec<_>>();
+        let grid = densities(&Options { step: 0.25, ..Options::default() });
+        assert_eq!(grid, [0.75, 0.5, 0.25]);
+        assert_eq!(densities(&Options::default()).len(), 19);
+        let nm = Options { pattern: Pattern::Nm { n: 2, m: 4 }, ..Options::default() };
+        assert_eq!(densities(&nm), [0.75, 0.5, 0.25]);
+        let rows = Options { pattern: Pattern::Row, ..Options::default() };
+        assert!(rows.grid().is_err() && Options { step: 0.0, ..Options::default() }.grid().is_err());
+    }
+
+    /// Scores that fall at the third point: the search goes back and prunes to the second.
+    #[test]
+    fn a_search_prunes_as_far_as_is_free_and_then_trains_on() {
+        let mut search = search(&Options { step: 0.25, at: Period::Run(0.6), ..Options::default() });
+        let (shape, full) = (Shape::matrix("a", 1, 8), Topology::full(1, 8));
+        let values: Vec<f32> = (1..=8).map(|v| v as f32).collect();
+        let left = |search: &mut dyn Procedure| {
+            match &search.edit(&[Target::new(0, &shape, &full, &values)]).unwrap()[0] {
+                Edit::Rewire { topology, .. } => topology.nnz(),
+                _ => panic!("nothing was pruned"),
+            }
+        };
+        let train = |span| Act::Train { span, of: 100, order: 0 };
+        assert_eq!(search.next(None), train(0..60));
+        assert_eq!(search.next(None), Act::Snapshot("dense".into()));
+        for (score, wanted) in [(0.8, 6), (0.8, 4), (0.795, 2)] {
+            assert_eq!(search.next(None), Act::Evaluate);
+            assert_eq!(search.next(Some(score)), Act::Edit(Signals::NONE));
+            assert_eq!(left(&mut *search), wanted);
+        }
+        assert_eq!(search.next(None), Act::Evaluate);
+        assert_eq!(search.next(Some(0.7)), Act::Restore("dense".into()));
+        assert_eq!(search.next(None), Act::Edit(Signals::NONE));
+        assert_eq!(left(&mut *search), 4, "0.795 is within 1% of 0.8, 0.7 is not");
+        let kept = search.state();
+        assert_eq!(search.next(None), train(60..100));
+        search.restore(&kept).unwrap();
+        assert_eq!(search.next(None), train(60..100));
+        assert_eq!(search.next(None), Act::Done);
+    }
+}

@@ -1,0 +1,70 @@
+//! Which weights can a trained net lose?
+
+nnz_core::methods![magnitude, gmp, lamp, essential_sparsity, wanda, sparsegpt, dsnot, filter_pruning, wgsef, transport_pruning,];
+
+use nnz_core::{
+    Budget, DistributionKind, Edit, Error, Period, Plan, Result, Setting, Shape, Signals, Sparsifier, Target, allocate,
+};
+
+/// Prunes a trained network in one shot, layer by layer, each measured behind those that are pruned already.
+struct Sequential<F> {
+    budget: Budget,
+    at: u64,
+    /// Training rows that inputs are measured over.
+    rows: usize,
+    setting: Setting,
+    /// From a layer with the moments of its inputs, and the number of entries it keeps, to its edit.
+    prune: F,
+    /// The next layer, and how many there are, once seen.
+    layer: usize,
+    layers: Option<usize>,
+}
+
+impl<F: Fn(&Target, usize) -> Result<Edit> + Send> Sequential<F> {
+    fn new(name: &str, budget: Budget, at: Period, rows: usize, setting: &Setting, prune: F) -> Result<Self> {
+        if budget.distribution == DistributionKind::Global || budget.distribution.build().needs_scores() {
+            return Err(Error::Refused(format!(
+                "{name} sees one layer at a time and cannot share a global budget; choose uniform, er or erk"
+            )));
+        }
+        Ok(Self { budget, at: at.steps(setting), rows, setting: *setting, prune, layer: 0, layers: None })
+    }
+}
+
+impl<F: Fn(&Target, usize) -> Result<Edit> + Send> Sparsifier for Sequential<F> {
+    fn check(&self, shapes: &[&Shape]) -> Result<()> {
+        self.budget.fixed(&self.setting).check(shapes)
+    }
+
+    fn plan(&self, step: u64) -> Plan {
+        if step != self.at || self.layers == Some(self.layer) {
+            return Plan::Rest;
+        }
+        Plan::Rewire(Signals { gram: Some(self.layer), rows: self.rows, ..Signals::NONE })
+    }
+
+    /// One for each layer, measured behind the layers that are pruned already.
+    fn rounds(&self, _: u64) -> u32 {
+        u32::MAX
+    }
+
+    fn rewire(&mut self, _: u64, targets: &[Target]) -> Result<Vec<Edit>> {
+        let shapes: Vec<&Shape> = targets.iter().map(|t| t.shape).collect();
+        let counts = allocate(&*self.budget.distribution.build(), &shapes, &[], self.budget.density)?;
+        let mut edits = vec![Edit::Keep; targets.len()];
+        let Some(target) = targets.get(self.layer) else { return Ok(edits) };
+        edits[self.layer] = (self.prune)(target, counts[self.layer])?;
+        (self.layer, self.layers) = (self.layer + 1, Some(targets.len()));
+        Ok(edits)
+    }
+
+    fn state(&self) -> serde_json::Value {
+        serde_json::json!([self.layer, self.layers])
+    }
+
+    fn restore(&mut self, state: &serde_json::Value) -> Result<()> {
+        let number = |i: usize| state[i].as_u64().map(|n| n as usize);
+        (self.layer, self.layers) = (number(0).unwrap_or_default(), number(1));
+        Ok(())
+    }
+}

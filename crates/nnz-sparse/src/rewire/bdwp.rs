@@ -1,0 +1,120 @@
+//! N:M in both passes: the forward pass takes the N largest |w| of every M consecutive *inputs* of a row, the backward pass to
+//! the inputs the N largest of every M consecutive *outputs* of a column, Y = X W_ffᵀ and ∂X = ∂Y W_bp, so that both products
+//! add up over the axis with the zeros. The gradient of the weight, ∂Yᵀ X, is dense and reaches all weights.
+//!
+//! Of the three products of a step two have N / M of their multiply-adds: [`nnz_core::nm::multiply_adds`]. [`nnz_core::nm::cycles`] is a model of an array
+//! of `side` × `side` units that skips zeros.
+//!
+//! Deviations: what of an accelerator the abstract does not say is modelled as the simplest output-stationary array; masked
+//! weights decay as under SR-STE; where outputs are no multiple of M, the last group is shorter. At `until` the forward mask
+//! stays.
+
+use super::sr_ste::{self, SrSte, gated, largest};
+use nnz_core::{Build, Edit, Leaf, Method, Paper, Parametrization, Pattern, Result, Setting, Shape, Work};
+use serde::{Deserialize, Serialize};
+
+/// The card.
+pub const METHOD: Method = Method::new::<Options>(
+    "bdwp",
+    "BDWP",
+    "rewire",
+    "Trains under N:M masks along the inputs going forward and along the outputs going backward.",
+    Paper {
+        number: Some(152),
+        title: "Efficient N:M Sparse DNN Training Using Algorithm, Architecture, and Dataflow Co-Design",
+        authors: "Fang et al.",
+        year: 2023,
+        venue: "IEEE TCAD",
+        arxiv: "2309.13015",
+    },
+);
+
+/// Options.
+#[derive(Debug, Serialize, Deserialize)]
+pub struct Options {
+    /// Pattern, what shrinks the weights outside the forward mask, and when that mask stays.
+    #[serde(flatten)]
+    pub forward: sr_ste::Options,
+}
+
+impl Default for Options {
+    fn default() -> Self {
+        Self { forward: sr_ste::Options { pattern: Pattern::Nm { n: 2, m: 8 }, ..Default::default() } }
+    }
+}
+
+impl Build for Options {
+    fn build(self, setting: &Setting) -> Result<Work> {
+        let forward = self.forward.masks("bdwp", setting)?;
+        Ok(forward.work(setting, Bdwp(forward)))
+    }
+}
+
+/// SR-STE, with a mask of its own on the way back.
+struct Bdwp(SrSte);
+
+/// Row-major `[rows, cols]` as `[cols, rows]`.
+fn turned<N: Copy>(values: &[N], rows: usize, cols: usize) -> Vec<N> {
+    (0..rows * cols).map(|i| values[i % rows * cols + i / rows]).collect()
+}
+
+impl Parametrization for Bdwp {
+    fn backward(&self, _: u64, leaves: &[Leaf]) -> Option<Vec<f64>> {
+        let (w, [rows, cols]) = (&leaves[0].values, [leaves[0].dims[0], leaves[0].dims[1]]);
+        // Column by column, so that groups are of outputs.
+        let columns = turned(w, rows, cols);
+        let mask: Vec<bool> = columns.chunks(rows.max(1)).flat_map(|c| largest(c, self.0.n, self.0.m)).collect();
+        Some(gated(w, &turned(&mask, cols, rows), |_| 0.0))
+    }
+
+    fn leaves(&self, shape: &Shape, weight: &[f64]) -> Vec<Leaf> {
+        self.0.leaves(shape, weight)
+    }
+
+    fn weight(&self, step: u64, leaves: &[Leaf]) -> Vec<f64> {
+        self.0.weight(step, leaves)
+    }
+
+    fn pull(&self, step: u64, leaves: &[Leaf], gradient: &[f64]) -> Vec<Vec<f64>> {
+        self.0.pull(step, leaves, gradient)
+    }
+
+    fn straight_through(&self) -> bool {
+        true
+    }
+
+    fn penalty(&self, step: u64, leaves: &[Leaf], gradients: &mut [Vec<f64>]) {
+        self.0.penalty(step, leaves, gradients);
+    }
+
+    fn until(&self) -> u64 {
+        self.0.until
+    }
+
+    fn freeze(&self, shape: &Shape, leaves: &[Leaf]) -> Edit {
+        self.0.freeze(shape, leaves)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn groups_run_along_inputs_forward_and_along_outputs_backward() {
+        let p = Bdwp(SrSte { n: 1, m: 2, shrink: 0.0, until: 9 });
+        let leaves = p.leaves(&Shape::matrix("a", 2, 2), &[1.0, 2.0, 4.0, 3.0]);
+        assert_eq!(p.weight(0, &leaves), [0.0, 2.0, 4.0, 0.0]);
+        // Column 0 is (1, 4), column 1 is (2, 3).
+        assert_eq!(p.backward(0, &leaves).unwrap(), [0.0, 0.0, 4.0, 3.0]);
+    }
+
+    #[test]
+    fn two_of_three_products_lose_their_zeros() {
+        let dense = 3 * 64 * 128 * 32;
+        let sum: usize = nnz_core::nm::multiply_adds(64, 128, 32, [2, 8]).iter().sum();
+        assert_eq!(2 * sum, dense, "2 N/M + 1 of 3 products");
+        // 32 x 64 results are 8 tiles of 16 x 16; 32 of 128 inputs and 30 cycles to fill and drain.
+        assert_eq!(nnz_core::nm::cycles(64, 128, 32, [2, 8], 16)[0], 8 * (32 + 30));
+    }
+}

@@ -1,3 +1,0 @@
-//! How does one learn on sparse graphs and complexes, and learn the graph itself?
-
-methods![teddy];

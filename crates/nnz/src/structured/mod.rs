@@ -1,3 +1,0 @@
-//! Which structured sparse or low-rank family replaces a dense matrix?
-
-methods![dlrt];

@@ -1,3 +1,0 @@
-//! What shape does data, a weight graph or a decision have?
-
-methods![neural_persistence];
