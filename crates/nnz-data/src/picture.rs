@@ -237,8 +237,8 @@ mod tests {
     }
 
     /// 16 x 16 pixels made by libjpeg at quality 90: a slope of gray, and a red and a blue half.
-    const GRAY: &[u8] = include_bytes!("../../tests/data/gray.jpg");
-    const COLOUR: &[u8] = include_bytes!("../../tests/data/colour.jpg");
+    const GRAY: &[u8] = include_bytes!("../tests/data/gray.jpg");
+    const COLOUR: &[u8] = include_bytes!("../tests/data/colour.jpg");
 
     #[test]
     fn jpeg_is_read_in_gray_and_colour() {

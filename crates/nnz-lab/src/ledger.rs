@@ -129,7 +129,7 @@ pub fn results() -> Vec<Entry> {
     out
 }
 
-/// The table of all judged claims, as the README shows it.
+/// The table of all judged claims, as `docs/src/claims.md` shows it.
 pub fn claims() -> String {
     let mut text =
         "| claim | measured | against | difference | verdict | date |\n|---|---|---|---|---|---|\n".to_string();
@@ -144,7 +144,7 @@ pub fn claims() -> String {
     text
 }
 
-/// The table of all papers with their status, as the README shows it.
+/// The table of all papers with their status, as `docs/src/papers.md` shows it.
 pub fn markdown(registry: Registry) -> String {
     let results = results();
     let status = |key: &str| -> String {
@@ -179,25 +179,4 @@ pub fn markdown(registry: Registry) -> String {
     text.extend(planned.into_iter().map(row));
     text += "\n</details>\n";
     text
-}
-
-/// The ledger of sizes: for every room the lines of its method files, without their tests, and the median of all files.
-/// `source` is `crates/nnz/src`.
-pub fn sizes(registry: Registry, source: &Path) -> (String, usize) {
-    let lines = |m: &nnz_core::Method| {
-        let file = source.join(m.room).join(format!("{}.rs", m.key.replace('-', "_")));
-        let text = std::fs::read_to_string(file).unwrap_or_default();
-        (m.room, m.key, text.split("#[cfg(test)]").next().map_or(0, |code| code.trim_end().lines().count()))
-    };
-    let all: Vec<(&str, &str, usize)> = registry.methods().map(lines).collect();
-    let mut sorted: Vec<usize> = all.iter().map(|f| f.2).collect();
-    sorted.sort_unstable();
-    let median = sorted[sorted.len() / 2];
-    let mut text = String::new();
-    for room in all.chunk_by(|a, b| a.0 == b.0) {
-        let files: Vec<String> = room.iter().map(|(_, key, n)| format!("{key} {n}")).collect();
-        let sum: usize = room.iter().map(|f| f.2).sum();
-        text += &format!("{sum:6} {:10} {}\n", room[0].0, files.join(", "));
-    }
-    (text + &format!("{median:6} median of {} method files, without tests\n", all.len()), median)
 }

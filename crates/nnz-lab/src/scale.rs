@@ -201,7 +201,7 @@ mod tests {
     fn connections_are_those_of_the_paper() {
         // ε (50 + 1000) + ε (1000 + 1000) twice.
         assert_eq!(network(Wiring::Epsilon(20.0)).connections(), 101_000.0);
-        let scale = network(Wiring::Degree(20.0)).measure(0).unwrap();
+        let scale = network(Wiring::Degree(20.0)).measure(Registry(nnz_sparse::ROOMS), 0).unwrap();
         assert_eq!(scale.nonzeros, 60_000 + 5 * 1000);
         assert!(scale.loss.iter().all(|l| l.is_finite()) && scale.step > 0.0);
     }
@@ -209,8 +209,8 @@ mod tests {
     #[test]
     fn what_does_not_fit_is_refused_before_it_is_made() {
         let large = Network { neurons: 3_000_000_000, ..network(Wiring::Degree(1000.0)) };
-        let why = large.measure(0).unwrap_err().to_string();
+        let why = large.measure(Registry(nnz_sparse::ROOMS), 0).unwrap_err().to_string();
         assert!(why.contains("GB are free"), "{why}");
-        assert!(Network { layers: 0, ..network(Wiring::Degree(1.0)) }.measure(0).is_err());
+        assert!(Network { layers: 0, ..network(Wiring::Degree(1.0)) }.measure(Registry(nnz_sparse::ROOMS), 0).is_err());
     }
 }

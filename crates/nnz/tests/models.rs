@@ -70,15 +70,15 @@ fn other_families_answer_as_in_transformers_and_are_pruned_in_their_own_layout()
         // Written and read again it is the same; pruned it has the zeros, at the places of its own layout.
         let dir = tempfile::tempdir().unwrap();
         let to = dir.path().join("same");
-        models::copy(&model, &to, None, Dtype::F32, |_| {}).unwrap();
+        llm::copy(&model, &to, None, Dtype::F32, |_| {}).unwrap();
         assert_eq!(logits(&Language::open(&to).unwrap(), &tokens), got, "{name}");
         let (wanda, said) = (nnz::REGISTRY.find("wanda").unwrap(), options("density = 0.5"));
         let pruning = Pruning { method: wanda, options: &said, seed: 0, packing: None, dtype: Dtype::F32 };
         let to = dir.path().join("small");
-        let pruned = models::prune(&model, &pruning, &[&tokens], &to, |_| {}).unwrap();
+        let pruned = llm::prune(&model, &pruning, &[&tokens], &to, |_| {}).unwrap();
         assert!((pruned.density() - 0.5).abs() < 1e-9, "{name}: {}", pruned.density());
         let small = Language::open(&to).unwrap();
-        for part in (0..models::PARTS.len()).filter(|&p| model.has(p)) {
+        for part in (0..llm::PARTS.len()).filter(|&p| model.has(p)) {
             let (before, after) = (model.part(0, part).unwrap(), small.part(0, part).unwrap());
             let [rows, cols] = model.config.extents()[part];
             let kept = after.iter().filter(|v| **v != 0.0).count();
@@ -97,7 +97,7 @@ fn eight_bits_and_zeros_go_together() {
         (nnz::REGISTRY.find("magnitude").unwrap(), options("density = 0.1\ndistribution = \"uniform\""));
     let open = |dtype, name: &str| {
         let pruning = Pruning { method, options: &said, seed: 0, packing: None, dtype };
-        models::prune(&model, &pruning, &[], &dir.path().join(name), |_| {}).unwrap();
+        llm::prune(&model, &pruning, &[], &dir.path().join(name), |_| {}).unwrap();
         Language::open(&dir.path().join(name)).unwrap()
     };
     let (exact, bytes) = (open(Dtype::F16, "exact"), open(Dtype::I8, "bytes"));
@@ -126,27 +126,27 @@ fn a_search_finds_how_much_is_free_and_says_what_it_tried() {
     let run = |said: &str, to: &str| {
         let options = options(said);
         let pruning = Pruning { method, options: &options, seed: 0, packing: None, dtype: Dtype::F32 };
-        models::prune(&model, &pruning, &blocks, &dir.path().join(to), |_| {})
+        llm::prune(&model, &pruning, &blocks, &dir.path().join(to), |_| {})
     };
     let found = run("tolerance = 0.05", "a").unwrap();
     let dense = found.tried[0].1;
     let within = found.tried.iter().rfind(|(_, p)| 1.0 / p >= 0.95 / dense).unwrap();
     assert!(found.tried.len() >= 2 && found.tried.is_sorted_by(|a, b| a.0 > b.0), "{:?}", found.tried);
     assert!((found.density() - within.0).abs() < 1e-3, "{} of {:?}", found.density(), found.tried);
-    let written = models::perplexity(&Language::open(&dir.path().join("a")).unwrap(), &blocks, |_| {}).unwrap();
+    let written = llm::perplexity(&Language::open(&dir.path().join("a")).unwrap(), &blocks, |_| {}).unwrap();
     assert!((written.perplexity - within.1).abs() < 1e-6 * within.1, "what was measured is what was written");
     let nm = run("pattern = \"2:4\"\ntolerance = 0.9", "b").unwrap();
     assert_eq!(nm.tried.iter().map(|t| t.0).collect::<Vec<_>>(), [1.0, 0.75, 0.5, 0.25][..nm.tried.len()]);
     // Fewer tokens than a matrix has inputs: damped, and said so.
     let (sparsegpt, said) = (nnz::REGISTRY.find("sparsegpt").unwrap(), options("density = 0.5"));
     let pruning = Pruning { method: sparsegpt, options: &said, seed: 0, packing: None, dtype: Dtype::F32 };
-    let few = models::prune(&model, &pruning, &[&blocks[0][..20]], &dir.path().join("few"), |_| {}).unwrap();
-    let many = models::prune(&model, &pruning, &blocks, &dir.path().join("many"), |_| {}).unwrap();
-    assert_eq!((few.singular, many.singular), (2 * models::PARTS.len(), 0));
+    let few = llm::prune(&model, &pruning, &[&blocks[0][..20]], &dir.path().join("few"), |_| {}).unwrap();
+    let many = llm::prune(&model, &pruning, &blocks, &dir.path().join("many"), |_| {}).unwrap();
+    assert_eq!((few.singular, many.singular), (2 * llm::PARTS.len(), 0));
     let none: Vec<&[u32]> = Vec::new();
     let options = options("");
     let pruning = Pruning { method, options: &options, seed: 0, packing: None, dtype: Dtype::F32 };
-    let refused = models::prune(&model, &pruning, &none, &dir.path().join("c"), |_| {}).unwrap_err().to_string();
+    let refused = llm::prune(&model, &pruning, &none, &dir.path().join("c"), |_| {}).unwrap_err().to_string();
     assert!(refused.contains("--calibrate") && !dir.path().join("c").exists(), "{refused}");
 }
 
@@ -216,7 +216,7 @@ fn methods_prune_block_by_block_and_what_is_written_is_what_they_kept() {
         let run = |threads: usize, packing: Option<Packing>, to: &Path| {
             let pruning = Pruning { method, options: &options, seed: 0, packing, dtype: Dtype::F32 };
             let pool = rayon::ThreadPoolBuilder::new().num_threads(threads).build().unwrap();
-            pool.install(|| models::prune(&model, &pruning, &blocks, to, |_| ())).unwrap()
+            pool.install(|| llm::prune(&model, &pruning, &blocks, to, |_| ())).unwrap()
         };
         let (one, other) = (dir.path().join("one"), dir.path().join("other"));
         let pruned = run(1, None, &one);
@@ -231,7 +231,7 @@ fn methods_prune_block_by_block_and_what_is_written_is_what_they_kept() {
         let error = got.iter().zip(&dense).map(|(a, b)| f64::from(a - b).powi(2)).sum::<f64>();
         errors.insert(format!("{} {said}", method.key), error);
         assert_eq!(packed.tokens().unwrap().encode("hello").unwrap(), model.tokens().unwrap().encode("hello").unwrap());
-        let same = models::prune(
+        let same = llm::prune(
             &packed,
             &Pruning { method, options: &options, seed: 0, packing: None, dtype: Dtype::F32 },
             &blocks,
@@ -252,7 +252,7 @@ fn a_threshold_for_the_whole_model_keeps_the_largest_weights() {
     let method = nnz::REGISTRY.find("magnitude").unwrap();
     let pruning = Pruning { method, options: &options, seed: 0, packing: None, dtype: Dtype::F32 };
     let to = dir.path().join("small");
-    let pruned = models::prune(&model, &pruning, &[], &to, |_| ()).unwrap();
+    let pruned = llm::prune(&model, &pruning, &[], &to, |_| ()).unwrap();
     let total: usize = pruned.parts.iter().map(|p| p.entries).sum();
     let after = Language::open(&to).unwrap();
     let (mut least, mut most, mut kept) = (f32::INFINITY, 0.0f32, 0);
@@ -278,7 +278,7 @@ fn what_cannot_be_done_is_said_in_one_sentence() {
     let why = |method: &str, said: &str, blocks: &[&[u32]]| {
         let (method, options) = (nnz::REGISTRY.find(method).unwrap(), options(said));
         let pruning = Pruning { method, options: &options, seed: 0, packing: None, dtype: Dtype::F16 };
-        models::prune(&model, &pruning, blocks, &to, |_| ()).unwrap_err().to_string()
+        llm::prune(&model, &pruning, blocks, &to, |_| ()).unwrap_err().to_string()
     };
     assert!(why("wanda", "density = 0.5", &[]).contains("--calibrate"));
     assert!(why("snip", "density = 0.5", &blocks).contains("snip"));
@@ -291,7 +291,7 @@ fn what_cannot_be_done_is_said_in_one_sentence() {
     assert!(model.begin(&far).unwrap_err().to_string().contains("token 300"));
     assert!(model.begin(&[1; 65]).unwrap_err().to_string().contains("65 tokens"));
     let place = Path::new("text.txt");
-    assert!(models::blocks(&[1; 31], 32, 4, place).unwrap_err().to_string().contains("shorter than one block"));
+    assert!(llm::blocks(&[1; 31], 32, 4, place).unwrap_err().to_string().contains("shorter than one block"));
 
     // Folders with a wrong part.
     let folder = dir.path().join("model");

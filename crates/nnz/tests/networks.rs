@@ -61,7 +61,7 @@ fn methods_prune_graphs_and_what_is_written_is_what_they_kept() {
                 let pool = rayon::ThreadPoolBuilder::new().num_threads(threads).build().unwrap();
                 let mut network = Network::open(&golden(name)).unwrap();
                 let pruned =
-                    pool.install(|| networks::prune(&mut network, &pruning, samples.clone(), to, false, |_, _| ()));
+                    pool.install(|| onnx::prune(&mut network, &pruning, samples.clone(), to, false, |_, _| ()));
                 (network, pruned.unwrap())
             };
             let (one, other) = (dir.path().join(format!("{name}-one")), dir.path().join(format!("{name}-other")));
@@ -95,7 +95,7 @@ fn sparse_products_answer_as_dense_ones() {
     for (name, given) in [("bert", text(3)), ("lite0.pth", picture("pixel_values", [2, 3, 64, 64], 1))] {
         let pruning = Pruning { method, options: &options, seed: 0, packing: None, dtype: Dtype::F32 };
         let mut network = Network::open(&golden(name)).unwrap();
-        networks::prune(&mut network, &pruning, Vec::new(), &dir.path().join(name), false, |_, _| ()).unwrap();
+        onnx::prune(&mut network, &pruning, Vec::new(), &dir.path().join(name), false, |_, _| ()).unwrap();
         let want = answer(&network, &given);
         for kernel in ["sliced", "blocked", "plan"] {
             let session =
@@ -117,7 +117,7 @@ fn what_cannot_be_pruned_is_said() {
         let (method, options) = (nnz::REGISTRY.find(method).unwrap(), said.parse().unwrap());
         let pruning = Pruning { method, options: &options, seed: 0, packing: None, dtype: Dtype::F32 };
         let mut network = Network::open(&golden(name)).unwrap();
-        let found = networks::prune(&mut network, &pruning, Vec::new(), &to, false, |_, _| ());
+        let found = onnx::prune(&mut network, &pruning, Vec::new(), &to, false, |_, _| ());
         assert!(!to.exists(), "nothing is written");
         found.unwrap_err().to_string()
     };
@@ -129,7 +129,7 @@ fn what_cannot_be_pruned_is_said() {
     let (method, options) = (nnz::REGISTRY.find("wanda").unwrap(), "density = 0.5".parse().unwrap());
     let pruning = Pruning { method, options: &options, seed: 0, packing: None, dtype: Dtype::F32 };
     let less = vec![text(0)[..2].to_vec()];
-    let found = networks::prune(&mut network, &pruning, less, &to, false, |_, _| ()).unwrap_err().to_string();
+    let found = onnx::prune(&mut network, &pruning, less, &to, false, |_, _| ()).unwrap_err().to_string();
     assert!(found.contains("`token_type_ids` of the network is missing") && !to.exists(), "{found}");
     assert!(why("bert", "imp", "density = 0.5").contains("rounds"));
 }
@@ -164,7 +164,7 @@ fn fresh(text: &str, input: [usize; 3]) -> (Model<f32>, Header) {
 fn leave(name: &str, network: &Network, given: &[(&'static str, Value)], sparse: bool) {
     let Some(folder) = std::env::var_os("NNZ_WRITTEN").map(PathBuf::from) else { return };
     let file = folder.join(format!("{name}.onnx"));
-    networks::export(network, &file, None, Dtype::F32, sparse, &serde_json::Value::Null).unwrap();
+    onnx::export(network, &file, None, Dtype::F32, sparse, &serde_json::Value::Null).unwrap();
     let describe = |(name, v): &(&'static str, Value)| match v {
         Value::Int(a) => serde_json::json!({"name": name, "kind": "int", "shape": a.shape(), "values": a.data()}),
         v => {
@@ -188,7 +188,7 @@ fn networks_of_ours_answer_as_onnx_as_they_do_here() {
         ("mobilenet-small", [3, 32, 32]),
     ] {
         let (model, header) = fresh(text, input);
-        let network = networks::own(&model, &header, Path::new("net.safetensors")).unwrap();
+        let network = onnx::own(&model, &header, Path::new("net.safetensors")).unwrap();
         let [c, h, w] = input;
         let given = picture("x", [2, c, h, w], 5);
         let Value::Float(x) = &given[0].1 else { unreachable!() };
@@ -202,14 +202,14 @@ fn networks_of_ours_answer_as_onnx_as_they_do_here() {
         let want = model.infer(Tensor::new(&[2, c * area], turned)).unwrap();
         assert!(far(want.data(), &answer(&network, &given)) < 1e-4, "{text}");
         let file = dir.path().join("net.onnx");
-        networks::export(&network, &file, None, Dtype::F32, false, &serde_json::Value::Null).unwrap();
+        onnx::export(&network, &file, None, Dtype::F32, false, &serde_json::Value::Null).unwrap();
         let again = Network::open(&file).unwrap();
         assert!(far(want.data(), &answer(&again, &given)) < 1e-4, "{text}");
         assert_eq!((again.classes.len(), again.pictures().unwrap().shape), (5, input));
         leave(text, &network, &given, false);
     }
     let (model, header) = fresh("transformer:16-1-2-7", [1, 28, 28]);
-    let why = networks::own(&model, &header, Path::new("net.safetensors")).unwrap_err().to_string();
+    let why = onnx::own(&model, &header, Path::new("net.safetensors")).unwrap_err().to_string();
     assert!(why.contains("net.safetensors") && why.contains("not written as ONNX"), "{why}");
 }
 
@@ -221,8 +221,8 @@ fn sparse_initializers_hold_the_same_numbers() {
     let pruning = Pruning { method, options: &options, seed: 0, packing: None, dtype: Dtype::F32 };
     let mut network = Network::open(&golden("plain.pth")).unwrap();
     let (plain, sparse) = (dir.path().join("plain.onnx"), dir.path().join("sparse.onnx"));
-    networks::prune(&mut network, &pruning, Vec::new(), &plain, false, |_, _| ()).unwrap();
-    networks::export(&network, &sparse, None, Dtype::F32, true, &serde_json::Value::Null).unwrap();
+    onnx::prune(&mut network, &pruning, Vec::new(), &plain, false, |_, _| ()).unwrap();
+    onnx::export(&network, &sparse, None, Dtype::F32, true, &serde_json::Value::Null).unwrap();
     let (a, b) = (Graph::open(&plain).unwrap(), Graph::open(&sparse).unwrap());
     a.constants.iter().for_each(|(name, c)| assert_eq!(c.numbers(), b.constants[name].numbers(), "{name}"));
     let size = |p: &Path| p.metadata().unwrap().len();
@@ -274,9 +274,9 @@ fn arrays_of_numpy_are_weights() {
     let method = nnz::REGISTRY.find("magnitude").unwrap();
     let pruning = Pruning { method, options: &options, seed: 0, packing: None, dtype: Dtype::F32 };
     let mut network = Network::open(&file).unwrap();
-    assert!(networks::known(&file));
+    assert!(onnx::known(&file));
     let to = dir.path().join("out");
-    let pruned = networks::prune(&mut network, &pruning, Vec::new(), &to, false, |_, _| ()).unwrap();
+    let pruned = onnx::prune(&mut network, &pruning, Vec::new(), &to, false, |_, _| ()).unwrap();
     assert_eq!(pruned.density(), 0.25);
     let kept = Archive::open(&to).unwrap().read("a").unwrap();
     assert_eq!(

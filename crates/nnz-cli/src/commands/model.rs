@@ -389,7 +389,7 @@ mod tests {
         save_model(&file, &model, &header, Packing::Csr).unwrap();
         let before = std::fs::read(&file).unwrap();
         let (model, header): (Model<f32>, Header) = load_model(&file, Storage::Auto).unwrap();
-        let inspection = measure(&model, &header).unwrap();
+        let inspection = measure(&model, &header, nnz_core::Registry(&[])).unwrap();
 
         let page = dir.path().join("page.html");
         write_page(&inspection, &page, &file).unwrap();

@@ -209,8 +209,8 @@ fn the_fuzzers_corpora_never_panic() {
                     let storage = nnz_engine::Storage::Auto;
                     drop(nnz_engine::file::parse_model::<f32>(&bytes, Path::new("model"), storage));
                 }
-                "recipe" => drop(std::str::from_utf8(&bytes).map(|t| crate::Recipe::parse(t, "recipe"))),
-                "report" => drop(serde_json::from_slice(&bytes).map(|r| crate::report::html(&r))),
+                // Read where their readers are.
+                "recipe" | "report" => continue,
                 format => drop(read_bytes(format, &bytes)),
             }
             read += 1;

@@ -83,7 +83,7 @@ mod tests {
     /// On Cora: the graph loses its edges, the network learns, and a run that was cut off goes on bit for bit.
     #[test]
     fn edges_are_a_target_like_any_other() {
-        let data = crate::data::Store::at("nowhere").load("cora").unwrap().dataset;
+        let data = nnz_data::Store::at("nowhere").load("cora").unwrap().dataset;
         let graph = data.graph.clone().unwrap();
         let model = ModelSpec::gcn("gcn:16", &graph, 7).unwrap();
         let spec = TrainSpec {

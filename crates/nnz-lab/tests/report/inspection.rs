@@ -3,6 +3,7 @@
 use super::browser::{assert_drawn, assert_fits};
 use super::odd::assert_whole;
 use super::page::{assert_alone, tags, text, values};
+use nnz_core::Registry;
 use nnz_core::{Rng, Topology};
 use nnz_engine::data::Normalization;
 use nnz_engine::file::Header;
@@ -27,7 +28,7 @@ fn measured(spec: &str, topologies: Option<Vec<Topology>>, prune_head: bool) -> 
         encoding: None,
         policy: Default::default(),
     };
-    inspect(&model, &header).unwrap()
+    inspect(&model, &header, Registry(nnz_shape::ROOMS)).unwrap()
 }
 
 /// Connections at random.

@@ -41,3 +41,21 @@ fn the_example_is_consistent() {
         }
     }
 }
+
+/// What fuzzing kept of recipes and records reaches many paths; none of it may panic.
+#[test]
+fn the_fuzzers_corpora_never_panic() {
+    let root = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("../../fuzz/corpus");
+    let mut read = 0;
+    for target in ["recipe", "report"] {
+        for file in std::fs::read_dir(root.join(target)).unwrap() {
+            let bytes = std::fs::read(file.unwrap().path()).unwrap();
+            match target {
+                "recipe" => drop(std::str::from_utf8(&bytes).map(|text| nnz_lab::Recipe::parse(text, "recipe"))),
+                _ => drop(serde_json::from_slice(&bytes).map(|record| nnz_lab::report::html(&record))),
+            }
+            read += 1;
+        }
+    }
+    assert!(read > 2, "{read} inputs");
+}

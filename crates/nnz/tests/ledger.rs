@@ -1,0 +1,79 @@
+//! What is written about methods, recipes and results holds for the methods that there are.
+
+use nnz::REGISTRY;
+use nnz_lab::{Recipe, embedded, ledger};
+use std::path::Path;
+
+/// Where the files of a room lie.
+fn room(name: &str) -> std::path::PathBuf {
+    let crates = Path::new(env!("CARGO_MANIFEST_DIR")).join("..");
+    let found = std::fs::read_dir(&crates).unwrap().map(|e| e.unwrap().path().join("src").join(name));
+    found.filter(|p| p.join("mod.rs").is_file()).next().unwrap_or_else(|| panic!("no crate has a room {name}"))
+}
+
+/// Lines of a method's file without its tests, and its text.
+fn code(method: &nnz_core::Method) -> (usize, String) {
+    let file = room(method.room).join(format!("{}.rs", method.key.replace('-', "_")));
+    let text = std::fs::read_to_string(&file).unwrap_or_else(|e| panic!("{}: {e}", file.display()));
+    (text.split("#[cfg(test)]").next().map_or(0, |code| code.trim_end().lines().count()), text)
+}
+
+/// `.ci/run` shows what this prints: for every room the lines of its method files.
+#[test]
+fn method_files_are_short() {
+    let mut all = Vec::new();
+    for m in REGISTRY.methods() {
+        let (lines, text) = code(m);
+        assert!(lines <= 200 || text.contains("//! Long:"), "{} has {lines} lines and no reason for it", m.key);
+        all.push((m.room, m.key, lines));
+    }
+    for files in all.chunk_by(|a, b| a.0 == b.0) {
+        let names: Vec<String> = files.iter().map(|(_, key, n)| format!("{key} {n}")).collect();
+        println!("{:6} {:10} {}", files.iter().map(|f| f.2).sum::<usize>(), files[0].0, names.join(", "));
+    }
+    let mut sorted: Vec<usize> = all.iter().map(|f| f.2).collect();
+    sorted.sort_unstable();
+    let median = sorted[sorted.len() / 2];
+    println!("{median:6} median of {} method files, without tests", all.len());
+    assert!(median <= 120, "the median method file has {median} lines");
+}
+
+#[test]
+fn every_result_belongs_to_a_recipe_as_it_stands() {
+    for r in ledger::results() {
+        let recipe = embedded().into_iter().find(|(n, _)| *n == r.recipe);
+        let Some((name, text)) = recipe else { panic!("result of {} has no recipe", r.recipe) };
+        let claim = Recipe::parse(text, &name).unwrap().claim.unwrap();
+        assert_eq!((claim.statement, claim.margin), (r.statement, r.margin), "{name}: recorded for another claim");
+    }
+}
+
+/// The pages of papers and claims are what the ledger says. `NNZ_UPDATE=1` writes them.
+#[test]
+fn the_pages_show_the_ledger() {
+    let papers = format!("# Papers\n\n{}", ledger::markdown(REGISTRY));
+    let claims = format!("# Claims\n\n{}", ledger::claims());
+    for (name, page) in [("papers.md", papers), ("claims.md", claims)] {
+        let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../docs/src").join(name);
+        if std::env::var_os("NNZ_UPDATE").is_some() {
+            std::fs::write(&path, &page).unwrap();
+        }
+        let old = std::fs::read_to_string(&path).unwrap_or_default();
+        assert!(old == page, "docs/src/{name} is not the ledger's; run this test once with NNZ_UPDATE=1");
+    }
+}
+
+#[test]
+fn every_embedded_recipe_is_whole() {
+    let recipes = embedded();
+    assert!(!recipes.is_empty());
+    for (name, text) in recipes {
+        let recipe = Recipe::parse(text, &name).unwrap();
+        let [room, key, _] = name.split('/').collect::<Vec<_>>()[..] else { panic!("{name}: room/method/claim") };
+        assert_eq!(REGISTRY.find(key).unwrap().room, room, "{name}");
+        assert!(recipe.claim.is_some() && recipe.smoke.is_some(), "{name} needs a claim and a smoke scale");
+        let resolved = recipe.resolve(REGISTRY).unwrap();
+        let again = Recipe::parse(&resolved.to_toml().unwrap(), &name).unwrap();
+        assert_eq!(again, resolved, "{name} survives a round trip");
+    }
+}
