@@ -21,12 +21,12 @@ cargo fetch --quiet
 echo "| cold \`cargo build --release\` (crates already downloaded) | $(timed cargo build --release) | 240 |"
 for i in 1 2 3; do timed "$work/target/release/nnz" train mnist --method rigl --density 0.05 --run-dir "$work/run$i"; echo; done | median >"$work/m"
 echo "| \`nnz train mnist --method rigl --density 0.05\` with its controls, median of 3 | $(cat "$work/m") | 120 |"
-git diff --quiet crates/nnz/src/rewire/rigl.rs || { echo "commit crates/nnz/src/rewire/rigl.rs first" >&2; exit 1; }
+git diff --quiet crates/nnz-sparse/src/rewire/rigl.rs || { echo "commit crates/nnz-sparse/src/rewire/rigl.rs first" >&2; exit 1; }
 for i in 1 2 3; do
-    sed -i "s|fraction: 0\.3[0-9]*,|fraction: 0.30$i,|" crates/nnz/src/rewire/rigl.rs
+    sed -i "s|fraction: 0\.3[0-9]*,|fraction: 0.30$i,|" crates/nnz-sparse/src/rewire/rigl.rs
     timed cargo build --release; echo
 done | median >"$work/m"
-git checkout --quiet crates/nnz/src/rewire/rigl.rs
+git checkout --quiet crates/nnz-sparse/src/rewire/rigl.rs
 echo "| an edit of one method to a running program, median of 3 | $(cat "$work/m") | 15 |"
 echo
 echo "## A square Erdős-Rényi layer with one connection a unit"
