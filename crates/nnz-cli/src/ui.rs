@@ -171,6 +171,19 @@ impl Watch {
 }
 
 impl Observer for Watch {
+    fn part(&mut self, _: &str, done: u64, of: u64) -> bool {
+        if self.drawn.elapsed() > Duration::from_millis(80) || done == of {
+            self.drawn = Instant::now();
+            self.bar.set_length(of);
+            self.bar.set_position(done);
+            self.bar.set_message(format!("{}/{} {done}/{of}", self.index + 1, self.count));
+        }
+        if done == of && self.bar.is_hidden() {
+            self.ui.note(format!("[{}/{}] {}", self.index + 1, self.count, self.label));
+        }
+        !self.stop.load(Ordering::SeqCst)
+    }
+
     fn note(&mut self, text: &str) {
         self.bar.suspend(|| self.ui.note(text));
     }

@@ -68,6 +68,9 @@ pub enum Error {
     /// Two choices that exclude each other.
     #[error("{0}")]
     Refused(String),
+    /// Asked to stop; everything up to here is kept.
+    #[error("stopped; what was done is kept")]
+    Stopped,
     /// Text that is not what its grammar says.
     #[error("cannot read `{text}` as {what}: {why}")]
     Parse {

@@ -1,6 +1,7 @@
 use crate::{
-    Criterion, Decay, DistributionKind, DropGrow, Error, Even, Grid, Growth, Kind, Measure, Parametrization, Pattern,
-    Period, Procedure, Prune, Result, Schedule, Setting, Sparsifier, Start, Static, When, closest,
+    Criterion, Decay, DistributionKind, DropGrow, Error, Even, Experiment, Grid, Growth, Kind, Measure,
+    Parametrization, Pattern, Period, Procedure, Prune, Result, Schedule, Setting, Sparsifier, Start, Static, When,
+    closest,
 };
 use serde::{Deserialize, Serialize, de::DeserializeOwned};
 
@@ -65,6 +66,15 @@ impl From<Box<dyn Sparsifier>> for Work {
 pub trait Build: Default + Serialize + DeserializeOwned {
     /// The method these options describe, for one run.
     fn build(self, setting: &Setting) -> Result<Work>;
+}
+
+/// An experiment's options: plain data with defaults.
+pub trait Launch: Default + Serialize + DeserializeOwned {
+    /// The experiment these options describe.
+    ///
+    /// # Errors
+    /// When an option is out of its range.
+    fn launch(self) -> Result<Box<dyn Experiment>>;
 }
 
 /// The options nearly every method has, to be flattened into its own.
@@ -193,8 +203,20 @@ pub struct Method {
     /// Raised when a change of the code changes results, so that old runs are not taken for new ones.
     pub revision: u32,
     defaults: fn() -> toml::Table,
-    build: Builder,
+    entry: Entry,
 }
+
+/// What a card leads to.
+#[derive(Clone, Copy, Debug)]
+enum Entry {
+    /// Changes weights, units or topologies while something trains or is pruned.
+    Sparsify(Builder),
+    /// Runs by itself: fits, searches, simulates, indexes, computes.
+    Run(Launcher),
+}
+
+/// From options to an experiment; the outer error is the parser's, the inner one the experiment's.
+type Launcher = fn(toml::Table) -> Result<Result<Box<dyn Experiment>>, String>;
 
 /// From options and a run to a method at work; the outer error is the parser's, the inner one the method's.
 type Builder = fn(toml::Table, &Setting) -> Result<Result<Work>, String>;
@@ -216,11 +238,39 @@ impl Method {
             paper,
             revision: 1,
             defaults: || toml::Table::try_from(O::default()).unwrap_or_default(),
-            build: |table, setting| {
+            entry: Entry::Sparsify(|table, setting| {
                 let options: O = table.try_into().map_err(|e: toml::de::Error| e.message().to_string())?;
                 Ok(options.build(setting))
-            },
+            }),
         }
+    }
+
+    /// A card for the experiment configured by `O`.
+    pub const fn experiment<O: Launch>(
+        key: &'static str,
+        name: &'static str,
+        room: &'static str,
+        summary: &'static str,
+        paper: Paper,
+    ) -> Self {
+        Self {
+            key,
+            name,
+            summary,
+            room,
+            paper,
+            revision: 1,
+            defaults: || toml::Table::try_from(O::default()).unwrap_or_default(),
+            entry: Entry::Run(|table| {
+                let options: O = table.try_into().map_err(|e: toml::de::Error| e.message().to_string())?;
+                Ok(options.launch())
+            }),
+        }
+    }
+
+    /// Whether it runs by itself.
+    pub fn runs(&self) -> bool {
+        matches!(self.entry, Entry::Run(_))
     }
 
     /// The card of a method whose code was changed so that results change.
@@ -233,16 +283,58 @@ impl Method {
         (self.defaults)()
     }
 
-    /// The method, ready for one run. Unknown options are refused by name.
-    pub fn build(&self, options: &toml::Table, setting: &Setting) -> Result<Work> {
+    /// Whole numbers as fractions, where the default is one.
+    pub fn floats(&self, mut options: toml::Table) -> toml::Table {
+        for (key, default) in self.defaults() {
+            if let (toml::Value::Float(_), Some(&toml::Value::Integer(n))) = (default, options.get(&key)) {
+                options.insert(key, (n as f64).into());
+            }
+        }
+        options
+    }
+
+    /// Every option: those given, and the others with their defaults. Unknown options are refused by name.
+    pub fn options(&self, given: &toml::Table) -> Result<toml::Table> {
         let mut known = self.defaults();
-        if let Some(unknown) = options.keys().find(|k| !known.contains_key(*k)) {
+        if let Some(unknown) = given.keys().find(|k| !known.contains_key(*k)) {
             let hint = closest(unknown, known.keys().map(String::as_str));
             let message = format!("no option named `{unknown}`{hint}");
             return Err(Error::Options { method: self.key, message });
         }
-        known.extend(options.clone());
-        (self.build)(known, setting).map_err(|message| Error::Options { method: self.key, message })?
+        known.extend(self.floats(given.clone()));
+        Ok(known)
+    }
+
+    /// The method, ready for one run.
+    ///
+    /// # Errors
+    /// When an option is unknown or out of its range, or the card is that of an experiment.
+    pub fn build(&self, options: &toml::Table, setting: &Setting) -> Result<Work> {
+        let options = self.options(options)?;
+        match self.entry {
+            Entry::Sparsify(build) => {
+                build(options, setting).map_err(|message| Error::Options { method: self.key, message })?
+            }
+            Entry::Run(_) => Err(Error::Refused(format!(
+                "{0} runs by itself and changes no network that trains; `nnz run {0}` runs it",
+                self.key
+            ))),
+        }
+    }
+
+    /// The experiment, ready to run.
+    ///
+    /// # Errors
+    /// When an option is unknown or out of its range, or the card is that of a method.
+    pub fn launch(&self, options: &toml::Table) -> Result<Box<dyn Experiment>> {
+        let options = self.options(options)?;
+        match self.entry {
+            Entry::Run(launch) => launch(options).map_err(|message| Error::Options { method: self.key, message })?,
+            Entry::Sparsify(_) => Err(Error::Refused(format!(
+                "{0} changes a network while it trains and does not run by itself; `nnz train DATA --method {0}`",
+                self.key
+            ))),
+        }
     }
 }
 

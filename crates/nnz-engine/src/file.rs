@@ -60,6 +60,15 @@ impl Header {
     }
 }
 
+/// A network as it was read from a file.
+#[derive(Clone, Debug)]
+pub struct Stored<T> {
+    /// The network.
+    pub model: Model<T>,
+    /// What its file says besides.
+    pub header: Header,
+}
+
 /// How weights with zeros are written.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum Packing {

@@ -1,94 +1,143 @@
-use crate::run::record::{RunRecord, SeedRecord};
-use crate::{Arm, Summary, summarize};
+use crate::experiment::MetricRecord;
+use crate::{Summary, summarize};
+use nnz_core::{Rng, closest};
 use serde::{Deserialize, Serialize};
 use std::fmt;
 
-/// What a recipe is to show: one arm's metric against another's, or against a number.
+/// What a recipe is to show: a metric of one arm, beside another arm's or a number.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
+#[serde(try_from = "Written")]
 pub struct Claim {
     /// In words.
     pub statement: String,
-    /// What is compared.
-    pub metric: Metric,
+    /// The metric's key.
+    pub metric: String,
     /// The arm it is about.
     pub arm: String,
     /// The arm it is compared with, seed by seed...
-    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[serde(skip_serializing_if = "Option::is_none")]
     pub against: Option<String>,
-    /// ...or a number instead.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
+    /// ...or a number; zero where neither is said.
+    #[serde(skip_serializing_if = "Option::is_none")]
     pub value: Option<f64>,
-    /// The difference must be above this: negative allows a loss, positive demands a gain.
-    pub margin: f64,
+    /// How the two are compared.
+    pub relation: Relation,
+    /// Where the relation must lie.
+    pub expect: Expect,
+    /// What the interval is over.
+    pub over: Over,
     /// Where the paper says so.
     pub source: String,
 }
 
-/// A number an arm has for each seed.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "kebab-case")]
-pub enum Metric {
-    /// Accuracy on the test split, in [0, 1].
-    #[default]
-    TestAccuracy,
-    /// Seconds an epoch of the arm `dense`, with the same seed, over those of the arm: 1 is as fast. Of the machine it ran on.
-    SpeedOverDense,
-    /// What the arm's method measures, such as neural persistence.
-    Measure,
-    /// Share of the prunable entries that ever existed, in [0, 1]; the density where nothing was rewired.
-    Explored,
-    /// Mean training loss over the last epoch of the arm `dense`, with the same seed, less that of the arm: 0 is as low.
-    LossBelowDense,
-    /// Share of the multiply-adds of the training of the arm `dense`, with the same seed, that the arm did without
-    /// ([`nnz_engine::EpochRecord::multiply_adds`]).
-    MultiplyAddsSaved,
-    /// Share of the bytes of optimizer state of the arm `dense`, with the same seed, that the arm did without.
-    OptimizerBytesSaved,
-    /// Share of the prunable entries that are zero at the end, in [0, 1].
-    Sparsity,
+/// A claim as files have it, now and before claims had relations.
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Written {
+    statement: String,
+    metric: String,
+    arm: String,
+    against: Option<String>,
+    value: Option<f64>,
+    #[serde(default)]
+    relation: Relation,
+    expect: Option<Expect>,
+    #[serde(default)]
+    over: Over,
+    /// Instead of `expect`: above this.
+    margin: Option<f64>,
+    source: String,
 }
 
-impl Metric {
-    /// Whether it is a share, which is written in hundredths.
-    fn share(self) -> bool {
-        matches!(
-            self,
-            Self::TestAccuracy | Self::Explored | Self::Sparsity | Self::MultiplyAddsSaved | Self::OptimizerBytesSaved
-        )
-    }
+impl TryFrom<Written> for Claim {
+    type Error = String;
 
-    /// Whether it compares with the arm `dense`.
-    fn needs_dense(self) -> bool {
-        !matches!(self, Self::TestAccuracy | Self::Explored | Self::Measure | Self::Sparsity)
+    fn try_from(w: Written) -> Result<Self, String> {
+        let Written { statement, metric, arm, against, value, relation, expect, over, margin, source } = w;
+        let expect = match (expect, margin) {
+            (Some(expect), None) => expect,
+            (None, Some(margin)) => Expect::Above(margin),
+            _ => {
+                return Err(
+                    "a claim says `expect = { above = .. }`, `{ below = .. }` or `{ within = [.., ..] }`".into()
+                );
+            }
+        };
+        let claim = Self { statement, metric, arm, against, value, relation, expect, over, source };
+        Ok(match margin {
+            Some(margin) => claim.from_margin(margin),
+            None => claim,
+        })
     }
+}
 
-    /// A value as people read it.
-    pub fn write(self, value: f64) -> String {
+/// How an arm is compared with another arm or a number.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Relation {
+    /// Arm less the other.
+    #[default]
+    Difference,
+    /// Arm over the other.
+    Ratio,
+    /// Share of the other that the arm did without: 1 - arm / other.
+    Saved,
+}
+
+impl Relation {
+    fn of(self, arm: f64, other: f64) -> f64 {
         match self {
-            Self::SpeedOverDense => format!("{value:.2}x"),
-            _ if self.share() => format!("{:.2}%", value * 100.0),
-            _ => format!("{value:.4}"),
+            Self::Difference => arm - other,
+            Self::Ratio => arm / other,
+            Self::Saved => 1.0 - arm / other,
         }
     }
+}
 
-    /// A difference of two, and half the width of its interval.
-    pub fn write_difference(self, value: f64, half_width: Option<f64>) -> String {
-        let (scale, digits) = if self.share() { (100.0, 2) } else { (1.0, 4) };
-        let half = half_width.map_or_else(String::new, |h| format!(" ± {:.digits$}", h * scale));
-        format!("{:+.digits$}{half}", value * scale)
+/// Where a relation must lie.
+#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Expect {
+    /// At least this.
+    Above(f64),
+    /// At most this.
+    Below(f64),
+    /// From one to the other: an equivalence.
+    Within([f64; 2]),
+}
+
+impl Expect {
+    fn bounds(self) -> [f64; 2] {
+        match self {
+            Self::Above(low) => [low, f64::INFINITY],
+            Self::Below(high) => [f64::NEG_INFINITY, high],
+            Self::Within(both) => both,
+        }
     }
+}
+
+/// What varies, and so what an interval is over.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Over {
+    /// Seeds: Student's t of the paired relations.
+    #[default]
+    Seeds,
+    /// Rows of the data (queries, pictures, blocks): a paired bootstrap.
+    Rows,
+    /// Nothing: the result is computed, and the same for every seed.
+    Exact,
 }
 
 /// What the numbers say of a claim.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum Verdict {
-    /// The whole 95% interval of the difference lies above the margin.
+    /// The whole 95% interval lies where it is expected.
     Holds,
-    /// The interval holds the margin.
+    /// Part of it does.
     NotShown,
-    /// The whole interval lies below the margin.
+    /// None of it does.
     Contradicted,
 }
 
@@ -107,80 +156,269 @@ impl fmt::Display for Verdict {
 pub struct Judgement {
     /// What the numbers say.
     pub verdict: Verdict,
-    /// Paired differences over seeds.
-    pub difference: Summary,
+    /// The relation, in the mean.
+    pub effect: f64,
+    /// Its 95% interval; none with one seed, and none where nothing varies.
+    pub interval: Option<[f64; 2]>,
     /// Mean of the arm.
     pub measured: f64,
     /// Mean of what it was compared with.
     pub reference: f64,
-    /// Number of seeds.
-    pub seeds: usize,
+    /// Number of seeds, or of rows.
+    pub count: usize,
 }
 
+/// Results that claims can be judged on.
+pub trait Measured {
+    /// The metrics there are.
+    fn metrics(&self) -> Vec<MetricRecord>;
+
+    /// A metric of an arm, for every seed in order.
+    fn values(&self, arm: &str, metric: &str) -> Option<Vec<f64>>;
+
+    /// The same row by row, seeds one after the other.
+    fn rows(&self, _arm: &str, _metric: &str) -> Option<Vec<f64>> {
+        None
+    }
+}
+
+/// Resamples of a bootstrap.
+const RESAMPLES: u64 = 10_000;
+
 impl Claim {
-    /// Whether the arms it names exist.
-    pub(crate) fn check(&self, arms: &[Arm]) -> Result<(), String> {
-        for name in [Some(&self.arm), self.against.as_ref()].into_iter().flatten() {
-            if !arms.iter().any(|a| a.name == *name) {
-                return Err(format!("the claim names `{name}`, which is no arm"));
-            }
-        }
-        if self.metric.needs_dense() && !arms.iter().any(|a| a.name == "dense") {
-            return Err("the claim's metric compares with an arm `dense`, and there is none".into());
-        }
-        match (&self.against, self.value) {
-            (Some(_), None) | (None, Some(_)) => Ok(()),
-            _ => Err("the claim needs either `against` or `value`".into()),
+    /// What a claim of the first kind says, whose metric already compared with the arm `dense`.
+    fn from_margin(self, margin: f64) -> Self {
+        let bound = self.value.unwrap_or(0.0) + margin;
+        let beside_dense = |metric: &str, relation, expect| Self {
+            metric: metric.into(),
+            against: Some("dense".into()),
+            value: None,
+            relation,
+            expect,
+            ..self.clone()
+        };
+        match &*self.metric {
+            "speed-over-dense" => beside_dense("epochs-per-second", Relation::Ratio, Expect::Above(bound)),
+            "loss-below-dense" => beside_dense("train-loss", Relation::Difference, Expect::Below(-bound)),
+            "multiply-adds-saved" => beside_dense("multiply-adds", Relation::Saved, Expect::Above(bound)),
+            "optimizer-bytes-saved" => beside_dense("optimizer-bytes", Relation::Saved, Expect::Above(bound)),
+            _ => self,
         }
     }
 
-    /// Judges a finished run. With one seed there is no interval, and nothing is shown.
-    pub fn judge(&self, record: &RunRecord) -> Option<Judgement> {
-        let numbers = |name: &str| -> Option<Vec<f64>> {
-            let arm = |name| record.arms.iter().find(|a| a.name == name);
-            let seeds = &arm(name)?.seeds;
-            let last = |s: &SeedRecord| s.epochs.last().cloned().unwrap_or_default();
-            let beside = |of: &dyn Fn(&SeedRecord, &SeedRecord) -> f64| -> Option<Vec<f64>> {
-                Some(arm("dense")?.seeds.iter().zip(seeds).map(|(dense, s)| of(dense, s)).collect())
-            };
-            match self.metric {
-                Metric::TestAccuracy => Some(seeds.iter().map(|s| s.test_accuracy).collect()),
-                Metric::Measure => seeds.iter().map(|s| s.measure).collect(),
-                Metric::Sparsity => Some(seeds.iter().map(|s| 1.0 - s.density).collect()),
-                Metric::Explored => {
-                    let ever = |s: &SeedRecord| s.epochs.last().and_then(|e| e.explored).unwrap_or(s.density);
-                    Some(seeds.iter().map(ever).collect())
+    /// Whether the arms and metrics it names exist.
+    pub(crate) fn check(&self, arms: &[&str]) -> Result<(), String> {
+        for name in [Some(&self.arm), self.against.as_ref()].into_iter().flatten() {
+            if !arms.contains(&name.as_str()) {
+                let hint = closest(name, arms.iter().copied());
+                return Err(format!("the claim names `{name}`, which is no arm{hint}"));
+            }
+        }
+        match (&self.against, self.value, self.relation) {
+            (Some(_), Some(_), _) => Err("the claim compares with `against` or with `value`, not with both".into()),
+            (None, None, Relation::Ratio | Relation::Saved) => {
+                Err("the claim needs `against` or `value` to take a ratio to".into())
+            }
+            _ => Ok(()),
+        }
+    }
+
+    /// Judges results.
+    ///
+    /// # Errors
+    /// When an arm or metric is not there, or `over` does not fit what is.
+    pub fn judge(&self, results: &dyn Measured) -> Result<Judgement, String> {
+        let numbers = |arm: &str, rows: bool| {
+            let found = if rows { results.rows(arm, &self.metric) } else { results.values(arm, &self.metric) };
+            found.filter(|v| !v.is_empty()).ok_or_else(|| {
+                let all = results.metrics();
+                let hint = closest(&self.metric, all.iter().map(|m| &*m.key));
+                let what = if rows { "row by row " } else { "" };
+                format!("`{arm}` has no metric `{}` {what}to be judged by{hint}", self.metric)
+            })
+        };
+        let rows = self.over == Over::Rows;
+        let measured = numbers(&self.arm, rows)?;
+        let reference = match &self.against {
+            Some(against) => numbers(against, rows)?,
+            None => vec![self.value.unwrap_or(0.0); measured.len()],
+        };
+        if measured.len() != reference.len() {
+            return Err(format!("{} values cannot be paired with {}", measured.len(), reference.len()));
+        }
+        let mean = |v: &[f64]| summarize(v).mean;
+        let (effect, interval) = match self.over {
+            Over::Seeds => {
+                let paired: Vec<f64> = measured.iter().zip(&reference).map(|(&m, &r)| self.relation.of(m, r)).collect();
+                let s: Summary = summarize(&paired);
+                (s.mean, s.half_width.map(|_| s.interval().into()))
+            }
+            Over::Rows => {
+                let effect = self.relation.of(mean(&measured), mean(&reference));
+                (effect, Some(self.bootstrap(&measured, &reference)))
+            }
+            Over::Exact => {
+                if measured.iter().any(|&m| m != measured[0]) || reference.iter().any(|&r| r != reference[0]) {
+                    return Err("seeds differ, so the result is not exact; judge it over seeds".into());
                 }
-                Metric::SpeedOverDense => beside(&|dense, s| dense.seconds_per_epoch / s.seconds_per_epoch.max(1e-9)),
-                Metric::LossBelowDense => beside(&|dense, s| last(dense).loss - last(s).loss),
-                Metric::MultiplyAddsSaved => {
-                    beside(&|dense, s| 1.0 - last(s).multiply_adds / last(dense).multiply_adds.max(1.0))
-                }
-                Metric::OptimizerBytesSaved => {
-                    beside(&|dense, s| 1.0 - s.optimizer_bytes as f64 / dense.optimizer_bytes.max(1) as f64)
-                }
+                let effect = self.relation.of(measured[0], reference[0]);
+                (effect, Some([effect, effect]))
             }
         };
-        let measured = numbers(&self.arm)?;
-        let reference = match (&self.against, self.value) {
-            (Some(against), _) => numbers(against)?,
-            (None, value) => vec![value?; measured.len()],
-        };
-        let differences: Vec<f64> = measured.iter().zip(&reference).map(|(m, r)| m - r).collect();
-        let difference = summarize(&differences);
-        let (low, high) = difference.interval();
-        let verdict = match difference.half_width {
-            Some(_) if low >= self.margin => Verdict::Holds,
-            Some(_) if high < self.margin => Verdict::Contradicted,
+        let [from, to] = self.expect.bounds();
+        let verdict = match interval {
+            Some([low, high]) if low >= from && high <= to => Verdict::Holds,
+            Some([low, high]) if high < from || low > to => Verdict::Contradicted,
             _ => Verdict::NotShown,
         };
-        let mean = |v: &[f64]| summarize(v).mean;
-        Some(Judgement {
-            verdict,
-            difference,
-            measured: mean(&measured),
-            reference: mean(&reference),
-            seeds: differences.len(),
-        })
+        let interval = interval.filter(|_| self.over != Over::Exact);
+        let (measured_mean, reference) = (mean(&measured), mean(&reference));
+        Ok(Judgement { verdict, effect, interval, measured: measured_mean, reference, count: measured.len() })
+    }
+
+    /// Percentiles of the relation of means under resampled rows, the same rows of both (Efron 1979).
+    fn bootstrap(&self, measured: &[f64], reference: &[f64]) -> [f64; 2] {
+        let n = measured.len() as u64;
+        let draw = |k: u64| {
+            let mut rng = Rng::stream(0, "bootstrap", 0, k);
+            let (mut m, mut r) = (0.0, 0.0);
+            for _ in 0..n {
+                let at = rng.below(n) as usize;
+                m += measured[at];
+                r += reference[at];
+            }
+            self.relation.of(m / n as f64, r / n as f64)
+        };
+        let mut all: Vec<f64> = (0..RESAMPLES).map(draw).collect();
+        all.sort_by(f64::total_cmp);
+        let at = |share: f64| all[(share * (RESAMPLES - 1) as f64).round() as usize];
+        [at(0.025), at(0.975)]
+    }
+
+    /// A value of the claim's metric as people read it.
+    pub fn write(&self, metrics: &[MetricRecord], value: f64) -> String {
+        self.unit(metrics).write(value)
+    }
+
+    /// The relation and its interval as people read them.
+    pub fn write_effect(&self, metrics: &[MetricRecord], effect: f64, interval: Option<[f64; 2]>) -> String {
+        let one = |v: f64| match self.relation {
+            Relation::Difference => self.unit(metrics).write_difference(v),
+            Relation::Ratio => format!("{v:.2}x"),
+            Relation::Saved => format!("{:.2}% saved", v * 100.0),
+        };
+        match interval {
+            Some([low, high]) => format!("{} [{}, {}]", one(effect), one(low), one(high)),
+            None => one(effect),
+        }
+    }
+
+    /// What is expected, in words.
+    pub fn write_expected(&self, metrics: &[MetricRecord]) -> String {
+        let one = |v| self.write_effect(metrics, v, None);
+        match self.expect {
+            Expect::Above(low) => format!("at least {}", one(low)),
+            Expect::Below(high) => format!("at most {}", one(high)),
+            Expect::Within([low, high]) => format!("{} to {}", one(low), one(high)),
+        }
+    }
+
+    fn unit(&self, metrics: &[MetricRecord]) -> nnz_core::Unit {
+        metrics.iter().find(|m| m.key == self.metric).map_or_else(Default::default, |m| m.unit)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use nnz_core::{Better, Metric, Unit};
+
+    struct Made;
+
+    impl Measured for Made {
+        fn metrics(&self) -> Vec<MetricRecord> {
+            vec![(&Metric::new("score", Unit::Share, Better::Higher, "A score.")).into()]
+        }
+        fn values(&self, arm: &str, metric: &str) -> Option<Vec<f64>> {
+            let values = match arm {
+                "good" => vec![0.90, 0.91, 0.92],
+                "bad" => vec![0.80, 0.81, 0.82],
+                "same" => vec![0.5; 3],
+                "one" => vec![0.9],
+                _ => return None,
+            };
+            (metric == "score").then_some(values)
+        }
+        fn rows(&self, arm: &str, _: &str) -> Option<Vec<f64>> {
+            let base = if arm == "good" { 1.0 } else { 0.0 };
+            Some((0..200).map(|i| base + f64::from(i % 7)).collect())
+        }
+    }
+
+    fn claim(text: &str) -> Claim {
+        let said = format!("statement = \"s\"\nsource = \"p\"\nmetric = \"score\"\n{text}");
+        toml::from_str(&said).unwrap_or_else(|e| panic!("{said}: {e}"))
+    }
+
+    fn judged(text: &str) -> Judgement {
+        claim(text).judge(&Made).unwrap()
+    }
+
+    #[test]
+    fn relations_and_expectations_by_hand() {
+        let verdict = |text: &str| judged(text).verdict;
+        assert_eq!(verdict("arm = 'good'\nagainst = 'bad'\nexpect = { above = 0.0 }"), Verdict::Holds);
+        assert_eq!(verdict("arm = 'bad'\nagainst = 'good'\nexpect = { above = 0.0 }"), Verdict::Contradicted);
+        assert_eq!(verdict("arm = 'good'\nvalue = 0.91\nexpect = { above = 0.0 }"), Verdict::NotShown);
+        assert_eq!(
+            verdict("arm = 'bad'\nagainst = 'good'\nrelation = 'ratio'\nexpect = { below = 0.95 }"),
+            Verdict::Holds
+        );
+        let saved = judged("arm = 'bad'\nagainst = 'good'\nrelation = 'saved'\nexpect = { within = [0.1, 0.12] }");
+        assert_eq!(saved.verdict, Verdict::Holds);
+        assert!((saved.effect - 0.1099).abs() < 1e-3, "{saved:?}");
+        assert_eq!(verdict("arm = 'one'\nexpect = { above = 0.0 }"), Verdict::NotShown, "one seed shows nothing");
+        let exact = judged("arm = 'same'\nover = 'exact'\nexpect = { within = [0.4, 0.6] }");
+        assert_eq!((exact.verdict, exact.interval), (Verdict::Holds, None));
+        assert!(
+            claim("arm = 'good'\nover = 'exact'\nexpect = { above = 0.0 }")
+                .judge(&Made)
+                .unwrap_err()
+                .contains("differ")
+        );
+        assert!(claim("arm = 'none'\nexpect = { above = 0.0 }").judge(&Made).unwrap_err().contains("none"));
+    }
+
+    /// Rows that all differ by one: the paired bootstrap has no spread, the means have.
+    #[test]
+    fn rows_are_paired() {
+        let rows = judged("arm = 'good'\nagainst = 'bad'\nover = 'rows'\nexpect = { within = [0.999, 1.001] }");
+        assert_eq!((rows.verdict, rows.count), (Verdict::Holds, 200));
+        let [low, high] = judged("arm = 'good'\nover = 'rows'\nexpect = { above = 0.0 }").interval.unwrap();
+        // Values 1 to 7 with deviation 2: 1.96 · 2 / √200 to either side of about 3.97.
+        assert!((high - low - 0.554).abs() < 0.03 && low < 3.97 && high > 3.97, "{low} {high}");
+    }
+
+    #[test]
+    fn claims_of_the_first_kind_are_read() {
+        let old = |metric: &str, rest: &str| -> Claim {
+            let said = format!("statement = \"s\"\nsource = \"p\"\nmetric = \"{metric}\"\narm = \"a\"\n{rest}");
+            toml::from_str(&said).unwrap()
+        };
+        let speed = old("speed-over-dense", "value = 1.0\nmargin = 2.0");
+        assert_eq!(
+            (&*speed.metric, speed.relation, speed.expect),
+            ("epochs-per-second", Relation::Ratio, Expect::Above(3.0))
+        );
+        let loss = old("loss-below-dense", "value = 0.0\nmargin = -0.1");
+        assert_eq!((loss.against.as_deref(), loss.expect), (Some("dense"), Expect::Below(0.1)));
+        let bytes = old("optimizer-bytes-saved", "value = 0.0\nmargin = 0.5");
+        assert_eq!((bytes.relation, bytes.expect, bytes.value), (Relation::Saved, Expect::Above(0.5), None));
+        let plain = old("test-accuracy", "against = \"b\"\nmargin = -0.005");
+        assert_eq!((plain.relation, plain.expect), (Relation::Difference, Expect::Above(-0.005)));
+        // Written, it is a claim of today's kind.
+        let text = toml::to_string(&speed).unwrap();
+        assert!(!text.contains("margin"), "{text}");
+        assert_eq!(toml::from_str::<Claim>(&text).unwrap(), speed);
     }
 }

@@ -1,10 +1,12 @@
 //! The ledger of claims: dated results under `results/`, and the table of all papers made from them.
 
-use crate::run::record::RunRecord;
-use crate::{Claim, Error, Judgement, Metric, Result, Verdict};
+use crate::experiment::MetricRecord;
+use crate::run::record::MachineRecord;
+use crate::{Claim, Error, Judgement, Measured, Result, Verdict};
 use include_dir::{Dir, include_dir};
 use nnz_core::{Registry, catalog};
 use serde::{Deserialize, Serialize};
+use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
 static RESULTS: Dir = include_dir!("$CARGO_MANIFEST_DIR/../../results");
@@ -17,32 +19,26 @@ pub struct Entry {
     pub recipe: String,
     /// The method's key.
     pub key: String,
-    /// What was to be shown.
-    pub statement: String,
-    /// Where the paper says so.
-    pub source: String,
-    /// What is compared.
-    #[serde(default)]
-    pub metric: Metric,
     /// What the numbers say.
     pub verdict: Verdict,
-    /// Mean of the arm the claim is about.
-    pub measured: f64,
-    /// Mean of what it is compared with.
-    pub reference: f64,
-    /// Mean paired difference.
-    pub difference: f64,
-    /// Half width of its 95% interval.
-    pub half_width: Option<f64>,
-    /// What the difference had to be above.
-    pub margin: f64,
-    /// Number of seeds.
-    pub seeds: usize,
+    /// The relation that was claimed, in the mean.
+    pub effect: f64,
+    /// Its 95% interval.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub interval: Option<[f64; 2]>,
+    /// Mean of the arm the claim is about, where it was recorded.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub measured: Option<f64>,
+    /// Mean of what it is compared with, likewise.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub reference: Option<f64>,
+    /// Number of seeds, or of rows.
+    pub count: usize,
     /// Day of the measurement.
     pub date: String,
     /// Id of the run.
     pub run: String,
-    /// Data set as it was loaded.
+    /// What was read.
     pub data: String,
     /// Processor.
     pub cpu: String,
@@ -50,6 +46,8 @@ pub struct Entry {
     pub threads: usize,
     /// Version of nnz.
     pub version: String,
+    /// What was claimed.
+    pub claim: Claim,
     /// Every arm's numbers.
     pub arm: Vec<ArmEntry>,
 }
@@ -60,47 +58,56 @@ pub struct Entry {
 pub struct ArmEntry {
     /// Name.
     pub name: String,
-    /// Accuracy on the test split for each seed.
-    pub test_accuracy: Vec<f64>,
-    /// Weights that exist.
-    pub nonzeros: usize,
-    /// Median.
-    pub seconds_per_epoch: f64,
+    /// Metrics for each seed.
+    #[serde(flatten)]
+    pub metrics: BTreeMap<String, Vec<f64>>,
+}
+
+/// A finished run, whatever it was of.
+pub struct Finished<'a> {
+    /// Its numbers.
+    pub results: &'a dyn Measured,
+    /// Id of the run.
+    pub run: &'a str,
+    /// What was read, in words.
+    pub data: String,
+    /// Where it ran.
+    pub machine: &'a MachineRecord,
+    /// Names of its arms.
+    pub arms: Vec<&'a str>,
+    /// The metrics that are recorded of every arm, beside the claim's.
+    pub beside: &'a [&'a str],
 }
 
 impl Entry {
     /// Today's entry of a judged run.
-    pub fn new(recipe: &str, claim: &Claim, judgement: &Judgement, record: &RunRecord) -> Result<Self> {
+    pub fn new(recipe: &str, claim: &Claim, judgement: &Judgement, of: &Finished) -> Result<Self> {
         let Some(key) = recipe.split('/').nth(1) else {
             return Err(Error::Recipe { place: recipe.into(), why: "its name is not room/method/claim".into() });
         };
         let now = humantime::format_rfc3339_seconds(std::time::SystemTime::now()).to_string();
-        let arm = |a: &crate::run::record::ArmRecord| ArmEntry {
-            name: a.name.clone(),
-            test_accuracy: a.seeds.iter().map(|s| s.test_accuracy).collect(),
-            nonzeros: a.nonzeros,
-            seconds_per_epoch: a.seconds_per_epoch,
+        let metrics: Vec<&str> = std::iter::once(&*claim.metric).chain(of.beside.iter().copied()).collect();
+        let arm = |name: &&str| ArmEntry {
+            name: (*name).into(),
+            metrics: metrics.iter().filter_map(|m| Some(((*m).into(), of.results.values(name, m)?))).collect(),
         };
         Ok(Self {
             recipe: recipe.into(),
             key: key.into(),
-            statement: claim.statement.clone(),
-            source: claim.source.clone(),
-            metric: claim.metric,
             verdict: judgement.verdict,
-            measured: judgement.measured,
-            reference: judgement.reference,
-            difference: judgement.difference.mean,
-            half_width: judgement.difference.half_width,
-            margin: claim.margin,
-            seeds: judgement.seeds,
+            effect: judgement.effect,
+            interval: judgement.interval,
+            measured: Some(judgement.measured),
+            reference: Some(judgement.reference),
+            count: judgement.count,
             date: now[..10].into(),
-            run: record.id.clone(),
-            data: format!("{} ({} train, {} test)", record.data.name, record.data.train, record.data.test),
-            cpu: record.machine.cpu.clone(),
-            threads: record.machine.threads,
-            version: record.machine.version.clone(),
-            arm: record.arms.iter().map(arm).collect(),
+            run: of.run.into(),
+            data: of.data.clone(),
+            cpu: of.machine.cpu.clone(),
+            threads: of.machine.threads,
+            version: of.machine.version.clone(),
+            claim: claim.clone(),
+            arm: of.arms.iter().map(arm).collect(),
         })
     }
 
@@ -130,18 +137,32 @@ pub fn results() -> Vec<Entry> {
 }
 
 /// The table of all judged claims, as `docs/src/claims.md` shows it.
-pub fn claims() -> String {
+pub fn claims(registry: Registry) -> String {
     let mut text =
-        "| claim | measured | against | difference | verdict | date |\n|---|---|---|---|---|---|\n".to_string();
+        "| claim | measured | against | effect [95% interval] | expected | verdict | date |\n|---|---|---|---|---|---|---|\n".to_string();
     for r in results() {
-        let (measured, reference) = (r.metric.write(r.measured), r.metric.write(r.reference));
-        let difference = r.metric.write_difference(r.difference, r.half_width);
+        let (claim, metrics) = (&r.claim, metrics_of(registry, &r.key));
+        let write = |v: Option<f64>| v.map_or_else(|| "-".into(), |v| claim.write(&metrics, v));
         text += &format!(
-            "| {} (`{}`) | {measured} | {reference} | {difference} | {} | {} |\n",
-            r.statement, r.recipe, r.verdict, r.date
+            "| {} (`{}`) | {} | {} | {} | {} | {} | {} |\n",
+            claim.statement,
+            r.recipe,
+            write(r.measured),
+            write(r.reference),
+            claim.write_effect(&metrics, r.effect, r.interval),
+            claim.write_expected(&metrics),
+            r.verdict,
+            r.date
         );
     }
     text
+}
+
+/// The metrics that a method's claims may name.
+pub fn metrics_of(registry: Registry, key: &str) -> Vec<MetricRecord> {
+    let own = registry.find(key).ok().filter(|m| m.runs()).and_then(|m| m.launch(&m.defaults()).ok());
+    let metrics = own.map_or(crate::run::record::METRICS, |experiment| experiment.metrics());
+    metrics.iter().map(MetricRecord::from).collect()
 }
 
 /// The table of all papers with their status, as `docs/src/papers.md` shows it.

@@ -5,6 +5,7 @@
 mod claim;
 pub mod compare;
 mod error;
+pub mod experiment;
 pub mod history;
 pub mod inspect;
 pub mod ledger;
@@ -12,9 +13,11 @@ mod recipe;
 pub mod report;
 pub mod run;
 pub mod scale;
+mod state;
 mod stats;
 
-pub use claim::{Claim, Judgement, Metric, Verdict};
+pub use claim::{Claim, Expect, Judgement, Measured, Over, Relation, Verdict};
 pub use error::{Error, Result};
-pub use recipe::{Arm, Network, Precision, Pretrain, Recipe, Scale, embedded};
+pub use experiment::{ExperimentRecipe, ExperimentRecord};
+pub use recipe::{Arm, Network, Plan, Precision, Pretrain, Recipe, Scale, embedded};
 pub use stats::{Summary, summarize};

@@ -1,12 +1,15 @@
+use crate::experiment::ExperimentRecipe;
 use crate::{Claim, Error, Result};
 use include_dir::{Dir, include_dir};
 use nnz_core::{Pattern, Registry, closest};
 use nnz_engine::data::Dataset;
-use nnz_engine::{ModelSpec, OptimizerSpec, Task, TrainSpec};
+use nnz_engine::{ModelSpec, OptimizerSpec, Storage, Task, TrainSpec};
+use serde::de::DeserializeOwned;
 use serde::de::value::MapAccessDeserializer;
 use serde::de::{Deserializer, MapAccess, Visitor};
 use serde::{Deserialize, Serialize};
 use std::fmt;
+use toml::{Table, Value};
 
 static RECIPES: Dir = include_dir!("$CARGO_MANIFEST_DIR/../../recipes");
 
@@ -144,9 +147,9 @@ pub struct Recipe {
     /// What the run is to show.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub claim: Option<Claim>,
-    /// What is changed at smoke scale.
+    /// Keys that are other at smoke scale; `epochs` is that of every training.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub smoke: Option<Smoke>,
+    pub smoke: Option<Table>,
 }
 
 /// A training before the arms', on other data and otherwise like theirs, once for each seed.
@@ -157,21 +160,6 @@ pub struct Pretrain {
     pub data: String,
     /// Passes over it.
     pub epochs: u32,
-}
-
-/// A recipe in seconds.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub struct Smoke {
-    /// Data instead.
-    pub data: String,
-    /// Epochs instead.
-    pub epochs: u32,
-    /// Seeds instead.
-    pub seeds: Vec<u64>,
-    /// Another network, where the recipe's does not take these data.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub model: Option<Network>,
 }
 
 /// One of the things compared.
@@ -189,9 +177,12 @@ pub struct Arm {
     /// Narrow the model until it has as many weights as this earlier arm has nonzeros.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub narrow_to: Option<String>,
+    /// What is other in the training of this arm, such as its learning rate.
+    #[serde(default, skip_serializing_if = "Table::is_empty")]
+    pub train: Table,
     /// Options of the method.
-    #[serde(default, skip_serializing_if = "toml::Table::is_empty")]
-    pub options: toml::Table,
+    #[serde(default, skip_serializing_if = "Table::is_empty")]
+    pub options: Table,
 }
 
 impl Arm {
@@ -208,13 +199,29 @@ impl Arm {
 impl Recipe {
     /// Reads a recipe; `place` names it in errors.
     pub fn parse(text: &str, place: &str) -> Result<Self> {
-        let recipe: Self = toml::from_str(text).map_err(|e| {
-            let before = e.span().and_then(|s| text.get(..s.start)).unwrap_or_default();
-            let line = before.matches('\n').count() + 1;
-            Error::Recipe { place: format!("{place}, line {line}"), why: e.message().trim().replace('\n', " ") }
-        })?;
+        let mut document: Table = toml::from_str(text).map_err(|e| at_line(&e, text, place))?;
+        let recipe: Self = match like(&mut document, place)? {
+            true => document.try_into().map_err(|e: toml::de::Error| at_line(&e, "", place))?,
+            false => toml::from_str(text).map_err(|e| at_line(&e, text, place))?,
+        };
         recipe.check(place)?;
         Ok(recipe)
+    }
+
+    /// How one of its arms is trained.
+    ///
+    /// # Errors
+    /// When the arm's own settings are no settings of a training.
+    pub fn training(&self, arm: &Arm) -> Result<TrainSpec> {
+        if arm.train.is_empty() {
+            return Ok(self.train.clone());
+        }
+        let mut train: TrainSpec =
+            merge(&self.train, &arm.train, &format!("{}, [arm.train] of {}", self.title, arm.name))?;
+        if train.storage != Storage::Auto {
+            train.crossovers = Default::default();
+        }
+        Ok(train)
     }
 
     /// As TOML.
@@ -237,24 +244,13 @@ impl Recipe {
         if self.arms.is_empty() {
             return bad("needs at least one [[arm]]".into());
         }
-        if self.train.epochs == 0 {
-            return bad("needs at least one epoch".into());
-        }
-        if self.train.batch == 0 {
-            return bad("a batch needs at least one row (`--batch`)".into());
-        }
-        for (name, share) in [("validation", self.train.validation), ("warmup", self.train.warmup)] {
-            if !(0.0..1.0).contains(&share) {
-                return bad(format!("{name} is a share, at least 0 and below 1, got {share}"));
+        check_training(&self.train).or_else(bad)?;
+        for arm in &self.arms {
+            let train = self.training(arm)?;
+            check_training(&train).or_else(|why| bad(format!("arm `{}`: {why}", arm.name)))?;
+            if train.task != self.train.task || arm.train.contains_key("crossovers") {
+                return bad(format!("arm `{}`: task and crossovers are those of all arms", arm.name));
             }
-        }
-        if !(self.train.optimizer.lr() > 0.0 && self.train.optimizer.lr().is_finite()) {
-            return bad(format!("the learning rate must be above 0, got {}", self.train.optimizer.lr()));
-        }
-        if let OptimizerSpec::Lbfgs { memory, .. } = self.train.optimizer
-            && !(1..=1000).contains(&memory)
-        {
-            return bad(format!("lbfgs remembers 1 to 1000 steps, got {memory}"));
         }
         for (i, arm) in self.arms.iter().enumerate() {
             if self.arms[..i].iter().any(|a| a.name == arm.name) {
@@ -275,23 +271,28 @@ impl Recipe {
             }
         }
         match &self.claim {
-            Some(claim) => claim.check(&self.arms).or_else(bad),
+            Some(claim) => claim.check(&self.arms.iter().map(|a| &*a.name).collect::<Vec<_>>()).or_else(bad),
             None => Ok(()),
         }
     }
 
     /// The recipe at a scale.
-    pub fn at(mut self, scale: Scale) -> Self {
-        if let (Scale::Smoke, Some(smoke)) = (scale, self.smoke.take()) {
-            self.data = smoke.data;
-            self.train.epochs = smoke.epochs;
+    ///
+    /// # Errors
+    /// When what smoke scale changes makes no recipe.
+    pub fn at(mut self, scale: Scale) -> Result<Self> {
+        let (Scale::Smoke, Some(mut smoke)) = (scale, self.smoke.take()) else { return Ok(self) };
+        let bad = |why: &str| Error::Recipe { place: format!("{}, [smoke]", self.title), why: why.into() };
+        if let Some(epochs) = smoke.remove("epochs") {
+            let whole = epochs.as_integer().and_then(|n| u32::try_from(n).ok());
+            self.train.epochs = whole.ok_or_else(|| bad("epochs is a whole number"))?;
             if let Some(pretrain) = &mut self.pretrain {
-                pretrain.epochs = pretrain.epochs.min(smoke.epochs);
+                pretrain.epochs = pretrain.epochs.min(self.train.epochs);
             }
-            self.seeds = smoke.seeds;
-            self.model = smoke.model.unwrap_or(self.model);
         }
-        self
+        let recipe: Self = merge(&self, &smoke, &format!("{}, [smoke]", self.title))?;
+        recipe.check(&recipe.title)?;
+        Ok(recipe)
     }
 
     /// Reads the network's file and fills every option of every arm with its default, so that the recipe says all; a method that is not registered is refused. A pattern that fixes the density
@@ -320,6 +321,140 @@ impl Recipe {
     }
 }
 
+/// What a file asks for.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Plan {
+    /// Trainings of a network.
+    Training(Box<Recipe>),
+    /// Runs of an experiment.
+    Experiment(Box<ExperimentRecipe>),
+}
+
+impl Plan {
+    /// Reads a recipe; one with `run` at its top is of an experiment. `place` names it in errors.
+    ///
+    /// # Errors
+    /// When it is no recipe, with the line.
+    pub fn parse(text: &str, place: &str) -> Result<Self> {
+        let document: Table = toml::from_str(text).map_err(|e| at_line(&e, text, place))?;
+        if !document.contains_key("run") {
+            return Ok(Self::Training(Box::new(Recipe::parse(text, place)?)));
+        }
+        let recipe: ExperimentRecipe = toml::from_str(text).map_err(|e| at_line(&e, text, place))?;
+        recipe.check(place)?;
+        Ok(Self::Experiment(Box::new(recipe)))
+    }
+
+    /// The recipe at a scale.
+    ///
+    /// # Errors
+    /// When what smoke scale changes makes no recipe.
+    pub fn at(self, scale: Scale) -> Result<Self> {
+        Ok(match self {
+            Self::Training(recipe) => Self::Training(Box::new(recipe.at(scale)?)),
+            Self::Experiment(recipe) => Self::Experiment(Box::new(recipe.at(scale)?)),
+        })
+    }
+
+    /// What it is to show.
+    pub fn claim(&self) -> Option<&crate::Claim> {
+        match self {
+            Self::Training(recipe) => recipe.claim.as_ref(),
+            Self::Experiment(recipe) => recipe.claim.as_ref(),
+        }
+    }
+
+    /// Whether it has a form that takes seconds.
+    pub fn smokes(&self) -> bool {
+        match self {
+            Self::Training(recipe) => recipe.smoke.is_some(),
+            Self::Experiment(recipe) => recipe.smoke.is_some(),
+        }
+    }
+}
+
+/// A parser's error with its line.
+fn at_line(e: &toml::de::Error, text: &str, place: &str) -> Error {
+    let why = e.message().trim().replace('\n', " ");
+    match e.span().and_then(|s| text.get(..s.start)) {
+        Some(before) => {
+            let line = before.matches('\n').count() + 1;
+            Error::Recipe { place: format!("{place}, line {line}"), why }
+        }
+        None => Error::Recipe { place: place.into(), why },
+    }
+}
+
+/// Why nothing can be trained so.
+fn check_training(train: &TrainSpec) -> Result<(), String> {
+    if train.epochs == 0 {
+        return Err("needs at least one epoch".into());
+    }
+    if train.batch == 0 {
+        return Err("a batch needs at least one row (`--batch`)".into());
+    }
+    for (name, share) in [("validation", train.validation), ("warmup", train.warmup)] {
+        if !(0.0..1.0).contains(&share) {
+            return Err(format!("{name} is a share, at least 0 and below 1, got {share}"));
+        }
+    }
+    if !(train.optimizer.lr() > 0.0 && train.optimizer.lr().is_finite()) {
+        return Err(format!("the learning rate must be above 0, got {}", train.optimizer.lr()));
+    }
+    match train.optimizer {
+        OptimizerSpec::Lbfgs { memory, .. } if !(1..=1000).contains(&memory) => {
+            Err(format!("lbfgs remembers 1 to 1000 steps, got {memory}"))
+        }
+        _ => Ok(()),
+    }
+}
+
+/// Puts a shared block of settings under `[train]`, where it says `like = "NAME"`; what the recipe says itself wins. Whether it
+/// did. The blocks are `recipes/train/NAME.toml`.
+fn like(document: &mut Table, place: &str) -> Result<bool> {
+    let Some(Value::Table(train)) = document.get_mut("train") else { return Ok(false) };
+    let Some(name) = train.remove("like") else { return Ok(false) };
+    let bad = |why: String| Error::Recipe { place: format!("{place}, [train]"), why };
+    let name = name.as_str().ok_or_else(|| bad("like names a block of settings".into()))?.to_owned();
+    let blocks = RECIPES.get_dir("train").into_iter().flat_map(Dir::files);
+    let known: Vec<(String, &str)> =
+        blocks.filter_map(|f| Some((f.path().file_stem()?.to_str()?.to_owned(), f.contents_utf8()?))).collect();
+    let Some((_, text)) = known.iter().find(|(n, _)| *n == name) else {
+        let hint = closest(&name, known.iter().map(|(n, _)| n.as_str()));
+        return Err(bad(format!("no shared block `{name}`{hint}; there are {}", names(&known))));
+    };
+    let mut block: Table = toml::from_str(text).map_err(|e| at_line(&e, text, &name))?;
+    lay_over(&mut block, train);
+    *train = block;
+    Ok(true)
+}
+
+fn names(known: &[(String, &str)]) -> String {
+    known.iter().map(|(n, _)| n.as_str()).collect::<Vec<_>>().join(", ")
+}
+
+/// Puts the keys of one table over another's, table by table. A table with another `name` (an optimizer) replaces the whole.
+fn lay_over(below: &mut Table, above: &Table) {
+    for (key, value) in above {
+        match (below.get_mut(key), value) {
+            (Some(Value::Table(inner)), Value::Table(over))
+                if over.get("name").is_none_or(|name| inner.get("name") == Some(name)) =>
+            {
+                lay_over(inner, over);
+            }
+            _ => drop(below.insert(key.clone(), value.clone())),
+        }
+    }
+}
+
+/// `recipe` with the keys of a table over its own.
+pub(crate) fn merge<R: Serialize + DeserializeOwned>(recipe: &R, above: &Table, place: &str) -> Result<R> {
+    let bad = |why: String| Error::Recipe { place: place.into(), why };
+    let mut document = Table::try_from(recipe).map_err(|e| bad(e.to_string()))?;
+    lay_over(&mut document, above);
+    document.try_into().map_err(|e: toml::de::Error| bad(e.message().trim().replace('\n', " ")))
+}
+
 /// The recipes that come with nnz: `(room/method/claim, text)`, in order of name.
 pub fn embedded() -> Vec<(String, &'static str)> {
     fn walk(dir: &'static Dir, out: &mut Vec<(String, &'static str)>) {
@@ -331,6 +466,8 @@ pub fn embedded() -> Vec<(String, &'static str)> {
     }
     let mut out = Vec::new();
     walk(&RECIPES, &mut out);
+    // Shared blocks of settings are no recipes.
+    out.retain(|(name, _)| !name.starts_with("train/"));
     out.sort();
     out
 }

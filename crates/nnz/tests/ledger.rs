@@ -1,7 +1,7 @@
 //! What is written about methods, recipes and results holds for the methods that there are.
 
 use nnz::REGISTRY;
-use nnz_lab::{Recipe, embedded, ledger};
+use nnz_lab::{Plan, Recipe, Scale, embedded, ledger};
 use std::path::Path;
 
 /// Where the files of a room lie.
@@ -43,8 +43,8 @@ fn every_result_belongs_to_a_recipe_as_it_stands() {
     for r in ledger::results() {
         let recipe = embedded().into_iter().find(|(n, _)| *n == r.recipe);
         let Some((name, text)) = recipe else { panic!("result of {} has no recipe", r.recipe) };
-        let claim = Recipe::parse(text, &name).unwrap().claim.unwrap();
-        assert_eq!((claim.statement, claim.margin), (r.statement, r.margin), "{name}: recorded for another claim");
+        let plan = Plan::parse(text, &name).unwrap();
+        assert_eq!(plan.claim(), Some(&r.claim), "{name}: recorded for another claim");
     }
 }
 
@@ -52,7 +52,7 @@ fn every_result_belongs_to_a_recipe_as_it_stands() {
 #[test]
 fn the_pages_show_the_ledger() {
     let papers = format!("# Papers\n\n{}", ledger::markdown(REGISTRY));
-    let claims = format!("# Claims\n\n{}", ledger::claims());
+    let claims = format!("# Claims\n\n{}", ledger::claims(REGISTRY));
     for (name, page) in [("papers.md", papers), ("claims.md", claims)] {
         let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../docs/src").join(name);
         if std::env::var_os("NNZ_UPDATE").is_some() {
@@ -68,12 +68,22 @@ fn every_embedded_recipe_is_whole() {
     let recipes = embedded();
     assert!(!recipes.is_empty());
     for (name, text) in recipes {
-        let recipe = Recipe::parse(text, &name).unwrap();
+        let plan = Plan::parse(text, &name).unwrap();
         let [room, key, _] = name.split('/').collect::<Vec<_>>()[..] else { panic!("{name}: room/method/claim") };
         assert_eq!(REGISTRY.find(key).unwrap().room, room, "{name}");
-        assert!(recipe.claim.is_some() && recipe.smoke.is_some(), "{name} needs a claim and a smoke scale");
-        let resolved = recipe.resolve(REGISTRY).unwrap();
-        let again = Recipe::parse(&resolved.to_toml().unwrap(), &name).unwrap();
-        assert_eq!(again, resolved, "{name} survives a round trip");
+        assert!(plan.claim().is_some() && plan.smokes(), "{name} needs a claim and a smoke scale");
+        plan.clone().at(Scale::Smoke).unwrap();
+        match plan {
+            Plan::Training(recipe) => {
+                let resolved = recipe.resolve(REGISTRY).unwrap();
+                let again = Recipe::parse(&resolved.to_toml().unwrap(), &name).unwrap();
+                assert_eq!(again, resolved, "{name} survives a round trip");
+            }
+            Plan::Experiment(recipe) => {
+                let metrics = ledger::metrics_of(REGISTRY, recipe.key());
+                let claimed = &recipe.claim.as_ref().unwrap().metric;
+                assert!(metrics.iter().any(|m| m.key == *claimed), "{name}: no metric `{claimed}` is declared");
+            }
+        }
     }
 }

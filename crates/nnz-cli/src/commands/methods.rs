@@ -2,7 +2,7 @@ use crate::ui::{self, Ui};
 use anyhow::Result;
 use clap::Args as ClapArgs;
 use nnz_core::Method;
-use nnz_lab::{embedded, ledger};
+use nnz_lab::{Plan, embedded, ledger};
 use serde_json::json;
 use std::process::ExitCode;
 
@@ -27,9 +27,10 @@ pub struct ShowArgs {
 #[derive(ClapArgs, Debug)]
 #[command(after_help = "Examples:
   nnz cite rigl >> paper.bib
-  nnz cite rewire/rigl/above-random")]
+  nnz cite rewire/rigl/above-random
+  nnz cite runs/3f2a0c5d9e11")]
 pub struct CiteArgs {
-    /// A method's key, or a recipe (its methods are cited)
+    /// A method's key, a recipe, or a run directory (everything that ran is cited)
     recipe: String,
 }
 
@@ -75,9 +76,11 @@ pub fn show(args: &ShowArgs, ui: Ui) -> Result<ExitCode> {
     let claims: Vec<_> = ledger::results().into_iter().filter(|r| r.key == m.key).collect();
     let recipes: Vec<String> =
         embedded().into_iter().map(|(n, _)| n).filter(|n| n.split('/').nth(1) == Some(m.key)).collect();
+    let experiment = if m.runs() { Some(m.launch(&m.defaults())?) } else { None };
     let document = json!({
         "key": m.key, "name": m.name, "room": m.room, "summary": m.summary, "paper": m.paper,
         "options": m.defaults(), "recipes": recipes, "results": claims,
+        "inputs": experiment.as_ref().map(|e| e.inputs()), "metrics": experiment.as_ref().map(|e| e.metrics()),
     });
     ui.answer(&document, || {
         let p = &m.paper;
@@ -95,11 +98,21 @@ pub fn show(args: &ShowArgs, ui: Ui) -> Result<ExitCode> {
             indent(&paper),
             indent(&options)
         );
+        if let Some(e) = &experiment {
+            let default = |i: &nnz_core::Input| i.default.map_or_else(|| "required".into(), |d| format!("default {d}"));
+            let inputs: Vec<String> =
+                e.inputs().iter().map(|i| format!("{}: {} ({})", i.name, i.about, default(i))).collect();
+            let metrics: Vec<String> = e.metrics().iter().map(|x| format!("{}: {}", x.key, x.about)).collect();
+            if !inputs.is_empty() {
+                text += &format!("\ninputs (nnz run {} --input NAME=PLACE)\n{}", m.key, indent(&inputs.join("\n")));
+            }
+            text += &format!("\nmetrics\n{}", indent(&metrics.join("\n")));
+        }
         if !recipes.is_empty() {
             text += &format!("\nrecipes (nnz run RECIPE)\n{}", indent(&recipes.join("\n")));
         }
         if !claims.is_empty() {
-            let line = |r: &ledger::Entry| format!("{}: {} ({})", r.verdict, r.statement, r.date);
+            let line = |r: &ledger::Entry| format!("{}: {} ({})", r.verdict, r.claim.statement, r.date);
             text += &format!("\nresults\n{}", indent(&claims.iter().map(line).collect::<Vec<_>>().join("\n")));
         }
         text
@@ -111,15 +124,20 @@ pub fn show(args: &ShowArgs, ui: Ui) -> Result<ExitCode> {
 pub fn cite(args: &CiteArgs, ui: Ui) -> Result<ExitCode> {
     let keys: Vec<String> = match ui.registry.find(&args.recipe) {
         Ok(m) => vec![m.key.into()],
-        Err(unknown) => match super::run::find(&args.recipe) {
-            Ok(recipe) => {
-                let mut keys: Vec<String> = recipe.arms.into_iter().filter_map(|a| a.method).collect();
-                keys.sort();
-                keys.dedup();
-                keys
+        Err(unknown) => {
+            let run = std::path::Path::new(&args.recipe).join("recipe.toml");
+            let place = if run.is_file() { run.display().to_string() } else { args.recipe.clone() };
+            match super::run::find(&place) {
+                Ok(Plan::Training(recipe)) => {
+                    let mut keys: Vec<String> = recipe.arms.into_iter().filter_map(|a| a.method).collect();
+                    keys.sort();
+                    keys.dedup();
+                    keys
+                }
+                Ok(Plan::Experiment(recipe)) => vec![recipe.key().into()],
+                Err(_) => return Err(unknown.into()),
             }
-            Err(_) => return Err(unknown.into()),
-        },
+        }
     };
     let mut entries = Vec::new();
     for key in &keys {

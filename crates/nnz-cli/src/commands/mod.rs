@@ -55,6 +55,23 @@ impl DataArgs {
     }
 }
 
+/// Options as `--set KEY=VALUE` gives them.
+pub fn pairs(set: &[String]) -> Result<toml::Table> {
+    let mut options = toml::Table::new();
+    for pair in set {
+        let Some((key, value)) = pair.split_once('=') else {
+            bail!("--set {pair}: expected KEY=VALUE, such as --set every=\"50 steps\"");
+        };
+        let (key, value) = (key.trim(), value.trim());
+        let parsed: Option<toml::Table> = toml::from_str(&format!("value = {value}")).ok();
+        let value = parsed.and_then(|mut t| t.remove("value")).unwrap_or_else(|| value.into());
+        if options.insert(key.into(), value).is_some() {
+            bail!("--set {key} is given twice");
+        }
+    }
+    Ok(options)
+}
+
 /// Which method, and how; shared by `train` and `prune`.
 #[derive(Args, Debug)]
 pub struct MethodArgs {
@@ -81,16 +98,7 @@ pub struct MethodArgs {
 impl MethodArgs {
     /// The options as a table.
     pub fn options(&self, registry: Registry) -> Result<toml::Table> {
-        let mut options = toml::Table::new();
-        for pair in &self.set {
-            let Some((key, value)) = pair.split_once('=') else {
-                bail!("--set {pair}: expected KEY=VALUE, such as --set every=\"50 steps\"");
-            };
-            let (key, value) = (key.trim(), value.trim());
-            let parsed: Option<toml::Table> = toml::from_str(&format!("value = {value}")).ok();
-            let value = parsed.and_then(|mut t| t.remove("value")).unwrap_or_else(|| value.into());
-            options.insert(key.into(), value);
-        }
+        let mut options = pairs(&self.set)?;
         if let Some(density) = self.density.or(self.sparsity.map(|s| 1.0 - s)) {
             if !(density > 0.0 && density <= 1.0) {
                 bail!("density must be above 0 and at most 1, got {density}");
@@ -100,13 +108,6 @@ impl MethodArgs {
         options.extend(self.pattern.iter().map(|p| ("pattern".into(), p.as_str().into())));
         options.extend(self.distribution.iter().map(|d| ("distribution".into(), d.as_str().into())));
         // A whole number is a fine value for an option that is a fraction.
-        let method = registry.find(&self.method)?;
-        for (key, default) in method.defaults() {
-            if let (toml::Value::Float(_), Some(toml::Value::Integer(n))) = (default, options.get(&key)) {
-                let float = *n as f64;
-                options.insert(key, float.into());
-            }
-        }
-        Ok(options)
+        Ok(registry.find(&self.method)?.floats(options))
     }
 }

@@ -1,10 +1,13 @@
-use super::run::{Place, arms, outcome};
+use super::run::{Place, arms, experiment, metrics, outcome};
 use crate::ui::Ui;
 use anyhow::{Result, bail};
 use clap::{Args as ClapArgs, ValueEnum};
-use nnz_lab::{Recipe, Scale, Verdict, embedded, ledger};
+use nnz_lab::experiment::ExperimentOutcome;
+use nnz_lab::ledger::Finished;
+use nnz_lab::run::Outcome;
+use nnz_lab::{Over, Plan, Scale, Verdict, embedded, ledger};
 use serde_json::json;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
 /// Arguments of `nnz reproduce`.
@@ -65,41 +68,89 @@ pub fn run(args: &Args, ui: Ui) -> Result<ExitCode> {
     let (mut documents, mut texts) = (Vec::new(), Vec::new());
     let mut all_hold = true;
     for (name, text) in &recipes {
-        let recipe = Recipe::parse(text, name)?.at(scale);
-        let Some(claim) = recipe.claim.clone() else { continue };
+        let plan = Plan::parse(text, name)?.at(scale)?;
+        let Some(claim) = plan.claim().cloned() else { continue };
         ui.note(format!("{name}: {}", claim.statement));
         let place = Place { again: args.again, ..Place::default() };
-        let outcome = outcome(&recipe, &place, ui)?;
-        let Some(judgement) = claim.judge(&outcome.record) else {
-            bail!("{name}: the claim names an arm that did not run")
-        };
-        let entry = ledger::Entry::new(name, &claim, &judgement, &outcome.record)?;
+        let done = Done::new(&plan, &place, ui)?;
+        let finished = done.finished();
+        let metrics = finished.results.metrics();
+        let judgement = claim.judge(finished.results).map_err(|why| anyhow::anyhow!("{name}: {why}"))?;
+        let entry = ledger::Entry::new(name, &claim, &judgement, &finished)?;
         if let Some(dir) = &args.record {
             let path = entry.write(dir)?;
             ui.note(format!("recorded in {}", path.display()));
         }
         all_hold &= judgement.verdict == Verdict::Holds;
-        let metric = claim.metric;
-        let (low, high) = judgement.difference.interval();
-        let interval = match judgement.difference.half_width {
-            Some(_) => format!("[{}, {}]", metric.write_difference(low, None), metric.write_difference(high, None)),
-            None => "no interval with one seed".into(),
+        let interval = match (judgement.interval, claim.over) {
+            (Some(_), _) | (_, Over::Exact) => "",
+            _ => " (no interval with one seed)",
         };
         texts.push(format!(
-            "{name}\n  claim    {}\n  source   {}\n  measured {} against {}: difference {}, {interval}, margin {}\n  verdict  {}{}\n\n{}",
+            "{name}\n  claim    {}\n  source   {}\n  measured {} against {}: {}{interval}, expected {}\n  verdict  {}{}\n\n{}",
             claim.statement,
             claim.source,
-            metric.write(judgement.measured),
-            metric.write(judgement.reference),
-            metric.write_difference(judgement.difference.mean, None),
-            metric.write_difference(claim.margin, None),
+            claim.write(&metrics, judgement.measured),
+            claim.write(&metrics, judgement.reference),
+            claim.write_effect(&metrics, judgement.effect, judgement.interval),
+            claim.write_expected(&metrics),
             judgement.verdict,
             if scale == Scale::Smoke { " (at smoke scale, which proves nothing)" } else { "" },
-            arms(&outcome.record),
+            done.table(),
         ));
-        documents.push(json!({"recipe": name, "claim": claim, "judgement": judgement, "run": outcome.dir}));
+        documents.push(json!({"recipe": name, "claim": claim, "judgement": judgement, "run": done.dir()}));
     }
     ui.answer(&documents, || texts.join("\n\n"))?;
     let no = scale == Scale::Small && !all_hold;
     Ok(if no { ExitCode::from(1) } else { ExitCode::SUCCESS })
+}
+
+/// A finished run of either kind.
+enum Done {
+    Training(Outcome),
+    Experiment(ExperimentOutcome),
+}
+
+impl Done {
+    fn new(plan: &Plan, place: &Place, ui: Ui) -> Result<Self> {
+        Ok(match plan {
+            Plan::Training(recipe) => Self::Training(outcome(recipe, place, ui)?),
+            Plan::Experiment(recipe) => Self::Experiment(experiment(recipe, place, ui)?),
+        })
+    }
+
+    fn finished(&self) -> Finished<'_> {
+        match self {
+            Self::Training(o) => Finished {
+                results: &o.record,
+                run: &o.record.id,
+                data: format!("{} ({} train, {} test)", o.record.data.name, o.record.data.train, o.record.data.test),
+                machine: &o.record.machine,
+                arms: o.record.arms.iter().map(|a| &*a.name).collect(),
+                beside: &["test-accuracy", "nonzeros", "seconds-per-epoch"],
+            },
+            Self::Experiment(o) => Finished {
+                results: &o.record,
+                run: &o.record.id,
+                data: o.record.inputs.iter().map(|(k, v)| format!("{k} = {v}")).collect::<Vec<_>>().join(", "),
+                machine: &o.record.machine,
+                arms: o.record.arms.iter().map(|a| &*a.name).collect(),
+                beside: &[],
+            },
+        }
+    }
+
+    fn table(&self) -> String {
+        match self {
+            Self::Training(o) => arms(&o.record),
+            Self::Experiment(o) => metrics(&o.record),
+        }
+    }
+
+    fn dir(&self) -> &Path {
+        match self {
+            Self::Training(o) => &o.dir,
+            Self::Experiment(o) => &o.dir,
+        }
+    }
 }

@@ -2,8 +2,9 @@ use crate::ui::{self, Ui, Watch};
 use anyhow::{Context, Result, bail};
 use clap::Args as ClapArgs;
 use nnz_engine::Task;
+use nnz_lab::experiment::ExperimentOutcome;
 use nnz_lab::run::{Options, Outcome, read_record, record::RunRecord, write_report};
-use nnz_lab::{Recipe, Scale, embedded};
+use nnz_lab::{ExperimentRecipe, ExperimentRecord, Plan, Recipe, Scale, embedded};
 use serde_json::json;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
@@ -27,13 +28,27 @@ pub struct Place {
 #[command(after_help = "Examples:
   nnz run recipe.toml
   nnz run rewire/rigl/above-random --smoke
-  nnz run runs/3f2a0c5d9e11              go on with a run that was cut off")]
+  nnz run k-sparse --set k=25 --seeds 3      an experiment with options of your own
+  nnz run git-rebasin --input first=a.safetensors --input second=b.safetensors
+  nnz run runs/3f2a0c5d9e11                  go on with a run that was cut off")]
 pub struct Args {
-    /// A TOML file, ROOM/METHOD/CLAIM, or a run directory
+    /// A TOML file, ROOM/METHOD/CLAIM, the key of an experiment, or a run directory
     recipe: String,
     /// Run the recipe's seconds-long form instead
     #[arg(long)]
     smoke: bool,
+    /// What an experiment reads; `nnz show KEY` lists its inputs
+    #[arg(long = "input", value_name = "NAME=PLACE")]
+    inputs: Vec<String>,
+    /// An option of an experiment; `nnz show KEY` lists them
+    #[arg(long = "set", value_name = "KEY=VALUE")]
+    set: Vec<String>,
+    /// Runs of an experiment, with seeds SEED, SEED + 1, ... [default: 1, or what the recipe says]
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u64).range(1..=1000))]
+    seeds: Option<u64>,
+    /// First seed of an experiment [default: 0]
+    #[arg(long, value_name = "SEED")]
+    seed: Option<u64>,
     #[command(flatten)]
     place: Place,
 }
@@ -47,33 +62,127 @@ pub struct ReportArgs {
     run: PathBuf,
 }
 
-/// Runs a recipe.
+/// Runs a recipe or an experiment.
 pub fn run(args: &Args, ui: Ui) -> Result<ExitCode> {
     let path = Path::new(&args.recipe);
     let mut place = Place { run_dir: args.place.run_dir.clone(), ..args.place };
-    let recipe = if path.is_dir() {
+    let plan = if path.is_dir() {
         place.run_dir.get_or_insert_with(|| path.into());
         let file = path.join("recipe.toml");
         let text = std::fs::read_to_string(&file).with_context(|| format!("{} is no run directory", path.display()))?;
-        Recipe::parse(&text, &file.display().to_string())?
+        Plan::parse(&text, &file.display().to_string())?
+    } else if let Ok(method) = ui.registry.find(&args.recipe) {
+        if !method.runs() {
+            bail!(
+                "{0} changes a network while it trains; give it data, such as `nnz train mnist --method {0}`",
+                method.key
+            );
+        }
+        Plan::Experiment(Box::new(ExperimentRecipe {
+            title: method.name.into(),
+            run: method.key.into(),
+            seeds: vec![0],
+            inputs: Default::default(),
+            options: Default::default(),
+            arms: Vec::new(),
+            claim: None,
+            smoke: None,
+        }))
     } else {
         find(&args.recipe)?
     };
-    let recipe = recipe.at(if args.smoke { Scale::Smoke } else { Scale::Small });
-    carry_out(&recipe, &place, ui)
+    if args.smoke && !plan.smokes() {
+        bail!("{} has no smoke scale; leave out --smoke", args.recipe);
+    }
+    match plan.at(if args.smoke { Scale::Smoke } else { Scale::Small })? {
+        Plan::Training(recipe) => {
+            if let Some(flag) = args.of_experiments() {
+                bail!("{flag} is for experiments; change the recipe, which trains networks, in its file");
+            }
+            carry_out(&recipe, &place, ui)
+        }
+        Plan::Experiment(mut recipe) => {
+            args.change(&mut recipe)?;
+            let outcome = experiment(&recipe, &place, ui)?;
+            if outcome.found {
+                let dir = outcome.dir.display();
+                ui.note(format!("this run was finished before; add --again to run it again ({dir})"));
+            }
+            let report = outcome.dir.join("report.html");
+            let document = json!({"run": outcome.record, "directory": outcome.dir, "report": report});
+            ui.answer(&document, || {
+                let (record, table) = (&outcome.record, metrics(&outcome.record));
+                format!("{}\n{}\n\n{table}\n\nreport: {}", record.title, record.summary, report.display())
+            })?;
+            Ok(ExitCode::SUCCESS)
+        }
+    }
+}
+
+impl Args {
+    /// The first flag given that only experiments know.
+    fn of_experiments(&self) -> Option<&'static str> {
+        let given = [
+            ("--input", !self.inputs.is_empty()),
+            ("--set", !self.set.is_empty()),
+            ("--seeds", self.seeds.is_some()),
+            ("--seed", self.seed.is_some()),
+        ];
+        given.into_iter().find(|g| g.1).map(|g| g.0)
+    }
+
+    /// Puts what the command line says over the recipe.
+    fn change(&self, recipe: &mut ExperimentRecipe) -> Result<()> {
+        for pair in &self.inputs {
+            let Some((name, place)) = pair.split_once('=') else {
+                bail!("--input {pair}: expected NAME=PLACE, such as --input data=mnist");
+            };
+            recipe.inputs.insert(name.trim().into(), place.trim().into());
+        }
+        recipe.options.extend(super::pairs(&self.set)?);
+        if self.seeds.is_some() || self.seed.is_some() {
+            let first = self.seed.unwrap_or(0);
+            recipe.seeds = (first..first + self.seeds.unwrap_or(1)).collect();
+        }
+        Ok(())
+    }
+}
+
+/// Carries the recipe of an experiment out under a watch that Ctrl-C stops.
+pub fn experiment(recipe: &ExperimentRecipe, place: &Place, ui: Ui) -> Result<ExperimentOutcome> {
+    let options = Options { dir: place.run_dir.clone(), again: place.again, resume: place.resume, one_thread: false };
+    let mut watch = Watch::new(ui, ui::stop_flag()?);
+    let outcome = nnz_lab::experiment::run(recipe, ui.registry, &options, &mut watch);
+    watch.finish();
+    Ok(outcome?)
+}
+
+/// The table of an experiment's metrics.
+pub fn metrics(record: &ExperimentRecord) -> String {
+    let head: Vec<&str> = std::iter::once("").chain(record.metrics.iter().map(|m| &*m.key)).collect();
+    let row = |arm: &nnz_lab::experiment::ExperimentArmRecord| {
+        let cell = |m: &nnz_lab::experiment::MetricRecord| {
+            let values: Vec<f64> = arm.seeds.iter().filter_map(|s| s.findings.metrics.get(&m.key).copied()).collect();
+            let s = nnz_lab::summarize(&values);
+            let half = s.half_width.map_or_else(String::new, |h| format!(" ± {}", m.unit.write(h)));
+            m.unit.write(s.mean) + &half
+        };
+        std::iter::once(arm.name.clone()).chain(record.metrics.iter().map(cell)).collect()
+    };
+    ui::table(&head, record.arms.iter().map(row).collect())
 }
 
 /// A recipe by path or name.
-pub fn find(name: &str) -> Result<Recipe> {
+pub fn find(name: &str) -> Result<Plan> {
     if let Some((name, text)) = embedded().into_iter().find(|(n, _)| n == name.trim_end_matches(".toml")) {
-        return Ok(Recipe::parse(text, &name)?);
+        return Ok(Plan::parse(text, &name)?);
     }
     match std::fs::read_to_string(name) {
-        Ok(text) => Ok(Recipe::parse(&text, name)?),
+        Ok(text) => Ok(Plan::parse(&text, name)?),
         Err(e) => {
             let known: Vec<String> = embedded().into_iter().map(|(n, _)| n).collect();
             let hint = nnz_core::closest(name, known.iter().map(String::as_str));
-            bail!("no recipe `{name}` ({e}){hint}; recipes that come with nnz are {}", known.join(", "))
+            bail!("no recipe `{name}` ({e}){hint}; `nnz methods` lists what there is, `nnz show KEY` its recipes")
         }
     }
 }
@@ -168,8 +277,20 @@ fn document(record: &RunRecord, dir: &Path) -> serde_json::Value {
 
 /// Writes a report again.
 pub fn report(args: &ReportArgs, ui: Ui) -> Result<ExitCode> {
-    let record = read_record(&args.run)?;
-    let path = write_report(&record, &args.run)?;
+    let file = args.run.join("record.json");
+    let text = std::fs::read_to_string(&file);
+    let text = text.with_context(|| format!("{} is no finished run", args.run.display()))?;
+    let document: serde_json::Value =
+        serde_json::from_str(&text).with_context(|| format!("{} is damaged", file.display()))?;
+    // A record of an experiment declares its metrics.
+    let path = match document.get("metrics") {
+        Some(_) => {
+            let record: ExperimentRecord =
+                serde_json::from_value(document).with_context(|| format!("{} is damaged", file.display()))?;
+            nnz_lab::experiment::write_page(&record, &args.run)?
+        }
+        None => write_report(&read_record(&args.run)?, &args.run)?,
+    };
     ui.answer(&json!({"report": path}), || path.display().to_string())?;
     Ok(ExitCode::SUCCESS)
 }

@@ -2,7 +2,7 @@ use crate::ui::{self, Ui};
 use anyhow::{Result, bail};
 use clap::Args as ClapArgs;
 use console::Term;
-use nnz_lab::Recipe;
+use nnz_lab::Plan;
 use nnz_lab::run::record::EpochRecord;
 use serde::Serialize;
 use std::io::IsTerminal;
@@ -107,21 +107,28 @@ fn look(dir: &Path) -> Result<Look> {
     let file = dir.join("recipe.toml");
     let text = std::fs::read_to_string(&file);
     let text = text.map_err(|e| anyhow::anyhow!("{} is no run directory: {}: {e}", dir.display(), file.display()))?;
-    let recipe = Recipe::parse(&text, &file.display().to_string())?;
+    let (title, epochs, arms, seeds) = match Plan::parse(&text, &file.display().to_string())? {
+        Plan::Training(r) => {
+            let names: Vec<String> = r.arms.into_iter().map(|a| a.name).collect();
+            (r.title, r.train.epochs, names, r.seeds)
+        }
+        // An experiment has no epochs: what is seen of it is which arms are done.
+        Plan::Experiment(r) => (r.title, 0, r.arms.into_iter().map(|a| a.name).collect(), r.seeds),
+    };
     let held = match std::fs::File::open(dir.join("lock")) {
         Ok(lock) => lock.try_lock_shared().is_err(),
         Err(_) => false,
     };
     let mut networks = Vec::new();
-    for arm in &recipe.arms {
-        for &seed in &recipe.seeds {
-            let name = format!("{}-{seed}", arm.name);
+    for arm in &arms {
+        for &seed in &seeds {
+            let name = format!("{arm}-{seed}");
             let path = |end: &str| dir.join("arms").join(format!("{name}.{end}"));
             let lines = std::fs::read_to_string(path("events.jsonl")).unwrap_or_default();
             let epochs: Vec<EpochRecord> = lines.lines().filter_map(|l| serde_json::from_str(l).ok()).collect();
             let done = path("json").is_file();
             let state = if done { State::Done } else { State::Waiting };
-            networks.push(Network { arm: arm.name.clone(), seed, state, epochs });
+            networks.push(Network { arm: arm.clone(), seed, state, epochs });
         }
     }
     // Networks are trained one after the other: the first one that is not done is being trained.
@@ -129,14 +136,7 @@ fn look(dir: &Path) -> Result<Look> {
     if let Some(next) = networks.iter_mut().find(|n| n.state != State::Done) {
         next.state = if held { State::Running } else { State::Stopped };
     }
-    Ok(Look {
-        directory: dir.into(),
-        title: recipe.title,
-        epochs: recipe.train.epochs,
-        running: held,
-        finished,
-        networks,
-    })
+    Ok(Look { directory: dir.into(), title, epochs, running: held, finished, networks })
 }
 
 /// A curve in one line of text, from its lowest to its highest value.
@@ -173,7 +173,7 @@ fn draw(look: &Look, width: usize) -> String {
                 State::Done => "done",
             }
             .into(),
-            format!("{}/{}", n.epochs.len(), look.epochs),
+            if look.epochs == 0 { "-".into() } else { format!("{}/{}", n.epochs.len(), look.epochs) },
             text(&|e| format!("{:.4}", e.loss)),
             text(&|e| ui::percent(e.accuracy, None)),
             text(&|e| ui::density(e.density)),

@@ -6,21 +6,21 @@ use crate::inspect::Inspection;
 use crate::run::record::{ArmRecord, LayerRecord, RunRecord, SeedRecord};
 
 /// A table under construction. Writing to memory does not fail, and every row has the header's length.
-struct Table(csv::Writer<Vec<u8>>);
+pub(super) struct Table(csv::Writer<Vec<u8>>);
 
 impl Table {
-    fn new<const N: usize>(head: [&str; N]) -> Self {
+    pub(super) fn new<const N: usize>(head: [&str; N]) -> Self {
         let mut table = Self(csv::Writer::from_writer(Vec::new()));
         table.row(head.map(str::to_string));
         table
     }
 
-    fn row<const N: usize>(&mut self, fields: [String; N]) {
+    pub(super) fn row<const N: usize>(&mut self, fields: [String; N]) {
         let written = self.0.write_record(&fields);
         debug_assert!(written.is_ok(), "{written:?}");
     }
 
-    fn finish(self, name: &str) -> (String, String) {
+    pub(super) fn finish(self, name: &str) -> (String, String) {
         let bytes = self.0.into_inner().unwrap_or_default();
         (name.into(), String::from_utf8(bytes).unwrap_or_default())
     }

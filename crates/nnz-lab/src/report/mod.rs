@@ -13,6 +13,7 @@ mod comparison;
 mod curves;
 mod data;
 mod degrees;
+mod experiment;
 mod format;
 mod frame;
 mod grid;
@@ -29,6 +30,7 @@ mod view;
 
 pub use comparison::{comparison, pictures as comparison_pictures};
 pub use data::{csv, inspection_csv};
+pub use experiment::{csv as experiment_csv, page as experiment};
 pub use inspection::inspection;
 pub use moves::history;
 pub use tensorboard::events as tensorboard;

@@ -47,6 +47,10 @@ pub trait Observer {
     fn note(&mut self, _text: &str) {}
     /// Network `index` of `count` begins.
     fn begin(&mut self, _arm: &str, _seed: u64, _index: usize, _count: usize) {}
+    /// `done` of `of` parts of an experiment are over. `false` saves and stops.
+    fn part(&mut self, _arm: &str, _done: u64, _of: u64) -> bool {
+        true
+    }
     /// A step was made. `false` saves and stops.
     fn step(&mut self, _arm: &str, _progress: &Progress) -> bool {
         true
@@ -74,7 +78,9 @@ pub fn run(recipe: &Recipe, registry: Registry, options: &Options, observer: &mu
     if recipe.train.task == Task::Regression && !data.real() {
         data = data.numbers().map_err(nnz_engine::Error::from)?;
     }
-    recipe.train.check(data.image)?;
+    for arm in &recipe.arms {
+        recipe.training(arm)?.check(data.image)?;
+    }
     let spec = recipe.model.spec(&data, recipe.train.task)?;
     let task = recipe.train.task;
     let network = |arm: &Arm| arm.model.as_ref().map_or(Ok(spec.clone()), |m| m.spec(&data, task));
@@ -148,6 +154,7 @@ pub fn run(recipe: &Recipe, registry: Registry, options: &Options, observer: &mu
                 recipe: &recipe,
                 registry,
                 arm,
+                train: recipe.training(arm)?,
                 model: &model,
                 data: &data,
                 seed,
@@ -210,6 +217,8 @@ struct Job<'a> {
     recipe: &'a Recipe,
     registry: Registry,
     arm: &'a Arm,
+    /// How this arm is trained.
+    train: TrainSpec,
     model: &'a ModelSpec,
     data: &'a Dataset,
     seed: u64,
@@ -230,7 +239,7 @@ impl Job<'_> {
     ) -> Result<(Model<T>, Frame)> {
         let path = self.dir.join("models").join(format!("pretrained-{}.safetensors", self.seed));
         if !path.exists() {
-            let spec = TrainSpec { epochs, ..self.recipe.train.clone() };
+            let spec = TrainSpec { epochs, ..self.train.clone() };
             let mut trainer: Trainer<T> = Trainer::new(self.model, data, &spec, self.seed, |_| Ok(Dense))?;
             trainer.prefetch = !self.one_thread;
             if !trainer.run(|_, progress| observer.step("pretraining", progress))? {
@@ -240,7 +249,7 @@ impl Job<'_> {
             fs::create_dir_all(self.dir.join("models")).map_err(|e| Error::file(self.dir, e))?;
             save_model(&path, &trainer.result(), &header, Packing::Dense)?;
         }
-        let (model, header) = load_model(&path, self.recipe.train.storing())?;
+        let (model, header) = load_model(&path, self.train.storing())?;
         Ok((model, header.frame()))
     }
 
@@ -261,7 +270,7 @@ impl Job<'_> {
             return Ok((read_json(&done)?, times.remove(&name).unwrap_or_default()));
         }
         let build = |setting: &Setting| work(self.arm, self.registry, setting);
-        let spec = &self.recipe.train;
+        let spec = &self.train;
         let mut trainer: Trainer<T> = match (self.pretrain, &self.recipe.pretrain) {
             (Some(data), Some(pretrain)) => {
                 let (model, frame) = self.pretrained(data, pretrain.epochs, observer)?;
@@ -357,18 +366,20 @@ impl Job<'_> {
             classes: self.data.classes.clone(),
             data: self.data.name.clone(),
             method,
-            prune_head: self.recipe.train.prune_head,
+            prune_head: self.train.prune_head,
             task: frame.task,
             scales: frame.scales.clone(),
-            dtype: self.recipe.train.dtype,
+            dtype: self.train.dtype,
             encoding: self.data.encoding.clone(),
             policy: trainer.policy(),
         }
     }
 
-    fn measure<T: Real>(&self, model: &Model<T>) -> Result<Option<f64>> {
+    fn measures<T: Real>(&self, model: &Model<T>) -> Result<BTreeMap<String, f64>> {
         let setting = Setting { seed: self.seed, steps: 1, steps_per_epoch: 1 };
-        Ok(work(self.arm, self.registry, &setting)?.measure.map(|m| nnz_engine::measure(model, &*m)))
+        let measure = work(self.arm, self.registry, &setting)?.measure;
+        let of = |m: &dyn nnz_core::Measure| Some((self.arm.method.clone()?, nnz_engine::measure(model, m)));
+        Ok(measure.as_deref().and_then(of).into_iter().collect())
     }
 
     fn record<T: Real>(&self, trainer: &Trainer<T>, model: &Model<T>) -> Result<SeedRecord> {
@@ -387,7 +398,7 @@ impl Job<'_> {
             weight_bytes: model.bytes(),
             optimizer_bytes: trainer.optimizer_bytes(),
             seconds_per_epoch: 0.0,
-            measure: self.measure(model)?,
+            measures: self.measures(model)?,
             epochs: trainer.position.history.clone(),
             layers: model.weights().map(layer).collect(),
             confusion,
@@ -470,7 +481,7 @@ fn work(arm: &Arm, registry: Registry, setting: &Setting) -> nnz_core::Result<Wo
 fn rehearse(recipe: &Recipe, registry: Registry, arm: &Arm, spec: &ModelSpec) -> Result<()> {
     let setting = Setting { seed: 0, steps: 1000, steps_per_epoch: 100 };
     let sparsifier = work(arm, registry, &setting)?.sparsifier;
-    let shapes = nnz_engine::targets(spec, recipe.train.prune_head, sparsifier.kind());
+    let shapes = nnz_engine::targets(spec, recipe.training(arm)?.prune_head, sparsifier.kind());
     let shapes: Vec<_> = shapes.iter().collect();
     if shapes.is_empty() && arm.method.is_some() {
         if sparsifier.kind() != Kind::Weights {
@@ -491,7 +502,7 @@ fn rehearse(recipe: &Recipe, registry: Registry, arm: &Arm, spec: &ModelSpec) ->
 
 fn refuse_dense_storage(recipe: &Recipe, arm: &Arm) -> Result<()> {
     match &arm.method {
-        Some(key) if recipe.train.storage == Storage::Dense => Err(Error::Refused(format!(
+        Some(key) if recipe.training(arm)?.storage == Storage::Dense => Err(Error::Refused(format!(
             "storage dense cannot leave out connections, as {key} does; choose auto, masked or sparse"
         ))),
         _ => Ok(()),
@@ -581,11 +592,11 @@ fn identity(request: &str, choice: &Crossovers) -> Result<String> {
 }
 
 /// The first bytes of a hash in hexadecimal.
-fn hex(hash: Sha256, bytes: usize) -> String {
+pub(crate) fn hex(hash: Sha256, bytes: usize) -> String {
     hash.finalize().iter().take(bytes).map(|b| format!("{b:02x}")).collect()
 }
 
-fn machine() -> MachineRecord {
+pub(crate) fn machine() -> MachineRecord {
     MachineRecord {
         cpu: nnz_engine::cost::cpu(),
         threads: rayon::current_num_threads(),
@@ -594,7 +605,7 @@ fn machine() -> MachineRecord {
 }
 
 /// Keeps a second process out of the directory for as long as the file is open.
-fn lock(dir: &Path) -> Result<fs::File> {
+pub(crate) fn lock(dir: &Path) -> Result<fs::File> {
     let path = dir.join("lock");
     let file = fs::File::create(&path).map_err(|e| Error::file(&path, format!("cannot create: {e}")))?;
     match file.try_lock() {
@@ -608,7 +619,7 @@ fn lock(dir: &Path) -> Result<fs::File> {
 }
 
 /// Removes files that a killed process had not finished. Best effort: they are in nobody's way.
-fn sweep(dir: &Path) {
+pub(crate) fn sweep(dir: &Path) {
     for entry in fs::read_dir(dir).into_iter().flatten().flatten() {
         let (path, name) = (entry.path(), entry.file_name());
         let name = name.to_string_lossy();
@@ -621,7 +632,7 @@ fn sweep(dir: &Path) {
 }
 
 /// Removes what a run wrote, and nothing else.
-fn clear(dir: &Path) -> Result<()> {
+pub(crate) fn clear(dir: &Path) -> Result<()> {
     let gone = |r: std::io::Result<()>, path: &Path| match r {
         Err(e) if e.kind() != std::io::ErrorKind::NotFound => Err(Error::file(path, format!("cannot remove: {e}"))),
         _ => Ok(()),
@@ -635,7 +646,7 @@ fn clear(dir: &Path) -> Result<()> {
     fs::create_dir_all(dir.join("arms")).map_err(|e| Error::file(dir, format!("cannot create: {e}")))
 }
 
-fn write(path: &Path, bytes: &[u8]) -> Result<()> {
+pub(crate) fn write(path: &Path, bytes: &[u8]) -> Result<()> {
     Ok(write_atomically(path, bytes)?)
 }
 
@@ -644,12 +655,12 @@ fn to_line<S: Serialize>(value: &S) -> Result<String> {
     Ok(line + "\n")
 }
 
-fn write_json<S: Serialize>(path: &Path, value: &S) -> Result<()> {
+pub(crate) fn write_json<S: Serialize>(path: &Path, value: &S) -> Result<()> {
     let text = serde_json::to_string(value).map_err(|e| Error::file(path, e))?;
     write(path, text.as_bytes())
 }
 
-fn read_json<D: DeserializeOwned>(path: &Path) -> Result<D> {
+pub(crate) fn read_json<D: DeserializeOwned>(path: &Path) -> Result<D> {
     let text = fs::read_to_string(path).map_err(|e| Error::file(path, format!("cannot read: {e}")))?;
     serde_json::from_str(&text).map_err(|e| Error::file(path, format!("is damaged: {e}; add --again to start anew")))
 }

@@ -1,8 +1,12 @@
 //! What a finished (or interrupted) run knows about itself: the one document behind the table, the report and `--json`.
 
+use crate::Measured;
+use crate::experiment::MetricRecord;
+use nnz_core::{Better, Metric, Unit};
 pub use nnz_engine::EpochRecord;
 use nnz_engine::Task;
 use serde::{Deserialize, Serialize};
+use std::collections::BTreeMap;
 
 /// A run: one recipe, several arms, several seeds.
 #[derive(Clone, Debug, Serialize, Deserialize)]
@@ -42,7 +46,7 @@ pub struct DataRecord {
 }
 
 /// The machine of a run.
-#[derive(Clone, Debug, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct MachineRecord {
     /// Processor's name.
     pub cpu: String,
@@ -96,9 +100,9 @@ pub struct SeedRecord {
     /// Median over epochs; known once the arm has ended.
     #[serde(default)]
     pub seconds_per_epoch: f64,
-    /// What it was measured by, beside accuracy, under the method's key.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub measure: Option<f64>,
+    /// What methods measured of the network, by their keys.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub measures: BTreeMap<String, f64>,
     /// One entry an epoch.
     pub epochs: Vec<EpochRecord>,
     /// The weights at the end, first layer first.
@@ -107,6 +111,57 @@ pub struct SeedRecord {
     pub confusion: Vec<Vec<u32>>,
     /// Some of the test rows that were misread, most confident first; kept for the first seed of an arm.
     pub misread: Vec<Misread>,
+}
+
+/// What every training reports. A method that measures networks adds one under its key.
+pub const METRICS: &[Metric] = {
+    use Better::{Higher, Lower, Neither};
+    &[
+        Metric::new("test-accuracy", Unit::Share, Higher, "Accuracy on the test split, or the task's measure."),
+        Metric::new("train-loss", Unit::Nats, Lower, "Mean training loss over the last epoch."),
+        Metric::new("density", Unit::Share, Neither, "Nonzeros / entries of the prunable weights at the end."),
+        Metric::new("sparsity", Unit::Share, Neither, "Zeros / entries of the prunable weights at the end."),
+        Metric::new("explored", Unit::Share, Neither, "Share of the prunable entries that ever existed."),
+        Metric::new("nonzeros", Unit::Count, Lower, "Weights that exist at the end."),
+        Metric::new("multiply-adds", Unit::Count, Lower, "Multiply-adds of the training."),
+        Metric::new("weight-bytes", Unit::Bytes, Lower, "Bytes of weights, indices and biases."),
+        Metric::new("optimizer-bytes", Unit::Bytes, Lower, "Bytes of optimizer state."),
+        Metric::new("seconds-per-epoch", Unit::Seconds, Lower, "Median; of the machine it ran on."),
+        Metric::new("epochs-per-second", Unit::Rate, Higher, "Its inverse."),
+    ]
+};
+
+impl SeedRecord {
+    /// A metric of [`METRICS`].
+    pub fn metric(&self, key: &str) -> Option<f64> {
+        let last = self.epochs.last();
+        Some(match key {
+            "test-accuracy" => self.test_accuracy,
+            "train-loss" => last?.loss,
+            "density" => self.density,
+            "sparsity" => 1.0 - self.density,
+            "explored" => last.and_then(|e| e.explored).unwrap_or(self.density),
+            "nonzeros" => self.nonzeros as f64,
+            "multiply-adds" => last?.multiply_adds,
+            "weight-bytes" => self.weight_bytes as f64,
+            "optimizer-bytes" => self.optimizer_bytes as f64,
+            "seconds-per-epoch" => self.seconds_per_epoch,
+            "epochs-per-second" => 1.0 / self.seconds_per_epoch.max(1e-9),
+            // Recipes of before measures had names mean the only one.
+            "measure" => return self.measures.values().next().copied(),
+            measured => return self.measures.get(measured).copied(),
+        })
+    }
+}
+
+impl Measured for RunRecord {
+    fn metrics(&self) -> Vec<MetricRecord> {
+        METRICS.iter().map(MetricRecord::from).collect()
+    }
+
+    fn values(&self, arm: &str, metric: &str) -> Option<Vec<f64>> {
+        self.arms.iter().find(|a| a.name == arm)?.seeds.iter().map(|s| s.metric(metric)).collect()
+    }
 }
 
 /// One weight at the end of training.
