@@ -6,8 +6,8 @@
 //! on a machine where nobody asked for measurements a recipe gives the same bits as on any other of the kind. The environment
 //! variable `NNZ_COST` forces a choice: `sparse`, `dense`, a density up to which sparse wins, or `built-in`.
 
-use crate::{Error, Result};
 use crate::kernels::measure::{Layer, seconds};
+use crate::{Error, Result};
 use nnz_core::{Shape, Topology};
 use nnz_engine::file::write_atomically;
 use nnz_engine::{Crossovers, ModelSpec, Storage};
