@@ -6,19 +6,9 @@
 
 use crate::Real;
 use crate::layers::{Layer, LayerSpec};
+use crate::param::Along;
 use crate::{Model, ModelSpec, Param};
 use nnz_core::Shape;
-
-/// How a tensor lies along an axis.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Along {
-    /// The outputs of a weight.
-    Rows,
-    /// The inputs of a weight, once for each place of a kernel or pixel.
-    Cols,
-    /// The entries of a vector.
-    Entries,
-}
 
 /// Units that are cut together.
 #[derive(Clone, Debug, PartialEq)]

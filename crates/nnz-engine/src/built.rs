@@ -1,21 +1,19 @@
 //! What is compiled in this crate, once for `f32` and once for `f64`: the work behind the public generic functions, which every
-//! crate that calls them would compile anew with its own options (see `nnz_kernels`' list of the same kind).
+//! crate that calls them would compile anew with its own options (see `nnz_kernels`' list of the same kind). The functions here
+//! pass on to it. This file knows the others, and none of them knows it.
 
 use std::path::Path;
 
 use nnz_core::{Measure, Setting, Topology, Work};
 
-use crate::data::{Dataset, Split};
-use crate::file::{Header, Packing};
+use crate::data::{Dataset, Frame, Split};
+use crate::files::{self, Header, Packing};
+use crate::step::{self, Make, Rows};
 use crate::train::Observer;
 use crate::{
-    Evaluation, Frame, Frozen, Model, ModelSpec, Moved, Progress, Result, Storing, Tensor, TrainSpec, Trainer,
+    Evaluation, Frozen, Model, ModelSpec, Moved, Progress, Real, Result, Storing, Tensor, TrainSpec, Trainer,
+    evaluate as measures,
 };
-
-/// A method, once the length of the run is known.
-pub(crate) type Make<'m> = Box<dyn FnOnce(&Setting) -> nnz_core::Result<Work> + 'm>;
-/// Rows of a data set, and how they become inputs and goals.
-pub(crate) type Rows<'m> = Option<(&'m Dataset, &'m [u32], &'m Frame)>;
 
 macro_rules! built {
     ($(fn $name:ident$(<$life:lifetime>)?($($arg:ident: $type:ty),* $(,)?) $(-> $out:ty)? = $work:path;)*) => {
@@ -23,7 +21,7 @@ macro_rules! built {
         #[allow(missing_docs)]
         #[doc(hidden)]
         pub trait Built: Sized {
-            $(fn $name$(<$life>)?($($arg: $type),*) $(-> $out)? where Self: Real;)*
+            $(fn $name$(<$life>)?($($arg: $type),*) $(-> $out)? where Self: Number;)*
         }
 
         impl Built for f32 {
@@ -36,11 +34,12 @@ macro_rules! built {
     };
 }
 
-/// A floating-point number that networks are made of: `f32` or `f64`. Sealed.
-pub trait Real: nnz_kernels::Real + Built {}
+/// A number for which the engine is compiled: `f32` or `f64`. What trains, infers or reads a network asks for it; tensors,
+/// operations and layers are written for any [`Real`]. Sealed.
+pub trait Number: Real + Built {}
 
-impl Real for f32 {}
-impl Real for f64 {}
+impl Number for f32 {}
+impl Number for f64 {}
 
 built! {
     fn trainer<'a>(model: &ModelSpec, data: &'a Dataset, spec: &TrainSpec, seed: u64, make: Make) -> Result<Trainer<'a, Self>>
@@ -51,16 +50,139 @@ built! {
     fn advance(trainer: &mut Trainer<Self>) -> Result<Progress> = Trainer::advance_generic;
     fn save_training(trainer: &Trainer<Self>, path: &Path, header: &Header, run: &str) -> Result<()> = Trainer::save_generic;
     fn resume(trainer: &mut Trainer<Self>, path: &Path, run: &str) -> Result<()> = Trainer::resume_generic;
+    fn evaluate_training(trainer: &Trainer<Self>, split: &Split, rows: &[u32]) -> Result<Evaluation> = Trainer::evaluate_generic;
 
     fn born(spec: &ModelSpec, births: Option<Vec<Topology>>, storage: Storing, prune_head: bool, seed: u64) -> Result<Model<Self>>
         = Model::born_generic;
     fn infer(model: &Model<Self>, input: Tensor<Self>) -> Result<Tensor<Self>> = Model::infer_generic;
     fn infer_frozen(model: &Frozen<Self>, input: Tensor<Self>) -> Result<Tensor<Self>> = Frozen::infer_generic;
     fn evaluate(model: &Model<Self>, data: &Dataset, split: &Split, rows: &[u32], frame: &Frame) -> Result<Evaluation>
-        = crate::task::evaluate_generic;
-    fn prune(model: &mut Model<Self>, work: &mut Work, batch: Rows, storage: Storing) -> Result<Moved>
-        = crate::step::prune_generic;
-    fn measure(model: &Model<Self>, measure: &dyn Measure) -> f64 = crate::step::measure_generic;
-    fn parse(bytes: &[u8], path: &Path, storage: Storing) -> Result<(Model<Self>, Header)> = crate::file::parse_generic;
-    fn save(path: &Path, model: &Model<Self>, header: &Header, packing: Packing) -> Result<()> = crate::file::save_generic;
+        = measures::evaluate_generic;
+    fn prune(model: &mut Model<Self>, work: &mut Work, batch: Rows, storage: Storing) -> Result<Moved> = step::prune_generic;
+    fn measure(model: &Model<Self>, measure: &dyn Measure) -> f64 = step::measure_generic;
+    fn parse(bytes: &[u8], path: &Path, storage: Storing) -> Result<(Model<Self>, Header)> = files::parse_generic;
+    fn save(path: &Path, model: &Model<Self>, header: &Header, packing: Packing) -> Result<()> = files::save_generic;
+}
+
+impl<'a, T: Number> Trainer<'a, T> {
+    /// A fresh network on `data`, built for a method that `build` makes once the length of the run is known.
+    pub fn new<W: Into<Work>>(
+        model: &ModelSpec,
+        data: &'a Dataset,
+        spec: &TrainSpec,
+        seed: u64,
+        build: impl FnOnce(&Setting) -> nnz_core::Result<W>,
+    ) -> Result<Self> {
+        T::trainer(model, data, spec, seed, Box::new(|setting| Ok(build(setting)?.into())))
+    }
+
+    /// Training that goes on from the values of `model`, with the task, normalization and scales it was trained under. A
+    /// method that gives birth to a topology is refused: it would throw the trained values away.
+    pub fn from_model<W: Into<Work>>(
+        model: Model<T>,
+        frame: Frame,
+        data: &'a Dataset,
+        spec: &TrainSpec,
+        seed: u64,
+        build: impl FnOnce(&Setting) -> nnz_core::Result<W>,
+    ) -> Result<Self> {
+        T::trainer_from(model, frame, data, spec, seed, Box::new(|setting| Ok(build(setting)?.into())))
+    }
+
+    /// Trains until the end, or until `observe` answers `false`. Returns whether the end was reached.
+    pub fn run(&mut self, mut observe: impl FnMut(&Self, &Progress) -> bool) -> Result<bool> {
+        T::train(self, &mut observe)
+    }
+
+    /// One step: the method's plan, then forward, backward and update.
+    pub fn advance(&mut self) -> Result<Progress> {
+        T::advance(self)
+    }
+
+    /// Writes everything needed to go on bit for bit. `run` names the run it belongs to.
+    pub fn save(&self, path: &Path, header: &Header, run: &str) -> Result<()> {
+        T::save_training(self, path, header, run)
+    }
+
+    /// Goes to where a checkpoint of `run` was saved; another run's is refused.
+    pub fn resume(&mut self, path: &Path, run: &str) -> Result<()> {
+        T::resume(self, path, run)
+    }
+
+    /// Measures [`Trainer::result`] on rows of a split of the training's data.
+    pub fn evaluate(&self, split: &Split, rows: &[u32]) -> Result<Evaluation> {
+        T::evaluate_training(self, split, rows)
+    }
+}
+
+impl<T: Number> Model<T> {
+    /// Fresh values. `births` gives the topology of every prunable weight; without it they are dense. A layer born
+    /// sparse never exists densely. The head is prunable only when `prune_head`.
+    pub fn born<'a>(
+        spec: &ModelSpec,
+        births: Option<Vec<Topology>>,
+        storage: impl Into<Storing<'a>>,
+        prune_head: bool,
+        seed: u64,
+    ) -> Result<Self> {
+        T::born(spec, births, storage.into(), prune_head, seed)
+    }
+
+    /// Output without a tape.
+    pub fn infer(&self, input: Tensor<T>) -> Result<Tensor<T>> {
+        T::infer(self, input)
+    }
+}
+
+impl<T: Number> Frozen<T> {
+    /// Output of inputs `[batch, ..]`. Refuses what [`Model::infer`] refuses.
+    pub fn infer(&self, input: Tensor<T>) -> Result<Tensor<T>> {
+        T::infer_frozen(self, input)
+    }
+}
+
+/// Measures a model on rows of a split of `data`.
+pub fn evaluate<T: Number>(
+    model: &Model<T>,
+    data: &Dataset,
+    split: &Split,
+    rows: &[u32],
+    frame: &Frame,
+) -> Result<Evaluation> {
+    T::evaluate(model, data, split, rows, frame)
+}
+
+/// Prunes a trained model once, without training: the method's plans at step 0. `batch` is needed only by methods that
+/// measure on data.
+pub fn prune<'a, T: Number>(
+    model: &mut Model<T>,
+    work: &mut Work,
+    batch: Option<(&Dataset, &[u32], &Frame)>,
+    storage: impl Into<Storing<'a>>,
+) -> Result<Moved> {
+    T::prune(model, work, batch, storage.into())
+}
+
+/// A measure of a network's weights.
+pub fn measure<T: Number>(model: &Model<T>, measure: &dyn Measure) -> f64 {
+    T::measure(model, measure)
+}
+
+/// Writes a model; the header's network is that of the model.
+pub fn save_model<T: Number>(path: &Path, model: &Model<T>, header: &Header, packing: Packing) -> Result<()> {
+    T::save(path, model, header, packing)
+}
+
+/// Reads a model. Weights get the storage that `storage` resolves to; `auto` without a choice is what the file says.
+pub fn load_model<'a, T: Number>(path: &Path, storage: impl Into<Storing<'a>>) -> Result<(Model<T>, Header)> {
+    parse_model(&files::read(path)?, path, storage)
+}
+
+/// As [`load_model`], from bytes in memory; `path` names them in errors.
+pub fn parse_model<'a, T: Number>(
+    bytes: &[u8],
+    path: &Path,
+    storage: impl Into<Storing<'a>>,
+) -> Result<(Model<T>, Header)> {
+    T::parse(bytes, path, storage.into())
 }

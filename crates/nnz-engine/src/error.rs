@@ -14,7 +14,10 @@ pub enum Error {
     Data(#[from] crate::data::DataError),
     /// A gradient that cannot be taken.
     #[error(transparent)]
-    Tape(#[from] crate::tape::TapeError),
+    Tape(#[from] nnz_tensor::TapeError),
+    /// What a fit or its file refuses.
+    #[error(transparent)]
+    Tensor(#[from] nnz_tensor::Error),
     /// A model specification that does not parse or does not fit.
     #[error("model `{spec}`: {why}")]
     Model {

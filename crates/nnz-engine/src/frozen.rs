@@ -57,18 +57,13 @@ impl<T: Real> Frozen<T> {
         &self.model
     }
 
-    /// Output of inputs `[batch, ..]`. Refuses what [`Model::infer`] refuses.
-    pub fn infer(&self, input: Tensor<T>) -> Result<Tensor<T>> {
-        T::infer_frozen(self, input)
-    }
-
     pub(crate) fn infer_generic(&self, input: Tensor<T>) -> Result<Tensor<T>> {
         let (batch, features) = input.rows_cols();
         let fits = features == self.model.spec.input.iter().product::<usize>();
         match &self.steps {
             Some(steps) if fits && (1..=FEW).contains(&batch) => Ok(self.one(steps, batch, input)),
             Some(steps) if fits && (1..=TILE).contains(&batch) => Ok(self.many(steps, batch, &input)),
-            _ => self.model.infer(input),
+            _ => self.model.infer_generic(input),
         }
     }
 

@@ -1,44 +1,50 @@
-//! The engine of nnz: tensors, a tape, layers on sparse storage, optimizers, the trainer and its files.
+//! The engine of nnz: models and their layers on dense and sparse storage, the trainer, data, and files. Tensors, the tape and
+//! the operations are those of `nnz-tensor`.
 #![forbid(unsafe_code)]
 
 mod axes;
 mod built;
 pub mod cost;
 pub mod data;
-pub mod derivatives;
 mod error;
-pub mod file;
+mod evaluate;
+mod files;
 mod frozen;
 mod history;
 pub mod layers;
 mod lbfgs;
 mod leaves;
 mod model;
-pub mod ops;
 mod optim;
 mod param;
 mod spec;
 mod step;
 mod structure;
-pub mod tape;
-mod task;
-mod tensor;
+mod taps;
+mod targets;
 mod train;
 
+/// Models and checkpoints as safetensors files.
+pub mod file {
+    pub use crate::built::{load_model, parse_model, save_model};
+    pub use crate::files::{Header, Packing, Stored, is_checkpoint, write_atomically};
+}
+
+pub use nnz_tensor::{Connections, Real, Tensor, Var, derivatives, ops, tape};
+
 pub use axes::{Axis, axes};
-pub use built::Real;
-pub use derivatives::Taps;
+pub use built::{Number, evaluate, measure, prune};
+pub use data::{Frame, Task};
 pub use error::{Error, Result};
+pub use evaluate::Evaluation;
 pub use frozen::Frozen;
 pub use history::{Event, History};
-pub use layers::{Cache, Effects, Init, LayerSpec, Mode, ParamSpec, Role};
+pub use layers::{Cache, Effects, Gram, Init, LayerSpec, Mode, Moments, ParamSpec, Pass, Role};
 pub use lbfgs::{LbfgsOptions, lbfgs};
-pub use model::{Gram, Model, Moments, Pass};
+pub use model::Model;
 pub use optim::{Average, LrSchedule, Optimizer, OptimizerSpec, clip_by_norm};
-pub use param::{Connections, Crossovers, Layout, Moved, Param, SPARSE_BELOW, Storage, StoragePolicy, Storing};
+pub use param::{Crossovers, Entries, Layout, Moved, Param, SPARSE_BELOW, Storage, StoragePolicy, Storing};
 pub use spec::{KNOWN, ModelSpec};
-pub use step::{measure, prune};
-pub use tape::Var;
-pub use task::{Evaluation, Frame, Task, evaluate};
-pub use tensor::Tensor;
-pub use train::{Dtype, EpochRecord, Position, Progress, TrainSpec, Trainer, steps_per_epoch, targets};
+pub use taps::{Change, Taps};
+pub use targets::targets;
+pub use train::{Dtype, EpochRecord, Observer, Position, Progress, TrainSpec, Trainer, steps_per_epoch};

@@ -1,13 +1,8 @@
 use crate::Real;
-use crate::axes::{Axis, axes};
 use crate::data::Graph;
-use crate::layers::{Cache, Context, Effects, Mode, Statistics, chain_causal};
-use crate::ops::{self, ZeroProbe};
-use crate::structure::Part;
-use crate::{Error, ModelSpec, Param, Result, Role, Storing, Taps, Tensor, Var};
-use nnz_core::{Kind, Shape, Topology};
-use nnz_kernels::{Start, gemm};
-use std::sync::{Arc, Mutex};
+use crate::layers::{Cache, Context, Effects, Pass, Statistics, chain_causal};
+use crate::{Error, ModelSpec, Param, Result, Role, Storing, Tensor, Var, ops};
+use nnz_core::Topology;
 
 /// A network with its values.
 #[derive(Clone, Debug)]
@@ -18,88 +13,7 @@ pub struct Model<T> {
     pub params: Vec<Param<T>>,
 }
 
-/// What a forward pass is asked for besides its output.
-#[derive(Clone, Copy)]
-pub struct Pass<'a, T> {
-    /// Training or use.
-    pub mode: Mode,
-    /// `probes[i]` asks for the zero gradients of parameter `i`; may be shorter than the parameters.
-    pub probes: &'a [Option<Arc<ZeroProbe>>],
-    /// Activations to read or replace.
-    pub taps: Option<&'a Taps<T>>,
-    /// What a causal network has seen before: then the input may be any next part of the sequence, `[batch, positions ·
-    /// channels]`.
-    pub cache: Option<&'a Cache<T>>,
-    /// A weight whose inputs are to be summed up.
-    pub gram: Option<&'a Gram>,
-    /// `backwards[i]` is what gradients go back through in the place of weight `i`; may be shorter than the parameters.
-    pub backwards: &'a [Option<Tensor<T>>],
-}
-
-/// The sums of x and x xᵀ over what a weight reads in a pass.
-#[derive(Debug)]
-pub struct Gram {
-    /// The parameter.
-    pub param: usize,
-    /// Once there was a pass.
-    pub sum: Mutex<Option<Moments>>,
-}
-
-/// Sums over inputs, or their means.
-#[derive(Clone, Debug, Default)]
-pub struct Moments {
-    /// Of x xᵀ, `[cols, cols]`.
-    pub square: Vec<f64>,
-    /// Of x, `[cols]`.
-    pub first: Vec<f64>,
-    /// Inputs.
-    pub rows: usize,
-}
-
-impl Moments {
-    /// Adds inputs, `[rows, cols]`.
-    pub fn add<T: Real>(&mut self, x: &Tensor<T>) {
-        let (rows, cols) = x.rows_cols();
-        if self.first.is_empty() {
-            (self.square, self.first) = (vec![0.0; cols * cols], vec![0.0; cols]);
-        }
-        let mut square = vec![T::ZERO; cols * cols];
-        gemm(cols, cols, rows, x.data(), (1, cols), x.data(), (cols, 1), Start::Zero, &mut square, cols);
-        self.square.iter_mut().zip(&square).for_each(|(t, s)| *t += s.f64());
-        for row in x.data().chunks_exact(cols.max(1)) {
-            self.first.iter_mut().zip(row).for_each(|(t, v)| *t += v.f64());
-        }
-        self.rows += rows;
-    }
-
-    /// Divided by the number of inputs.
-    pub fn mean(mut self) -> Self {
-        let n = self.rows.max(1) as f64;
-        self.square.iter_mut().chain(&mut self.first).for_each(|v| *v /= n);
-        self
-    }
-}
-
-impl<T> Default for Pass<'_, T> {
-    /// Use, without probes, taps and cache.
-    fn default() -> Self {
-        Self { mode: Mode::Use, probes: &[], taps: None, cache: None, gram: None, backwards: &[] }
-    }
-}
-
 impl<T: Real> Model<T> {
-    /// Fresh values. `births` gives the topology of every prunable weight; without it they are dense. A layer born
-    /// sparse never exists densely. The head is prunable only when `prune_head`.
-    pub fn born<'a>(
-        spec: &ModelSpec,
-        births: Option<Vec<Topology>>,
-        storage: impl Into<Storing<'a>>,
-        prune_head: bool,
-        seed: u64,
-    ) -> Result<Self> {
-        T::born(spec, births, storage.into(), prune_head, seed)
-    }
-
     pub(crate) fn born_generic(
         spec: &ModelSpec,
         births: Option<Vec<Topology>>,
@@ -188,11 +102,6 @@ impl<T: Real> Model<T> {
         }
     }
 
-    /// Output without a tape.
-    pub fn infer(&self, input: Tensor<T>) -> Result<Tensor<T>> {
-        T::infer(self, input)
-    }
-
     pub(crate) fn infer_generic(&self, input: Tensor<T>) -> Result<Tensor<T>> {
         let leaves: Vec<Var<T>> = self.params.iter().map(|p| Var::constant(p.value.clone())).collect();
         Ok(self.forward(&Var::constant(input), &leaves, Pass::default())?.0.value().clone())
@@ -201,25 +110,6 @@ impl<T: Real> Model<T> {
     /// Matrices and kernels, without biases, norms, embeddings and buffers.
     pub fn weights(&self) -> impl Iterator<Item = &Param<T>> {
         self.params.iter().filter(|p| p.weight())
-    }
-
-    /// The parameters that are targets of a kind; none of units and structure, which are axes.
-    pub(crate) fn places(&self, kind: Kind) -> Vec<usize> {
-        let wanted = |p: &Param<T>| match kind {
-            Kind::Weights => p.prunable,
-            Kind::Edges => p.role == Role::Structure && p.shape.name.ends_with(".edges"),
-            Kind::Units | Kind::Structure => false,
-        };
-        (0..self.params.len()).filter(|&i| wanted(&self.params[i])).collect()
-    }
-
-    /// Name and extent of the targets of a kind.
-    pub fn targets(&self, kind: Kind) -> Vec<Shape> {
-        match kind {
-            Kind::Units => axes(&self.spec).iter().map(Axis::shape).collect(),
-            Kind::Structure => Part::all(&self.spec).iter().map(Part::shape).collect(),
-            _ => self.places(kind).into_iter().map(|i| self.params[i].shape.clone()).collect(),
-        }
     }
 
     /// Weights that exist.

@@ -2,8 +2,9 @@
 //! entries; a network that gains one computes what it did before.
 
 use crate::Real;
-use crate::axes::{Along, Axis, axes, refit};
+use crate::axes::{Axis, axes, refit};
 use crate::layers::{Layer, LayerSpec};
+use crate::param::Along;
 use crate::{Average, Error, Model, ModelSpec, Moved, Optimizer, Param, Result, Role, Storing};
 use nnz_core::{Rng, Shape, Topology};
 use std::collections::BTreeSet;

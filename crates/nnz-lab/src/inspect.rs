@@ -4,7 +4,7 @@ use crate::Result;
 use nnz_core::measure::{self, Components, Degrees, Paths, Spectral};
 use nnz_core::{Registry, Setting, Topology};
 use nnz_engine::file::Header;
-use nnz_engine::{LayerSpec, Model, Real};
+use nnz_engine::{LayerSpec, Model, Number};
 use serde::Serialize;
 use std::collections::BTreeMap;
 
@@ -81,7 +81,7 @@ fn packed(topology: &Topology) -> usize {
 }
 
 /// Fan-out of every input of the network, where its first layer has an input for each.
-fn input_fan_out<T: Real>(model: &Model<T>, first: Option<&Topology>) -> Vec<u32> {
+fn input_fan_out<T: Number>(model: &Model<T>, first: Option<&Topology>) -> Vec<u32> {
     let reads = |l: &LayerSpec| !matches!(l, LayerSpec::Flatten(_) | LayerSpec::Relu(_));
     let linear = matches!(model.spec.layers.iter().find(|l| reads(l)), Some(LayerSpec::Linear(_)));
     let degrees = first.filter(|_| linear).map_or(vec![], Topology::col_degrees);
@@ -89,7 +89,7 @@ fn input_fan_out<T: Real>(model: &Model<T>, first: Option<&Topology>) -> Vec<u32
 }
 
 /// Whether each layer's units are the next one's inputs, one by one.
-fn unit_by_unit<T: Real>(model: &Model<T>) -> bool {
+fn unit_by_unit<T: Number>(model: &Model<T>) -> bool {
     use LayerSpec::{Activation, AllRelu, BatchNorm, Dropout, Flatten, LayerNorm, Linear, Relu, RmsNorm};
     let plain = |l: &LayerSpec| {
         matches!(
@@ -109,7 +109,7 @@ fn unit_by_unit<T: Real>(model: &Model<T>) -> bool {
 }
 
 /// Measures a model. O(nonzeros) but for dense layers.
-pub fn inspect<T: Real>(model: &Model<T>, header: &Header, registry: Registry) -> Result<Inspection> {
+pub fn inspect<T: Number>(model: &Model<T>, header: &Header, registry: Registry) -> Result<Inspection> {
     let mut layers = Vec::new();
     let mut topologies = Vec::new();
     for p in model.weights() {
@@ -157,7 +157,7 @@ pub fn inspect<T: Real>(model: &Model<T>, header: &Header, registry: Registry) -
 }
 
 /// Every registered measure.
-fn measures<T: Real>(model: &Model<T>, registry: Registry) -> BTreeMap<&'static str, f64> {
+fn measures<T: Number>(model: &Model<T>, registry: Registry) -> BTreeMap<&'static str, f64> {
     let setting = Setting { seed: 0, steps: 1, steps_per_epoch: 1 };
     let of = |m: &'static nnz_core::Method| {
         let measure = m.build(&m.defaults(), &setting).ok()?.measure?;

@@ -8,7 +8,7 @@ use nnz_data::Store;
 use nnz_engine::data::{Dataset, Inputs, Split};
 use nnz_engine::file::Header;
 use nnz_engine::{
-    Dtype, LrSchedule, ModelSpec, Moments, OptimizerSpec, Real, Storage, Task, Tensor, TrainSpec, Trainer, axes,
+    Dtype, LrSchedule, ModelSpec, Moments, Number, OptimizerSpec, Storage, Task, Tensor, TrainSpec, Trainer, axes,
 };
 use std::sync::OnceLock;
 
@@ -77,12 +77,12 @@ fn has_density(method: &Method) -> bool {
     method.defaults().contains_key("density")
 }
 
-fn topologies<T: Real>(t: &Trainer<T>) -> Vec<Topology> {
+fn topologies<T: Number>(t: &Trainer<T>) -> Vec<Topology> {
     t.model.weights().map(|p| p.topology()).collect()
 }
 
 /// Everything a run computed: values, topologies, optimizer state, history.
-fn fingerprint<T: Real>(t: &Trainer<T>) -> impl PartialEq + std::fmt::Debug + use<T> {
+fn fingerprint<T: Number>(t: &Trainer<T>) -> impl PartialEq + std::fmt::Debug + use<T> {
     let values: Vec<Vec<T>> = t.model.params.iter().map(|p| p.value.data().to_vec()).collect();
     (values, topologies(t), t.optimizer.state.clone(), t.position.clone())
 }
@@ -118,18 +118,18 @@ fn build(m: &'static Method, setting: &Setting) -> nnz_core::Result<Work> {
     m.build(&options(m), setting)
 }
 
-fn begin<T: Real>(m: &'static Method, storage: Storage, seed: u64) -> Result<Trainer<'static, T>, String> {
+fn begin<T: Number>(m: &'static Method, storage: Storage, seed: u64) -> Result<Trainer<'static, T>, String> {
     let model = ModelSpec::parse(MODEL, digits().image, 10).unwrap();
     Trainer::new(&model, digits(), &spec(storage), seed, |s: &Setting| build(m, s)).map_err(|e| e.to_string())
 }
 
-fn through<T: Real>(m: &'static Method, storage: Storage, seed: u64) -> Result<Trainer<'static, T>, String> {
+fn through<T: Number>(m: &'static Method, storage: Storage, seed: u64) -> Result<Trainer<'static, T>, String> {
     let mut t = begin(m, storage, seed)?;
     t.run(|_, _| true).map_err(|e| e.to_string())?;
     Ok(t)
 }
 
-fn step<T: Real>(t: &mut Trainer<T>) -> Verdict {
+fn step<T: Number>(t: &mut Trainer<T>) -> Verdict {
     t.advance().map(drop).map_err(|e| e.to_string())
 }
 

@@ -1,6 +1,6 @@
-use super::{Augment, Dataset, Result, order};
+use super::{Augment, Dataset, Frame, Result, Task, order};
 use crate::Real;
-use crate::{Frame, Task, Tensor, ops};
+use crate::{Tensor, ops};
 use nnz_core::Rng;
 use std::sync::Arc;
 

@@ -4,6 +4,7 @@
 
 mod augment;
 mod error;
+mod frame;
 mod idx;
 mod loader;
 #[cfg(test)]
@@ -17,6 +18,7 @@ use sha2::{Digest, Sha256};
 
 pub use augment::Augment;
 pub use error::{DataError, Result};
+pub use frame::{Frame, Task};
 pub use idx::{Idx, MAX_VALUES, parse_idx, read_idx};
 pub use loader::{Batch, Goal, Loader};
 

@@ -1,27 +1,10 @@
-use super::{Layer, LayerSpec};
+use super::{Cache, Layer, LayerSpec, Mode, Pass};
 use crate::Real;
-use crate::model::Pass;
-use crate::ops::{self, KvCache, Stage, Then, Window};
+use crate::ops::{self, Stage, Then, Window};
 use crate::tape::recording;
 use crate::{Connections, Layout, Param, Result, Tensor, Var};
 use nnz_core::Rng;
-use std::collections::BTreeMap;
-use std::sync::{Arc, Mutex, MutexGuard};
-
-/// What a forward pass is for.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub enum Mode {
-    /// Dropout off, running statistics.
-    #[default]
-    Use,
-    /// Dropout on, statistics of the batch. Seed and step key the random numbers.
-    Train {
-        /// Seed of the run.
-        seed: u64,
-        /// Step of the run.
-        step: u64,
-    },
-}
+use std::sync::Arc;
 
 /// Mean and variance of one batch, for the running ones of a layer.
 #[derive(Clone, Debug)]
@@ -45,47 +28,6 @@ pub struct Effects<T> {
     pub statistics: Vec<Statistics<T>>,
     /// What layers add to the loss of a training, `[1]`.
     pub penalty: Option<Var<T>>,
-}
-
-/// What a causal network keeps of the positions it has seen, so that a sequence can be run in parts, token by token:
-/// the keys and values of attention, the states of recurrent layers. Outside the tape.
-#[derive(Debug, Default)]
-pub struct Cache<T>(Mutex<Kept<T>>);
-
-#[derive(Debug, Default)]
-struct Kept<T> {
-    seen: usize,
-    batch: usize,
-    /// Of attention, by the first parameter of a layer.
-    keys: BTreeMap<usize, KvCache<T>>,
-    /// Of recurrent layers, likewise.
-    states: BTreeMap<usize, Vec<Tensor<T>>>,
-}
-
-impl<T: Real> Cache<T> {
-    /// Of no position yet.
-    pub fn new() -> Self {
-        Self::default()
-    }
-
-    fn lock(&self) -> MutexGuard<'_, Kept<T>> {
-        self.0.lock().unwrap_or_else(|e| e.into_inner())
-    }
-
-    /// Positions seen.
-    pub fn seen(&self) -> usize {
-        self.lock().seen
-    }
-
-    /// Rows of the batch it belongs to; zero before the first pass.
-    pub fn batch(&self) -> usize {
-        self.lock().batch
-    }
-
-    pub(crate) fn advance(&self, batch: usize, positions: usize) {
-        let mut kept = self.lock();
-        (kept.batch, kept.seen) = (batch, kept.seen + positions);
-    }
 }
 
 /// A weight that is used many times in one pass; see [`Context::repeated`].

@@ -2,6 +2,7 @@
 
 mod activation;
 mod attention;
+mod cache;
 mod context;
 mod conv;
 mod dropout;
@@ -10,6 +11,7 @@ mod gcn;
 mod linear;
 mod norm;
 mod param;
+mod pass;
 mod pool;
 mod recurrent;
 mod reshape;
@@ -23,7 +25,8 @@ use serde::{Deserialize, Serialize};
 
 pub use activation::{Activation, AllRelu, Function, Relu};
 pub use attention::Attention;
-pub use context::{Cache, Context, Effects, Mode, Statistics};
+pub use cache::Cache;
+pub use context::{Context, Effects, Statistics};
 pub use conv::{Conv, Conv1d, Conv2d, Conv3d, ConvTransposed1d, ConvTransposed2d, ConvTransposed3d};
 pub use dropout::Dropout;
 pub use embedding::{Embedding, Positions};
@@ -31,6 +34,7 @@ pub use gcn::Gcn;
 pub use linear::Linear;
 pub use norm::{BatchNorm, GroupNorm, LayerNorm, RmsNorm};
 pub use param::{Init, ParamSpec, Role};
+pub use pass::{Gram, Mode, Moments, Pass};
 pub use pool::{AvgPool, GlobalAvgPool, MaxPool};
 pub use recurrent::{Cell, Recurrent};
 pub use reshape::{Flatten, Last, Reshape, Tokens};
@@ -244,7 +248,7 @@ pub(crate) fn chain_resized(
     // What a weight gives must fill the shape that a layer behind it lays it out in.
     let grid = |i: usize| {
         let behind = layers[i + 1..].iter().take_while(|l| l.params().is_empty());
-        behind.map(|l| if let LayerSpec::Reshape(r) = l { r.lead() } else { 1 }).fold(1, crate::spec::common_multiple)
+        behind.map(|l| if let LayerSpec::Reshape(r) = l { r.lead() } else { 1 }).fold(1, common_multiple)
     };
     let one = |(i, layer): (usize, &LayerSpec)| {
         let grid = grid(i);
@@ -254,6 +258,15 @@ pub(crate) fn chain_resized(
         layer
     };
     layers.iter().enumerate().map(one).collect()
+}
+
+/// Least common multiple, saturating.
+pub(crate) fn common_multiple(a: usize, b: usize) -> usize {
+    let (mut x, mut y) = (a.max(1), b.max(1));
+    while y != 0 {
+        (x, y) = (y, x % y);
+    }
+    (a.max(1) / x).saturating_mul(b.max(1))
 }
 
 /// A shape in words.

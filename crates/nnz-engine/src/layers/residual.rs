@@ -56,6 +56,6 @@ impl Layer for Residual {
 
     fn multiple(&self) -> usize {
         let inside = self.body.iter().chain(&self.shortcut).map(Layer::multiple);
-        inside.fold(1, crate::spec::common_multiple)
+        inside.fold(1, super::common_multiple)
     }
 }

@@ -1,7 +1,9 @@
 mod zoo;
 
 use crate::data::Graph;
-use crate::layers::{Flatten, Gcn, Layer, LayerSpec, ParamSpec, Role, chain_output, chain_resized, describe};
+use crate::layers::{
+    Flatten, Gcn, Layer, LayerSpec, ParamSpec, Role, chain_output, chain_resized, common_multiple, describe,
+};
 use crate::{Error, Result};
 use nnz_core::Shape;
 use serde::{Deserialize, Serialize};
@@ -19,15 +21,6 @@ pub struct ModelSpec {
     pub input: [usize; 3],
     /// The layers.
     pub layers: Vec<LayerSpec>,
-}
-
-/// Least common multiple, saturating.
-pub(crate) fn common_multiple(a: usize, b: usize) -> usize {
-    let (mut x, mut y) = (a.max(1), b.max(1));
-    while y != 0 {
-        (x, y) = (y, x % y);
-    }
-    (a.max(1) / x).saturating_mul(b.max(1))
 }
 
 /// Most numbers a row or a dense parameter may claim.

@@ -2,7 +2,7 @@
 
 use nnz_engine::layers::{Cell, Recurrent, Tokens};
 use nnz_engine::ops::{self, AttentionMask, Window};
-use nnz_engine::{Model, ModelSpec, Optimizer, OptimizerSpec, Pass, Real, Storage, Tensor, Var};
+use nnz_engine::{Model, ModelSpec, Number, Optimizer, OptimizerSpec, Pass, Storage, Tensor, Var};
 use serde::Deserialize;
 use std::collections::BTreeMap;
 
@@ -27,12 +27,12 @@ fn cases() -> BTreeMap<String, Case> {
     serde_json::from_str(include_str!("../../../../goldens/ops.json")).unwrap()
 }
 
-fn tensor<T: Real>(n: &Numbers) -> Tensor<T> {
+fn tensor<T: Number>(n: &Numbers) -> Tensor<T> {
     Tensor::new(&n.shape, n.data.iter().map(|&v| T::of(v)).collect())
 }
 
 /// Largest difference, relative to the largest reference value.
-fn compare<T: Real>(place: &str, got: &Tensor<T>, want: &Numbers) {
+fn compare<T: Number>(place: &str, got: &Tensor<T>, want: &Numbers) {
     assert_eq!(got.shape(), want.shape, "{place}");
     let scale = want.data.iter().fold(1e-3f64, |m, v| m.max(v.abs()));
     let off = got.data().iter().zip(&want.data).fold(0.0f64, |m, (g, w)| m.max((g.f64() - w).abs()));
@@ -41,7 +41,7 @@ fn compare<T: Real>(place: &str, got: &Tensor<T>, want: &Numbers) {
 }
 
 /// A recurrent layer over sequences of 4 positions with 3 numbers; PyTorch's second bias is zero unless the layer has it.
-fn recurrent<T: Real>(cell: Cell, at: &dyn Fn(&str) -> Var<T>) -> Var<T> {
+fn recurrent<T: Number>(cell: Cell, at: &dyn Fn(&str) -> Var<T>) -> Var<T> {
     let layers = vec![Tokens {}.into(), Recurrent::new("r", cell, 3, 2).into()];
     let spec = ModelSpec { name: "r".into(), input: [3, 1, 4], layers };
     let model: Model<T> = Model::born(&spec, None, Storage::Auto, false, 0).unwrap();
@@ -50,7 +50,7 @@ fn recurrent<T: Real>(cell: Cell, at: &dyn Fn(&str) -> Var<T>) -> Var<T> {
 }
 
 /// The op of a case on its tensors, in the order of their names' first use.
-fn compute<T: Real>(name: &str, at: &dyn Fn(&str) -> Var<T>) -> Var<T> {
+fn compute<T: Number>(name: &str, at: &dyn Fn(&str) -> Var<T>) -> Var<T> {
     let x = || at("x");
     let conv = |window: Window, groups| ops::conv(&x(), &at("w"), Some(&at("b")), window, groups);
     let attend = |mask| ops::attention(&at("q"), &at("k"), &at("v"), mask);
@@ -130,7 +130,7 @@ fn compute<T: Real>(name: &str, at: &dyn Fn(&str) -> Var<T>) -> Var<T> {
     }
 }
 
-fn check<T: Real>() {
+fn check<T: Number>() {
     let mut seen = 0;
     for (name, case) in cases() {
         let (Some(seed), Some(output)) = (&case.seed, &case.output) else { continue };

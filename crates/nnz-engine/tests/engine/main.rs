@@ -2,7 +2,6 @@
 
 mod files;
 mod goldens;
-mod gradients;
 mod networks;
 mod storage;
 mod training;

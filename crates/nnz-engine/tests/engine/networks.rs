@@ -486,7 +486,7 @@ fn hessian_vector_products_are_slopes_of_the_gradient() {
         let spec = spec(name);
         let model: Model<f64> = Model::born(&spec, Some(births(&spec, 0.3)), Storage::Sparse, false, 1).unwrap();
         let (x, labels) = batch::<f64>(&spec, 3, 0);
-        let loss = |l: &[Var<f64>]| {
+        let loss = |l: &[Var<f64>]| -> nnz_engine::Result<Var<f64>> {
             let y = model.forward(&Var::constant(x.clone()), l, pass(Mode::Train { seed: 0, step: 0 }))?.0;
             Ok(ops::cross_entropy(&y, &labels))
         };
@@ -518,7 +518,7 @@ fn gradients_of_single_rows_add_up() {
     let model: Model<f64> = Model::born(&spec, None, Storage::Auto, false, 1).unwrap();
     let (x, labels) = batch::<f64>(&spec, 5, 0);
     let at: Vec<Tensor<f64>> = model.params.iter().map(|p| p.value.clone()).collect();
-    let rows = per_sample_gradients(5, &at, |r, l| {
+    let rows = per_sample_gradients(5, &at, |r, l| -> nnz_engine::Result<Var<f64>> {
         let row = Var::constant(Tensor::new(&[1, 192], x.data()[r * 192..(r + 1) * 192].to_vec()));
         Ok(ops::cross_entropy(&model.forward(&row, l, Pass::default())?.0, &labels[r..=r]))
     });

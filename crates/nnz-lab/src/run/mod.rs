@@ -13,7 +13,7 @@ use nnz_engine::cost::{Machine, Use};
 use nnz_engine::data::{Dataset, Inputs};
 use nnz_engine::file::{Header, Packing, is_checkpoint, load_model, save_model, write_atomically};
 use nnz_engine::{
-    Crossovers, Frame, History, Model, ModelSpec, Param, Progress, Real, Storage, Task, TrainSpec, Trainer,
+    Crossovers, Frame, History, Model, ModelSpec, Number, Param, Progress, Storage, Task, TrainSpec, Trainer,
 };
 use record::{ArmRecord, DataRecord, LayerRecord, MachineRecord, Misread, RunRecord, SeedRecord};
 use serde::{Serialize, de::DeserializeOwned};
@@ -231,7 +231,7 @@ struct Job<'a> {
 
 impl Job<'_> {
     /// The network to go on from: as it lies in the run's directory, or trained now. Being cut off, it is trained again.
-    fn pretrained<T: Real>(
+    fn pretrained<T: Number>(
         &self,
         data: &Dataset,
         epochs: u32,
@@ -254,7 +254,7 @@ impl Job<'_> {
     }
 
     /// The record of this network and the seconds of its epochs; found, resumed or trained.
-    fn run<T: Real>(&self, observer: &mut dyn Observer, keep: bool) -> Result<(SeedRecord, Vec<f64>)> {
+    fn run<T: Number>(&self, observer: &mut dyn Observer, keep: bool) -> Result<(SeedRecord, Vec<f64>)> {
         let name = format!("{}-{}", self.arm.name, self.seed);
         let done = self.dir.join("arms").join(format!("{name}.json"));
         let timings = self.dir.join("timings.json");
@@ -353,7 +353,7 @@ impl Job<'_> {
         Ok((record, times.remove(&name).unwrap_or_default()))
     }
 
-    fn header<T: Real>(&self, trainer: &Trainer<T>) -> Header {
+    fn header<T: Number>(&self, trainer: &Trainer<T>) -> Header {
         let method = match (&self.arm.method, self.arm.options.get("density")) {
             (Some(key), Some(density)) => format!("{key} at density {density}"),
             (Some(key), None) => key.clone(),
@@ -375,14 +375,14 @@ impl Job<'_> {
         }
     }
 
-    fn measures<T: Real>(&self, model: &Model<T>) -> Result<BTreeMap<String, f64>> {
+    fn measures<T: Number>(&self, model: &Model<T>) -> Result<BTreeMap<String, f64>> {
         let setting = Setting { seed: self.seed, steps: 1, steps_per_epoch: 1 };
         let measure = work(self.arm, self.registry, &setting)?.measure;
         let of = |m: &dyn nnz_core::Measure| Some((self.arm.method.clone()?, nnz_engine::measure(model, m)));
         Ok(measure.as_deref().and_then(of).into_iter().collect())
     }
 
-    fn record<T: Real>(&self, trainer: &Trainer<T>, model: &Model<T>) -> Result<SeedRecord> {
+    fn record<T: Number>(&self, trainer: &Trainer<T>, model: &Model<T>) -> Result<SeedRecord> {
         let test = &self.data.test;
         let rows: Vec<u32> = (0..test.len() as u32).collect();
         let evaluation = trainer.evaluate(test, &rows)?;
@@ -443,7 +443,7 @@ fn pixels(inputs: &Inputs, features: usize, row: usize) -> Vec<u8> {
 }
 
 /// A weight as records keep it.
-pub fn layer<T: Real>(param: &Param<T>) -> LayerRecord {
+pub fn layer<T: Number>(param: &Param<T>) -> LayerRecord {
     let narrow = |degrees: Vec<usize>| degrees.into_iter().map(|d| d as u32).collect();
     let topology: Topology = param.topology();
     LayerRecord {

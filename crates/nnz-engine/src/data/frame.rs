@@ -1,0 +1,93 @@
+//! What a network is trained for, and how rows become inputs and goals.
+
+use super::{Dataset, Normalization, Split};
+use crate::{Error, Real, Result, Tensor};
+use serde::{Deserialize, Serialize};
+
+/// What a network is trained for.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Task {
+    /// Naming classes: cross-entropy, measured by accuracy.
+    #[default]
+    Classification,
+    /// Predicting numbers: the mean of squared errors of standardized targets, measured by the share of their variance
+    /// that is explained.
+    Regression,
+    /// Giving the input back: the mean of squared errors of normalized inputs, measured by the share of their variance
+    /// that is explained.
+    Reconstruction,
+}
+
+impl Task {
+    /// The default, for serde.
+    pub fn is_default(&self) -> bool {
+        *self == Self::default()
+    }
+
+    /// What its measure is called. Every measure is at most 1, and more is better.
+    pub fn measure(self) -> &'static str {
+        match self {
+            Self::Classification => "accuracy",
+            Self::Regression | Self::Reconstruction => "variance explained",
+        }
+    }
+
+    /// Outputs of a network for it, given the number of classes or targets and the picture.
+    pub fn outputs(self, classes: usize, image: [usize; 3]) -> usize {
+        match self {
+            Self::Classification | Self::Regression => classes,
+            Self::Reconstruction => image.iter().fold(1, |n: usize, &s| n.saturating_mul(s)),
+        }
+    }
+}
+
+/// How rows become inputs and goals: what a model's file must say so that others can use it.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Frame {
+    /// What the network is for.
+    pub task: Task,
+    /// How inputs are normalized.
+    pub normalization: Normalization,
+    /// Mean and standard deviation of each target; empty without targets.
+    pub scales: Vec<[f32; 2]>,
+}
+
+impl Frame {
+    /// Of classes.
+    pub fn classes(normalization: Normalization) -> Self {
+        Self { task: Task::Classification, normalization, scales: Vec::new() }
+    }
+
+    /// As the train split's `rows` ask for; a network of `tokens` gets them as they are.
+    pub(crate) fn of(data: &Dataset, rows: &[u32], task: Task, tokens: bool) -> Result<Self> {
+        if task == Task::Regression && !data.real() {
+            return Err(Error::Refused(format!("{} has classes, not numbers to predict", data.name)));
+        }
+        if task == Task::Classification && data.real() {
+            return Err(Error::Refused(format!(
+                "{} has numbers to predict, not classes: use task regression",
+                data.name
+            )));
+        }
+        let normalization = if tokens { Normalization::TOKENS } else { data.normalization(rows)? };
+        let width = data.classes.len();
+        let scale = |k: usize| {
+            let values = rows.iter().map(|&r| f64::from(data.train.targets[r as usize * width + k]));
+            let mean = values.clone().sum::<f64>() / rows.len().max(1) as f64;
+            let variance = values.map(|v| (v - mean).powi(2)).sum::<f64>() / rows.len().max(1) as f64;
+            let std = variance.sqrt() as f32;
+            [mean as f32, if std > 0.0 && std.is_finite() { std } else { 1.0 }]
+        };
+        let scales = if task == Task::Regression { (0..width).map(scale).collect() } else { Vec::new() };
+        Ok(Self { task, normalization, scales })
+    }
+
+    /// Standardized targets of rows, `[rows, targets]`.
+    pub(crate) fn targets<T: Real>(&self, split: &Split, rows: &[u32]) -> Tensor<T> {
+        let width = self.scales.len();
+        let row = |&r: &u32| split.targets[r as usize * width..][..width].iter().zip(&self.scales);
+        let values = rows.iter().flat_map(row).map(|(v, [mean, std])| T::of(f64::from((v - mean) / std)));
+        Tensor::new(&[rows.len(), width], values.collect())
+    }
+}

@@ -1,0 +1,81 @@
+//! The loss of a network, and its measure.
+
+use crate::Real;
+use crate::data::{Batch, Dataset, Frame, Goal, Split, Task};
+use crate::{Model, Result, Var, ops};
+
+/// Mean loss of outputs `[rows, outputs]`. `smoothing` is the weight that cross-entropy gives to all classes alike.
+pub(crate) fn loss<T: Real>(output: &Var<T>, goal: &Goal<T>, smoothing: f64) -> Var<T> {
+    match goal {
+        Goal::Classes(labels) if smoothing == 0.0 => ops::cross_entropy(output, labels),
+        Goal::Classes(labels) => ops::cross_entropy_smooth(output, labels, smoothing),
+        Goal::Shares(shares) => {
+            let (rows, classes) = shares.rows_cols();
+            let even = T::of(smoothing / classes.max(1) as f64);
+            let target = Var::constant(shares.map(|t| t * T::of(1.0 - smoothing) + even));
+            let total = ops::sum(&ops::mul(&ops::log_softmax(output), &target));
+            ops::scale(&total, -1.0 / rows.max(1) as f64)
+        }
+        Goal::Values(values) => ops::mse(output, &Var::constant(values.clone())),
+    }
+}
+
+/// What an evaluation saw.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Evaluation {
+    /// Mean cross-entropy, or mean of squared errors of what was standardized.
+    pub loss: f64,
+    /// Share of rows whose class was named, or of the variance that was explained: 1 - Σ (y - ŷ)² / Σ (y - ȳ)², with the
+    /// mean of each output over these rows. See [`Task::measure`].
+    pub accuracy: f64,
+    /// Class named for each row, and the probability it was given; empty without classes.
+    pub predictions: Vec<(u32, f32)>,
+}
+
+pub(crate) fn evaluate_generic<T: Real>(
+    model: &Model<T>,
+    data: &Dataset,
+    split: &Split,
+    rows: &[u32],
+    frame: &Frame,
+) -> Result<Evaluation> {
+    let mut predictions = Vec::new();
+    let (mut loss, mut right) = (0.0, 0usize);
+    // For numbers: errors, and sums and sums of squares of each output.
+    let (mut errors, mut sums) = (0.0, Vec::new());
+    for chunk in rows.chunks(256) {
+        let batch = Batch::<T>::of(data, split, chunk, frame)?;
+        let y = model.infer_generic(batch.input)?;
+        let outputs = y.len() / chunk.len();
+        let mut y = y.reshape(&[chunk.len(), outputs]);
+        match batch.goal {
+            Goal::Classes(labels) => {
+                nnz_kernels::rows::softmax(y.data_mut(), outputs);
+                for (row, &label) in y.data().chunks_exact(outputs).zip(&labels) {
+                    let best = (1..outputs).fold(0, |b, i| if row[i] > row[b] { i } else { b });
+                    loss -= row[label as usize].f64().max(1e-38).ln();
+                    right += usize::from(best as u32 == label);
+                    predictions.push((best as u32, row[best].f64() as f32));
+                }
+            }
+            Goal::Shares(values) | Goal::Values(values) => {
+                sums.resize(outputs, (0.0, 0.0));
+                for (row, want) in y.data().chunks_exact(outputs).zip(values.data().chunks_exact(outputs)) {
+                    for ((y, want), (sum, squares)) in row.iter().zip(want).zip(&mut sums) {
+                        let (y, want) = (y.f64(), want.f64());
+                        errors += (y - want).powi(2);
+                        *sum += want;
+                        *squares += want * want;
+                    }
+                }
+            }
+        }
+    }
+    let n = rows.len().max(1) as f64;
+    if frame.task == Task::Classification {
+        return Ok(Evaluation { loss: loss / n, accuracy: right as f64 / n, predictions });
+    }
+    let total: f64 = sums.iter().map(|(sum, squares)| squares - sum * sum / n).sum();
+    let accuracy = if total > 0.0 { 1.0 - errors / total } else { 0.0 };
+    Ok(Evaluation { loss: errors / (n * sums.len().max(1) as f64), accuracy, predictions })
+}

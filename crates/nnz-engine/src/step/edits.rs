@@ -1,0 +1,221 @@
+use super::pass::Step;
+use super::views::Views;
+use crate::axes::{axes, split};
+use crate::param::Entries;
+use crate::structure::{Fresh, Part, Whole, kept, runs};
+use crate::{Average, Error, Model, Moved, Optimizer, Param, Real, Result, Storing, Tensor};
+use nnz_core::{Edit, Kind, Live, Shape, Sparsifier, Target, Topology};
+
+/// Lets a method change the values of its targets behind an optimizer step.
+pub(crate) fn after_step<T: Real>(model: &mut Model<T>, sparsifier: &mut dyn Sparsifier, step: u64, lr: f64) {
+    if sparsifier.kind() == Kind::Structure {
+        return after_structure(model, sparsifier, step, lr);
+    }
+    let places = model.places(sparsifier.kind());
+    let rows: Vec<Entries> = places.iter().map(|&i| model.params[i].by_rows()).collect();
+    let shapes: Vec<Shape> = places.iter().map(|&i| model.params[i].shape.clone()).collect();
+    let wide = |(&i, rows): (&usize, &Entries)| -> Vec<f64> {
+        rows.of(&model.params[i].value).into_iter().map(|v| v.f64()).collect()
+    };
+    let mut values: Vec<Vec<f64>> = places.iter().zip(&rows).map(wide).collect();
+    let parts = rows.iter().zip(&shapes).zip(&mut values).enumerate();
+    let mut live: Vec<Live> =
+        parts.map(|(index, ((rows, shape), values))| Live { index, shape, topology: &rows.topology, values }).collect();
+    sparsifier.after_step(step, lr, &mut live);
+    for ((i, rows), values) in places.into_iter().zip(rows).zip(values) {
+        let values: Vec<T> = values.into_iter().map(T::of).collect();
+        rows.set(&mut model.params[i].value, &values);
+    }
+}
+
+/// A value of a part that a method changed scales the weights that carry its output.
+fn after_structure<T: Real>(model: &mut Model<T>, sparsifier: &mut dyn Sparsifier, step: u64, lr: f64) {
+    let parts = Part::all(&model.spec);
+    let before: Vec<Vec<f64>> = parts.iter().map(|p| p.strength(model, |_| Vec::new())[0].clone()).collect();
+    let shapes: Vec<Shape> = parts.iter().map(Part::shape).collect();
+    let full: Vec<Topology> = shapes.iter().map(|s| Topology::full(s.rows, 1)).collect();
+    let mut values = before.clone();
+    let all = shapes.iter().zip(&full).zip(&mut values).enumerate();
+    let mut live: Vec<Live> =
+        all.map(|(index, ((shape, topology), values))| Live { index, shape, topology, values }).collect();
+    sparsifier.after_step(step, lr, &mut live);
+    for ((part, old), new) in parts.iter().zip(before).zip(values) {
+        let factors: Vec<f64> = old.iter().zip(&new).map(|(o, n)| if *o > 0.0 { n / o } else { 1.0 }).collect();
+        if factors.iter().any(|f| *f != 1.0) {
+            part.scale(model, &factors);
+        }
+    }
+}
+
+/// How edits are asked for and applied.
+pub(crate) struct Editing<'a> {
+    pub kind: Kind,
+    /// One layer after the other, so that no more than one is copied.
+    pub layerwise: bool,
+    pub storage: Storing<'a>,
+    pub fresh: Fresh,
+}
+
+/// Asks a method for its edits and applies them.
+pub(crate) fn rewire<T: Real>(
+    model: &mut Model<T>,
+    mut optimizer: Option<&mut Optimizer<T>>,
+    mut average: Option<&mut Average<T>>,
+    edits: &mut dyn FnMut(&[Target]) -> nnz_core::Result<Vec<Edit>>,
+    pass: &Step<T>,
+    Editing { kind, layerwise, storage, fresh }: Editing,
+) -> Result<Moved> {
+    let mut sum = Moved { born: 0, died: 0 };
+    let structural = matches!(kind, Kind::Units | Kind::Structure);
+    if layerwise && !structural {
+        for (index, i) in model.places(kind).into_iter().enumerate() {
+            let mut made = edits(&[Target { index, ..Views::at(model, pass, vec![i]).targets()[0] }])?;
+            let (Some(edit), true) = (made.pop(), made.is_empty()) else {
+                return Err(Error::Refused("the method did not make one edit for one target".into()));
+            };
+            sum += settle(model, optimizer.as_deref_mut(), average.as_deref_mut(), i, edit, storage)?;
+        }
+        return Ok(sum);
+    }
+    let views = Views::new(model, pass, kind);
+    let edits = edits(&views.targets())?;
+    let count = views.parts.len();
+    if edits.len() != count {
+        return Err(Error::Refused(format!("the method made {} edits for {count} targets", edits.len())));
+    }
+    if structural {
+        let changes = views.parts.iter().zip(edits).map(|(view, edit)| match edit {
+            Edit::Keep => Ok((vec![true; view.shape.rows], 0)),
+            Edit::Rewire { topology, .. } => kept(&view.shape.name, view.shape.rows, &topology),
+            _ => Err(Error::Refused(format!("units of `{}` can only be kept, lost or born", view.shape.name))),
+        });
+        let changes = changes.collect::<Result<Vec<_>>>()?;
+        drop(views);
+        let mut whole = Whole { model, optimizer, average, storage, fresh };
+        let axes = axes(&whole.model.spec);
+        for (axis, (keep, born)) in axes.iter().zip(&changes) {
+            sum += whole.resize(axis, keep, *born)?;
+        }
+        // From the last on, since blocks that come or go move what is behind them.
+        let runs = runs(&whole.model.spec);
+        for (run, (keep, born)) in runs.iter().zip(&changes[axes.len()..]).rev() {
+            sum += whole.restack(run, keep, *born)?;
+        }
+        return Ok(sum);
+    }
+    // All edits or none.
+    for (i, edit) in model.places(kind).into_iter().zip(&edits) {
+        model.params[i].admits(edit, storage)?;
+    }
+    // From the last on, since a layer that is replaced by two moves those behind it.
+    for (i, edit) in model.places(kind).into_iter().zip(edits).rev() {
+        let edit = match edit {
+            Edit::Replace { left, right } => {
+                match replace(model, optimizer.as_deref_mut(), average.as_deref_mut(), i, &left, &right, storage)? {
+                    Some(moved) => {
+                        sum += moved;
+                        continue;
+                    }
+                    None => {
+                        let shape = &model.params[i].shape;
+                        let values = product(&left, &right, shape.rows, shape.cols);
+                        Edit::Set { topology: Topology::full(shape.rows, shape.cols), values }
+                    }
+                }
+            }
+            edit => edit,
+        };
+        sum += settle(model, optimizer.as_deref_mut(), average.as_deref_mut(), i, edit, storage)?;
+    }
+    Ok(sum)
+}
+
+/// Applies an edit to one parameter, its optimizer state and its average.
+fn settle<T: Real>(
+    model: &mut Model<T>,
+    optimizer: Option<&mut Optimizer<T>>,
+    mut average: Option<&mut Average<T>>,
+    i: usize,
+    edit: Edit,
+    storage: Storing,
+) -> Result<Moved> {
+    let mut none = Vec::new();
+    let state = optimizer.map_or(&mut none, |o| &mut o.state[i]);
+    let old = average.is_some().then(|| model.params[i].topology());
+    model.params[i].admits(&edit, storage)?;
+    // An average lies as the values do and moves with them, like one more tensor of state.
+    state.extend(average.as_mut().map(|a| std::mem::replace(&mut a.values_mut()[i], Tensor::zeros(&[0]))));
+    let moved = model.params[i].apply(edit, storage, state)?;
+    if let (Some(average), Some(old)) = (&mut average, old)
+        && let Some(mut values) = state.pop()
+    {
+        start_at_values(&model.params[i], &old, &mut values);
+        average.values_mut()[i] = values;
+    }
+    Ok(moved.unwrap_or(Moved { born: 0, died: 0 }))
+}
+
+/// L R, row-major.
+pub(super) fn product(left: &[f64], right: &[f64], rows: usize, cols: usize) -> Vec<f64> {
+    let rank = left.len() / rows.max(1);
+    let mut out = vec![0.0; rows * cols];
+    for (row, l) in out.chunks_exact_mut(cols.max(1)).zip(left.chunks_exact(rank.max(1))) {
+        for (l, r) in l.iter().zip(right.chunks_exact(cols)) {
+            row.iter_mut().zip(r).for_each(|(o, r)| *o += l * r);
+        }
+    }
+    out
+}
+
+/// Puts two linear layers in the place of one; `None` where the weight is not that of a linear layer, or two would not
+/// have fewer entries.
+fn replace<T: Real>(
+    model: &mut Model<T>,
+    optimizer: Option<&mut Optimizer<T>>,
+    average: Option<&mut Average<T>>,
+    at: usize,
+    left: &[f64],
+    right: &[f64],
+    storage: Storing,
+) -> Result<Option<Moved>> {
+    let (rows, cols, prunable) = (model.params[at].shape.rows, model.params[at].shape.cols, model.params[at].prunable);
+    let rank = left.len() / rows.max(1);
+    if left.len() != rows * rank || right.len() != rank * cols || rank == 0 {
+        let name = &model.params[at].shape.name;
+        return Err(Error::Refused(format!(
+            "factors of {} and {} for `{name}` {rows}x{cols}",
+            left.len(),
+            right.len()
+        )));
+    }
+    if rank * (rows + cols) >= rows * cols || !split(&mut model.spec.layers, at, rank) {
+        return Ok(None);
+    }
+    let specs = model.spec.params();
+    let before = model.params[at].nnz();
+    let factor = |spec: &crate::ParamSpec, values: &[f64]| {
+        let (s, all) = (&spec.shape, Topology::full(spec.shape.rows, spec.shape.cols));
+        Param::from_entries(s, prunable, all, storage, values.iter().map(|&v| T::of(v)).collect())
+    };
+    let factors = [factor(&specs[at], right)?, factor(&specs[at + 1], left)?];
+    if let Some(o) = optimizer {
+        let fresh = Optimizer::new(o.spec, &factors).state;
+        o.state.splice(at..=at, fresh);
+    }
+    if let Some(a) = average {
+        a.splice(at..at + 1, &factors);
+    }
+    model.params.splice(at..=at, factors);
+    let after = rank * (rows + cols);
+    Ok(Some(Moved { born: 0, died: before.saturating_sub(after) }))
+}
+
+/// The average of a connection that `old` did not have starts at its value.
+fn start_at_values<T: Real>(param: &Param<T>, old: &Topology, average: &mut Tensor<T>) {
+    let entries = param.by_rows();
+    let (values, mut averages) = (entries.of(&param.value), entries.of(average));
+    for (entry, _) in old.carry(&entries.topology).enumerate().filter(|(_, from)| from.is_none()) {
+        averages[entry] = values[entry];
+    }
+    entries.set(average, &averages);
+}

@@ -1,0 +1,100 @@
+use super::pass::Step;
+use crate::axes::{axes, strength};
+use crate::structure::Part;
+use crate::{Model, Real};
+use nnz_core::{Kind, Shape, Target, Topology, Zero};
+
+/// What a method sees of its targets.
+pub(crate) struct Views<'a> {
+    pub(super) parts: Vec<View<'a>>,
+}
+
+pub(super) struct View<'a> {
+    pub shape: Shape,
+    topology: Topology,
+    values: Vec<f32>,
+    gradient: Vec<f32>,
+    zeros: &'a [Zero],
+    curvature: Vec<f32>,
+    flow: Vec<f32>,
+    gram: &'a [f64],
+    mean: &'a [f64],
+    momentum: Vec<f32>,
+    cost: f64,
+    whole: f64,
+}
+
+impl<'a> Views<'a> {
+    pub fn new<T: Real>(model: &'a Model<T>, pass: &'a Step<T>, kind: Kind) -> Self {
+        if matches!(kind, Kind::Units | Kind::Structure) {
+            let gradient = |i: usize| pass.gradients.get(i).map_or_else(Vec::new, |g| model.params[i].entries(g));
+            let view = |shape: Shape, [values, mut gradient]: [Vec<f64>; 2], cost: f64, whole: f64| {
+                let narrow = |v: Vec<f64>| v.into_iter().map(|v| v as f32).collect();
+                if pass.gradients.is_empty() {
+                    gradient.clear();
+                }
+                let (curvature, flow, momentum) = Default::default();
+                let (topology, values, gradient) = (Topology::full(shape.rows, 1), narrow(values), narrow(gradient));
+                let (zeros, gram, mean): (&[Zero], &[f64], &[f64]) = Default::default();
+                View { shape, topology, values, gradient, zeros, curvature, flow, gram, mean, momentum, cost, whole }
+            };
+            if kind == Kind::Units {
+                let of = |axis: &crate::Axis| view(axis.shape(), strength(model, axis, gradient), 0.0, 0.0);
+                return Self { parts: axes(&model.spec).iter().map(of).collect() };
+            }
+            let each = model.costs();
+            let whole = each.iter().sum();
+            let of = |part: &Part| view(part.shape(), part.strength(model, gradient), part.cost(&each), whole);
+            return Self { parts: Part::all(&model.spec).iter().map(of).collect() };
+        }
+        Self::at(model, pass, model.places(kind))
+    }
+
+    /// Of parameters.
+    pub fn at<T: Real>(model: &'a Model<T>, pass: &'a Step<T>, places: Vec<usize>) -> Self {
+        fn narrow<T: Real>(v: Vec<T>) -> Vec<f32> {
+            v.into_iter().map(|x| x.f64() as f32).collect()
+        }
+        let view = |i: usize| {
+            let p = &model.params[i];
+            let rows = p.by_rows();
+            let moments = pass.gram.as_ref().filter(|(at, _)| *at == i).map(|(_, m)| m);
+            View {
+                shape: p.shape.clone(),
+                values: narrow(rows.of(&p.value)),
+                gradient: pass.gradients.get(i).map_or_else(Vec::new, |g| narrow(rows.of(g))),
+                zeros: pass.zeros.get(i).map_or(&[], Vec::as_slice),
+                curvature: pass.curvature.get(i).map_or_else(Vec::new, |g| narrow(rows.of(g))),
+                flow: pass.flow.get(i).map_or_else(Vec::new, |g| narrow(rows.of(g))),
+                gram: moments.map_or(&[], |m| &m.square),
+                mean: moments.map_or(&[], |m| &m.first),
+                momentum: pass.momentum.get(i).map_or_else(Vec::new, |g| narrow(rows.of(g))),
+                topology: rows.topology,
+                cost: 0.0,
+                whole: 0.0,
+            }
+        };
+        Self { parts: places.into_iter().map(view).collect() }
+    }
+
+    pub fn targets(&self) -> Vec<Target<'_>> {
+        let parts = self.parts.iter().enumerate();
+        parts
+            .map(|(index, v)| Target {
+                index,
+                shape: &v.shape,
+                topology: &v.topology,
+                values: &v.values,
+                gradient: &v.gradient,
+                zeros: v.zeros,
+                curvature: &v.curvature,
+                flow: &v.flow,
+                gram: v.gram,
+                mean: v.mean,
+                momentum: &v.momentum,
+                cost: v.cost,
+                whole: v.whole,
+            })
+            .collect()
+    }
+}

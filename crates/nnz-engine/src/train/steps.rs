@@ -1,0 +1,409 @@
+//! Steps: the method's plan, then forward, backward and update.
+
+use super::record::{EpochRecord, Progress};
+use super::trainer::{Observer, Trainer};
+use crate::data::Batch;
+use crate::leaves::Leaves;
+use crate::step::{Editing, Step, Views, after_step, candidates, culprit, rewire};
+use crate::structure::Fresh;
+use crate::{Error, Mode, OptimizerSpec, Param, Real, Result, Tensor, clip_by_norm, lbfgs};
+use nnz_core::{Edit, Explored, Kind, Plan, Rng, Signals, Target, Work};
+use nnz_kernels::threads;
+use std::sync::mpsc::sync_channel;
+use std::time::Instant;
+
+/// Connections up to which those that ever existed are counted: 8 bytes each would be too much for larger networks.
+const COUNTED: usize = 1 << 19;
+
+/// Batches made ahead of the step that needs them.
+const AHEAD: usize = 2;
+
+impl<'a, T: Real> Trainer<'a, T> {
+    pub(crate) fn run_generic(&mut self, observe: &mut Observer<'_, 'a, T>) -> Result<bool> {
+        while self.position.step < self.steps() {
+            self.enter()?;
+            let (span, order, mut loader) = (self.span(), self.order(), self.loader.clone());
+            let end = std::thread::scope(|scope| {
+                if self.prefetch {
+                    let (send, receive) = sync_channel(AHEAD);
+                    self.ahead = Some(receive);
+                    let steps = self.local()..span.end;
+                    scope.spawn(move || {
+                        threads::anywhere();
+                        steps.map(|s| loader.batch(order + s)).try_for_each(|batch| send.send(batch))
+                    });
+                }
+                let end = self.drive(self.position.step + span.end - self.local(), observe);
+                // The thread ends when nobody listens.
+                self.ahead = None;
+                end
+            });
+            if !end? {
+                return Ok(self.position.step == self.steps());
+            }
+        }
+        Ok(true)
+    }
+
+    /// Trains up to a step; whether `observe` always said to go on.
+    fn drive(&mut self, stop: u64, observe: &mut Observer<'_, 'a, T>) -> Result<bool> {
+        while self.position.step < stop {
+            let progress = self.advance_generic()?;
+            if !observe(self, &progress) {
+                return Ok(false);
+            }
+        }
+        Ok(true)
+    }
+
+    pub(crate) fn advance_generic(&mut self) -> Result<Progress> {
+        let started = Instant::now();
+        self.enter()?;
+        let step = self.local();
+        let epoch = self.position.step / self.per_epoch();
+        let batch = match self.ahead.as_ref().and_then(|ahead| ahead.recv().ok()) {
+            Some(batch) => batch?,
+            None => self.loader.batch(self.order() + step)?,
+        };
+        self.freeze(step)?;
+        let loss = match self.work.sparsifier.plan(step) {
+            Plan::Rewire(signals) => {
+                let loss = self.rounds(&batch, step)?;
+                match signals.data() {
+                    true => loss.unwrap_or(0.0),
+                    false => self.update(&batch, Signals::NONE)?,
+                }
+            }
+            Plan::Observe(signals) => self.update(&batch, signals)?,
+            Plan::Rest => self.update(&batch, Signals::NONE)?,
+        };
+        self.position.step += 1;
+        self.position.done += 1;
+        self.position.loss_sum += loss * batch.rows() as f64;
+        self.position.rows_seen += batch.rows();
+        let ends = self.position.step == self.steps();
+        let last = ends || self.position.step.is_multiple_of(self.per_epoch());
+        if self.local() == self.span().end {
+            // A schedule may end exactly at the end of training: one last plan, on the last batch.
+            self.freeze(self.local())?;
+            if let Plan::Rewire(_) = self.work.sparsifier.plan(self.local()) {
+                self.rounds(&batch, self.local())?;
+            }
+        }
+        if ends {
+            self.enter()?;
+        }
+        let loss = self.position.loss_sum / self.position.rows_seen.max(1) as f64;
+        self.seconds += started.elapsed().as_secs_f64();
+        let finished = match last {
+            true => Some((self.finish_epoch(epoch as u32 + 1, loss)?, std::mem::take(&mut self.seconds))),
+            false => None,
+        };
+        Ok(Progress {
+            steps: (self.position.step, self.steps()),
+            epochs: (epoch as u32 + 1, self.steps().div_ceil(self.per_epoch()) as u32),
+            loss,
+            accuracy: self.position.history.last().map(|e| e.accuracy),
+            density: self.model.density(),
+            finished,
+        })
+    }
+
+    /// Plan and edits of one step, in as many rounds as the method has; the loss of the first, where it was measured.
+    pub(super) fn rounds(&mut self, batch: &Batch<T>, step: u64) -> Result<Option<f64>> {
+        let mut loss = None;
+        for _ in 0..self.work.sparsifier.rounds(step) {
+            let Plan::Rewire(signals) = self.work.sparsifier.plan(step) else { break };
+            let pass = self.signals(batch, signals)?;
+            self.charge(batch.rows(), signals);
+            self.edit(&pass, false)?;
+            loss = loss.or(Some(pass.loss).filter(|l| l.is_finite()));
+        }
+        Ok(loss)
+    }
+
+    /// What a method asked for, on as many rows as it asked for.
+    pub(super) fn signals(&self, batch: &Batch<T>, signals: Signals) -> Result<Step<T>> {
+        if !signals.any() {
+            return Ok(Step::empty());
+        }
+        if signals.rows <= batch.rows() || !signals.data() {
+            return self.measure(Some(batch).filter(|_| signals.data()), signals);
+        }
+        let (all, wanted) = (self.loader.rows(), signals.rows.min(self.loader.rows().len()));
+        let drawn = Rng::stream(self.seed, "measure", 0, self.position.step).distinct(all.len() as u64, wanted);
+        let rows: Vec<u32> = drawn.into_iter().map(|i| all[i as usize]).collect();
+        self.measure(Some(&Batch::of(self.data, &self.data.train, &rows, &self.frame)?), signals)
+    }
+
+    /// Turns leaves into plain weights where their time is over.
+    pub(super) fn freeze(&mut self, step: u64) -> Result<()> {
+        let Some(parametrization) = self.work.parametrization.as_ref().filter(|p| step >= p.until()) else {
+            return Ok(());
+        };
+        let Some(leaves) = self.leaves.take() else { return Ok(()) };
+        let mut edits = leaves.freeze(&**parametrization, &self.model);
+        let fresh = Fresh { seed: self.seed, step: self.position.step };
+        let how = Editing { kind: Kind::Weights, layerwise: false, storage: self.spec.storing(), fresh };
+        let (optimizer, average) = (Some(&mut self.optimizer), self.average.as_mut());
+        let moved =
+            rewire(&mut self.model, optimizer, average, &mut |_| Ok(std::mem::take(&mut edits)), &Step::empty(), how)?;
+        self.position.since = self.position.step;
+        self.position.born += moved.born;
+        self.position.died += moved.died;
+        self.look();
+        Ok(())
+    }
+
+    pub(super) fn mode(&self) -> Mode {
+        Mode::Train { seed: self.seed, step: self.position.step }
+    }
+
+    /// Counts the multiply-adds of what was measured on a batch.
+    pub(super) fn charge(&mut self, rows: usize, signals: Signals) {
+        if !signals.data() {
+            return;
+        }
+        let [exist, all] = *self.cost.get_or_insert_with(|| {
+            let each = self.model.costs();
+            let part = |(p, cost): (&Param<T>, &f64)| cost * p.shape.len() as f64 / p.nnz().max(1) as f64;
+            [each.iter().sum(), self.model.params.iter().zip(&each).map(part).sum()]
+        });
+        // Forward and two backward products; the gradient of zeros is that of all entries; a Hessian times a vector is two
+        // gradients more.
+        let zeros = if signals.zeros > 0.0 { all - exist } else { 0.0 };
+        let curvature = if signals.curvature.is_some() { 6.0 * exist } else { 0.0 };
+        let rows = match signals.rows > rows {
+            true => signals.rows.min(self.loader.rows().len()),
+            false => rows,
+        };
+        self.position.multiply_adds += rows as f64 * (3.0 * exist + zeros + curvature);
+    }
+
+    /// A pass whose loss and gradients are numbers, or the place where they stopped being any.
+    pub(super) fn measure(&self, batch: Option<&Batch<T>>, signals: Signals) -> Result<Step<T>> {
+        let (smoothing, mode, kind) = (self.spec.smoothing, self.mode(), self.work.sparsifier.kind());
+        let backwards = match (&self.leaves, &self.work.parametrization) {
+            (Some(leaves), Some(p)) => leaves.backwards(&**p, self.local(), self.model.params.len()),
+            _ => Vec::new(),
+        };
+        let named = candidates(&*self.work.sparsifier, self.local(), signals, &self.model);
+        let mut pass = Step::measure(&self.model, batch, smoothing, signals, named, mode, kind, &backwards)?;
+        if signals.momentum {
+            let kept = |i: usize| self.optimizer.direction(i).or_else(|| pass.gradients.get(i).cloned());
+            pass.momentum = (0..self.model.params.len()).filter_map(kept).collect();
+        }
+        match batch {
+            Some(batch) if !pass.finite() => {
+                let layer = culprit(&self.model, batch, smoothing, mode)?;
+                Err(Error::NonFinite { loss: pass.loss, step: self.position.step, layer })
+            }
+            _ => Ok(pass),
+        }
+    }
+
+    /// One update, and the loss before it.
+    pub(super) fn update(&mut self, batch: &Batch<T>, signals: Signals) -> Result<f64> {
+        let step = self.local();
+        if let (Some(leaves), Some(p)) = (&self.leaves, &self.work.parametrization) {
+            leaves.show(&**p, step, &mut self.model);
+        }
+        let mut pass = self.measure(Some(batch), signals)?;
+        self.charge(batch.rows(), Signals { gradient: true, rows: 0, ..signals });
+        if signals.any() {
+            let views = Views::new(&self.model, &pass, self.work.sparsifier.kind());
+            self.work.sparsifier.observe(step, &views.targets());
+        }
+        if let Some(limit) = self.spec.clip {
+            clip_by_norm(&mut pass.gradients, limit);
+        }
+        let factor = self.spec.schedule.factor(step, self.length(), self.spec.warmup);
+        let lr = self.spec.optimizer.lr() * factor;
+        if let OptimizerSpec::Lbfgs { memory, weight_decay } = self.spec.optimizer {
+            self.search(batch, &pass, memory, weight_decay)?;
+        } else {
+            let count = self.position.step - self.position.since + 1;
+            if let Some(mut leaves) = self.leaves.take() {
+                self.move_leaves(&mut leaves, batch, &mut pass, lr, count)?;
+                self.leaves = Some(leaves);
+                let phases = self.work.parametrization.as_ref().map_or(0, |p| p.phases());
+                (1..phases).for_each(|_| self.charge(batch.rows(), Signals::GRADIENT));
+            }
+            for (i, (param, gradient)) in self.model.params.iter_mut().zip(&pass.gradients).enumerate() {
+                if !self.leaves.as_ref().is_some_and(|l| l.has(i)) {
+                    self.optimizer.update(i, param, gradient, lr, count);
+                }
+            }
+        }
+        if self.work.sparsifier.proximal() {
+            after_step(&mut self.model, &mut *self.work.sparsifier, step, lr);
+        }
+        self.model.absorb(&pass.statistics);
+        if let (Some(average), Some(decay)) = (&mut self.average, self.spec.ema) {
+            let early = (1.0 + step as f64) / (10.0 + step as f64);
+            average.update(&self.model.params, decay.min(early));
+        }
+        Ok(pass.loss)
+    }
+
+    /// One step of the leaves: by the optimizer, or by their own in phases, each with a pass at what the last one left.
+    pub(super) fn move_leaves(
+        &mut self,
+        leaves: &mut Leaves,
+        batch: &Batch<T>,
+        pass: &mut Step<T>,
+        lr: f64,
+        count: u64,
+    ) -> Result<()> {
+        let step = self.local();
+        let Some(p) = &self.work.parametrization else { return Ok(()) };
+        if p.phases() == 0 {
+            leaves.update(&**p, step, &pass.gradients, lr, count);
+        }
+        for phase in 0..p.phases() {
+            if phase > 0 {
+                let gradients = self.measure(Some(batch), Signals::NONE)?.gradients;
+                leaves.own_step(&**p, phase, &gradients, lr);
+            } else {
+                leaves.own_step(&**p, phase, &pass.gradients, lr);
+            }
+            leaves.show(&**p, step, &mut self.model);
+        }
+        leaves.show(&**p, step + 1, &mut self.model);
+        Ok(())
+    }
+
+    /// One iteration of limited-memory BFGS on the loss of this batch, from the pass at its start. Slots `i` and
+    /// `memory + i` of the optimizer hold the i-th step and its change of the gradient, oldest first, zero where there
+    /// is none yet.
+    pub(super) fn search(&mut self, batch: &Batch<T>, pass: &Step<T>, memory: usize, decay: f64) -> Result<()> {
+        let (smoothing, mode) = (self.spec.smoothing, self.mode());
+        let trained: Vec<usize> =
+            (0..self.model.params.len()).filter(|&i| self.model.params[i].role.trained()).collect();
+        let flat = |tensors: &mut dyn Iterator<Item = &Tensor<T>>| -> Vec<f64> {
+            tensors.flat_map(|t| t.data().iter().map(|v| v.f64())).collect()
+        };
+        let slot = |k: usize| flat(&mut trained.iter().map(|&i| &self.optimizer.state[i][k]));
+        let pairs: Vec<_> = (0..memory).filter_map(|k| lbfgs::Pair::new(slot(k), slot(memory + k))).collect();
+        let before = flat(&mut trained.iter().map(|&i| &self.model.params[i].value));
+        // λ of ½ λ |w|² over weights.
+        let decays: Vec<f64> = {
+            let of = |&i: &usize| {
+                let p = &self.model.params[i];
+                std::iter::repeat_n(if p.weight() { decay } else { 0.0 }, p.value.len())
+            };
+            trained.iter().flat_map(of).collect()
+        };
+        let whole = |x: &[f64], loss: f64, mut g: Vec<f64>| {
+            let penalty: f64 = x.iter().zip(&decays).map(|(x, d)| 0.5 * d * x * x).sum();
+            g.iter_mut().zip(x).zip(&decays).for_each(|((g, x), d)| *g += d * x);
+            (loss + penalty, g)
+        };
+        let gradient = |pass: &Step<T>| flat(&mut trained.iter().map(|&i| &pass.gradients[i]));
+        let (value, start) = whole(&before, pass.loss, gradient(pass));
+        let model = &mut self.model;
+        let mut set = |x: &[f64]| {
+            let mut x = x.iter();
+            for &i in &trained {
+                model.params[i].value.data_mut().iter_mut().zip(&mut x).for_each(|(w, &x)| *w = T::of(x));
+            }
+            Step::run(model, batch, smoothing, Signals::NONE, Vec::new(), mode, &[])
+        };
+        let mut failure = None;
+        let found = lbfgs::iterate(&before, value, &start, &pairs, |x| match set(x) {
+            Ok(pass) => whole(x, pass.loss, gradient(&pass)),
+            Err(e) => {
+                failure = Some(e);
+                (f64::NAN, vec![0.0; x.len()])
+            }
+        });
+        if let Some(e) = failure {
+            return Err(e);
+        }
+        let after = found.as_ref().map_or(&before, |f| &f.x);
+        let mut from = 0;
+        for &i in &trained {
+            let value = &mut self.model.params[i].value;
+            let span = from..from + value.len();
+            from = span.end;
+            value.data_mut().iter_mut().zip(&after[span.clone()]).for_each(|(w, &x)| *w = T::of(x));
+            let slots = &mut self.optimizer.state[i];
+            match &found {
+                // No step lowers the loss along this direction: forget what it was made of.
+                None => slots.iter_mut().for_each(|s| s.data_mut().fill(T::ZERO)),
+                Some(found) => {
+                    for (half, new, old) in [(0, &found.x, &before), (memory, &found.gradient, &start)] {
+                        slots[half..half + memory].rotate_left(1);
+                        let difference = new[span.clone()].iter().zip(&old[span.clone()]).map(|(a, b)| T::of(a - b));
+                        slots[half + memory - 1].data_mut().iter_mut().zip(difference).for_each(|(s, d)| *s = d);
+                    }
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// Asks the sparsifier, or the procedure, for its edits and applies them.
+    pub(super) fn edit(&mut self, pass: &Step<T>, by_procedure: bool) -> Result<()> {
+        let (step, kind) = (self.local(), self.work.sparsifier.kind());
+        let layerwise = self.work.sparsifier.layerwise() && !by_procedure;
+        let Work { sparsifier, procedure, .. } = &mut self.work;
+        let (explored, counted) = (&mut self.explored, kind == Kind::Weights && self.model.nonzeros() <= COUNTED);
+        let mut ask = |targets: &[Target]| -> nnz_core::Result<Vec<Edit>> {
+            let edits = match procedure {
+                Some(p) if by_procedure => p.edit(targets),
+                _ => sparsifier.rewire(step, targets),
+            }?;
+            for (t, edit) in targets.iter().zip(&edits).filter(|_| counted) {
+                if let Edit::Rewire { topology, .. } = edit {
+                    explored.resize_with(explored.len().max(t.index + 1), Explored::default);
+                    explored[t.index].add(t.topology, topology);
+                }
+            }
+            Ok(edits)
+        };
+        let (optimizer, average) = (Some(&mut self.optimizer), self.average.as_mut());
+        let fresh = Fresh { seed: self.seed, step: self.position.step };
+        let how = Editing { kind, layerwise, storage: self.spec.storing(), fresh };
+        let moved = rewire(&mut self.model, optimizer, average, &mut ask, pass, how)?;
+        self.position.born += moved.born;
+        self.position.died += moved.died;
+        self.look();
+        Ok(())
+    }
+
+    /// Entries that existed at any time / all prunable entries.
+    pub(super) fn share_explored(&self) -> Option<f64> {
+        let rewired = self.explored.iter().any(|e| e.births > 0);
+        let places = self.model.places(Kind::Weights);
+        if !rewired || self.explored.len() > places.len() {
+            return None;
+        }
+        let prunable: Vec<&Param<T>> = places.into_iter().map(|i| &self.model.params[i]).collect();
+        let ever = |(k, p): (usize, &&Param<T>)| match self.explored.get(k) {
+            Some(e) if e.births > 0 => e.count(),
+            _ => p.nnz(),
+        };
+        let all: usize = prunable.iter().map(|p| p.shape.len()).sum();
+        Some(prunable.iter().enumerate().map(ever).sum::<usize>() as f64 / all.max(1) as f64)
+    }
+
+    pub(super) fn look(&mut self) {
+        self.cost = None;
+        if let Some(history) = &mut self.history {
+            history.look(&self.model.params, self.position.step);
+        }
+    }
+
+    pub(super) fn finish_epoch(&mut self, epoch: u32, loss: f64) -> Result<EpochRecord> {
+        let accuracy = self.evaluate_generic(&self.data.train, &self.validation)?.accuracy;
+        let explored = self.share_explored();
+        let p = &mut self.position;
+        let density = self.model.density();
+        let (step, born, died, multiply_adds) = (p.step, p.born, p.died, p.multiply_adds);
+        let record = EpochRecord { epoch, step, loss, accuracy, density, born, died, explored, multiply_adds };
+        (p.loss_sum, p.rows_seen, p.born, p.died) = (0.0, 0, 0, 0);
+        p.history.push(record.clone());
+        Ok(record)
+    }
+}

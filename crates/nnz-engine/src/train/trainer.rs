@@ -1,0 +1,221 @@
+use super::record::{Position, Progress, Snapshot};
+use super::spec::{Dtype, TrainSpec};
+use crate::data::{Batch, Dataset, Frame, Loader, Split};
+use crate::evaluate::{Evaluation, evaluate_generic};
+use crate::files::{self, Header};
+use crate::leaves::Leaves;
+use crate::step::{Make, check_trained};
+use crate::targets::targets;
+use crate::{Average, History, Model, ModelSpec, Optimizer, Real, Result, StoragePolicy};
+use nnz_core::{Explored, Setting, Shape, Work};
+use serde_json::Value;
+use std::borrow::Cow;
+use std::collections::BTreeMap;
+use std::path::Path;
+use std::sync::mpsc::Receiver;
+
+/// A training under way: model, optimizer, method, data and position.
+pub struct Trainer<'a, T> {
+    pub(super) data: &'a Dataset,
+    pub(super) spec: TrainSpec,
+    pub(super) seed: u64,
+    pub(super) loader: Loader<'a>,
+    /// Batches made ahead by a thread, from that of the next step on.
+    pub(super) ahead: Option<Receiver<crate::data::Result<Batch<T>>>>,
+    pub(super) validation: Vec<u32>,
+    pub(super) frame: Frame,
+    pub(super) work: Work,
+    pub(super) leaves: Option<Leaves>,
+    pub(super) explored: Vec<Explored>,
+    /// Multiply-adds of a forward pass of one row through what exists and through every entry, as long as no edit changes it.
+    pub(super) cost: Option<[f64; 2]>,
+    pub(super) snapshots: BTreeMap<String, Snapshot<T>>,
+    /// The network under training; [`Trainer::result`] is the one to keep.
+    pub model: Model<T>,
+    /// The update rule with its state.
+    pub optimizer: Optimizer<T>,
+    /// The moving average of the values, when there is one.
+    pub average: Option<Average<T>>,
+    /// Where it stands.
+    pub position: Position,
+    /// Sees what every edit changes, when there is one. Changes no result.
+    pub history: Option<History>,
+    /// Whether [`Trainer::run`] makes batches ahead on a thread of its own. Changes no result.
+    pub prefetch: bool,
+    /// Time spent in the steps of the current epoch; never part of a result.
+    pub(super) seconds: f64,
+}
+
+/// Sees every step of a training; `false` ends it.
+pub type Observer<'o, 'a, T> = dyn FnMut(&Trainer<'a, T>, &Progress) -> bool + 'o;
+
+impl<'a, T: Real> Trainer<'a, T> {
+    pub(crate) fn new_generic(
+        model: &ModelSpec,
+        data: &'a Dataset,
+        spec: &TrainSpec,
+        seed: u64,
+        make: Make,
+    ) -> Result<Self> {
+        Self::build(data, spec, seed, make, model.reads_tokens(), |work| {
+            let shapes = targets(model, spec.prune_head, work.sparsifier.kind());
+            let shapes: Vec<&Shape> = shapes.iter().collect();
+            work.sparsifier.check(&shapes)?;
+            let births = work.sparsifier.birth(&shapes)?;
+            let mut model = Model::born_generic(model, births, spec.storing(), spec.prune_head, seed)?;
+            if let Some(graph) = &data.graph {
+                model.adopt(graph)?;
+            }
+            Ok(model)
+        })
+    }
+
+    pub(crate) fn from_model_generic(
+        model: Model<T>,
+        frame: Frame,
+        data: &'a Dataset,
+        spec: &TrainSpec,
+        seed: u64,
+        make: Make,
+    ) -> Result<Self> {
+        let spec = TrainSpec { task: frame.task, ..spec.clone() };
+        let mut trainer = Self::build(data, &spec, seed, make, false, |work| {
+            check_trained(work, &model)?;
+            Ok(model)
+        })?;
+        trainer.loader = trainer.loader.framed(frame.clone());
+        trainer.frame = frame;
+        Ok(trainer)
+    }
+
+    fn build(
+        data: &'a Dataset,
+        spec: &TrainSpec,
+        seed: u64,
+        make: Make,
+        tokens: bool,
+        model: impl FnOnce(&Work) -> Result<Model<T>>,
+    ) -> Result<Self> {
+        spec.check(data.image)?;
+        let (rows, validation) = data.split_validation(spec.validation, seed)?;
+        let frame = Frame::of(data, &rows, spec.task, tokens)?;
+        let loader = Loader::new(data, rows, spec.batch, seed, spec.augment, frame.clone());
+        let per_epoch = loader.per_epoch();
+        let setting = Setting { seed, steps: per_epoch * u64::from(spec.epochs), steps_per_epoch: per_epoch };
+        let work = make(&setting)?;
+        let model = model(&work)?;
+        let leaves = work.parametrization.as_ref().map(|p| Leaves::new(&**p, &model, spec)).transpose()?;
+        let optimizer = Optimizer::new(spec.optimizer, &model.params);
+        let average = spec.ema.map(|_| Average::new(&model.params));
+        Ok(Self {
+            data,
+            spec: spec.clone(),
+            seed,
+            loader,
+            ahead: None,
+            validation,
+            frame,
+            work,
+            leaves,
+            explored: Vec::new(),
+            cost: None,
+            snapshots: BTreeMap::new(),
+            model,
+            optimizer,
+            average,
+            position: Position::default(),
+            history: None,
+            prefetch: true,
+            seconds: 0.0,
+        })
+    }
+
+    pub(crate) fn save_generic(&self, path: &Path, header: &Header, run: &str) -> Result<()> {
+        let mut position = self.position.clone();
+        position.sparsifier = self.work.sparsifier.state();
+        position.explored = self.explored.clone();
+        position.snapshots = self.snapshots.keys().cloned().collect();
+        position.leaves = self.leaves.as_ref().map_or_else(Vec::new, Leaves::extents);
+        let checkpoint = files::Checkpoint {
+            model: Cow::Borrowed(&self.model),
+            optimizer: Cow::Borrowed(&self.optimizer),
+            average: self.average.clone(),
+            crossovers: self.spec.crossovers.clone(),
+            snapshots: Cow::Borrowed(&self.snapshots),
+            leaves: self.leaves.as_ref().map_or_else(Vec::new, Leaves::tensors),
+            position,
+        };
+        files::save_checkpoint(path, &checkpoint, header, run)
+    }
+
+    pub(crate) fn resume_generic(&mut self, path: &Path, run: &str) -> Result<()> {
+        let saved = files::load_checkpoint(path, self.spec.storage, run)?;
+        self.work.sparsifier.restore(&saved.position.sparsifier)?;
+        if let Some(procedure) = self.work.procedure.as_mut().filter(|_| !saved.position.procedure.is_null()) {
+            procedure.restore(&saved.position.procedure)?;
+        }
+        self.model = saved.model.into_owned();
+        self.spec.crossovers = saved.crossovers;
+        (self.optimizer, self.average) = (saved.optimizer.into_owned(), saved.average);
+        self.snapshots = saved.snapshots.into_owned();
+        let plain = saved.position.leaves.is_empty();
+        self.leaves = self.leaves.take().filter(|_| !plain).map(|l| l.with(&saved.position.leaves, saved.leaves));
+        self.position = saved.position;
+        self.explored = std::mem::take(&mut self.position.explored);
+        self.cost = None;
+        // Known from what was just read.
+        self.position.sparsifier = Value::Null;
+        self.position.snapshots.clear();
+        self.position.leaves.clear();
+        Ok(())
+    }
+
+    /// The network to keep: the average where there is one, rounded to what its file will hold.
+    pub fn result(&self) -> Cow<'_, Model<T>> {
+        if self.average.is_none() && self.spec.dtype == Dtype::Native {
+            return Cow::Borrowed(&self.model);
+        }
+        let mut model = self.model.clone();
+        for (p, a) in model.params.iter_mut().zip(self.average.iter().flat_map(Average::values)) {
+            p.value = a.clone();
+        }
+        self.spec.dtype.round(&mut model);
+        Cow::Owned(model)
+    }
+
+    /// Steps in the whole run.
+    pub fn steps(&self) -> u64 {
+        self.work.procedure.as_ref().map_or_else(|| self.plain_steps(), |p| p.steps())
+    }
+
+    /// Bytes that updates remember: the optimizer's, without those of weights that are made of leaves, and what their
+    /// leaves need in their place.
+    pub fn optimizer_bytes(&self) -> usize {
+        let (Some(leaves), Some(p)) = (&self.leaves, &self.work.parametrization) else { return self.optimizer.bytes() };
+        let plain = self.optimizer.state.iter().enumerate().filter(|(i, _)| !leaves.has(*i));
+        let plain = plain.flat_map(|(_, slots)| slots).map(|s| s.len() * size_of::<T>()).sum::<usize>();
+        plain + leaves.state_bytes(&**p)
+    }
+
+    pub(super) fn plain_steps(&self) -> u64 {
+        self.per_epoch() * u64::from(self.spec.epochs)
+    }
+
+    /// How the weights are stored; what files of this training keep.
+    pub fn policy(&self) -> StoragePolicy {
+        self.spec.policy()
+    }
+
+    /// How rows become inputs and goals, as measured on the training rows.
+    pub fn frame(&self) -> &Frame {
+        &self.frame
+    }
+
+    pub(super) fn per_epoch(&self) -> u64 {
+        self.loader.per_epoch()
+    }
+
+    pub(crate) fn evaluate_generic(&self, split: &Split, rows: &[u32]) -> Result<Evaluation> {
+        evaluate_generic(&self.result(), self.data, split, rows, &self.frame)
+    }
+}

@@ -1,0 +1,47 @@
+use nnz_core::Topology;
+use nnz_kernels::{Csc, Csr, Plan, Rows, Tuning};
+
+/// The connections of one weight, compiled for the kernels. Checked once, here; steps trust it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Connections(Plan);
+
+impl Connections {
+    /// O(nnz).
+    pub fn new(topology: &Topology) -> Self {
+        Self::with_order(topology).0
+    }
+
+    /// Also, for each connection in the topology's order, where its value lies. O(nnz).
+    pub fn with_order(topology: &Topology) -> (Self, Vec<u32>) {
+        let (rows, cols, t) = (topology.rows(), topology.cols(), topology.transpose());
+        let csr = Csr { rows, cols, starts: topology.starts(), columns: topology.columns() };
+        let csc = Csc { starts: &t.starts, rows: &t.rows, entries: &t.entries };
+        let (plan, order) = Plan::compile(csr, csc, Tuning::of(rows, cols, topology.nnz()));
+        (Self(plan), order)
+    }
+
+    /// The plan; values, gradients and optimizer state lie in its order.
+    pub fn plan(&self) -> &Plan {
+        &self.0
+    }
+
+    /// Row by row again. O(nnz).
+    pub fn topology(&self) -> Topology {
+        self.rows().0
+    }
+
+    /// `row * cols + col` of every value.
+    pub fn positions(&self) -> Vec<usize> {
+        let (topology, order) = self.rows();
+        let mut positions = vec![0; order.len()];
+        order.iter().zip(topology.positions()).for_each(|(&at, p)| positions[at as usize] = p as usize);
+        positions
+    }
+
+    /// Row by row, and where each value lies. O(nnz).
+    pub fn rows(&self) -> (Topology, Vec<u32>) {
+        let Rows { starts, columns, order } = self.0.by_rows();
+        let topology = Topology::new(self.0.rows(), self.0.cols(), starts, columns);
+        (topology.expect("a plan has a valid structure"), order)
+    }
+}

@@ -1,0 +1,17 @@
+//! Tensors of nnz: values, a tape, operations on dense and on sparse values, and their derivatives.
+#![forbid(unsafe_code)]
+
+mod atomic;
+mod connections;
+pub mod derivatives;
+mod error;
+pub mod ops;
+pub mod tape;
+mod tensor;
+
+pub use atomic::write_atomically;
+pub use connections::Connections;
+pub use error::{Error, Result};
+pub use nnz_kernels::Real;
+pub use tape::{Gradients, TapeError, Var};
+pub use tensor::Tensor;
