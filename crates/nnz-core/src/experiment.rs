@@ -102,6 +102,18 @@ pub enum InputKind {
     Text,
 }
 
+/// What is read where a recipe names nothing.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Need {
+    /// It must be named.
+    Required,
+    /// Nothing.
+    Optional,
+    /// This.
+    Default(&'static str),
+}
+
 /// Something an experiment reads, named in recipes and on the command line.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
 pub struct Input {
@@ -109,8 +121,8 @@ pub struct Input {
     pub name: &'static str,
     /// What it is read as.
     pub kind: InputKind,
-    /// What is read where nothing is named; none makes the input required.
-    pub default: Option<&'static str>,
+    /// What is read where nothing is named.
+    pub need: Need,
     /// What it is, in a sentence.
     pub about: &'static str,
 }
@@ -228,6 +240,11 @@ impl<'a> Context<'a> {
     pub fn input<T: 'static>(&self, name: &str) -> Result<&'a T> {
         let bad = || Error::Refused(format!("no input named `{name}` of this type was declared"));
         self.inputs.get(name).and_then(|i| i.downcast_ref()).ok_or_else(bad)
+    }
+
+    /// Whether an optional input was named.
+    pub fn has(&self, name: &str) -> bool {
+        self.inputs.contains_key(name)
     }
 
     /// Reports the value of a metric, once.

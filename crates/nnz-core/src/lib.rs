@@ -32,7 +32,7 @@ pub use adapter::Adapter;
 pub use criterion::{Criterion, Gradient, Growth, Magnitude, Random, Search, Sensitivity, contenders, random_zeros};
 pub use distribution::{Distribution, DistributionKind, Er, Erk, ErkPlus, Global, Uniform, UniformPlus, allocate};
 pub use error::{Error, Result, closest};
-pub use experiment::{Better, Context, Experiment, Findings, Input, InputKind, Metric, Unit};
+pub use experiment::{Better, Context, Experiment, Findings, Input, InputKind, Metric, Need, Unit};
 pub use explored::Explored;
 pub use knee::{Grid, Knee};
 pub use mask::Mask;

@@ -55,3 +55,13 @@ impl Error {
         Self::File { path: path.into(), why: why.to_string() }
     }
 }
+
+/// What a method says of an engine that refused it something.
+impl From<Error> for nnz_core::Error {
+    fn from(e: Error) -> Self {
+        match e {
+            Error::Core(e) => e,
+            other => Self::Refused(other.to_string()),
+        }
+    }
+}

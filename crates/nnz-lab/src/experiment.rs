@@ -8,7 +8,7 @@ use crate::run::record::MachineRecord;
 use crate::run::{Observer, Options, hex, lock, machine, read_json, sweep, write, write_json};
 use crate::{Claim, Error, Measured, Result, Scale, report, state};
 use nnz_core::experiment::Host;
-use nnz_core::{Context, Findings, InputKind, Method, Metric, Registry, State, closest};
+use nnz_core::{Context, Findings, InputKind, Method, Metric, Need, Registry, State, closest};
 use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 use std::any::Any;
@@ -116,10 +116,11 @@ impl ExperimentRecipe {
                 return Err(Error::Refused(format!("{} has no input `{unknown}`{hint}", method.key)));
             }
             for input in inputs {
-                match (self.inputs.contains_key(input.name), input.default) {
-                    (true, _) => {}
-                    (false, Some(default)) => drop(self.inputs.insert(input.name.into(), default.into())),
-                    (false, None) => {
+                match input.need {
+                    _ if self.inputs.contains_key(input.name) => {}
+                    Need::Optional => {}
+                    Need::Default(default) => drop(self.inputs.insert(input.name.into(), default.into())),
+                    Need::Required => {
                         let why = format!("{} reads an input `{}`: {}", method.key, input.name, input.about);
                         return Err(Error::Refused(format!("{why} Give --input {}=...", input.name)));
                     }
@@ -233,7 +234,7 @@ impl Inputs {
     fn read(recipe: &ExperimentRecipe, method: &Method) -> Result<Self> {
         let mut all = Self { values: BTreeMap::new(), checksums: Vec::new(), notes: Vec::new() };
         for input in method.launch(&recipe.arms[0].options)?.inputs() {
-            let place = &recipe.inputs[input.name];
+            let Some(place) = recipe.inputs.get(input.name) else { continue };
             let file = || fs::read(place).map_err(|e| Error::file(Path::new(place), format!("cannot read: {e}")));
             let value: Box<dyn Any + Send + Sync> = match input.kind {
                 InputKind::Rows => {

@@ -4,6 +4,7 @@
 //! methods, one file a method.
 #![forbid(unsafe_code)]
 
+pub use nnz_codes as codes;
 pub use nnz_core as core;
 pub use nnz_data as data;
 pub use nnz_engine as engine;
@@ -12,7 +13,8 @@ pub use nnz_lab as lab;
 pub use nnz_shape as shape;
 pub use nnz_sparse as sparse;
 
-use nnz_shape::{graph, topology};
+use nnz_codes::memory;
+use nnz_shape::{geometry, graph, topology};
 use nnz_sparse::{kernels, prune, rewire, structured, tickets};
 
 /// Every method, room by room.
@@ -21,7 +23,9 @@ pub const REGISTRY: nnz_core::Registry = nnz_core::Registry(&[
     tickets::METHODS,
     rewire::METHODS,
     structured::METHODS,
+    memory::METHODS,
     topology::METHODS,
+    geometry::METHODS,
     graph::METHODS,
     kernels::METHODS,
 ]);

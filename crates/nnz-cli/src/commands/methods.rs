@@ -99,7 +99,11 @@ pub fn show(args: &ShowArgs, ui: Ui) -> Result<ExitCode> {
             indent(&options)
         );
         if let Some(e) = &experiment {
-            let default = |i: &nnz_core::Input| i.default.map_or_else(|| "required".into(), |d| format!("default {d}"));
+            let default = |i: &nnz_core::Input| match i.need {
+                nnz_core::Need::Required => "required".into(),
+                nnz_core::Need::Optional => "optional".into(),
+                nnz_core::Need::Default(place) => format!("default {place}"),
+            };
             let inputs: Vec<String> =
                 e.inputs().iter().map(|i| format!("{}: {} ({})", i.name, i.about, default(i))).collect();
             let metrics: Vec<String> = e.metrics().iter().map(|x| format!("{}: {}", x.key, x.about)).collect();

@@ -1,0 +1,5 @@
+//! Rooms about sparse codes: which few features explain an activation, and how many patterns fit. One file a method; a room
+//! lists its own.
+#![forbid(unsafe_code)]
+
+nnz_core::rooms![memory];
