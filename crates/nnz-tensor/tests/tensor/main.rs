@@ -2,6 +2,7 @@
 //! worked out by hand where an identity is known.
 
 mod check;
+mod codes;
 mod dense;
 mod fourier;
 mod index;
