@@ -19,6 +19,7 @@ mod rng;
 mod schedule;
 mod sparsifier;
 mod start;
+mod state;
 mod target;
 mod topology;
 
@@ -35,5 +36,6 @@ pub use rng::Rng;
 pub use schedule::{Cubic, Decay, OneShot, Period, Schedule, Setting, When};
 pub use sparsifier::{Dense, DropGrow, Edit, Even, Exchange, Idle, Plan, Prune, Sparsifier, Static};
 pub use start::Start;
+pub use state::{Numbers, State, Visit, visit_within};
 pub use target::{Kind, Live, Measure, Shape, Signals, Target, Zero};
 pub use topology::{Topology, Transposed};

@@ -6,6 +6,7 @@ mod codes;
 mod connections;
 pub mod derivatives;
 mod error;
+pub mod fit;
 mod gradient;
 pub mod ops;
 pub mod tape;
@@ -19,3 +20,8 @@ pub use gradient::Gradient;
 pub use nnz_kernels::Real;
 pub use tape::{Gradients, TapeError, Var};
 pub use tensor::Tensor;
+
+/// The example of a fit is run as a test.
+#[cfg(doctest)]
+#[doc = include_str!("../../../docs/src/engine.md")]
+struct Page;

@@ -2,7 +2,7 @@ use crate::{Claim, Error, REGISTRY, Result};
 use include_dir::{Dir, include_dir};
 use nnz_core::{Pattern, closest};
 use nnz_engine::data::Dataset;
-use nnz_engine::{ModelSpec, OptimizerSpec, Task, TrainSpec};
+use nnz_engine::{Layers, ModelSpec, OptimizerSpec, Task, TrainSpec};
 use serde::de::value::MapAccessDeserializer;
 use serde::de::{Deserializer, MapAccess, Visitor};
 use serde::{Deserialize, Serialize};
@@ -77,8 +77,9 @@ impl Network {
         }
         let text = std::fs::read_to_string(file)
             .map_err(|e| Error::Recipe { place: file.clone(), why: format!("cannot read the network: {e}") })?;
-        let spec = toml::from_str(&text)
-            .map_err(|e| Error::Recipe { place: file.clone(), why: format!("no network: {}", e.to_string().trim()) })?;
+        let bad = |why: String| Error::Recipe { place: file.clone(), why: format!("no network: {}", why.trim()) };
+        let mut spec: ModelSpec = toml::from_str(&text).map_err(|e| bad(e.to_string()))?;
+        spec.bind(&Layers::new()).map_err(|e| bad(e.to_string()))?;
         Ok(Self::Written(spec))
     }
 

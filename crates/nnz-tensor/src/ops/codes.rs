@@ -116,10 +116,14 @@ fn select<T: Real>(x: &Tensor<T>, w: &Tensor<T>, b: Option<&Tensor<T>>, k: usize
 /// (Gao et al. 2024, arXiv:2406.04093, appendix D, for autoencoders).
 ///
 /// # Panics
-/// When extents differ.
+/// When extents differ, or rows have no number.
 pub fn linear_topk<T: Real>(x: &Var<T>, w: &Var<T>, b: Option<&Var<T>>, k: usize, by: Rank) -> SparseVar<T> {
     let ((rows, inputs), (cols, of_w)) = (x.value().rows_cols(), w.value().rows_cols());
-    assert!(w.shape().len() == 2 && inputs == of_w, "codes of rows of {inputs} by a matrix {:?}", w.shape());
+    assert!(
+        w.shape().len() == 2 && inputs == of_w && (inputs > 0 || rows == 0),
+        "codes of rows of {inputs} by a matrix {:?}",
+        w.shape()
+    );
     assert!(b.is_none_or(|b| b.shape() == [cols]), "a bias of {cols} entries");
     let (codes, values) = select(x.value(), w.value(), b.map(Var::value), k.min(cols), by);
     let mut parents = vec![x, w];

@@ -4,6 +4,7 @@
 mod check;
 mod codes;
 mod dense;
+mod fits;
 mod fourier;
 mod index;
 mod layers;
