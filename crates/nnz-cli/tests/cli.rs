@@ -34,7 +34,8 @@ const SMALL: &str = "--model mlp:784-24-16-10 --epochs 2 --batch 256";
 #[test]
 fn train_prints_one_document_and_writes_a_run() {
     let dir = tempfile::tempdir().unwrap();
-    let line = format!("train mnist10k --method rigl --density 0.1 {SMALL} --json --run-dir run");
+    // Sparse, whatever the cost model says: bytes are compared.
+    let line = format!("train mnist10k --method rigl --density 0.1 {SMALL} --storage sparse --json --run-dir run");
     let doc = json(dir.path(), &line);
     let arms = doc["arms"].as_array().unwrap();
     let names: Vec<&str> = arms.iter().map(|a| a["name"].as_str().unwrap()).collect();

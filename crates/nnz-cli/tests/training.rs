@@ -150,7 +150,7 @@ fn a_network_is_used_as_it_was_trained_whatever_the_cost_model_chose() {
     let sets = nnz_kernels::Isa::available().iter().map(|isa| format!("{isa:?}").to_lowercase());
     let sets: Vec<String> = sets.collect();
     let forced = costs.into_iter().chain(sets.iter().map(|isa| ["NNZ_ISA", isa]));
-    let train = "train mnist10k --method set --density 0.3 --model mlp:784-32-24-10 --optimizer adam --epochs 1 --batch 256 \
+    let train = "train mnist10k --method set --density 0.3 --model mlp:784-32-24-1 --optimizer adam --epochs 1 --batch 256 \
                  --task regression --no-controls --json";
     let mut ids = Vec::new();
     for (i, force) in forced.enumerate() {
@@ -185,7 +185,8 @@ fn a_network_is_used_as_it_was_trained_whatever_the_cost_model_chose() {
     }
     // The choice is part of a run's identity; what was asked for is the same.
     let of = |part: usize| ids.iter().map(|id| id.split('-').nth(part).unwrap()).collect::<std::collections::BTreeSet<_>>();
-    assert_eq!((of(0).len(), of(1).len()), (1, 7 - usize::from(ids[2] == ids[5])), "{ids:?}");
+    // Six choices that differ, and the built-in figures, which may choose as one of them does.
+    assert!(of(0).len() == 1 && (6..=7).contains(&of(1).len()), "{ids:?}");
     for (key, value) in [("NNZ_COST", "fast"), ("NNZ_ISA", "mmx")] {
         let out = program(d).env(key, value).args(train.split_whitespace()).args(["--run-dir", "no"]).output().unwrap();
         let error = String::from_utf8_lossy(&out.stderr).into_owned();
