@@ -348,7 +348,7 @@ impl State for Both<'_> {
         let mut text = serde_json::to_string(self.findings).map_err(|e| Error::Refused(e.to_string()))?;
         v.text("findings", &mut text)?;
         *self.findings = serde_json::from_str(&text).map_err(|e| Error::Refused(format!("kept findings: {e}")))?;
-        self.state.visit(v)
+        crate::visit_within(v, "state", self.state)
     }
 }
 

@@ -44,7 +44,7 @@ pub use rng::Rng;
 pub use schedule::{Cubic, Decay, OneShot, Period, Schedule, Setting, When};
 pub use sparsifier::{Dense, DropGrow, Edit, Even, Exchange, Idle, Plan, Prune, Sparsifier, Static};
 pub use start::Start;
-pub use state::{State, Visit};
+pub use state::{Numbers, State, Visit, visit_within};
 pub use target::{Kind, Live, Measure, Shape, Signals, Target, Zero};
 pub use topology::{Topology, Transposed};
 

@@ -111,6 +111,7 @@ impl Walk {
             | LayerSpec::Flatten(_)
             | LayerSpec::Dropout(_)
             | LayerSpec::Upsample(_) => x,
+            LayerSpec::Open(layer) if layer.unitwise() => x,
             _ => {
                 let root = self.root(x);
                 self.nodes[root].whole = true;

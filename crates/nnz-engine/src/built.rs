@@ -8,6 +8,7 @@ use nnz_core::{Measure, Setting, Topology, Work};
 
 use crate::data::{Dataset, Frame, Split};
 use crate::files::{self, Header, Packing};
+use crate::layers::Layers;
 use crate::step::{self, Make, Rows};
 use crate::train::Observer;
 use crate::{
@@ -60,7 +61,7 @@ built! {
         = measures::evaluate_generic;
     fn prune(model: &mut Model<Self>, work: &mut Work, batch: Rows, storage: Storing) -> Result<Moved> = step::prune_generic;
     fn measure(model: &Model<Self>, measure: &dyn Measure) -> f64 = step::measure_generic;
-    fn parse(bytes: &[u8], path: &Path, storage: Storing) -> Result<(Model<Self>, Header)> = files::parse_generic;
+    fn parse(bytes: &[u8], path: &Path, storage: Storing, layers: &Layers) -> Result<(Model<Self>, Header)> = files::parse_generic;
     fn save(path: &Path, model: &Model<Self>, header: &Header, packing: Packing) -> Result<()> = files::save_generic;
 }
 
@@ -184,5 +185,17 @@ pub fn parse_model<'a, T: Number>(
     path: &Path,
     storage: impl Into<Storing<'a>>,
 ) -> Result<(Model<T>, Header)> {
-    T::parse(bytes, path, storage.into())
+    T::parse(bytes, path, storage.into(), &Layers::new())
+}
+
+/// As [`load_model`], for networks with layers of other crates.
+///
+/// # Errors
+/// Those of [`load_model`], and when a layer is not among `layers`.
+pub fn load_model_with<'a, T: Number>(
+    path: &Path,
+    storage: impl Into<Storing<'a>>,
+    layers: &Layers,
+) -> Result<(Model<T>, Header)> {
+    T::parse(&files::read(path)?, path, storage.into(), layers)
 }

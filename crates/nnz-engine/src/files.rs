@@ -6,6 +6,7 @@
 //! Equal models are equal files, byte for byte.
 
 use crate::data::{Frame, Normalization, Task};
+use crate::layers::Layers;
 use crate::train::Snapshot;
 use crate::{
     Average, Crossovers, Dtype, Error, Layout, Model, ModelSpec, Optimizer, OptimizerSpec, Param, Position, Real,
@@ -258,6 +259,7 @@ struct In<'a> {
 }
 
 impl<'a> In<'a> {
+    /// What can be said before the network is known.
     fn parse(path: &'a Path, bytes: &'a [u8]) -> Result<Self> {
         let fail = |why: String| Error::file(path, why);
         let broken = |e: safetensors::SafeTensorError| fail(format!("not a whole safetensors file: {e}"));
@@ -274,17 +276,24 @@ impl<'a> In<'a> {
         }
         let Metadata { header, layout, checkpoint, .. } =
             serde_json::from_value(document).map_err(|e| fail(format!("metadata `nnz`: {e}")))?;
+        Ok(Self { path, tensors, header, layout, checkpoint })
+    }
+
+    /// With the network checked, whose custom layers are among `layers`.
+    fn checked(mut self, layers: &Layers) -> Result<Self> {
+        let bound = self.header.model.bind(layers);
+        bound.map_err(|why| self.fail(why))?;
+        let header = &self.header;
         let outputs = header.task.outputs(header.classes.len(), header.model.input);
         let scales = if header.task == Task::Regression { header.classes.len() } else { 0 };
         let sound = |s: &[f32; 2]| s[0].is_finite() && s[1] > 0.0 && s[1].is_finite();
         if header.scales.len() != scales || !header.scales.iter().all(sound) {
-            return Err(fail(format!(
-                "{} scales in the header, expected {scales} that are numbers",
-                header.scales.len()
-            )));
+            return Err(
+                self.fail(format!("{} scales in the header, expected {scales} that are numbers", header.scales.len()))
+            );
         }
-        header.model.check(outputs).map_err(|why| fail(format!("model in the header: {why}")))?;
-        Ok(Self { path, tensors, header, layout, checkpoint })
+        header.model.check(outputs).map_err(|why| self.fail(format!("model in the header: {why}")))?;
+        Ok(self)
     }
 
     fn fail(&self, why: impl ToString) -> Error {
@@ -413,8 +422,13 @@ pub(crate) fn read(path: &Path) -> Result<Vec<u8>> {
     std::fs::read(path).map_err(|e| Error::file(path, format!("cannot read: {e}")))
 }
 
-pub(crate) fn parse_generic<T: Real>(bytes: &[u8], path: &Path, storage: Storing) -> Result<(Model<T>, Header)> {
-    let file = In::parse(path, bytes)?;
+pub(crate) fn parse_generic<T: Real>(
+    bytes: &[u8],
+    path: &Path,
+    storage: Storing,
+    layers: &Layers,
+) -> Result<(Model<T>, Header)> {
+    let file = In::parse(path, bytes)?.checked(layers)?;
     let storage = if storage.open() { (&file.header.policy).into() } else { storage };
     Ok((file.model(storage)?, file.header))
 }
@@ -426,9 +440,14 @@ pub fn is_checkpoint(path: &Path, run: &str) -> bool {
 }
 
 /// Reads a checkpoint of `run`; another run's is refused.
-pub(crate) fn load_checkpoint<T: Real>(path: &Path, storage: Storage, run: &str) -> Result<Checkpoint<'static, T>> {
+pub(crate) fn load_checkpoint<T: Real>(
+    path: &Path,
+    storage: Storage,
+    run: &str,
+    layers: &Layers,
+) -> Result<Checkpoint<'static, T>> {
     let bytes = read(path)?;
-    let file = In::parse(path, &bytes)?;
+    let file = In::parse(path, &bytes)?.checked(layers)?;
     let Some(checkpoint) = &file.checkpoint else { return Err(file.fail("a model, not a checkpoint")) };
     if checkpoint.run != run {
         return Err(file.fail(format!(

@@ -12,7 +12,6 @@ mod files;
 mod frozen;
 mod history;
 pub mod layers;
-mod lbfgs;
 mod leaves;
 mod model;
 mod optim;
@@ -26,11 +25,12 @@ mod train;
 
 /// Models and checkpoints as safetensors files.
 pub mod file {
-    pub use crate::built::{load_model, parse_model, save_model};
+    pub use crate::built::{load_model, load_model_with, parse_model, save_model};
     pub use crate::files::{Header, Packing, Stored, is_checkpoint, write_atomically};
 }
 
-pub use nnz_tensor::{Connections, Real, Tensor, Var, derivatives, ops, tape};
+pub use nnz_tensor::fit::{LbfgsOptions, LrSchedule, OptimizerSpec, clip_by_norm, lbfgs};
+pub use nnz_tensor::{Codes, Connections, Gradient, Real, SparseVar, Tensor, Var, derivatives, fit, ops, tape};
 
 pub use axes::{Axis, axes};
 pub use built::{Number, evaluate, measure, prune};
@@ -39,10 +39,11 @@ pub use error::{Error, Result};
 pub use evaluate::Evaluation;
 pub use frozen::Frozen;
 pub use history::{Event, History};
-pub use layers::{Cache, Effects, Gram, Init, LayerSpec, Mode, Moments, ParamSpec, Pass, Role};
-pub use lbfgs::{LbfgsOptions, lbfgs};
+pub use layers::{
+    Cache, CustomLayer, Effects, Gram, Init, LayerSpec, Layers, Mode, Moments, Open, ParamSpec, Pass, Role,
+};
 pub use model::Model;
-pub use optim::{Average, LrSchedule, Optimizer, OptimizerSpec, clip_by_norm};
+pub use optim::{Average, Optimizer};
 pub use param::{Crossovers, Entries, Layout, Moved, Param, SPARSE_BELOW, Storage, StoragePolicy, Storing};
 pub use spec::{KNOWN, ModelSpec};
 pub use taps::{Change, Taps};

@@ -6,9 +6,10 @@
 use crate::recipe::merge;
 use crate::run::record::MachineRecord;
 use crate::run::{Observer, Options, hex, lock, machine, read_json, sweep, write, write_json};
-use crate::{Claim, Error, Measured, Result, Scale, report, state};
+use crate::{Claim, Error, Measured, Result, Scale, report};
 use nnz_core::experiment::Host;
 use nnz_core::{Context, Findings, InputKind, Method, Metric, Need, Registry, State, closest};
+use nnz_engine::fit::{load_state, save_state};
 use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 use std::any::Any;
@@ -281,13 +282,17 @@ impl Keeper<'_> {
 
 impl Host for Keeper<'_> {
     fn resume(&mut self, state: &mut dyn State) -> nnz_core::Result<bool> {
-        state::load(&self.checkpoint, &self.run, state).map_err(Self::refused)
+        if !self.checkpoint.exists() {
+            return Ok(false);
+        }
+        load_state(&self.checkpoint, state, &self.run).map_err(|e| nnz_core::Error::Refused(e.to_string()))?;
+        Ok(true)
     }
 
     fn checkpoint(&mut self, done: u64, of: u64, state: &mut dyn State) -> nnz_core::Result<bool> {
         let go_on = self.observer.part(self.arm, done, of);
         if !go_on || self.kept.elapsed().as_secs_f64() > KEEP_EVERY {
-            state::save(&self.checkpoint, &self.run, state).map_err(Self::refused)?;
+            save_state(&self.checkpoint, state, &self.run).map_err(|e| nnz_core::Error::Refused(e.to_string()))?;
             self.kept = Instant::now();
         }
         Ok(go_on)
@@ -359,7 +364,7 @@ pub fn run(
             observer.begin(&arm.name, seed, a * recipe.seeds.len() + s, count);
             let name = format!("{}-{seed}", arm.name);
             let done = dir.join("arms").join(format!("{name}.json"));
-            let checkpoint = dir.join("checkpoint.safetensors");
+            let checkpoint = dir.join("arms").join(format!("{name}.checkpoint.safetensors"));
             let mut experiment = method.launch(&arm.options)?;
             metrics = experiment.metrics().iter().map(MetricRecord::from).collect();
             if !done.exists() {
@@ -377,8 +382,9 @@ pub fn run(
                     ended => ended?,
                 }
                 write_json(&done, &cx.finish()?)?;
-                let _ = fs::remove_file(&checkpoint);
             }
+            // A process that was killed right after an arm ended left its checkpoint behind; nobody needs it.
+            let _ = fs::remove_file(&checkpoint);
             seeds.push(SeedFindings { seed, findings: read_json(&done)? });
         }
         let changed = arm.options.iter().filter(|(key, value)| defaults.get(*key) != Some(value));

@@ -13,7 +13,6 @@ mod recipe;
 pub mod report;
 pub mod run;
 pub mod scale;
-mod state;
 mod stats;
 
 pub use claim::{Claim, Expect, Judgement, Measured, Over, Relation, Verdict};

@@ -3,7 +3,7 @@ use crate::{Claim, Error, Result};
 use include_dir::{Dir, include_dir};
 use nnz_core::{Pattern, Registry, closest};
 use nnz_engine::data::Dataset;
-use nnz_engine::{ModelSpec, OptimizerSpec, Storage, Task, TrainSpec};
+use nnz_engine::{Layers, ModelSpec, OptimizerSpec, Storage, Task, TrainSpec};
 use serde::de::DeserializeOwned;
 use serde::de::value::MapAccessDeserializer;
 use serde::de::{Deserializer, MapAccess, Visitor};
@@ -80,8 +80,9 @@ impl Network {
         }
         let text = std::fs::read_to_string(file)
             .map_err(|e| Error::Recipe { place: file.clone(), why: format!("cannot read the network: {e}") })?;
-        let spec = toml::from_str(&text)
-            .map_err(|e| Error::Recipe { place: file.clone(), why: format!("no network: {}", e.to_string().trim()) })?;
+        let bad = |why: String| Error::Recipe { place: file.clone(), why: format!("no network: {}", why.trim()) };
+        let mut spec: ModelSpec = toml::from_str(&text).map_err(|e| bad(e.to_string()))?;
+        spec.bind(&Layers::new()).map_err(|e| bad(e.to_string()))?;
         Ok(Self::Written(spec))
     }
 

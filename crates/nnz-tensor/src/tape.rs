@@ -4,10 +4,11 @@
 
 use crate::Real;
 use crate::Tensor;
+use crate::gradient::{Gradient, add_rows};
 use std::cell::Cell;
 use std::collections::{BTreeMap, HashMap};
-use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, OnceLock};
 
 /// From the gradient of an output to the gradients of its parents; `None` where a parent has none.
 pub type Backward<T> = Box<dyn Fn(&Var<T>) -> Vec<Option<Var<T>>> + Send + Sync>;
@@ -67,25 +68,90 @@ fn next_id() -> u64 {
 /// gradient is the closure's own, to overwrite.
 pub type Quick<T> = Box<dyn Fn(Tensor<T>) -> Vec<Option<Tensor<T>>> + Send + Sync>;
 
+/// The same where some parents are used in a few rows only.
+pub type ByRows<T> = Box<dyn Fn(Tensor<T>) -> Vec<Option<Gradient<T>>> + Send + Sync>;
+
 /// How a node's gradient goes to its parents.
 enum Rule<T> {
     Ops(Backward<T>),
     /// Outside the tape, and on it.
     Either(Quick<T>, Backward<T>),
+    /// Likewise, with the shapes of the parents.
+    ByRows(ByRows<T>, Backward<T>, Vec<Vec<usize>>),
+}
+
+/// What has reached a node so far.
+struct Flow<T> {
+    dense: Option<Var<T>>,
+    /// Row by row, not summed yet, so that many small parts cost what they hold.
+    rows: Vec<(Vec<u32>, Tensor<T>)>,
+    /// Of the node; empty unless there are rows.
+    shape: Vec<usize>,
+}
+
+impl<T: Real> Flow<T> {
+    fn of(dense: Option<Var<T>>) -> Self {
+        Self { dense, rows: Vec::new(), shape: Vec::new() }
+    }
+
+    fn add(&mut self, gradient: Var<T>, create_graph: bool) {
+        self.dense = Some(match self.dense.take() {
+            Some(before) if create_graph => sum(&before, &gradient),
+            Some(before) => Var::constant(before.value.combine(&gradient.value, |a, b| a + b)),
+            None => gradient,
+        });
+    }
+
+    /// Everything in one tensor.
+    fn whole(self) -> Var<T> {
+        match (self.dense, self.rows) {
+            (Some(dense), rows) if rows.is_empty() => dense,
+            (dense, rows) => {
+                let mut all = dense.map_or_else(|| Tensor::zeros(&self.shape), |d| d.value);
+                rows.iter().for_each(|(rows, values)| add_rows(&mut all, rows, values));
+                Var::constant(all)
+            }
+        }
+    }
+
+    fn found(self) -> Found<T> {
+        match self.dense {
+            Some(_) => Found::Dense(self.whole()),
+            None => Found::Rows(Gradient::merged(self.rows, &self.shape), OnceLock::new()),
+        }
+    }
+}
+
+/// The gradient of a leaf.
+enum Found<T> {
+    Dense(Var<T>),
+    /// And the same with all entries, once it was asked for.
+    Rows(Gradient<T>, OnceLock<Var<T>>),
 }
 
 /// Gradients of leaves.
-pub struct Gradients<T>(HashMap<u64, Var<T>>);
+pub struct Gradients<T>(HashMap<u64, Found<T>>);
 
 impl<T: Real> Gradients<T> {
     /// The gradient of a leaf (or of a value the pass stopped at); `None` when the output does not depend on it.
     pub fn get(&self, leaf: &Var<T>) -> Option<&Var<T>> {
-        self.0.get(&leaf.node.as_ref()?.id)
+        match self.0.get(&leaf.node.as_ref()?.id)? {
+            Found::Dense(all) => Some(all),
+            Found::Rows(rows, all) => Some(all.get_or_init(|| Var::constant(rows.clone().dense(leaf.shape())))),
+        }
     }
 
     /// The same, taken out.
     pub fn take(&mut self, leaf: &Var<T>) -> Option<Tensor<T>> {
-        self.0.remove(&leaf.node.as_ref()?.id).map(|v| v.value)
+        self.take_gradient(leaf).map(|g| g.dense(leaf.shape()))
+    }
+
+    /// The same as it came: rows where only rows of the leaf were used.
+    pub fn take_gradient(&mut self, leaf: &Var<T>) -> Option<Gradient<T>> {
+        Some(match self.0.remove(&leaf.node.as_ref()?.id)? {
+            Found::Dense(all) => Gradient::Dense(all.value),
+            Found::Rows(rows, _) => rows,
+        })
     }
 }
 
@@ -145,15 +211,7 @@ impl<T: Real> Var<T> {
         composite: impl Fn(&[Self]) -> Self + Send + Sync + 'static,
         backward: impl FnOnce() -> Quick<T>,
     ) -> Self {
-        let inputs: Vec<Self> = parents.iter().map(|p| (*p).clone()).collect();
-        let on_tape = move |g: &Self| {
-            // One value may be several parents: each needs a node of its own to stop at.
-            let apart: Vec<Self> = inputs.iter().map(apart).collect();
-            let found = composite(&apart).backward_to(g.clone(), &apart, true);
-            let found = found.expect("composite forms are built from ops that differentiate twice");
-            apart.iter().map(|x| found.get(x).cloned()).collect()
-        };
-        Self::either(op, value, parents, || (backward(), Box::new(on_tape)))
+        Self::either(op, value, parents, || (backward(), through(parents, composite)))
     }
 
     /// The output of an op whose backward is given both ways: outside the tape, and built from ops.
@@ -166,6 +224,20 @@ impl<T: Real> Var<T> {
         Self::record(op, true, value, parents, || {
             let (quick, on_tape) = backward();
             Rule::Either(quick, on_tape)
+        })
+    }
+
+    /// As [`Var::fast`] for an op that uses a few rows of some of its parents: `backward` may give their gradients row by row.
+    pub fn by_rows(
+        op: &'static str,
+        value: Tensor<T>,
+        parents: &[&Self],
+        composite: impl Fn(&[Self]) -> Self + Send + Sync + 'static,
+        backward: impl FnOnce() -> ByRows<T>,
+    ) -> Self {
+        Self::record(op, true, value, parents, || {
+            let shapes = parents.iter().map(|p| p.shape().to_vec()).collect();
+            Rule::ByRows(backward(), through(parents, composite), shapes)
         })
     }
 
@@ -204,40 +276,71 @@ impl<T: Real> Var<T> {
             let mut leaves = HashMap::new();
             let Some(root) = self.node else { return Ok(Gradients(leaves)) };
             // Ids grow from parents to children, so the largest pending id has received all of its gradient.
-            let mut pending = BTreeMap::from([(root.id, (root, gradient))]);
-            while let Some((id, (node, gradient))) = pending.pop_last() {
+            let mut pending = BTreeMap::from([(root.id, (root, Flow::of(Some(gradient))))]);
+            while let Some((id, (node, flow))) = pending.pop_last() {
                 let backward = match &node.backward {
                     Some(backward) if !stops.contains(&id) => backward,
                     _ => {
-                        leaves.insert(id, gradient);
+                        leaves.insert(id, flow.found());
                         continue;
                     }
                 };
                 if create_graph && !node.twice {
                     return Err(TapeError::OnceOnly(node.op));
                 }
+                let gradient = flow.whole();
+                if let (Rule::ByRows(quick, _, shapes), false) = (backward, create_graph) {
+                    let mut gradients = quick(gradient.value).into_iter();
+                    for (parent, shape) in node.parents.iter().zip(shapes) {
+                        let gradient = gradients.next().flatten();
+                        let Some(parent) = parent else { continue };
+                        let Some(gradient) = gradient else { return Err(TapeError::Missing(node.op)) };
+                        let sum = &mut pending.entry(parent.id).or_insert_with(|| (parent.clone(), Flow::of(None))).1;
+                        match gradient {
+                            Gradient::Dense(all) => sum.add(Var::constant(all), false),
+                            Gradient::Rows { rows, values } => {
+                                sum.shape.clone_from(shape);
+                                sum.rows.push((rows, values));
+                            }
+                        }
+                    }
+                    continue;
+                }
                 let mut gradients = match backward {
                     Rule::Either(quick, _) if !create_graph => {
                         quick(gradient.value).into_iter().map(|g| g.map(Var::constant)).collect()
                     }
-                    Rule::Ops(backward) | Rule::Either(_, backward) => backward(&gradient),
+                    Rule::Ops(backward) | Rule::Either(_, backward) | Rule::ByRows(_, backward, _) => {
+                        backward(&gradient)
+                    }
                 }
                 .into_iter();
                 for parent in &node.parents {
                     let gradient = gradients.next().flatten();
                     let Some(parent) = parent else { continue };
                     let Some(gradient) = gradient else { return Err(TapeError::Missing(node.op)) };
-                    let sum = match pending.remove(&parent.id) {
-                        Some((_, before)) if create_graph => sum(&before, &gradient),
-                        Some((_, before)) => Var::constant(before.value.combine(&gradient.value, |a, b| a + b)),
-                        None => gradient,
-                    };
-                    pending.insert(parent.id, (parent.clone(), sum));
+                    let sum = pending.entry(parent.id).or_insert_with(|| (parent.clone(), Flow::of(None)));
+                    sum.1.add(gradient, create_graph);
                 }
             }
             Ok(Gradients(leaves))
         })
     }
+}
+
+/// The backward of a function of `parents` built from ops.
+fn through<T: Real>(
+    parents: &[&Var<T>],
+    composite: impl Fn(&[Var<T>]) -> Var<T> + Send + Sync + 'static,
+) -> Backward<T> {
+    let inputs: Vec<Var<T>> = parents.iter().map(|p| (*p).clone()).collect();
+    Box::new(move |g: &Var<T>| {
+        // One value may be several parents: each needs a node of its own to stop at.
+        let own: Vec<Var<T>> = inputs.iter().map(apart).collect();
+        let found = composite(&own).backward_to(g.clone(), &own, true);
+        let found = found.expect("composite forms are built from ops that differentiate twice");
+        own.iter().map(|x| found.get(x).cloned()).collect()
+    })
 }
 
 /// a + b of one shape.

@@ -230,9 +230,10 @@ pub fn prune(args: &super::prune::Args, ui: Ui) -> Result<ExitCode> {
 /// Times a network, as it is and with every weight stored.
 pub fn bench(path: &Path, batch: usize, why: bool, ui: Ui) -> Result<ExitCode> {
     let network = open(path, ui)?;
+    // What cannot be run is refused before the machine is measured for it.
+    let (dense, inputs) = (network.session(None)?, network.typical(batch)?);
     let machine = super::bench::machine(ui)?;
-    let (sparse, dense) = (network.session(Some(&machine))?, network.session(None)?);
-    let inputs = network.typical(batch)?;
+    let sparse = network.session(Some(&machine))?;
     let (_, layers) = sparse.explain(inputs.clone())?;
     let time =
         |s: &nnz_onnx::Session| 1e3 * seconds(|| assert!(s.run(inputs.clone()).is_ok(), "it answered a moment ago"));

@@ -10,6 +10,7 @@ mod embedding;
 mod gcn;
 mod linear;
 mod norm;
+mod open;
 mod param;
 mod pass;
 mod pool;
@@ -33,6 +34,8 @@ pub use embedding::{Embedding, Positions};
 pub use gcn::Gcn;
 pub use linear::Linear;
 pub use norm::{BatchNorm, GroupNorm, LayerNorm, RmsNorm};
+pub(crate) use open::bind;
+pub use open::{CustomLayer, Layers, Open};
 pub use param::{Init, ParamSpec, Role};
 pub use pass::{Gram, Mode, Moments, Pass};
 pub use pool::{AvgPool, GlobalAvgPool, MaxPool};
@@ -90,11 +93,49 @@ pub trait Layer {
 
 macro_rules! layers {
     ($($(#[$doc:meta])* $layer:ident),* $(,)?) => {
-        /// One layer, as it travels in a file's header.
-        #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
-        #[serde(tag = "layer", rename_all = "kebab-case")]
+        /// One layer, as it travels in a file's header: its kind in kebab-case under `layer`, beside its options.
+        #[derive(Clone, Debug, PartialEq)]
         pub enum LayerSpec {
-            $($(#[$doc])* $layer($layer)),*
+            $($(#[$doc])* $layer($layer),)*
+            /// A layer of another crate.
+            Open(Open),
+        }
+
+        /// The layers of this crate, to read.
+        #[derive(Deserialize)]
+        #[serde(tag = "layer", rename_all = "kebab-case")]
+        enum Read {
+            $($layer($layer)),*
+        }
+
+        /// And to write.
+        #[derive(Serialize)]
+        #[serde(tag = "layer", rename_all = "kebab-case")]
+        enum Write<'a> {
+            $($layer(&'a $layer)),*
+        }
+
+        impl Serialize for LayerSpec {
+            fn serialize<S: serde::Serializer>(&self, to: S) -> std::result::Result<S::Ok, S::Error> {
+                match self {
+                    $(Self::$layer(l) => Write::$layer(l).serialize(to),)*
+                    Self::Open(l) => l.serialize(to),
+                }
+            }
+        }
+
+        impl<'de> Deserialize<'de> for LayerSpec {
+            fn deserialize<D: serde::Deserializer<'de>>(from: D) -> std::result::Result<Self, D::Error> {
+                let value = serde_json::Value::deserialize(from)?;
+                let known = Self::kinds();
+                let open = value.get("layer").and_then(|k| k.as_str()).is_some_and(|k| !known.iter().any(|n| n == k));
+                if open {
+                    return Open::deserialize(value).map(Self::Open).map_err(serde::de::Error::custom);
+                }
+                Ok(match Read::deserialize(value).map_err(serde::de::Error::custom)? {
+                    $(Read::$layer(l) => Self::$layer(l)),*
+                })
+            }
         }
 
         $(impl From<$layer> for LayerSpec {
@@ -105,42 +146,47 @@ macro_rules! layers {
 
         impl Layer for LayerSpec {
             fn name(&self) -> Option<&str> {
-                match self { $(Self::$layer(l) => l.name()),* }
+                match self { $(Self::$layer(l) => l.name(),)* Self::Open(l) => l.name() }
             }
 
             fn params(&self) -> Vec<ParamSpec> {
-                match self { $(Self::$layer(l) => l.params()),* }
+                match self { $(Self::$layer(l) => l.params(),)* Self::Open(l) => l.params() }
             }
 
             fn chains(&self) -> Vec<(String, &[LayerSpec])> {
-                match self { $(Self::$layer(l) => l.chains()),* }
+                match self { $(Self::$layer(l) => l.chains(),)* Self::Open(l) => l.chains() }
             }
 
             fn output(&self, input: &[usize]) -> Fit<Vec<usize>> {
-                match self { $(Self::$layer(l) => l.output(input)),* }
+                match self { $(Self::$layer(l) => l.output(input),)* Self::Open(l) => l.output(input) }
             }
 
             fn forward<T: Real>(&self, x: &Var<T>, cx: &mut Context<'_, T>) -> Result<Var<T>> {
-                match self { $(Self::$layer(l) => l.forward(x, cx)),* }
+                match self { $(Self::$layer(l) => l.forward(x, cx),)* Self::Open(l) => l.forward(x, cx) }
             }
 
             fn causal(&self, input: &[usize]) -> bool {
-                match self { $(Self::$layer(l) => l.causal(input)),* }
+                match self { $(Self::$layer(l) => l.causal(input),)* Self::Open(l) => l.causal(input) }
             }
 
             fn resized(&self, input: &[usize], width: &dyn Fn(usize) -> usize, head: bool) -> LayerSpec {
-                match self { $(Self::$layer(l) => l.resized(input, width, head)),* }
+                match self { $(Self::$layer(l) => l.resized(input, width, head),)* Self::Open(l) => l.resized(input, width, head) }
             }
 
             fn multiple(&self) -> usize {
-                match self { $(Self::$layer(l) => l.multiple()),* }
+                match self { $(Self::$layer(l) => l.multiple(),)* Self::Open(l) => l.multiple() }
             }
         }
 
         impl LayerSpec {
             /// What kind of layer it is, as Rust names it.
-            fn kind(&self) -> &'static str {
-                match self { $(Self::$layer(_) => stringify!($layer)),* }
+            fn kind(&self) -> &str {
+                match self { $(Self::$layer(_) => stringify!($layer),)* Self::Open(l) => l.kind() }
+            }
+
+            /// The kinds of layers of this crate, as files name them.
+            pub fn kinds() -> Vec<String> {
+                vec![$(kebab(stringify!($layer))),*]
             }
         }
     };
@@ -207,6 +253,24 @@ layers! {
     Gcn,
     /// A chain beside a shortcut.
     Residual,
+}
+
+impl From<Open> for LayerSpec {
+    fn from(layer: Open) -> Self {
+        Self::Open(layer)
+    }
+}
+
+/// `ConvTransposed1d` to `conv-transposed1d`.
+fn kebab(name: &str) -> String {
+    let mut out = String::with_capacity(name.len() + 2);
+    for (i, c) in name.char_indices() {
+        if i > 0 && c.is_uppercase() {
+            out.push('-');
+        }
+        out.push(c.to_ascii_lowercase());
+    }
+    out
 }
 
 impl LayerSpec {

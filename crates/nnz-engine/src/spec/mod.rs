@@ -2,7 +2,8 @@ mod zoo;
 
 use crate::data::Graph;
 use crate::layers::{
-    Flatten, Gcn, Layer, LayerSpec, ParamSpec, Role, chain_output, chain_resized, common_multiple, describe,
+    Flatten, Gcn, Layer, LayerSpec, Layers, ParamSpec, Role, bind, chain_output, chain_resized, common_multiple,
+    describe,
 };
 use crate::{Error, Result};
 use nnz_core::Shape;
@@ -49,6 +50,14 @@ impl ModelSpec {
         let spec = Self { name: text.into(), input: [1, 1, 1], layers: vec![Flatten {}.into(), gcn.into()] };
         spec.check(outputs).map_err(|why| bad(&why))?;
         Ok(spec)
+    }
+
+    /// Finds the layers of other crates among `layers`. Before that no network with one passes [`ModelSpec::check`].
+    ///
+    /// # Errors
+    /// When one is not among them, or does not take its options.
+    pub fn bind(&mut self, layers: &Layers) -> Result<()> {
+        bind(&mut self.layers, layers).map_err(|why| Error::Model { spec: self.name.clone(), why })
     }
 
     /// Shape of the output of one example, or where sizes do not fit from layer to layer.

@@ -6,9 +6,11 @@ use crate::data::Batch;
 use crate::leaves::Leaves;
 use crate::step::{Editing, Step, Views, after_step, candidates, culprit, rewire};
 use crate::structure::Fresh;
-use crate::{Error, Mode, OptimizerSpec, Param, Real, Result, Tensor, clip_by_norm, lbfgs};
+use crate::{Error, Mode, OptimizerSpec, Param, Real, Result, Tensor, clip_by_norm};
 use nnz_core::{Edit, Explored, Kind, Plan, Rng, Signals, Target, Work};
 use nnz_kernels::threads;
+use nnz_tensor::Gradient;
+use nnz_tensor::fit::{At, Slot};
 use std::sync::mpsc::sync_channel;
 use std::time::Instant;
 
@@ -219,10 +221,10 @@ impl<'a, T: Real> Trainer<'a, T> {
         }
         let factor = self.spec.schedule.factor(step, self.length(), self.spec.warmup);
         let lr = self.spec.optimizer.lr() * factor;
-        if let OptimizerSpec::Lbfgs { memory, weight_decay } = self.spec.optimizer {
-            self.search(batch, &pass, memory, weight_decay)?;
+        let count = self.position.step - self.position.since + 1;
+        if let OptimizerSpec::Lbfgs { .. } = self.spec.optimizer {
+            self.search(batch, &pass, At { lr, count })?;
         } else {
-            let count = self.position.step - self.position.since + 1;
             if let Some(mut leaves) = self.leaves.take() {
                 self.move_leaves(&mut leaves, batch, &mut pass, lr, count)?;
                 self.leaves = Some(leaves);
@@ -273,73 +275,36 @@ impl<'a, T: Real> Trainer<'a, T> {
         Ok(())
     }
 
-    /// One iteration of limited-memory BFGS on the loss of this batch, from the pass at its start. Slots `i` and
-    /// `memory + i` of the optimizer hold the i-th step and its change of the gradient, oldest first, zero where there
-    /// is none yet.
-    pub(super) fn search(&mut self, batch: &Batch<T>, pass: &Step<T>, memory: usize, decay: f64) -> Result<()> {
+    /// One step of a rule that searches, on the loss of this batch and from the pass at its start.
+    fn search(&mut self, batch: &Batch<T>, pass: &Step<T>, at: At) -> Result<()> {
         let (smoothing, mode) = (self.spec.smoothing, self.mode());
         let trained: Vec<usize> =
             (0..self.model.params.len()).filter(|&i| self.model.params[i].role.trained()).collect();
-        let flat = |tensors: &mut dyn Iterator<Item = &Tensor<T>>| -> Vec<f64> {
-            tensors.flat_map(|t| t.data().iter().map(|v| v.f64())).collect()
-        };
-        let slot = |k: usize| flat(&mut trained.iter().map(|&i| &self.optimizer.state[i][k]));
-        let pairs: Vec<_> = (0..memory).filter_map(|k| lbfgs::Pair::new(slot(k), slot(memory + k))).collect();
-        let before = flat(&mut trained.iter().map(|&i| &self.model.params[i].value));
-        // λ of ½ λ |w|² over weights.
-        let decays: Vec<f64> = {
-            let of = |&i: &usize| {
-                let p = &self.model.params[i];
-                std::iter::repeat_n(if p.weight() { decay } else { 0.0 }, p.value.len())
-            };
-            trained.iter().flat_map(of).collect()
-        };
-        let whole = |x: &[f64], loss: f64, mut g: Vec<f64>| {
-            let penalty: f64 = x.iter().zip(&decays).map(|(x, d)| 0.5 * d * x * x).sum();
-            g.iter_mut().zip(x).zip(&decays).for_each(|((g, x), d)| *g += d * x);
-            (loss + penalty, g)
-        };
-        let gradient = |pass: &Step<T>| flat(&mut trained.iter().map(|&i| &pass.gradients[i]));
-        let (value, start) = whole(&before, pass.loss, gradient(pass));
+        let gradients: Vec<_> = trained.iter().map(|&i| Gradient::Dense(pass.gradients[i].clone())).collect();
+        let mut values: Vec<Tensor<T>> = trained.iter().map(|&i| self.model.params[i].value.clone()).collect();
         let model = &mut self.model;
-        let mut set = |x: &[f64]| {
-            let mut x = x.iter();
-            for &i in &trained {
-                model.params[i].value.data_mut().iter_mut().zip(&mut x).for_each(|(w, &x)| *w = T::of(x));
-            }
-            Step::run(model, batch, smoothing, Signals::NONE, Vec::new(), mode, &[])
-        };
+        let decays: Vec<bool> = trained.iter().map(|&i| model.params[i].weight()).collect();
+        let states = self.optimizer.state.iter_mut().enumerate().filter(|(i, _)| trained.binary_search(i).is_ok());
+        let slots = values.iter_mut().zip(states).zip(decays);
+        let slots = slots.map(|((value, (_, state)), decays)| Slot { value, state, decays }).collect();
         let mut failure = None;
-        let found = lbfgs::iterate(&before, value, &start, &pairs, |x| match set(x) {
-            Ok(pass) => whole(x, pass.loss, gradient(&pass)),
-            Err(e) => {
-                failure = Some(e);
-                (f64::NAN, vec![0.0; x.len()])
+        let mut loss = |x: &[Tensor<T>]| {
+            trained.iter().zip(x).for_each(|(&i, x)| model.params[i].value = x.clone());
+            match Step::run(model, batch, smoothing, Signals::NONE, Vec::new(), mode, &[]) {
+                Ok(pass) => Ok((pass.loss, trained.iter().map(|&i| pass.gradients[i].clone()).collect())),
+                Err(e) => {
+                    let said = nnz_tensor::Error::Refused(e.to_string());
+                    failure = Some(e);
+                    Err(said)
+                }
             }
-        });
+        };
+        let done = self.optimizer.spec.rule().step(slots, pass.loss, &gradients, at, &mut loss);
         if let Some(e) = failure {
             return Err(e);
         }
-        let after = found.as_ref().map_or(&before, |f| &f.x);
-        let mut from = 0;
-        for &i in &trained {
-            let value = &mut self.model.params[i].value;
-            let span = from..from + value.len();
-            from = span.end;
-            value.data_mut().iter_mut().zip(&after[span.clone()]).for_each(|(w, &x)| *w = T::of(x));
-            let slots = &mut self.optimizer.state[i];
-            match &found {
-                // No step lowers the loss along this direction: forget what it was made of.
-                None => slots.iter_mut().for_each(|s| s.data_mut().fill(T::ZERO)),
-                Some(found) => {
-                    for (half, new, old) in [(0, &found.x, &before), (memory, &found.gradient, &start)] {
-                        slots[half..half + memory].rotate_left(1);
-                        let difference = new[span.clone()].iter().zip(&old[span.clone()]).map(|(a, b)| T::of(a - b));
-                        slots[half + memory - 1].data_mut().iter_mut().zip(difference).for_each(|(s, d)| *s = d);
-                    }
-                }
-            }
-        }
+        done?;
+        trained.iter().zip(values).for_each(|(&i, value)| self.model.params[i].value = value);
         Ok(())
     }
 

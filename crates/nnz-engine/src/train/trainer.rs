@@ -3,6 +3,7 @@ use super::spec::{Dtype, TrainSpec};
 use crate::data::{Batch, Dataset, Frame, Loader, Split};
 use crate::evaluate::{Evaluation, evaluate_generic};
 use crate::files::{self, Header};
+use crate::layers::Layers;
 use crate::leaves::Leaves;
 use crate::step::{Make, check_trained};
 use crate::targets::targets;
@@ -149,7 +150,7 @@ impl<'a, T: Real> Trainer<'a, T> {
     }
 
     pub(crate) fn resume_generic(&mut self, path: &Path, run: &str) -> Result<()> {
-        let saved = files::load_checkpoint(path, self.spec.storage, run)?;
+        let saved = files::load_checkpoint(path, self.spec.storage, run, &Layers::of(&self.model.spec.layers))?;
         self.work.sparsifier.restore(&saved.position.sparsifier)?;
         if let Some(procedure) = self.work.procedure.as_mut().filter(|_| !saved.position.procedure.is_null()) {
             procedure.restore(&saved.position.procedure)?;

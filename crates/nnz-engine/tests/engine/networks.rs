@@ -2,10 +2,12 @@
 
 use nnz_core::{Pattern, Rng, Shape, Topology};
 use nnz_engine::derivatives::{hvp, per_sample_gradients};
-use nnz_engine::file::{Header, Packing, load_model, save_model};
+use nnz_engine::file::{Header, Packing, load_model, load_model_with, save_model};
+use nnz_engine::layers::Context;
+use nnz_engine::ops::Rank;
 use nnz_engine::{
-    Average, Cache, LayerSpec, Layout, LbfgsOptions, Mode, Model, ModelSpec, Optimizer, OptimizerSpec, Pass, Real,
-    Role, Storage, Taps, Tensor, Var, clip_by_norm, lbfgs, ops,
+    Average, Cache, CustomLayer, Init, LayerSpec, Layers, Layout, LbfgsOptions, Mode, Model, ModelSpec, Optimizer,
+    OptimizerSpec, ParamSpec, Pass, Real, Role, Storage, Taps, Tensor, Var, clip_by_norm, lbfgs, ops,
 };
 use std::sync::Arc;
 
@@ -585,4 +587,100 @@ fn lbfgs_finds_the_minimum_of_rosenbrock() {
     });
     assert!(met && value < 1e-14 && (x[0] - 1.0).abs() < 1e-7 && (x[1] - 1.0).abs() < 1e-7, "{x:?} after {calls}");
     assert!(calls < 100, "{calls} calls; gradient descent needs thousands");
+}
+
+/// The largest `k` numbers of each row, the others zero: a layer of another crate, with a matrix of its own before it.
+#[derive(Clone, Debug, PartialEq, serde::Serialize, serde::Deserialize)]
+#[serde(deny_unknown_fields)]
+struct TopK {
+    name: String,
+    inputs: usize,
+    outputs: usize,
+    k: usize,
+}
+
+impl CustomLayer for TopK {
+    const KIND: &'static str = "top-k";
+
+    fn name(&self) -> Option<&str> {
+        Some(&self.name)
+    }
+
+    fn params(&self) -> Vec<ParamSpec> {
+        vec![
+            ParamSpec::weight(&self.name, self.outputs, self.inputs, [1, 1], Init::He),
+            ParamSpec::vector(&self.name, "bias", self.outputs, Init::Zero),
+        ]
+    }
+
+    fn output(&self, input: &[usize]) -> std::result::Result<Vec<usize>, String> {
+        match input {
+            [n] if *n == self.inputs => Ok(vec![self.outputs]),
+            other => Err(format!("{} takes {} inputs but gets {other:?}", self.name, self.inputs)),
+        }
+    }
+
+    fn forward<T: Real>(&self, x: &Var<T>, cx: &mut Context<'_, T>) -> nnz_engine::Result<Var<T>> {
+        let (weight, bias) = (cx.whole(), cx.take().1);
+        Ok(ops::linear_topk(x, &weight, Some(bias), self.k, Rank::Relu).dense())
+    }
+
+    fn resized(&self, input: &[usize], width: &dyn Fn(usize) -> usize, _: bool) -> Self {
+        Self { inputs: input[0], outputs: width(self.outputs), ..self.clone() }
+    }
+}
+
+const OPEN: &str = r#"
+name = "open"
+input = [3, 8, 8]
+
+[[layers]]
+layer = "flatten"
+
+[[layers]]
+layer = "residual"
+name = "block"
+body = [{ layer = "top-k", name = "codes", inputs = 192, outputs = 192, k = 9 }]
+
+[[layers]]
+layer = "linear"
+name = "head"
+inputs = 192
+outputs = 3
+"#;
+
+#[test]
+fn a_layer_of_another_crate_trains_travels_and_is_named_where_it_is_not_known() {
+    let read = || toml::from_str::<ModelSpec>(OPEN).unwrap();
+    let why = read().check(3).unwrap_err();
+    assert!(
+        why.contains("layer 1") && why.contains("no layer named `top-k`") && why.contains("linear, conv1d"),
+        "{why}"
+    );
+    let layers = Layers::new().with::<TopK>();
+    let mut spec = read();
+    spec.bind(&layers).unwrap();
+    spec.check(3).unwrap();
+    assert_eq!(spec.params()[0].shape.name, "codes.weight");
+    assert_eq!(toml::from_str::<ModelSpec>(&toml::to_string(&spec).unwrap()).unwrap(), spec);
+    let narrow = spec.narrowed(spec.entries() / 3);
+    assert!(narrow.entries() < spec.entries() / 2 && narrow.output() == Ok(vec![3]));
+    // A wrong option, and a misspelt layer.
+    let mut wrong: ModelSpec = toml::from_str(&OPEN.replace("k = 9", "kk = 9")).unwrap();
+    assert!(wrong.bind(&layers).unwrap_err().to_string().contains("layer `top-k`: unknown field `kk`"));
+    let mut wrong: ModelSpec = toml::from_str(&OPEN.replace("\"linear\"", "\"liner\"")).unwrap();
+    assert!(wrong.bind(&layers).unwrap_err().to_string().contains("`liner`, did you mean `linear`?"));
+
+    let mut model: Model<f32> = Model::born(&spec, None, Storage::Auto, false, 1).unwrap();
+    let mut optimizer = Optimizer::new(OptimizerSpec::adam(0.01), &model.params);
+    let losses: Vec<f64> = (0..30).map(|t| step(&mut model, &mut optimizer, t, 0.01)).collect();
+    assert!(losses[29] < 0.5 * losses[0], "{losses:?}");
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("open.safetensors");
+    save_model(&path, &model, &super::storage::header(&model), Packing::Smallest).unwrap();
+    let (again, _) = load_model_with::<f32>(&path, Storage::Auto, &layers).unwrap();
+    let (x, _) = batch::<f32>(&spec, 5, 0);
+    assert_eq!(again.infer(x.clone()).unwrap(), model.infer(x).unwrap());
+    let error = load_model::<f32>(&path, Storage::Auto).unwrap_err().to_string();
+    assert!(error.contains("no layer named `top-k`"), "{error}");
 }

@@ -8,6 +8,7 @@
 mod activation;
 mod attention;
 mod basic;
+mod codes;
 mod contract;
 mod conv;
 mod fft;
@@ -37,6 +38,7 @@ fn column_sums<T: Real>(g: &Tensor<T>) -> Tensor<T> {
 pub use activation::*;
 pub use attention::*;
 pub use basic::*;
+pub use codes::*;
 pub use contract::*;
 pub use conv::*;
 pub use fft::*;

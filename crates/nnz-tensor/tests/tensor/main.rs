@@ -2,7 +2,9 @@
 //! worked out by hand where an identity is known.
 
 mod check;
+mod codes;
 mod dense;
+mod fits;
 mod fourier;
 mod index;
 mod layers;

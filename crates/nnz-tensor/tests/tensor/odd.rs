@@ -2,7 +2,7 @@
 
 use crate::check::*;
 use nnz_core::{Rng, Topology};
-use nnz_tensor::ops::{self, AttentionMask, Window};
+use nnz_tensor::ops::{self, AttentionMask, Rank, Window};
 use nnz_tensor::tape::TapeError;
 use nnz_tensor::{Connections, Tensor, Var};
 use std::sync::Arc;
@@ -54,6 +54,19 @@ fn table(b: usize, n: usize) -> Vec<(&'static str, Vec<Vec<usize>>, Op)> {
     op("spmm_t", &[&[b, n], &[n * n]], Box::new(move |v| ops::spmm_t(&v[0], &v[1], &c)));
     let c = topology();
     op("sddmm", &[&[b, n], &[b, n]], Box::new(move |v| ops::sddmm(&v[0], &v[1], &c)));
+    let topk = |v: &[V]| ops::linear_topk(&v[0], &v[1], Some(&v[2]), 1, Rank::Magnitude);
+    op("linear_topk", &[&[b, n], &[n, n], &[n]], Box::new(move |v| topk(v).dense()));
+    op(
+        "decode",
+        &[&[b, n], &[n, n], &[n], &[n, 2], &[2]],
+        Box::new(move |v| ops::decode(&topk(v), &v[3], Some(&v[4]))),
+    );
+    op(
+        "routed",
+        &[&[b, n], &[n, n], &[n]],
+        Box::new(move |v| ops::routed(&v[0], &topk(v), |_, x| Ok::<_, TapeError>(ops::square(x))).unwrap()),
+    );
+    op("rows_of", &[&[n, 2]], Box::new(move |v| ops::rows_of(&v[0], &vec![0; b])));
     op("relu", &[&[b, n]], Box::new(|v| ops::relu(&v[0])));
     op("gelu", &[&[b, n]], Box::new(|v| ops::gelu(&v[0])));
     op("dropout", &[&[b, n]], Box::new(|v| ops::dropout(&v[0], 0.5, Rng::stream(0, "drop", 0, 0))));

@@ -1,0 +1,277 @@
+//! Layers of other crates. A network from a file names them; [`Layers`] says which a program knows.
+
+use super::{Context, Fit, Layer, LayerSpec, ParamSpec};
+use crate::{Error, Real, Result, Var};
+use nnz_core::closest;
+use serde::de::DeserializeOwned;
+use serde::{Deserialize, Serialize};
+use serde_json::{Map, Value};
+use std::any::Any;
+use std::collections::BTreeMap;
+use std::fmt::Debug;
+use std::sync::Arc;
+
+/// A layer that another crate brings: a struct with the numbers that make it, which are its options in a file, and the same
+/// mathematics as a [`Layer`] of this crate.
+pub trait CustomLayer: Clone + Debug + Send + Sync + Serialize + DeserializeOwned + 'static {
+    /// Its name in files, such as `top-k`; none of this crate's.
+    const KIND: &'static str;
+
+    /// Name of its parameters and of its tap; layers without parameters have none.
+    fn name(&self) -> Option<&str> {
+        None
+    }
+
+    /// Its parameters, with their roles, in the order in which [`CustomLayer::forward`] takes them. Sizes saturate.
+    fn params(&self) -> Vec<ParamSpec> {
+        Vec::new()
+    }
+
+    /// Shape of the output, without the batch, or why it cannot take the input.
+    fn output(&self, input: &[usize]) -> Fit<Vec<usize>>;
+
+    /// The output of `x`, `[batch, ..]`.
+    ///
+    /// # Errors
+    /// What keeps it from being computed.
+    fn forward<T: Real>(&self, x: &Var<T>, cx: &mut Context<'_, T>) -> Result<Var<T>>;
+
+    /// See [`Layer::causal`].
+    fn causal(&self, _input: &[usize]) -> bool {
+        false
+    }
+
+    /// See [`Layer::resized`].
+    fn resized(&self, _input: &[usize], _width: &dyn Fn(usize) -> usize, _head: bool) -> Self {
+        self.clone()
+    }
+
+    /// See [`Layer::multiple`].
+    fn multiple(&self) -> usize {
+        1
+    }
+
+    /// Whether it has no parameters and every unit of its output is a function of the same unit of its input, so that an axis of
+    /// units runs through it. Otherwise the axis ends, and stays whole.
+    fn unitwise(&self) -> bool {
+        false
+    }
+}
+
+/// A custom layer behind one number type.
+trait Erased<T: Real>: Debug + Send + Sync {
+    fn name(&self) -> Option<&str>;
+    fn params(&self) -> Vec<ParamSpec>;
+    fn output(&self, input: &[usize]) -> Fit<Vec<usize>>;
+    fn forward(&self, x: &Var<T>, cx: &mut Context<'_, T>) -> Result<Var<T>>;
+    fn causal(&self, input: &[usize]) -> bool;
+    fn resized(&self, input: &[usize], width: &dyn Fn(usize) -> usize, head: bool) -> Open;
+    fn multiple(&self) -> usize;
+    fn unitwise(&self) -> bool;
+}
+
+impl<L: CustomLayer, T: Real> Erased<T> for L {
+    fn name(&self) -> Option<&str> {
+        self.name()
+    }
+
+    fn params(&self) -> Vec<ParamSpec> {
+        self.params()
+    }
+
+    fn output(&self, input: &[usize]) -> Fit<Vec<usize>> {
+        self.output(input)
+    }
+
+    fn forward(&self, x: &Var<T>, cx: &mut Context<'_, T>) -> Result<Var<T>> {
+        self.forward(x, cx)
+    }
+
+    fn causal(&self, input: &[usize]) -> bool {
+        self.causal(input)
+    }
+
+    fn resized(&self, input: &[usize], width: &dyn Fn(usize) -> usize, head: bool) -> Open {
+        Open::new(self.resized(input, width, head))
+    }
+
+    fn multiple(&self) -> usize {
+        self.multiple()
+    }
+
+    fn unitwise(&self) -> bool {
+        self.unitwise()
+    }
+}
+
+/// Makes a layer from its options.
+type Maker = fn(&Map<String, Value>) -> std::result::Result<Bound, String>;
+
+/// A layer that is known, for each number.
+#[derive(Clone, Debug)]
+struct Bound {
+    make: Maker,
+    narrow: Arc<dyn Erased<f32>>,
+    wide: Arc<dyn Erased<f64>>,
+}
+
+impl Bound {
+    fn new<L: CustomLayer>(layer: L) -> Self {
+        let make: Maker = |options| {
+            let layer = L::deserialize(Value::Object(options.clone())).map_err(|e| e.to_string())?;
+            Ok(Self::new(layer))
+        };
+        Self { make, narrow: Arc::new(layer.clone()), wide: Arc::new(layer) }
+    }
+
+    fn of<T: Real>(&self) -> &dyn Erased<T> {
+        let both: [&dyn Any; 2] = [&self.narrow, &self.wide];
+        let own = both.into_iter().find_map(|l| l.downcast_ref::<Arc<dyn Erased<T>>>());
+        &**own.expect("numbers are f32 or f64")
+    }
+}
+
+/// A layer of another crate, as it travels in a file's header: its kind under `layer`, beside its options. Until a program that
+/// knows it binds it ([`crate::ModelSpec::bind`]), no network with it passes its check.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct Open {
+    #[serde(rename = "layer")]
+    kind: String,
+    #[serde(flatten)]
+    options: Map<String, Value>,
+    #[serde(skip)]
+    bound: Option<Bound>,
+}
+
+impl PartialEq for Open {
+    fn eq(&self, other: &Self) -> bool {
+        (&self.kind, &self.options) == (&other.kind, &other.options)
+    }
+}
+
+impl Open {
+    /// A layer that is known.
+    ///
+    /// # Panics
+    /// When its options are no table.
+    pub fn new<L: CustomLayer>(layer: L) -> Self {
+        let Ok(Value::Object(options)) = serde_json::to_value(&layer) else {
+            panic!("the options of a layer `{}` are no table", L::KIND)
+        };
+        Self { kind: L::KIND.into(), options, bound: Some(Bound::new(layer)) }
+    }
+
+    /// Its name in files.
+    pub fn kind(&self) -> &str {
+        &self.kind
+    }
+
+    /// Whether an axis of units runs through it.
+    pub(crate) fn unitwise(&self) -> bool {
+        self.bound.as_ref().is_some_and(|b| b.narrow.params().is_empty() && b.narrow.unitwise())
+    }
+
+    /// Finds it among `layers`.
+    pub(crate) fn bind(&mut self, layers: &Layers) -> std::result::Result<(), String> {
+        let Some(make) = layers.0.get(&*self.kind) else {
+            let known = LayerSpec::kinds();
+            let all = known.iter().map(String::as_str).chain(layers.0.keys().map(String::as_str));
+            return Err(format!("no layer named `{}`{}", self.kind, closest(&self.kind, all)));
+        };
+        let bound = make(&self.options).map_err(|why| format!("layer `{}`: {why}", self.kind))?;
+        self.bound = Some(bound);
+        Ok(())
+    }
+}
+
+impl Layer for Open {
+    fn name(&self) -> Option<&str> {
+        self.bound.as_ref()?.narrow.name()
+    }
+
+    fn params(&self) -> Vec<ParamSpec> {
+        self.bound.as_ref().map_or_else(Vec::new, |b| b.narrow.params())
+    }
+
+    fn output(&self, input: &[usize]) -> Fit<Vec<usize>> {
+        match &self.bound {
+            Some(bound) => bound.narrow.output(input),
+            None => {
+                let known = LayerSpec::kinds();
+                let hint = closest(&self.kind, known.iter().map(String::as_str));
+                Err(format!("no layer named `{}`{hint}; this program knows {}", self.kind, known.join(", ")))
+            }
+        }
+    }
+
+    fn forward<T: Real>(&self, x: &Var<T>, cx: &mut Context<'_, T>) -> Result<Var<T>> {
+        match &self.bound {
+            Some(bound) => bound.of::<T>().forward(x, cx),
+            None => Err(Error::Refused(format!("no layer named `{}`", self.kind))),
+        }
+    }
+
+    fn causal(&self, input: &[usize]) -> bool {
+        self.bound.as_ref().is_some_and(|b| b.narrow.causal(input))
+    }
+
+    fn resized(&self, input: &[usize], width: &dyn Fn(usize) -> usize, head: bool) -> LayerSpec {
+        match &self.bound {
+            Some(bound) => bound.narrow.resized(input, width, head).into(),
+            None => self.clone().into(),
+        }
+    }
+
+    fn multiple(&self) -> usize {
+        self.bound.as_ref().map_or(1, |b| b.narrow.multiple())
+    }
+}
+
+/// The custom layers that a program knows, by name.
+#[derive(Clone, Debug, Default)]
+pub struct Layers(BTreeMap<String, Maker>);
+
+impl Layers {
+    /// None.
+    pub fn new() -> Self {
+        Self::default()
+    }
+
+    /// One more.
+    ///
+    /// # Panics
+    /// When its name is another layer's.
+    pub fn with<L: CustomLayer>(mut self) -> Self {
+        let make: Maker = |options| {
+            let layer = L::deserialize(Value::Object(options.clone())).map_err(|e| e.to_string())?;
+            Ok(Bound::new(layer))
+        };
+        let taken = LayerSpec::kinds().iter().any(|k| k == L::KIND) || self.0.insert(L::KIND.into(), make).is_some();
+        assert!(!taken, "two layers are named `{}`", L::KIND);
+        self
+    }
+
+    /// Those that are bound in a network.
+    pub fn of(layers: &[LayerSpec]) -> Self {
+        fn walk(layers: &[LayerSpec], all: &mut Layers) {
+            for layer in layers {
+                layer.chains().iter().for_each(|(_, chain)| walk(chain, all));
+                if let LayerSpec::Open(Open { kind, bound: Some(bound), .. }) = layer {
+                    all.0.insert(kind.clone(), bound.make);
+                }
+            }
+        }
+        let mut all = Self::new();
+        walk(layers, &mut all);
+        all
+    }
+}
+
+/// Binds every custom layer of a chain, those inside residual blocks too.
+pub(crate) fn bind(chain: &mut [LayerSpec], layers: &Layers) -> std::result::Result<(), String> {
+    chain.iter_mut().try_for_each(|layer| match layer {
+        LayerSpec::Open(open) => open.bind(layers),
+        LayerSpec::Residual(r) => bind(&mut r.body, layers).and_then(|()| bind(&mut r.shortcut, layers)),
+        _ => Ok(()),
+    })
+}

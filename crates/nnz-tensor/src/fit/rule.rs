@@ -1,0 +1,131 @@
+use crate::{Gradient, Real, Result, Tensor};
+
+/// One parameter as an update rule sees it.
+pub struct Slot<'a, T> {
+    /// The values.
+    pub value: &'a mut Tensor<T>,
+    /// What the rule remembers of it, as [`Rule::state`] made it.
+    pub state: &'a mut [Tensor<T>],
+    /// Whether weight decay applies.
+    pub decays: bool,
+}
+
+/// When an update happens.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct At {
+    /// The learning rate of this update.
+    pub lr: f64,
+    /// Updates since the state was zero, this one included.
+    pub count: u64,
+}
+
+/// The loss of a step and its gradients at other values of its parameters.
+pub type Loss<'l, T> = dyn FnMut(&[Tensor<T>]) -> Result<(f64, Vec<Tensor<T>>)> + 'l;
+
+/// An update rule. It holds its constants; what it remembers of a parameter is a list of tensors beside it, so that it can be
+/// saved, cut with a parameter's units, and counted.
+pub trait Rule<T: Real>: Send + Sync {
+    /// The learning rate before any schedule.
+    fn lr(&self) -> f64;
+
+    /// First state of a parameter of `shape`. A tensor of that shape lies as the values do, and moves with them when
+    /// connections come and go.
+    fn state(&self, shape: &[usize]) -> Vec<Tensor<T>>;
+
+    /// One update of one parameter. A gradient of some rows may be answered by touching those alone where that gives what the
+    /// dense gradient gives.
+    fn update(&self, slot: Slot<'_, T>, gradient: &Gradient<T>, at: At);
+
+    /// One update of all parameters, where the loss is `value` and its gradients are `gradients`; a rule that searches asks
+    /// for both at other values.
+    ///
+    /// # Errors
+    /// Those of `loss`.
+    fn step(
+        &self,
+        slots: Vec<Slot<'_, T>>,
+        _value: f64,
+        gradients: &[Gradient<T>],
+        at: At,
+        _loss: &mut Loss<'_, T>,
+    ) -> Result<()> {
+        slots.into_iter().zip(gradients).for_each(|(slot, gradient)| self.update(slot, gradient, at));
+        Ok(())
+    }
+
+    /// What the state keeps as mean gradient: momentum, or Adam's first moment over the root of its second; `None` where
+    /// nothing of the kind is.
+    fn direction(&self, _state: &[Tensor<T>]) -> Option<Tensor<T>> {
+        None
+    }
+}
+
+impl<T: Real, R: Rule<T> + ?Sized> Rule<T> for Box<R> {
+    fn lr(&self) -> f64 {
+        (**self).lr()
+    }
+
+    fn state(&self, shape: &[usize]) -> Vec<Tensor<T>> {
+        (**self).state(shape)
+    }
+
+    fn update(&self, slot: Slot<'_, T>, gradient: &Gradient<T>, at: At) {
+        (**self).update(slot, gradient, at);
+    }
+
+    fn step(
+        &self,
+        slots: Vec<Slot<'_, T>>,
+        value: f64,
+        gradients: &[Gradient<T>],
+        at: At,
+        loss: &mut Loss<'_, T>,
+    ) -> Result<()> {
+        (**self).step(slots, value, gradients, at, loss)
+    }
+
+    fn direction(&self, state: &[Tensor<T>]) -> Option<Tensor<T>> {
+        (**self).direction(state)
+    }
+}
+
+/// The same closure: an attribute may stand on an argument, not on what is bound.
+pub(super) fn formula<F>(f: F) -> F {
+    f
+}
+
+/// Updates the rows that a gradient has, each by `one` of its values, its slots of state and its gradient.
+pub(super) fn each_row<T: Real, const K: usize>(
+    rows: &[u32],
+    values: &Tensor<T>,
+    vectors: [&mut [T]; K],
+    one: impl Fn([&mut [T]; K], &[T]),
+) {
+    let width = values.len().checked_div(rows.len()).unwrap_or(0);
+    let mut vectors = vectors;
+    for (&row, g) in rows.iter().zip(values.data().chunks_exact(width.max(1))) {
+        let mut each = vectors.iter_mut().map(|v| &mut v[row as usize * width..][..width]);
+        one(std::array::from_fn(|_| each.next().expect("one of each vector")), g);
+    }
+}
+
+fn clip<'a, T: Real>(mut all: Vec<&'a mut Tensor<T>>, limit: f64) -> f64 {
+    let square = |t: &Tensor<T>| t.data().iter().map(|g| g.f64().powi(2)).sum::<f64>();
+    let norm = all.iter().map(|t| square(t)).sum::<f64>().sqrt();
+    if norm > limit {
+        let factor = T::of(limit / norm);
+        all.iter_mut().for_each(|t| t.data_mut().iter_mut().for_each(|g| *g *= factor));
+    }
+    norm
+}
+
+/// Scales gradients down so that their common Euclidean norm is at most `limit` (Pascanu et al. 2013, arXiv:1211.5063).
+/// Returns the norm before.
+pub fn clip_by_norm<T: Real>(gradients: &mut [Tensor<T>], limit: f64) -> f64 {
+    clip(gradients.iter_mut().collect(), limit)
+}
+
+/// As [`clip_by_norm`], where some gradients are of rows.
+pub fn clip_gradients<T: Real>(gradients: &mut [Gradient<T>], limit: f64) -> f64 {
+    clip(gradients.iter_mut().map(Gradient::values_mut).collect(), limit)
+}
