@@ -2,4 +2,4 @@
 //! lists its own.
 #![forbid(unsafe_code)]
 
-nnz_core::rooms![memory];
+nnz_core::rooms![features, memory];

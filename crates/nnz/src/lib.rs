@@ -10,10 +10,12 @@ pub use nnz_data as data;
 pub use nnz_engine as engine;
 pub use nnz_foreign as foreign;
 pub use nnz_lab as lab;
+pub use nnz_routes as routes;
 pub use nnz_shape as shape;
 pub use nnz_sparse as sparse;
 
-use nnz_codes::memory;
+use nnz_codes::{features, memory};
+use nnz_routes::experts;
 use nnz_shape::{geometry, graph, topology};
 use nnz_sparse::{kernels, prune, rewire, structured, tickets};
 
@@ -23,6 +25,8 @@ pub const REGISTRY: nnz_core::Registry = nnz_core::Registry(&[
     tickets::METHODS,
     rewire::METHODS,
     structured::METHODS,
+    experts::METHODS,
+    features::METHODS,
     memory::METHODS,
     topology::METHODS,
     geometry::METHODS,

@@ -1,0 +1,298 @@
+//! An autoencoder whose code keeps the k largest of z = W x + b and decodes with the same weights:
+//!
+//! Γ = the k largest of z,  x̂ = Wᵀ z_Γ + b',  loss ‖x - x̂‖².
+//!
+//! Gradients go through Γ alone. k falls linearly from `first` to `k` over the first half of the training, so that few features
+//! die. What the features are worth is read off a softmax regression on the codes of α k entries.
+//!
+//! Cost: O(rows · inputs · features) a step for the products that choose Γ, O(rows · k · inputs) for all else; memory O(rows · k).
+//!
+//! Deviations: Adam instead of momentum; α and the start of k are options, since the paper's values could not be looked up. The
+//! gate `relu` is a plain autoencoder of the same size, for comparison.
+
+use nnz_core::{
+    Better, Context, Error, Experiment, Input, InputKind, Launch, Method, Metric, Need, Paper, Result, Rng, State, Unit,
+    Visit, visit_within,
+};
+use nnz_engine::data::{Dataset, Normalization, Split};
+use nnz_engine::fit::{Adam, Fit, FitSpec, LrSchedule, Objective, Parameter, Seen};
+use nnz_engine::ops::{self, Rank};
+use nnz_engine::{SparseVar, Tensor, Var};
+use serde::{Deserialize, Serialize};
+
+/// The card.
+pub const METHOD: Method = Method::experiment::<Options>(
+    "k-sparse",
+    "k-sparse autoencoder",
+    "features",
+    "Learns features of which each input has k, and measures what they are worth to a classifier.",
+    Paper {
+        number: Some(102),
+        title: "k-Sparse Autoencoders",
+        authors: "Makhzani & Frey",
+        year: 2013,
+        venue: "ICLR 2014",
+        arxiv: "1312.5663",
+    },
+);
+
+/// What is kept of z.
+#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+enum Gate {
+    /// The k largest.
+    Topk,
+    /// What is above zero.
+    Relu,
+}
+
+/// Options.
+#[derive(Clone, Copy, Debug, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub struct Options {
+    /// What is kept of z: topk, or relu for a plain autoencoder.
+    gate: Gate,
+    /// Size of the dictionary.
+    features: usize,
+    /// Features of an input.
+    k: usize,
+    /// Features of an input at the first step.
+    first: usize,
+    /// The classifier sees this times as many.
+    alpha: f64,
+    /// Passes over the training rows, of the autoencoder and of the classifier.
+    epochs: u64,
+    /// Rows of a step.
+    batch: usize,
+    /// Learning rate of both.
+    rate: f64,
+}
+
+impl Default for Options {
+    fn default() -> Self {
+        Self { gate: Gate::Topk, features: 1000, k: 25, first: 100, alpha: 1.0, epochs: 20, batch: 128, rate: 0.001 }
+    }
+}
+
+const INPUTS: &[Input] =
+    &[Input { name: "data", kind: InputKind::Rows, need: Need::Default("mnist10k"), about: "Rows with classes." }];
+
+const METRICS: &[Metric] = &[
+    Metric::new("accuracy", Unit::Share, Better::Higher, "Test accuracy of a softmax regression on the codes."),
+    Metric::new("explained-variance", Unit::Share, Better::Higher, "Share of the variance of test rows that is rebuilt."),
+    Metric::new("active", Unit::Count, Better::Lower, "Features that a test row has, in the mean."),
+    Metric::new("dead", Unit::Share, Better::Lower, "Share of the features that no test row has."),
+];
+
+impl Launch for Options {
+    fn launch(self) -> Result<Box<dyn Experiment>> {
+        let range = |name, range: &str, got: f64| Err(Error::Range { name, range: range.into(), got });
+        match self {
+            Self { k, features, .. } if k == 0 || k > features => range("k", "from 1 to the number of features", k as f64),
+            Self { batch: 0, .. } => range("batch", "at least 1", 0.0),
+            Self { epochs: 0, .. } => range("epochs", "at least 1", 0.0),
+            Self { alpha, .. } if !(alpha >= 1.0 && alpha.is_finite()) => range("alpha", "at least 1", alpha),
+            Self { rate, .. } if !(rate > 0.0 && rate.is_finite()) => range("rate", "above 0", rate),
+            options => Ok(Box::new(KSparse(options))),
+        }
+    }
+}
+
+struct KSparse(Options);
+
+/// Rows of a split as one tensor.
+fn tensor(data: &Dataset, split: &Split) -> Result<Tensor<f32>> {
+    let rows: Vec<u32> = (0..split.len() as u32).collect();
+    let mut values = vec![0.0; rows.len() * data.features()];
+    data.fill(split, &rows, Normalization::NONE, &mut values).map_err(nnz_engine::Error::from)?;
+    Ok(Tensor::new(&[rows.len(), data.features()], values))
+}
+
+/// The rows of a step: each epoch in another order.
+fn batch(x: &Tensor<f32>, labels: &[u32], size: usize, seed: u64, step: u64) -> (Var<f32>, Vec<u32>) {
+    let (n, width) = x.rows_cols();
+    let each = n.div_ceil(size) as u64;
+    let mut order: Vec<usize> = (0..n).collect();
+    Rng::stream(seed, "rows", 0, step / each).shuffle(&mut order);
+    let chosen = order.into_iter().skip((step % each) as usize * size).take(size);
+    let (mut rows, mut of) = (Vec::new(), Vec::new());
+    for r in chosen {
+        rows.extend_from_slice(&x.data()[r * width..(r + 1) * width]);
+        of.extend(labels.get(r));
+    }
+    (Var::constant(Tensor::new(&[rows.len() / width, width], rows)), of)
+}
+
+impl KSparse {
+    /// z_Γ of rows, with the k of a moment.
+    fn encode(&self, x: &Var<f32>, w: &Var<f32>, b: &Var<f32>, k: usize) -> SparseVar<f32> {
+        match self.0.gate {
+            Gate::Topk => ops::linear_topk(x, w, Some(b), k, Rank::Value),
+            // As many as there are, of which those above zero stay: a plain autoencoder on the same tape.
+            Gate::Relu => ops::linear_topk(x, w, Some(b), self.0.features, Rank::Relu),
+        }
+    }
+
+    /// k at a step of so many.
+    fn k(&self, step: u64, steps: u64) -> usize {
+        let Options { k, first, features, .. } = self.0;
+        let left = 1.0 - (2.0 * step as f64 / steps as f64).min(1.0);
+        k + (first.clamp(k, features).saturating_sub(k) as f64 * left).round() as usize
+    }
+
+    /// Codes of all rows under fitted weights, some at a time.
+    fn codes(&self, x: &Tensor<f32>, dictionary: &Fit<'_, f32>) -> Result<Vec<SparseVar<f32>>> {
+        let (w, b) = (value(dictionary, "dictionary")?, value(dictionary, "bias")?);
+        let k = ((self.0.k as f64 * self.0.alpha) as usize).min(self.0.features);
+        let (_, width) = x.rows_cols();
+        let part = |rows: &[f32]| {
+            let rows = Var::constant(Tensor::new(&[rows.len() / width, width], rows.to_vec()));
+            self.encode(&rows, &w, &b, k)
+        };
+        Ok(x.data().chunks(512 * width).map(part).collect())
+    }
+}
+
+fn value(fit: &Fit<'_, f32>, name: &str) -> Result<Var<f32>> {
+    Ok(Var::constant(fit.value(name).map_err(nnz_engine::Error::from)?.clone()))
+}
+
+/// Both trainings, one after the other.
+struct Both<'a>(Fit<'a, f32>, Fit<'a, f32>);
+
+impl State for Both<'_> {
+    fn visit(&mut self, v: &mut dyn Visit) -> Result<()> {
+        visit_within(v, "dictionary", &mut self.0)?;
+        visit_within(v, "classifier", &mut self.1)
+    }
+}
+
+impl Experiment for KSparse {
+    fn inputs(&self) -> &'static [Input] {
+        INPUTS
+    }
+
+    fn metrics(&self) -> &'static [Metric] {
+        METRICS
+    }
+
+    fn run(&mut self, cx: &mut Context) -> Result<()> {
+        let Options { features, epochs, batch: size, rate, .. } = self.0;
+        let data: &Dataset = cx.input("data")?;
+        let (x, labels, seed) = (tensor(data, &data.train)?, data.train.labels.clone(), cx.seed());
+        let (n, width) = x.rows_cols();
+        let steps = epochs * n.div_ceil(size) as u64;
+        let mut rng = cx.rng("init", 0, 0);
+        let mut draw = |shape: [usize; 2]| {
+            let scale = 1.0 / (shape[1] as f64).sqrt();
+            Tensor::new(&shape, (0..shape[0] * shape[1]).map(|_| (scale * rng.normal()) as f32).collect())
+        };
+        let first = vec![
+            Parameter::weight("dictionary", draw([features, width])),
+            Parameter::vector("bias", Tensor::zeros(&[features])),
+            Parameter::vector("mean", Tensor::zeros(&[width])),
+        ];
+        let second = vec![
+            Parameter::weight("classes", Tensor::zeros(&[features, data.classes.len()])),
+            Parameter::vector("bias", Tensor::zeros(&[data.classes.len()])),
+        ];
+        let spec = || FitSpec { schedule: LrSchedule::Cosine, ..FitSpec::new(steps) };
+        let fit = |params| Fit::new(params, Adam::new(rate), spec()).map_err(nnz_engine::Error::from);
+        let mut both = Both(fit(first)?, fit(second)?);
+        cx.resume(&mut both)?;
+        let mut rebuild = |step: u64, p: &[Var<f32>], _: &mut Seen<f32>| {
+            let (rows, _) = batch(&x, &labels, size, seed, step);
+            let z = self.encode(&rows, &p[0], &p[1], self.k(step, steps));
+            Ok(ops::mse(&ops::decode(&z, &p[0], Some(&p[2])), &rows))
+        };
+        while both.0.steps().0 < steps {
+            advance(cx, &mut both, true, &mut rebuild, steps)?;
+        }
+        let (w, b) = (value(&both.0, "dictionary")?, value(&both.0, "bias")?);
+        let k = ((self.0.k as f64 * self.0.alpha) as usize).min(features);
+        let mut classify = |step: u64, p: &[Var<f32>], _: &mut Seen<f32>| {
+            let (rows, of) = batch(&x, &labels, size, seed, step);
+            Ok(ops::cross_entropy(&ops::decode(&self.encode(&rows, &w, &b, k), &p[0], Some(&p[1])), &of))
+        };
+        while both.1.steps().0 < steps {
+            advance(cx, &mut both, false, &mut classify, steps)?;
+        }
+        self.judge(cx, data, &both)
+    }
+}
+
+/// One step of one of both trainings.
+fn advance(cx: &mut Context, both: &mut Both, first: bool, of: &mut dyn Objective<f32>, steps: u64) -> Result<()> {
+    let fit = if first { &mut both.0 } else { &mut both.1 };
+    let progress = fit.advance(of).map_err(nnz_engine::Error::from)?;
+    let done = progress.steps.0;
+    if first && (done.is_multiple_of((steps / 50).max(1)) || done == steps) {
+        cx.curve("reconstruction", "step", done as f64, progress.loss);
+    }
+    cx.checkpoint(if first { done } else { steps + done }, 2 * steps, both)
+}
+
+impl KSparse {
+    /// Measures both on the test split.
+    fn judge(&self, cx: &mut Context, data: &Dataset, both: &Both) -> Result<()> {
+        let (x, labels) = (tensor(data, &data.test)?, &data.test.labels);
+        let (n, width) = x.rows_cols();
+        let (w, mean) = (value(&both.0, "dictionary")?, value(&both.0, "mean")?);
+        let (classes, bias) = (value(&both.1, "classes")?, value(&both.1, "bias")?);
+        let (mut right, mut rest, mut active, mut row) = (0, 0.0f64, 0, 0);
+        let mut used = vec![false; self.0.features];
+        for z in self.codes(&x, &both.0)? {
+            let (rebuilt, logits) = (ops::decode(&z, &w, Some(&mean)), ops::decode(&z, &classes, Some(&bias)));
+            let rows = z.codes().rows();
+            let part = &x.data()[row * width..(row + rows) * width];
+            rest += part.iter().zip(rebuilt.value().data()).map(|(a, b)| f64::from(a - b).powi(2)).sum::<f64>();
+            for (scores, label) in logits.value().data().chunks(data.classes.len()).zip(&labels[row..]) {
+                let best = (0..scores.len()).rev().max_by(|&a, &b| scores[a].total_cmp(&scores[b]));
+                right += usize::from(best == Some(*label as usize));
+            }
+            for (&c, _) in z.codes().columns().iter().zip(z.values().value().data()).filter(|(_, v)| **v != 0.0) {
+                (used[c as usize], active) = (true, active + 1);
+            }
+            row += rows;
+        }
+        let center: Vec<f64> =
+            (0..width).map(|c| x.data().iter().skip(c).step_by(width).map(|v| f64::from(*v)).sum::<f64>() / n as f64).collect();
+        let all: f64 = x.data().chunks(width).flat_map(|r| r.iter().zip(&center)).map(|(v, m)| (f64::from(*v) - m).powi(2)).sum();
+        cx.report("accuracy", right as f64 / n as f64)?;
+        cx.report("explained-variance", 1.0 - rest / all)?;
+        cx.report("active", active as f64 / n as f64)?;
+        cx.report("dead", used.iter().filter(|u| !**u).count() as f64 / used.len() as f64)?;
+        if let [1, height, across] = data.image
+            && height > 1
+        {
+            let tiles = w.value().data().chunks(width).take(64).map(<[f32]>::to_vec).collect();
+            cx.picture("Features", [height, across], tiles);
+        }
+        Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_code_keeps_the_largest_and_decodes_with_the_same_weights() {
+        let net = KSparse(Options { features: 3, k: 2, ..Options::default() });
+        let w = Var::leaf(Tensor::new(&[3, 2], vec![1.0f32, 0.0, 0.0, 1.0, -1.0, -1.0]));
+        let b = Var::leaf(Tensor::zeros(&[3]));
+        let x = Var::constant(Tensor::new(&[1, 2], vec![3.0, -1.0]));
+        // z = (3, -1, -2): the two largest are 3 and -1, and they rebuild x.
+        let z = net.encode(&x, &w, &b, 2);
+        assert_eq!((z.codes().columns(), z.values().value().data()), (&[0u32, 1][..], &[3.0f32, -1.0][..]));
+        assert_eq!(ops::decode(&z, &w, None).value().data(), [3.0, -1.0]);
+    }
+
+    #[test]
+    fn k_falls_over_the_first_half() {
+        let net = KSparse(Options { features: 200, k: 20, first: 100, ..Options::default() });
+        assert_eq!([0, 25, 50, 99].map(|step| net.k(step, 100)), [100, 60, 20, 20]);
+        let none = KSparse(Options { first: 5, ..net.0 });
+        assert_eq!(none.k(0, 100), 20);
+    }
+}

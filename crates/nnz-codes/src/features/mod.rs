@@ -1,0 +1,3 @@
+//! Which few features explain an activation?
+
+nnz_core::methods![k_sparse];

@@ -1,0 +1,3 @@
+//! Which part of the network does this input need?
+
+nnz_core::methods![routing];

@@ -1,0 +1,274 @@
+//! A layer of experts of which a row sees k: with p = softmax(W_r x) and Γ the k largest,
+//!
+//! y = Σ_{i ∈ Γ} p_i E_i(x),  E_i(x) = V_i relu(U_i x + u_i) + v_i,
+//!
+//! at most ⌈c k rows / experts⌉ rows an expert in training (what is over is dropped), and beside the loss
+//! α experts Σ_i f_i P_i, f_i the share of the rows that chose i and P_i its mean probability, and γ mean(logsumexp²).
+//!
+//! Cost: k experts a row, whatever their number, and the router's experts · inputs.
+//!
+//! Deviations: the review describes many routers; this is the Switch family's. Rows are dropped by their order in the batch.
+
+use nnz_core::{
+    Better, Context, Error, Experiment, Input, InputKind, Launch, Method, Metric, Need, Paper, Result, Unit,
+};
+use nnz_engine::data::{Dataset, Split};
+use nnz_engine::layers::{Flatten, Linear, Relu};
+use nnz_engine::ops::{self, Rank};
+use nnz_engine::{
+    Codes, CustomLayer, Init, LayerSpec, Model, ModelSpec, Open, OptimizerSpec, ParamSpec, Real, SparseVar, Tensor,
+    TrainSpec, Trainer, Var,
+};
+use serde::{Deserialize, Serialize};
+use std::sync::Arc;
+
+/// The card.
+pub const METHOD: Method = Method::experiment::<Options>(
+    "routing",
+    "Sparse expert routing",
+    "experts",
+    "Trains a layer of experts of which each input uses a few, and measures accuracy and how evenly they are used.",
+    Paper {
+        number: Some(35),
+        title: "A Review of Sparse Expert Models in Deep Learning",
+        authors: "Fedus et al.",
+        year: 2022,
+        venue: "arXiv",
+        arxiv: "2209.01667",
+    },
+);
+
+/// Options.
+#[derive(Clone, Copy, Debug, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub struct Options {
+    /// Experts.
+    experts: usize,
+    /// Experts of a row.
+    k: usize,
+    /// Hidden units of an expert.
+    hidden: usize,
+    /// c: rows an expert takes, over what an even load would be.
+    capacity: f64,
+    /// α, the weight of the balance.
+    balance: f64,
+    /// γ, the weight of large router logits.
+    logits: f64,
+    /// Passes over the training rows.
+    epochs: u32,
+    /// Learning rate of Adam.
+    rate: f64,
+}
+
+impl Default for Options {
+    fn default() -> Self {
+        Self { experts: 8, k: 1, hidden: 16, capacity: 1.25, balance: 0.01, logits: 0.001, epochs: 10, rate: 0.001 }
+    }
+}
+
+const INPUTS: &[Input] =
+    &[Input { name: "data", kind: InputKind::Rows, need: Need::Default("mnist10k"), about: "Rows with classes." }];
+
+const METRICS: &[Metric] = &[
+    Metric::new("accuracy", Unit::Share, Better::Higher, "Test accuracy."),
+    Metric::new("load-variation", Unit::Number, Better::Lower, "Deviation over mean of the test rows each expert gets."),
+];
+
+impl Launch for Options {
+    fn launch(self) -> Result<Box<dyn Experiment>> {
+        let range = |name, range: &str, got: f64| Err(Error::Range { name, range: range.into(), got });
+        match self {
+            Self { k, experts, .. } if k == 0 || k > experts => range("k", "from 1 to the number of experts", k as f64),
+            Self { hidden: 0, .. } => range("hidden", "at least 1", 0.0),
+            Self { epochs: 0, .. } => range("epochs", "at least 1", 0.0),
+            Self { capacity, .. } if !(capacity > 0.0 && capacity.is_finite()) => range("capacity", "above 0", capacity),
+            Self { rate, .. } if !(rate > 0.0 && rate.is_finite()) => range("rate", "above 0", rate),
+            options => Ok(Box::new(Routing(options))),
+        }
+    }
+}
+
+/// The layer: inputs to outputs, each row through k of the experts.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+struct Experts {
+    name: String,
+    inputs: usize,
+    outputs: usize,
+    experts: usize,
+    k: usize,
+    hidden: usize,
+    capacity: f64,
+    balance: f64,
+    logits: f64,
+}
+
+impl CustomLayer for Experts {
+    const KIND: &'static str = "experts";
+
+    fn name(&self) -> Option<&str> {
+        Some(&self.name)
+    }
+
+    fn params(&self) -> Vec<ParamSpec> {
+        let Self { inputs, outputs, experts, hidden, .. } = *self;
+        let weight = |part: &str, rows, cols| ParamSpec::weight(&format!("{}.{part}", self.name), rows, cols, [1, 1], Init::He);
+        let vector = |part: &str, n| ParamSpec::vector(&self.name, part, n, Init::Zero);
+        let (up, down) = (experts.saturating_mul(hidden), experts.saturating_mul(outputs));
+        vec![
+            weight("router", experts, inputs),
+            weight("up", up, inputs),
+            vector("up.bias", up),
+            weight("down", down, hidden),
+            vector("down.bias", down),
+        ]
+    }
+
+    fn output(&self, input: &[usize]) -> std::result::Result<Vec<usize>, String> {
+        match input == [self.inputs] {
+            true => Ok(vec![self.outputs]),
+            false => Err(format!("{} takes {} numbers, not {input:?}", self.name, self.inputs)),
+        }
+    }
+
+    fn forward<T: Real>(&self, x: &Var<T>, cx: &mut nnz_engine::layers::Context<'_, T>) -> nnz_engine::Result<Var<T>> {
+        let Self { outputs, experts, hidden, balance, logits: gamma, .. } = *self;
+        let (router, up) = (cx.whole(), cx.whole());
+        let (_, up_bias) = cx.take();
+        let down = cx.whole();
+        let (_, down_bias) = cx.take();
+        let logits = ops::matmul(x, false, &router, true);
+        let p = ops::softmax(&logits);
+        let chosen = ops::linear_topk(x, &router, None, self.k, Rank::Value);
+        let codes = match cx.training() {
+            true => within(chosen.codes(), self.limit(chosen.codes().rows())),
+            false => chosen.codes().clone(),
+        };
+        if cx.training() {
+            let (rows, counts) = (codes.rows().max(1) as f64, chosen.codes().counts());
+            let shares: Vec<T> = counts.iter().map(|&c| T::of(f64::from(c) / rows / self.k as f64)).collect();
+            let even = ops::mul(&ops::mean_over(&p, &[0]), &Var::constant(Tensor::new(&[1, experts], shares)));
+            cx.penalize(ops::scale(&ops::sum(&even), balance * experts as f64));
+            let large = ops::mean(&ops::square(&ops::log(&ops::sum_over(&ops::exp(&logits), &[1]))));
+            cx.penalize(ops::scale(&large, gamma));
+        }
+        let at = codes.lines().iter().zip(codes.columns()).map(|(r, &c)| r * experts + c as usize).collect();
+        let z = SparseVar::new(codes.clone(), ops::pick(&p, Arc::new(at), &[codes.nnz()]));
+        ops::routed(x, &z, |e, rows| {
+            let part = |w: &Var<T>, n: usize| ops::slice(w, 0, e * n..(e + 1) * n);
+            let inner = ops::relu(&ops::linear(rows, &part(&up, hidden), &part(up_bias, hidden)));
+            Ok(ops::linear(&inner, &part(&down, outputs), &part(down_bias, outputs)))
+        })
+    }
+}
+
+impl Experts {
+    /// Rows an expert takes of so many.
+    fn limit(&self, rows: usize) -> usize {
+        (self.capacity * (self.k * rows) as f64 / self.experts as f64).ceil() as usize
+    }
+}
+
+/// The same codes with at most `limit` rows a column, the first ones.
+fn within(codes: &Codes, limit: usize) -> Codes {
+    let mut left = vec![limit; codes.cols()];
+    let (mut starts, mut columns) = (vec![0u32], Vec::new());
+    for r in 0..codes.rows() {
+        for &c in codes.row(r) {
+            if left[c as usize] > 0 {
+                left[c as usize] -= 1;
+                columns.push(c);
+            }
+        }
+        starts.push(columns.len() as u32);
+    }
+    Codes::new(codes.rows(), codes.cols(), starts, columns).unwrap_or_else(|e| unreachable!("part of codes: {e}"))
+}
+
+struct Routing(Options);
+
+impl Experiment for Routing {
+    fn inputs(&self) -> &'static [Input] {
+        INPUTS
+    }
+
+    fn metrics(&self) -> &'static [Metric] {
+        METRICS
+    }
+
+    fn run(&mut self, cx: &mut Context) -> Result<()> {
+        let Options { experts, k, hidden, capacity, balance, logits, epochs, rate } = self.0;
+        let data: &Dataset = cx.input("data")?;
+        let (name, inputs, outputs) = ("experts".to_string(), data.features(), 64);
+        let layer = Experts { name, inputs, outputs, experts, k, hidden, capacity, balance, logits };
+        let layers = vec![
+            Flatten {}.into(),
+            LayerSpec::from(Open::new(layer)),
+            Relu {}.into(),
+            Linear::new("head", outputs, data.classes.len()).into(),
+        ];
+        let spec = ModelSpec { name: format!("{k} of {experts} experts"), input: data.image, layers };
+        let train = TrainSpec { epochs, optimizer: OptimizerSpec::adam(rate), validation: 0.0, ..TrainSpec::default() };
+        let mut trainer: Trainer<f32> = Trainer::new(&spec, data, &train, cx.seed(), |_| Ok(nnz_core::Dense))?;
+        let mut stopped = Ok(());
+        trainer.run(|_, now| {
+            if let Some((epoch, _)) = &now.finished {
+                cx.curve("loss", "epoch", f64::from(epoch.epoch), epoch.loss);
+            }
+            // Trained anew after a stop, to the same bits: it takes seconds.
+            stopped = cx.checkpoint(now.steps.0, now.steps.1, &mut ());
+            stopped.is_ok()
+        })?;
+        stopped?;
+        let rows: Vec<u32> = (0..data.test.len() as u32).collect();
+        cx.report("accuracy", trainer.evaluate(&data.test, &rows)?.accuracy)?;
+        let loads = loads(&trainer.result(), data, &data.test, trainer.frame(), k)?;
+        let mean = loads.iter().sum::<f64>() / loads.len() as f64;
+        let variance = loads.iter().map(|l| (l - mean).powi(2)).sum::<f64>() / loads.len() as f64;
+        cx.report("load-variation", variance.sqrt() / mean)
+    }
+}
+
+/// Rows of a split that each expert gets.
+fn loads(model: &Model<f32>, data: &Dataset, split: &Split, frame: &nnz_engine::Frame, k: usize) -> Result<Vec<f64>> {
+    let rows: Vec<u32> = (0..split.len() as u32).collect();
+    let mut x = vec![0.0; rows.len() * data.features()];
+    data.fill(split, &rows, frame.normalization, &mut x).map_err(nnz_engine::Error::from)?;
+    let (x, router) = (Tensor::new(&[rows.len(), data.features()], x), model.params[0].value.clone());
+    let chosen = ops::linear_topk(&Var::constant(x), &Var::constant(router), None, k, Rank::Value);
+    Ok(chosen.codes().counts().into_iter().map(f64::from).collect())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_expert_takes_no_more_than_its_capacity() {
+        let codes = Codes::new(4, 2, vec![0u32, 1, 2, 3, 4], vec![0u32, 0, 0, 1]).unwrap();
+        let kept = within(&codes, 2);
+        assert_eq!((kept.starts(), kept.columns()), (&[0u32, 1, 2, 2, 3][..], &[0u32, 0, 1][..]));
+        let layer = Experts {
+            name: "e".into(), inputs: 2, outputs: 1, experts: 4, k: 2, hidden: 1, capacity: 1.25, balance: 0.0, logits: 0.0,
+        };
+        // 1.25 · 2 · 10 / 4 = 6.25.
+        assert_eq!(layer.limit(10), 7);
+    }
+
+    /// With one expert the layer is a perceptron: p = 1.
+    #[test]
+    fn one_expert_is_a_perceptron() {
+        let layer = Experts {
+            name: "e".into(), inputs: 3, outputs: 2, experts: 1, k: 1, hidden: 4, capacity: 1.0, balance: 0.0, logits: 0.0,
+        };
+        let spec = ModelSpec { name: "one".into(), input: [1, 1, 3], layers: vec![Flatten {}.into(), Open::new(layer).into()] };
+        let model: Model<f64> = Model::born(&spec, None, nnz_engine::Storage::Dense, false, 1).unwrap();
+        let x = Tensor::new(&[1, 3], vec![0.3, -1.0, 2.0]);
+        let found = model.infer(x.clone()).unwrap();
+        let value = |i: usize| model.params[i].value.data();
+        let inner: Vec<f64> = (0..4).map(|h| (0..3).map(|j| value(1)[h * 3 + j] * x.data()[j]).sum::<f64>().max(0.0)).collect();
+        for (o, y) in found.data().iter().enumerate() {
+            let by_hand: f64 = (0..4).map(|h| value(3)[o * 4 + h] * inner[h]).sum();
+            assert!((y - by_hand).abs() < 1e-12);
+        }
+    }
+}
