@@ -69,6 +69,7 @@ mod plan;
 mod pool;
 mod real;
 pub mod rows;
+mod shape;
 mod simd;
 mod single;
 mod sliced;

@@ -3,6 +3,7 @@
 use super::scratch::scratch;
 use super::tile::{Begin, Micros, Side, Tile};
 use super::{Raw, each, prefetch};
+use crate::shape::{extent, work};
 use crate::simd::{Kernel, Vector};
 use crate::{Isa, Real};
 
@@ -85,7 +86,7 @@ pub(crate) fn gemm_on<T: Real>(
         (_, Some(bias)) => Begin::Bias(unsafe { bias.get().add(j) }),
         _ => Begin::Zero,
     };
-    let small = m.saturating_mul(n).saturating_mul(k) < PARALLEL;
+    let small = work([m, n, k]) < PARALLEL;
     let parts = split_depth(m, n, k);
     if parts > 1 {
         // Few sums over many terms: parts of k by themselves, then added up in their order.
@@ -147,14 +148,6 @@ fn split_depth(m: usize, n: usize, k: usize) -> usize {
     }
 }
 
-/// One past the last element, saturating.
-fn extent(m: usize, n: usize, rs: usize, cs: usize) -> usize {
-    if m == 0 || n == 0 {
-        return 0;
-    }
-    (m - 1).saturating_mul(rs).saturating_add((n - 1).saturating_mul(cs)).saturating_add(1)
-}
-
 /// A strided matrix.
 #[derive(Clone, Copy)]
 pub(crate) struct View<T> {
@@ -166,12 +159,13 @@ pub(crate) struct View<T> {
 impl<T: Real> View<T> {
     /// Whether tiles read it where it lies. Rows that lie a multiple of 4 KB apart would fight for the same sets of L1.
     fn direct(self) -> bool {
-        self.cs == 1 && !(self.rs * size_of::<T>()).is_multiple_of(4096)
+        self.cs == 1 && !self.rs.wrapping_mul(size_of::<T>()).is_multiple_of(4096)
     }
 
-    /// The part from row `i` and column `j` on. An empty matrix may start anywhere.
+    /// The part from row `i` and column `j` on. An empty matrix may start anywhere, with any strides.
     pub fn at(self, i: usize, j: usize) -> Self {
-        Self { at: Raw(self.at.get().wrapping_add(i * self.rs + j * self.cs)), ..self }
+        let skip = i.wrapping_mul(self.rs).wrapping_add(j.wrapping_mul(self.cs));
+        Self { at: Raw(self.at.get().wrapping_add(skip)), ..self }
     }
 }
 
@@ -192,6 +186,9 @@ impl<T: Real> Block<T> {
     /// A, B and C hold their extents, C is nobody else's, and `begin(j)` is what a tile from column j on begins with.
     pub unsafe fn run(&self, begin: &dyn Fn(usize) -> Begin<T>) {
         let Self { micros, m, n, k, a, b, c, ldc } = *self;
+        if m == 0 || n == 0 {
+            return;
+        }
         let (nr, mr) = (micros.cols(), micros.even_rows(m, n));
         // A packed panel keeps whole registers, unless that would be mostly nothing.
         let apart = if 4 * mr > 3 * micros.lanes { mr.next_multiple_of(micros.lanes) } else { mr };
@@ -307,7 +304,7 @@ pub(crate) unsafe fn pack<T: Real>(
         return;
     }
     for i in (0..n).step_by(wide) {
-        let (from, to) = (from.wrapping_add(i * rs), to.wrapping_add(panels.at(i)));
+        let (from, to) = (from.wrapping_add(i.wrapping_mul(rs)), to.wrapping_add(panels.at(i)));
         // SAFETY: as above.
         unsafe { micros.isa().run(Turn { from, rs, cs, n: wide.min(n - i), panels, k, to }) }
     }
@@ -331,9 +328,9 @@ impl<T: Real> Kernel<T> for Copy<T> {
         // SAFETY: the contract of `pack`.
         unsafe {
             for q in 0..k {
-                let line = from.wrapping_add(q * cs);
+                let line = from.wrapping_add(q.wrapping_mul(cs));
                 // Lines lie too far apart for the machine to see them coming.
-                (0..n).step_by(64 / size_of::<T>()).for_each(|i| prefetch(line.wrapping_add(4 * cs + i)));
+                (0..n).step_by(64 / size_of::<T>()).for_each(|i| prefetch(line.wrapping_add(cs.wrapping_mul(4).wrapping_add(i))));
                 for (panel, first) in (0..n).step_by(wide).enumerate() {
                     let (line, to) = (line.wrapping_add(first), to.add(panel * size + q * apart));
                     for i in (0..wide).step_by(l) {
@@ -375,7 +372,7 @@ impl<T: Real> Kernel<T> for Turn<T> {
                 let rows = l.min(n - i);
                 for q in (0..whole_k).step_by(l) {
                     let (from, to) = (from.add(i * rs + q), to.add(q * apart + i));
-                    (0..rows).for_each(|r| prefetch(from.wrapping_add(r * rs + 2 * l)));
+                    (0..rows).for_each(|r| prefetch(from.wrapping_add((r * rs).wrapping_add(2 * l))));
                     if rows == l {
                         V::transpose(from, rs, to, apart);
                         continue;
