@@ -18,7 +18,6 @@ use safetensors::tensor::{Dtype as FileDtype, SafeTensors, TensorView};
 use serde::{Deserialize, Serialize};
 use std::borrow::Cow;
 use std::collections::{BTreeMap, HashMap};
-use std::io::Write;
 use std::path::Path;
 
 /// What a model file says besides its tensors.
@@ -56,6 +55,11 @@ impl Header {
         Frame { task: self.task, normalization: self.normalization, scales: self.scales.clone() }
     }
 }
+
+/// Columns that a weight may have, and those more for each byte of its file: a file of nothing but a shape must not make
+/// lists of its columns.
+const FEW_COLUMNS: usize = 1 << 20;
+const COLUMNS_EACH: usize = 16;
 
 /// How weights with zeros are written.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -182,23 +186,9 @@ impl Out {
     }
 }
 
-/// Writes a file whole or not at all: a temporary name in the same directory, synced, then renamed.
+/// Writes a file whole or not at all: a temporary name in the same directory, synced, then renamed, and the directory synced.
 pub fn write_atomically(path: &Path, bytes: &[u8]) -> Result<()> {
-    let dir = path.parent().filter(|d| !d.as_os_str().is_empty()).unwrap_or(Path::new("."));
-    let fail = |e: std::io::Error| Error::file(path, format!("cannot write: {e}"));
-    if path.metadata().is_ok_and(|m| !m.is_file()) {
-        return Err(Error::file(path, "cannot write: it is no regular file; give another name"));
-    }
-    let mut file = tempfile::Builder::new().prefix(".nnz-").suffix(".tmp").tempfile_in(dir).map_err(fail)?;
-    file.write_all(bytes).map_err(fail)?;
-    file.as_file().sync_all().map_err(fail)?;
-    #[cfg(unix)]
-    {
-        use std::os::unix::fs::PermissionsExt;
-        file.as_file().set_permissions(std::fs::Permissions::from_mode(0o644)).map_err(fail)?;
-    }
-    file.persist(path).map_err(|e| fail(e.error))?;
-    Ok(())
+    nnz_disk::write(path, bytes).map_err(|e| Error::file(path, format!("cannot write: {e}")))
 }
 
 /// Writes a model; the header's network is that of the model.
@@ -264,6 +254,8 @@ struct In<'a> {
     header: Header,
     layout: BTreeMap<String, String>,
     checkpoint: Option<CheckpointHeader>,
+    /// Of the file.
+    bytes: usize,
 }
 
 impl<'a> In<'a> {
@@ -292,8 +284,9 @@ impl<'a> In<'a> {
                 header.scales.len()
             )));
         }
+        header.normalization.check().map_err(|why| fail(format!("normalization in the header: {why}")))?;
         header.model.check(outputs).map_err(|why| fail(format!("model in the header: {why}")))?;
-        Ok(Self { path, tensors, header, layout, checkpoint })
+        Ok(Self { path, tensors, header, layout, checkpoint, bytes: bytes.len() })
     }
 
     fn fail(&self, why: impl ToString) -> Error {
@@ -336,8 +329,17 @@ impl<'a> In<'a> {
         }
     }
 
+    /// Refuses a shape that the file is too short for: compressed rows say nothing of columns that have no entry.
+    fn bounded(&self, name: &str, cols: usize) -> Result<()> {
+        match cols <= FEW_COLUMNS.saturating_add(self.bytes.saturating_mul(COLUMNS_EACH)) {
+            true => Ok(()),
+            false => Err(self.fail(format!("`{name}` claims {cols} columns in a file of {} bytes", self.bytes))),
+        }
+    }
+
     fn param<T: Real>(&self, shape: &Shape, prunable: bool, storage: Storing) -> Result<Param<T>> {
         let name = &shape.name;
+        self.bounded(name, shape.cols)?;
         match self.layout.get(name).map(String::as_str) {
             None => {
                 let values: Vec<T> = self.real(name, shape.len())?;
@@ -379,7 +381,9 @@ impl<'a> In<'a> {
                     let columns = self.index(&format!("{name}.col_indices"))?;
                     Topology::new(rows, cols, starts, columns).map_err(|e| self.fail(format!("`{name}`: {e}")))?
                 }
-                Err(_) => Topology::full(rows, cols),
+                // As many values as that are in the file.
+                Err(_) if self.tensor(&format!("{name}.0"))?.shape() == [p.shape.len()] => Topology::full(rows, cols),
+                Err(_) => return Err(self.fail(format!("`{name}.0` is not of {} values", p.shape.len()))),
             };
             let values = self.real(&format!("{name}.0"), topology.nnz())?;
             let param = match p.weight() {

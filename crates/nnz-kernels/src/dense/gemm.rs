@@ -11,6 +11,10 @@ use crate::{Isa, Real};
 const PARALLEL: usize = 1 << 19;
 /// Longest k whose panel of B stays in L2.
 const DEPTH: usize = 256;
+/// Pieces for each thread, so that the slowest core does not set the pace where cores differ or are shared, and fewest rows or
+/// columns of a piece that thread counts alone would not ask for: each packs what all of them need.
+const PIECES: usize = 4;
+const LEAST: usize = 192;
 /// Widest block of B that is packed at once.
 const WIDTH: usize = 1024;
 
@@ -124,7 +128,8 @@ pub(crate) fn gemm_on<T: Real>(
     // What both halves need is packed twice, so cut along the longer side, but along columns where A is not packed.
     let by_rows = m >= n && !(a.direct() && n >= 2 * threads * micros.cols());
     let (long, unit) = if by_rows { (m, micros.even_rows(m, n)) } else { (n, micros.cols()) };
-    let step = long.div_ceil(threads).next_multiple_of(unit);
+    let even = long.div_ceil(threads);
+    let step = even.min(even.div_ceil(PIECES).max(LEAST)).next_multiple_of(unit);
     each(long.div_ceil(step), small, |p| {
         let (first, last) = (p * step, long.min((p + 1) * step));
         // SAFETY: ranges lie in [0, m) and [0, n), whose extents were checked; no two threads write one place.

@@ -28,6 +28,7 @@ mod topology;
 mod view;
 
 pub use comparison::{comparison, pictures as comparison_pictures};
+pub(crate) use data::cell;
 pub use data::{csv, inspection_csv};
 pub use inspection::inspection;
 pub use moves::history;
