@@ -52,7 +52,8 @@ const NUMBERS: [u64; 26] = [
 ];
 
 /// What stands in the place of a number in a text.
-const TEXTS: [&str; 10] = ["-1", "1e308", "-1e999", "0.0", "NaN", "\"\"", "[]", "null", "1.5", "9999999999999999999999"];
+const TEXTS: [&str; 10] =
+    ["-1", "1e308", "-1e999", "0.0", "NaN", "\"\"", "[]", "null", "1.5", "9999999999999999999999"];
 
 /// A file with one field changed; empty where it has none of the kind that the seed chooses.
 pub fn change(bytes: &[u8], seed: u64) -> Vec<u8> {

@@ -9,8 +9,32 @@ use std::path::{Path, PathBuf};
 
 /// All of them.
 pub const ALL: [&str; 26] = [
-    "adapter", "checkpoint", "cifar10", "csv", "entropy", "experiment", "gguf", "history", "idx", "jpg", "model", "npy", "npz",
-    "onnx", "onnx-run", "packed", "png", "recipe", "report", "safetensors", "svm", "tokenizer", "torch", "txt", "wav", "weights",
+    "adapter",
+    "checkpoint",
+    "cifar10",
+    "csv",
+    "entropy",
+    "experiment",
+    "gguf",
+    "history",
+    "idx",
+    "jpg",
+    "model",
+    "npy",
+    "npz",
+    "onnx",
+    "onnx-run",
+    "packed",
+    "png",
+    "recipe",
+    "report",
+    "safetensors",
+    "svm",
+    "tokenizer",
+    "torch",
+    "txt",
+    "wav",
+    "weights",
 ];
 
 /// Hands bytes to a reader and drops what it answers.
@@ -29,7 +53,10 @@ pub fn read(target: &str, bytes: &[u8]) {
         "model" => model(bytes),
         "onnx" => onnx(bytes),
         "onnx-run" => drop(parsed(bytes).and_then(|graph| run(&graph, 1 << 20))),
-        "packed" => packed(["csr", "bitmask"][usize::from(bytes.first().is_some_and(|b| b % 2 == 1))], bytes.get(1..).unwrap_or_default()),
+        "packed" => packed(
+            ["csr", "bitmask"][usize::from(bytes.first().is_some_and(|b| b % 2 == 1))],
+            bytes.get(1..).unwrap_or_default(),
+        ),
         "recipe" => recipe(bytes),
         "report" => report(bytes),
         "tokenizer" => tokenizer(bytes),
@@ -61,7 +88,11 @@ fn packed(packing: &str, bytes: &[u8]) {
     let (values, rest) = rest.split_at(first);
     let half = rest.len() / 8 * 4;
     let parts: &[(&str, &str, usize, &[u8])] = match packing {
-        "csr" => &[("values", "F32", 4, values), ("col_indices", "U32", 4, &rest[..half]), ("crow_indices", "U32", 4, &rest[half..2 * half])],
+        "csr" => &[
+            ("values", "F32", 4, values),
+            ("col_indices", "U32", 4, &rest[..half]),
+            ("crow_indices", "U32", 4, &rest[half..2 * half]),
+        ],
         "bitmask" => &[("compressed", "F32", 4, values), ("bitmask", "U8", 1, rest)],
         _ => &[("compressed", "F32", 4, values), ("code", "U8", 1, rest)],
     };
@@ -70,7 +101,8 @@ fn packed(packing: &str, bytes: &[u8]) {
     let mut body: Vec<u8> = Vec::new();
     for (name, kind, size, data) in parts {
         let offsets = [body.len(), body.len() + data.len()];
-        header[format!("w.{name}")] = serde_json::json!({"dtype": kind, "shape": [data.len() / size], "data_offsets": offsets});
+        header[format!("w.{name}")] =
+            serde_json::json!({"dtype": kind, "shape": [data.len() / size], "data_offsets": offsets});
         body.extend_from_slice(data);
     }
     let text = header.to_string();
@@ -168,9 +200,10 @@ pub fn saved_checkpoint() -> Vec<u8> {
     std::fs::read(&path).expect("a checkpoint")
 }
 
-fn trainer(data: &Dataset) -> nnz_engine::Result<Trainer<f32>> {
+fn trainer(data: &Dataset) -> nnz_engine::Result<Trainer<'_, f32>> {
     let spec = ModelSpec::parse("mlp:3-6-2", data.image, 2)?;
-    let train = TrainSpec { batch: 4, epochs: 4, optimizer: OptimizerSpec::sgd(0.1), validation: 0.25, ..TrainSpec::default() };
+    let train =
+        TrainSpec { batch: 4, epochs: 4, optimizer: OptimizerSpec::sgd(0.1), validation: 0.25, ..TrainSpec::default() };
     let method = nnz::REGISTRY.find("set")?;
     let mut options = method.defaults();
     options.insert("density".into(), 0.5.into());
@@ -182,11 +215,17 @@ fn trainer(data: &Dataset) -> nnz_engine::Result<Trainer<f32>> {
 /// A file of this process and thread alone.
 fn scratch(name: &str) -> PathBuf {
     let thread = format!("{:?}", std::thread::current().id());
-    std::env::temp_dir().join(format!("nnz-fuzz-{name}-{}-{}", std::process::id(), thread.trim_matches(|c: char| !c.is_ascii_digit())))
+    std::env::temp_dir().join(format!(
+        "nnz-fuzz-{name}-{}-{}",
+        std::process::id(),
+        thread.trim_matches(|c: char| !c.is_ascii_digit())
+    ))
 }
 
 fn recipe(bytes: &[u8]) {
-    let Some(recipe) = std::str::from_utf8(bytes).ok().and_then(|t| nnz::Recipe::parse(t, "recipe.toml").ok()) else { return };
+    let Some(recipe) = std::str::from_utf8(bytes).ok().and_then(|t| nnz::Recipe::parse(t, "recipe.toml").ok()) else {
+        return;
+    };
     if let nnz::Network::Named(name) = &recipe.model {
         let _ = ModelSpec::parse(name, [1, 28, 28], 10);
     }
@@ -204,7 +243,10 @@ fn experiment(bytes: &[u8]) {
             false
         }
     }
-    let Some(mut recipe) = std::str::from_utf8(bytes).ok().and_then(|t| nnz::Recipe::parse(t, "recipe.toml").ok()) else { return };
+    let Some(mut recipe) = std::str::from_utf8(bytes).ok().and_then(|t| nnz::Recipe::parse(t, "recipe.toml").ok())
+    else {
+        return;
+    };
     let table = scratch("table").with_extension("csv");
     std::fs::write(&table, "y,a,b,c\n0,1,2,3\n1,3,1,2\n0,2,2,1\n1,1,1,1\n".repeat(5)).expect("scratch memory");
     recipe.data = format!("{}?target=y", table.display());

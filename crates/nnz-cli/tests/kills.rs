@@ -64,7 +64,10 @@ fn results(run: &Path) -> BTreeMap<PathBuf, Vec<u8>> {
             lines.lines().map(|l| serde_json::from_str(l).unwrap()).collect();
         let board = Path::new("tensorboard").join(name).join("events.out.tfevents.0.nnz");
         let curves = out.insert(board, Vec::new()).unwrap();
-        assert!(curves == nnz::report::tensorboard(&epochs, seconds), "the curves of {name} are not those of its events");
+        assert!(
+            curves == nnz::report::tensorboard(&epochs, seconds),
+            "the curves of {name} are not those of its events"
+        );
     }
     let lengths = times.iter().map(|(name, seconds)| format!("{name} {}\n", seconds.len())).collect::<String>();
     out.insert("timings.json".into(), lengths.into_bytes());

@@ -28,7 +28,7 @@ pub(crate) enum Step<'a> {
     /// A folder is made.
     Folder(&'a Path),
     /// Names of a folder go to disk.
-    SyncFolder(&'a Path),
+    SyncFolder,
 }
 
 /// What would be lost, and how many steps are left.
@@ -120,7 +120,7 @@ pub(crate) fn reach(step: Step<'_>) -> io::Result<()> {
         }
         Step::Remove(path) => plan.names.push((path.into(), held(path))),
         Step::Folder(path) => plan.folders.push(path.into()),
-        Step::SyncFolder(_) => {}
+        Step::SyncFolder => {}
     }
     Ok(())
 }

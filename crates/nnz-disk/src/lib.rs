@@ -133,7 +133,12 @@ pub fn folder_in(of: &Path, inside: impl AsRef<Path>) -> io::Result<PathBuf> {
         path.push(part);
         match fs::symlink_metadata(&path) {
             Ok(m) if m.is_dir() => {}
-            Ok(_) => return Err(io::Error::other(format!("{} is no folder of its own, but a link or a file", path.display()))),
+            Ok(_) => {
+                return Err(io::Error::other(format!(
+                    "{} is no folder of its own, but a link or a file",
+                    path.display()
+                )));
+            }
             Err(e) if e.kind() == io::ErrorKind::NotFound => {
                 faults::reach(Step::Folder(&path))?;
                 fs::create_dir(&path)?;
@@ -175,11 +180,16 @@ fn unlinked(options: &mut OpenOptions) -> &mut OpenOptions {
 
 /// Waits until names in a folder are on disk.
 fn sync_folder(path: &Path) -> io::Result<()> {
-    faults::reach(Step::SyncFolder(path))?;
+    faults::reach(Step::SyncFolder)?;
     #[cfg(unix)]
     match File::open(path).and_then(|f| f.sync_all()) {
         // Some network file systems know no such thing, and a folder may be written to and not read.
-        Err(e) if !matches!(e.kind(), io::ErrorKind::InvalidInput | io::ErrorKind::Unsupported | io::ErrorKind::PermissionDenied) => {
+        Err(e)
+            if !matches!(
+                e.kind(),
+                io::ErrorKind::InvalidInput | io::ErrorKind::Unsupported | io::ErrorKind::PermissionDenied
+            ) =>
+        {
             return Err(e);
         }
         _ => {}
@@ -204,7 +214,8 @@ mod tests {
         // Another mask, of a process of its own.
         if std::env::var_os("NNZ_DISK_MASKED").is_none() {
             let test = std::env::current_exe().unwrap();
-            let run = format!("umask 077; exec {} --exact tests::files_get_the_modes_of_the_users_mask", test.display());
+            let run =
+                format!("umask 077; exec {} --exact tests::files_get_the_modes_of_the_users_mask", test.display());
             let out = std::process::Command::new("sh").args(["-c", &run]).env("NNZ_DISK_MASKED", "1").output().unwrap();
             assert!(out.status.success(), "{}", String::from_utf8_lossy(&out.stdout));
         } else {
@@ -223,13 +234,18 @@ mod tests {
         }
         symlink(at("elsewhere"), at("arms")).unwrap();
         symlink(at("nowhere"), at("dangling")).unwrap();
-        assert!(lock_file(&at("lock")).is_err() && lock_file(&at("dangling")).is_err() && lock_file(&at("arms")).is_err());
+        assert!(
+            lock_file(&at("lock")).is_err() && lock_file(&at("dangling")).is_err() && lock_file(&at("arms")).is_err()
+        );
         assert!(append(&at("history"), b"x").is_err() && cut(&at("history"), 0).is_err());
         assert!(folder_in(dir.path(), "arms").is_err() && folder_in(dir.path(), "arms/more").is_err());
         assert!(folder_in(dir.path(), "victim").is_err() && folder_in(dir.path(), "a/b").unwrap().is_dir());
         // A file takes the place of a link, not of what it leads to.
         write(&at("file"), b"new").unwrap();
-        assert_eq!((fs::read(at("victim")).unwrap(), fs::read(at("file")).unwrap()), (b"kept".to_vec(), b"new".to_vec()));
+        assert_eq!(
+            (fs::read(at("victim")).unwrap(), fs::read(at("file")).unwrap()),
+            (b"kept".to_vec(), b"new".to_vec())
+        );
         drop(lock_file(&at("victim")).unwrap());
         assert_eq!(fs::read(at("victim")).unwrap(), b"kept");
         assert!(!at("nowhere").exists() && fs::read_dir(at("elsewhere")).unwrap().next().is_none());

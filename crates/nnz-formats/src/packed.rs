@@ -183,7 +183,9 @@ pub(crate) fn read(
                 && Some(starts.len()) == rows.checked_add(1)
                 && starts[0] == 0
                 && starts[rows] == columns.len()
-                && starts.windows(2).all(|w| columns.get(w[0]..w[1]).is_some_and(|r| r.windows(2).all(|c| c[0] < c[1])))
+                && starts
+                    .windows(2)
+                    .all(|w| columns.get(w[0]..w[1]).is_some_and(|r| r.windows(2).all(|c| c[0] < c[1])))
                 && columns.iter().all(|&c| c < cols);
             if !fits {
                 return Err(format!("row starts, columns and {} values make no {rows}x{cols} matrix", nonzeros.len()));
@@ -194,7 +196,8 @@ pub(crate) fn read(
         }
         Packing::Bitmask | Packing::Entropy => {
             let (_, mask) = archive.raw(&part(1)).map_err(say)?;
-            if packing == Packing::Entropy && entropy_bits(rows * cols, nonzeros.len()) / 8.0 > mask.len() as f64 + 8.0 {
+            if packing == Packing::Entropy && entropy_bits(rows * cols, nonzeros.len()) / 8.0 > mask.len() as f64 + 8.0
+            {
                 return Err(format!(
                     "a code of {} bytes for {} of {rows}x{cols} entries, which takes more",
                     mask.len(),

@@ -119,7 +119,7 @@ fn tensors(p: &Pickle, storages: &Storages, end: usize, blob: usize) -> Result<F
         };
         root = pairs.iter().find(wrapped).map_or(root, |(_, v)| *v);
     }
-    walk(p, root, String::new(), 0, &mut p.len(), &mut |name, id| {
+    walk(p, root, String::new(), 0, &mut (p.len() as usize), &mut |name, id| {
         let Some(entry) = tensor(p, id, storages, end, blob, &name)? else { return Ok(()) };
         found.entries.insert(name, entry);
         Ok(())
@@ -177,7 +177,8 @@ fn tensor(
         let (format, key) = storage(p, from).ok_or_else(|| bad("its numbers are of a type that is not read"))?;
         // As many axes as PyTorch has at most: one long list may be the shape of thousands of tensors.
         let few = |l: &&[Id]| l.len() <= 64;
-        let sizes = |id: Id| p.list(id).filter(few).and_then(|l| l.iter().map(|&i| p.size(i)).collect::<Option<Vec<_>>>());
+        let sizes =
+            |id: Id| p.list(id).filter(few).and_then(|l| l.iter().map(|&i| p.size(i)).collect::<Option<Vec<_>>>());
         let (Some(offset), Some(shape), Some(strides)) = (p.size(offset), sizes(shape), sizes(strides)) else {
             return Err(bad("its shape is no list of at most 64 sizes"));
         };

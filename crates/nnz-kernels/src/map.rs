@@ -129,7 +129,8 @@ mod cuts {
 
     impl Place {
         pub fn new(map: &[u8], path: &Path) -> Self {
-            let name: Vec<u8> = path.as_os_str().as_bytes().iter().map(|&b| if b < 32 || b == 127 { b'?' } else { b }).collect();
+            let name: Vec<u8> =
+                path.as_os_str().as_bytes().iter().map(|&b| if b < 32 || b == 127 { b'?' } else { b }).collect();
             let sentence = [b"error: ", &name[..], b": it was cut short while it was read\n"].concat();
             let range = map.as_ptr_range();
             let (start, end) = (range.start as usize, range.end as usize);

@@ -144,7 +144,8 @@ impl<T: Real> Dense<T> {
         let row =
             |r: usize| csr.columns[csr.starts[r]..csr.starts[r + 1]].iter().map(move |&c| r * csr.cols + c as usize);
         let places = Some((0..csr.rows).flat_map(row).collect());
-        let mut new = Self { rows: csr.rows, cols: csr.cols, places, weight: vec![T::ZERO; volume([csr.rows, csr.cols])] };
+        let mut new =
+            Self { rows: csr.rows, cols: csr.cols, places, weight: vec![T::ZERO; volume([csr.rows, csr.cols])] };
         new.set_values(values);
         new
     }

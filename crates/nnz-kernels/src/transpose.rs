@@ -16,7 +16,10 @@ pub(crate) fn transpose<T: Real>(
         return;
     }
     assert!(cols <= from_stride && rows <= to_stride, "rows overlap");
-    assert!(extent(rows, cols, from_stride, 1) <= from.len() && extent(cols, rows, to_stride, 1) <= to.len(), "extents");
+    assert!(
+        extent(rows, cols, from_stride, 1) <= from.len() && extent(cols, rows, to_stride, 1) <= to.len(),
+        "extents"
+    );
     // Squares of eight serve a batch of eight.
     let isa = if rows.min(cols) < 16 { isa.dividing::<T>(8) } else { isa };
     // SAFETY: extents were just checked.

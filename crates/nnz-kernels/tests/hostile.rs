@@ -77,7 +77,8 @@ impl Structure {
     /// Whether the rows are compressed rows.
     fn whole(&self) -> bool {
         let Self { rows, cols, starts, columns, .. } = self;
-        Some(starts.len()) == rows.checked_add(1)
+        u32::try_from(*cols).is_ok()
+            && Some(starts.len()) == rows.checked_add(1)
             && starts[0] == 0
             && starts[*rows] == columns.len()
             && starts.windows(2).all(|w| w[0] <= w[1])
@@ -459,11 +460,31 @@ fn columns_that_do_not_ascend_are_refused() {
 #[test]
 fn shapes_whose_product_wraps_are_refused() {
     let keys = (1 << 62) + 1;
-    let a = Attention { batch: 1, queries: 1, keys, heads: 1, groups: 1, width: 4, value_width: 4, causal: false, seen: &[] };
+    let a = Attention {
+        batch: 1,
+        queries: 1,
+        keys,
+        heads: 1,
+        groups: 1,
+        width: 4,
+        value_width: 4,
+        causal: false,
+        seen: &[],
+    };
     assert!(answer(|| a.forward(&[1.0f32; 4], &[1.0; 4], &[1.0; 4], &mut [0.0; 4], &mut [0.0; 1])).is_none());
     let size = [1, 1, (1 << 62) + 1];
     let ones = [1; 3];
-    let c = Conv { batch: 1, size, channels: 4, filters: 4, kernel: ones, stride: ones, padding: [0; 3], dilation: ones, groups: 1 };
+    let c = Conv {
+        batch: 1,
+        size,
+        channels: 4,
+        filters: 4,
+        kernel: ones,
+        stride: ones,
+        padding: [0; 3],
+        dilation: ones,
+        groups: 1,
+    };
     assert!(answer(|| c.forward(&[1.0f32; 4], &[1.0; 16], None, &mut [0.0; 4])).is_none());
     assert!(answer(|| Tiled::<f32>::zeros(64, 1 << 58)).is_none());
     assert!(answer(|| Buffer::<f32>::any(usize::MAX)).is_none());

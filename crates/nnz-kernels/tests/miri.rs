@@ -87,7 +87,8 @@ fn dense_products() {
     }
     for (groups, channels, filters) in [(1, 3, 5), (4, 4, 4)] {
         let (size, kernel, stride) = ([1, 5, 4], [1, 3, 2], [1, 2, 1]);
-        let c = Conv { batch: 2, size, channels, filters, kernel, stride, padding: [0, 1, 1], dilation: [1, 1, 2], groups };
+        let c =
+            Conv { batch: 2, size, channels, filters, kernel, stride, padding: [0, 1, 1], dilation: [1, 1, 2], groups };
         let outputs = c.output().iter().product::<usize>();
         let (x, w) = (numbers(2 * 20 * channels), numbers(filters * 6 * channels / groups));
         let mut y = vec![0.0; 2 * outputs * filters];
@@ -103,7 +104,17 @@ fn dense_products() {
 
 #[test]
 fn attention_and_rows() {
-    let a = Attention { batch: 1, queries: 3, keys: 4, heads: 2, groups: 1, width: 3, value_width: 2, causal: true, seen: &[true, true, false, true] };
+    let a = Attention {
+        batch: 1,
+        queries: 3,
+        keys: 4,
+        heads: 2,
+        groups: 1,
+        width: 3,
+        value_width: 2,
+        causal: true,
+        seen: &[true, true, false, true],
+    };
     let (q, k, v) = (numbers(18), numbers(12), numbers(8));
     let (mut y, mut sums) = (vec![0.0; 12], vec![0.0; 6]);
     a.forward(&q, &k, &v, &mut y, &mut sums);

@@ -371,12 +371,7 @@ fn listed(t: &proto::Tensor, kind: Kind, count: usize) -> Result<Bytes, String> 
 }
 
 /// Numbers in a file beside the model. It must lie in the model's own folder or below.
-fn external(
-    t: &proto::Tensor,
-    bytes: usize,
-    folder: Option<&Path>,
-    files: &mut Files,
-) -> Result<(Bytes, Map), String> {
+fn external(t: &proto::Tensor, bytes: usize, folder: Option<&Path>, files: &mut Files) -> Result<(Bytes, Map), String> {
     let said =
         |key: &str| t.external_data.iter().find(|p| p.key.as_deref() == Some(key)).and_then(|p| p.value.as_deref());
     let location = said("location").ok_or("lies outside the file, which does not say where")?;
@@ -409,7 +404,9 @@ fn external(
     let there: u64 = files.open.values().map(|(_, bytes)| bytes.len() as u64).sum();
     let (map, all) = &files.open[&path];
     match offset.checked_add(length).filter(|&end| end <= all.len()) {
-        Some(_) if files.asked / TIED > there => Err(format!("lies in `{location}`, whose bytes more than {TIED} weights share")),
+        Some(_) if files.asked / TIED > there => {
+            Err(format!("lies in `{location}`, whose bytes more than {TIED} weights share"))
+        }
         Some(end) => Ok((all.slice(offset..end), map.clone())),
         None => Err(format!("lies at bytes {offset} to {offset} + {length} of `{location}`, which has {}", all.len())),
     }

@@ -131,7 +131,11 @@ impl Session {
             };
             // A third one would be taken for the bias of a sum that was joined with the product.
             if node.op == "MatMul" && node.inputs.len() != 2 {
-                return Err(Error::node(&graph.path, node, format!("{} inputs, but two are multiplied", node.inputs.len())));
+                return Err(Error::node(
+                    &graph.path,
+                    node,
+                    format!("{} inputs, but two are multiplied", node.inputs.len()),
+                ));
             }
             let (inputs, outputs) = (node.inputs.iter().map(&mut slot), node.outputs.iter());
             let inputs = inputs.collect();
@@ -194,7 +198,8 @@ impl Session {
     fn few_axes(&self, step: &Step, values: &[Value]) -> Result<()> {
         match values.iter().map(|v| v.shape().len()).find(|&rank| rank > crate::graph::AXES) {
             None => Ok(()),
-            Some(rank) => Err(self.fail(step, format!("its output has {rank} axes; at most {} are computed with", crate::graph::AXES))),
+            Some(rank) => Err(self
+                .fail(step, format!("its output has {rank} axes; at most {} are computed with", crate::graph::AXES))),
         }
     }
 

@@ -613,7 +613,8 @@ pub fn csv(comparison: &Comparison, seconds: &BTreeMap<String, f64>) -> String {
             let time = seconds.get(&c.name()).map_or_else(String::new, |s| s.to_string());
             let numbers = [seed.to_string(), test.to_string(), validation.to_string(), c.nonzeros.to_string()];
             let rest = [c.bytes.to_string(), c.rate.to_string(), c.steps.to_string(), time];
-            let _ = out.write_record([crate::report::cell(c.arm.clone()), density].into_iter().chain(numbers).chain(rest));
+            let _ =
+                out.write_record([crate::report::cell(c.arm.clone()), density].into_iter().chain(numbers).chain(rest));
         }
     }
     String::from_utf8(out.into_inner().unwrap_or_default()).unwrap_or_default()

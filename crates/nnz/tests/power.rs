@@ -101,15 +101,21 @@ fn results(run: &Path) -> BTreeMap<PathBuf, Vec<u8>> {
         let epochs: Vec<run::record::EpochRecord> = lines.lines().map(|l| serde_json::from_str(l).unwrap()).collect();
         let board = Path::new("tensorboard").join(name).join("events.out.tfevents.0.nnz");
         let curves = out.insert(board, Vec::new()).unwrap();
-        assert!(curves == nnz::report::tensorboard(&epochs, seconds), "the curves of {name} are not those of its events");
+        assert!(
+            curves == nnz::report::tensorboard(&epochs, seconds),
+            "the curves of {name} are not those of its events"
+        );
     }
     let lengths = times.iter().map(|(name, seconds)| format!("{name} {}\n", seconds.len())).collect::<String>();
     out.insert("timings.json".into(), lengths.into_bytes());
     let mut plain: serde_json::Value = serde_json::from_slice(&out[Path::new("record.json")]).unwrap();
     strip(&mut plain);
     out.insert("record.json".into(), plain.to_string().into_bytes());
-    for (name, bytes) in out.iter_mut().filter(|(n, _)| n.starts_with("arms") && n.extension().is_some_and(|e| e == "json")) {
-        let mut arm: serde_json::Value = serde_json::from_slice(bytes).unwrap_or_else(|e| panic!("{}: {e}", name.display()));
+    for (name, bytes) in
+        out.iter_mut().filter(|(n, _)| n.starts_with("arms") && n.extension().is_some_and(|e| e == "json"))
+    {
+        let mut arm: serde_json::Value =
+            serde_json::from_slice(bytes).unwrap_or_else(|e| panic!("{}: {e}", name.display()));
         strip(&mut arm);
         *bytes = arm.to_string().into_bytes();
     }

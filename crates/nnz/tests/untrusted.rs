@@ -139,7 +139,8 @@ fn a_code_does_not_unpack_to_more_than_it_can_say() {
             "w.code": {"dtype": "U8", "shape": [code], "data_offsets": [4, 4 + code]},
         });
         let text = header.to_string();
-        let bytes = [&(text.len() as u64).to_le_bytes()[..], text.as_bytes(), &1f32.to_le_bytes(), &vec![0; code]].concat();
+        let bytes =
+            [&(text.len() as u64).to_le_bytes()[..], text.as_bytes(), &1f32.to_le_bytes(), &vec![0; code]].concat();
         nnz_formats::Archive::parse(bytes, Path::new("w.safetensors")).map(drop).map_err(|e| e.to_string())
     };
     let refused = entry(1 << 20, [1 << 16, 1 << 16]).unwrap_err();
@@ -162,7 +163,8 @@ fn lies_are_refused_by_name() {
     };
     let onnx = |name: &str| {
         let graph = nnz_onnx::Graph::open(&folder("onnx").join(name)).map_err(|e| e.to_string())?;
-        let session = nnz_onnx::Session::new(&graph, None, nnz_onnx::Budget { numbers: 1 << 24 }).map_err(|e| e.to_string())?;
+        let session =
+            nnz_onnx::Session::new(&graph, None, nnz_onnx::Budget { numbers: 1 << 24 }).map_err(|e| e.to_string())?;
         session.run(vec![("x", nnz_onnx::Value::floats(&[1, 3], vec![1.0; 3]))]).map(drop).map_err(|e| e.to_string())
     };
     let cases: BTreeMap<&str, (Result<(), String>, &str)> = BTreeMap::from([

@@ -416,7 +416,9 @@ impl Normalization {
     pub(crate) fn check(&self) -> std::result::Result<(), String> {
         let parts = self.channels.into_iter().flatten().chain([[self.mean, self.std]]);
         match parts.into_iter().find(|[mean, std]| !mean.is_finite() || !std.is_finite() || *std <= 0.0) {
-            Some([mean, std]) => Err(format!("mean {mean} and deviation {std}; expected numbers, the second above zero")),
+            Some([mean, std]) => {
+                Err(format!("mean {mean} and deviation {std}; expected numbers, the second above zero"))
+            }
             None => Ok(()),
         }
     }

@@ -335,7 +335,9 @@ impl<T: Real> Kernel<T> for Copy<T> {
             for q in 0..k {
                 let line = from.wrapping_add(q.wrapping_mul(cs));
                 // Lines lie too far apart for the machine to see them coming.
-                (0..n).step_by(64 / size_of::<T>()).for_each(|i| prefetch(line.wrapping_add(cs.wrapping_mul(4).wrapping_add(i))));
+                (0..n)
+                    .step_by(64 / size_of::<T>())
+                    .for_each(|i| prefetch(line.wrapping_add(cs.wrapping_mul(4).wrapping_add(i))));
                 for (panel, first) in (0..n).step_by(wide).enumerate() {
                     let (line, to) = (line.wrapping_add(first), to.add(panel * size + q * apart));
                     for i in (0..wide).step_by(l) {

@@ -4,8 +4,8 @@ use super::math::{spread, spread_strides};
 use super::{Cx, Done, Given, runs, tensor};
 use crate::value::turn;
 use nnz_engine::Tensor;
-use nnz_kernels::{Blocked, Compiled, Csc, Csr, Operator, Sliced, Start, Tiled, gemm as product};
 use nnz_kernels::threads::filled;
+use nnz_kernels::{Blocked, Compiled, Csc, Csr, Operator, Sliced, Start, Tiled, gemm as product};
 use rayon::prelude::*;
 use std::sync::OnceLock;
 

@@ -611,7 +611,7 @@ pub(crate) fn occupy(dir: &Path, what: &str, option: &str) -> Result<fs::File> {
 /// A folder in a run directory, made where it is not there. A link is refused: it leads out of the run.
 pub(crate) fn folder(dir: &Path, inside: impl AsRef<Path>) -> Result<PathBuf> {
     let path = dir.join(&inside);
-    nnz_disk::folder_in(dir, inside).map_err(|e| Error::file(path, format!("cannot create: {e}")))
+    nnz_disk::folder_in(dir, inside).map_err(|e| Error::file(&path, format!("cannot create: {e}")))
 }
 
 fn gone(path: &Path) -> Result<()> {
@@ -639,7 +639,7 @@ fn clear(dir: &Path) -> Result<()> {
     for path in ["arms", "models", "figures", "tensorboard"].map(|name| dir.join(name)) {
         match fs::remove_dir_all(&path) {
             Err(e) if e.kind() != std::io::ErrorKind::NotFound => {
-                return Err(Error::file(path, format!("cannot remove: {e}")));
+                return Err(Error::file(&path, format!("cannot remove: {e}")));
             }
             _ => {}
         }

@@ -429,7 +429,8 @@ impl<'a> Table<'a> {
     fn columns(&self, encoding: &Encoding) -> Result<Vec<usize>> {
         // A table may have millions of columns.
         let places: HashMap<&str, usize> = self.names.iter().enumerate().rev().map(|(i, n)| (n.as_str(), i)).collect();
-        let place = |c: &Column| places.get(c.name.as_str()).map_or_else(|| self.find(&c.name, "the model"), |&i| Ok(i));
+        let place =
+            |c: &Column| places.get(c.name.as_str()).map_or_else(|| self.find(&c.name, "the model"), |&i| Ok(i));
         encoding.columns.iter().map(place).collect()
     }
 
