@@ -584,7 +584,9 @@ impl Session {
     fn advised(&self, step: &Step, w: &Linear, n: usize, seen: Option<&mut Vec<Layer>>) -> &'static str {
         let kernel = match &self.advice {
             // Nothing is gained by lists of all entries.
-            Some(advice) if w.density() < 1.0 && n > 0 => advice(w.rows, w.cols, w.density(), n),
+            Some(advice) if w.density() < 1.0 && n > 0 && w.rows > 0 && w.cols > 0 => {
+                advice(w.rows, w.cols, w.density(), n)
+            }
             _ => "dense",
         };
         if let Some(seen) = seen {

@@ -128,8 +128,7 @@ pub(crate) fn gemm_on<T: Real>(
     // What both halves need is packed twice, so cut along the longer side, but along columns where A is not packed.
     let by_rows = m >= n && !(a.direct() && n >= 2 * threads * micros.cols());
     let (long, unit) = if by_rows { (m, micros.even_rows(m, n)) } else { (n, micros.cols()) };
-    let even = long.div_ceil(threads);
-    let step = even.min(even.div_ceil(PIECES).max(LEAST)).next_multiple_of(unit);
+    let step = piece(long, threads, unit);
     each(long.div_ceil(step), small, |p| {
         let (first, last) = (p * step, long.min((p + 1) * step));
         // SAFETY: ranges lie in [0, m) and [0, n), whose extents were checked; no two threads write one place.
@@ -143,6 +142,12 @@ pub(crate) fn gemm_on<T: Real>(
             }
         }
     });
+}
+
+/// Rows or columns of a piece, a multiple of `unit`.
+fn piece(long: usize, threads: usize, unit: usize) -> usize {
+    let even = long.div_ceil(threads);
+    even.min(even.div_ceil(PIECES).max(LEAST)).next_multiple_of(unit)
 }
 
 /// Into how many parts k is cut, by the shape alone.
@@ -452,6 +457,15 @@ mod tests {
                 c.iter().map(|v| v.to_bits()).collect::<Vec<_>>()
             });
         }
+    }
+
+    #[test]
+    fn threads_get_several_pieces_each_where_they_are_large() {
+        for (long, threads) in [(4096, 2), (4096, 8), (20_000, 16)] {
+            assert!(long.div_ceil(piece(long, threads, 14)) >= 2 * threads, "{long} rows on {threads} threads");
+        }
+        // Small ones are cut once for each thread, and one thread gets all.
+        assert_eq!((piece(128, 2, 14), piece(150, 1, 14)), (70, 154));
     }
 
     #[test]
