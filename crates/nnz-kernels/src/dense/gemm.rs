@@ -147,7 +147,8 @@ pub(crate) fn gemm_on<T: Real>(
 /// Rows or columns of a piece, a multiple of `unit`.
 fn piece(long: usize, threads: usize, unit: usize) -> usize {
     let even = long.div_ceil(threads);
-    even.min(even.div_ceil(PIECES).max(LEAST)).next_multiple_of(unit)
+    let pieces = if threads == 1 { 1 } else { PIECES };
+    even.min(even.div_ceil(pieces).max(LEAST)).next_multiple_of(unit)
 }
 
 /// Into how many parts k is cut, by the shape alone.
@@ -465,7 +466,7 @@ mod tests {
             assert!(long.div_ceil(piece(long, threads, 14)) >= 2 * threads, "{long} rows on {threads} threads");
         }
         // Small ones are cut once for each thread, and one thread gets all.
-        assert_eq!((piece(128, 2, 14), piece(150, 1, 14)), (70, 154));
+        assert_eq!((piece(128, 2, 14), piece(4096, 1, 16)), (70, 4096));
     }
 
     #[test]
