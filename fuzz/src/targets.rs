@@ -250,6 +250,8 @@ fn experiment(bytes: &[u8]) {
     let table = scratch("table").with_extension("csv");
     std::fs::write(&table, "y,a,b,c\n0,1,2,3\n1,3,1,2\n0,2,2,1\n1,1,1,1\n".repeat(5)).expect("scratch memory");
     recipe.data = format!("{}?target=y", table.display());
+    // The choice would be measured on this machine.
+    recipe.train.storage = Storage::Sparse;
     let few = |n: &nnz::Network| match n {
         nnz::Network::Named(name) => ModelSpec::parse(name, [1, 1, 3], 2).is_ok_and(|s| s.entries() <= 1 << 16),
         _ => false,

@@ -37,6 +37,7 @@ fn recipe(dir: &Path) -> Recipe {
         [train]
         epochs = 3
         batch = 8
+        storage = "sparse"
 
         [train.optimizer]
         name = "sgd"
