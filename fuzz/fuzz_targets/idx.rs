@@ -1,7 +1,3 @@
 #![no_main]
-//! IDX, plain and gzip.
-use libfuzzer_sys::fuzz_target;
 
-fuzz_target!(|bytes: &[u8]| {
-    let _ = nnz_engine::data::parse_idx(bytes, "file");
-});
+nnz_fuzz::target!("idx");

@@ -1,7 +1,3 @@
 #![no_main]
-//! One NumPy array.
-use libfuzzer_sys::fuzz_target;
 
-fuzz_target!(|bytes: &[u8]| {
-    let _ = nnz::data::read::read_bytes("npy", bytes);
-});
+nnz_fuzz::target!("npy");

@@ -1,7 +1,3 @@
 #![no_main]
-//! NumPy archives.
-use libfuzzer_sys::fuzz_target;
 
-fuzz_target!(|bytes: &[u8]| {
-    let _ = nnz::data::read::read_bytes("npz", bytes);
-});
+nnz_fuzz::target!("npz");

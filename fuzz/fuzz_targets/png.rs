@@ -1,7 +1,3 @@
 #![no_main]
-//! Pictures in PNG.
-use libfuzzer_sys::fuzz_target;
 
-fuzz_target!(|bytes: &[u8]| {
-    let _ = nnz::data::read::read_bytes("png", bytes);
-});
+nnz_fuzz::target!("png");

@@ -1,7 +1,3 @@
 #![no_main]
-//! Data sets in safetensors.
-use libfuzzer_sys::fuzz_target;
 
-fuzz_target!(|bytes: &[u8]| {
-    let _ = nnz::data::read::read_bytes("safetensors", bytes);
-});
+nnz_fuzz::target!("safetensors");

@@ -1,17 +1,3 @@
 #![no_main]
-//! PyTorch files: zip archives and pickles.
-use libfuzzer_sys::fuzz_target;
-use nnz_formats::Archive;
 
-fn read(bytes: Vec<u8>) {
-    let Ok(archive) = Archive::parse(bytes, std::path::Path::new("fuzz")) else { return };
-    for (name, entry) in archive.tensors() {
-        if let Ok(values) = archive.read(name) {
-            assert_eq!(values.len(), entry.len());
-        }
-    }
-}
-
-fuzz_target!(|bytes: &[u8]| {
-    read(bytes.to_vec());
-});
+nnz_fuzz::target!("torch");

@@ -89,10 +89,11 @@ pub fn main(registry: Registry) -> ExitCode {
     if let Err(why) = nnz_kernels::Isa::forced() {
         return ui::fail(&anyhow::anyhow!(why));
     }
-    if let Err(e) = nnz_kernels::threads::build(cli.threads.unwrap_or(0).into()) {
+    if let Err(e) = nnz_kernels::threads::build_in_main(cli.threads.unwrap_or(0).into()) {
         eprintln!("error: cannot start threads to compute with: {e}");
         return ExitCode::from(2);
     }
+    nnz_kernels::answer_cuts();
     let ui = ui::Ui { registry, json: cli.json, quiet: cli.quiet };
     let result = match cli.command {
         Command::Train(args) => commands::train::run(&args, ui),

@@ -7,6 +7,7 @@ use nnz_core::Registry;
 use nnz_engine::Progress;
 use nnz_lab::run::Observer;
 use serde::Serialize;
+use std::borrow::Cow;
 use std::io::{IsTerminal, Write};
 use std::process::ExitCode;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -28,19 +29,53 @@ impl Ui {
     /// A remark on stderr.
     pub fn note(self, text: impl AsRef<str>) {
         if !self.quiet {
-            eprintln!("{}", text.as_ref());
+            eprintln!("{}", shown(text.as_ref()));
         }
     }
 
     /// The answer: a document for `--json`, else text.
     pub fn answer<S: Serialize>(self, document: &S, text: impl FnOnce() -> String) -> Result<()> {
-        let text = if self.json { serde_json::to_string_pretty(document)? } else { text() };
-        print(&text)
+        match self.json {
+            true => put(&json(&serde_json::to_string_pretty(document)?)),
+            false => print(&text()),
+        }
     }
 }
 
-/// Writes a text to stdout; a reader that left early (`| head`) is no error.
+/// Whether a terminal takes a character as it is: those of control move the cursor or change colours, and marks of direction reorder
+/// what stands beside them. Lines and tabs stay.
+fn harmless(c: char) -> bool {
+    match c {
+        '\n' | '\t' => true,
+        '\u{200e}' | '\u{200f}' | '\u{202a}'..='\u{202e}' | '\u{2066}'..='\u{2069}' => false,
+        c => !c.is_control(),
+    }
+}
+
+/// A text as a terminal may have it: names of tensors, columns and files are other people's.
+pub fn shown(text: &str) -> Cow<'_, str> {
+    written_out(text, |c| c.escape_default().to_string())
+}
+
+/// JSON likewise; what stands for such a character is JSON again.
+fn json(text: &str) -> Cow<'_, str> {
+    written_out(text, |c| format!("\\u{:04x}", u32::from(c)))
+}
+
+fn written_out(text: &str, escape: impl Fn(char) -> String) -> Cow<'_, str> {
+    match text.chars().all(harmless) {
+        true => text.into(),
+        false => text.chars().map(|c| if harmless(c) { c.to_string() } else { escape(c) }).collect(),
+    }
+}
+
+/// Writes a text to stdout as a terminal may have it.
 pub fn print(text: &str) -> Result<()> {
+    put(&shown(text))
+}
+
+/// Writes a text to stdout; a reader that left early (`| head`) is no error.
+fn put(text: &str) -> Result<()> {
     let mut out = std::io::stdout().lock();
     match writeln!(out, "{}", text.trim_end()).and_then(|()| out.flush()) {
         Err(e) if e.kind() != std::io::ErrorKind::BrokenPipe => Err(e.into()),
@@ -51,7 +86,7 @@ pub fn print(text: &str) -> Result<()> {
 /// One sentence on stderr and the exit code: 130 when interrupted, 2 for everything else.
 pub fn fail(error: &anyhow::Error) -> ExitCode {
     let interrupted = matches!(error.downcast_ref(), Some(nnz_lab::Error::Interrupted { .. }));
-    eprintln!("{}{error:#}", if interrupted { "" } else { "error: " });
+    eprintln!("{}{}", if interrupted { "" } else { "error: " }, shown(&format!("{error:#}")));
     ExitCode::from(if interrupted { 130 } else { 2 })
 }
 
@@ -192,7 +227,7 @@ impl Observer for Watch {
         self.label = format!("{arm}, seed {seed}");
         (self.index, self.count, self.resumed_at) = (index, count, None);
         self.started = Instant::now();
-        self.bar.set_prefix(arm.to_string());
+        self.bar.set_prefix(shown(arm).into_owned());
         self.bar.set_position(0);
     }
 
@@ -220,5 +255,20 @@ impl Observer for Watch {
             self.ui.note(text);
         }
         !self.stop.load(Ordering::SeqCst)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn control_characters_are_written_out() {
+        assert_eq!(shown("a\u{1b}]0;title\u{7}\u{1b}[31mred\r"), "a\\u{1b}]0;title\\u{7}\\u{1b}[31mred\\r");
+        assert_eq!(shown("\u{9b}2J \u{202e}gpj.exe"), "\\u{9b}2J \\u{202e}gpj.exe");
+        assert_eq!(json("\"\u{7f}\u{9b}\""), "\"\\u007f\\u009b\"");
+        for plain in ["two\nlines\tand ± é 漢 𝄞", ""] {
+            assert!(matches!(shown(plain), Cow::Borrowed(same) if same == plain));
+        }
     }
 }

@@ -14,7 +14,7 @@ fn main() {
     let [_, file, threads, steps] = &args[..] else { panic!("race CASE.safetensors THREADS STEPS") };
     let threads = threads.parse().expect("a number of threads");
     let steps: u64 = steps.parse().expect("a number of steps");
-    nnz_kernels::threads::build(threads).expect("one pool");
+    nnz_kernels::threads::build_in_main(threads).expect("one pool");
 
     let bytes = std::fs::read(file).expect("the case's file");
     let (_, head) = SafeTensors::read_metadata(&bytes).expect("a safetensors file");

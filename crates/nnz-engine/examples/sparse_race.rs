@@ -189,7 +189,7 @@ fn main() {
         let repeat = request["repeat"].as_u64().unwrap_or(1);
         let answer = match request["op"].as_str() {
             Some("threads") => {
-                nnz_kernels::threads::build(number("threads")).expect("one pool");
+                nnz_kernels::threads::build_in_main(number("threads")).expect("one pool");
                 json!({"threads": rayon::current_num_threads()})
             }
             Some("layer") => {

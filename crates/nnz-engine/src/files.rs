@@ -68,6 +68,11 @@ pub struct Stored<T> {
     pub header: Header,
 }
 
+/// Columns that a weight may have, and those more for each byte of its file: a file of nothing but a shape must not make
+/// lists of its columns.
+const FEW_COLUMNS: usize = 1 << 20;
+const COLUMNS_EACH: usize = 16;
+
 /// How weights with zeros are written.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum Packing {
@@ -193,9 +198,9 @@ impl Out {
     }
 }
 
-/// Writes a file whole or not at all: a temporary name in the same directory, synced, then renamed.
+/// Writes a file whole or not at all: a temporary name in the same directory, synced, then renamed, and the directory synced.
 pub fn write_atomically(path: &Path, bytes: &[u8]) -> Result<()> {
-    Ok(nnz_tensor::write_atomically(path, bytes)?)
+    nnz_disk::write(path, bytes).map_err(|e| Error::file(path, format!("cannot write: {e}")))
 }
 
 pub(crate) fn save_generic<T: Real>(path: &Path, model: &Model<T>, header: &Header, packing: Packing) -> Result<()> {
@@ -256,6 +261,8 @@ struct In<'a> {
     header: Header,
     layout: BTreeMap<String, String>,
     checkpoint: Option<CheckpointHeader>,
+    /// Of the file.
+    bytes: usize,
 }
 
 impl<'a> In<'a> {
@@ -276,7 +283,7 @@ impl<'a> In<'a> {
         }
         let Metadata { header, layout, checkpoint, .. } =
             serde_json::from_value(document).map_err(|e| fail(format!("metadata `nnz`: {e}")))?;
-        Ok(Self { path, tensors, header, layout, checkpoint })
+        Ok(Self { path, tensors, header, layout, checkpoint, bytes: bytes.len() })
     }
 
     /// With the network checked, whose custom layers are among `layers`.
@@ -292,6 +299,7 @@ impl<'a> In<'a> {
                 self.fail(format!("{} scales in the header, expected {scales} that are numbers", header.scales.len()))
             );
         }
+        header.normalization.check().map_err(|why| self.fail(format!("normalization in the header: {why}")))?;
         header.model.check(outputs).map_err(|why| self.fail(format!("model in the header: {why}")))?;
         Ok(self)
     }
@@ -336,8 +344,17 @@ impl<'a> In<'a> {
         }
     }
 
+    /// Refuses a shape that the file is too short for: compressed rows say nothing of columns that have no entry.
+    fn bounded(&self, name: &str, cols: usize) -> Result<()> {
+        match cols <= FEW_COLUMNS.saturating_add(self.bytes.saturating_mul(COLUMNS_EACH)) {
+            true => Ok(()),
+            false => Err(self.fail(format!("`{name}` claims {cols} columns in a file of {} bytes", self.bytes))),
+        }
+    }
+
     fn param<T: Real>(&self, shape: &Shape, prunable: bool, storage: Storing) -> Result<Param<T>> {
         let name = &shape.name;
+        self.bounded(name, shape.cols)?;
         match self.layout.get(name).map(String::as_str) {
             None => {
                 let values: Vec<T> = self.real(name, shape.len())?;
@@ -381,7 +398,9 @@ impl<'a> In<'a> {
                     let columns = self.index(&format!("{name}.col_indices"))?;
                     Topology::new(rows, cols, starts, columns).map_err(|e| self.fail(format!("`{name}`: {e}")))?
                 }
-                Err(_) => Topology::full(rows, cols),
+                // As many values as that are in the file.
+                Err(_) if self.tensor(&format!("{name}.0"))?.shape() == [p.shape.len()] => Topology::full(rows, cols),
+                Err(_) => return Err(self.fail(format!("`{name}.0` is not of {} values", p.shape.len()))),
             };
             let values = self.real(&format!("{name}.0"), topology.nnz())?;
             let param = match p.weight() {

@@ -1,6 +1,7 @@
 use crate::Real;
 use crate::layers::LayerSpec;
 use crate::{Layout, Model, Result, Tensor, Var};
+use nnz_kernels::threads::filled;
 use nnz_kernels::{Blocked, Csr, Dense, Operator, Single, Start, TILE, Tiled, gemm};
 use std::sync::OnceLock;
 
@@ -76,7 +77,7 @@ impl<T: Real> Frozen<T> {
         for step in steps {
             let (weight, bias) = (&self.model.params[step.weight], self.bias(step));
             let (out, inputs) = (weight.shape.rows, weight.shape.cols);
-            let kernel = step.one.get_or_init(|| match &weight.layout {
+            let kernel = filled(&step.one, || match &weight.layout {
                 Layout::Sparse(_) => One::Sparse(self.sparse(step, Single::new)),
                 _ => One::Dense,
             });
@@ -101,7 +102,7 @@ impl<T: Real> Frozen<T> {
         let mut x = Tiled::from_rows(batch, x.rows_cols().1, x.data());
         for step in steps {
             let (weight, bias) = (&self.model.params[step.weight], self.bias(step));
-            let kernel = step.many.get_or_init(|| match &weight.layout {
+            let kernel = filled(&step.many, || match &weight.layout {
                 Layout::Sparse(_) => Many::Sparse(self.sparse(step, Blocked::new)),
                 _ => Many::Dense(Dense::whole(weight.shape.rows, weight.shape.cols, weight.value.data())),
             });

@@ -135,7 +135,7 @@ impl Difference {
             return Err(Error::Refused(format!(
                 "the adapter was taken from {} with checksum {}..., and this one has {}...: {way}",
                 from.header.model.name,
-                &from.sha256[..from.sha256.len().min(12)],
+                from.sha256.chars().take(12).collect::<String>(),
                 &found[..12]
             )));
         }

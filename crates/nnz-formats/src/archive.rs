@@ -39,7 +39,8 @@ impl Entry {
 
     /// Numbers, zero or not.
     pub fn len(&self) -> usize {
-        self.shape.iter().product()
+        // An extent of zero may stand behind some whose product is no number.
+        if self.shape.contains(&0) { 0 } else { self.shape.iter().product() }
     }
 
     /// Whether it has none.
@@ -73,10 +74,11 @@ pub(crate) enum Blob {
 }
 
 impl Blob {
-    pub(crate) fn bytes(&self) -> &[u8] {
+    /// Of a file that nobody changed since it was opened.
+    pub(crate) fn bytes(&self) -> std::io::Result<&[u8]> {
         match self {
-            Self::Mapped(m) => m,
-            Self::Owned(v) => v,
+            Self::Mapped(m) => m.bytes(),
+            Self::Owned(v) => Ok(v),
         }
     }
 }
@@ -171,8 +173,8 @@ impl Archive {
     fn of_blobs(path: &Path, blobs: Vec<(PathBuf, Blob)>) -> Result<Self> {
         let (mut entries, mut metadata, mut kind) = (BTreeMap::new(), BTreeMap::new(), "");
         for (i, (file, blob)) in blobs.iter().enumerate() {
-            let bytes = blob.bytes();
             let fail = |why: String| Error::new(file, why);
+            let bytes = blob.bytes().map_err(|e| fail(e.to_string()))?;
             let found;
             (kind, found) = match bytes {
                 [b'G', b'G', b'U', b'F', ..] => ("GGUF", gguf::read(bytes, i).map_err(fail)?),
@@ -241,7 +243,7 @@ impl Archive {
             let format = self.entries.get(&values).map(|e| e.format);
             let format = format.ok_or_else(|| fail(&self.path, format!("tensor `{values}` is missing")))?;
             let bytes: usize = packing.parts().iter().filter_map(|p| self.bytes(&format!("{name}.{p}"))).sum();
-            let len = shape[0].checked_mul(shape[1]).filter(|&l| l <= bytes.saturating_mul(packed::MOST));
+            let len = shape[0].checked_mul(shape[1]).filter(|&l| packed::possible(l, bytes));
             if len.is_none() {
                 let [r, c] = shape;
                 return Err(fail(&self.path, format!("`{name}` claims {r}x{c} entries, but has {bytes} bytes")));
@@ -296,13 +298,17 @@ impl Archive {
         self.entries.get(name).ok_or_else(|| self.fail(format!("tensor `{name}` is missing")))
     }
 
+    fn blob(&self, place: &Place) -> Result<&[u8]> {
+        self.blobs[place.blob].bytes().map_err(|e| self.fail(e.to_string()))
+    }
+
     /// The bytes of a plain, row-major tensor.
     pub(crate) fn raw(&self, name: &str) -> Result<(&Entry, &[u8])> {
         let entry = self.entry(name)?;
         match &entry.place {
             Some(p) if p.strides.is_empty() => {
                 let bytes = entry.format.bytes(entry.len()).unwrap_or(0);
-                Ok((entry, &self.blobs[p.blob].bytes()[p.at..p.at + bytes]))
+                Ok((entry, &self.blob(p)?[p.at..p.at + bytes]))
             }
             _ => Err(self.fail(format!("`{name}` is not plain"))),
         }
@@ -335,7 +341,7 @@ impl Archive {
         let mut values = vec![0.0; entry.len()];
         match &entry.place {
             Some(p) if !p.strides.is_empty() => {
-                let (size, bytes) = (entry.format.block().1, self.blobs[p.blob].bytes());
+                let (size, bytes) = (entry.format.block().1, self.blob(p)?);
                 for (i, value) in values.iter_mut().enumerate() {
                     let (mut rest, mut at) = (i, 0);
                     for (extent, stride) in entry.shape.iter().zip(&p.strides).rev() {

@@ -119,7 +119,7 @@ fn tensors(p: &Pickle, storages: &Storages, end: usize, blob: usize) -> Result<F
         };
         root = pairs.iter().find(wrapped).map_or(root, |(_, v)| *v);
     }
-    walk(p, root, String::new(), 0, &mut |name, id| {
+    walk(p, root, String::new(), 0, &mut (p.len() as usize), &mut |name, id| {
         let Some(entry) = tensor(p, id, storages, end, blob, &name)? else { return Ok(()) };
         found.entries.insert(name, entry);
         Ok(())
@@ -130,12 +130,14 @@ fn tensors(p: &Pickle, storages: &Storages, end: usize, blob: usize) -> Result<F
     }
 }
 
-/// Calls `each` for everything that dictionaries name.
+/// Calls `each` for everything that dictionaries name. A dictionary may be there several times, but all are not looked into more
+/// often than the pickle has parts: a dozen that hold each other twice would otherwise be millions.
 fn walk(
     p: &Pickle,
     id: Id,
     name: String,
     deep: usize,
+    left: &mut usize,
     each: &mut dyn FnMut(String, Id) -> Result<(), String>,
 ) -> Result<(), String> {
     let Node::Dict(pairs) = p.node(id) else { return each(name, id) };
@@ -144,8 +146,9 @@ fn walk(
     }
     for (key, value) in pairs {
         let Some(key) = p.text(*key) else { continue };
+        *left = left.checked_sub(1).ok_or("its dictionaries hold each other again and again")?;
         let name = if name.is_empty() { key.to_owned() } else { format!("{name}.{key}") };
-        walk(p, *value, name, deep + 1, each)?;
+        walk(p, *value, name, deep + 1, left, each)?;
     }
     Ok(())
 }
@@ -172,9 +175,12 @@ fn tensor(
         }
         let &[from, offset, shape, strides, ..] = arguments else { return Err(bad("a tensor without shape")) };
         let (format, key) = storage(p, from).ok_or_else(|| bad("its numbers are of a type that is not read"))?;
-        let sizes = |id: Id| p.list(id).and_then(|l| l.iter().map(|&i| p.size(i)).collect::<Option<Vec<_>>>());
+        // As many axes as PyTorch has at most: one long list may be the shape of thousands of tensors.
+        let few = |l: &&[Id]| l.len() <= 64;
+        let sizes =
+            |id: Id| p.list(id).filter(few).and_then(|l| l.iter().map(|&i| p.size(i)).collect::<Option<Vec<_>>>());
         let (Some(offset), Some(shape), Some(strides)) = (p.size(offset), sizes(shape), sizes(strides)) else {
-            return Err(bad("its shape is no list of sizes"));
+            return Err(bad("its shape is no list of at most 64 sizes"));
         };
         let &(at, len) = storages.get(key).ok_or_else(|| bad(&format!("storage {key} is missing")))?;
         let width = format.block().1;
@@ -189,7 +195,7 @@ fn tensor(
                 (Some(count), Some(last)) => {
                     // A view may repeat what it shows, but not beyond the size of the file.
                     last.checked_add(1).and_then(|n| n.checked_mul(width)).is_some_and(|n| n <= len)
-                        && count * width / 16 <= end
+                        && count.checked_mul(width).is_some_and(|n| n / 16 <= end)
                 }
                 _ => false,
             };
@@ -199,7 +205,7 @@ fn tensor(
         let mut plain = 1;
         let straight = shape.iter().zip(&strides).rev().all(|(&s, &t)| {
             let fits = s <= 1 || t == plain;
-            plain *= s.max(1);
+            plain = plain.saturating_mul(s.max(1));
             fits
         });
         let strides = if straight || count == Some(0) { Vec::new() } else { strides };

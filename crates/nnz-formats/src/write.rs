@@ -241,10 +241,10 @@ impl Writer {
         }
         let mut text = serde_json::Value::Object(header).to_string();
         text.extend(std::iter::repeat_n(' ', text.len().next_multiple_of(8) - text.len()));
-        let file = tempfile::Builder::new().prefix(".nnz-").suffix(".tmp").tempfile_in(folder(&path)).map_err(fail)?;
+        let mut file = nnz_disk::Unfinished::new(&path).map_err(fail)?;
         let mut body = self.body.into_inner().map_err(|e| fail(e.into_error()))?;
         let mut write = || -> std::io::Result<u64> {
-            let mut out = BufWriter::new(file.as_file());
+            let mut out = BufWriter::new(file.file());
             out.write_all(&(text.len() as u64).to_le_bytes())?;
             out.write_all(text.as_bytes())?;
             for (_, (_, _, _, [from, to])) in &order {
@@ -253,16 +253,10 @@ impl Writer {
             }
             out.flush()?;
             drop(out);
-            file.as_file().sync_all()?;
-            #[cfg(unix)]
-            {
-                use std::os::unix::fs::PermissionsExt;
-                file.as_file().set_permissions(std::fs::Permissions::from_mode(0o644))?;
-            }
             Ok(8 + text.len() as u64 + at)
         };
         let bytes = write().map_err(fail)?;
-        file.persist(&path).map_err(|e| fail(e.error))?;
+        file.keep().map_err(fail)?;
         Ok(bytes)
     }
 }

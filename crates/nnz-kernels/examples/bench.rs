@@ -156,7 +156,7 @@ fn main() {
             }
         }
     }
-    nnz_kernels::threads::build(threads).expect("one pool");
+    nnz_kernels::threads::build_in_main(threads).expect("one pool");
     for density in densities {
         let layer_tunings = if tunings.is_empty() {
             vec![Tuning::of(shape.0, shape.1, (shape.0 as f32 * shape.1 as f32 * density) as usize)]

@@ -3,6 +3,7 @@
 
 use rayon::prelude::*;
 
+use crate::shape::{volume, work};
 use crate::simd::{Isa, Kernel, Vector};
 use crate::{Csc, Csr, Real};
 
@@ -33,7 +34,7 @@ impl<T: Real> Kernel<T> for Add<'_, T> {
 
 fn add<T: Real>(isa: Isa, scale: T, from: &[T], to: &mut [T]) {
     let from = &from[..to.len()];
-    // SAFETY: callers pass an instruction set this machine has.
+    // SAFETY: both are equally long.
     unsafe { isa.run(Add { scale, from, to }) }
 }
 
@@ -42,7 +43,7 @@ fn weight<T: Real>(values: Option<&[T]>, entry: usize) -> T {
 }
 
 /// `y[b] = bias + sum of values[e] table[column(e)]` over the entries of row b of `x`: an embedding bag, or a dense layer with
-/// its weight transposed on sparse input. `table` is `[cols, width]`, `y` `[rows, width]`; without `values` all are one.
+/// its weight transposed on sparse input. A row may list columns in any order and one of them often. `table` is `[cols, width]`, `y` `[rows, width]`; without `values` all are one.
 ///
 /// # Panics
 /// When a slice does not have its shape or `x` is not valid.
@@ -59,9 +60,9 @@ pub(crate) fn bags_on<T: Real>(
     bias: Option<&[T]>,
     y: &mut [T],
 ) {
-    x.check();
+    x.check_range();
     check(&x, values, width, y.len());
-    assert_eq!(table.len(), x.cols * width, "table of [{}, {width}]", x.cols);
+    assert_eq!(table.len(), volume([x.cols, width]), "table of [{}, {width}]", x.cols);
     assert!(bias.is_none_or(|b| b.len() == width), "bias");
     if width == 0 {
         return;
@@ -75,7 +76,7 @@ pub(crate) fn bags_on<T: Real>(
             add(isa, weight(values, e), &table[x.columns[e] as usize * width..], y);
         }
     };
-    match x.nnz() * width < PARALLEL {
+    match work([x.nnz(), width]) < PARALLEL {
         true => y.chunks_exact_mut(width).enumerate().for_each(one),
         false => y.par_chunks_exact_mut(width).enumerate().with_min_len(8).for_each(one),
     }
@@ -98,7 +99,7 @@ pub(crate) fn bags_gradient_on<T: Real>(
     width: usize,
     g: &[T],
 ) -> (Vec<u32>, Vec<T>) {
-    x.check();
+    x.check_range();
     check(&x, values, width, g.len());
     let mut order: Vec<(u32, u32, usize)> = Vec::with_capacity(x.nnz());
     for b in 0..x.rows {
@@ -106,7 +107,7 @@ pub(crate) fn bags_gradient_on<T: Real>(
     }
     order.sort_unstable();
     let groups: Vec<&[(u32, u32, usize)]> = order.chunk_by(|a, b| a.0 == b.0).collect();
-    let mut gradients = vec![T::ZERO; groups.len() * width];
+    let mut gradients = vec![T::ZERO; volume([groups.len(), width])];
     if width > 0 {
         gradients.par_chunks_exact_mut(width).zip(&groups).with_min_len(16).for_each(|(to, group)| {
             for &(_, b, e) in *group {
@@ -146,7 +147,7 @@ pub(crate) fn spmm_sparse_of<T: Real>(
 ) {
     csr.check();
     csc.check(&csr);
-    x.check();
+    x.check_range();
     assert_eq!((values.len(), x.cols), (csr.nnz(), csr.cols), "values and columns of x");
     check(&x, x_values, csr.rows, y.len());
     assert!(bias.is_none_or(|b| b.len() == csr.rows), "bias");
@@ -169,7 +170,7 @@ pub(crate) fn spmm_sparse_of<T: Real>(
 
 fn check<T>(x: &Csr, values: Option<&[T]>, width: usize, len: usize) {
     assert!(values.is_none_or(|v| v.len() == x.nnz()), "one value an entry of x");
-    assert_eq!(len, x.rows * width, "numbers of [{}, {width}]", x.rows);
+    assert_eq!(len, volume([x.rows, width]), "numbers of [{}, {width}]", x.rows);
 }
 
 #[cfg(test)]

@@ -13,9 +13,11 @@ const PARALLEL: usize = 1 << 19;
 /// How many lines kernels look ahead.
 const AHEAD: usize = 8;
 
-/// The blocks of one range of lines.
+/// The blocks of one range of lines. Only [`cut`] makes them: kernels rely on what it checks.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Part {
+    /// Inner indices are below this.
+    pub inner: usize,
     pub lines: Range<usize>,
     /// Positions of these entries in block order.
     pub entries: Range<usize>,
@@ -68,6 +70,7 @@ pub(crate) struct Size {
 /// block order, the entry it came from. O(nnz + number of blocks).
 pub(crate) fn cut(starts: &[usize], index: &[u32], inner: usize, size: Size) -> (Vec<Part>, Vec<u32>) {
     assert!((1..=1 << 16).contains(&size.lines) && (1..=1 << 16).contains(&size.inner), "indices of a block are u16");
+    crate::shape::gatherable("entries", index.len());
     let lines = starts.len() - 1;
     let parts: Vec<(Part, Vec<u32>)> = (0..lines.div_ceil(size.lines))
         .into_par_iter()
@@ -97,9 +100,9 @@ fn part(starts: &[usize], index: &[u32], inner: usize, size: usize, lines: Range
         let mut k = starts[l];
         while k < starts[l + 1] {
             let block = index[k] as usize / size;
-            let end = (block + 1) * size;
+            let inside = block * size..(block + 1) * size;
             let start = k;
-            while k < starts[l + 1] && (index[k] as usize) < end {
+            while k < starts[l + 1] && inside.contains(&(index[k] as usize)) {
                 k += 1;
             }
             runs.push(Run { block: block as u32, count: (k - start) as u32, line: i as u16, start: start as u32 });
@@ -109,7 +112,9 @@ fn part(starts: &[usize], index: &[u32], inner: usize, size: usize, lines: Range
     let most = runs.iter().map(|r| r.count as usize).max().unwrap_or(0);
     let runs = counting_sort(&runs, most + 1, |r| r.count as usize);
     let runs = counting_sort(&runs, inner.div_ceil(size), |r| r.block as usize);
-    let nnz = starts[lines.end] - starts[lines.start];
+    // `cells` and `index` are what kernels add to pointers: below `inner`, whatever came.
+    let (nnz, own) = (starts[lines.end] - starts[lines.start], starts[lines.start]..starts[lines.end]);
+    assert!(index[own].iter().fold(true, |ok, &i| ok & ((i as usize) < inner)), "an index is not below {inner}");
     let (mut source, mut local) = (Vec::with_capacity(nnz), Vec::with_capacity(nnz));
     let (mut cells, mut groups): (Vec<Cell>, Vec<Group>) = (Vec::new(), Vec::new());
     let mut line = Vec::with_capacity(runs.len() + AHEAD);
@@ -128,14 +133,20 @@ fn part(starts: &[usize], index: &[u32], inner: usize, size: usize, lines: Range
         line.push(run.line);
         for k in run.start..run.start + run.count {
             source.push(k);
-            local.push((index[k as usize] as usize - first) as u16);
+            local.push(u16::try_from(index[k as usize] as usize - first).expect("within its block"));
         }
     }
     line.extend([0; AHEAD]);
-    (Part { lines, entries: 0..0, cells, groups, line, index: local }, source)
+    (Part { inner, lines, entries: 0..0, cells, groups, line, index: local }, source)
 }
 
+/// Stable, by keys below `keys`: in linear time unless there are many more keys than runs.
 fn counting_sort(runs: &[Run], keys: usize, key: impl Fn(&Run) -> usize) -> Vec<Run> {
+    if keys / 16 > runs.len() {
+        let mut sorted = runs.to_vec();
+        sorted.sort_by_key(key);
+        return sorted;
+    }
     let mut next = vec![0; keys + 1];
     runs.iter().for_each(|r| next[key(r) + 1] += 1);
     (0..keys).for_each(|k| next[k + 1] += next[k]);

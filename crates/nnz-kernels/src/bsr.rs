@@ -60,10 +60,13 @@ impl<T: Real> Bsr<T> {
 
     pub(crate) fn forward_on(&self, isa: Isa, x: &Tiled<T>, bias: Option<&[T]>, y: &mut Tiled<T>) {
         check(self, x, y, bias);
+        if self.rows == 0 {
+            return;
+        }
         for t in 0..x.tiles() {
             let (width, x) = (x.width(t), x.tile(t));
             y.tile_mut(t).par_chunks_mut(self.high * width).enumerate().with_min_len(8).for_each(|(block, y)| {
-                // SAFETY: shapes were checked, `y` has the rows of this block row; callers pass an available set.
+                // SAFETY: shapes were checked, `y` has the rows of this block row.
                 unsafe { isa.dividing::<T>(width).run(Forward { op: self, block, x, width, bias, y }) }
             });
         }

@@ -48,7 +48,7 @@ macro_rules! loops {
             $(assert_eq!($arg.len(), n, "as many numbers on both sides");)*
             let to = Raw::of_mut(to);
             chunks(n, |first, last| {
-                // SAFETY: chunks are disjoint ranges of `to`; the best instruction set is available.
+                // SAFETY: chunks are disjoint ranges of `to`.
                 unsafe {
                     let to = std::slice::from_raw_parts_mut(to.get().add(first), last - first);
                     Isa::best().run($kernel { to, $($arg: &$arg[first..last],)* f });
@@ -112,7 +112,7 @@ pub fn step<T: Real, const K: usize>(
     assert!(state.iter().all(|s| s.len() == n), "a number of state for each gradient");
     let state = state.map(Raw::of_mut);
     chunks(n, |first, last| {
-        // SAFETY: chunks are disjoint ranges of every vector; the best instruction set is available.
+        // SAFETY: chunks are disjoint ranges of every vector.
         unsafe {
             let state = state.map(|s| std::slice::from_raw_parts_mut(s.get().add(first), last - first));
             Isa::best().run(Step { state, gradient: &gradient[first..last], f });

@@ -2,6 +2,7 @@
 //! bitmask. All are compiled to the same plan to compute with: none of their kernels would load less than it does.
 
 use crate::Csr;
+use crate::shape::volume;
 
 /// Where the entries of a matrix are.
 pub trait Encoding {
@@ -69,7 +70,7 @@ impl NOfM {
     pub fn new(csr: Csr, n: usize, m: usize) -> Option<Self> {
         csr.check();
         let possible = (1..=256).contains(&m) && (1..=m).contains(&n) && csr.cols.is_multiple_of(m);
-        if !possible || csr.nnz() != csr.rows * csr.cols / m * n {
+        if !possible || csr.nnz() as u128 != csr.rows as u128 * (csr.cols / m) as u128 * n as u128 {
             return None;
         }
         let groups = csr.cols / m;
@@ -87,14 +88,13 @@ impl Bitmask {
     /// Any structure.
     ///
     /// # Panics
-    /// When `csr` is not valid or columns of a row do not ascend.
+    /// When `csr` is not valid.
     pub fn new(csr: Csr) -> Self {
         csr.check();
         let wide = csr.cols.div_ceil(64);
-        let mut words = vec![0u64; csr.rows * wide];
+        let mut words = vec![0u64; volume([csr.rows, wide])];
         for r in 0..csr.rows {
             let row = &csr.columns[csr.starts[r]..csr.starts[r + 1]];
-            assert!(row.windows(2).all(|w| w[0] < w[1]), "columns of row {r} ascend");
             row.iter().for_each(|&c| words[r * wide + c as usize / 64] |= 1 << (c % 64));
         }
         Self { rows: csr.rows, cols: csr.cols, words }

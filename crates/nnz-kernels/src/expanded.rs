@@ -4,6 +4,7 @@ use std::ops::Range;
 
 use rayon::prelude::*;
 
+use crate::shape::volume;
 use crate::simd::{Isa, Kernel, Vector};
 use crate::weight::{PARALLEL, Values, Weight, fits};
 use crate::{Csr, Real};
@@ -51,7 +52,7 @@ impl<T: Real> Expanded<T> {
         csr.check();
         assert_eq!(values.len(), csr.nnz(), "values");
         let groups = csr.cols.div_ceil(WIDE);
-        let mut bits = vec![0u16; csr.rows * groups];
+        let mut bits = vec![0u16; volume([csr.rows, groups])];
         for r in 0..csr.rows {
             let columns = &csr.columns[csr.starts[r]..csr.starts[r + 1]];
             columns.iter().for_each(|&c| bits[r * groups + c as usize / WIDE] |= 1 << (c as usize % WIDE));
@@ -100,7 +101,7 @@ impl<T: Real> Expanded<T> {
         let wide = self.cols.next_multiple_of(WIDE);
         let mut padded = Vec::new();
         if wide != self.cols {
-            padded = vec![T::ZERO; batch * wide];
+            padded = vec![T::ZERO; volume([batch, wide])];
             for (to, from) in padded.chunks_mut(wide).zip(x.chunks(self.cols)) {
                 to[..self.cols].copy_from_slice(from);
             }
@@ -109,7 +110,7 @@ impl<T: Real> Expanded<T> {
         let job = |(b, first, y): (usize, usize, &mut [T])| {
             let (x, rows) = (&x[b * wide..(b + 1) * wide], first..first + y.len());
             // SAFETY: each row has `wide / 16` groups of bits and as many values as bits, by `new`, with a register behind
-            // the last; `x` has `wide` numbers; callers pass an instruction set this machine has.
+            // the last; `x` has `wide` numbers.
             unsafe {
                 match &self.values {
                     Values::Exact(values) => isa.run(Dots { layer: self, values, rows: rows.clone(), x, y: &mut *y }),
@@ -148,7 +149,7 @@ impl<T: Real, W: Weight<T>> Kernel<T> for Dots<'_, T, W> {
         let lanes = (1u32 << V::LANES) - 1;
         for (r, y) in self.rows.zip(self.y) {
             let bits = &self.layer.bits[r * groups..(r + 1) * groups];
-            // SAFETY: as said where it is run.
+            // SAFETY: the row's groups lie in `bits` and `x`, its values from its start on, as said where it is run.
             unsafe {
                 let (mut x, mut value) = (self.x.as_ptr(), self.values.as_ptr().add(self.layer.starts[r]));
                 let mut group = |bits: u16, mut sum: V| {

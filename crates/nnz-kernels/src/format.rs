@@ -1,6 +1,6 @@
 /// Compressed sparse rows without values: `rows` outputs, `cols` inputs, columns ascending in each row.
 ///
-/// A view; entry order is row by row.
+/// A view; entry order is row by row. Whatever is made of it checks it, in time linear in its entries.
 #[derive(Clone, Copy, Debug)]
 pub struct Csr<'a> {
     /// Outputs.
@@ -30,8 +30,12 @@ impl Csr<'_> {
         self.columns.len()
     }
 
-    /// The same entries column by column: what [`Csc`] views. O(nnz); of a valid structure.
+    /// The same entries column by column: what [`Csc`] views. O(nnz).
+    ///
+    /// # Panics
+    /// When a structure is not valid: starts that run backwards, columns out of range or in no ascending order.
     pub fn transpose(&self) -> (Vec<usize>, Vec<u32>, Vec<u32>) {
+        self.check();
         let mut starts = vec![0; self.cols + 1];
         self.columns.iter().for_each(|&c| starts[c as usize + 1] += 1);
         (0..self.cols).for_each(|c| starts[c + 1] += starts[c]);
@@ -46,26 +50,46 @@ impl Csr<'_> {
         (starts, rows, entries)
     }
 
-    /// Panics unless starts are monotone and columns in range: memory safety of the kernels rests on it. O(nnz).
+    /// Panics unless starts are monotone, and columns in range and ascending in each row: memory safety of the kernels
+    /// rests on it. O(nnz).
     pub(crate) fn check(&self) {
+        self.check_range();
+        check_order("columns", "row", self.starts, self.columns);
+    }
+
+    /// As [`Csr::check`], but a row may list its columns in any order and one of them often.
+    pub(crate) fn check_range(&self) {
+        assert!(u32::try_from(self.cols).is_ok(), "{} columns; fewer than 2^32 are possible", self.cols);
         check_starts("row", self.starts, self.rows, self.columns.len());
         check_below("column", self.columns, self.cols);
     }
 }
 
 impl Csc<'_> {
-    /// Panics unless this can be the transpose of `csr` as far as memory safety goes. O(nnz).
+    /// Panics unless this is the transpose of `csr`, which is valid. O(nnz).
     pub(crate) fn check(&self, csr: &Csr) {
         check_starts("column", self.starts, csr.cols, csr.nnz());
         assert_eq!(self.rows.len(), csr.nnz(), "rows of the transpose");
         assert_eq!(self.entries.len(), csr.nnz(), "entries of the transpose");
         check_below("row", self.rows, csr.rows);
         check_below("entry", self.entries, csr.nnz());
+        check_order("rows", "column", self.starts, self.rows);
+        // Places that differ have entries that differ, so these are all entries, each once.
+        for (c, w) in self.starts.windows(2).enumerate() {
+            for (&r, &e) in self.rows[w[0]..w[1]].iter().zip(&self.entries[w[0]..w[1]]) {
+                let (row, e) = (&csr.starts[r as usize..r as usize + 2], e as usize);
+                let same = row[0] <= e && e < row[1] && csr.columns[e] as usize == c;
+                assert!(same, "entry {e} of the transpose is not at [{r}, {c}]");
+            }
+        }
     }
 }
 
 fn check_starts(what: &str, starts: &[usize], lines: usize, nnz: usize) {
-    assert_eq!(starts.len(), lines + 1, "{what} starts");
+    assert_eq!(Some(starts.len()), lines.checked_add(1), "{what} starts");
+    // Lines and entries are written as 32 bits, one past the last of them too.
+    assert!(u32::try_from(lines).is_ok(), "{lines} {what}s; fewer than 2^32 are possible");
+    assert!(u32::try_from(nnz).is_ok(), "{nnz} entries; fewer than 2^32 are possible");
     assert_eq!((starts[0], starts[lines]), (0, nnz), "first and last {what} start");
     assert!(starts.windows(2).all(|w| w[0] <= w[1]), "{what} starts run backwards");
 }
@@ -74,4 +98,11 @@ fn check_below(what: &str, index: &[u32], limit: usize) {
     // A fold over all vectorizes; `all` would stop early and does not.
     let max = index.iter().fold(0, |m, &i| m.max(i));
     assert!(index.is_empty() || (max as usize) < limit, "{what} {max} is not below {limit}");
+}
+
+/// Within each line; a fold over all for the same reason, with one look at a line that failed.
+fn check_order(what: &str, line: &str, starts: &[usize], index: &[u32]) {
+    let ascends = |w: &[usize]| index[w[0]..w[1]].windows(2).fold(true, |ok, pair| ok & (pair[0] < pair[1]));
+    let wrong = starts.windows(2).position(|w| !ascends(w));
+    assert!(wrong.is_none(), "{what} of {line} {wrong:?} do not ascend");
 }

@@ -15,6 +15,8 @@ pub(crate) fn forward_on<T: Real>(
     y: &mut Tiled<T>,
 ) {
     assert_eq!(x.batch(), y.batch(), "batch of x and y");
+    assert_eq!(values.len(), parts.last().map_or(0, |p| p.entries.end), "values");
+    assert!(parts.iter().all(|p| p.inner == x.features()), "features of x");
     assert!(bias.is_none_or(|b| b.len() == y.features()), "bias");
     let lines = parts.iter().map(|p| p.lines.len()).collect::<Vec<_>>();
     let jobs = y.split(&lines).into_iter().enumerate().collect();
@@ -22,8 +24,7 @@ pub(crate) fn forward_on<T: Real>(
         let (t, part) = (i / lines.len(), &parts[i % lines.len()]);
         let (values, bias) = (&values[part.entries.clone()], bias.map(|b| &b[part.lines.clone()]));
         let (x, width) = (x.tile(t), x.width(t));
-        // SAFETY: the part was cut for the inputs that `x` has; `y` is its lines of tile `t`; callers pass an
-        // instruction set this machine has.
+        // SAFETY: the part was cut for the inputs that `x` has; `y` is its lines of tile `t`.
         unsafe { isa.dividing::<T>(width).run(Forward { part, values, x, width, bias, relu, y }) }
     });
 }

@@ -4,6 +4,7 @@ use std::cmp::Ordering;
 
 use rayon::prelude::*;
 
+use crate::shape::volume;
 use crate::simd::{Isa, Kernel, Vector};
 use crate::{Csr, Real, Start, Tiled, gemm};
 
@@ -27,8 +28,9 @@ pub fn top_zero_gradients<T: Real>(csr: Csr, batch: usize, x: &[T], g: &[T], cou
 pub(crate) fn top_zeros<T: Real>(csr: Csr, batch: usize, x: &[T], g: &[T], count: usize) -> Vec<(u64, T)> {
     csr.check();
     let (rows, cols) = (csr.rows, csr.cols);
-    assert_eq!(x.len(), batch * cols, "x of [{batch}, {cols}]");
-    assert_eq!(g.len(), batch * rows, "g of [{batch}, {rows}]");
+    assert_eq!(x.len(), volume([batch, cols]), "x of [{batch}, {cols}]");
+    assert_eq!(g.len(), volume([batch, rows]), "g of [{batch}, {rows}]");
+    // Below 2^64, since both are below 2^32 in a valid structure.
     let zeros = (rows as u64 * cols as u64).saturating_sub(csr.nnz() as u64);
     let count = count.min(usize::try_from(zeros).unwrap_or(usize::MAX));
     if count == 0 {
@@ -63,6 +65,8 @@ pub fn gradients_at<T: Real>(positions: &[u64], x: &Tiled<T>, g: &Tiled<T>) -> V
 
 pub(crate) fn products_at<T: Real>(positions: &[u64], x: &Tiled<T>, g: &Tiled<T>) -> Vec<T> {
     assert_eq!(x.batch(), g.batch(), "batch of x and g");
+    let places = x.features() as u128 * g.features() as u128;
+    assert!(positions.iter().all(|&p| u128::from(p) < places), "a position is outside of the layer");
     let dot = |&p: &u64| {
         let (row, col) = ((p / x.features() as u64) as usize, (p % x.features() as u64) as usize);
         let mut sums = [T::ZERO; 8];
@@ -87,7 +91,7 @@ pub fn top_zero_gradients_tiled<T: Real>(csr: Csr, x: &Tiled<T>, g: &Tiled<T>, c
     assert_eq!((x.features(), g.features()), (csr.cols, csr.rows), "features of x and g");
     assert_eq!(x.batch(), g.batch(), "batch of x and g");
     // Row-major operands pack faster, and every block packs x anew.
-    let (mut xs, mut gs) = (vec![T::ZERO; x.batch() * csr.cols], vec![T::ZERO; x.batch() * csr.rows]);
+    let (mut xs, mut gs) = (vec![T::ZERO; volume([x.batch(), csr.cols])], vec![T::ZERO; volume([x.batch(), csr.rows])]);
     x.to_rows(&mut xs);
     g.to_rows(&mut gs);
     top_zero_gradients(csr, x.batch(), &xs, &gs, count)
@@ -155,7 +159,7 @@ fn candidates<T: Real>(
             row[c as usize - c0] = T::nan();
         }
         let first = (r0 + r) as u64 * csr.cols as u64 + c0 as u64;
-        // SAFETY: the best instruction set is one this machine has.
+        // SAFETY: it has no condition of its own.
         unsafe { Isa::best().run(Scan { row, first, bar, found: &mut found }) }
     }
     found

@@ -48,6 +48,8 @@
 //! assert_eq!(rows.gather(&dw), [10.0, 100.0, 0.0]);
 //! ```
 
+#![warn(clippy::undocumented_unsafe_blocks)]
+
 mod adjoint;
 mod bags;
 mod blocked;
@@ -69,6 +71,7 @@ mod plan;
 mod pool;
 mod real;
 pub mod rows;
+mod shape;
 mod simd;
 mod single;
 mod sliced;
@@ -90,7 +93,7 @@ pub use encoding::{Bitmask, Ell, Encoding, NOfM};
 pub use expanded::Expanded;
 pub use format::{Csc, Csr};
 pub use growth::{gradients_at, top_zero_gradients, top_zero_gradients_tiled};
-pub use map::Map;
+pub use map::{Map, answer_cuts};
 pub use operator::{Compiled, Dense, Operator};
 pub use plan::{Plan, Rows, Tuning};
 pub use pool::{Buffer, Pool};

@@ -1,5 +1,6 @@
 //! A sparse matrix behind one trait, whatever its format.
 
+use crate::shape::volume;
 use crate::{Csc, Csr, Encoding, Plan, Real, Rows, Start, Tiled, gemm};
 
 /// A matrix `[out, in]` in some format, compiled and with values, on activations in tiles. The format may live anywhere:
@@ -80,7 +81,6 @@ impl<T: Real> Compiled<T> {
     pub fn of(encoding: &dyn Encoding, values: &[T]) -> Self {
         let (starts, columns) = encoding.decode();
         let csr = Csr { rows: encoding.rows(), cols: encoding.cols(), starts: &starts, columns: &columns };
-        csr.check();
         let (t_starts, rows, entries) = csr.transpose();
         let csc = Csc { starts: &t_starts, rows: &rows, entries: &entries };
         Self { format: encoding.format(), ..Self::new(csr, csc, values) }
@@ -144,7 +144,8 @@ impl<T: Real> Dense<T> {
         let row =
             |r: usize| csr.columns[csr.starts[r]..csr.starts[r + 1]].iter().map(move |&c| r * csr.cols + c as usize);
         let places = Some((0..csr.rows).flat_map(row).collect());
-        let mut new = Self { rows: csr.rows, cols: csr.cols, places, weight: vec![T::ZERO; csr.rows * csr.cols] };
+        let mut new =
+            Self { rows: csr.rows, cols: csr.cols, places, weight: vec![T::ZERO; volume([csr.rows, csr.cols])] };
         new.set_values(values);
         new
     }
@@ -154,7 +155,7 @@ impl<T: Real> Dense<T> {
     /// # Panics
     /// When its length is not that of `[rows, cols]`.
     pub fn whole(rows: usize, cols: usize, values: &[T]) -> Self {
-        assert_eq!(values.len(), rows * cols, "values of [{rows}, {cols}]");
+        assert_eq!(values.len(), volume([rows, cols]), "values of [{rows}, {cols}]");
         Self { rows, cols, places: None, weight: values.to_vec() }
     }
 }

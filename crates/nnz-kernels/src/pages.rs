@@ -6,13 +6,13 @@ pub(crate) const LARGE: usize = 1 << 21;
 
 /// Whether a buffer is so long that it should begin with a large page. Half of one may stay empty.
 pub(crate) fn worth(bytes: usize) -> bool {
-    cfg!(target_os = "linux") && bytes >= LARGE / 2
+    cfg!(all(target_os = "linux", not(miri))) && bytes >= LARGE / 2
 }
 
 /// Asks the system to back memory that nobody has written to yet by large pages. It may not; nothing but speed depends on
 /// it.
 pub(crate) fn ask<T>(memory: &mut [T]) {
-    #[cfg(target_os = "linux")]
+    #[cfg(all(target_os = "linux", not(miri)))]
     {
         let (start, bytes) = (memory.as_mut_ptr().cast::<u8>(), size_of_val(memory));
         let skip = start.align_offset(LARGE);
@@ -23,6 +23,6 @@ pub(crate) fn ask<T>(memory: &mut [T]) {
             unsafe { libc::madvise(start.add(skip).cast(), len, libc::MADV_HUGEPAGE) };
         }
     }
-    #[cfg(not(target_os = "linux"))]
+    #[cfg(not(all(target_os = "linux", not(miri))))]
     let _ = memory;
 }

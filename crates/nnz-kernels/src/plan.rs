@@ -4,7 +4,7 @@ use rayon::prelude::*;
 
 use crate::adjoint::Adjoint;
 use crate::blocks::{Part, Size, cut, each};
-
+use crate::shape::gatherable;
 use crate::simd::{Isa, Kernel, Vector};
 use crate::{Csc, Csr, Real, Tiled};
 
@@ -85,7 +85,7 @@ impl Plan {
     /// # Panics
     /// As [`Plan::tuned`].
     pub fn compile(csr: Csr, csc: Csc, tuning: Tuning) -> (Self, Vec<u32>) {
-        assert!(i32::try_from(csr.nnz()).is_ok(), "{} entries in one layer; a plan takes fewer than 2^31", csr.nnz());
+        gatherable("entries", csr.nnz());
         csr.check();
         csc.check(&csr);
         let (rows, cols) = (csr.rows, csr.cols);
@@ -190,7 +190,7 @@ impl Plan {
     pub(crate) fn pack_on<T: Real>(&self, isa: Isa, values: &[T], packed: &mut [T]) {
         assert_eq!((values.len(), packed.len()), (self.nnz(), self.nnz()), "values and packed values");
         let fill = |(to, from): (&mut [T], &[u32])| {
-            // SAFETY: `packing` is a permutation of `0..nnz`, the length of `values`; callers pass an available set.
+            // SAFETY: `packing` is a permutation of `0..nnz`, the length of `values`.
             unsafe { isa.run(Permute { values, from, to }) }
         };
         const PART: usize = 1 << 14;
@@ -303,7 +303,7 @@ impl Plan {
                     relu,
                 };
                 // SAFETY: the part was cut for `rows` outputs, which `g` has; `x`, `dx` and `dw` are its lines and
-                // entries; callers pass an instruction set this machine has.
+                // entries.
                 unsafe { isa.dividing::<T>(width).run(kernel) }
             }
         });

@@ -5,6 +5,7 @@ use std::collections::VecDeque;
 use std::ops::{Deref, DerefMut};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
+use crate::shape::volume;
 use crate::{Real, pages};
 
 /// Shorter buffers are left to the allocator.
@@ -105,6 +106,9 @@ pub struct Buffer<T> {
 
 impl<T: Real> Buffer<T> {
     /// `n` numbers as their last user left them, beginning with a cache line.
+    ///
+    /// # Panics
+    /// When no memory holds as many.
     pub fn any(n: usize) -> Self {
         Self::aligned(n, LINE)
     }
@@ -115,7 +119,7 @@ impl<T: Real> Buffer<T> {
     }
 
     fn aligned(n: usize, to: usize) -> Self {
-        let data = T::pool().take(n + to / size_of::<T>() - 1);
+        let data = T::pool().take(volume([n]) + to / size_of::<T>() - 1);
         let start = data.as_ptr().align_offset(to).min(data.len() - n);
         Self { data, start, len: n, give: |data| T::pool().give(data) }
     }

@@ -6,6 +6,7 @@
 use std::ops::Range;
 
 use crate::dense::{Raw, each};
+use crate::shape::volume;
 use crate::simd::{Kernel, Vector};
 use crate::{Isa, Real};
 
@@ -75,7 +76,7 @@ pub(crate) fn softmax_on<T: Real>(isa: Isa, data: &mut [T], cols: usize) {
     let rows = data.len() / cols.max(1);
     each(parts, parts == 1, |p| {
         let (first, last) = (p * size, rows.min((p + 1) * size));
-        // SAFETY: parts are disjoint; callers pass an available instruction set.
+        // SAFETY: parts are disjoint ranges of what is written.
         unsafe {
             let data = std::slice::from_raw_parts_mut(to.get().add(first * cols), (last - first) * cols);
             isa.run(Softmax { data, cols });
@@ -116,7 +117,7 @@ pub(crate) fn softmax_backward_on<T: Real>(isa: Isa, p: &[T], g: &[T], cols: usi
     let to = Raw::of_mut(to);
     each(parts, parts == 1, |part| {
         let (first, last) = (part * size * cols, rows.min((part + 1) * size) * cols);
-        // SAFETY: parts are disjoint; callers pass an available instruction set.
+        // SAFETY: parts are disjoint ranges of what is written.
         unsafe {
             let to = std::slice::from_raw_parts_mut(to.get().add(first), last - first);
             isa.run(SoftmaxBackward { p: &p[first..last], g: &g[first..last], cols, to });
@@ -230,7 +231,7 @@ fn blockwise<const K: usize>(
     let rows = len / cols.max(1);
     let size = cut(rows, cols).0.max(rows.div_ceil(PARTS)).max(1);
     let parts = rows.div_ceil(size);
-    let mut sums = vec![0.0f64; parts.max(1) * K * cols];
+    let mut sums = vec![0.0f64; volume([parts.max(1), K, cols])];
     let to = Raw::of_mut(&mut sums);
     each(parts, parts == 1, |p| {
         let rows = p * size..rows.min((p + 1) * size);
@@ -260,7 +261,7 @@ impl<T: Real, F: Fn([T; I], [T; J]) -> T + Copy, const I: usize, const J: usize>
         let len = self.matrices[0].len();
         assert!(self.matrices.iter().all(|m| m.len() == len), "as many numbers in every matrix");
         assert!(self.vectors.iter().all(|v| v.len() == self.cols), "one number a column");
-        // SAFETY: an available instruction set.
+        // SAFETY: it has no condition of its own.
         unsafe { Isa::best().run(self) }
     }
 }
@@ -332,7 +333,7 @@ pub fn update_columns<T: Real, const I: usize, const J: usize>(
     let to = Raw::of_mut(to);
     each(parts, parts == 1, |p| {
         let (first, last) = (p * size * cols, rows.min((p + 1) * size) * cols);
-        // SAFETY: parts are disjoint; callers pass an available instruction set.
+        // SAFETY: parts are disjoint ranges of what is written.
         unsafe {
             let to = std::slice::from_raw_parts_mut(to.get().add(first), last - first);
             Isa::best().run(UpdateColumns { matrices: matrices.map(|m| &m[first..last]), vectors, to, f });
@@ -397,7 +398,7 @@ pub(crate) fn layer_norm_on<T: Real>(
     let (y, mean, rate) = (Raw::of_mut(y), Raw::of_mut(mean), Raw::of_mut(rate));
     each(parts, parts == 1, |p| {
         let (first, last) = (p * size, rows.min((p + 1) * size));
-        // SAFETY: parts are disjoint; callers pass an available instruction set.
+        // SAFETY: parts are disjoint ranges of what is written.
         unsafe {
             isa.run(LayerNorm {
                 x: &x[first * cols..last * cols],
@@ -463,7 +464,7 @@ pub(crate) fn layer_norm_backward_on<T: Real>(
     let dx = Raw::of_mut(dx);
     each(parts, parts == 1, |p| {
         let (first, last) = (p * size, rows.min((p + 1) * size));
-        // SAFETY: parts are disjoint; callers pass an available instruction set.
+        // SAFETY: parts are disjoint ranges of what is written.
         unsafe {
             isa.run(LayerNormBackward {
                 x: &x[first * cols..last * cols],
@@ -496,7 +497,7 @@ pub(crate) fn layer_norm_sums_on<T: Real>(
     let rows = x.len() / cols.max(1);
     assert!(g.len() == x.len() && mean.len() == rows && rate.len() == rows, "shapes differ");
     let [gain, offset] = blockwise(x.len(), cols, BLOCK, |rows, [gains, offsets]| {
-        // SAFETY: an available instruction set.
+        // SAFETY: it has no condition of its own.
         unsafe { isa.run(LayerNormSums { x, g, mean, rate, rows, cols, gains, offsets }) }
     });
     (gain, offset)

@@ -152,9 +152,13 @@ pub(crate) trait Kernel<T: Real> {
     unsafe fn run<V: Vector<T = T>>(self);
 }
 
+/// An instruction set of this machine: no other can be named, so that whoever holds one may use it.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Isa(Set);
+
 /// Instruction sets, best last.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub enum Isa {
+pub(crate) enum Set {
     /// Plain Rust, vectorized for the compiled target.
     Portable,
     /// AVX2 with FMA.
@@ -165,24 +169,34 @@ pub enum Isa {
     Avx512,
 }
 
+impl std::fmt::Debug for Isa {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        self.0.fmt(f)
+    }
+}
+
 impl Isa {
+    /// Plain Rust, which every machine runs.
+    pub const PORTABLE: Isa = Isa(Set::Portable);
+
     /// Every instruction set of this machine, best first.
     pub fn available() -> &'static [Isa] {
         #[cfg(target_arch = "x86_64")]
         {
+            const ALL: [Isa; 3] = [Isa(Set::Avx512), Isa(Set::Avx2), Isa::PORTABLE];
             let avx2 = is_x86_feature_detected!("avx2") && is_x86_feature_detected!("fma");
             let avx512 = is_x86_feature_detected!("avx512f")
                 && is_x86_feature_detected!("avx512bw")
                 && is_x86_feature_detected!("avx512dq")
                 && is_x86_feature_detected!("avx512vl");
             match (avx512, avx2) {
-                (true, true) => &[Isa::Avx512, Isa::Avx2, Isa::Portable],
-                (_, true) => &[Isa::Avx2, Isa::Portable],
-                _ => &[Isa::Portable],
+                (true, true) => &ALL,
+                (_, true) => &ALL[1..],
+                _ => &ALL[2..],
             }
         }
         #[cfg(not(target_arch = "x86_64"))]
-        &[Isa::Portable]
+        &[Isa::PORTABLE]
     }
 
     /// The best instruction set of this machine, or the one that the environment variable `NNZ_ISA` names.
@@ -206,30 +220,35 @@ impl Isa {
         here.map(Some).ok_or_else(|| format!("NNZ_ISA names `{}`; this machine has {}", asked.display(), names()))
     }
 
-    /// The best set up to this one whose registers divide `width` numbers.
+    /// Which it is.
+    pub(crate) fn set(self) -> Set {
+        self.0
+    }
+
+    /// The best set up to this one whose registers divide `width` numbers. Who has AVX-512 here has AVX2.
     pub(crate) fn dividing<T: Real>(self, width: usize) -> Isa {
-        match self {
+        match self.0 {
             #[cfg(target_arch = "x86_64")]
-            Isa::Avx512 if width.is_multiple_of(T::Avx512::LANES) => self,
+            Set::Avx512 if width.is_multiple_of(T::Avx512::LANES) => self,
             #[cfg(target_arch = "x86_64")]
-            Isa::Avx512 | Isa::Avx2 if width.is_multiple_of(T::Avx2::LANES) => Isa::Avx2,
-            _ => Isa::Portable,
+            Set::Avx512 | Set::Avx2 if width.is_multiple_of(T::Avx2::LANES) => Isa(Set::Avx2),
+            _ => Isa::PORTABLE,
         }
     }
 
     /// Runs `kernel` on the registers of this instruction set.
     ///
     /// # Safety
-    /// The instruction set is one of [`Isa::available`] and the kernel's own conditions hold.
+    /// The kernel's own conditions hold.
     pub(crate) unsafe fn run<T: Real, K: Kernel<T>>(self, kernel: K) {
-        // SAFETY: passed on to the caller; the features below are those `available` checked.
+        // SAFETY: the kernel's conditions are the caller's; there is no `Isa` but those whose features `available` found.
         unsafe {
-            match self {
-                Isa::Portable => kernel.run::<T::Portable>(),
+            match self.0 {
+                Set::Portable => kernel.run::<T::Portable>(),
                 #[cfg(target_arch = "x86_64")]
-                Isa::Avx2 => avx2(kernel),
+                Set::Avx2 => avx2(kernel),
                 #[cfg(target_arch = "x86_64")]
-                Isa::Avx512 => avx512(kernel),
+                Set::Avx512 => avx512(kernel),
             }
         }
     }
@@ -412,7 +431,7 @@ mod tests {
     #[test]
     fn registers_do_what_they_say() {
         for &isa in Isa::available() {
-            // SAFETY: an available instruction set.
+            // SAFETY: 256 numbers each.
             unsafe {
                 isa.run(Probe::<f32>(random(1, 256)));
                 isa.run(Probe::<f64>(random(2, 256)));

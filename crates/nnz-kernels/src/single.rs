@@ -1,6 +1,6 @@
 //! The format for one or a few samples.
 
-use crate::simd::Isa;
+use crate::simd::{Isa, Set};
 use crate::{Csr, Expanded, Real, Sliced};
 
 /// A layer frozen for one or a few samples, in the faster of two formats.
@@ -17,11 +17,11 @@ impl<T: Real> Single<T> {
     /// of a language model that come from memory (`results/language-models.md`): a bit an entry saves memory, and what it
     /// costs does not fall with the density. Without AVX-512 registers are spread lane by lane, which never pays.
     pub fn format(density: f64, bytes: bool) -> &'static str {
-        let crossover = match Isa::best() {
+        let crossover = match Isa::best().set() {
             #[cfg(target_arch = "x86_64")]
-            Isa::Avx512 if bytes => 0.3,
+            Set::Avx512 if bytes => 0.3,
             #[cfg(target_arch = "x86_64")]
-            Isa::Avx512 => 0.45,
+            Set::Avx512 => 0.45,
             _ => 1.0,
         };
         if density >= crossover { "expanded" } else { "sliced" }
@@ -50,7 +50,7 @@ impl<T: Real> Single<T> {
     }
 
     fn many(csr: Csr, bytes: bool) -> bool {
-        Self::format(csr.nnz() as f64 / (csr.rows * csr.cols).max(1) as f64, bytes) == "expanded"
+        Self::format(csr.nnz() as f64 / (csr.rows as f64 * csr.cols as f64).max(1.0), bytes) == "expanded"
     }
 
     /// Name of its format.

@@ -4,6 +4,7 @@ use std::ops::Range;
 
 use rayon::prelude::*;
 
+use crate::shape::{gatherable, volume, work};
 use crate::simd::{Isa, Kernel, Vector};
 use crate::weight::{PARALLEL, Values, Weight, fits};
 use crate::{Csr, Real};
@@ -70,7 +71,7 @@ impl<T: Real> Sliced<T> {
     /// The structure without values, and the entry that each place holds.
     fn empty(csr: Csr) -> (Self, Vec<usize>) {
         csr.check();
-        assert!(i32::try_from(csr.cols).is_ok(), "{} columns; fewer than 2^31 can be gathered", csr.cols);
+        gatherable("columns", csr.cols);
         let count = |r: u32| csr.starts[r as usize + 1] - csr.starts[r as usize];
         let mut order: Vec<u32> = (0..csr.rows as u32).collect();
         order.sort_by_key(|&r| count(r));
@@ -137,14 +138,13 @@ impl<T: Real> Sliced<T> {
         }
         // Sums in sorted order, in whole slices, a fixed number of slices a job.
         let places = self.slices.len() * HIGH;
-        let mut sums = vec![T::ZERO; batch * places];
+        let mut sums = vec![T::ZERO; volume([batch, places])];
         let many = self.slices.len().div_ceil(16);
         let job = |(s, sums): (usize, &mut [T])| {
             let (b, first) = (s / self.slices.len(), s % self.slices.len());
             let x = &x[b * self.cols..(b + 1) * self.cols];
             let slices = first..first + sums.len() / HIGH;
-            // SAFETY: indices are below `cols` and ranges within values, by `new`; `sums` has whole slices; callers
-            // pass an instruction set this machine has.
+            // SAFETY: indices are below `cols` and ranges within values, by `new`; `sums` has whole slices.
             unsafe {
                 match (&self.index, &self.values) {
                     (Index::Short(index), Values::Exact(values)) => {
@@ -162,7 +162,7 @@ impl<T: Real> Sliced<T> {
                 }
             }
         };
-        if self.nnz() * batch < PARALLEL {
+        if work([self.nnz(), batch]) < PARALLEL {
             for (b, sums) in sums.chunks_mut(places).enumerate() {
                 job((b * self.slices.len(), sums));
             }

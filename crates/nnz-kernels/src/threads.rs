@@ -1,18 +1,25 @@
 //! The threads that kernels run on.
 //!
-//! Where they take the whole machine, every thread keeps to a processor of its own. Otherwise Linux may wake the workers of a
+//! Where a program gives them the whole machine ([`build_in_main`]), every thread keeps to a processor of its own. Otherwise Linux may wake the workers of a
 //! process that slept for a tenth of a second all on one processor, although others are idle, and takes 10 to 30 ms to notice
 //! (its count of idle processors worth looking at, kept for each shared cache, is brought up to date only now and then):
 //! whoever computes in short bursts would have the speed of one thread.
 
 use rayon::{ThreadPoolBuildError, ThreadPoolBuilder};
+use std::sync::OnceLock;
 
-/// Makes rayon's global pool of `n` threads, as many as there are processors if 0. The calling thread is one of them, since
-/// handing every product to another one would cost two switches of context.
+/// Makes rayon's global pool of `n` threads, as many as there are processors if 0, for a program that computes and does little
+/// else: call it in `main`, before anything else computes. The calling thread becomes one of them for good, since handing every
+/// product to another one would cost two switches of context, and each keeps to a processor where they are as many as those. A
+/// thread that ends, or waits for other things, such as one of an asynchronous runtime, must not call it: whatever the pool
+/// hands to all its threads would wait for that one.
+///
+/// A library needs none of this. Kernels run on whatever pool the program has, by default on rayon's own, which keeps no thread of
+/// the caller and pins none.
 ///
 /// # Errors
 /// When there is a pool already, or the system gives no threads.
-pub fn build(n: usize) -> Result<(), ThreadPoolBuildError> {
+pub fn build_in_main(n: usize) -> Result<(), ThreadPoolBuildError> {
     ThreadPoolBuilder::new().num_threads(n).use_current_thread().build_global()?;
     pinning::pin();
     Ok(())
@@ -27,6 +34,16 @@ pub fn available() -> usize {
 /// programs inherit the processor of the thread that starts them.
 pub fn anywhere() {
     pinning::free();
+}
+
+/// What a cell holds, made where it holds nothing: outside of the cell, since whoever fills one with the work of many threads may
+/// come to wait for itself there. Two who come at once make it twice.
+pub fn filled<T>(cell: &OnceLock<T>, make: impl FnOnce() -> T) -> &T {
+    if let Some(there) = cell.get() {
+        return there;
+    }
+    let made = make();
+    cell.get_or_init(|| made)
 }
 
 #[cfg(target_os = "linux")]

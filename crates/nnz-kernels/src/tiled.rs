@@ -2,6 +2,7 @@
 
 use rayon::prelude::*;
 
+use crate::shape::volume;
 use crate::simd::{Isa, Kernel, Vector};
 use crate::transpose::transpose;
 use crate::{Buffer, Real};
@@ -26,6 +27,9 @@ pub struct Tiled<T: Real> {
 
 impl<T: Real> Tiled<T> {
     /// Zeros.
+    ///
+    /// # Panics
+    /// When no memory holds as many.
     pub fn zeros(batch: usize, features: usize) -> Self {
         let mut zeros = Self::any(batch, features);
         zeros.as_mut_slice().fill(T::ZERO);
@@ -33,7 +37,12 @@ impl<T: Real> Tiled<T> {
     }
 
     /// Whatever was in memory: for outputs of kernels, which overwrite everything.
+    ///
+    /// # Panics
+    /// When no memory holds as many.
     pub fn any(batch: usize, features: usize) -> Self {
+        // Whole tiles: functions reckon with 64 samples of every feature, there or not.
+        volume([padded(batch).max(TILE), features]);
         Self { batch, features, data: Buffer::scattered(padded(batch) * features) }
     }
 
@@ -122,7 +131,7 @@ impl<T: Real> Tiled<T> {
         sums.fill(T::ZERO);
         for t in 0..self.tiles() {
             let width = self.width(t);
-            // SAFETY: callers pass an available instruction set; a tile has a line of its width for each feature.
+            // SAFETY: a tile has a line of its width for each feature.
             unsafe { isa.dividing::<T>(width).run(SumLines { tile: self.tile(t), width, sums: &mut *sums }) }
         }
     }
@@ -150,7 +159,7 @@ impl<T: Real> Tiled<T> {
 
     /// Every tile cut into runs of this many features: all runs of the first tile, then those of the next.
     pub(crate) fn split(&mut self, features: &[usize]) -> Vec<&mut [T]> {
-        debug_assert_eq!(features.iter().sum::<usize>(), self.features);
+        assert_eq!(features.iter().sum::<usize>(), self.features, "features of the parts");
         let widths: Vec<usize> = (0..self.tiles()).map(|t| self.width(t)).collect();
         let mut rest = self.as_mut_slice();
         let mut parts = Vec::with_capacity(features.len() * widths.len());
@@ -235,12 +244,13 @@ fn width(batch: usize, t: usize) -> usize {
 }
 
 /// Samples that tiles of a batch hold, padding included: what kernels work on.
+///
+/// # Panics
+/// When that is no number.
 pub fn padded(batch: usize) -> usize {
-    match batch % TILE {
-        // Registers of eight take no less.
-        1..=8 => batch.next_multiple_of(8),
-        _ => batch.next_multiple_of(16),
-    }
+    // Registers of eight take no less.
+    let wide = if (1..=8).contains(&(batch % TILE)) { 8 } else { 16 };
+    batch.checked_next_multiple_of(wide).expect("samples that memory could hold")
 }
 
 #[cfg(test)]

@@ -1,6 +1,7 @@
 //! Transposing strided matrices.
 
 use crate::Real;
+use crate::shape::extent;
 use crate::simd::{Isa, Kernel, Vector};
 
 /// `to[j * to_stride + i] = from[i * from_stride + j]` for i < rows, j < cols.
@@ -15,10 +16,13 @@ pub(crate) fn transpose<T: Real>(
         return;
     }
     assert!(cols <= from_stride && rows <= to_stride, "rows overlap");
-    assert!((rows - 1) * from_stride + cols <= from.len() && (cols - 1) * to_stride + rows <= to.len(), "extents");
+    assert!(
+        extent(rows, cols, from_stride, 1) <= from.len() && extent(cols, rows, to_stride, 1) <= to.len(),
+        "extents"
+    );
     // Squares of eight serve a batch of eight.
     let isa = if rows.min(cols) < 16 { isa.dividing::<T>(8) } else { isa };
-    // SAFETY: extents were just checked; callers pass an instruction set this machine has.
+    // SAFETY: extents were just checked.
     unsafe { isa.run(Transpose { rows, cols, from, from_stride, to, to_stride }) }
 }
 

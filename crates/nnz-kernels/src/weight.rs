@@ -1,5 +1,6 @@
 //! What the formats for single samples share: values as they are or in eight bits, and what they check.
 
+use crate::shape::volume;
 use crate::simd::Vector;
 use crate::{Csr, Real};
 
@@ -58,8 +59,8 @@ pub(crate) const PARALLEL: usize = 1 << 16;
 
 /// Panics where a slice of a frozen layer does not have its shape.
 pub(crate) fn fits<T>(batch: usize, [rows, cols]: [usize; 2], x: &[T], bias: Option<&[T]>, y: &[T]) {
-    assert_eq!(x.len(), batch * cols, "x of [{batch}, {cols}]");
-    assert_eq!(y.len(), batch * rows, "y of [{batch}, {rows}]");
+    assert_eq!(x.len(), volume([batch, cols]), "x of [{batch}, {cols}]");
+    assert_eq!(y.len(), volume([batch, rows]), "y of [{batch}, {rows}]");
     assert!(bias.is_none_or(|b| b.len() == rows), "bias");
 }
 

@@ -141,8 +141,7 @@ pub fn compare(
     let spec = request.model.spec(&loaded.dataset, request.train.task)?;
     let id = id(&request, registry, &loaded.dataset)?;
     let dir = dir.map_or_else(|| Path::new("runs").join(format!("compare-{id}")), Path::to_path_buf);
-    let made = std::fs::create_dir_all(dir.join("cells"));
-    made.map_err(|e| Error::file(&dir, format!("cannot create: {e}")))?;
+    let _lock = run::occupy(&dir, "comparison", "--dir")?;
     let marker = dir.join("id");
     match std::fs::read_to_string(&marker) {
         Ok(other) if other.trim() != id => {
@@ -150,6 +149,7 @@ pub fn compare(
         }
         _ => write_atomically(&marker, id.as_bytes())?,
     }
+    run::folder(&dir, "cells")?;
     // Kept, since a clock would choose others the next time.
     let chosen = dir.join("densities.json");
     let kept = std::fs::read(&chosen).ok().and_then(|bytes| serde_json::from_slice(&bytes).ok());
@@ -645,7 +645,8 @@ pub fn csv(comparison: &Comparison, seconds: &BTreeMap<String, f64>) -> String {
             let time = seconds.get(&c.name()).map_or_else(String::new, |s| s.to_string());
             let numbers = [seed.to_string(), test.to_string(), validation.to_string(), c.nonzeros.to_string()];
             let rest = [c.bytes.to_string(), c.rate.to_string(), c.steps.to_string(), time];
-            let _ = out.write_record([c.arm.clone(), density].into_iter().chain(numbers).chain(rest));
+            let _ =
+                out.write_record([crate::report::cell(c.arm.clone()), density].into_iter().chain(numbers).chain(rest));
         }
     }
     String::from_utf8(out.into_inner().unwrap_or_default()).unwrap_or_default()

@@ -5,7 +5,7 @@
 
 use crate::recipe::merge;
 use crate::run::record::MachineRecord;
-use crate::run::{Observer, Options, hex, lock, machine, read_json, sweep, write, write_json};
+use crate::run::{Observer, Options, folder, hex, machine, occupy, read_json, sweep, write, write_json};
 use crate::{Claim, Error, Measured, Result, Scale, report};
 use nnz_core::experiment::Host;
 use nnz_core::{Context, Findings, InputKind, Method, Metric, Need, Registry, State, closest};
@@ -267,7 +267,8 @@ impl Inputs {
 /// Keeps an experiment's state, and stops it when the observer says so.
 struct Keeper<'a> {
     checkpoint: PathBuf,
-    artifacts: PathBuf,
+    dir: PathBuf,
+    name: String,
     run: String,
     arm: &'a str,
     observer: &'a mut dyn Observer,
@@ -299,8 +300,8 @@ impl Host for Keeper<'_> {
     }
 
     fn artifact(&mut self, name: &str, bytes: &[u8]) -> nnz_core::Result<()> {
-        let made = fs::create_dir_all(&self.artifacts).map_err(|e| Error::file(&self.artifacts, e));
-        made.and_then(|()| write(&self.artifacts.join(name), bytes)).map_err(Self::refused)
+        let written = || write(&folder(&self.dir, Path::new("artifacts").join(&self.name))?.join(name), bytes);
+        written().map_err(Self::refused)
     }
 }
 
@@ -332,21 +333,20 @@ pub fn run(
     if options.resume && !marker.exists() {
         return Err(Error::file(&dir, "holds no run to go on from; leave out --resume to start it"));
     }
-    if dir.join("recipe.toml").exists() && !marker.exists() {
-        return Err(Error::file(&dir, "holds a recipe.toml, but no run, and would lose it; give another --run-dir"));
-    }
-    fs::create_dir_all(dir.join("arms")).map_err(|e| Error::file(&dir, format!("cannot create: {e}")))?;
-    let _lock = lock(&dir)?;
+    let _lock = occupy(&dir, "run", "--run-dir")?;
     sweep(&dir);
     match fs::read_to_string(&marker) {
         Ok(other) if other.trim() != id => {
             let why = format!("holds run {}, not this one ({id}); give another --run-dir", other.trim());
             return Err(Error::file(&dir, why));
         }
+        // First of all, since it says whose directory this is.
         _ => write(&marker, id.as_bytes())?,
     }
+    folder(&dir, "arms")?;
     if options.again {
         crate::run::clear(&dir)?;
+        folder(&dir, "arms")?;
         let artifacts = dir.join("artifacts");
         if artifacts.exists() {
             fs::remove_dir_all(&artifacts).map_err(|e| Error::file(&artifacts, format!("cannot remove: {e}")))?;
@@ -370,7 +370,8 @@ pub fn run(
             if !done.exists() {
                 let mut keeper = Keeper {
                     checkpoint: checkpoint.clone(),
-                    artifacts: dir.join("artifacts").join(&name),
+                    dir: dir.clone(),
+                    name: name.clone(),
                     run: format!("{id}/{name}"),
                     arm: &arm.name,
                     observer,
@@ -415,8 +416,7 @@ pub fn run(
 pub fn write_page(record: &ExperimentRecord, dir: &Path) -> Result<PathBuf> {
     let path = dir.join("report.html");
     write(&path, report::experiment(record).as_bytes())?;
-    let figures = dir.join("figures");
-    fs::create_dir_all(&figures).map_err(|e| Error::file(&figures, format!("cannot create: {e}")))?;
+    let figures = folder(dir, "figures")?;
     for (name, text) in report::experiment_csv(record) {
         write(&figures.join(name), text.as_bytes())?;
     }

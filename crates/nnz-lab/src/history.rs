@@ -11,8 +11,7 @@ use nnz_core::measure::{self, Components, Degrees, Tail};
 use nnz_engine::Event;
 use serde::Serialize;
 use std::collections::BTreeMap;
-use std::fs::{self, OpenOptions};
-use std::io::Write;
+use std::fs;
 use std::path::Path;
 
 const MAGIC: &[u8] = b"nnz topology history 1\n";
@@ -117,35 +116,50 @@ impl Bytes<'_> {
     }
 }
 
-/// Begins a history anew.
-pub fn create(path: &Path) -> Result<()> {
-    fs::write(path, MAGIC).map_err(|e| Error::file(path, format!("cannot write: {e}")))
+fn unwritten(path: &Path) -> impl Fn(std::io::Error) -> Error {
+    move |e| Error::file(path, format!("cannot write: {e}"))
 }
 
-/// Writes events behind those that are there.
+/// Begins a history anew.
+pub fn create(path: &Path) -> Result<()> {
+    nnz_disk::write(path, MAGIC).map_err(unwritten(path))
+}
+
+/// Writes events behind those that are there. They are on disk when this returns, so that what is written then may rely on them.
 pub fn append(path: &Path, events: &[Event]) -> Result<()> {
     let mut bytes = Vec::new();
     events.iter().for_each(|e| write(e, &mut bytes));
-    let file = OpenOptions::new().append(true).open(path);
-    file.and_then(|mut f| f.write_all(&bytes)).map_err(|e| Error::file(path, format!("cannot write: {e}")))
+    nnz_disk::append(path, &bytes).map_err(unwritten(path))
 }
 
-/// Cuts off what happened from a step on, and a last event that was not finished. A file that is no history becomes an empty
-/// one.
-pub fn cut(path: &Path, step: u64) -> Result<()> {
+/// Cuts off what happened from a step on, and a last event that was not finished. A history is whole or absent: one without its
+/// beginning goes, and the answer is `false`.
+pub fn cut(path: &Path, step: u64) -> Result<bool> {
     let bytes = fs::read(path).unwrap_or_default();
-    let Some(body) = bytes.strip_prefix(MAGIC) else { return create(path) };
-    let (mut rest, mut extents) = (Bytes(body), BTreeMap::new());
-    let end = loop {
-        let at = body.len() - rest.0.len();
-        match rest.event(&mut extents) {
-            Some(event) if event.step() < step || matches!(event, Event::Start { step: 0, .. }) => {}
-            _ => break at,
+    let (mut extents, mut begun) = (BTreeMap::new(), false);
+    let end = bytes.strip_prefix(MAGIC).map(|body| {
+        let mut rest = Bytes(body);
+        loop {
+            let at = body.len() - rest.0.len();
+            match rest.event(&mut extents) {
+                Some(event) if event.step() < step || matches!(event, Event::Start { step: 0, .. }) => {
+                    begun |= matches!(event, Event::Start { .. });
+                }
+                _ => return at,
+            }
         }
-    };
-    let file = OpenOptions::new().write(true).open(path);
-    let length = (MAGIC.len() + end) as u64;
-    file.and_then(|f| f.set_len(length)).map_err(|e| Error::file(path, format!("cannot write: {e}")))
+    });
+    match end {
+        // Before the first step nothing was told yet.
+        Some(end) if begun || step == 0 => {
+            nnz_disk::cut(path, (MAGIC.len() + end) as u64).map_err(unwritten(path))?;
+            Ok(true)
+        }
+        _ => {
+            nnz_disk::remove(path).map_err(|e| Error::file(path, format!("cannot remove: {e}")))?;
+            Ok(false)
+        }
+    }
 }
 
 /// All events.

@@ -15,8 +15,20 @@ use std::path::{Component, Path, PathBuf};
 pub const OPSET: i64 = 20;
 /// Sets of operators that are read.
 const OPSETS: std::ops::RangeInclusive<i64> = 9..=24;
-/// Most entries of a sparse tensor for each byte it takes.
-const MOST: usize = 4096;
+/// Most axes of a value.
+pub(crate) const AXES: usize = 8;
+/// Most entries of a sparse tensor for each byte it takes, beyond the entries that any may have.
+const MOST: usize = 512;
+const FEW: usize = 1 << 22;
+/// How often weights may ask for the bytes of a file beside the model: tied weights are few.
+const TIED: u64 = 8;
+
+/// Files beside a model, and how many of their bytes were asked for.
+#[derive(Default)]
+struct Files {
+    open: HashMap<PathBuf, (Map, Bytes)>,
+    asked: u64,
+}
 
 /// How numbers are written.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -123,15 +135,22 @@ pub struct Constant {
     /// How its numbers are written.
     pub kind: Kind,
     data: Data,
+    /// Where they lie in a file.
+    file: Option<Map>,
 }
 
 impl Constant {
+    /// Whether the file that its numbers lie in is what was opened, so that what was read counts.
+    pub(crate) fn whole(&self) -> std::io::Result<()> {
+        self.file.as_ref().map_or(Ok(()), Map::whole)
+    }
+
     /// Of floats.
     ///
     /// # Panics
     /// When their number is not the shape's.
     pub fn floats(shape: &[usize], data: Vec<f32>) -> Self {
-        Self { shape: shape.to_vec(), kind: Kind::F32, data: Data::Held(Value::floats(shape, data)) }
+        Self { shape: shape.to_vec(), kind: Kind::F32, data: Data::Held(Value::floats(shape, data)), file: None }
     }
 
     /// Of whole numbers.
@@ -139,7 +158,7 @@ impl Constant {
     /// # Panics
     /// When their number is not the shape's.
     pub fn ints(shape: &[usize], data: Vec<i64>) -> Self {
-        Self { shape: shape.to_vec(), kind: Kind::I64, data: Data::Held(Value::ints(shape, data)) }
+        Self { shape: shape.to_vec(), kind: Kind::I64, data: Data::Held(Value::ints(shape, data)), file: None }
     }
 
     /// How many numbers.
@@ -208,20 +227,20 @@ impl Constant {
         }
     }
 
-    fn read(t: &proto::Tensor, folder: Option<&Path>, files: &mut HashMap<PathBuf, Bytes>) -> Result<Self, String> {
+    fn read(t: &proto::Tensor, folder: Option<&Path>, files: &mut Files) -> Result<Self, String> {
         let kind = Kind::of(t.data_type.unwrap_or(0))?;
         let shape = extents(&t.dims)?;
         let count = count(&shape)?;
         let bytes = count.checked_mul(kind.bytes()).ok_or("more bytes than there can be")?;
-        let raw = if t.data_location == Some(1) {
-            external(t, bytes, folder, files)?
+        let (raw, file) = if t.data_location == Some(1) {
+            external(t, bytes, folder, files).map(|(raw, map)| (raw, Some(map)))?
         } else if let Some(raw) = &t.raw_data {
-            raw.clone()
+            (raw.clone(), None)
         } else {
-            listed(t, kind, count)?
+            (listed(t, kind, count)?, None)
         };
         match raw.len() == bytes {
-            true => Ok(Self { shape, kind, data: Data::Raw(raw) }),
+            true => Ok(Self { shape, kind, data: Data::Raw(raw), file }),
             false => Err(format!("{} bytes, but shape {shape:?} of {} takes {bytes}", raw.len(), kind.name())),
         }
     }
@@ -273,12 +292,12 @@ impl Constant {
     fn read_sparse(s: &proto::Sparse) -> Result<Self, String> {
         let part = |t: &Option<proto::Tensor>, what: &str| {
             let t = t.as_ref().ok_or(format!("a sparse tensor without {what}"))?;
-            Self::read(t, None, &mut HashMap::new())
+            Self::read(t, None, &mut Files::default())
         };
         let (values, indices) = (part(&s.values, "values")?, part(&s.indices, "indices")?);
         let shape = extents(&s.dims)?;
         let all = count(&shape)?;
-        if all > (values.bytes() + indices.bytes()).saturating_mul(MOST) {
+        if all > (values.bytes() + indices.bytes()).saturating_mul(MOST).saturating_add(FEW) {
             return Err(format!("shape {shape:?} with {} nonzeros", values.len()));
         }
         let Value::Int(places) = indices.value() else { return Err("indices that are no whole numbers".into()) };
@@ -311,8 +330,8 @@ impl Constant {
 
 /// Extents from a file.
 fn extents(dims: &[i64]) -> Result<Vec<usize>, String> {
-    if dims.len() > 8 {
-        return Err(format!("{} axes; at most 8 are read", dims.len()));
+    if dims.len() > AXES {
+        return Err(format!("{} axes; at most {AXES} are read", dims.len()));
     }
     dims.iter().map(|&d| usize::try_from(d).map_err(|_| format!("extent {d}"))).collect()
 }
@@ -352,12 +371,7 @@ fn listed(t: &proto::Tensor, kind: Kind, count: usize) -> Result<Bytes, String> 
 }
 
 /// Numbers in a file beside the model. It must lie in the model's own folder or below.
-fn external(
-    t: &proto::Tensor,
-    bytes: usize,
-    folder: Option<&Path>,
-    files: &mut HashMap<PathBuf, Bytes>,
-) -> Result<Bytes, String> {
+fn external(t: &proto::Tensor, bytes: usize, folder: Option<&Path>, files: &mut Files) -> Result<(Bytes, Map), String> {
     let said =
         |key: &str| t.external_data.iter().find(|p| p.key.as_deref() == Some(key)).and_then(|p| p.value.as_deref());
     let location = said("location").ok_or("lies outside the file, which does not say where")?;
@@ -380,24 +394,35 @@ fn external(
         Some(text) => text.parse::<usize>().map(Some).map_err(|_| format!("has {key} `{text}`, which is no number")),
     };
     let (offset, length) = (number("offset")?.unwrap_or(0), number("length")?.unwrap_or(bytes));
-    if !files.contains_key(&path) {
-        let map = Map::open(&path).map_err(|e| format!("lies in {}, which cannot be read: {e}", path.display()))?;
-        files.insert(path.clone(), Bytes::from_owner(Mapped(map)));
+    if !files.open.contains_key(&path) {
+        let unread = |e: std::io::Error| format!("lies in {}, which cannot be read: {e}", path.display());
+        let map = Map::open(&path).map_err(unread)?;
+        let bytes = mapped(&map).map_err(unread)?;
+        files.open.insert(path.clone(), (map, bytes));
     }
-    let all = &files[&path];
+    files.asked = files.asked.saturating_add(length as u64);
+    let there: u64 = files.open.values().map(|(_, bytes)| bytes.len() as u64).sum();
+    let (map, all) = &files.open[&path];
     match offset.checked_add(length).filter(|&end| end <= all.len()) {
-        Some(end) => Ok(all.slice(offset..end)),
+        Some(_) if files.asked / TIED > there => {
+            Err(format!("lies in `{location}`, whose bytes more than {TIED} weights share"))
+        }
+        Some(end) => Ok((all.slice(offset..end), map.clone())),
         None => Err(format!("lies at bytes {offset} to {offset} + {length} of `{location}`, which has {}", all.len())),
     }
 }
 
-/// A mapped file that `Bytes` keeps alive.
-struct Mapped(Map);
-
-impl AsRef<[u8]> for Mapped {
-    fn as_ref(&self) -> &[u8] {
-        &self.0
+/// The bytes of a map, which they keep alive.
+fn mapped(map: &Map) -> std::io::Result<Bytes> {
+    struct Mapped(Map);
+    impl AsRef<[u8]> for Mapped {
+        fn as_ref(&self) -> &[u8] {
+            // Whether it changed is asked in `whole`, of every weight.
+            self.0.bytes().unwrap_or_default()
+        }
     }
+    map.whole()?;
+    Ok(Bytes::from_owner(Mapped(map.clone())))
 }
 
 /// What an operator is told besides its inputs.
@@ -420,7 +445,7 @@ pub enum Attribute {
 }
 
 impl Attribute {
-    fn read(a: &proto::Attribute, folder: Option<&Path>, files: &mut HashMap<PathBuf, Bytes>) -> Result<Self, String> {
+    fn read(a: &proto::Attribute, folder: Option<&Path>, files: &mut Files) -> Result<Self, String> {
         let text = |b: &Bytes| String::from_utf8(b.to_vec()).map_err(|_| "a text that is no UTF-8".to_string());
         // Old files leave the type out.
         let guess = || match (a.f, a.i, &a.s, &a.t) {
@@ -572,8 +597,11 @@ impl Graph {
     /// # Errors
     /// When it cannot be read, is damaged, or holds what is not understood here; the sentence names the place.
     pub fn open(path: &Path) -> Result<Self> {
-        let map = Map::open(path).map_err(|e| Error::file(path, format!("cannot read: {e}")))?;
-        Self::parse(Bytes::from_owner(Mapped(map)), path, path.parent())
+        let unread = |e: std::io::Error| Error::file(path, format!("cannot read: {e}"));
+        let map = Map::open(path).map_err(unread)?;
+        let mut graph = Self::parse(mapped(&map).map_err(unread)?, path, path.parent())?;
+        graph.constants.values_mut().filter(|c| c.file.is_none()).for_each(|c| c.file = Some(map.clone()));
+        Ok(graph)
     }
 
     /// The same from bytes in memory; `path` names them in messages. Weights outside are looked for in `folder`.
@@ -591,7 +619,7 @@ impl Graph {
             let (from, to) = (OPSETS.start(), OPSETS.end());
             return Err(fail(format!("operators of version {opset}; versions {from} to {to} are read; convert it")));
         }
-        let mut files = HashMap::new();
+        let mut files = Files::default();
         let mut constants = BTreeMap::new();
         let dense = g.initializer.iter().map(|t| (t.name.clone(), Constant::read(t, folder, &mut files)));
         let mut all: Vec<_> = dense.collect();

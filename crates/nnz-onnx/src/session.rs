@@ -129,6 +129,14 @@ impl Session {
                 let why = "this operator is not computed here; export the network without it";
                 return Err(Error::node(&graph.path, node, why));
             };
+            // A third one would be taken for the bias of a sum that was joined with the product.
+            if node.op == "MatMul" && node.inputs.len() != 2 {
+                return Err(Error::node(
+                    &graph.path,
+                    node,
+                    format!("{} inputs, but two are multiplied", node.inputs.len()),
+                ));
+            }
             let (inputs, outputs) = (node.inputs.iter().map(&mut slot), node.outputs.iter());
             let inputs = inputs.collect();
             let outputs = outputs.map(&mut slot).collect();
@@ -139,6 +147,7 @@ impl Session {
         let mut constants = vec![None; slots.len()];
         for (at, name) in named {
             constants[at] = Some(graph.constants[name].value());
+            graph.constants[name].whole().map_err(|e| Error::file(&graph.path, e))?;
         }
         let (path, opset) = (graph.path.clone(), graph.opset);
         let (inputs, outputs) = (graph.inputs.clone(), graph.outputs.clone());
@@ -169,6 +178,7 @@ impl Session {
             }
             let given = Given(step.inputs.iter().map(|s| s.and_then(|s| self.constants[s].clone())).collect());
             let values = (step.op)(&self.cx(&step.node), given).map_err(|why| self.fail(&step, why))?;
+            self.few_axes(&step, &values)?;
             for (slot, value) in step.outputs.iter().zip(values) {
                 let Some(left) = room.checked_sub(value.len()) else {
                     return Err(self.fail(&step, "constants that are computed need more memory than is allowed".into()));
@@ -182,6 +192,15 @@ impl Session {
         }
         self.steps = left;
         Ok(())
+    }
+
+    /// Operators walk along axes, some of them by calling themselves.
+    fn few_axes(&self, step: &Step, values: &[Value]) -> Result<()> {
+        match values.iter().map(|v| v.shape().len()).find(|&rank| rank > crate::graph::AXES) {
+            None => Ok(()),
+            Some(rank) => Err(self
+                .fail(step, format!("its output has {rank} axes; at most {} are computed with", crate::graph::AXES))),
+        }
     }
 
     fn tensor(&self, slot: Option<usize>) -> Option<Tensor<f32>> {
@@ -535,6 +554,7 @@ impl Session {
             }
         }
         .map_err(fail)?;
+        self.few_axes(step, &values)?;
         let mut values = values.into_iter();
         for slot in &step.outputs {
             let Some(value) = values.next() else {
@@ -564,7 +584,9 @@ impl Session {
     fn advised(&self, step: &Step, w: &Linear, n: usize, seen: Option<&mut Vec<Layer>>) -> &'static str {
         let kernel = match &self.advice {
             // Nothing is gained by lists of all entries.
-            Some(advice) if w.density() < 1.0 && n > 0 => advice(w.rows, w.cols, w.density(), n),
+            Some(advice) if w.density() < 1.0 && n > 0 && w.rows > 0 && w.cols > 0 => {
+                advice(w.rows, w.cols, w.density(), n)
+            }
             _ => "dense",
         };
         if let Some(seen) = seen {

@@ -134,7 +134,7 @@ fn names_numbers_and_combinations() {
         (&format!("{t} --threads 0"), &["--threads"]),
         (&format!("{t} --resume"), &["holds no run to go on from"]),
         (&format!("{t} --run-dir run"), &["holds run", "give another --run-dir"]),
-        (&format!("{t} --run-dir mine"), &["mine: holds a recipe.toml, but no run", "give another --run-dir"]),
+        (&format!("{t} --run-dir mine"), &["mine: holds recipe.toml, but no run", "give another --run-dir"]),
         (&format!("{t} --run-dir good.csv/run"), &["good.csv/run", "cannot create"]),
         ("train good.csv --target answer --method rigl --model mlp:5-3-2", &["4"]),
         ("prune good.safetensors --method magnitude --density 0.2 -o good.csv/x", &["good.csv/x", "cannot write"]),

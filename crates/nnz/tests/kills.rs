@@ -37,7 +37,8 @@ fn without_seconds(value: &mut serde_json::Value) {
     }
 }
 
-/// Every file of a run but those that hold seconds: name and bytes.
+/// Every file of a run: name and bytes. Those that hold seconds of their own are compared with what they are made of, and are
+/// there without them.
 fn results(run: &Path) -> BTreeMap<PathBuf, Vec<u8>> {
     fn walk(root: &Path, dir: &Path, out: &mut BTreeMap<PathBuf, Vec<u8>>) {
         for entry in std::fs::read_dir(dir).unwrap() {
@@ -52,21 +53,30 @@ fn results(run: &Path) -> BTreeMap<PathBuf, Vec<u8>> {
     }
     let mut out = BTreeMap::new();
     walk(run, run, &mut out);
-    for (name, bytes) in &mut out {
-        let text = name.to_string_lossy();
-        if text == "record.json" {
-            let mut record: serde_json::Value = serde_json::from_slice(bytes).unwrap();
-            without_seconds(&mut record);
-            *bytes = record.to_string().into_bytes();
-        } else if text == "timings.json"
-            || text == "report.html"
-            || text == "figures/arms.csv"
-            || text.contains("tfevents")
-        {
-            // Present on both sides, but with the seconds of their own run.
-            bytes.clear();
-        }
+    let record = nnz::run::read_record(run).unwrap();
+    let times: BTreeMap<String, Vec<f64>> = serde_json::from_slice(&out[Path::new("timings.json")]).unwrap();
+    let page = out.insert("report.html".into(), Vec::new());
+    assert!(page.unwrap() == nnz::report::html(&record).into_bytes(), "the page is not of the record");
+    for (name, text) in nnz::report::csv(&record) {
+        assert!(out[&Path::new("figures").join(&name)] == text.into_bytes(), "{name} is not of the record");
     }
+    out.insert("figures/arms.csv".into(), Vec::new());
+    for (name, seconds) in &times {
+        let lines = String::from_utf8(out[&Path::new("arms").join(format!("{name}.events.jsonl"))].clone()).unwrap();
+        let epochs: Vec<nnz::run::record::EpochRecord> =
+            lines.lines().map(|l| serde_json::from_str(l).unwrap()).collect();
+        let board = Path::new("tensorboard").join(name).join("events.out.tfevents.0.nnz");
+        let curves = out.insert(board, Vec::new()).unwrap();
+        assert!(
+            curves == nnz::report::tensorboard(&epochs, seconds),
+            "the curves of {name} are not those of its events"
+        );
+    }
+    let lengths = times.iter().map(|(name, seconds)| format!("{name} {}\n", seconds.len())).collect::<String>();
+    out.insert("timings.json".into(), lengths.into_bytes());
+    let mut plain: serde_json::Value = serde_json::from_slice(&out[Path::new("record.json")]).unwrap();
+    without_seconds(&mut plain);
+    out.insert("record.json".into(), plain.to_string().into_bytes());
     out
 }
 

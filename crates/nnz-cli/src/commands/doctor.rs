@@ -26,7 +26,7 @@ pub fn run(ui: Ui) -> Result<ExitCode> {
         Finding {
             what: "kernels",
             found: format!("{isa:?} of {:?}", nnz_kernels::Isa::available()),
-            wrong: (cfg!(target_arch = "x86_64") && isa == nnz_kernels::Isa::Portable)
+            wrong: (cfg!(target_arch = "x86_64") && isa == nnz_kernels::Isa::PORTABLE)
                 .then(|| "no AVX2 or AVX-512: right results, but several times slower; use another machine".into()),
         },
         Finding {

@@ -76,7 +76,7 @@ pub fn run(args: &Args, ui: Ui) -> Result<ExitCode> {
         terminal.move_cursor_up(lines)?;
         for line in text.lines() {
             terminal.clear_line()?;
-            terminal.write_line(line)?;
+            terminal.write_line(&ui::shown(line))?;
         }
         lines = text.lines().count();
         if look.finished || !look.running {

@@ -73,6 +73,14 @@ impl Read for Stream<'_> {
 /// A whole file in memory, unpacked, and its checksum. Memory grows as bytes arrive.
 pub(super) fn whole(path: &Path, most: u64) -> Result<(Vec<u8>, String)> {
     let mut stream = Stream::open(path)?;
+    // Before anything of it is read.
+    if path.metadata().is_ok_and(|m| m.len() > most) {
+        let why = match most >> 30 {
+            0 => format!("larger than the {most} bytes that such a file has at most"),
+            gib => format!("larger than {gib} GiB; files that are read as a whole have at most {gib} GiB"),
+        };
+        return Err(super::content(path.display().to_string(), why));
+    }
     stream.allow(most);
     let mut bytes = Vec::new();
     stream.read_to_end(&mut bytes).map_err(|source| Error::Io { what: "read", path: path.into(), source })?;

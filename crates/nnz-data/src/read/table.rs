@@ -11,7 +11,7 @@ use csv::{ErrorKind, StringRecord};
 use nnz_core::closest;
 use nnz_engine::data::{Inputs, Split};
 use serde::{Deserialize, Serialize};
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 use std::io::{BufRead, BufReader};
 use std::path::Path;
 
@@ -225,10 +225,8 @@ impl<'a> Table<'a> {
             true => first,
             false => (1..=first.len()).map(|i| i.to_string()).collect(),
         };
-        let unique: BTreeSet<&String> = table.names.iter().collect();
-        if table.head && unique.len() < table.names.len() {
-            let twice = table.names.iter().enumerate().find(|(i, n)| table.names[..*i].contains(n));
-            let twice = twice.map_or("", |(_, n)| n);
+        let mut unique = HashSet::new();
+        if let Some(twice) = table.names.iter().find(|n| !unique.insert(n.as_str())).filter(|_| table.head) {
             return Err(content(place, format!("line 1: two columns are named `{twice}`; rename one")));
         }
         Ok(table)
@@ -429,7 +427,11 @@ impl<'a> Table<'a> {
 
     /// Where the columns of an encoding are in this table.
     fn columns(&self, encoding: &Encoding) -> Result<Vec<usize>> {
-        encoding.columns.iter().map(|c| self.find(&c.name, "the model")).collect()
+        // A table may have millions of columns.
+        let places: HashMap<&str, usize> = self.names.iter().enumerate().rev().map(|(i, n)| (n.as_str(), i)).collect();
+        let place =
+            |c: &Column| places.get(c.name.as_str()).map_or_else(|| self.find(&c.name, "the model"), |&i| Ok(i));
+        encoding.columns.iter().map(place).collect()
     }
 
     fn part(&self, encoding: &Encoding, target: usize) -> Result<Part> {

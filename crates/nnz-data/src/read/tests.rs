@@ -192,29 +192,3 @@ fn damaged_bytes_never_panic() {
         }
     }
 }
-
-/// What fuzzing kept reaches many paths; none of it may panic.
-#[test]
-fn the_fuzzers_corpora_never_panic() {
-    let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../fuzz/corpus");
-    let mut read = 0;
-    for target in fs::read_dir(root).unwrap() {
-        let target = target.unwrap();
-        let name = target.file_name().into_string().unwrap();
-        for file in fs::read_dir(target.path()).unwrap() {
-            let bytes = fs::read(file.unwrap().path()).unwrap();
-            match &*name {
-                "idx" => drop(nnz_engine::data::parse_idx(&bytes[..], "file")),
-                "model" => {
-                    let storage = nnz_engine::Storage::Auto;
-                    drop(nnz_engine::file::parse_model::<f32>(&bytes, Path::new("model"), storage));
-                }
-                // Read where their readers are.
-                "recipe" | "report" => continue,
-                format => drop(read_bytes(format, &bytes)),
-            }
-            read += 1;
-        }
-    }
-    assert!(read > 50, "{read} inputs");
-}

@@ -414,6 +414,17 @@ impl Normalization {
         Self { mean, std, channels: None, tokens: false }
     }
 
+    /// Refuses shifts that are no numbers and scales that nothing can be divided by.
+    pub(crate) fn check(&self) -> std::result::Result<(), String> {
+        let parts = self.channels.into_iter().flatten().chain([[self.mean, self.std]]);
+        match parts.into_iter().find(|[mean, std]| !mean.is_finite() || !std.is_finite() || *std <= 0.0) {
+            Some([mean, std]) => {
+                Err(format!("mean {mean} and deviation {std}; expected numbers, the second above zero"))
+            }
+            None => Ok(()),
+        }
+    }
+
     /// Mean and standard deviation over `rows` of `split`. Constant data keeps a standard deviation of 1.
     ///
     /// # Errors

@@ -54,7 +54,11 @@ impl Tokens {
 
     fn read(place: &Path, json: Vec<u8>, vocabulary: Option<usize>) -> Result<Self> {
         let fail = |why: String| Error::file(place, why);
-        let inner = Tokenizer::from_bytes(&json).map_err(|e| fail(format!("its tokenizer: {e}")))?;
+        let mut inner =
+            guarded(|| Tokenizer::from_bytes(&json)).map_err(|why| fail(format!("its tokenizer: {why}")))?;
+        // What the file says of lengths is for another use.
+        inner.with_padding(None);
+        guarded(|| inner.with_truncation(None).map(drop)).map_err(|why| fail(format!("its tokenizer: {why}")))?;
         let most = inner.get_vocab(true).into_values().max().map_or(0, |t| t as usize + 1);
         if let Some(vocabulary) = vocabulary.filter(|&v| most > v) {
             return Err(fail(format!("a tokenizer of {most} tokens for a model that knows {vocabulary}")));
@@ -70,12 +74,12 @@ impl Tokens {
     /// What the tokenizer cannot read.
     pub fn framed(&self, text: &str, most: usize) -> Result<Vec<u32>> {
         let mut own = self.inner.clone();
-        // What the file says of lengths is for another use.
-        own.with_padding(None);
         let cut = tokenizers::TruncationParams { max_length: most, ..Default::default() };
-        own.with_truncation(Some(cut)).map_err(|e| Error::Refused(format!("the tokenizer: {e}")))?;
-        let encoding = own.encode(text, true).map_err(|e| Error::Refused(format!("the tokenizer: {e}")))?;
-        Ok(encoding.get_ids().to_vec())
+        let framed = guarded(|| {
+            own.with_truncation(Some(cut))?;
+            own.encode(text, true)
+        });
+        Ok(framed.map_err(refused)?.get_ids().to_vec())
     }
 
     /// The tokens of a text, without any added before or behind.
@@ -83,8 +87,7 @@ impl Tokens {
     /// # Errors
     /// What the tokenizer cannot read.
     pub fn encode(&self, text: &str) -> Result<Vec<u32>> {
-        let encoding = self.inner.encode(text, false).map_err(|e| Error::Refused(format!("the tokenizer: {e}")))?;
-        Ok(encoding.get_ids().to_vec())
+        Ok(guarded(|| self.inner.encode(text, false)).map_err(refused)?.get_ids().to_vec())
     }
 
     /// The text of tokens.
@@ -92,7 +95,19 @@ impl Tokens {
     /// # Errors
     /// As [`Tokens::encode`].
     pub fn decode(&self, tokens: &[u32]) -> Result<String> {
-        self.inner.decode(tokens, true).map_err(|e| Error::Refused(format!("the tokenizer: {e}")))
+        guarded(|| self.inner.decode(tokens, true)).map_err(refused)
+    }
+}
+
+fn refused(why: String) -> Error {
+    Error::Refused(format!("the tokenizer: {why}"))
+}
+
+/// What the `tokenizers` crate answers, also where a file that it takes for granted makes it panic.
+fn guarded<R>(f: impl FnOnce() -> tokenizers::Result<R>) -> Result<R, String> {
+    match std::panic::catch_unwind(std::panic::AssertUnwindSafe(f)) {
+        Ok(answer) => answer.map_err(|e| e.to_string()),
+        Err(_) => Err("what it says of itself does not fit together".into()),
     }
 }
 

@@ -8,6 +8,7 @@ use super::scratch::scratch;
 use super::tile::{Begin, Micros};
 use super::{Raw, each};
 use crate::rows::{lanes, largest};
+use crate::shape::{volume, work};
 use crate::simd::{Kernel, Vector};
 use crate::{Isa, Real};
 
@@ -51,16 +52,21 @@ impl Attention<'_> {
     fn check<T>(&self, q: &[T], k: &[T], v: &[T], y: &[T], log_sums: &[T]) {
         let Self { batch, queries, keys, heads, groups, width, value_width, .. } = *self;
         assert!(groups > 0 && heads % groups == 0, "{groups} groups of {heads} heads");
-        assert_eq!(q.len(), batch * queries * heads * width, "queries of {self:?}");
-        assert_eq!(k.len(), batch * keys * groups * width, "keys of {self:?}");
-        assert_eq!(v.len(), batch * keys * groups * value_width, "values of {self:?}");
-        assert_eq!(y.len(), batch * queries * heads * value_width, "output of {self:?}");
-        assert_eq!(log_sums.len(), batch * heads * queries, "sums of {self:?}");
-        assert!(self.seen.is_empty() || self.seen.len() == batch * keys, "one entry of the mask a key");
+        assert_eq!(q.len(), volume([batch, queries, heads, width]), "queries of {self:?}");
+        assert_eq!(k.len(), volume([batch, keys, groups, width]), "keys of {self:?}");
+        assert_eq!(v.len(), volume([batch, keys, groups, value_width]), "values of {self:?}");
+        assert_eq!(y.len(), volume([batch, queries, heads, value_width]), "output of {self:?}");
+        assert_eq!(log_sums.len(), volume([batch, heads, queries]), "sums of {self:?}");
+        assert!(self.seen.is_empty() || self.seen.len() == volume([batch, keys]), "one entry of the mask a key");
+    }
+
+    /// Of scores: 1 / √width. Queries without numbers have scores of zero.
+    fn scale<T: Real>(&self) -> T {
+        T::of(1.0 / (self.width.max(1) as f64).sqrt())
     }
 
     fn small(&self) -> bool {
-        self.batch * self.heads * self.queries * self.keys * (self.width + self.value_width) < 1 << 18
+        work([self.batch, self.heads, self.queries, self.keys, self.width.saturating_add(self.value_width)]) < 1 << 18
     }
 
     fn head<T: Real>(&self, b: usize, h: usize, q: &[T], k: &[T], v: &[T]) -> Head<T> {
@@ -84,7 +90,7 @@ impl Attention<'_> {
     }
 
     /// y `[batch, queries, heads, value_width]`, softmax(q kᵀ / √width) v. `log_sums` `[batch, heads, queries]` gets each
-    /// query's log Σ exp of its scores, for the backward pass. A query that sees no key gives zeros.
+    /// query's log Σ exp of its scores, for the backward pass. A query that sees no key gives zeros, and an infinite sum.
     ///
     /// # Panics
     /// When lengths are not those of the shape.
@@ -94,8 +100,9 @@ impl Attention<'_> {
 
     pub(crate) fn forward_on<T: Real>(&self, isa: Isa, [q, k, v]: [&[T]; 3], y: &mut [T], log_sums: &mut [T]) {
         self.check(q, k, v, y, log_sums);
-        if y.is_empty() || k.is_empty() || q.is_empty() {
+        if y.is_empty() || v.is_empty() {
             y.fill(T::ZERO);
+            log_sums.fill(T::of(f64::INFINITY));
             return;
         }
         let micros = Micros::new::<T>(isa);
@@ -104,7 +111,7 @@ impl Attention<'_> {
         each(self.batch * self.heads, self.small(), |i| {
             let (b, h) = (i / self.heads, i % self.heads);
             let head = self.head(b, h, q, k, v);
-            scratch(QUERIES * self.keys, |scores: &mut [T]| {
+            scratch(volume([QUERIES, self.keys]), |scores: &mut [T]| {
                 for first in (0..self.queries).step_by(QUERIES) {
                     let last = self.queries.min(first + QUERIES);
                     let keys = self.reach(last);
@@ -187,7 +194,7 @@ impl Attention<'_> {
     ) {
         self.check(q, k, v, y, log_sums);
         self.check(dq, dk, dv, g, log_sums);
-        if y.is_empty() || k.is_empty() || q.is_empty() {
+        if y.is_empty() || v.is_empty() {
             [dq, dk, dv].into_iter().for_each(|d| d.fill(T::ZERO));
             return;
         }
@@ -202,7 +209,7 @@ impl Attention<'_> {
         );
         each(self.batch * self.groups, self.small(), |i| {
             let (b, group) = (i / self.groups, i % self.groups);
-            scratch(2 * QUERIES * self.keys, |memory: &mut [T]| {
+            scratch(volume([2, QUERIES, self.keys]), |memory: &mut [T]| {
                 let (weights, slopes) = memory.split_at_mut(QUERIES * self.keys);
                 // The last block reaches every key, so it begins and the others add.
                 let blocks = (0..self.queries).step_by(QUERIES).rev();
@@ -267,7 +274,7 @@ enum Sums<'a, T> {
 impl<T: Real> Kernel<T> for Weights<'_, T> {
     #[inline(always)]
     unsafe fn run<V: Vector<T = T>>(self) {
-        let scale = T::of(1.0 / (self.of.width as f64).sqrt());
+        let scale = self.of.scale::<T>();
         let mut sums = self.sums;
         for i in 0..self.queries {
             let row = &mut self.scores[i * self.keys..(i + 1) * self.keys];
@@ -319,7 +326,7 @@ struct Slopes<'a, T> {
 impl<T: Real> Kernel<T> for Slopes<'_, T> {
     #[inline(always)]
     unsafe fn run<V: Vector<T = T>>(self) {
-        let scale = T::of(1.0 / (self.of.width as f64).sqrt());
+        let scale = self.of.scale::<T>();
         let (n, ys) = (self.of.value_width, self.of.heads * self.of.value_width);
         for i in 0..self.m {
             let (y, g) = (&self.y[i * ys..][..n], &self.g[i * ys..][..n]);

@@ -8,6 +8,7 @@ use super::gemm::{Panels, pack};
 use super::scratch::scratch;
 use super::tile::{Begin, Micros, Side, Tile};
 use super::{Raw, each};
+use crate::shape::{volume, work};
 use crate::simd::{Kernel, Vector};
 use crate::{Buffer, Isa, Real};
 
@@ -43,11 +44,31 @@ const PARTS: usize = 8;
 
 impl Conv {
     /// Extents of the output; zero where the kernel does not fit.
+    ///
+    /// # Panics
+    /// When a stride is zero.
     pub fn output(&self) -> [usize; 3] {
         std::array::from_fn(|i| {
-            let span = self.dilation[i] * (self.kernel[i].max(1) - 1) + 1;
-            (self.size[i] + 2 * self.padding[i]).checked_sub(span).map_or(0, |room| room / self.stride[i] + 1)
+            let span = self.dilation[i].saturating_mul(self.kernel[i].max(1) - 1).saturating_add(1);
+            let frame = self.padding[i].saturating_mul(2).saturating_add(self.size[i]);
+            frame.checked_sub(span).map_or(0, |room| (room / self.stride[i]).saturating_add(1))
         })
+    }
+
+    /// Extents of the input with its zeros.
+    fn frame(&self) -> [usize; 3] {
+        std::array::from_fn(|i| self.size[i] + 2 * self.padding[i])
+    }
+
+    /// Panics unless every offset in a framed picture, and every number of input and output, is one that memory could hold.
+    pub(crate) fn geometry(&self) {
+        let Self { batch, size, channels, filters, padding, .. } = *self;
+        let positive = self.stride.iter().chain(&self.dilation).chain(&self.kernel).all(|&n| n > 0);
+        assert!(positive, "{self:?} has a kernel, stride or dilation of zero");
+        let frame: [usize; 3] = std::array::from_fn(|i| volume([padding[i]]).saturating_mul(2).saturating_add(size[i]));
+        volume([batch, frame[0], frame[1], frame[2], channels]);
+        let out = self.output();
+        volume([batch, out[0], out[1], out[2], filters.max(channels)]);
     }
 
     fn area(&self) -> usize {
@@ -68,19 +89,19 @@ impl Conv {
     }
 
     fn check<T>(&self, x: &[T], w: &[T], y: &[T]) {
-        let positive = self.stride.iter().chain(&self.dilation).chain(&self.kernel).all(|&n| n > 0);
+        self.geometry();
         let divides =
             self.groups > 0 && self.channels.is_multiple_of(self.groups) && self.filters.is_multiple_of(self.groups);
-        assert!(positive && divides, "{self:?} is no convolution");
-        let (inputs, outputs) = self.pixels();
-        assert_eq!(x.len(), self.batch * inputs * self.channels, "input of {self:?}");
-        assert_eq!(w.len(), self.filters * self.area() * self.each().0, "weight of {self:?}");
-        assert_eq!(y.len(), self.batch * outputs * self.filters, "output of {self:?}");
+        assert!(divides, "{self:?} is no convolution");
+        let (inputs, outputs, [kd, kh, kw]) = (self.pixels().0, self.pixels().1, self.kernel);
+        assert_eq!(x.len(), volume([self.batch, inputs, self.channels]), "input of {self:?}");
+        assert_eq!(w.len(), volume([self.filters, kd, kh, kw, self.each().0]), "weight of {self:?}");
+        assert_eq!(y.len(), volume([self.batch, outputs, self.filters]), "output of {self:?}");
     }
 
     fn small(&self) -> bool {
-        let (_, outputs) = self.pixels();
-        self.batch * outputs * self.filters * self.area() * self.each().0 < PARALLEL
+        let ([_, outputs], [kd, kh, kw]) = (self.pixels().into(), self.kernel);
+        work([self.batch, outputs, self.filters, kd, kh, kw, self.each().0]) < PARALLEL
     }
 
     /// Offset of every entry of the kernel from the first, in pixels of a picture whose extents are `frame`.
@@ -106,7 +127,7 @@ impl Conv {
         if y.is_empty() {
             return;
         }
-        let frame: [usize; 3] = std::array::from_fn(|i| self.size[i] + 2 * self.padding[i]);
+        let frame = self.frame();
         let (cin, _) = self.each();
         let taps = self.taps(frame);
         // Entries of a row of the kernel lie side by side when all channels are seen.
@@ -114,7 +135,7 @@ impl Conv {
         let offsets = taps.iter().step_by(merged).map(|t| t * self.channels).collect();
         let pass = Pass {
             batch: self.batch,
-            from: Frame { size: self.size, channels: self.channels, frame, before: self.padding },
+            from: Frame::new(self.size, self.channels, frame, self.padding),
             stride: self.stride,
             to: self.output(),
             to_stride: [1; 3],
@@ -209,7 +230,7 @@ impl Conv {
         }
         let pass = Pass {
             batch: self.batch,
-            from: Frame { size: out, channels: self.filters, frame, before },
+            from: Frame::new(out, self.filters, frame, before),
             stride: [1; 3],
             to: self.size,
             to_stride: self.stride,
@@ -230,13 +251,16 @@ impl Conv {
 
     pub(crate) fn backward_weight_on<T: Real>(&self, isa: Isa, x: &[T], dy: &[T], dw: &mut [T]) {
         self.check(x, dw, dy);
-        if dw.is_empty() {
+        if dy.is_empty() {
+            dw.fill(T::ZERO);
+        }
+        if dw.is_empty() || dy.is_empty() {
             return;
         }
         let micros = Micros::new::<T>(isa);
         let (cin, cout) = self.each();
-        let frame: [usize; 3] = std::array::from_fn(|i| self.size[i] + 2 * self.padding[i]);
-        let from = Frame { size: self.size, channels: self.channels, frame, before: self.padding };
+        let frame = self.frame();
+        let from = Frame::new(self.size, self.channels, frame, self.padding);
         let merged = if self.groups == 1 && self.dilation[2] == 1 { self.kernel[2] } else { 1 };
         let blocks: Vec<usize> = self.taps(frame).iter().step_by(merged).map(|t| t * self.channels).collect();
         let rows = merged * cin; // of the transposed gradient, in one block
@@ -254,7 +278,7 @@ impl Conv {
         let size = self.groups * self.area() * cin * cout;
         let parts = PARTS.min(self.batch).max(1);
         let step = self.batch.div_ceil(parts);
-        let mut sums = Buffer::<T>::any(parts * size);
+        let mut sums = Buffer::<T>::any(volume([parts, size]));
         let to = Raw::of_mut(&mut sums);
         each(parts, self.small(), |p| {
             // SAFETY: every part has its own numbers.
@@ -331,7 +355,7 @@ impl Conv {
             for ox in 0..self.output()[2] {
                 let x = &picture[from + ox * self.stride[2] * self.channels..];
                 let dy = &dy[to + ox * self.filters..][..self.filters];
-                // SAFETY: an available instruction set.
+                // SAFETY: it has no condition of its own.
                 unsafe { isa.run(DepthwiseWeight { x, offsets, dy, sum }) }
             }
         }
@@ -348,6 +372,11 @@ struct Frame {
 }
 
 impl Frame {
+    fn new(size: [usize; 3], channels: usize, frame: [usize; 3], before: [usize; 3]) -> Self {
+        volume([frame[0], frame[1], frame[2], channels]);
+        Self { size, channels, frame, before }
+    }
+
     /// Numbers a framed picture needs; none when the picture is its own frame.
     fn len(&self) -> usize {
         if self.size == self.frame { 0 } else { self.frame.iter().product::<usize>() * self.channels }
@@ -359,6 +388,9 @@ impl Frame {
             return picture;
         }
         let line = self.size[2] * self.channels;
+        if line == 0 {
+            return memory;
+        }
         for (l, from) in picture.chunks_exact(line).enumerate() {
             let (z, y) = (l / self.size[1] + self.before[0], l % self.size[1] + self.before[1]);
             let at = ((z * self.frame[1] + y) * self.frame[2] + self.before[2]) * self.channels;
@@ -434,7 +466,7 @@ impl Pass {
     fn panels<T: Real>(&self, micros: Micros, p: &Phase<T>, cout: usize) -> Buffer<T> {
         let (k, nr) = (p.offsets.len() * p.depth, micros.cols());
         let count = cout.div_ceil(nr);
-        let mut to = Buffer::any(self.groups * count * k * nr);
+        let mut to = Buffer::any(volume([self.groups, count, k, nr]));
         for g in 0..self.groups {
             // SAFETY: the weight holds `[groups][k][cout]`; a panel k · nr numbers.
             unsafe {
@@ -530,7 +562,7 @@ impl Pass {
                 let from = &picture[(from + x * self.stride[2]) * channels..];
                 let to = &mut y[(to + x * self.to_stride[2]) * channels..][..channels];
                 let job = Depthwise { x: from, offsets: &phase.offsets, weight, bias, y: to };
-                // SAFETY: an available instruction set.
+                // SAFETY: it has no condition of its own.
                 unsafe { self.isa.run(job) }
             }
         }

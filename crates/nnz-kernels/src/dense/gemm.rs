@@ -3,6 +3,7 @@
 use super::scratch::scratch;
 use super::tile::{Begin, Micros, Side, Tile};
 use super::{Raw, each, prefetch};
+use crate::shape::{extent, work};
 use crate::simd::{Kernel, Vector};
 use crate::{Isa, Real};
 
@@ -10,6 +11,10 @@ use crate::{Isa, Real};
 const PARALLEL: usize = 1 << 19;
 /// Longest k whose panel of B stays in L2.
 const DEPTH: usize = 256;
+/// Pieces for each thread, so that the slowest core does not set the pace where cores differ or are shared, and fewest rows or
+/// columns of a piece that thread counts alone would not ask for: each packs what all of them need.
+const PIECES: usize = 4;
+const LEAST: usize = 192;
 /// Widest block of B that is packed at once.
 const WIDTH: usize = 1024;
 
@@ -85,7 +90,7 @@ pub(crate) fn gemm_on<T: Real>(
         (_, Some(bias)) => Begin::Bias(unsafe { bias.get().add(j) }),
         _ => Begin::Zero,
     };
-    let small = m.saturating_mul(n).saturating_mul(k) < PARALLEL;
+    let small = work([m, n, k]) < PARALLEL;
     let parts = split_depth(m, n, k);
     if parts > 1 {
         // Few sums over many terms: parts of k by themselves, then added up in their order.
@@ -123,7 +128,7 @@ pub(crate) fn gemm_on<T: Real>(
     // What both halves need is packed twice, so cut along the longer side, but along columns where A is not packed.
     let by_rows = m >= n && !(a.direct() && n >= 2 * threads * micros.cols());
     let (long, unit) = if by_rows { (m, micros.even_rows(m, n)) } else { (n, micros.cols()) };
-    let step = long.div_ceil(threads).next_multiple_of(unit);
+    let step = piece(long, threads, unit);
     each(long.div_ceil(step), small, |p| {
         let (first, last) = (p * step, long.min((p + 1) * step));
         // SAFETY: ranges lie in [0, m) and [0, n), whose extents were checked; no two threads write one place.
@@ -139,20 +144,19 @@ pub(crate) fn gemm_on<T: Real>(
     });
 }
 
+/// Rows or columns of a piece, a multiple of `unit`.
+fn piece(long: usize, threads: usize, unit: usize) -> usize {
+    let even = long.div_ceil(threads);
+    let pieces = if threads == 1 { 1 } else { PIECES };
+    even.min(even.div_ceil(pieces).max(LEAST)).next_multiple_of(unit)
+}
+
 /// Into how many parts k is cut, by the shape alone.
 fn split_depth(m: usize, n: usize, k: usize) -> usize {
     match m * n {
         small if small <= 1 << 14 => (k / 2048).clamp(1, 8),
         _ => 1,
     }
-}
-
-/// One past the last element, saturating.
-fn extent(m: usize, n: usize, rs: usize, cs: usize) -> usize {
-    if m == 0 || n == 0 {
-        return 0;
-    }
-    (m - 1).saturating_mul(rs).saturating_add((n - 1).saturating_mul(cs)).saturating_add(1)
 }
 
 /// A strided matrix.
@@ -166,12 +170,13 @@ pub(crate) struct View<T> {
 impl<T: Real> View<T> {
     /// Whether tiles read it where it lies. Rows that lie a multiple of 4 KB apart would fight for the same sets of L1.
     fn direct(self) -> bool {
-        self.cs == 1 && !(self.rs * size_of::<T>()).is_multiple_of(4096)
+        self.cs == 1 && !self.rs.wrapping_mul(size_of::<T>()).is_multiple_of(4096)
     }
 
-    /// The part from row `i` and column `j` on. An empty matrix may start anywhere.
+    /// The part from row `i` and column `j` on. An empty matrix may start anywhere, with any strides.
     pub fn at(self, i: usize, j: usize) -> Self {
-        Self { at: Raw(self.at.get().wrapping_add(i * self.rs + j * self.cs)), ..self }
+        let skip = i.wrapping_mul(self.rs).wrapping_add(j.wrapping_mul(self.cs));
+        Self { at: Raw(self.at.get().wrapping_add(skip)), ..self }
     }
 }
 
@@ -192,6 +197,9 @@ impl<T: Real> Block<T> {
     /// A, B and C hold their extents, C is nobody else's, and `begin(j)` is what a tile from column j on begins with.
     pub unsafe fn run(&self, begin: &dyn Fn(usize) -> Begin<T>) {
         let Self { micros, m, n, k, a, b, c, ldc } = *self;
+        if m == 0 || n == 0 {
+            return;
+        }
         let (nr, mr) = (micros.cols(), micros.even_rows(m, n));
         // A packed panel keeps whole registers, unless that would be mostly nothing.
         let apart = if 4 * mr > 3 * micros.lanes { mr.next_multiple_of(micros.lanes) } else { mr };
@@ -307,7 +315,7 @@ pub(crate) unsafe fn pack<T: Real>(
         return;
     }
     for i in (0..n).step_by(wide) {
-        let (from, to) = (from.wrapping_add(i * rs), to.wrapping_add(panels.at(i)));
+        let (from, to) = (from.wrapping_add(i.wrapping_mul(rs)), to.wrapping_add(panels.at(i)));
         // SAFETY: as above.
         unsafe { micros.isa().run(Turn { from, rs, cs, n: wide.min(n - i), panels, k, to }) }
     }
@@ -331,9 +339,11 @@ impl<T: Real> Kernel<T> for Copy<T> {
         // SAFETY: the contract of `pack`.
         unsafe {
             for q in 0..k {
-                let line = from.wrapping_add(q * cs);
+                let line = from.wrapping_add(q.wrapping_mul(cs));
                 // Lines lie too far apart for the machine to see them coming.
-                (0..n).step_by(64 / size_of::<T>()).for_each(|i| prefetch(line.wrapping_add(4 * cs + i)));
+                (0..n)
+                    .step_by(64 / size_of::<T>())
+                    .for_each(|i| prefetch(line.wrapping_add(cs.wrapping_mul(4).wrapping_add(i))));
                 for (panel, first) in (0..n).step_by(wide).enumerate() {
                     let (line, to) = (line.wrapping_add(first), to.add(panel * size + q * apart));
                     for i in (0..wide).step_by(l) {
@@ -375,7 +385,7 @@ impl<T: Real> Kernel<T> for Turn<T> {
                 let rows = l.min(n - i);
                 for q in (0..whole_k).step_by(l) {
                     let (from, to) = (from.add(i * rs + q), to.add(q * apart + i));
-                    (0..rows).for_each(|r| prefetch(from.wrapping_add(r * rs + 2 * l)));
+                    (0..rows).for_each(|r| prefetch(from.wrapping_add((r * rs).wrapping_add(2 * l))));
                     if rows == l {
                         V::transpose(from, rs, to, apart);
                         continue;
@@ -448,6 +458,15 @@ mod tests {
                 c.iter().map(|v| v.to_bits()).collect::<Vec<_>>()
             });
         }
+    }
+
+    #[test]
+    fn threads_get_several_pieces_each_where_they_are_large() {
+        for (long, threads) in [(4096usize, 2), (4096, 8), (20_000, 16)] {
+            assert!(long.div_ceil(piece(long, threads, 14)) >= 2 * threads, "{long} rows on {threads} threads");
+        }
+        // Small ones are cut once for each thread, and one thread gets all.
+        assert_eq!((piece(128, 2, 14), piece(4096, 1, 16)), (70, 4096));
     }
 
     #[test]

@@ -2,6 +2,7 @@
 
 use super::conv::Conv;
 use super::{Raw, each};
+use crate::shape::volume;
 use crate::simd::{Kernel, Vector};
 use crate::{Isa, Real};
 
@@ -15,17 +16,18 @@ pub fn max_pool<T: Real>(shape: &Conv, x: &[T], y: &mut [T], at: &mut [u32]) {
 }
 
 pub(crate) fn max_pool_on<T: Real>(shape: &Conv, isa: Isa, x: &[T], y: &mut [T], at: &mut [u32]) {
+    shape.geometry();
     let Conv { batch, size, channels, kernel, stride, padding, dilation, .. } = *shape;
     let out = shape.output();
     let (inputs, outputs) = (size.iter().product::<usize>() * channels, out.iter().product::<usize>() * channels);
     assert!(
-        x.len() == batch * inputs && y.len() == batch * outputs && at.len() == y.len(),
+        x.len() == volume([batch, inputs]) && y.len() == volume([batch, outputs]) && at.len() == y.len(),
         "shapes differ from {shape:?}"
     );
     assert!(u32::try_from(x.len()).is_ok(), "positions do not fit 32 bits");
     let (y, at) = (Raw::of_mut(y), Raw::of_mut(at));
     each(batch, x.len() < 1 << 16, |b| {
-        let mut under = Vec::with_capacity(kernel.iter().product());
+        let mut under = Vec::new();
         for p in 0..outputs / channels.max(1) {
             let o = [p / (out[1] * out[2]), p / out[2] % out[1], p % out[2]];
             let inside = |i: usize, k: usize| {
@@ -39,7 +41,7 @@ pub(crate) fn max_pool_on<T: Real>(shape: &Conv, isa: Isa, x: &[T], y: &mut [T],
                 }
             }
             assert!(!under.is_empty(), "a window of {shape:?} sees only padding");
-            // SAFETY: pixels are disjoint; callers pass an available instruction set.
+            // SAFETY: pixels are disjoint, and `y` and `at` have them all.
             unsafe {
                 let first = b * outputs + p * channels;
                 let y = std::slice::from_raw_parts_mut(y.get().add(first), channels);

@@ -3,6 +3,7 @@
 use std::cell::RefCell;
 
 use crate::Real;
+use crate::shape::volume;
 
 #[derive(Clone, Copy)]
 #[repr(align(64))]
@@ -15,7 +16,7 @@ const KEPT: usize = 1 << 18;
 
 /// Calls `f` with `n` numbers of any value. Nested calls get memory of their own.
 pub(crate) fn scratch<T: Real, R>(n: usize, f: impl FnOnce(&mut [T]) -> R) -> R {
-    let lines = (n * size_of::<T>()).div_ceil(64);
+    let lines = volume([n, size_of::<T>()]).div_ceil(64);
     let mut memory = MEMORY.with_borrow_mut(Vec::pop).unwrap_or_default();
     if memory.len() < lines {
         memory = vec![Line([0; 64]); lines];

@@ -1,7 +1,7 @@
 //! The one micro-kernel of all dense products: a tile of C stays in registers while k runs.
 
 use super::prefetch;
-use crate::simd::Vector;
+use crate::simd::{Set, Vector};
 use crate::{Isa, Real};
 
 /// A tile `C [m, cols]` = or += Σ over segments, over `depth` steps k of A(i, k) B(k, :).
@@ -199,12 +199,12 @@ pub(crate) struct Micros {
 impl Micros {
     pub fn new<T: Real>(isa: Isa) -> Self {
         use crate::simd::Registers;
-        let (rows, narrow, lanes) = match isa {
-            Isa::Portable => (6, 6, <<T as Registers>::Portable as Vector>::LANES),
+        let (rows, narrow, lanes) = match isa.set() {
+            Set::Portable => (6, 6, <<T as Registers>::Portable as Vector>::LANES),
             #[cfg(target_arch = "x86_64")]
-            Isa::Avx2 => (6, 6, <<T as Registers>::Avx2 as Vector>::LANES),
+            Set::Avx2 => (6, 6, <<T as Registers>::Avx2 as Vector>::LANES),
             #[cfg(target_arch = "x86_64")]
-            Isa::Avx512 => (14, 16, <<T as Registers>::Avx512 as Vector>::LANES),
+            Set::Avx512 => (14, 16, <<T as Registers>::Avx512 as Vector>::LANES),
         };
         Self { isa, rows, narrow, lanes }
     }
@@ -231,12 +231,12 @@ impl Micros {
         debug_assert!(side == Side::Rows || !part);
         let two = cols > self.lanes;
         let part = part && cols != self.lanes && cols != 2 * self.lanes;
-        match self.isa {
-            Isa::Portable => portable::pick(rows, two, side, part),
+        match self.isa.set() {
+            Set::Portable => portable::pick(rows, two, side, part),
             #[cfg(target_arch = "x86_64")]
-            Isa::Avx2 => avx2::pick(rows, two, side, part),
+            Set::Avx2 => avx2::pick(rows, two, side, part),
             #[cfg(target_arch = "x86_64")]
-            Isa::Avx512 => avx512::pick(rows, two, side, part),
+            Set::Avx512 => avx512::pick(rows, two, side, part),
         }
     }
 }

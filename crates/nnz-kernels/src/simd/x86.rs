@@ -9,39 +9,44 @@ macro_rules! vector {
         $v:ty, $t:ty, $lanes:literal, $splat:ident, $load:ident, $store:ident, $add:ident, $mul:ident, $fma:ident,
         { $($more:tt)* }
     ) => {
-        // SAFETY of every block: the trait's contract is the intrinsic's: instruction set present, `LANES` numbers
-        // behind the pointer, unaligned access.
+        // The instruction set of every intrinsic is there by the trait's contract; none asks for alignment.
         impl Vector for $v {
             type T = $t;
             const LANES: usize = $lanes;
 
             #[inline(always)]
             unsafe fn splat(x: $t) -> Self {
+                // SAFETY: registers alone; their instruction set by contract.
                 unsafe { $splat(x) }
             }
 
             #[inline(always)]
             unsafe fn load(p: *const $t) -> Self {
+                // SAFETY: `LANES` numbers behind the pointer by contract.
                 unsafe { $load(p) }
             }
 
             #[inline(always)]
             unsafe fn store(self, p: *mut $t) {
+                // SAFETY: `LANES` numbers behind the pointer by contract.
                 unsafe { $store(p, self) }
             }
 
             #[inline(always)]
             unsafe fn add(self, b: Self) -> Self {
+                // SAFETY: registers alone; their instruction set by contract.
                 unsafe { $add(self, b) }
             }
 
             #[inline(always)]
             unsafe fn mul(self, b: Self) -> Self {
+                // SAFETY: registers alone; their instruction set by contract.
                 unsafe { $mul(self, b) }
             }
 
             #[inline(always)]
             unsafe fn mul_add(self, b: Self, c: Self) -> Self {
+                // SAFETY: registers alone; their instruction set by contract.
                 unsafe { $fma(self, b, c) }
             }
 
@@ -63,52 +68,62 @@ vector!(
     {
         #[inline(always)]
         unsafe fn load_part(p: *const f32, n: usize) -> Self {
+            // SAFETY: the mask keeps to the first `n <= LANES` numbers, which are there by contract.
             unsafe { _mm512_maskz_loadu_ps(((1u32 << n) - 1) as _, p) }
         }
 
         #[inline(always)]
         unsafe fn store_part(self, p: *mut f32, n: usize) {
+            // SAFETY: the mask keeps to the first `n <= LANES` numbers, which are there by contract.
             unsafe { _mm512_mask_storeu_ps(p, ((1u32 << n) - 1) as _, self) }
         }
 
         #[inline(always)]
         unsafe fn gather(base: *const f32, index: *const u32) -> Self {
+            // SAFETY: `LANES` indices, and a number behind each, by contract.
             unsafe { _mm512_i32gather_ps::<4>(_mm512_loadu_si512(index.cast()), base) }
         }
 
         #[inline(always)]
         unsafe fn gather_short(base: *const f32, index: *const u16) -> Self {
+            // SAFETY: `LANES` indices, and a number behind each, by contract.
             unsafe { _mm512_i32gather_ps::<4>(_mm512_cvtepu16_epi32(_mm256_loadu_si256(index.cast())), base) }
         }
 
         #[inline(always)]
         unsafe fn expand(self, mask: u32) -> Self {
+            // SAFETY: registers alone; their instruction set by contract.
             unsafe { _mm512_maskz_expand_ps(mask as u16, self) }
         }
 
         #[inline(always)]
         unsafe fn load_where(p: *const f32, mask: u32) -> Self {
+            // SAFETY: the lanes in the mask are there by contract; the others are not touched.
             unsafe { _mm512_maskz_loadu_ps(mask as u16, p) }
         }
 
         #[inline(always)]
         unsafe fn load_bytes(p: *const i8) -> Self {
+            // SAFETY: `LANES` bytes behind the pointer by contract.
             unsafe { _mm512_cvtepi32_ps(_mm512_cvtepi8_epi32(_mm_loadu_si128(p.cast()))) }
         }
 
         #[inline(always)]
         unsafe fn sum(self) -> f32 {
+            // SAFETY: registers alone; their instruction set by contract.
             unsafe { _mm512_reduce_add_ps(self) }
         }
 
         #[inline(always)]
         unsafe fn at_least(self, floor: f32) -> u32 {
+            // SAFETY: registers alone; their instruction set by contract.
             unsafe { u32::from(_mm512_cmp_ps_mask::<_CMP_GE_OQ>(_mm512_abs_ps(self), _mm512_set1_ps(floor))) }
         }
 
         // Halves of registers 2i and 2i + 1 so that one load gets both lower halves and another both upper ones.
         #[inline(always)]
         unsafe fn put(self, list: *mut Self, i: usize) {
+            // SAFETY: the list has room for a multiple of 16 registers by contract, so for both halves.
             unsafe {
                 let to = list.cast::<__m256>().add(i + (i & !1));
                 to.write(_mm512_castps512_ps256(self));
@@ -119,6 +134,7 @@ vector!(
         // 30 instructions on the ports of the multipliers, instead of sixteen times 8.
         #[inline(always)]
         unsafe fn sums(list: *const Self, i: usize, n: usize, to: *mut f32, overwrite: bool) {
+            // SAFETY: 16 registers of the list from `i`, and `n <= 16` numbers at `to`, by contract.
             unsafe {
                 let list = list.add(i);
                 let sum = four(quarters(list), quarters(list.add(4)), quarters(list.add(8)), quarters(list.add(12)));
@@ -133,6 +149,7 @@ vector!(
 
         #[inline(always)]
         unsafe fn transpose(from: *const f32, from_stride: usize, to: *mut f32, to_stride: usize) {
+            // SAFETY: both squares are there by contract.
             unsafe { transpose_16(from, from_stride, to, to_stride) }
         }
     }
@@ -151,46 +168,55 @@ vector!(
     {
         #[inline(always)]
         unsafe fn load_part(p: *const f64, n: usize) -> Self {
+            // SAFETY: the mask keeps to the first `n <= LANES` numbers, which are there by contract.
             unsafe { _mm512_maskz_loadu_pd(((1u32 << n) - 1) as _, p) }
         }
 
         #[inline(always)]
         unsafe fn store_part(self, p: *mut f64, n: usize) {
+            // SAFETY: the mask keeps to the first `n <= LANES` numbers, which are there by contract.
             unsafe { _mm512_mask_storeu_pd(p, ((1u32 << n) - 1) as _, self) }
         }
 
         #[inline(always)]
         unsafe fn gather(base: *const f64, index: *const u32) -> Self {
+            // SAFETY: `LANES` indices, and a number behind each, by contract.
             unsafe { _mm512_i32gather_pd::<8>(_mm256_loadu_si256(index.cast()), base) }
         }
 
         #[inline(always)]
         unsafe fn gather_short(base: *const f64, index: *const u16) -> Self {
+            // SAFETY: `LANES` indices, and a number behind each, by contract.
             unsafe { _mm512_i32gather_pd::<8>(_mm256_cvtepu16_epi32(_mm_loadu_si128(index.cast())), base) }
         }
 
         #[inline(always)]
         unsafe fn expand(self, mask: u32) -> Self {
+            // SAFETY: registers alone; their instruction set by contract.
             unsafe { _mm512_maskz_expand_pd(mask as u8, self) }
         }
 
         #[inline(always)]
         unsafe fn load_where(p: *const f64, mask: u32) -> Self {
+            // SAFETY: the lanes in the mask are there by contract; the others are not touched.
             unsafe { _mm512_maskz_loadu_pd(mask as u8, p) }
         }
 
         #[inline(always)]
         unsafe fn load_bytes(p: *const i8) -> Self {
+            // SAFETY: `LANES` bytes behind the pointer by contract.
             unsafe { _mm512_cvtepi32_pd(_mm256_cvtepi8_epi32(_mm_loadl_epi64(p.cast()))) }
         }
 
         #[inline(always)]
         unsafe fn sum(self) -> f64 {
+            // SAFETY: registers alone; their instruction set by contract.
             unsafe { _mm512_reduce_add_pd(self) }
         }
 
         #[inline(always)]
         unsafe fn at_least(self, floor: f64) -> u32 {
+            // SAFETY: registers alone; their instruction set by contract.
             unsafe { u32::from(_mm512_cmp_pd_mask::<_CMP_GE_OQ>(_mm512_abs_pd(self), _mm512_set1_pd(floor))) }
         }
     }
@@ -209,21 +235,25 @@ vector!(
     {
         #[inline(always)]
         unsafe fn gather(base: *const f32, index: *const u32) -> Self {
+            // SAFETY: `LANES` indices, and a number behind each, by contract.
             unsafe { _mm256_i32gather_ps::<4>(base, _mm256_loadu_si256(index.cast())) }
         }
 
         #[inline(always)]
         unsafe fn gather_short(base: *const f32, index: *const u16) -> Self {
+            // SAFETY: `LANES` indices, and a number behind each, by contract.
             unsafe { _mm256_i32gather_ps::<4>(base, _mm256_cvtepu16_epi32(_mm_loadu_si128(index.cast()))) }
         }
 
         #[inline(always)]
         unsafe fn load_bytes(p: *const i8) -> Self {
+            // SAFETY: `LANES` bytes behind the pointer by contract.
             unsafe { _mm256_cvtepi32_ps(_mm256_cvtepi8_epi32(_mm_loadl_epi64(p.cast()))) }
         }
 
         #[inline(always)]
         unsafe fn sum(self) -> f32 {
+            // SAFETY: registers alone; their instruction set by contract.
             unsafe {
                 let h = _mm_add_ps(_mm256_castps256_ps128(self), _mm256_extractf128_ps::<1>(self));
                 let h = _mm_add_ps(h, _mm_movehl_ps(h, h));
@@ -233,6 +263,7 @@ vector!(
 
         #[inline(always)]
         unsafe fn at_least(self, floor: f32) -> u32 {
+            // SAFETY: registers alone; their instruction set by contract.
             unsafe {
                 let size = _mm256_andnot_ps(_mm256_set1_ps(-0.0), self);
                 _mm256_movemask_ps(_mm256_cmp_ps::<_CMP_GE_OQ>(size, _mm256_set1_ps(floor))) as u32
@@ -241,6 +272,7 @@ vector!(
 
         #[inline(always)]
         unsafe fn sums(list: *const Self, i: usize, n: usize, to: *mut f32, overwrite: bool) {
+            // SAFETY: 16 registers of the list from `i`, and `n <= 16` numbers at `to`, by contract.
             unsafe {
                 let mut sums = [0.0f32; 16];
                 _mm256_storeu_ps(sums.as_mut_ptr(), eight(list.add(i)));
@@ -254,6 +286,7 @@ vector!(
 
         #[inline(always)]
         unsafe fn transpose(from: *const f32, from_stride: usize, to: *mut f32, to_stride: usize) {
+            // SAFETY: both squares are there by contract.
             unsafe { transpose_8(from, from_stride, to, to_stride) }
         }
     }
@@ -272,16 +305,19 @@ vector!(
     {
         #[inline(always)]
         unsafe fn gather(base: *const f64, index: *const u32) -> Self {
+            // SAFETY: `LANES` indices, and a number behind each, by contract.
             unsafe { _mm256_i32gather_pd::<8>(base, _mm_loadu_si128(index.cast())) }
         }
 
         #[inline(always)]
         unsafe fn gather_short(base: *const f64, index: *const u16) -> Self {
+            // SAFETY: `LANES` indices, and a number behind each, by contract.
             unsafe { _mm256_i32gather_pd::<8>(base, _mm_cvtepu16_epi32(_mm_loadl_epi64(index.cast()))) }
         }
 
         #[inline(always)]
         unsafe fn sum(self) -> f64 {
+            // SAFETY: registers alone; their instruction set by contract.
             unsafe {
                 let h = _mm_add_pd(_mm256_castpd256_pd128(self), _mm256_extractf128_pd::<1>(self));
                 _mm_cvtsd_f64(_mm_add_sd(h, _mm_unpackhi_pd(h, h)))
@@ -290,6 +326,7 @@ vector!(
 
         #[inline(always)]
         unsafe fn at_least(self, floor: f64) -> u32 {
+            // SAFETY: registers alone; their instruction set by contract.
             unsafe {
                 let size = _mm256_andnot_pd(_mm256_set1_pd(-0.0), self);
                 _mm256_movemask_pd(_mm256_cmp_pd::<_CMP_GE_OQ>(size, _mm256_set1_pd(floor))) as u32

@@ -5,6 +5,13 @@ use super::view::{View, density, unconnected};
 use crate::inspect::Inspection;
 use crate::run::record::{ArmRecord, LayerRecord, RunRecord, SeedRecord};
 
+/// A cell that no spreadsheet takes for a formula: names of classes and layers are other people's. One that begins like a formula and
+/// is no number gets an apostrophe before it, which spreadsheets take for "text".
+pub(crate) fn cell(text: String) -> String {
+    let formula = text.starts_with(['=', '+', '-', '@', '\t', '\r']) && text.parse::<f64>().is_err();
+    if formula { format!("'{text}") } else { text }
+}
+
 /// A table under construction. Writing to memory does not fail, and every row has the header's length.
 pub(super) struct Table(csv::Writer<Vec<u8>>);
 
@@ -16,7 +23,7 @@ impl Table {
     }
 
     pub(super) fn row<const N: usize>(&mut self, fields: [String; N]) {
-        let written = self.0.write_record(&fields);
+        let written = self.0.write_record(fields.map(cell));
         debug_assert!(written.is_ok(), "{written:?}");
     }
 
@@ -27,7 +34,7 @@ impl Table {
 }
 
 /// The tables behind the report's figures, as `(file name, CSV text)`. Names of columns are those of
-/// [`crate::run::record`]; a number that is not finite is written `NaN`, `inf` or `-inf`.
+/// [`crate::run::record`]; a name that begins like a formula has an apostrophe before it; a number that is not finite is written `NaN`, `inf` or `-inf`.
 ///
 /// - `arms.csv`: one row an arm.
 /// - `seeds.csv`: test accuracy and size of each seed's network.

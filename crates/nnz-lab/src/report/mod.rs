@@ -29,6 +29,7 @@ mod topology;
 mod view;
 
 pub use comparison::{comparison, pictures as comparison_pictures};
+pub(crate) use data::cell;
 pub use data::{csv, inspection_csv};
 pub use experiment::{csv as experiment_csv, page as experiment};
 pub use inspection::inspection;

@@ -98,11 +98,7 @@ pub fn run(recipe: &Recipe, registry: Registry, options: &Options, observer: &mu
     if options.resume && !old.exists() {
         return Err(Error::file(&dir, "holds no run to go on from; leave out --resume to start it"));
     }
-    if dir.join("recipe.toml").exists() && !old.exists() {
-        return Err(Error::file(&dir, "holds a recipe.toml, but no run, and would lose it; give another --run-dir"));
-    }
-    fs::create_dir_all(dir.join("arms")).map_err(|e| Error::file(&dir, format!("cannot create: {e}")))?;
-    let _lock = lock(&dir)?;
+    let _lock = occupy(&dir, "run", "--run-dir")?;
     sweep(&dir);
     let found = fs::read_to_string(&old).ok().map(|id| id.trim().to_string());
     if let Some(other) = found.as_ref().filter(|id| id.split('-').next() != Some(&request)) {
@@ -134,7 +130,9 @@ pub fn run(recipe: &Recipe, registry: Registry, options: &Options, observer: &mu
         Some(id) => id,
         None => identity(&request, &recipe.train.crossovers)?,
     };
+    // First of all, since it says whose directory this is.
     write(&old, id.as_bytes())?;
+    folder(&dir, "arms")?;
     write(&dir.join("recipe.toml"), recipe.to_toml()?.as_bytes())?;
     let count = recipe.arms.len() * recipe.seeds.len();
     let mut arms: Vec<ArmRecord> = Vec::new();
@@ -199,8 +197,7 @@ pub fn run(recipe: &Recipe, registry: Registry, options: &Options, observer: &mu
 pub fn write_report(record: &RunRecord, dir: &Path) -> Result<PathBuf> {
     let path = dir.join("report.html");
     write(&path, report::html(record).as_bytes())?;
-    let figures = dir.join("figures");
-    fs::create_dir_all(&figures).map_err(|e| Error::file(&figures, format!("cannot create: {e}")))?;
+    let figures = folder(dir, "figures")?;
     for (name, text) in report::csv(record) {
         write(&figures.join(name), text.as_bytes())?;
     }
@@ -246,7 +243,7 @@ impl Job<'_> {
                 return Err(Error::Interrupted { dir: self.dir.into() });
             }
             let header = Header { data: data.name.clone(), ..self.header(&trainer) };
-            fs::create_dir_all(self.dir.join("models")).map_err(|e| Error::file(self.dir, e))?;
+            folder(self.dir, "models")?;
             save_model(&path, &trainer.result(), &header, Packing::Dense)?;
         }
         let (model, header) = load_model(&path, self.train.storing())?;
@@ -265,7 +262,7 @@ impl Job<'_> {
         if done.exists() {
             // A process that was killed between the two last lines of this function left its checkpoint behind.
             if is_checkpoint(&checkpoint, &run) {
-                fs::remove_file(&checkpoint).map_err(|e| Error::file(&checkpoint, format!("cannot remove: {e}")))?;
+                gone(&checkpoint)?;
             }
             return Ok((read_json(&done)?, times.remove(&name).unwrap_or_default()));
         }
@@ -289,19 +286,17 @@ impl Job<'_> {
         let moves = self.dir.join("arms").join(format!("{name}.topology"));
         if keep && self.arm.method.is_some() {
             let going_on = checkpoint.exists();
-            match going_on {
-                // The last plan comes behind the last step.
-                true => {
-                    history::cut(&moves, trainer.position.step + u64::from(trainer.position.step == trainer.steps()))?
-                }
-                false => history::create(&moves)?,
-            }
-            trainer.history = Some(History::new(&trainer.model.params, trainer.position.step, going_on));
+            // The last plan comes behind the last step.
+            let step = trainer.position.step + u64::from(trainer.position.step == trainer.steps());
+            let kept = match going_on {
+                true => history::cut(&moves, step)?,
+                false => history::create(&moves).map(|()| true)?,
+            };
+            trainer.history = kept.then(|| History::new(&trainer.model.params, trainer.position.step, going_on));
         }
         let header = self.header(&trainer);
         let events = self.dir.join("arms").join(format!("{name}.events.jsonl"));
-        let board = self.dir.join("tensorboard").join(&name);
-        fs::create_dir_all(&board).map_err(|e| Error::file(&board, format!("cannot create: {e}")))?;
+        let board = folder(self.dir, Path::new("tensorboard").join(&name))?;
         let mut failure = None;
         let finished = trainer.run(|t, progress| {
             let go_on = observer.step(&self.arm.name, progress);
@@ -343,13 +338,11 @@ impl Job<'_> {
             // Pictures are shown for the first seed only, and are most of a record.
             record.misread.clear();
         } else {
-            let models = self.dir.join("models");
-            fs::create_dir_all(&models).map_err(|e| Error::file(&models, format!("cannot create: {e}")))?;
-            let path = models.join(format!("{}.safetensors", self.arm.name));
+            let path = folder(self.dir, "models")?.join(format!("{}.safetensors", self.arm.name));
             save_model(&path, &result, &header, Packing::Smallest)?;
         }
         write_json(&done, &record)?;
-        fs::remove_file(&checkpoint).map_err(|e| Error::file(&checkpoint, format!("cannot remove: {e}")))?;
+        gone(&checkpoint)?;
         Ok((record, times.remove(&name).unwrap_or_default()))
     }
 
@@ -604,18 +597,51 @@ pub(crate) fn machine() -> MachineRecord {
     }
 }
 
-/// Keeps a second process out of the directory for as long as the file is open.
-pub(crate) fn lock(dir: &Path) -> Result<fs::File> {
+/// Takes a directory for a `what`, such as a run, and keeps a second process out of it for as long as the file is open. One that
+/// holds something, but no `id`, is somebody else's: nothing in it is touched.
+pub(crate) fn occupy(dir: &Path, what: &str, option: &str) -> Result<fs::File> {
+    let made = |e: std::io::Error| Error::file(dir, format!("cannot create: {e}"));
+    if !dir.join("id").exists() {
+        for entry in fs::read_dir(dir).into_iter().flatten().flatten() {
+            let name = entry.file_name().to_string_lossy().into_owned();
+            let empty = entry.metadata().is_ok_and(|m| m.is_file() && m.len() == 0);
+            // What a process leaves that was killed before the directory was its own.
+            if !(nnz_disk::is_unfinished(&name) || (name == "lock" && empty)) {
+                let why = format!("holds {name}, but no {what}, and might lose it; give another {option}");
+                return Err(Error::file(dir, why));
+            }
+        }
+    }
+    fs::create_dir_all(dir).map_err(made)?;
     let path = dir.join("lock");
-    let file = fs::File::create(&path).map_err(|e| Error::file(&path, format!("cannot create: {e}")))?;
-    match file.try_lock() {
+    let file = nnz_disk::lock_file(&path).map_err(|e| Error::file(&path, format!("cannot create: {e}")))?;
+    // Whoever only looks, as `nnz top` does, holds it for a moment.
+    let mut tried = file.try_lock();
+    for _ in 0..5 {
+        if !matches!(tried, Err(fs::TryLockError::WouldBlock)) {
+            break;
+        }
+        std::thread::sleep(std::time::Duration::from_millis(20));
+        tried = file.try_lock();
+    }
+    match tried {
         Ok(()) => Ok(file),
         Err(fs::TryLockError::WouldBlock) => Err(Error::file(
             dir,
-            "another process is at work in this run directory; wait for it or give another --run-dir",
+            format!("another process is at work in this {what} directory; wait for it or give another {option}"),
         )),
         Err(fs::TryLockError::Error(e)) => Err(Error::file(&path, format!("cannot lock: {e}"))),
     }
+}
+
+/// A folder in a run directory, made where it is not there. A link is refused: it leads out of the run.
+pub(crate) fn folder(dir: &Path, inside: impl AsRef<Path>) -> Result<PathBuf> {
+    let path = dir.join(&inside);
+    nnz_disk::folder_in(dir, inside).map_err(|e| Error::file(&path, format!("cannot create: {e}")))
+}
+
+fn gone(path: &Path) -> Result<()> {
+    nnz_disk::remove(path).map_err(|e| Error::file(path, format!("cannot remove: {e}")))
 }
 
 /// Removes files that a killed process had not finished. Best effort: they are in nobody's way.
@@ -625,7 +651,7 @@ pub(crate) fn sweep(dir: &Path) {
         let name = name.to_string_lossy();
         if entry.file_type().is_ok_and(|t| t.is_dir()) {
             sweep(&path);
-        } else if name.starts_with(".nnz-") && name.ends_with(".tmp") {
+        } else if nnz_disk::is_unfinished(&name) {
             let _ = fs::remove_file(path);
         }
     }
@@ -633,17 +659,18 @@ pub(crate) fn sweep(dir: &Path) {
 
 /// Removes what a run wrote, and nothing else.
 pub(crate) fn clear(dir: &Path) -> Result<()> {
-    let gone = |r: std::io::Result<()>, path: &Path| match r {
-        Err(e) if e.kind() != std::io::ErrorKind::NotFound => Err(Error::file(path, format!("cannot remove: {e}"))),
-        _ => Ok(()),
-    };
     for name in ["record.json", "checkpoint.safetensors", "timings.json", "report.html"] {
-        gone(fs::remove_file(dir.join(name)), &dir.join(name))?;
+        gone(&dir.join(name))?;
     }
-    for name in ["arms", "models", "figures", "tensorboard"] {
-        gone(fs::remove_dir_all(dir.join(name)), &dir.join(name))?;
+    for path in ["arms", "models", "figures", "tensorboard"].map(|name| dir.join(name)) {
+        match fs::remove_dir_all(&path) {
+            Err(e) if e.kind() != std::io::ErrorKind::NotFound => {
+                return Err(Error::file(&path, format!("cannot remove: {e}")));
+            }
+            _ => {}
+        }
     }
-    fs::create_dir_all(dir.join("arms")).map_err(|e| Error::file(dir, format!("cannot create: {e}")))
+    Ok(())
 }
 
 pub(crate) fn write(path: &Path, bytes: &[u8]) -> Result<()> {

@@ -147,10 +147,14 @@ pub(crate) fn run(
     let window = Window::new(cx, &places, &shape[2..])?;
     let to = window.shape(batch, filters);
     cx.room(&to)?;
-    cx.room(&[batch, window.size.iter().zip(window.pads).map(|(s, p)| s + p[0] + p[1]).product(), channels])?;
+    let framed_extent = |i: usize| window.size[i] + window.pads[i][0] + window.pads[i][1];
+    cx.room(&[batch, framed_extent(0), framed_extent(1), framed_extent(2), channels])?;
     if bias.is_some_and(|b| b.len() != filters) {
         return Err(format!("a bias of {} numbers for {filters} channels", bias.map_or(0, Tensor::len)));
     }
+    // The weight is laid out in panels of two registers for each group.
+    let panels = (filters / groups).div_ceil(32).saturating_mul(32);
+    cx.room(&[&[groups, panels], &shape[1..]].concat())?;
     let x = x.last();
     if to.contains(&0) || x.is_empty() || filters == 0 {
         return one(Value::Float(Floats::channels_last(Tensor::zeros(&to))));
@@ -183,10 +187,10 @@ pub(crate) fn patches(cx: &Cx, x: Floats, kernel: &[usize], most: usize) -> Done
         return Err(format!("a kernel of shape {kernel:?} on an input of shape {:?}", x.shape()));
     }
     let w = Window::new(cx, &places, &kernel[2..])?;
-    let area: usize = w.kernel.iter().product();
-    let all = batch * w.output.iter().product::<usize>();
+    let area = crate::graph::count(&w.kernel)?;
+    let all = crate::graph::count(&[batch, w.output[0], w.output[1], w.output[2]])?;
     let n = all.min(most);
-    let cols = channels * area;
+    let cols = crate::graph::count(&[channels, area])?;
     cx.room(&[n, cols])?;
     let x = x.last();
     let mut to = vec![0.0; n * cols];
@@ -263,6 +267,9 @@ pub(crate) fn transposed(cx: &Cx, mut given: Given) -> Done {
     }
     let all = [&[batch], &full[..], &[filters]].concat();
     cx.room(&all)?;
+    // The product reads the input in a frame of zeros, as wide as the window is.
+    let around = |i: usize| places[i] + 2 * ((dilation[i] * (kernel[i] - 1) + 1) / stride[i] + 1);
+    cx.room(&[&(0..rank).map(around).collect::<Vec<_>>()[..], &[channels]].concat())?;
     let conv = Conv {
         batch,
         size: three(&full),

@@ -4,6 +4,7 @@ use super::math::{spread, spread_strides};
 use super::{Cx, Done, Given, runs, tensor};
 use crate::value::turn;
 use nnz_engine::Tensor;
+use nnz_kernels::threads::filled;
 use nnz_kernels::{Blocked, Compiled, Csc, Csr, Operator, Sliced, Start, Tiled, gemm as product};
 use rayon::prelude::*;
 use std::sync::OnceLock;
@@ -78,21 +79,21 @@ impl Linear {
         };
         match kernel {
             "sliced" => {
-                let w = self.sliced.get_or_init(|| {
+                let w = filled(&self.sliced, || {
                     let lists = self.lists();
                     Sliced::new(csr(&lists, self.rows, self.cols), &lists.values)
                 });
                 Tensor::written(&[n, rows], |y| w.apply(n, x, bias, y))
             }
             "blocked" => {
-                let w = self.blocked.get_or_init(|| {
+                let w = filled(&self.blocked, || {
                     let lists = self.lists();
                     Blocked::new(csr(&lists, self.rows, self.cols), &lists.values)
                 });
                 tiled(&|x, y| w.forward(x, bias, false, y))
             }
             "plan" => {
-                let w = self.plan.get_or_init(|| {
+                let w = filled(&self.plan, || {
                     let lists = self.lists();
                     let (starts, rows, entries) = csr(&lists, self.rows, self.cols).transpose();
                     let csc = Csc { starts: &starts, rows: &rows, entries: &entries };
@@ -114,7 +115,8 @@ impl Linear {
 /// Rows and columns of an input as a matrix, all axes but the last in rows.
 pub(crate) fn flat(x: &Tensor<f32>, cols: usize) -> Done<usize> {
     match x.shape().last() {
-        Some(&c) if c == cols => Ok(x.len().checked_div(cols).unwrap_or(0)),
+        // Rows without numbers are rows.
+        Some(&c) if c == cols => crate::graph::count(&x.shape()[..x.shape().len() - 1]),
         _ => Err(format!("inputs of shape {:?} for a matrix that reads {cols}", x.shape())),
     }
 }

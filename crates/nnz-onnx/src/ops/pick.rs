@@ -31,7 +31,7 @@ pub(crate) fn slice(cx: &Cx, mut given: Given) -> Done {
         let a = axis(axes[i], rank)?;
         let d = shape[a] as i64;
         let s = steps[i];
-        if s == 0 || step[a] != 1 {
+        if s == 0 || axes[..i].iter().any(|&b| axis(b, rank) == Ok(a)) {
             return Err(format!("steps {steps:?} along axes {axes:?}"));
         }
         let wrap = |v: i64| if v < 0 { v.saturating_add(d) } else { v };

@@ -39,6 +39,9 @@ pub(crate) fn reshape(cx: &Cx, mut given: Given) -> Done {
         true => given.ints(1)?.data().to_vec(),
         false => cx.ints("shape")?.ok_or("no shape to give")?.to_vec(),
     };
+    if wanted.len() > crate::graph::AXES {
+        return Err(format!("{} axes; at most {} are computed with", wanted.len(), crate::graph::AXES));
+    }
     let keep = cx.int("allowzero", 0)? == 0;
     let (from, mut free) = (x.shape(), None);
     let mut shape = Vec::with_capacity(wanted.len());
@@ -95,6 +98,9 @@ pub(crate) fn unsqueeze(cx: &Cx, mut given: Given) -> Done {
         Some(Some(v)) => v.len(),
         _ => cx.ints("axes")?.map_or(0, <[i64]>::len),
     };
+    if old.len() + count > crate::graph::AXES {
+        return Err(format!("{} axes; at most {} are computed with", old.len() + count, crate::graph::AXES));
+    }
     let axes = told_axes(cx, &mut given, 1, old.len() + count)?.ok_or("no axes to add")?;
     let mut left = old.iter();
     let shape: Vec<usize> = (0..old.len() + axes.len())

@@ -89,7 +89,7 @@ impl OptimizerSpec {
             Self::Sgd { momentum: 0.0, .. } => 0,
             Self::Sgd { .. } => 1,
             Self::Adam { .. } | Self::AdamW { .. } => 2,
-            Self::Lbfgs { memory, .. } => 2 * memory,
+            Self::Lbfgs { memory, .. } => memory.saturating_mul(2),
         }
     }
 

@@ -1,0 +1,212 @@
+//! Every reader of bytes that may come from anywhere, on what fuzzing kept, on small files that lie, and on valid files of which one
+//! field was changed: no panic, and no more memory than so many bytes for each one given.
+//!
+//! `NNZ_CHANGES=200 cargo test -p nnz --test untrusted -- --nocapture` tries more changes and says what readers took at most.
+
+#[path = "../../../fuzz/src/fields.rs"]
+mod fields;
+#[path = "../../../fuzz/src/targets.rs"]
+mod targets;
+
+use peak_alloc::PeakAlloc;
+use std::collections::{BTreeMap, BTreeSet};
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::sync::{Mutex, MutexGuard, PoisonError};
+
+#[global_allocator]
+static MEMORY: PeakAlloc = PeakAlloc;
+
+/// Held by every test, since the allocator counts for everybody.
+static ALONE: Mutex<()> = Mutex::new(());
+
+fn alone() -> MutexGuard<'static, ()> {
+    ALONE.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// Bytes that reading some takes at most.
+fn taken(target: &str, bytes: &[u8]) -> usize {
+    let before = MEMORY.current_usage();
+    MEMORY.reset_peak_usage();
+    targets::read(target, bytes);
+    MEMORY.peak_usage().saturating_sub(before)
+}
+
+/// What a reader may take: so many MiB, and so many bytes for each one given.
+fn limit(target: &str) -> (usize, usize) {
+    match target {
+        // A weight may have a million columns more than the file has room for, in two lists of eight bytes each.
+        "model" | "checkpoint" => (64, 1024),
+        // Four million entries may come out of any matrix, and 512 out of each byte.
+        "weights" | "torch" | "gguf" | "packed" | "entropy" => (64, 4096),
+        // A network may hold so many numbers as it is run with, in several kernels.
+        "onnx" => (64, 4096),
+        "onnx-run" => (256, 4096),
+        // A picture has 2^24 pixels at most, and unpacks to 64 MiB at most.
+        "png" | "jpg" => (256, 256),
+        // What is packed unpacks to a thousand times its bytes; everything is there as it is read, and as it will be.
+        "npz" | "csv" | "svm" | "txt" | "idx" => (16, 16_384),
+        // Of a recipe, the networks and data that it asks for are made.
+        "experiment" => (64, 1024),
+        "tokenizer" => (16, 1024),
+        _ => (16, 1024),
+    }
+}
+
+fn root() -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("../../fuzz")
+}
+
+fn corpus(target: &str) -> Vec<(String, Vec<u8>)> {
+    // Networks that are run are those that are read.
+    let folder = root().join("corpus").join(if target == "onnx-run" { "onnx" } else { target });
+    let mut files: Vec<PathBuf> = fs::read_dir(folder).into_iter().flatten().map(|e| e.unwrap().path()).collect();
+    files.sort();
+    let name = |p: &Path| p.file_name().unwrap().to_string_lossy().into_owned();
+    files.iter().map(|p| (name(p), fs::read(p).unwrap())).collect()
+}
+
+#[test]
+fn no_reader_panics_or_takes_more_than_its_share() {
+    let _alone = alone();
+    let changes: u64 = std::env::var("NNZ_CHANGES").map_or(6, |n| n.parse().unwrap());
+    // Whatever a first use makes for good is made before anything counts.
+    nnz::REGISTRY.find("set").unwrap();
+    let (mut least, mut read) = (usize::MAX, 0);
+    for target in targets::ALL {
+        let mut files = corpus(target);
+        match target {
+            "checkpoint" => files.push(("saved".into(), targets::saved_checkpoint())),
+            // Both are made of the others' files.
+            "adapter" => files.extend(corpus("history")),
+            _ => {}
+        }
+        least = least.min(files.len());
+        let (few, each) = limit(target);
+        let (mut most, mut at) = (0.0f64, String::new());
+        for (name, bytes) in &files {
+            targets::read(target, bytes);
+            let seed = |i: u64| i << 32 | u64::from(crc(bytes));
+            let changed = (0..changes).map(|i| fields::change(bytes, seed(i))).filter(|b| !b.is_empty());
+            for (i, input) in std::iter::once(bytes.clone()).chain(changed).enumerate() {
+                let taken = taken(target, &input);
+                let allowed = (few << 20) + each * input.len();
+                let share = taken as f64 / allowed as f64;
+                if share > most {
+                    (most, at) = (share, format!("{name}, change {i}: {taken} bytes for {}", input.len()));
+                }
+                assert!(taken <= allowed, "{target}, {name}, change {i}: {taken} bytes for {}", input.len());
+                read += 1;
+            }
+        }
+        println!("{target}: {} files, at most {:.0}% of what is allowed ({at})", files.len(), 100.0 * most);
+    }
+    assert!(least >= 1 && read > 5000, "{read} inputs, {least} files of a target");
+}
+
+fn crc(bytes: &[u8]) -> u32 {
+    bytes.iter().fold(0x811c_9dc5, |h, &b| (h ^ u32::from(b)).wrapping_mul(0x0100_0193))
+}
+
+/// A target that is added to `fuzz/` is read here, too.
+#[test]
+fn all_targets_are_read() {
+    let _alone = alone();
+    let manifest = fs::read_to_string(root().join("Cargo.toml")).unwrap();
+    let manifest: toml::Table = toml::from_str(&manifest).unwrap();
+    let bins = manifest["bin"].as_array().unwrap().iter().map(|b| b["name"].as_str().unwrap().to_owned());
+    let all: BTreeSet<String> = targets::ALL.map(String::from).into();
+    assert_eq!(bins.collect::<BTreeSet<_>>(), all);
+    let folders = fs::read_dir(root().join("corpus")).unwrap().map(|e| e.unwrap().file_name().into_string().unwrap());
+    for folder in folders {
+        assert!(all.contains(&folder), "corpus/{folder} belongs to no target");
+    }
+    for target in &all {
+        let text = fs::read_to_string(root().join("fuzz_targets").join(format!("{target}.rs"))).unwrap();
+        assert!(text.contains(&format!("nnz_fuzz::target!(\"{target}\")")), "{target}");
+    }
+}
+
+/// A code of a mebibyte for 2^32 entries: 16 GiB of numbers.
+#[test]
+fn a_code_does_not_unpack_to_more_than_it_can_say() {
+    let _alone = alone();
+    let entry = |code: usize, shape: [usize; 2]| {
+        let said = serde_json::json!({"format": "nnz-weights-1", "layout": {"w": {"packing": "entropy", "shape": shape}}, "said": null});
+        let header = serde_json::json!({
+            "__metadata__": {"format": "pt", "nnz": said.to_string()},
+            "w.compressed": {"dtype": "F32", "shape": [1], "data_offsets": [0, 4]},
+            "w.code": {"dtype": "U8", "shape": [code], "data_offsets": [4, 4 + code]},
+        });
+        let text = header.to_string();
+        let bytes =
+            [&(text.len() as u64).to_le_bytes()[..], text.as_bytes(), &1f32.to_le_bytes(), &vec![0; code]].concat();
+        nnz_formats::Archive::parse(bytes, Path::new("w.safetensors")).map(drop).map_err(|e| e.to_string())
+    };
+    let refused = entry(1 << 20, [1 << 16, 1 << 16]).unwrap_err();
+    assert!(refused.contains("claims 65536x65536 entries"), "{refused}");
+    entry(1 << 20, [1 << 10, 1 << 16]).unwrap();
+}
+
+/// What readers say of the lies; the sentence names the place.
+#[test]
+fn lies_are_refused_by_name() {
+    let _alone = alone();
+    let folder = |target: &str| root().join("corpus").join(target);
+    let model = |name: &str| {
+        let path = folder("model").join(name);
+        nnz_engine::file::load_model::<f32>(&path, nnz_engine::Storage::Auto).map(drop).map_err(|e| e.to_string())
+    };
+    let archive = |target: &str, name: &str| {
+        let archive = nnz_formats::Archive::open(&folder(target).join(name)).map_err(|e| e.to_string())?;
+        archive.tensors().try_for_each(|(n, _)| archive.read(n).map(drop)).map_err(|e| e.to_string())
+    };
+    let onnx = |name: &str| {
+        let graph = nnz_onnx::Graph::open(&folder("onnx").join(name)).map_err(|e| e.to_string())?;
+        let session =
+            nnz_onnx::Session::new(&graph, None, nnz_onnx::Budget { numbers: 1 << 24 }).map_err(|e| e.to_string())?;
+        session.run(vec![("x", nnz_onnx::Value::floats(&[1, 3], vec![1.0; 3]))]).map(drop).map_err(|e| e.to_string())
+    };
+    let cases: BTreeMap<&str, (Result<(), String>, &str)> = BTreeMap::from([
+        ("wide", (model("hostile-wide"), "claims 4294967295 columns in a file of")),
+        ("deviation", (model("hostile-deviation"), "mean 0 and deviation 0")),
+        ("starts", (archive("weights", "hostile-starts"), "make no 2x3 matrix")),
+        ("code", (archive("weights", "hostile-code"), "claims 65536x65536 entries")),
+        ("values", (archive("weights", "hostile-values"), "5 values for 1x2 entries")),
+        ("view", (archive("torch", "hostile-view"), "leaves its storage of 8 bytes")),
+        ("again", (archive("torch", "hostile-again"), "hold each other again and again")),
+        ("again-tensors", (archive("torch", "hostile-again-tensors"), "hold each other again and again")),
+        ("axis-twice", (onnx("hostile-axis-twice"), "along axes [0, 0]")),
+        ("third-input", (onnx("hostile-third-input"), "3 inputs, but two are multiplied")),
+        ("axes", (onnx("hostile-axes"), "at most 8 are computed with")),
+        ("frame", (onnx("hostile-frame"), "has more than the")),
+        ("spread", (onnx("hostile-spread"), "has more than the")),
+    ]);
+    for (name, (said, part)) in cases {
+        let said = said.expect_err(name);
+        assert!(said.contains(part), "{name}: {said}");
+    }
+    // A product over nothing is zeros.
+    onnx("hostile-no-inner").unwrap();
+}
+
+/// Twice the columns take twice the time or a little more, not four times.
+#[test]
+fn wide_tables_are_read_in_time_that_grows_with_them() {
+    let _alone = alone();
+    let seconds = |columns: usize| {
+        let names: Vec<String> = (0..columns).map(|i| format!("column{i}")).collect();
+        let row = |k: usize| (0..columns).map(|i| ((i * k) % 7).to_string()).collect::<Vec<_>>().join(",");
+        let text = format!("{}\n{}\n{}\n{}\n{}\n", names.join(","), row(1), row(2), row(3), row(5));
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("wide.csv");
+        fs::write(&path, text).unwrap();
+        let store = nnz::data::Store::at(dir.path());
+        let begun = std::time::Instant::now();
+        store.load(&format!("{}?target=column0", path.display())).unwrap();
+        begun.elapsed().as_secs_f64()
+    };
+    let least = |n: usize| (0..3).map(|_| seconds(n)).fold(f64::INFINITY, f64::min);
+    let (small, large) = (least(10_000), least(80_000));
+    assert!(large < 24.0 * small.max(0.005), "{small} s for 10000 columns, {large} s for 80000");
+}

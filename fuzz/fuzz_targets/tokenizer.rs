@@ -1,0 +1,3 @@
+#![no_main]
+
+nnz_fuzz::target!("tokenizer");
