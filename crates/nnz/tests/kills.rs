@@ -53,22 +53,22 @@ fn results(run: &Path) -> BTreeMap<PathBuf, Vec<u8>> {
     }
     let mut out = BTreeMap::new();
     walk(run, run, &mut out);
-    let record = nnz::run::read_record(run).unwrap();
+    let record = nnz::lab::run::read_record(run).unwrap();
     let times: BTreeMap<String, Vec<f64>> = serde_json::from_slice(&out[Path::new("timings.json")]).unwrap();
     let page = out.insert("report.html".into(), Vec::new());
-    assert!(page.unwrap() == nnz::report::html(&record).into_bytes(), "the page is not of the record");
-    for (name, text) in nnz::report::csv(&record) {
+    assert!(page.unwrap() == nnz::lab::report::html(&record).into_bytes(), "the page is not of the record");
+    for (name, text) in nnz::lab::report::csv(&record) {
         assert!(out[&Path::new("figures").join(&name)] == text.into_bytes(), "{name} is not of the record");
     }
     out.insert("figures/arms.csv".into(), Vec::new());
     for (name, seconds) in &times {
         let lines = String::from_utf8(out[&Path::new("arms").join(format!("{name}.events.jsonl"))].clone()).unwrap();
-        let epochs: Vec<nnz::run::record::EpochRecord> =
+        let epochs: Vec<nnz::lab::run::record::EpochRecord> =
             lines.lines().map(|l| serde_json::from_str(l).unwrap()).collect();
         let board = Path::new("tensorboard").join(name).join("events.out.tfevents.0.nnz");
         let curves = out.insert(board, Vec::new()).unwrap();
         assert!(
-            curves == nnz::report::tensorboard(&epochs, seconds),
+            curves == nnz::lab::report::tensorboard(&epochs, seconds),
             "the curves of {name} are not those of its events"
         );
     }
