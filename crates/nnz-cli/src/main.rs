@@ -4,7 +4,7 @@
 mod commands;
 mod ui;
 
-use clap::{CommandFactory, Parser, Subcommand};
+use clap::{CommandFactory, FromArgMatches, Parser, Subcommand};
 use std::process::ExitCode;
 
 /// Neural networks that are sparse all the way down.
@@ -83,7 +83,9 @@ enum Command {
 }
 
 fn main() -> ExitCode {
-    let cli = Cli::parse();
+    let matches = Cli::command().get_matches();
+    let cli = Cli::from_arg_matches(&matches).unwrap_or_else(|e| e.exit());
+    commands::given::remember(&Cli::command(), &matches);
     if let Err(e) = nnz_kernels::threads::build(cli.threads.unwrap_or(0).into()) {
         eprintln!("error: cannot start threads to compute with: {e}");
         return ExitCode::from(2);

@@ -13,6 +13,8 @@ use serde::{Deserialize, Serialize};
 
 /// The format that the metadata's document under `nnz` names.
 pub(crate) const FORMAT: &str = "nnz-weights-1";
+/// Parts that a matrix may have besides.
+pub(crate) const MORE: &[&str] = &["steps", "shape", "row_offsets"];
 /// Most entries for each byte that a matrix takes: what a header claims must not be allocated.
 pub(crate) const MOST: usize = 4096;
 

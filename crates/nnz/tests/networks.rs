@@ -57,7 +57,7 @@ fn methods_prune_graphs_and_what_is_written_is_what_they_kept() {
         ] {
             let (method, options) = (nnz::REGISTRY.find(method).unwrap(), said.parse().unwrap());
             let run = |threads: usize, packing: Option<Packing>, to: &Path| {
-                let pruning = Pruning { method, options: &options, seed: 0, packing, dtype: Dtype::F32 };
+                let pruning = Pruning { method, options: &options, seed: 0, packing, dtype: Dtype::F32, heads: false };
                 let pool = rayon::ThreadPoolBuilder::new().num_threads(threads).build().unwrap();
                 let mut network = Network::open(&golden(name)).unwrap();
                 let pruned =
@@ -93,7 +93,7 @@ fn sparse_products_answer_as_dense_ones() {
     let options = "density = 0.3".parse().unwrap();
     let method = nnz::REGISTRY.find("magnitude").unwrap();
     for (name, given) in [("bert", text(3)), ("lite0.pth", picture("pixel_values", [2, 3, 64, 64], 1))] {
-        let pruning = Pruning { method, options: &options, seed: 0, packing: None, dtype: Dtype::F32 };
+        let pruning = Pruning { method, options: &options, seed: 0, packing: None, dtype: Dtype::F32, heads: false };
         let mut network = Network::open(&golden(name)).unwrap();
         networks::prune(&mut network, &pruning, Vec::new(), &dir.path().join(name), false, |_, _| ()).unwrap();
         let want = answer(&network, &given);
@@ -115,7 +115,7 @@ fn what_cannot_be_pruned_is_said() {
     let to = dir.path().join("out");
     let why = |name: &str, method: &str, said: &str| {
         let (method, options) = (nnz::REGISTRY.find(method).unwrap(), said.parse().unwrap());
-        let pruning = Pruning { method, options: &options, seed: 0, packing: None, dtype: Dtype::F32 };
+        let pruning = Pruning { method, options: &options, seed: 0, packing: None, dtype: Dtype::F32, heads: false };
         let mut network = Network::open(&golden(name)).unwrap();
         let found = networks::prune(&mut network, &pruning, Vec::new(), &to, false, |_, _| ());
         assert!(!to.exists(), "nothing is written");
@@ -127,7 +127,7 @@ fn what_cannot_be_pruned_is_said() {
     assert!(why("bert", "essential-sparsity", "").contains("--method magnitude --density 0.5"));
     let mut network = Network::open(&golden("bert")).unwrap();
     let (method, options) = (nnz::REGISTRY.find("wanda").unwrap(), "density = 0.5".parse().unwrap());
-    let pruning = Pruning { method, options: &options, seed: 0, packing: None, dtype: Dtype::F32 };
+    let pruning = Pruning { method, options: &options, seed: 0, packing: None, dtype: Dtype::F32, heads: false };
     let less = vec![text(0)[..2].to_vec()];
     let found = networks::prune(&mut network, &pruning, less, &to, false, |_, _| ()).unwrap_err().to_string();
     assert!(found.contains("`token_type_ids` of the network is missing") && !to.exists(), "{found}");
@@ -217,7 +217,7 @@ fn sparse_initializers_hold_the_same_numbers() {
     let dir = tempfile::tempdir().unwrap();
     let options = "density = 0.1\ndistribution = \"uniform\"".parse().unwrap();
     let method = nnz::REGISTRY.find("magnitude").unwrap();
-    let pruning = Pruning { method, options: &options, seed: 0, packing: None, dtype: Dtype::F32 };
+    let pruning = Pruning { method, options: &options, seed: 0, packing: None, dtype: Dtype::F32, heads: false };
     let mut network = Network::open(&golden("plain.pth")).unwrap();
     let (plain, sparse) = (dir.path().join("plain.onnx"), dir.path().join("sparse.onnx"));
     networks::prune(&mut network, &pruning, Vec::new(), &plain, false, |_, _| ()).unwrap();
@@ -271,7 +271,7 @@ fn arrays_of_numpy_are_weights() {
     assert_eq!(archive.read("b").unwrap()[..5], [-5.0, -2.0, 1.0, 4.0, -4.0]);
     let options = "density = 0.25".parse().unwrap();
     let method = nnz::REGISTRY.find("magnitude").unwrap();
-    let pruning = Pruning { method, options: &options, seed: 0, packing: None, dtype: Dtype::F32 };
+    let pruning = Pruning { method, options: &options, seed: 0, packing: None, dtype: Dtype::F32, heads: false };
     let mut network = Network::open(&file).unwrap();
     assert!(networks::known(&file));
     let to = dir.path().join("out");

@@ -4,6 +4,7 @@ pub mod bench;
 pub mod compare;
 pub mod data;
 pub mod doctor;
+pub mod given;
 pub mod language;
 pub mod methods;
 pub mod model;

@@ -1,5 +1,6 @@
 //! Encoders of texts and networks for pictures that come as ONNX or as checkpoints.
 
+use super::given;
 use super::language::{bar, written};
 use crate::ui::{self, Ui};
 use anyhow::{Result, bail};
@@ -7,7 +8,7 @@ use nnz::data::picture;
 use nnz::kernels::cost::Machine;
 use nnz::kernels::measure::seconds;
 use nnz::models::{self, Pruned, Pruning};
-use nnz::networks::{self, Network, Reads, TOKENS};
+use nnz::networks::{self, Exported, Network, Reads, TOKENS, Target};
 use nnz_engine::file::{Header, load_model};
 use nnz_engine::ops::softmax_rows;
 use nnz_engine::{Model, Storage, Tensor};
@@ -70,7 +71,8 @@ fn sizes(network: &Network) -> (usize, usize) {
 
 /// Writes a network anew.
 pub fn convert(args: &super::language::ConvertArgs, ui: Ui) -> Result<ExitCode> {
-    let onnx = args.output.extension().is_some_and(|e| e == "onnx");
+    let onnx = Target::of(&args.output)? == Target::Onnx;
+    given::no_layout(onnx)?;
     if args.sparse_initializer && !onnx {
         bail!("--sparse-initializer is for ONNX; give -o a name that ends in .onnx");
     }
@@ -88,12 +90,12 @@ pub fn convert(args: &super::language::ConvertArgs, ui: Ui) -> Result<ExitCode> 
     writing.check(false)?;
     let dtype = if onnx || network.archive.is_none() { Dtype::F32 } else { writing.dtype() };
     let said = serde_json::Value::Null;
-    let (found, bytes) =
+    let Exported { written: found, bytes, notes } =
         networks::export(&network, &args.output, writing.packing(), dtype, args.sparse_initializer, &said)?;
     let part =
         |m: nnz_onnx::Matrix| Some(models::Part { written: *found.get(&m.name)?, entries: m.len(), name: m.name });
     let parts = network.matrices().into_iter().filter(|m| !m.head).filter_map(part).collect();
-    let pruned = Pruned { parts, bytes, tried: Vec::new(), singular: 0 };
+    let pruned = Pruned { parts, bytes, tried: Vec::new(), singular: 0, notes };
     let (all, before) = sizes(&network);
     written(&pruned, all, before, &args.output, dtype, ui)
 }
@@ -197,6 +199,15 @@ pub fn prune(args: &super::prune::Args, ui: Ui) -> Result<ExitCode> {
     if args.data.is_some() {
         bail!("--data is for networks that nnz trained; give a text or pictures with --calibrate");
     }
+    given::no_training()?;
+    if args.calibrate.is_empty() {
+        given::refuse(
+            &["calibration-tokens", "calibration-length"],
+            "says how --calibrate is read; give what it names",
+        )?;
+    }
+    let onnx = Target::of(&args.output)? == Target::Onnx;
+    given::no_layout(onnx)?;
     args.writing.check(args.dense_layout)?;
     let method = nnz::REGISTRY.find(&args.method.method)?;
     let options = args.method.options()?;
@@ -208,9 +219,10 @@ pub fn prune(args: &super::prune::Args, ui: Ui) -> Result<ExitCode> {
     };
     let given = given.iter().map(|s| s.iter().map(|(n, v)| (n.as_str(), v.clone())).collect()).collect();
     let packing = if args.dense_layout { Some(Packing::Dense) } else { args.writing.packing() };
-    let onnx = args.output.extension().is_some_and(|e| e == "onnx") || network.archive.is_none();
+    let onnx = onnx || network.archive.is_none();
+    given::no_layout(onnx)?;
     let dtype = if onnx { Dtype::F32 } else { args.writing.dtype() };
-    let pruning = Pruning { method, options: &options, seed: args.seed, packing, dtype };
+    let pruning = Pruning { method, options: &options, seed: args.seed, packing, dtype, heads: args.prune_head() };
     let (all, before) = sizes(&network);
     network.notes.clear();
     let bar = bar(ui, "matrices", network.matrices().len());
@@ -308,7 +320,8 @@ pub fn inspect(path: &Path, html: Option<&Path>, ui: Ui) -> Result<ExitCode> {
     }
     let network = open(path, ui)?;
     let graph = &network.graph;
-    let matrices = graph.matrices();
+    let (matrices, stay) = (graph.matrices(), graph.stay());
+    let why = |name: &str| stay.iter().find(|(n, _)| n == name).map(|(_, why)| why.as_str());
     let mut operators = std::collections::BTreeMap::<&str, usize>::new();
     graph.nodes.iter().for_each(|n| *operators.entry(&n.op).or_default() += 1);
     let (mut rows, mut weights) = (Vec::new(), Vec::new());
@@ -323,11 +336,11 @@ pub fn inspect(path: &Path, html: Option<&Path>, ui: Ui) -> Result<ExitCode> {
         let what = match matrix {
             _ if odd > 0 => format!("{odd} not finite"),
             Some(m) => if m.head { "head" } else { "can be pruned" }.into(),
-            None => "-".into(),
+            None => why(name).unwrap_or("-").into(),
         };
         weights.push(
             json!({"name": name, "shape": c.shape, "numbers": c.kind.name(), "density": density, "bytes": c.bytes(),
-            "not_finite": odd, "prunable": matrix.is_some_and(|m| !m.head)}),
+            "not_finite": odd, "prunable": matrix.is_some_and(|m| !m.head), "not_prunable": why(name)}),
         );
         // What is no weight fills the table.
         if matrix.is_some() || c.len() >= 64 || odd > 0 {
@@ -426,6 +439,8 @@ fn output(network: &Network, values: Vec<Value>, name: &str) -> Result<Tensor<f3
 
 /// Answers for a text or a picture.
 pub fn predict(args: &super::model::PredictArgs, ui: Ui) -> Result<ExitCode> {
+    given::refuse(&["temperature", "top", "seed"], "is for language models, which go on with a text")?;
+    given::refuse(&["tokens"], "is for language models, which go on with a text")?;
     let network = open(&args.model, ui)?;
     if let Reads::Both { .. } = network.reads {
         return compare(&network, &args.input, &args.text, ui);

@@ -6,7 +6,9 @@ mod matmul;
 mod pick;
 mod quantized;
 mod reduce;
+mod resize;
 mod shape;
+pub(crate) mod told;
 
 pub(crate) use conv::{fold_norm, packed, patches, run as convolve};
 pub(crate) use matmul::{Linear, flat, linear_shape};
@@ -208,7 +210,7 @@ pub(crate) fn find(op: &str) -> Option<Op> {
         "ConvTranspose" => conv::transposed,
         "MaxPool" | "AveragePool" => conv::pool,
         "GlobalAveragePool" | "GlobalMaxPool" => conv::global_pool,
-        "Resize" | "Upsample" => conv::resize,
+        "Resize" | "Upsample" => resize::resize,
         "MatMul" => matmul::matmul,
         "Gemm" => matmul::gemm,
         "ReduceMean" | "ReduceSum" | "ReduceMax" | "ReduceMin" | "ReduceProd" | "ReduceL1" | "ReduceL2"
