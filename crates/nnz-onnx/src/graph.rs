@@ -14,7 +14,7 @@ use std::path::{Component, Path, PathBuf};
 /// The set of operators that graphs built here are written for.
 pub const OPSET: i64 = 20;
 /// Sets of operators that are read.
-const OPSETS: std::ops::RangeInclusive<i64> = 9..=24;
+const OPSETS: std::ops::RangeInclusive<i64> = 9..=28;
 /// Most entries of a sparse tensor for each byte it takes.
 const MOST: usize = 4096;
 

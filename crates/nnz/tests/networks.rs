@@ -76,8 +76,12 @@ fn methods_prune_graphs_and_what_is_written_is_what_they_kept() {
             let want = answer(&network, &samples[0]);
             assert!(far(&want, &answer(&Network::open(&golden(name)).unwrap(), &samples[0])) > 1e-4, "nothing changed");
             assert!(far(&want, &answer(&Network::open(&one).unwrap(), &samples[0])) < 1e-5, "{name} {}", method.key);
-            run(2, None, &onnx);
-            assert!(far(&want, &answer(&Network::open(&onnx).unwrap(), &samples[0])) < 1e-5, "{name} {}", method.key);
+            // What a network of guesses computes is not written.
+            if name != "plain.pth" {
+                run(2, None, &onnx);
+                let again = answer(&Network::open(&onnx).unwrap(), &samples[0]);
+                assert!(far(&want, &again) < 1e-5, "{name} {}", method.key);
+            }
             for (m, before) in
                 network.matrices().iter().filter(|m| m.head).map(|m| (m, Network::open(&golden(name)).unwrap()))
             {
@@ -187,7 +191,7 @@ fn networks_of_ours_answer_as_onnx_as_they_do_here() {
         ("mobilenet-small", [3, 32, 32]),
     ] {
         let (model, header) = fresh(text, input);
-        let network = networks::own(&model, &header, Path::new("net.safetensors")).unwrap();
+        let network = networks::own(&model, &header, Path::new("net.safetensors"), true).unwrap();
         let [c, h, w] = input;
         let given = picture("x", [2, c, h, w], 5);
         let Value::Float(x) = &given[0].1 else { unreachable!() };
@@ -208,7 +212,7 @@ fn networks_of_ours_answer_as_onnx_as_they_do_here() {
         leave(text, &network, &given, false);
     }
     let (model, header) = fresh("transformer:16-1-2-7", [1, 28, 28]);
-    let why = networks::own(&model, &header, Path::new("net.safetensors")).unwrap_err().to_string();
+    let why = networks::own(&model, &header, Path::new("net.safetensors"), true).unwrap_err().to_string();
     assert!(why.contains("net.safetensors") && why.contains("not written as ONNX"), "{why}");
 }
 
@@ -218,7 +222,7 @@ fn sparse_initializers_hold_the_same_numbers() {
     let options = "density = 0.1\ndistribution = \"uniform\"".parse().unwrap();
     let method = nnz::REGISTRY.find("magnitude").unwrap();
     let pruning = Pruning { method, options: &options, seed: 0, packing: None, dtype: Dtype::F32, heads: false };
-    let mut network = Network::open(&golden("plain.pth")).unwrap();
+    let mut network = Network::open(&golden("resnet18.pth")).unwrap();
     let (plain, sparse) = (dir.path().join("plain.onnx"), dir.path().join("sparse.onnx"));
     networks::prune(&mut network, &pruning, Vec::new(), &plain, false, |_, _| ()).unwrap();
     networks::export(&network, &sparse, None, Dtype::F32, true, &serde_json::Value::Null).unwrap();
@@ -226,7 +230,7 @@ fn sparse_initializers_hold_the_same_numbers() {
     a.constants.iter().for_each(|(name, c)| assert_eq!(c.numbers(), b.constants[name].numbers(), "{name}"));
     let size = |p: &Path| p.metadata().unwrap().len();
     assert!(size(&sparse) < size(&plain), "{} {}", size(&sparse), size(&plain));
-    leave("sparse", &network, &picture("x", [2, 3, 16, 16], 5), true);
+    leave("sparse", &network, &picture("pixel_values", [1, 3, 64, 64], 5), true);
     leave("bert", &Network::open(&golden("bert")).unwrap(), &text(1), false);
     leave("vit", &Network::open(&golden("vit")).unwrap(), &picture("pixel_values", [1, 3, 16, 16], 5), false);
     leave("lite0", &Network::open(&golden("lite0.pth")).unwrap(), &picture("pixel_values", [1, 3, 64, 64], 5), false);

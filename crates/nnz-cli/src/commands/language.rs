@@ -111,6 +111,7 @@ pub struct PerplexityArgs {
   nnz convert model.gguf -o folder                      as Hugging Face lays it out
   nnz convert small -o everywhere --layout dense        zeros written too, for programs that know no packed weights
   nnz convert runs/ID/models/rigl.safetensors -o net.onnx
+  nnz convert runs/ID/models/rigl.safetensors -o state.safetensors    its weights, for PyTorch
   nnz convert minilm -o minilm.onnx --sparse-initializer")]
 pub struct ConvertArgs {
     /// A language model (a GGUF file, or a folder of safetensors or PyTorch weights), an encoder or a network for pictures
@@ -129,6 +130,9 @@ pub struct ConvertArgs {
     /// Write matrices of an ONNX file of which less than a third is left as sparse initializers, which few programs read
     #[arg(long)]
     pub sparse_initializer: bool,
+    /// Leave out of an ONNX file what makes rows ready for a network that nnz trained: means, deviations, categories, scales
+    #[arg(long)]
+    pub raw: bool,
 }
 
 impl ConvertArgs {
@@ -298,7 +302,7 @@ pub fn convert(args: &ConvertArgs, ui: Ui) -> Result<ExitCode> {
         return super::network::convert(args, ui);
     }
     to_folder(&args.output)?;
-    given::refuse(&["sparse-initializer"], "is for ONNX, and language models are written to folders")?;
+    given::refuse(&["raw", "sparse-initializer"], "is for ONNX, and language models are written to folders")?;
     let model = open(&args.model, ui)?;
     let writing = args.writing();
     writing.check(false)?;

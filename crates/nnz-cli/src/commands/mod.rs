@@ -1,5 +1,6 @@
 //! One file a command, or a few that belong together.
 pub mod adapter;
+pub mod arrays;
 pub mod bench;
 pub mod compare;
 pub mod data;

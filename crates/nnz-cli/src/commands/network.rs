@@ -79,13 +79,19 @@ pub fn convert(args: &super::language::ConvertArgs, ui: Ui) -> Result<ExitCode> 
     let network = match kind(&args.model) {
         Kind::Graph => open(&args.model, ui)?,
         _ => {
-            if !onnx {
-                bail!("a network that nnz trained is written as ONNX; give -o a name that ends in .onnx");
-            }
             let (model, header): (Model<f32>, Header) = load_model(&args.model, Storage::Masked)?;
-            networks::own(&model, &header, &args.model)?
+            if !onnx {
+                return state_dict(args, &model, &header, ui);
+            }
+            networks::own(&model, &header, &args.model, args.raw)?
         }
     };
+    if args.raw && kind(&args.model) != Kind::Own {
+        bail!(
+            "--raw leaves out what makes rows ready for a network that nnz trained; {} is none",
+            args.model.display()
+        );
+    }
     let writing = args.writing();
     writing.check(false)?;
     let dtype = if onnx || network.archive.is_none() { Dtype::F32 } else { writing.dtype() };
@@ -98,6 +104,20 @@ pub fn convert(args: &super::language::ConvertArgs, ui: Ui) -> Result<ExitCode> 
     let pruned = Pruned { parts, bytes, tried: Vec::new(), singular: 0, notes };
     let (all, before) = sizes(&network);
     written(&pruned, all, before, &args.output, dtype, ui)
+}
+
+/// Writes the weights of a network that nnz trained.
+fn state_dict(args: &super::language::ConvertArgs, model: &Model<f32>, header: &Header, ui: Ui) -> Result<ExitCode> {
+    given::refuse(
+        &["layout", "numbers"],
+        "is for models of other programs; weights of nnz are written dense, in 32 bits",
+    )?;
+    given::refuse(&["raw"], "is for ONNX, which holds what makes rows ready for the network")?;
+    let (parts, bytes) = networks::state_dict(model, header, &args.model, &args.output)?;
+    let all = model.params.iter().map(|p| p.value.data().len()).sum();
+    let before = std::fs::metadata(&args.model)?.len() as usize;
+    let pruned = Pruned { parts, bytes, tried: Vec::new(), singular: 0, notes: Vec::new() };
+    written(&pruned, all, before, &args.output, Dtype::F32, ui)
 }
 
 /// Inputs by name.
@@ -442,6 +462,12 @@ pub fn predict(args: &super::model::PredictArgs, ui: Ui) -> Result<ExitCode> {
     given::refuse(&["temperature", "top", "seed"], "is for language models, which go on with a text")?;
     given::refuse(&["tokens"], "is for language models, which go on with a text")?;
     let network = open(&args.model, ui)?;
+    if !args.arrays.is_empty() {
+        if !args.input.as_os_str().is_empty() {
+            bail!("{} is read for nothing beside --input; leave one of them out", args.input.display());
+        }
+        return super::arrays::predict(&network, &args.arrays, ui);
+    }
     if let Reads::Both { .. } = network.reads {
         return compare(&network, &args.input, &args.text, ui);
     }

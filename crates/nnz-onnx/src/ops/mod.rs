@@ -5,6 +5,7 @@ mod math;
 mod matmul;
 mod pick;
 mod quantized;
+mod recurrent;
 mod reduce;
 mod resize;
 mod shape;
@@ -245,6 +246,10 @@ pub(crate) fn find(op: &str) -> Option<Op> {
         "DequantizeLinear" => quantized::dequantize,
         "DynamicQuantizeLinear" => quantized::dynamic,
         "MatMulInteger" => quantized::matmul,
+        "LSTM" | "GRU" => recurrent::recurrent,
+        "TopK" => recurrent::top,
+        "ScatterElements" => recurrent::scatter_elements,
+        "ScatterND" => recurrent::scatter_nd,
         _ => return None,
     })
 }
@@ -287,6 +292,7 @@ pub const KNOWN: &[&str] = &[
     "Gather",
     "GatherElements",
     "GatherND",
+    "GRU",
     "Gelu",
     "Gemm",
     "GlobalAveragePool",
@@ -300,6 +306,7 @@ pub const KNOWN: &[&str] = &[
     "InstanceNormalization",
     "IsInf",
     "IsNaN",
+    "LSTM",
     "LayerNormalization",
     "LeakyRelu",
     "Less",
@@ -339,6 +346,8 @@ pub const KNOWN: &[&str] = &[
     "Reshape",
     "Resize",
     "Round",
+    "ScatterElements",
+    "ScatterND",
     "Selu",
     "Shape",
     "Sigmoid",
@@ -358,6 +367,7 @@ pub const KNOWN: &[&str] = &[
     "Tanh",
     "ThresholdedRelu",
     "Tile",
+    "TopK",
     "Transpose",
     "Trilu",
     "Unsqueeze",

@@ -33,6 +33,11 @@ fn acted(op: &str) -> &'static [&'static str] {
         "InstanceNormalization" => &["epsilon"],
         "IsInf" => &["detect_negative", "detect_positive"],
         "LayerNormalization" => &["axis", "epsilon"],
+        "LSTM" => &["activations", "direction", "hidden_size", "layout"],
+        "GRU" => &["activations", "direction", "hidden_size", "layout", "linear_before_reset"],
+        "TopK" => &["axis", "largest", "sorted"],
+        "ScatterElements" => &["axis", "reduction"],
+        "ScatterND" => &["reduction"],
         "MaxPool" => &["auto_pad", "ceil_mode", "dilations", "kernel_shape", "pads", "strides"],
         "Mod" => &["fmod"],
         "Pad" => &["mode", "pads", "value"],
@@ -78,6 +83,7 @@ fn idle(node: &Node, name: &str, value: &Attribute) -> bool {
         ("MaxPool", "storage_order") => node.outputs.len() < 2 || is(0),
         // The weight says it, too.
         ("ConvTranspose", "kernel_shape") => true,
+        ("LSTM", "input_forget") => is(0),
         ("Split", "num_outputs") => is(node.outputs.len() as i64),
         _ => false,
     }

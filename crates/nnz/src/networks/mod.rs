@@ -4,10 +4,11 @@
 mod export;
 mod own;
 mod prune;
+mod raw;
 
 pub use export::{Exported, Target, export};
 pub use nnz_onnx::build::{Pictures, Reads};
-pub use own::own;
+pub use own::{own, state_dict};
 pub use prune::prune;
 
 use crate::data::Picture;
