@@ -4,7 +4,7 @@
 mod commands;
 mod ui;
 
-use clap::{CommandFactory, Parser, Subcommand};
+use clap::{CommandFactory, FromArgMatches, Parser, Subcommand};
 use nnz_core::Registry;
 use std::process::ExitCode;
 
@@ -85,7 +85,9 @@ enum Command {
 
 /// Reads the command line and carries it out with these methods.
 pub fn main(registry: Registry) -> ExitCode {
-    let cli = Cli::parse();
+    let matches = Cli::command().get_matches();
+    let cli = Cli::from_arg_matches(&matches).unwrap_or_else(|e| e.exit());
+    commands::given::remember(&Cli::command(), &matches);
     if let Err(why) = nnz_kernels::Isa::forced() {
         return ui::fail(&anyhow::anyhow!(why));
     }

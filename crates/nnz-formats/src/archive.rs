@@ -1,10 +1,11 @@
 //! A model file or folder as named tensors.
 
+use crate::made::{self, Made, Scale};
 use crate::packed::{self, Layout};
 use crate::{Error, Format, Packing, Result, gguf, npz, torch};
 use nnz_kernels::Map;
 use safetensors::tensor::{Dtype, SafeTensors};
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
 
 pub use gguf::Value;
@@ -18,6 +19,19 @@ pub(crate) struct Place {
     pub at: usize,
     /// Numbers from one index to the next, for each axis; row-major when empty.
     pub strides: Vec<usize>,
+    /// Whether the first byte of a number is its highest.
+    pub big: bool,
+}
+
+impl Place {
+    /// Row-major, the lowest byte of a number first.
+    pub(crate) fn plain(blob: usize, at: usize) -> Self {
+        Self { blob, at, strides: Vec::new(), big: false }
+    }
+
+    fn is_plain(&self) -> bool {
+        self.strides.is_empty() && !self.big
+    }
 }
 
 /// One tensor of an archive.
@@ -29,12 +43,36 @@ pub struct Entry {
     pub shape: Vec<usize>,
     /// How its zeros are left out.
     pub packing: Packing,
-    place: Option<Place>,
+    pub(crate) place: Option<Place>,
+    /// What its parts are called instead of it.
+    pub(crate) stem: Option<String>,
+    /// What it is made of, where its numbers do not lie in the file.
+    pub(crate) made: Option<Made>,
+    /// What its whole numbers are multiples of.
+    pub(crate) scale: Option<Scale>,
 }
 
 impl Entry {
     pub(crate) fn new(format: Format, shape: Vec<usize>, place: Place) -> Self {
-        Self { format, shape, packing: Packing::Dense, place: Some(place) }
+        Self { place: Some(place), ..Self::of(format, shape, Packing::Dense) }
+    }
+
+    /// A tensor whose numbers are those of others.
+    pub(crate) fn of(format: Format, shape: Vec<usize>, packing: Packing) -> Self {
+        Self { format, shape, packing, place: None, stem: None, made: None, scale: None }
+    }
+
+    /// The same where every name lost a prefix.
+    pub(crate) fn renamed(mut self, prefix: &str) -> Self {
+        if let Some(Made::Coo(parts) | Made::Masked(parts)) = &mut self.made {
+            parts.iter_mut().for_each(|p| *p = p[prefix.len()..].to_owned());
+        }
+        self
+    }
+
+    /// Whether its numbers are multiples of scales that the file holds beside it.
+    pub fn is_scaled(&self) -> bool {
+        self.scale.is_some()
     }
 
     /// Numbers, zero or not.
@@ -62,7 +100,11 @@ pub struct Archive {
     pub tokenizer: Option<PathBuf>,
     /// What a GGUF file says besides its tensors, and the metadata of safetensors files.
     pub metadata: BTreeMap<String, Value>,
-    entries: BTreeMap<String, Entry>,
+    /// What was left out or read in another way than it lies there, in sentences.
+    pub notes: Vec<String>,
+    pub(crate) entries: BTreeMap<String, Entry>,
+    /// Tensors that others are made of.
+    pub(crate) parts: BTreeSet<String>,
     blobs: Vec<Blob>,
 }
 
@@ -88,21 +130,31 @@ impl Blob {
 pub(crate) struct Found {
     pub entries: BTreeMap<String, Entry>,
     pub metadata: BTreeMap<String, Value>,
+    /// Tensors that others are made of.
+    pub parts: BTreeSet<String>,
+    /// What was left out, in sentences.
+    pub notes: Vec<String>,
 }
 
 impl Archive {
     /// Opens a file, or a folder such as Hugging Face's: weights in `model.safetensors` or in the shards that
-    /// `model.safetensors.index.json` names, or in `pytorch_model.bin`, with `config.json` and `tokenizer.json`.
+    /// `model.safetensors.index.json` names, or likewise in `pytorch_model.bin`, with `config.json` and `tokenizer.json`. Of a
+    /// GGUF file in parts any part opens the whole.
     ///
     /// # Errors
     /// When nothing is there, or it is not whole; the sentence says where.
     pub fn open(path: &Path) -> Result<Self> {
         if !path.is_dir() {
-            return Self::of_files(path, &[path.into()], path.parent().unwrap_or(Path::new("")));
+            let files = gguf::split(path).unwrap_or_else(|| vec![path.into()]);
+            return Self::of_files(path, &files, path.parent().unwrap_or(Path::new("")));
         }
-        let index = path.join("model.safetensors.index.json");
-        if index.is_file() {
-            return Self::sharded(path, &index);
+        for (index, whole) in
+            [("model.safetensors.index.json", ""), ("pytorch_model.bin.index.json", "model.safetensors")]
+        {
+            let index = path.join(index);
+            if index.is_file() && (whole.is_empty() || !path.join(whole).is_file()) {
+                return Self::sharded(path, &index);
+            }
         }
         let names = ["model.safetensors", "pytorch_model.bin", "model.pt", "model.pth"];
         let mut files: Vec<PathBuf> = names.iter().map(|n| path.join(n)).filter(|f| f.is_file()).take(1).collect();
@@ -110,6 +162,12 @@ impl Archive {
             let inside = std::fs::read_dir(path).map_err(|e| Error::new(path, format!("cannot read: {e}")))?;
             let ends = |p: &Path| p.extension().is_some_and(|e| e == "gguf" || e == "safetensors");
             files.extend(inside.filter_map(|e| Some(e.ok()?.path())).filter(|p| p.is_file() && ends(p)));
+            files.sort();
+            if let Some(all) = files.first().and_then(|f| gguf::split(f))
+                && files.iter().all(|f| all.contains(f))
+            {
+                return Self::of_files(path, &all, path);
+            }
         }
         match files.len() {
             1 => Self::of_files(path, &files, path),
@@ -137,8 +195,10 @@ impl Archive {
         }
         let files: Vec<PathBuf> = shards.keys().cloned().collect();
         let archive = Self::of_files(path, &files, path)?;
+        // Pickles whose names all begin alike are read without that beginning.
+        let lost = |n: &&String| !archive.entries.keys().any(|k| k == *n || n.ends_with(&format!(".{k}")));
         for (file, names) in &shards {
-            if let Some(missing) = names.iter().find(|n| !archive.entries.contains_key(*n)) {
+            if let Some(missing) = names.iter().find(lost) {
                 return Err(fail(format!("`{missing}` should be in {}, but is not", file.display())));
             }
         }
@@ -158,7 +218,8 @@ impl Archive {
             let text = std::fs::read(&config).map_err(|e| Error::new(&config, format!("cannot read: {e}")))?;
             archive.config = Some(serde_json::from_slice(&text).map_err(|e| Error::new(&config, e))?);
         }
-        archive.tokenizer = Some(folder.join("tokenizer.json")).filter(|t| t.is_file() && archive.kind != "GGUF");
+        archive.tokenizer = Some(folder.join("tokenizer.json")).filter(|t| t.is_file());
+        archive.scale()?;
         Ok(archive)
     }
 
@@ -167,11 +228,14 @@ impl Archive {
     /// # Errors
     /// As [`Archive::open`].
     pub fn parse(bytes: Vec<u8>, path: &Path) -> Result<Self> {
-        Self::of_blobs(path, vec![(path.into(), Blob::Owned(bytes))])
+        let mut archive = Self::of_blobs(path, vec![(path.into(), Blob::Owned(bytes))])?;
+        archive.scale()?;
+        Ok(archive)
     }
 
     fn of_blobs(path: &Path, blobs: Vec<(PathBuf, Blob)>) -> Result<Self> {
         let (mut entries, mut metadata, mut kind) = (BTreeMap::new(), BTreeMap::new(), "");
+        let (mut parts, mut notes) = (BTreeSet::new(), Vec::new());
         for (i, (file, blob)) in blobs.iter().enumerate() {
             let fail = |why: String| Error::new(file, why);
             let bytes = blob.bytes().map_err(|e| fail(e.to_string()))?;
@@ -193,13 +257,25 @@ impl Archive {
                     return Err(fail(format!("`{name}` is in two files")));
                 }
             }
-            metadata.extend(found.metadata);
+            // Of a file in parts the first says everything.
+            for (key, value) in found.metadata {
+                metadata.entry(key).or_insert(value);
+            }
+            parts.extend(found.parts);
+            notes.extend(found.notes);
+        }
+        if let Some(n) = metadata.get("split.count").and_then(Value::size).filter(|&n| n > 1 && n != blobs.len()) {
+            return Err(Error::new(
+                path,
+                format!("one of {n} parts; put all of them into one folder under the names they were made with"),
+            ));
         }
         let blobs = blobs.into_iter().map(|(_, b)| b).collect();
         let path = path.to_path_buf();
         let (config, tokenizer) = (None, None);
-        let mut archive = Self { path, kind, config, tokenizer, metadata, entries, blobs };
+        let mut archive = Self { path, kind, config, tokenizer, metadata, notes, entries, parts, blobs };
         archive.unpack()?;
+        archive.mask();
         Ok(archive)
     }
 
@@ -228,6 +304,7 @@ impl Archive {
                 if !["compressed", "shape"].iter().all(|p| self.entries.contains_key(&format!("{name}.{p}"))) {
                     continue;
                 }
+                self.parts.insert(format!("{name}.row_offsets"));
                 let shape = self.integers(&format!("{name}.shape"))?;
                 let Ok(shape) = <[usize; 2]>::try_from(shape) else {
                     return Err(fail(&self.path, format!("`{name}.shape` is not two numbers")));
@@ -256,24 +333,32 @@ impl Archive {
                 return Err(fail(&self.path, format!("`{name}` is there both packed and plain")));
             }
             let shape = if dims.is_empty() { shape.into() } else { dims };
-            self.entries.insert(name, Entry { format, shape, packing, place: None });
+            let ends = packing.parts().iter().chain(packed::MORE);
+            self.parts.extend(ends.map(|p| format!("{name}.{p}")).filter(|p| self.entries.contains_key(p)));
+            // compressed-tensors from 0.9 on calls the parts after the layer.
+            let whole = format!("{name}.weight");
+            let layer = document["format"] != packed::FORMAT
+                && !name.ends_with(".weight")
+                && !self.entries.contains_key(&whole);
+            let stem = layer.then(|| name.clone());
+            self.entries.insert(if layer { whole } else { name }, Entry { stem, ..Entry::of(format, shape, packing) });
         }
         Ok(())
     }
 
-    /// Names of what weights are packed into, which are no tensors of the model.
-    fn part(&self, name: &str) -> bool {
-        name.rsplit_once('.').is_some_and(|(whole, part)| {
-            let packing = self.entries.get(whole).map_or(Packing::Dense, |e| e.packing);
-            packing.parts().contains(&part)
-                || (packing != Packing::Dense && part == "steps")
-                || (packing == Packing::Bitmask && ["shape", "row_offsets"].contains(&part))
-        })
+    /// What the parts of a packed tensor are called.
+    fn stem<'a>(&'a self, name: &'a str) -> &'a str {
+        self.entries.get(name).and_then(|e| e.stem.as_deref()).unwrap_or(name)
+    }
+
+    /// Whether a tensor was written in eight bits by nnz: multiples of a 127th of the largest of its row.
+    pub fn by_steps(&self, name: &str) -> bool {
+        self.entries.contains_key(&format!("{name}.steps")) && self.entries.get(name).is_some_and(|e| e.scale.is_none())
     }
 
     /// The tensors in the order of their names.
     pub fn tensors(&self) -> impl Iterator<Item = (&str, &Entry)> {
-        self.entries.iter().filter(|(n, _)| !self.part(n)).map(|(n, e)| (n.as_str(), e))
+        self.entries.iter().filter(|(n, _)| !self.parts.contains(*n)).map(|(n, e)| (n.as_str(), e))
     }
 
     /// One of them.
@@ -284,13 +369,19 @@ impl Archive {
     /// Bytes that a tensor takes in its files.
     pub fn bytes(&self, name: &str) -> Option<usize> {
         let entry = self.entries.get(name)?;
-        match entry.packing {
-            Packing::Dense => entry.format.bytes(entry.len()),
-            packing => Some(packing.parts().iter().filter_map(|p| self.bytes(&format!("{name}.{p}"))).sum()),
-        }
+        let stem = self.stem(name);
+        let beside: usize = entry.made.iter().flat_map(Made::parts).filter_map(|p| self.bytes(p)).sum();
+        let scales = entry.scale.as_ref().and_then(|s| self.bytes(&s.name)).unwrap_or(0);
+        Some(match entry.packing {
+            _ if entry.made.is_some() => beside,
+            Packing::Dense => entry.format.bytes(entry.len())? + scales,
+            packing => {
+                packing.parts().iter().filter_map(|p| self.bytes(&format!("{stem}.{p}"))).sum::<usize>() + scales
+            }
+        })
     }
 
-    fn fail(&self, why: String) -> Error {
+    pub(crate) fn fail(&self, why: String) -> Error {
         Error::new(&self.path, why)
     }
 
@@ -306,7 +397,7 @@ impl Archive {
     pub(crate) fn raw(&self, name: &str) -> Result<(&Entry, &[u8])> {
         let entry = self.entry(name)?;
         match &entry.place {
-            Some(p) if p.strides.is_empty() => {
+            Some(p) if p.is_plain() => {
                 let bytes = entry.format.bytes(entry.len()).unwrap_or(0);
                 Ok((entry, &self.blob(p)?[p.at..p.at + bytes]))
             }
@@ -328,33 +419,71 @@ impl Archive {
         numbers.map_err(|_| self.fail(format!("`{name}` holds numbers that are too large")))
     }
 
-    /// The numbers of a tensor, row-major, decoded and with their zeros.
+    /// The numbers of a tensor, row-major, decoded, with their zeros and scales.
     ///
     /// # Errors
-    /// When it is missing, or its parts do not fit together.
+    /// When it is missing, of a type that is not decoded, or its parts do not fit together.
     pub fn read(&self, name: &str) -> Result<Vec<f32>> {
         let entry = self.entry(name)?;
-        if entry.packing != Packing::Dense {
-            let shape = [entry.shape[0], entry.shape[1..].iter().product()];
-            return packed::read(self, name, entry.packing, shape).map_err(|why| self.fail(format!("`{name}`: {why}")));
+        let named = |why: String| self.fail(format!("`{name}`: {why}"));
+        if !entry.format.readable() {
+            return Err(self.fail(format!(
+                "`{name}` has numbers of type {}, which are listed, but not read; convert the file to another type",
+                entry.format.name()
+            )));
         }
-        let mut values = vec![0.0; entry.len()];
-        match &entry.place {
-            Some(p) if !p.strides.is_empty() => {
-                let (size, bytes) = (entry.format.block().1, self.blob(p)?);
-                for (i, value) in values.iter_mut().enumerate() {
-                    let (mut rest, mut at) = (i, 0);
-                    for (extent, stride) in entry.shape.iter().zip(&p.strides).rev() {
-                        at += rest % extent * stride;
-                        rest /= extent;
-                    }
-                    let at = p.at + at * size;
-                    entry.format.decode(&bytes[at..at + size], std::slice::from_mut(value));
-                }
+        let mut values = match (&entry.made, entry.packing) {
+            (Some(made), _) => made::read(self, entry, made).map_err(named)?,
+            (None, Packing::Dense) => self.plain(name)?,
+            (None, packing) => {
+                let shape = [entry.shape[0], entry.shape[1..].iter().product()];
+                packed::read(self, self.stem(name), packing, shape).map_err(named)?
             }
-            _ => entry.format.decode(self.raw(name)?.1, &mut values),
+        };
+        if let Some(scale) = &entry.scale {
+            scale.apply(self, entry, &mut values).map_err(named)?;
         }
         Ok(values)
+    }
+
+    fn plain(&self, name: &str) -> Result<Vec<f32>> {
+        let entry = self.entry(name)?;
+        let mut values = vec![0.0; entry.len()];
+        match &entry.place {
+            Some(p) if p.is_plain() => entry.format.decode(self.raw(name)?.1, &mut values),
+            _ => entry.format.decode(&self.contents(name)?, &mut values),
+        }
+        Ok(values)
+    }
+
+    /// The bytes of a tensor as it lies in the file, row-major, the lowest byte of a number first.
+    ///
+    /// # Errors
+    /// When it is missing or packed.
+    pub fn contents(&self, name: &str) -> Result<Vec<u8>> {
+        let entry = self.entry(name)?;
+        let Some(p) = &entry.place else { return Err(self.fail(format!("`{name}` is not plain"))) };
+        let (numbers, size) = entry.format.block();
+        let bytes = self.blob(p)?;
+        let len = entry.format.bytes(entry.len()).unwrap_or(0);
+        let mut found = Vec::with_capacity(len);
+        if p.strides.is_empty() {
+            found.extend_from_slice(&bytes[p.at..p.at + len]);
+        } else {
+            debug_assert_eq!(numbers, 1, "only plain numbers have strides");
+            for i in 0..entry.len() {
+                let (mut rest, mut at) = (i, 0);
+                for (extent, stride) in entry.shape.iter().zip(&p.strides).rev() {
+                    at += rest % extent * stride;
+                    rest /= extent;
+                }
+                found.extend_from_slice(&bytes[p.at + at * size..][..size]);
+            }
+        }
+        if p.big {
+            entry.format.swap(&mut found).map_err(|why| self.fail(format!("`{name}` is {why}")))?;
+        }
+        Ok(found)
     }
 
     /// Rows `range` of a plain matrix.
@@ -367,7 +496,8 @@ impl Archive {
         if range.end > rows || range.start > range.end {
             return Err(self.fail(format!("`{name}` has {rows} rows, not {range:?}")));
         }
-        let plain = entry.place.as_ref().is_some_and(|p| p.strides.is_empty());
+        let plain =
+            entry.place.as_ref().is_some_and(Place::is_plain) && entry.scale.is_none() && entry.format.readable();
         let Some(size) = entry.format.bytes(cols).filter(|_| plain) else {
             return Ok(self.read(name)?[range.start * cols..range.end * cols].to_vec());
         };
@@ -395,6 +525,15 @@ fn safe(bytes: &[u8], blob: usize) -> Result<Found, String> {
             Dtype::I8 => Format::I8,
             Dtype::U8 => Format::U8,
             Dtype::BOOL => Format::Bool,
+            Dtype::U16 => Format::U16,
+            Dtype::U64 => Format::U64,
+            Dtype::F8_E4M3 => Format::F8E4M3,
+            Dtype::F8_E5M2 => Format::F8E5M2,
+            Dtype::F8_E8M0 => Format::Opaque("F8_E8M0", 1, 1),
+            Dtype::F8_E4M3FNUZ => Format::Opaque("F8_E4M3FNUZ", 1, 1),
+            Dtype::F8_E5M2FNUZ => Format::Opaque("F8_E5M2FNUZ", 1, 1),
+            Dtype::C64 => Format::Opaque("C64", 1, 8),
+            Dtype::F4 => Format::Opaque("F4", 2, 1),
             other => {
                 return Err(format!(
                     "`{name}` has numbers of type {other:?}, which is not read; save it as F32, F16 or BF16"
@@ -402,8 +541,7 @@ fn safe(bytes: &[u8], blob: usize) -> Result<Found, String> {
             }
         };
         let at = 8 + header + info.data_offsets.0;
-        let place = Place { blob, at, strides: Vec::new() };
-        found.entries.insert(name, Entry::new(format, info.shape.clone(), place));
+        found.entries.insert(name, Entry::new(format, info.shape.clone(), Place::plain(blob, at)));
     }
     let said = metadata.metadata().iter().flatten();
     found.metadata = said.map(|(k, v)| (k.clone(), Value::Text(v.clone()))).collect();

@@ -1,5 +1,6 @@
 //! How numbers lie in files: plain, and GGML's blocks of small integers with a scale.
 
+use crate::blocks;
 use half::{bf16, f16};
 use rayon::prelude::*;
 
@@ -17,7 +18,13 @@ pub enum Format {
     I8,
     U8,
     U32,
+    U16,
+    U64,
     Bool,
+    /// 8 bits, of which 3 are a fraction; no infinities.
+    F8E4M3,
+    /// 8 bits, of which 2 are a fraction.
+    F8E5M2,
     /// 32 numbers d (q - 8) of 4 bits.
     Q4_0,
     /// 32 numbers d q + m of 4 bits.
@@ -28,6 +35,26 @@ pub enum Format {
     Q4K,
     /// 256 numbers of 6 bits in 16 parts, with scales of 8 bits.
     Q6K,
+    /// 32 numbers d (q - 16) of 5 bits.
+    Q5_0,
+    /// 32 numbers d q + m of 5 bits.
+    Q5_1,
+    /// 256 numbers of 2 bits in 16 parts.
+    Q2K,
+    /// 256 numbers of 3 bits in 16 parts.
+    Q3K,
+    /// 256 numbers of 5 bits in 8 parts.
+    Q5K,
+    /// 32 numbers of 4 bits on uneven levels.
+    Iq4Nl,
+    /// 256 such numbers in 8 parts.
+    Iq4Xs,
+    /// 32 numbers of 4 bits with fractions.
+    Mxfp4,
+    /// 64 such numbers in 4 parts.
+    Nvfp4,
+    /// Listed, but not decoded: a name, and the numbers and bytes of a block.
+    Opaque(&'static str, usize, usize),
 }
 
 impl Format {
@@ -50,22 +77,83 @@ impl Format {
             Self::Q8_0 => "Q8_0",
             Self::Q4K => "Q4_K",
             Self::Q6K => "Q6_K",
+            Self::U16 => "U16",
+            Self::U64 => "U64",
+            Self::F8E4M3 => "F8_E4M3",
+            Self::F8E5M2 => "F8_E5M2",
+            Self::Q5_0 => "Q5_0",
+            Self::Q5_1 => "Q5_1",
+            Self::Q2K => "Q2_K",
+            Self::Q3K => "Q3_K",
+            Self::Q5K => "Q5_K",
+            Self::Iq4Nl => "IQ4_NL",
+            Self::Iq4Xs => "IQ4_XS",
+            Self::Mxfp4 => "MXFP4",
+            Self::Nvfp4 => "NVFP4",
+            Self::Opaque(name, ..) => name,
         }
     }
 
     /// Numbers of a block, and its bytes.
     pub fn block(self) -> (usize, usize) {
         match self {
-            Self::F64 | Self::I64 => (1, 8),
+            Self::F64 | Self::I64 | Self::U64 => (1, 8),
             Self::F32 | Self::I32 | Self::U32 => (1, 4),
-            Self::F16 | Self::BF16 | Self::I16 => (1, 2),
-            Self::I8 | Self::U8 | Self::Bool => (1, 1),
+            Self::F16 | Self::BF16 | Self::I16 | Self::U16 => (1, 2),
+            Self::I8 | Self::U8 | Self::Bool | Self::F8E4M3 | Self::F8E5M2 => (1, 1),
             Self::Q4_0 => (32, 18),
             Self::Q4_1 => (32, 20),
             Self::Q8_0 => (32, 34),
             Self::Q4K => (256, 144),
             Self::Q6K => (256, 210),
+            Self::Q5_0 => (32, 22),
+            Self::Q5_1 => (32, 24),
+            Self::Q2K => (256, 84),
+            Self::Q3K => (256, 110),
+            Self::Q5K => (256, 176),
+            Self::Iq4Nl => (32, 18),
+            Self::Iq4Xs => (256, 136),
+            Self::Mxfp4 => (32, 17),
+            Self::Nvfp4 => (64, 36),
+            Self::Opaque(_, numbers, bytes) => (numbers, bytes),
         }
+    }
+
+    /// Whether its numbers can be decoded.
+    pub fn readable(self) -> bool {
+        !matches!(self, Self::Opaque(..))
+    }
+
+    /// Whether its numbers have fractions.
+    pub fn is_float(self) -> bool {
+        !self.is_whole() && self.readable()
+    }
+
+    /// Whether it is a type of whole numbers or truth values.
+    pub fn is_whole(self) -> bool {
+        use Format::{Bool, I8, I16, I32, I64, U8, U16, U32, U64};
+        matches!(self, I64 | I32 | I16 | I8 | U8 | U16 | U32 | U64 | Bool)
+    }
+
+    /// Turns blocks of a big-endian file into those of a little-endian one.
+    ///
+    /// # Errors
+    /// Blocks of which it is not settled how such files have them.
+    pub(crate) fn swap(self, bytes: &mut [u8]) -> Result<(), String> {
+        let (numbers, size) = self.block();
+        let halves: &[usize] = match self {
+            _ if numbers == 1 => {
+                bytes.chunks_exact_mut(size).for_each(<[u8]>::reverse);
+                return Ok(());
+            }
+            Self::Q4_0 | Self::Q8_0 => &[0],
+            Self::Q4K => &[0, 2],
+            Self::Q6K => &[208],
+            Self::Mxfp4 => &[],
+            other => return Err(format!("{} in a big-endian file, which is not read", other.name())),
+        };
+        bytes.chunks_exact_mut(size).for_each(|block| halves.iter().for_each(|&at| block.swap(at, at + 1)));
+        Ok(())
     }
 
     /// Bytes of `len` numbers; none where they do not fill blocks, or overflow.
@@ -105,19 +193,28 @@ impl Format {
             Self::I8 => to[0] = f32::from(b[0] as i8),
             Self::U8 => to[0] = f32::from(b[0]),
             Self::Bool => to[0] = if b[0] == 0 { 0.0 } else { 1.0 },
+            Self::U16 => to[0] = f32::from(u16::from_le_bytes([b[0], b[1]])),
+            Self::U64 => to[0] = u64::from_le_bytes(eight()) as f32,
+            Self::F8E4M3 => to[0] = blocks::e4m3(b[0]),
+            Self::F8E5M2 => to[0] = blocks::e5m2(b[0]),
+            Self::Q5_0 => blocks::q5_0(b, to),
+            Self::Q5_1 => blocks::q5_1(b, to),
+            Self::Q2K => blocks::q2_k(b, to),
+            Self::Q3K => blocks::q3_k(b, to),
+            Self::Q5K => blocks::q5_k(b, to),
+            Self::Iq4Nl => blocks::iq4_nl(b, to),
+            Self::Iq4Xs => blocks::iq4_xs(b, to),
+            Self::Mxfp4 => blocks::mxfp4(b, to),
+            Self::Nvfp4 => blocks::nvfp4(b, to),
+            Self::Opaque(..) => to.fill(f32::NAN),
             Self::Q8_0 => to.iter_mut().zip(&b[2..]).for_each(|(y, &q)| *y = half(0) * f32::from(q as i8)),
             Self::Q4_0 => nibbles(&b[2..], to, |q| half(0) * (q - 8.0)),
             Self::Q4_1 => nibbles(&b[4..], to, |q| half(0) * q + half(2)),
             Self::Q4K => {
                 let (d, least) = (half(0), half(2));
-                let six = &b[4..16];
                 for part in 0..8 {
-                    // Scales and minima of parts 4 to 7 have their upper two bits where parts 0 to 3 leave some free.
-                    let (scale, minimum) = match part {
-                        0..4 => (six[part] & 63, six[part + 4] & 63),
-                        p => ((six[p + 4] & 15) | (six[p - 4] >> 6 << 4), (six[p + 4] >> 4) | (six[p] >> 6 << 4)),
-                    };
-                    let (scale, minimum) = (d * f32::from(scale), least * f32::from(minimum));
+                    let (scale, minimum) = blocks::six(&b[4..16], part);
+                    let (scale, minimum) = (d * scale, least * minimum);
                     let (from, shift) = (&b[16 + part / 2 * 32..][..32], part % 2 * 4);
                     let to = &mut to[part * 32..][..32];
                     to.iter_mut().zip(from).for_each(|(y, q)| *y = scale * f32::from(q >> shift & 15) - minimum);

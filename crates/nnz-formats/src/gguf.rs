@@ -2,6 +2,7 @@
 
 use crate::Format;
 use crate::archive::{Entry, Found, Place};
+use std::path::{Path, PathBuf};
 
 /// A value of a file's metadata.
 #[derive(Clone, Debug, PartialEq)]
@@ -59,6 +60,8 @@ const LONGEST: u64 = 1 << 24;
 struct Reader<'a> {
     bytes: &'a [u8],
     at: usize,
+    /// Whether the first byte of a number is its highest.
+    big: bool,
 }
 
 impl<'a> Reader<'a> {
@@ -72,7 +75,9 @@ impl<'a> Reader<'a> {
     }
 
     fn number(&mut self, bytes: u64) -> Result<u64, String> {
-        Ok(self.take(bytes)?.iter().rev().fold(0, |v, &b| v << 8 | u64::from(b)))
+        let part = self.take(bytes)?;
+        let add = |v: u64, b: &u8| v << 8 | u64::from(*b);
+        Ok(if self.big { part.iter().fold(0, add) } else { part.iter().rev().fold(0, add) })
     }
 
     fn text(&mut self) -> Result<String, String> {
@@ -107,35 +112,64 @@ impl<'a> Reader<'a> {
     }
 }
 
-/// The format of GGML's number; the name for the error otherwise.
+/// The format of GGML's number; what is not decoded is listed by its name.
 fn format(kind: u64) -> Result<Format, String> {
     Ok(match kind {
         0 => Format::F32,
         1 => Format::F16,
         2 => Format::Q4_0,
         3 => Format::Q4_1,
+        6 => Format::Q5_0,
+        7 => Format::Q5_1,
         8 => Format::Q8_0,
+        9 => Format::Opaque("Q8_1", 32, 40),
+        10 => Format::Q2K,
+        11 => Format::Q3K,
         12 => Format::Q4K,
+        13 => Format::Q5K,
         14 => Format::Q6K,
+        15 => Format::Opaque("Q8_K", 256, 292),
+        16 => Format::Opaque("IQ2_XXS", 256, 66),
+        17 => Format::Opaque("IQ2_XS", 256, 74),
+        18 => Format::Opaque("IQ3_XXS", 256, 98),
+        19 => Format::Opaque("IQ1_S", 256, 50),
+        20 => Format::Iq4Nl,
+        21 => Format::Opaque("IQ3_S", 256, 110),
+        22 => Format::Opaque("IQ2_S", 256, 82),
+        23 => Format::Iq4Xs,
         24 => Format::I8,
         25 => Format::I16,
         26 => Format::I32,
         27 => Format::I64,
         28 => Format::F64,
+        29 => Format::Opaque("IQ1_M", 256, 56),
         30 => Format::BF16,
-        other => {
-            let names =
-                ["Q5_0", "Q5_1", "", "Q8_1", "Q2_K", "Q3_K", "", "Q5_K", "", "Q8_K", "IQ2_XXS", "IQ2_XS", "IQ3_XXS"];
-            let name = usize::try_from(other).ok().and_then(|i| i.checked_sub(6)).and_then(|i| names.get(i));
-            return Err(name.filter(|n| !n.is_empty()).map_or_else(|| format!("number {other}"), |n| (*n).into()));
-        }
+        34 => Format::Opaque("TQ1_0", 256, 54),
+        35 => Format::Opaque("TQ2_0", 256, 66),
+        39 => Format::Mxfp4,
+        40 => Format::Nvfp4,
+        41 => Format::Opaque("Q1_0", 128, 18),
+        other => return Err(format!("has numbers of GGML type {other}, which is not known")),
     })
+}
+
+/// All files of a model that is split, by the name of one: `NAME-00001-of-00003.gguf`.
+pub(crate) fn split(path: &Path) -> Option<Vec<PathBuf>> {
+    let name = path.file_name()?.to_str()?.strip_suffix(".gguf")?;
+    let (rest, count) = name.rsplit_once("-of-")?;
+    let (stem, number) = rest.rsplit_once('-')?;
+    let digits = |t: &str| t.len() == 5 && t.bytes().all(|b| b.is_ascii_digit());
+    let count: usize = count.parse().ok().filter(|&n| digits(count) && digits(number) && n > 1)?;
+    Some((1..=count).map(|i| path.with_file_name(format!("{stem}-{i:05}-of-{count:05}.gguf"))).collect())
 }
 
 /// A file.
 pub(crate) fn read(bytes: &[u8], blob: usize) -> Result<Found, String> {
-    let mut r = Reader { bytes, at: 4 };
-    let version = r.number(4)?;
+    let mut r = Reader { bytes, at: 4, big: false };
+    let mut version = r.number(4)?;
+    if version != 0 && version.trailing_zeros() >= 24 {
+        (version, r.big) = (version >> 24, true);
+    }
     if !(2..=3).contains(&version) {
         return Err(format!("GGUF of version {version}; versions 2 and 3 are read"));
     }
@@ -156,9 +190,7 @@ pub(crate) fn read(bytes: &[u8], blob: usize) -> Result<Found, String> {
         let mut shape = (0..dims).map(|_| r.number(8).map(|n| n as usize)).collect::<Result<Vec<_>, _>>()?;
         shape.reverse();
         let (kind, offset) = (r.number(4)?, r.number(8)?);
-        let format = format(kind).map_err(|kind| {
-            format!("`{name}` is quantized as {kind}, which is not read; F32, F16, BF16, Q8_0, Q4_0, Q4_1, Q4_K and Q6_K are")
-        })?;
+        let format = format(kind).map_err(|why| format!("`{name}` {why}"))?;
         listed.push((name, format, shape, offset));
     }
     let alignment = found.metadata.get("general.alignment").map_or(Some(32), Value::size);
@@ -179,7 +211,7 @@ pub(crate) fn read(bytes: &[u8], blob: usize) -> Result<Found, String> {
             return Err(format!("`{name}` takes {size} bytes from byte {offset} on, which leaves the file"));
         };
         taken.push((at, end, name.clone()));
-        let entry = Entry::new(format, shape, Place { blob, at, strides: Vec::new() });
+        let entry = Entry::new(format, shape, Place { big: r.big, ..Place::plain(blob, at) });
         if found.entries.insert(name.clone(), entry).is_some() {
             return Err(format!("two tensors are named `{name}`"));
         }

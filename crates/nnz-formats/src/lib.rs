@@ -6,8 +6,10 @@
 #![forbid(unsafe_code)]
 
 mod archive;
+mod blocks;
 mod format;
 mod gguf;
+mod made;
 mod npz;
 mod packed;
 mod pickle;

@@ -49,6 +49,8 @@ fn array(bytes: &[u8], at: usize, blob: usize) -> Result<Entry, String> {
         "<i4" => Format::I32,
         "<u4" => Format::U32,
         "<i2" => Format::I16,
+        "<u2" => Format::U16,
+        "<u8" => Format::U64,
         "|i1" => Format::I8,
         "|u1" => Format::U8,
         "|b1" => Format::Bool,
@@ -63,7 +65,7 @@ fn array(bytes: &[u8], at: usize, blob: usize) -> Result<Entry, String> {
     if columns_first && shape.len() > 1 {
         strides = (0..shape.len()).map(|i| shape[..i].iter().product()).collect();
     }
-    Ok(Entry::new(format, shape, Place { blob, at: at + bytes.len() - rest.len(), strides }))
+    Ok(Entry::new(format, shape, Place { strides, ..Place::plain(blob, at + bytes.len() - rest.len()) }))
 }
 
 /// What stands before the numbers of a `.npy` array.

@@ -13,11 +13,13 @@ use serde::{Deserialize, Serialize};
 
 /// The format that the metadata's document under `nnz` names.
 pub(crate) const FORMAT: &str = "nnz-weights-1";
+/// Parts that a matrix may have besides.
+pub(crate) const MORE: &[&str] = &["steps", "shape", "row_offsets"];
 /// Most entries for each byte that a matrix takes, beyond [`FEW`]: what a header claims must not be allocated. A matrix of
 /// which one number in a thousand is left, in two bytes, has 300 behind the best code.
-const MOST: usize = 512;
+pub(crate) const MOST: usize = 512;
 /// Entries that any matrix may have.
-const FEW: usize = 1 << 22;
+pub(crate) const FEW: usize = 1 << 22;
 
 /// How the zeros of a matrix are left out.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]

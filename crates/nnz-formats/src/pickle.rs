@@ -77,10 +77,14 @@ impl Pickle {
 /// Whether a name only describes data.
 fn known(global: &str) -> bool {
     let storage = |name: &str| name.ends_with("Storage") && name.chars().all(char::is_alphanumeric);
-    let dtypes = ["float", "half", "double", "bfloat16", "int", "uint", "long", "short", "bool"];
+    let dtypes = ["float", "half", "double", "bfloat16", "int", "uint", "long", "short", "bool", "complex"];
     match global {
         "collections.OrderedDict" | "torch.Size" | "torch.device" | "torch.serialization._get_layout" => true,
-        "torch._utils._rebuild_tensor" | "torch._utils._rebuild_tensor_v2" | "torch._utils._rebuild_parameter" => true,
+        "torch._utils._rebuild_tensor"
+        | "torch._utils._rebuild_tensor_v2"
+        | "torch._utils._rebuild_tensor_v3"
+        | "torch._utils._rebuild_sparse_tensor"
+        | "torch._utils._rebuild_parameter" => true,
         _ => global
             .strip_prefix("torch.storage.")
             .or(global.strip_prefix("torch."))
@@ -187,11 +191,24 @@ impl<'a> Machine<'a> {
         let global = format!("{}.{name}", module.replace("__builtin__", "builtins"));
         match known(&global) {
             true => self.push(Node::Global(global)),
+            false if global.starts_with("torch._utils._rebuild_") => Err(format!(
+                "a tensor of a kind that is not read (`{global}`); save it as a plain one, such as `tensor.dequantize()`"
+            )),
             false => Err(format!(
                 "names `{global}`, which is no part of a tensor and would be executed by Python; nothing was. Save \
                  `model.state_dict()` instead of the whole object"
             )),
         }
+    }
+
+    /// What a dictionary is made of when it is called with a list of pairs, as Python 2 did.
+    fn pairs(&self, arguments: Id) -> Vec<(Id, Id)> {
+        let list = |id: Id| match &self.nodes[id as usize] {
+            Node::List(items) => items.as_slice(),
+            _ => &[],
+        };
+        let pairs = list(arguments).first().map_or(&[][..], |&first| list(first));
+        pairs.iter().filter_map(|&pair| <[Id; 2]>::try_from(list(pair)).ok().map(|[k, v]| (k, v))).collect()
     }
 
     fn remember(&mut self, key: u32) -> Step<()> {
@@ -315,7 +332,10 @@ impl<'a> Machine<'a> {
             b'R' | 0x81 => {
                 let (arguments, f) = (self.pop()?, self.pop()?);
                 match &self.nodes[f as usize] {
-                    Node::Global(g) if g == "collections.OrderedDict" => self.push(Node::Dict(Vec::new()))?,
+                    Node::Global(g) if g == "collections.OrderedDict" => {
+                        let pairs = self.pairs(arguments);
+                        self.push(Node::Dict(pairs))?;
+                    }
                     Node::Global(_) => self.push(Node::Call(f, arguments))?,
                     _ => return Err("calls what is no name; nothing was executed".into()),
                 }

@@ -3,6 +3,8 @@
 
 use crate::Format;
 use crate::archive::{Entry, Found, Place};
+use crate::made;
+use crate::packed::{self, Packing};
 use crate::pickle::{self, Id, Node, Pickle};
 use std::collections::BTreeMap;
 use std::io::Cursor;
@@ -20,6 +22,13 @@ pub(crate) fn read_zip(bytes: &[u8], blob: usize) -> Result<Found, String> {
     for i in 0..zip.len() {
         let file = zip.by_index(i).map_err(|e| format!("not a whole zip archive: {e}"))?;
         let name = file.name().map_err(|e| format!("a member's name: {e}"))?.into_owned();
+        if name.contains("/code/") || name.ends_with("/constants.pkl") {
+            return Err(
+                "a TorchScript archive (`torch.jit.save`): it holds a program, which is not run; save its `state_dict()` with \
+                 `torch.save`, or export it as ONNX"
+                    .into(),
+            );
+        }
         if file.compression() != zip::CompressionMethod::Stored {
             return Err(format!(
                 "`{name}` is compressed, which PyTorch never does; nothing was unpacked. Save it again with `torch.save`"
@@ -97,9 +106,38 @@ fn storage(p: &Pickle, id: Id) -> Option<(Format, &str)> {
         "CharStorage" => Format::I8,
         "ByteStorage" | "UntypedStorage" => Format::U8,
         "BoolStorage" => Format::Bool,
+        "ComplexFloatStorage" => Format::Opaque("C64", 1, 8),
+        "ComplexDoubleStorage" => Format::Opaque("C128", 1, 16),
         _ => return None,
     };
     Some((format, p.text(*parts.get(2)?)?))
+}
+
+/// The format of `torch.NAME`.
+fn dtype(name: &str) -> Option<Format> {
+    Some(match name.strip_prefix("torch.")? {
+        "float32" | "float" => Format::F32,
+        "float64" | "double" => Format::F64,
+        "float16" | "half" => Format::F16,
+        "bfloat16" => Format::BF16,
+        "float8_e4m3fn" => Format::F8E4M3,
+        "float8_e5m2" => Format::F8E5M2,
+        "float8_e4m3fnuz" => Format::Opaque("F8_E4M3FNUZ", 1, 1),
+        "float8_e5m2fnuz" => Format::Opaque("F8_E5M2FNUZ", 1, 1),
+        "float8_e8m0fnu" => Format::Opaque("F8_E8M0", 1, 1),
+        "uint16" => Format::U16,
+        "uint32" => Format::U32,
+        "uint64" => Format::U64,
+        "uint8" => Format::U8,
+        "int8" => Format::I8,
+        "int16" | "short" => Format::I16,
+        "int32" | "int" => Format::I32,
+        "int64" | "long" => Format::I64,
+        "bool" => Format::Bool,
+        "complex64" => Format::Opaque("C64", 1, 8),
+        "complex128" => Format::Opaque("C128", 1, 16),
+        _ => return None,
+    })
 }
 
 /// Bytes of a number of each storage.
@@ -108,26 +146,131 @@ fn widths(p: &Pickle) -> BTreeMap<String, usize> {
     all.map(|(format, key)| (key.to_owned(), format.block().1)).collect()
 }
 
+/// Names under which training scripts keep the weights.
+const WRAPPERS: [&str; 7] = ["state_dict", "model_state_dict", "model", "module", "net", "network", "weights"];
+/// What wrappers of modules put in front of every name.
+const PREFIXES: [&str; 4] = ["module.", "_orig_mod.", "model.", "net."];
+
 fn tensors(p: &Pickle, storages: &Storages, end: usize, blob: usize) -> Result<Found, String> {
     let mut found = Found::default();
     let mut root = p.root;
-    // Training scripts wrap the weights.
-    if let Node::Dict(pairs) = p.node(root) {
-        let wrapped = |(k, v): &&(Id, Id)| {
-            ["state_dict", "model_state_dict"].iter().any(|w| p.text(*k) == Some(w))
-                && matches!(p.node(*v), Node::Dict(_))
+    for _ in 0..3 {
+        let Node::Dict(pairs) = p.node(root) else { break };
+        let named = |(k, v): &&(Id, Id), w: &str| {
+            p.text(*k) == Some(w) && matches!(p.node(*v), Node::Dict(_)) && holds(p, *v, 0)
         };
-        root = pairs.iter().find(wrapped).map_or(root, |(_, v)| *v);
+        let Some((w, &(key, inside))) = WRAPPERS.iter().find_map(|w| Some((*w, pairs.iter().find(|kv| named(kv, w))?)))
+        else {
+            break;
+        };
+        let others = pairs.iter().filter(|&&(k, v)| k != key && holds(p, v, 0)).filter_map(|(k, _)| p.text(*k));
+        let others: Vec<&str> = others.collect();
+        // What lies beside weights in a checkpoint of training; elsewhere a dictionary `model` may be a part of the network.
+        let leftover = |n: &&str| {
+            ["optim", "ema", "sched", "scaler", "rng", "amp", "lr"].iter().any(|k| n.to_lowercase().contains(k))
+        };
+        if !w.ends_with("state_dict") && !others.iter().all(leftover) {
+            break;
+        }
+        if !others.is_empty() {
+            let others = others.iter().map(|n| format!("`{n}`")).collect::<Vec<_>>().join(", ");
+            found.notes.push(format!(
+                "weights are read from `{w}`; {others} of the file hold tensors too, which are left out"
+            ));
+        }
+        root = inside;
     }
     walk(p, root, String::new(), 0, &mut (p.len() as usize), &mut |name, id| {
+        if sparse(p, id, storages, end, blob, &name, &mut found)? {
+            return Ok(());
+        }
         let Some(entry) = tensor(p, id, storages, end, blob, &name)? else { return Ok(()) };
         found.entries.insert(name, entry);
         Ok(())
     })?;
-    match found.entries.is_empty() {
-        true => Err("it holds no tensors by name; save `model.state_dict()`".into()),
-        false => Ok(found),
+    if found.entries.is_empty() {
+        return Err("it holds no tensors by name; save `model.state_dict()`".into());
     }
+    while let Some(prefix) = PREFIXES.iter().find(|x| found.entries.keys().all(|n| n.starts_with(**x))) {
+        let bare = |n: &String| n[prefix.len()..].to_owned();
+        found.entries =
+            std::mem::take(&mut found.entries).into_iter().map(|(n, e)| (bare(&n), e.renamed(prefix))).collect();
+        found.parts = found.parts.iter().map(bare).collect();
+        found.notes.push(format!("every name begins with `{prefix}`, which is left out"));
+    }
+    Ok(found)
+}
+
+/// Whether a value is a tensor, or a dictionary with one.
+fn holds(p: &Pickle, id: Id, deep: usize) -> bool {
+    match p.node(id) {
+        Node::Call(f, _) => p.global(*f).is_some_and(|f| f.starts_with("torch._utils._rebuild")),
+        Node::Dict(pairs) => deep < DEEP && pairs.iter().any(|(_, v)| holds(p, *v, deep + 1)),
+        _ => false,
+    }
+}
+
+/// Adds a sparse tensor with its parts; false where it is none.
+fn sparse(
+    p: &Pickle,
+    id: Id,
+    storages: &Storages,
+    end: usize,
+    blob: usize,
+    name: &str,
+    found: &mut Found,
+) -> Result<bool, String> {
+    let bad = |why: &str| format!("`{name}`: {why}");
+    let Node::Call(f, arguments) = p.node(id) else { return Ok(false) };
+    if p.global(*f) != Some("torch._utils._rebuild_sparse_tensor") {
+        return Ok(false);
+    }
+    let arguments = p.list(*arguments).unwrap_or_default();
+    let &[layout, data, ..] = arguments else { return Err(bad("a sparse tensor of nothing")) };
+    let layout = match p.node(layout) {
+        Node::Call(_, said) => p.list(*said).and_then(|l| p.text(*l.first()?)).unwrap_or("unnamed"),
+        _ => "unnamed",
+    };
+    let data = p.list(data).unwrap_or_default();
+    let sizes = |id: Id| -> Option<Vec<usize>> {
+        // A `torch.Size` is a call with a tuple.
+        let list = match p.node(id) {
+            Node::Call(_, said) => p.list(*p.list(*said)?.first()?),
+            _ => p.list(id),
+        };
+        list?.iter().map(|&i| p.size(i)).collect()
+    };
+    let mut part = |end_: &str, id: Id| -> Result<Entry, String> {
+        let at = format!("{name}.{end_}");
+        let entry = tensor(p, id, storages, end, blob, &at)?.ok_or_else(|| bad("a part that is no tensor"))?;
+        found.entries.insert(at.clone(), entry.clone());
+        found.parts.insert(at);
+        Ok(entry)
+    };
+    let size = |e: &Entry| e.format.bytes(e.len()).unwrap_or(0);
+    let entry = match (layout, data) {
+        ("torch.sparse_coo", &[indices, values, shape, ..]) => {
+            let (indices, values) = (part("indices", indices)?, part("values", values)?);
+            let shape = sizes(shape).ok_or_else(|| bad("its shape is no list of sizes"))?;
+            made::coo(name, shape, &values, size(&indices) + size(&values))?
+        }
+        ("torch.sparse_csr", &[rows, columns, values, shape, ..]) => {
+            let rows = part("crow_indices", rows)?;
+            let (columns, values) = (part("col_indices", columns)?, part("values", values)?);
+            let shape = sizes(shape).ok_or_else(|| bad("its shape is no list of sizes"))?;
+            let bytes = size(&rows) + size(&columns) + size(&values);
+            if shape.len() != 2 || shape[0].checked_mul(shape[1]).is_none_or(|n| n > bytes.saturating_mul(packed::MOST))
+            {
+                return Err(bad(&format!("shape {shape:?} of compressed rows in {bytes} bytes; matrices are read")));
+            }
+            Entry::of(values.format, shape, Packing::Csr)
+        }
+        (other, _) => {
+            return Err(bad(&format!("a sparse tensor of layout {other}; sparse_coo and sparse_csr are read")));
+        }
+    };
+    found.entries.insert(name.into(), entry);
+    Ok(true)
 }
 
 /// Calls `each` for everything that dictionaries name. A dictionary may be there several times, but all are not looked into more
@@ -174,7 +317,7 @@ fn tensor(
             return Ok(None);
         }
         let &[from, offset, shape, strides, ..] = arguments else { return Err(bad("a tensor without shape")) };
-        let (format, key) = storage(p, from).ok_or_else(|| bad("its numbers are of a type that is not read"))?;
+        let (mut format, key) = storage(p, from).ok_or_else(|| bad("its numbers are of a type that is not read"))?;
         // As many axes as PyTorch has at most: one long list may be the shape of thousands of tensors.
         let few = |l: &&[Id]| l.len() <= 64;
         let sizes =
@@ -182,6 +325,11 @@ fn tensor(
         let (Some(offset), Some(shape), Some(strides)) = (p.size(offset), sizes(shape), sizes(strides)) else {
             return Err(bad("its shape is no list of at most 64 sizes"));
         };
+        if f.ends_with("_v3") {
+            let said = arguments.get(6).and_then(|&d| p.global(d));
+            let said = said.ok_or_else(|| bad("a tensor that does not say its type"))?;
+            format = dtype(said).ok_or_else(|| bad(&format!("numbers of type {said}, which is not read")))?;
+        }
         let &(at, len) = storages.get(key).ok_or_else(|| bad(&format!("storage {key} is missing")))?;
         let width = format.block().1;
         let count = shape.iter().try_fold(1usize, |n, &s| n.checked_mul(s));
@@ -210,7 +358,7 @@ fn tensor(
         });
         let strides = if straight || count == Some(0) { Vec::new() } else { strides };
         let at = if count == Some(0) { at } else { at + offset * width };
-        return Ok(Some(Entry::new(format, shape, Place { blob, at, strides })));
+        return Ok(Some(Entry::new(format, shape, Place { strides, ..Place::plain(blob, at) })));
     }
     Err(bad("a parameter of a parameter of a parameter"))
 }

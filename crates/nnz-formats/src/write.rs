@@ -1,7 +1,7 @@
 //! Safetensors, written tensor by tensor.
 
 use crate::packed::{self, FORMAT, Layout};
-use crate::{Error, Packing, Result};
+use crate::{Error, Format, Packing, Result};
 use half::{bf16, f16};
 use std::collections::BTreeMap;
 use std::fs::File;
@@ -50,6 +50,26 @@ impl Dtype {
         }
     }
 
+    /// The type that numbers go into: with 16 bits of small range, [`Dtype::Bf16`] where one of them would become infinite or all
+    /// together would lose more than they do there; and [`Dtype::F32`] where that has not the range either.
+    #[must_use]
+    pub fn fitting(self, values: &[f32]) -> Self {
+        // Rounding moves a number of F16 by at most 2^-11 of itself, of BF16 by 2^-9; what falls below the least of F16 more.
+        let lost = |d: Self| {
+            let sums = values.iter().filter(|v| v.is_finite()).map(|&v| {
+                let (v, r) = (f64::from(v), f64::from(d.round(v)));
+                (v * v, (v - r) * (v - r))
+            });
+            let (size, error) = sums.fold((0.0, 0.0), |(a, b), (c, d)| (a + c, b + d));
+            error > size * f64::exp2(-18.0)
+        };
+        match self {
+            Self::F16 if lost(Self::F16) => Self::Bf16.fitting(values),
+            Self::Bf16 if values.iter().any(|v| v.is_finite() && !Self::Bf16.round(*v).is_finite()) => Self::F32,
+            other => other,
+        }
+    }
+
     /// The number that a reader gets back; of [`Dtype::I8`], which rounds by rows, what it is given.
     pub fn round(self, v: f32) -> f32 {
         match self {
@@ -83,6 +103,7 @@ pub struct Writer {
     at: u64,
     tensors: BTreeMap<String, Piece>,
     layout: BTreeMap<String, Layout>,
+    widened: Vec<(String, Dtype)>,
 }
 
 impl Writer {
@@ -96,7 +117,14 @@ impl Writer {
             return Err(Error::new(path, "cannot write: it is no regular file; give another name"));
         }
         let body = BufWriter::new(tempfile::tempfile_in(folder(path)).map_err(fail)?);
-        Ok(Self { path: path.into(), body, at: 0, tensors: BTreeMap::new(), layout: BTreeMap::new() })
+        Ok(Self {
+            path: path.into(),
+            body,
+            at: 0,
+            tensors: BTreeMap::new(),
+            layout: BTreeMap::new(),
+            widened: Vec::new(),
+        })
     }
 
     fn put(&mut self, name: String, dtype: &'static str, each: usize, shape: Vec<usize>, bytes: &[u8]) -> Result<()> {
@@ -107,12 +135,43 @@ impl Writer {
         Ok(())
     }
 
+    fn fitting(&mut self, name: &str, values: &[f32], asked: Dtype) -> Dtype {
+        let dtype = asked.fitting(values);
+        if dtype != asked && self.widened.iter().all(|(n, _)| n != name) {
+            self.widened.push((name.into(), dtype));
+        }
+        dtype
+    }
+
+    /// Tensors whose numbers the type that was asked for has not, and what they are written as, in a sentence.
+    pub fn widened(&self) -> Option<String> {
+        let (name, dtype) = self.widened.first()?;
+        let (n, dtype) = (self.widened.len(), dtype.name());
+        let first = if n == 1 { format!("`{name}` has") } else { format!("{n} tensors, the first `{name}`, have") };
+        Some(format!("{first} numbers beyond the range of the type asked for and are written as {dtype}"))
+    }
+
+    /// A tensor as its bytes lie in another file, row-major, the lowest byte of a number first.
+    ///
+    /// # Errors
+    /// When the disk refuses, or safetensors have no such type.
+    pub fn raw(&mut self, name: &str, shape: &[usize], format: Format, bytes: &[u8]) -> Result<()> {
+        let (numbers, each) = format.block();
+        if numbers != 1 || matches!(format, Format::Opaque("C128", ..)) {
+            return Err(Error::new(
+                &self.path,
+                format!("`{name}` of type {} cannot be written as it is", format.name()),
+            ));
+        }
+        self.put(name.into(), format.name(), each, shape.into(), bytes)
+    }
+
     /// A tensor with all its entries.
     ///
     /// # Errors
     /// When the disk refuses.
     pub fn dense(&mut self, name: &str, shape: &[usize], values: &[f32], dtype: Dtype) -> Result<()> {
-        let dtype = if dtype == Dtype::I8 { Dtype::F16 } else { dtype };
+        let dtype = self.fitting(name, values, if dtype == Dtype::I8 { Dtype::F16 } else { dtype });
         let bytes = dtype.encode(values.iter().copied());
         self.put(name.into(), dtype.name(), dtype.bytes(), shape.into(), &bytes)
     }
@@ -146,6 +205,7 @@ impl Writer {
     ) -> Result<Written> {
         let rows = shape[0];
         let cols = values.len() / rows.max(1);
+        let dtype = self.fitting(name, values, dtype);
         // What rounds to zero is zero.
         let mut values: Vec<f32> = values.iter().map(|&v| dtype.round(v)).collect();
         if dtype == Dtype::I8 {

@@ -14,7 +14,7 @@ use std::path::{Component, Path, PathBuf};
 /// The set of operators that graphs built here are written for.
 pub const OPSET: i64 = 20;
 /// Sets of operators that are read.
-const OPSETS: std::ops::RangeInclusive<i64> = 9..=24;
+const OPSETS: std::ops::RangeInclusive<i64> = 9..=28;
 /// Most axes of a value.
 pub(crate) const AXES: usize = 8;
 /// Most entries of a sparse tensor for each byte it takes, beyond the entries that any may have.
@@ -159,6 +159,35 @@ impl Constant {
     /// When their number is not the shape's.
     pub fn ints(shape: &[usize], data: Vec<i64>) -> Self {
         Self { shape: shape.to_vec(), kind: Kind::I64, data: Data::Held(Value::ints(shape, data)), file: None }
+    }
+
+    /// Other floats of the same shape and type. Numbers of 64 bits that stay the same in 32 stay as they are.
+    ///
+    /// # Errors
+    /// Where its numbers are no floats, or the type has not the range of one of them.
+    ///
+    /// # Panics
+    /// When their number is not the shape's.
+    pub fn with(&self, numbers: &[f32]) -> Result<Self, String> {
+        assert_eq!(numbers.len(), self.len());
+        let data: Bytes = match self.kind {
+            Kind::F32 => return Ok(Self::floats(&self.shape, numbers.to_vec())),
+            Kind::F16 => numbers.iter().flat_map(|v| f16::from_f32(*v).to_le_bytes()).collect(),
+            Kind::BF16 => numbers.iter().flat_map(|v| bf16::from_f32(*v).to_le_bytes()).collect(),
+            Kind::F64 => {
+                let old = self.raw();
+                let old = old.chunks_exact(8).map(|b| f64::from_le_bytes(b.try_into().unwrap_or_default()));
+                let one = |(old, v): (f64, &f32)| if old as f32 == *v { old } else { f64::from(*v) };
+                old.zip(numbers).map(one).flat_map(f64::to_le_bytes).collect()
+            }
+            other => return Err(format!("floats for numbers of type {}", other.name())),
+        };
+        let made = Self { shape: self.shape.clone(), kind: self.kind, data: Data::Raw(data), file: None };
+        let lost = numbers.iter().zip(made.numbers()).position(|(v, w)| v.is_finite() && !w.is_finite());
+        match lost {
+            Some(at) => Err(format!("{} at number {at} is beyond the range of {}", numbers[at], self.kind.name())),
+            None => Ok(made),
+        }
     }
 
     /// How many numbers.

@@ -1,6 +1,6 @@
 //! Which weights of a graph are matrices.
 
-use crate::graph::{Attribute, Constant, Graph, Node};
+use crate::graph::{Attribute, Constant, Graph, Kind, Node};
 use std::collections::HashMap;
 
 /// A weight that inputs are multiplied by: a matrix, or a kernel as the matrix that patches are multiplied by.
@@ -77,83 +77,127 @@ const AFTER: &[&str] = &[
     "Transpose",
 ];
 
+/// Who reads a constant: a node, at which of its inputs, and whether the constant is turned on the way.
+type Use = (usize, usize, bool);
+
+/// Operators on single numbers, whose constants are gains, offsets and masks.
+const SINGLE: &[&str] = &["Add", "Sub", "Mul", "Div", "Where", "Pow", "Min", "Max", "PRelu", "Clip", "Equal", "Expand"];
+
 impl Graph {
-    /// The weights that can be pruned, in the order of computation: constant matrices and kernels that one product alone
-    /// uses. Embeddings, norms, and kernels of grouped convolutions are none.
+    /// The weights that can be pruned, in the order of computation: constant matrices and kernels that nothing but products
+    /// reads, each once however many products share it. Embeddings, norms, and kernels of grouped convolutions are none.
     pub fn matrices(&self) -> Vec<Matrix> {
-        let mut uses: HashMap<&str, usize> = HashMap::new();
-        self.nodes.iter().flat_map(|n| &n.inputs).for_each(|i| *uses.entry(i).or_default() += 1);
+        self.weights().0
+    }
+
+    /// The other weights of two or more axes, by name, and why they are not pruned.
+    pub fn stay(&self) -> Vec<(String, String)> {
+        self.weights().1
+    }
+
+    fn weights(&self) -> (Vec<Matrix>, Vec<(String, String)>) {
+        let mut readers: HashMap<&str, Vec<(usize, usize)>> = HashMap::new();
+        for (i, node) in self.nodes.iter().enumerate() {
+            node.inputs.iter().enumerate().for_each(|(at, name)| readers.entry(name).or_default().push((i, at)));
+        }
         let makers: HashMap<&str, usize> =
             self.nodes.iter().enumerate().flat_map(|(i, n)| n.outputs.iter().map(move |o| (o.as_str(), i))).collect();
         let heads = self.heads(&makers);
-        let mut found = Vec::new();
-        for (i, node) in self.nodes.iter().enumerate() {
-            if !matches!(&*node.op, "MatMul" | "Gemm" | "Conv") {
+        let (mut found, mut stay) = (Vec::new(), Vec::new());
+        for (name, constant) in &self.constants {
+            let whole = matches!(constant.kind, Kind::I8 | Kind::U8);
+            if constant.shape.len() < 2 || constant.is_empty() || !(constant.is_float() || whole) {
                 continue;
             }
-            let Some((name, constant, turned)) = node.inputs.get(1).and_then(|n| self.source(n, &makers, &uses)) else {
-                continue;
-            };
-            let int = |name: &str, default: i64| match node.attributes.get(name) {
-                Some(Attribute::Int(v)) => *v,
-                _ => default,
-            };
-            let head = heads[i];
-            let shape = &constant.shape;
-            let name = name.to_string();
-            match (&*node.op, shape.as_slice()) {
-                ("Conv", [filters, channels, kernel @ ..]) if int("group", 1) == 1 && !turned && !kernel.is_empty() => {
-                    let cols = channels * kernel.iter().product::<usize>();
-                    let kernel = if kernel.iter().all(|&k| k == 1) { Vec::new() } else { kernel.to_vec() };
-                    found.push(Matrix { name, node: i, rows: *filters, cols, kernel, by_columns: false, head });
-                }
-                ("MatMul" | "Gemm", &[a, b]) => {
-                    if node.op == "Gemm" && int("transA", 0) != 0 {
-                        continue;
+            let uses = self.uses(name, &readers);
+            let all: Result<Vec<Matrix>, Option<String>> =
+                uses.and_then(|uses| uses.iter().map(|u| self.product(name, constant, *u, &heads)).collect());
+            match all {
+                Ok(mut all) if !all.is_empty() && constant.is_float() => {
+                    all.sort_by_key(|m| m.node);
+                    let head = all.iter().any(|m| m.head);
+                    let first = all.swap_remove(0);
+                    match all.iter().any(|m| m.by_columns != first.by_columns || m.kernel != first.kernel) {
+                        true => stay.push((name.clone(), "read both as it is and turned".into())),
+                        false => found.push(Matrix { head, ..first }),
                     }
-                    // A product reads its right side by columns unless told otherwise.
-                    let by_columns = (int("transB", 0) == 0) != turned;
-                    let (rows, cols) = if by_columns { (b, a) } else { (a, b) };
-                    found.push(Matrix { name, node: i, rows, cols, kernel: Vec::new(), by_columns, head });
                 }
+                Err(Some(why)) => stay.push((name.clone(), why)),
                 _ => {}
             }
         }
-        found.retain(|m| !m.is_empty());
-        found
+        found.sort_by(|a, b| (a.node, &a.name).cmp(&(b.node, &b.name)));
+        (found, stay)
     }
 
-    /// The float constant behind a name, used by nobody else, and whether it is turned on the way.
-    fn source<'a>(
-        &'a self,
-        name: &'a str,
-        makers: &HashMap<&str, usize>,
-        uses: &HashMap<&str, usize>,
-    ) -> Option<(&'a str, &'a Constant, bool)> {
-        let (mut name, mut turned) = (name, false);
-        loop {
-            if uses.get(name) != Some(&1) {
-                return None;
+    /// Who reads a constant, through nodes that hand it on.
+    fn uses(&self, name: &str, readers: &HashMap<&str, Vec<(usize, usize)>>) -> Result<Vec<Use>, Option<String>> {
+        let (mut found, mut open) = (Vec::new(), vec![(name, false)]);
+        while let Some((name, turned)) = open.pop() {
+            if self.outputs.iter().any(|o| o.name == name) {
+                return Err(Some("an output of the network".into()));
             }
-            if let Some(constant) = self.constants.get(name) {
-                return constant.is_float().then_some((name, constant, turned));
-            }
-            let node: &Node = &self.nodes[*makers.get(name)?];
-            match &*node.op {
-                "Transpose" => {
-                    let plain = match node.attributes.get("perm") {
-                        Some(Attribute::Ints(p)) => p == &[1, 0],
-                        _ => true,
-                    };
-                    if !plain {
-                        return None;
-                    }
-                    turned = !turned;
+            for &(i, at) in readers.get(name).map(Vec::as_slice).unwrap_or_default() {
+                let node = &self.nodes[i];
+                let flips = match (&*node.op, node.attributes.get("perm")) {
+                    ("Identity", _) => Some(false),
+                    ("Transpose", Some(Attribute::Ints(p))) => (p == &[1, 0]).then_some(true),
+                    ("Transpose", None) => Some(true),
+                    _ => None,
+                };
+                match (flips, node.outputs.first()) {
+                    (Some(flips), Some(out)) => open.push((out, turned != flips)),
+                    _ => found.push((i, at, turned)),
                 }
-                "Identity" => {}
-                _ => return None,
             }
-            name = node.inputs.first()?;
+        }
+        Ok(found)
+    }
+
+    /// A use as a product by the constant; else why it is none, or nothing where the constant is no weight.
+    fn product(
+        &self,
+        name: &str,
+        c: &Constant,
+        (i, at, turned): Use,
+        heads: &[bool],
+    ) -> Result<Matrix, Option<String>> {
+        let node: &Node = &self.nodes[i];
+        let int = |name: &str, default: i64| match node.attributes.get(name) {
+            Some(Attribute::Int(v)) => *v,
+            _ => default,
+        };
+        let no = |why: &str| Err(Some(format!("{why} ({} `{}`)", node.op, node.label())));
+        let matrix = |rows: usize, cols: usize, kernel: &[usize], by_columns: bool| Matrix {
+            name: name.into(),
+            node: i,
+            rows,
+            cols,
+            kernel: if kernel.iter().all(|&k| k == 1) { Vec::new() } else { kernel.to_vec() },
+            by_columns,
+            head: heads[i],
+        };
+        match (&*node.op, at, c.shape.as_slice()) {
+            (op, ..) if SINGLE.contains(&op) => Err(None),
+            ("Gather", 0, _) => no("a table that is looked up"),
+            ("Cast" | "CastLike" | "DequantizeLinear", 0, _) => no("behind a change of type"),
+            ("Conv", 1, _) if int("group", 1) != 1 => no("a kernel of a grouped convolution"),
+            ("Conv", 1, [filters, channels, kernel @ ..]) if !turned && !kernel.is_empty() => {
+                Ok(matrix(*filters, channels * kernel.iter().product::<usize>(), kernel, false))
+            }
+            ("ConvTranspose", 1, _) => no("a kernel of a transposed convolution"),
+            ("MatMul" | "Gemm", 0, _) => no("a matrix on the left of a product"),
+            ("Gemm", 1, _) if int("transA", 0) != 0 => no("a product by a turned input"),
+            ("Gemm", 2, _) => Err(None),
+            // A product reads its right side by columns unless told otherwise.
+            ("MatMul" | "Gemm", 1, &[a, b]) => Ok(match (int("transB", 0) == 0) != turned {
+                true => matrix(b, a, &[], true),
+                false => matrix(a, b, &[], false),
+            }),
+            ("MatMul", 1, shape) => no(&format!("{} axes, so many matrices", shape.len())),
+            ("LSTM" | "GRU" | "RNN", 1 | 2, _) => no("weights of a recurrent layer"),
+            _ if c.is_float() => no("read by no product"),
+            _ => Err(None),
         }
     }
 

@@ -137,10 +137,18 @@ impl Session {
                     format!("{} inputs, but two are multiplied", node.inputs.len()),
                 ));
             }
+            ops::told::check(node).map_err(|why| Error::node(&graph.path, node, why))?;
             let (inputs, outputs) = (node.inputs.iter().map(&mut slot), node.outputs.iter());
             let inputs = inputs.collect();
             let outputs = outputs.map(&mut slot).collect();
-            steps.push(Step { node: node.clone(), op, inputs, outputs, dies: Vec::new(), ready: Ready::Nothing });
+            steps.push(Step {
+                node: ops::told::typed(node, graph),
+                op,
+                inputs,
+                outputs,
+                dies: Vec::new(),
+                ready: Ready::Nothing,
+            });
         }
         let named: Vec<(usize, &str)> =
             graph.constants.keys().filter_map(|name| Some((slot(name)?, name.as_str()))).collect();

@@ -96,6 +96,13 @@ fn every_operator_answers_as_in_onnx_runtime() {
             }
         }
     }
+    // Those of tests/told.rs.
+    for file in std::fs::read_dir(Path::new(env!("CARGO_MANIFEST_DIR")).join("../../goldens/foreign/told")).unwrap() {
+        let path = file.unwrap().path();
+        if path.extension().is_some_and(|e| e == "onnx") {
+            Graph::open(&path).unwrap().nodes.iter().for_each(|n| _ = seen.insert(n.op.clone()));
+        }
+    }
     // Whatever is known is tested, but for twins of what is.
     let twins = [
         "Acos",

@@ -73,7 +73,8 @@ fn other_families_answer_as_in_transformers_and_are_pruned_in_their_own_layout()
         llm::copy(&model, &to, None, Dtype::F32, |_| {}).unwrap();
         assert_eq!(logits(&Language::open(&to).unwrap(), &tokens), got, "{name}");
         let (wanda, said) = (nnz::REGISTRY.find("wanda").unwrap(), options("density = 0.5"));
-        let pruning = Pruning { method: wanda, options: &said, seed: 0, packing: None, dtype: Dtype::F32 };
+        let pruning =
+            Pruning { method: wanda, options: &said, seed: 0, packing: None, dtype: Dtype::F32, heads: false };
         let to = dir.path().join("small");
         let pruned = llm::prune(&model, &pruning, &[&tokens], &to, |_| {}).unwrap();
         assert!((pruned.density() - 0.5).abs() < 1e-9, "{name}: {}", pruned.density());
@@ -96,7 +97,7 @@ fn eight_bits_and_zeros_go_together() {
     let (method, said) =
         (nnz::REGISTRY.find("magnitude").unwrap(), options("density = 0.1\ndistribution = \"uniform\""));
     let open = |dtype, name: &str| {
-        let pruning = Pruning { method, options: &said, seed: 0, packing: None, dtype };
+        let pruning = Pruning { method, options: &said, seed: 0, packing: None, dtype, heads: false };
         llm::prune(&model, &pruning, &[], &dir.path().join(name), |_| {}).unwrap();
         Language::open(&dir.path().join(name)).unwrap()
     };
@@ -125,7 +126,7 @@ fn a_search_finds_how_much_is_free_and_says_what_it_tried() {
     let method = nnz::REGISTRY.find("essential-sparsity").unwrap();
     let run = |said: &str, to: &str| {
         let options = options(said);
-        let pruning = Pruning { method, options: &options, seed: 0, packing: None, dtype: Dtype::F32 };
+        let pruning = Pruning { method, options: &options, seed: 0, packing: None, dtype: Dtype::F32, heads: false };
         llm::prune(&model, &pruning, &blocks, &dir.path().join(to), |_| {})
     };
     let found = run("tolerance = 0.05", "a").unwrap();
@@ -139,13 +140,14 @@ fn a_search_finds_how_much_is_free_and_says_what_it_tried() {
     assert_eq!(nm.tried.iter().map(|t| t.0).collect::<Vec<_>>(), [1.0, 0.75, 0.5, 0.25][..nm.tried.len()]);
     // Fewer tokens than a matrix has inputs: damped, and said so.
     let (sparsegpt, said) = (nnz::REGISTRY.find("sparsegpt").unwrap(), options("density = 0.5"));
-    let pruning = Pruning { method: sparsegpt, options: &said, seed: 0, packing: None, dtype: Dtype::F32 };
+    let pruning =
+        Pruning { method: sparsegpt, options: &said, seed: 0, packing: None, dtype: Dtype::F32, heads: false };
     let few = llm::prune(&model, &pruning, &[&blocks[0][..20]], &dir.path().join("few"), |_| {}).unwrap();
     let many = llm::prune(&model, &pruning, &blocks, &dir.path().join("many"), |_| {}).unwrap();
     assert_eq!((few.singular, many.singular), (2 * llm::PARTS.len(), 0));
     let none: Vec<&[u32]> = Vec::new();
     let options = options("");
-    let pruning = Pruning { method, options: &options, seed: 0, packing: None, dtype: Dtype::F32 };
+    let pruning = Pruning { method, options: &options, seed: 0, packing: None, dtype: Dtype::F32, heads: false };
     let refused = llm::prune(&model, &pruning, &none, &dir.path().join("c"), |_| {}).unwrap_err().to_string();
     assert!(refused.contains("--calibrate") && !dir.path().join("c").exists(), "{refused}");
 }
@@ -214,7 +216,7 @@ fn methods_prune_block_by_block_and_what_is_written_is_what_they_kept() {
     ] {
         let (method, options) = (nnz::REGISTRY.find(method).unwrap(), options(said));
         let run = |threads: usize, packing: Option<Packing>, to: &Path| {
-            let pruning = Pruning { method, options: &options, seed: 0, packing, dtype: Dtype::F32 };
+            let pruning = Pruning { method, options: &options, seed: 0, packing, dtype: Dtype::F32, heads: false };
             let pool = rayon::ThreadPoolBuilder::new().num_threads(threads).build().unwrap();
             pool.install(|| llm::prune(&model, &pruning, &blocks, to, |_| ())).unwrap()
         };
@@ -233,7 +235,7 @@ fn methods_prune_block_by_block_and_what_is_written_is_what_they_kept() {
         assert_eq!(packed.tokens().unwrap().encode("hello").unwrap(), model.tokens().unwrap().encode("hello").unwrap());
         let same = llm::prune(
             &packed,
-            &Pruning { method, options: &options, seed: 0, packing: None, dtype: Dtype::F32 },
+            &Pruning { method, options: &options, seed: 0, packing: None, dtype: Dtype::F32, heads: false },
             &blocks,
             &one,
             |_| (),
@@ -250,7 +252,7 @@ fn a_threshold_for_the_whole_model_keeps_the_largest_weights() {
     let dir = tempfile::tempdir().unwrap();
     let options = options("density = 0.3");
     let method = nnz::REGISTRY.find("magnitude").unwrap();
-    let pruning = Pruning { method, options: &options, seed: 0, packing: None, dtype: Dtype::F32 };
+    let pruning = Pruning { method, options: &options, seed: 0, packing: None, dtype: Dtype::F32, heads: false };
     let to = dir.path().join("small");
     let pruned = llm::prune(&model, &pruning, &[], &to, |_| ()).unwrap();
     let total: usize = pruned.parts.iter().map(|p| p.entries).sum();
@@ -277,7 +279,7 @@ fn what_cannot_be_done_is_said_in_one_sentence() {
     let blocks: Vec<&[u32]> = text.iter().map(Vec::as_slice).collect();
     let why = |method: &str, said: &str, blocks: &[&[u32]]| {
         let (method, options) = (nnz::REGISTRY.find(method).unwrap(), options(said));
-        let pruning = Pruning { method, options: &options, seed: 0, packing: None, dtype: Dtype::F16 };
+        let pruning = Pruning { method, options: &options, seed: 0, packing: None, dtype: Dtype::F16, heads: false };
         llm::prune(&model, &pruning, blocks, &to, |_| ()).unwrap_err().to_string()
     };
     assert!(why("wanda", "density = 0.5", &[]).contains("--calibrate"));

@@ -57,7 +57,7 @@ fn methods_prune_graphs_and_what_is_written_is_what_they_kept() {
         ] {
             let (method, options) = (nnz::REGISTRY.find(method).unwrap(), said.parse().unwrap());
             let run = |threads: usize, packing: Option<Packing>, to: &Path| {
-                let pruning = Pruning { method, options: &options, seed: 0, packing, dtype: Dtype::F32 };
+                let pruning = Pruning { method, options: &options, seed: 0, packing, dtype: Dtype::F32, heads: false };
                 let pool = rayon::ThreadPoolBuilder::new().num_threads(threads).build().unwrap();
                 let mut network = Network::open(&golden(name)).unwrap();
                 let pruned =
@@ -76,8 +76,12 @@ fn methods_prune_graphs_and_what_is_written_is_what_they_kept() {
             let want = answer(&network, &samples[0]);
             assert!(far(&want, &answer(&Network::open(&golden(name)).unwrap(), &samples[0])) > 1e-4, "nothing changed");
             assert!(far(&want, &answer(&Network::open(&one).unwrap(), &samples[0])) < 1e-5, "{name} {}", method.key);
-            run(2, None, &onnx);
-            assert!(far(&want, &answer(&Network::open(&onnx).unwrap(), &samples[0])) < 1e-5, "{name} {}", method.key);
+            // What a network of guesses computes is not written.
+            if name != "plain.pth" {
+                run(2, None, &onnx);
+                let again = answer(&Network::open(&onnx).unwrap(), &samples[0]);
+                assert!(far(&want, &again) < 1e-5, "{name} {}", method.key);
+            }
             for (m, before) in
                 network.matrices().iter().filter(|m| m.head).map(|m| (m, Network::open(&golden(name)).unwrap()))
             {
@@ -93,7 +97,7 @@ fn sparse_products_answer_as_dense_ones() {
     let options = "density = 0.3".parse().unwrap();
     let method = nnz::REGISTRY.find("magnitude").unwrap();
     for (name, given) in [("bert", text(3)), ("lite0.pth", picture("pixel_values", [2, 3, 64, 64], 1))] {
-        let pruning = Pruning { method, options: &options, seed: 0, packing: None, dtype: Dtype::F32 };
+        let pruning = Pruning { method, options: &options, seed: 0, packing: None, dtype: Dtype::F32, heads: false };
         let mut network = Network::open(&golden(name)).unwrap();
         onnx::prune(&mut network, &pruning, Vec::new(), &dir.path().join(name), false, |_, _| ()).unwrap();
         let want = answer(&network, &given);
@@ -115,7 +119,7 @@ fn what_cannot_be_pruned_is_said() {
     let to = dir.path().join("out");
     let why = |name: &str, method: &str, said: &str| {
         let (method, options) = (nnz::REGISTRY.find(method).unwrap(), said.parse().unwrap());
-        let pruning = Pruning { method, options: &options, seed: 0, packing: None, dtype: Dtype::F32 };
+        let pruning = Pruning { method, options: &options, seed: 0, packing: None, dtype: Dtype::F32, heads: false };
         let mut network = Network::open(&golden(name)).unwrap();
         let found = onnx::prune(&mut network, &pruning, Vec::new(), &to, false, |_, _| ());
         assert!(!to.exists(), "nothing is written");
@@ -127,7 +131,7 @@ fn what_cannot_be_pruned_is_said() {
     assert!(why("bert", "essential-sparsity", "").contains("--method magnitude --density 0.5"));
     let mut network = Network::open(&golden("bert")).unwrap();
     let (method, options) = (nnz::REGISTRY.find("wanda").unwrap(), "density = 0.5".parse().unwrap());
-    let pruning = Pruning { method, options: &options, seed: 0, packing: None, dtype: Dtype::F32 };
+    let pruning = Pruning { method, options: &options, seed: 0, packing: None, dtype: Dtype::F32, heads: false };
     let less = vec![text(0)[..2].to_vec()];
     let found = onnx::prune(&mut network, &pruning, less, &to, false, |_, _| ()).unwrap_err().to_string();
     assert!(found.contains("`token_type_ids` of the network is missing") && !to.exists(), "{found}");
@@ -188,7 +192,7 @@ fn networks_of_ours_answer_as_onnx_as_they_do_here() {
         ("mobilenet-small", [3, 32, 32]),
     ] {
         let (model, header) = fresh(text, input);
-        let network = onnx::own(&model, &header, Path::new("net.safetensors")).unwrap();
+        let network = onnx::own(&model, &header, Path::new("net.safetensors"), true).unwrap();
         let [c, h, w] = input;
         let given = picture("x", [2, c, h, w], 5);
         let Value::Float(x) = &given[0].1 else { unreachable!() };
@@ -209,7 +213,7 @@ fn networks_of_ours_answer_as_onnx_as_they_do_here() {
         leave(text, &network, &given, false);
     }
     let (model, header) = fresh("transformer:16-1-2-7", [1, 28, 28]);
-    let why = onnx::own(&model, &header, Path::new("net.safetensors")).unwrap_err().to_string();
+    let why = onnx::own(&model, &header, Path::new("net.safetensors"), true).unwrap_err().to_string();
     assert!(why.contains("net.safetensors") && why.contains("not written as ONNX"), "{why}");
 }
 
@@ -218,8 +222,8 @@ fn sparse_initializers_hold_the_same_numbers() {
     let dir = tempfile::tempdir().unwrap();
     let options = "density = 0.1\ndistribution = \"uniform\"".parse().unwrap();
     let method = nnz::REGISTRY.find("magnitude").unwrap();
-    let pruning = Pruning { method, options: &options, seed: 0, packing: None, dtype: Dtype::F32 };
-    let mut network = Network::open(&golden("plain.pth")).unwrap();
+    let pruning = Pruning { method, options: &options, seed: 0, packing: None, dtype: Dtype::F32, heads: false };
+    let mut network = Network::open(&golden("resnet18.pth")).unwrap();
     let (plain, sparse) = (dir.path().join("plain.onnx"), dir.path().join("sparse.onnx"));
     onnx::prune(&mut network, &pruning, Vec::new(), &plain, false, |_, _| ()).unwrap();
     onnx::export(&network, &sparse, None, Dtype::F32, true, &serde_json::Value::Null).unwrap();
@@ -227,7 +231,7 @@ fn sparse_initializers_hold_the_same_numbers() {
     a.constants.iter().for_each(|(name, c)| assert_eq!(c.numbers(), b.constants[name].numbers(), "{name}"));
     let size = |p: &Path| p.metadata().unwrap().len();
     assert!(size(&sparse) < size(&plain), "{} {}", size(&sparse), size(&plain));
-    leave("sparse", &network, &picture("x", [2, 3, 16, 16], 5), true);
+    leave("sparse", &network, &picture("pixel_values", [1, 3, 64, 64], 5), true);
     leave("bert", &Network::open(&golden("bert")).unwrap(), &text(1), false);
     leave("vit", &Network::open(&golden("vit")).unwrap(), &picture("pixel_values", [1, 3, 16, 16], 5), false);
     leave("lite0", &Network::open(&golden("lite0.pth")).unwrap(), &picture("pixel_values", [1, 3, 64, 64], 5), false);
@@ -272,7 +276,7 @@ fn arrays_of_numpy_are_weights() {
     assert_eq!(archive.read("b").unwrap()[..5], [-5.0, -2.0, 1.0, 4.0, -4.0]);
     let options = "density = 0.25".parse().unwrap();
     let method = nnz::REGISTRY.find("magnitude").unwrap();
-    let pruning = Pruning { method, options: &options, seed: 0, packing: None, dtype: Dtype::F32 };
+    let pruning = Pruning { method, options: &options, seed: 0, packing: None, dtype: Dtype::F32, heads: false };
     let mut network = Network::open(&file).unwrap();
     assert!(onnx::known(&file));
     let to = dir.path().join("out");

@@ -1,13 +1,15 @@
 //! Models of other programs: what is in them, how well they predict, pruned and written anew.
 
+use super::given;
 use super::network::Kind;
 use crate::ui::{self, Ui};
 use anyhow::{Result, bail};
 use clap::{Args as ClapArgs, ValueEnum};
 use indicatif::{ProgressBar, ProgressDrawTarget};
-use nnz_core::Rng;
 use nnz_engine::cost::Machine;
 use nnz_foreign::llm::{self, Generator, Language, Pruned, Pruning, Weights};
+use nnz_foreign::onnx::Target;
+use nnz_core::Rng;
 use nnz_formats::{Archive, Dtype, Packing};
 use serde_json::json;
 use std::io::IsTerminal;
@@ -109,6 +111,7 @@ pub struct PerplexityArgs {
   nnz convert model.gguf -o folder                      as Hugging Face lays it out
   nnz convert small -o everywhere --layout dense        zeros written too, for programs that know no packed weights
   nnz convert runs/ID/models/rigl.safetensors -o net.onnx
+  nnz convert runs/ID/models/rigl.safetensors -o state.safetensors    its weights, for PyTorch
   nnz convert minilm -o minilm.onnx --sparse-initializer")]
 pub struct ConvertArgs {
     /// A language model (a GGUF file, or a folder of safetensors or PyTorch weights), an encoder or a network for pictures
@@ -127,6 +130,9 @@ pub struct ConvertArgs {
     /// Write matrices of an ONNX file of which less than a third is left as sparse initializers, which few programs read
     #[arg(long)]
     pub sparse_initializer: bool,
+    /// Leave out of an ONNX file what makes rows ready for a network that nnz trained: means, deviations, categories, scales
+    #[arg(long)]
+    pub raw: bool,
 }
 
 impl ConvertArgs {
@@ -167,11 +173,29 @@ fn ratio(a: &[f64], b: &[f64]) -> (f64, Option<(f64, f64)>) {
     (s.mean.exp(), s.half_width.map(|h| ((s.mean - h).exp(), (s.mean + h).exp())))
 }
 
+/// Opens a model and says what was left out of its file.
+fn open(path: &Path, ui: Ui) -> Result<Language> {
+    let model = Language::open(path)?;
+    model.archive.notes.iter().for_each(|n| ui.note(n));
+    Ok(model)
+}
+
+/// That an output's name is that of a folder.
+fn to_folder(output: &Path) -> Result<()> {
+    match Target::of(output)? {
+        Target::Folder => Ok(()),
+        _ => bail!(
+            "{}: language models are written to folders, weights with configuration and tokenizer; give the name of a folder",
+            output.display()
+        ),
+    }
+}
+
 /// Measures perplexity.
 pub fn perplexity(args: &PerplexityArgs, ui: Ui) -> Result<ExitCode> {
     let text = llm::text(&args.text)?;
     let measure = |path: &Path| -> Result<llm::Perplexity> {
-        let model = Language::open(path)?;
+        let model = open(path, ui)?;
         let tokens = model.tokens()?.encode(&text)?;
         let blocks = llm::blocks(&tokens, args.length, args.tokens / args.length.max(1), &args.text)?;
         if blocks.len() * args.length < args.tokens / args.length.max(1) * args.length {
@@ -220,6 +244,7 @@ pub fn written(pruned: &Pruned, all: usize, before: usize, output: &Path, dtype:
     let entries = sum(&|p| p.entries as f64);
     let dense = all * if dtype == Dtype::F32 { 4 } else { 2 };
     let (density, bytes) = (pruned.density(), pruned.bytes as usize);
+    pruned.notes.iter().for_each(|n| ui.note(n));
     let document = json!({
         "density": density, "bytes": bytes, "bytes_before": before, "bytes_dense": dense, "output": output,
         "mask_bits_per_entry": bits / entries, "entropy_bits_per_entry": least / entries,
@@ -276,10 +301,9 @@ pub fn convert(args: &ConvertArgs, ui: Ui) -> Result<ExitCode> {
     if super::network::kind(&args.model) != Kind::Language {
         return super::network::convert(args, ui);
     }
-    if args.output.extension().is_some_and(|e| e == "onnx") {
-        bail!("language models are not written as ONNX; give the name of a folder");
-    }
-    let model = Language::open(&args.model)?;
+    to_folder(&args.output)?;
+    given::refuse(&["raw", "sparse-initializer"], "is for ONNX, and language models are written to folders")?;
+    let model = open(&args.model, ui)?;
     let writing = args.writing();
     writing.check(false)?;
     let bar = bar(ui, "blocks", model.config.layers);
@@ -294,10 +318,19 @@ pub fn prune(args: &super::prune::Args, ui: Ui) -> Result<ExitCode> {
     if args.data.is_some() {
         bail!("--data is for networks that nnz trained; give a language model a text with --calibrate");
     }
+    given::no_training()?;
+    given::refuse(&["prune-head"], "is for networks whose head is a layer; the head of a language model stays dense")?;
+    if args.calibrate.is_empty() {
+        given::refuse(
+            &["calibration-tokens", "calibration-length"],
+            "says how --calibrate is read; give a text with it",
+        )?;
+    }
+    to_folder(&args.output)?;
     args.writing.check(args.dense_layout)?;
     let method = ui.registry.find(&args.method.method)?;
     let options = args.method.options(ui.registry)?;
-    let model = Language::open(&args.model)?;
+    let model = open(&args.model, ui)?;
     let text = match &args.calibrate[..] {
         [] => None,
         [path] => Some((path, model.tokens()?.encode(&llm::text(path)?)?)),
@@ -310,7 +343,8 @@ pub fn prune(args: &super::prune::Args, ui: Ui) -> Result<ExitCode> {
         None => Vec::new(),
     };
     let packing = if args.dense_layout { Some(Packing::Dense) } else { args.writing.packing() };
-    let pruning = Pruning { method, options: &options, seed: args.seed, packing, dtype: args.writing.dtype() };
+    let pruning =
+        Pruning { method, options: &options, seed: args.seed, packing, dtype: args.writing.dtype(), heads: false };
     let bar = bar(ui, "blocks", model.config.layers);
     let pruned = llm::prune(&model, &pruning, &blocks, &args.output, |l| bar.set_position(l as u64))?;
     bar.finish_and_clear();
@@ -334,7 +368,22 @@ pub fn inspect(path: &Path, html: Option<&Path>, ui: Ui) -> Result<ExitCode> {
     let mut rows = Vec::new();
     let mut tensors = Vec::new();
     let (mut all, mut zeros) = (0, 0);
+    archive.notes.iter().for_each(|n| ui.note(n));
     for (name, entry) in archive.tensors() {
+        // A type that is not decoded is listed all the same.
+        if !entry.format.readable() {
+            let (n, bytes) = (entry.len(), archive.bytes(name).unwrap_or(0));
+            all += n;
+            let shape = entry.shape.iter().map(usize::to_string).collect::<Vec<_>>().join("x");
+            tensors.push(json!({"name": name, "shape": entry.shape, "numbers": entry.format.name(),
+                "layout": entry.packing.name(), "bytes": bytes}));
+            let dash = String::from("-");
+            let kind = [entry.format.name().into(), entry.packing.name().into(), dash];
+            rows.push(
+                [vec![name.to_owned(), shape], kind.to_vec(), vec![ui::bytes(bytes), "not read".into()]].concat(),
+            );
+            continue;
+        }
         let values = archive.read(name)?;
         let nonzeros = values.iter().filter(|v| **v != 0.0).count();
         let (n, bytes) = (values.len(), archive.bytes(name).unwrap_or(0));
@@ -379,7 +428,7 @@ pub fn generate(path: &Path, prompt: &str, how: &Generation, ui: Ui) -> Result<E
     if !(how.temperature >= 0.0 && how.temperature.is_finite() && how.top > 0.0 && how.top <= 1.0) {
         bail!("--temperature is zero or more, --top above 0 and at most 1");
     }
-    let model = Language::open(path)?;
+    let model = open(path, ui)?;
     let tokens = model.tokens()?;
     // The same kernels for any number of threads, so that answers are.
     let (machine, _) = Machine::chooser()?;
@@ -406,7 +455,7 @@ pub fn generate(path: &Path, prompt: &str, how: &Generation, ui: Ui) -> Result<E
 /// Times single tokens, as the model is and with every weight stored.
 pub fn bench(path: &Path, why: bool, ui: Ui) -> Result<ExitCode> {
     const TOKENS: usize = 8;
-    let model = Language::open(path)?;
+    let model = open(path, ui)?;
     let machine = super::bench::machine(ui)?;
     let mut sparse = Generator::new(&model, &Weights::Fastest(&machine))?;
     let mut dense = Generator::new(&model, &Weights::Dense)?;

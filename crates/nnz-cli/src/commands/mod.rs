@@ -1,9 +1,11 @@
 //! One file a command, or a few that belong together.
 pub mod adapter;
+pub mod arrays;
 pub mod bench;
 pub mod compare;
 pub mod data;
 pub mod doctor;
+pub mod given;
 pub mod language;
 pub mod methods;
 pub mod model;

@@ -67,6 +67,7 @@ pub struct InspectArgs {
   nnz predict small.safetensors picture.png
   nnz predict model.safetensors new.csv --json
   nnz predict model.gguf 'The capital of France is' --tokens 20
+  nnz predict network.onnx --input x=x.npy --json
   nnz predict minilm 'A sparse network keeps few of its weights.'
   nnz predict clip cat.jpg --text 'a photo of a cat' --text 'a photo of a dog'")]
 pub struct PredictArgs {
@@ -299,6 +300,9 @@ fn describe(i: &Inspection) -> String {
 pub fn predict(args: &PredictArgs, ui: Ui) -> Result<ExitCode> {
     match network::kind(&args.model) {
         Kind::Graph => return network::predict(args, ui),
+        Kind::Language | Kind::Own if !args.arrays.is_empty() => {
+            bail!("--input is for networks that come as ONNX or as checkpoints; {} is none", args.model.display())
+        }
         Kind::Language => {
             args.no_texts()?;
             return super::language::generate(&args.model, &args.input.to_string_lossy(), &args.generation, ui);

@@ -1,16 +1,17 @@
 //! Encoders of texts and networks for pictures that come as ONNX or as checkpoints.
 
+use super::given;
 use super::language::{bar, written};
 use crate::ui::{self, Ui};
 use anyhow::{Result, bail};
 use nnz_data::picture;
 use nnz_engine::cost::Machine;
 use nnz_engine::cost::timing::seconds;
+use nnz_foreign::llm::{self, Pruned, Pruning};
+use nnz_foreign::onnx::{self, Exported, Network, Reads, TOKENS, Target};
 use nnz_engine::file::{Header, load_model};
 use nnz_engine::ops::softmax_rows;
 use nnz_engine::{Model, Storage, Tensor};
-use nnz_foreign::llm::{self, Pruned, Pruning};
-use nnz_foreign::onnx::{self, Network, Reads, TOKENS};
 use nnz_formats::{Dtype, Packing};
 use nnz_onnx::Value;
 use serde_json::json;
@@ -70,31 +71,53 @@ fn sizes(network: &Network) -> (usize, usize) {
 
 /// Writes a network anew.
 pub fn convert(args: &super::language::ConvertArgs, ui: Ui) -> Result<ExitCode> {
-    let onnx = args.output.extension().is_some_and(|e| e == "onnx");
+    let onnx = Target::of(&args.output)? == Target::Onnx;
+    given::no_layout(onnx)?;
     if args.sparse_initializer && !onnx {
         bail!("--sparse-initializer is for ONNX; give -o a name that ends in .onnx");
     }
     let network = match kind(&args.model) {
         Kind::Graph => open(&args.model, ui)?,
         _ => {
-            if !onnx {
-                bail!("a network that nnz trained is written as ONNX; give -o a name that ends in .onnx");
-            }
             let (model, header): (Model<f32>, Header) = load_model(&args.model, Storage::Masked)?;
-            onnx::own(&model, &header, &args.model)?
+            if !onnx {
+                return state_dict(args, &model, &header, ui);
+            }
+            onnx::own(&model, &header, &args.model, args.raw)?
         }
     };
+    if args.raw && kind(&args.model) != Kind::Own {
+        bail!(
+            "--raw leaves out what makes rows ready for a network that nnz trained; {} is none",
+            args.model.display()
+        );
+    }
     let writing = args.writing();
     writing.check(false)?;
     let dtype = if onnx || network.archive.is_none() { Dtype::F32 } else { writing.dtype() };
     let said = serde_json::Value::Null;
-    let (found, bytes) =
+    let Exported { written: found, bytes, notes } =
         onnx::export(&network, &args.output, writing.packing(), dtype, args.sparse_initializer, &said)?;
-    let part = |m: nnz_onnx::Matrix| Some(llm::Part { written: *found.get(&m.name)?, entries: m.len(), name: m.name });
+    let part =
+        |m: nnz_onnx::Matrix| Some(llm::Part { written: *found.get(&m.name)?, entries: m.len(), name: m.name });
     let parts = network.matrices().into_iter().filter(|m| !m.head).filter_map(part).collect();
-    let pruned = Pruned { parts, bytes, tried: Vec::new(), singular: 0 };
+    let pruned = Pruned { parts, bytes, tried: Vec::new(), singular: 0, notes };
     let (all, before) = sizes(&network);
     written(&pruned, all, before, &args.output, dtype, ui)
+}
+
+/// Writes the weights of a network that nnz trained.
+fn state_dict(args: &super::language::ConvertArgs, model: &Model<f32>, header: &Header, ui: Ui) -> Result<ExitCode> {
+    given::refuse(
+        &["layout", "numbers"],
+        "is for models of other programs; weights of nnz are written dense, in 32 bits",
+    )?;
+    given::refuse(&["raw"], "is for ONNX, which holds what makes rows ready for the network")?;
+    let (parts, bytes) = onnx::state_dict(model, header, &args.model, &args.output)?;
+    let all = model.params.iter().map(|p| p.value.data().len()).sum();
+    let before = std::fs::metadata(&args.model)?.len() as usize;
+    let pruned = Pruned { parts, bytes, tried: Vec::new(), singular: 0, notes: Vec::new() };
+    written(&pruned, all, before, &args.output, Dtype::F32, ui)
 }
 
 /// Inputs by name.
@@ -196,6 +219,15 @@ pub fn prune(args: &super::prune::Args, ui: Ui) -> Result<ExitCode> {
     if args.data.is_some() {
         bail!("--data is for networks that nnz trained; give a text or pictures with --calibrate");
     }
+    given::no_training()?;
+    if args.calibrate.is_empty() {
+        given::refuse(
+            &["calibration-tokens", "calibration-length"],
+            "says how --calibrate is read; give what it names",
+        )?;
+    }
+    let onnx = Target::of(&args.output)? == Target::Onnx;
+    given::no_layout(onnx)?;
     args.writing.check(args.dense_layout)?;
     let method = ui.registry.find(&args.method.method)?;
     let options = args.method.options(ui.registry)?;
@@ -207,9 +239,10 @@ pub fn prune(args: &super::prune::Args, ui: Ui) -> Result<ExitCode> {
     };
     let given = given.iter().map(|s| s.iter().map(|(n, v)| (n.as_str(), v.clone())).collect()).collect();
     let packing = if args.dense_layout { Some(Packing::Dense) } else { args.writing.packing() };
-    let onnx = args.output.extension().is_some_and(|e| e == "onnx") || network.archive.is_none();
+    let onnx = onnx || network.archive.is_none();
+    given::no_layout(onnx)?;
     let dtype = if onnx { Dtype::F32 } else { args.writing.dtype() };
-    let pruning = Pruning { method, options: &options, seed: args.seed, packing, dtype };
+    let pruning = Pruning { method, options: &options, seed: args.seed, packing, dtype, heads: args.prune_head() };
     let (all, before) = sizes(&network);
     network.notes.clear();
     let bar = bar(ui, "matrices", network.matrices().len());
@@ -308,7 +341,8 @@ pub fn inspect(path: &Path, html: Option<&Path>, ui: Ui) -> Result<ExitCode> {
     }
     let network = open(path, ui)?;
     let graph = &network.graph;
-    let matrices = graph.matrices();
+    let (matrices, stay) = (graph.matrices(), graph.stay());
+    let why = |name: &str| stay.iter().find(|(n, _)| n == name).map(|(_, why)| why.as_str());
     let mut operators = std::collections::BTreeMap::<&str, usize>::new();
     graph.nodes.iter().for_each(|n| *operators.entry(&n.op).or_default() += 1);
     let (mut rows, mut weights) = (Vec::new(), Vec::new());
@@ -323,11 +357,11 @@ pub fn inspect(path: &Path, html: Option<&Path>, ui: Ui) -> Result<ExitCode> {
         let what = match matrix {
             _ if odd > 0 => format!("{odd} not finite"),
             Some(m) => if m.head { "head" } else { "can be pruned" }.into(),
-            None => "-".into(),
+            None => why(name).unwrap_or("-").into(),
         };
         weights.push(
             json!({"name": name, "shape": c.shape, "numbers": c.kind.name(), "density": density, "bytes": c.bytes(),
-            "not_finite": odd, "prunable": matrix.is_some_and(|m| !m.head)}),
+            "not_finite": odd, "prunable": matrix.is_some_and(|m| !m.head), "not_prunable": why(name)}),
         );
         // What is no weight fills the table.
         if matrix.is_some() || c.len() >= 64 || odd > 0 {
@@ -426,7 +460,15 @@ fn output(network: &Network, values: Vec<Value>, name: &str) -> Result<Tensor<f3
 
 /// Answers for a text or a picture.
 pub fn predict(args: &super::model::PredictArgs, ui: Ui) -> Result<ExitCode> {
+    given::refuse(&["temperature", "top", "seed"], "is for language models, which go on with a text")?;
+    given::refuse(&["tokens"], "is for language models, which go on with a text")?;
     let network = open(&args.model, ui)?;
+    if !args.arrays.is_empty() {
+        if !args.input.as_os_str().is_empty() {
+            bail!("{} is read for nothing beside --input; leave one of them out", args.input.display());
+        }
+        return super::arrays::predict(&network, &args.arrays, ui);
+    }
     if let Reads::Both { .. } = network.reads {
         return compare(&network, &args.input, &args.text, ui);
     }

@@ -1,15 +1,16 @@
 use super::MethodArgs;
+use super::given;
 use super::network::{self, Kind};
 use super::train::TrainArgs;
 use crate::ui::{self, Ui, Watch};
 use anyhow::{Result, bail};
 use clap::Args as ClapArgs;
-use nnz_core::Setting;
 use nnz_data::Store;
+use nnz_lab::run::Observer;
+use nnz_core::{Pattern, Setting};
 use nnz_engine::data::Dataset;
 use nnz_engine::file::{Header, Packing, load_model, save_model};
 use nnz_engine::{Dtype, Model, Storage, StoragePolicy, Task, TrainSpec, Trainer, evaluate};
-use nnz_lab::run::Observer;
 use serde_json::json;
 use std::path::PathBuf;
 use std::process::ExitCode;
@@ -56,6 +57,13 @@ pub struct Args {
     pub dense_layout: bool,
 }
 
+impl Args {
+    /// Whether the head is pruned, too.
+    pub fn prune_head(&self) -> bool {
+        self.train.prune_head
+    }
+}
+
 /// Prunes a model.
 pub fn run(args: &Args, ui: Ui) -> Result<ExitCode> {
     match network::kind(&args.model) {
@@ -66,7 +74,11 @@ pub fn run(args: &Args, ui: Ui) -> Result<ExitCode> {
                 "--calibrate is for models of other programs; a network that nnz trained reads the data set of --data"
             )
         }
-        Kind::Own => {}
+        Kind::Own => {
+            let other = "is for models of other programs; a network that nnz trained has --dtype and --dense-layout";
+            given::refuse(&["layout", "numbers"], other)?;
+            given::refuse(&["calibration-tokens", "calibration-length"], "is for models of other programs")?;
+        }
     }
     let (mut model, mut header): (Model<f32>, Header) = load_model(&args.model, args.train.spec(0).storage)?;
     // As the file was measured, unless asked otherwise; a network that was stored dense lacks nothing yet, and will.
@@ -96,6 +108,13 @@ pub fn run(args: &Args, ui: Ui) -> Result<ExitCode> {
     // A trained model is pruned now, unless told otherwise.
     if method.defaults().contains_key("at") && !options.contains_key("at") {
         options.insert("at".into(), "0 run".into());
+    }
+    // A pattern that fixes the density says it.
+    let pattern: Option<Pattern> = options.get("pattern").and_then(toml::Value::as_str).and_then(|p| p.parse().ok());
+    if let Some(fixed) = pattern.and_then(Pattern::fixed_density)
+        && method.defaults().contains_key("density")
+    {
+        options.entry("density").or_insert(fixed.into());
     }
     let asked = options.get("density").and_then(toml::Value::as_float);
     if let Some(asked) = asked.filter(|&d| d >= before.density) {

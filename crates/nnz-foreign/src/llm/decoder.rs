@@ -3,14 +3,15 @@
 
 use super::config::Activation;
 use super::family::{GATE, PARTS, gguf};
-use super::{Config, Tokens};
+use super::{Config, Tokens, whole};
 use crate::{Error, Result};
 use nnz_core::{Rng, Topology};
 use nnz_engine::cost::Machine;
 use nnz_engine::ops::{self, AttentionMask, KvCache};
 use nnz_engine::{Tensor, Var};
-use nnz_formats::{Archive, Format};
+use nnz_formats::Archive;
 use nnz_kernels::{Csr, Single, Start, gemm};
+use std::collections::HashSet;
 use std::ops::Range;
 use std::path::Path;
 
@@ -163,14 +164,35 @@ impl Language {
         let bare = archive.get(config.family.embedding().trim_start_matches(prefix)).is_some();
         let model = Self { archive, config, bare };
         for (name, shape) in model.tensors() {
-            let Some(entry) = model.archive.get(&model.stored(&name)) else {
-                return Err(model.fail(format!("tensor `{}` is missing", model.stored(&name))));
+            let stored = model.stored(&name);
+            let Some(entry) = model.archive.get(&stored) else {
+                return Err(model.fail(whole::missing(&model.archive, &stored)));
             };
             if entry.shape != shape {
                 return Err(model.fail(format!("`{name}` is {:?}, but the model needs {shape:?}", entry.shape)));
             }
+            whole::scaled(&model.archive, &stored, entry).map_err(|why| model.fail(why))?;
         }
+        model.whole()?;
         Ok(model)
+    }
+
+    /// That every tensor of the file belongs to the model, or changes nothing of what it computes.
+    fn whole(&self) -> Result<()> {
+        let c = &self.config;
+        let needed: HashSet<String> = self.tensors().iter().map(|(n, _)| self.stored(n)).collect();
+        let head = self.stored(c.family.head());
+        // Masks that old checkpoints keep, and frequencies that follow from the configuration.
+        let idle = |name: &str, axes: usize| {
+            let mask = [".attn", ".attention"].iter().any(|a| {
+                name.ends_with(&format!("{a}.bias")) && axes == 4
+                    || name.ends_with(&format!("{a}.masked_bias")) && axes == 0
+            });
+            mask || name.ends_with("rotary_emb.inv_freq") || c.tied && name == head || whole::idle(name)
+        };
+        let what = || format!("a {:?} of {} layers", c.family, c.layers);
+        whole::check(&self.archive, |n, e| needed.contains(n) || idle(n, e.shape.len()), what)
+            .map_err(|why| self.fail(why))
     }
 
     fn fail(&self, why: String) -> Error {
@@ -302,7 +324,7 @@ impl Language {
     pub fn linear(&self, layer: usize, part: usize, values: Vec<f32>, weights: &Weights) -> Result<Linear> {
         let [rows, cols] = self.config.extents()[part];
         let name = self.stored(&self.config.family.place(&self.config, layer, part).name);
-        let bytes = self.archive.get(&name).is_some_and(|e| e.format == Format::I8);
+        let bytes = self.archive.by_steps(&name);
         Ok(Linear::new(rows, cols, values, bytes, weights).with_bias(self.bias(layer, part)?))
     }
 

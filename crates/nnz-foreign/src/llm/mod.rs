@@ -7,8 +7,10 @@ mod config;
 mod decoder;
 mod family;
 pub(crate) mod planned;
-mod prune;
+pub(crate) mod prune;
+mod sentencepiece;
 mod tokens;
+pub(crate) mod whole;
 
 pub use config::{Activation, Config};
 pub use decoder::{Block, Generator, Language, Linear, Norm, State, Weights};

@@ -21,6 +21,8 @@ pub struct Pruning<'a> {
     pub packing: Option<Packing>,
     /// How numbers are written.
     pub dtype: Dtype,
+    /// Whether heads of graphs are pruned, too.
+    pub heads: bool,
 }
 
 impl Pruning<'_> {
@@ -110,8 +112,9 @@ impl<'a> Planned<'a> {
         if work.parametrization.is_some() || work.sparsifier.kind() != Kind::Weights {
             return refuse("does more than remove weights of a trained model");
         }
-        let global = text("distribution") == "global";
-        if global {
+        let distribution = text("distribution");
+        let global = distribution == "global";
+        if !distribution.is_empty() {
             options.insert("distribution".into(), "uniform".into());
         }
         let mut plan = Self { pruning, by: By::Method(options), reads: false, counts: None, shapes };
@@ -131,6 +134,11 @@ impl<'a> Planned<'a> {
             plan.counts = Some(threshold(model, &plan.shapes, density)?);
         }
         work.sparsifier.check(&plan.shapes.iter().collect::<Vec<_>>())?;
+        let kind: Option<DistributionKind> = Value::from(distribution.as_str()).try_into().ok();
+        if let Some(kind) = kind.filter(|_| !global && distribution != "uniform" && pattern.fixed_density().is_none()) {
+            let density = full.get("density").and_then(Value::as_float).unwrap_or(1.0);
+            plan.counts = Some(kind.build().allocate(&plan.shapes.iter().collect::<Vec<_>>(), &[], density)?);
+        }
         Ok(plan)
     }
 
@@ -168,7 +176,8 @@ impl<'a> Planned<'a> {
     /// A matrix with its zeros, each number as it is read again.
     pub fn rounded(&self, index: usize, values: Vec<f32>, moments: Option<&Moments>) -> Result<Vec<f32>> {
         let mut values = self.prune(index, values, moments)?;
-        values.iter_mut().for_each(|v| *v = self.pruning.dtype.round(*v));
+        let dtype = self.pruning.dtype.fitting(&values);
+        values.iter_mut().for_each(|v| *v = dtype.round(*v));
         Ok(values)
     }
 

@@ -35,6 +35,8 @@ pub struct Pruned {
     pub tried: Vec<(f64, f64)>,
     /// Matrices whose inputs had singular second moments: fewer positions than inputs, or an input that is always zero.
     pub singular: usize,
+    /// What went otherwise than asked for, in sentences.
+    pub notes: Vec<String>,
 }
 
 impl Pruned {
@@ -104,18 +106,31 @@ impl<'a> Folder<'a> {
     /// The file of weights is the last to be there: a folder without it is no model.
     fn finish(self, said: &serde_json::Value) -> Result<Pruned> {
         let Self { model, path, writer, parts, .. } = self;
+        let mut notes: Vec<String> = writer.widened().into_iter().collect();
         let own = (model.archive.kind != "GGUF").then(|| model.archive.config.clone()).flatten();
-        let config = serde_json::to_vec_pretty(&own.unwrap_or_else(|| model.config.to_json())).unwrap_or_default();
+        let config = own.map(|c| plain_config(c, &mut notes)).unwrap_or_else(|| model.config.to_json());
+        let config = serde_json::to_vec_pretty(&config).unwrap_or_default();
         let tokens = match model.archive.kind == "GGUF" || model.archive.tokenizer.is_some() {
-            true => Some(model.tokens()?.json),
+            true => model.tokens().map_err(|why| notes.push(format!("written without a tokenizer: {why}"))).ok(),
             false => None,
         };
+        let tokens = tokens.map(|t| t.json);
         nnz_engine::file::write_atomically(&path.join("config.json"), &config)?;
         if let Some(json) = tokens {
             nnz_engine::file::write_atomically(&path.join("tokenizer.json"), &json)?;
         }
-        Ok(Pruned { parts, bytes: writer.finish(said)?, tried: Vec::new(), singular: 0 })
+        Ok(Pruned { parts, bytes: writer.finish(said)?, tried: Vec::new(), singular: 0, notes })
     }
+}
+
+/// A configuration without what it says of quantized numbers, which are written out.
+pub(crate) fn plain_config(mut config: serde_json::Value, notes: &mut Vec<String>) -> serde_json::Value {
+    for key in ["quantization_config", "compression_config"] {
+        if config.as_object_mut().is_some_and(|c| c.remove(key).is_some()) {
+            notes.push(format!("numbers are written out, so `{key}` of config.json is left out"));
+        }
+    }
+    config
 }
 
 /// Block and part of every matrix of a model.

@@ -1,5 +1,6 @@
 //! Texts to tokens and back, by the `tokenizers` crate.
 
+use super::sentencepiece;
 use crate::{Error, Result};
 use nnz_formats::{Archive, Value};
 use serde_json::json;
@@ -24,11 +25,16 @@ impl Tokens {
     /// When there is none, it is of a kind that is not read, or it has tokens that the model has not.
     pub fn of(archive: &Archive, vocabulary: usize) -> Result<Self> {
         let fail = |path: &Path, why: String| Error::file(path, why);
-        let (place, json) = match (&archive.tokenizer, archive.kind) {
+        let inside = (archive.kind == "GGUF").then(|| from_gguf(archive));
+        let (place, json) = match (&archive.tokenizer, inside) {
+            (_, Some(Ok(json))) => (archive.path.clone(), json),
+            (None, Some(Err(why))) => {
+                let why = format!("{why}; the model's tokenizer.json, put beside the file, will do");
+                return Err(fail(&archive.path, why));
+            }
             (Some(path), _) => {
                 (path.clone(), std::fs::read(path).map_err(|e| fail(path, format!("cannot read: {e}")))?)
             }
-            (None, "GGUF") => (archive.path.clone(), from_gguf(archive).map_err(|why| fail(&archive.path, why))?),
             (None, _) => {
                 return Err(fail(
                     &archive.path,
@@ -115,18 +121,44 @@ fn guarded<R>(f: impl FnOnce() -> tokenizers::Result<R>) -> Result<R, String> {
 fn from_gguf(archive: &Archive) -> Result<Vec<u8>, String> {
     let get = |key: &str| archive.metadata.get(&format!("tokenizer.ggml.{key}"));
     let text = |key: &str| get(key).and_then(Value::text).unwrap_or("unnamed");
-    let (model, before) = (text("model"), text("pre"));
+    let model = text("model");
+    let before = get("pre").and_then(Value::text).unwrap_or("default");
+    if model == "llama" {
+        return sentencepiece::json(archive);
+    }
     if model != "gpt2" {
-        return Err(format!("a tokenizer of kind {model}; byte-pair encoding (`gpt2`) is read from GGUF files"));
+        return Err(format!(
+            "a tokenizer of kind {model}; byte-pair encoding (`gpt2`) and sentencepiece (`llama`) are read from GGUF files"
+        ));
     }
     let bytes = json!({"type": "ByteLevel", "add_prefix_space": false, "trim_offsets": true, "use_regex": true});
+    let words = |digits: &str| {
+        let pattern = [
+            r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|",
+            digits,
+            r"| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+",
+        ];
+        let (split, mut bytes) = (json!({"Regex": pattern.concat()}), bytes.clone());
+        let split = json!({"type": "Split", "pattern": split, "behavior": "Isolated", "invert": false});
+        bytes["use_regex"] = json!(false);
+        json!({"type": "Sequence", "pretokenizers": [split, bytes]})
+    };
     let split = match before {
         "smollm" => {
             json!({"type": "Sequence", "pretokenizers": [{"type": "Digits", "individual_digits": true}, bytes]})
         }
         "gpt-2" | "default" => bytes.clone(),
-        other => return Err(format!("texts split as `{other}`; smollm and gpt-2 are read from GGUF files")),
+        "llama-bpe" | "llama3" | "llama-v3" => words(r"\p{N}{1,3}"),
+        "qwen2" => words(r"\p{N}"),
+        other => {
+            return Err(format!(
+                "texts split as `{other}`; smollm, gpt-2, llama-bpe and qwen2 are read from GGUF files"
+            ));
+        }
     };
+    let normalizer = if before == "qwen2" { json!({"type": "NFC"}) } else { json!(null) };
+    // These take whole words of the vocabulary as they are, whatever the merges say.
+    let whole = before.starts_with("llama");
     let texts = |key: &str| -> Result<Vec<&str>, String> {
         let list = get(key).and_then(Value::list).ok_or(format!("it has no tokenizer.ggml.{key}"))?;
         list.iter()
@@ -137,23 +169,25 @@ fn from_gguf(archive: &Archive) -> Result<Vec<u8>, String> {
     let (tokens, merges) = (texts("tokens")?, texts("merges")?);
     let vocabulary: serde_json::Map<_, _> =
         tokens.iter().enumerate().map(|(i, t)| ((*t).to_owned(), json!(i))).collect();
-    let kinds = get("token_type").and_then(Value::list).unwrap_or_default();
-    // Kinds 3 and 4 are control and user-defined tokens.
-    let special = tokens.iter().zip(kinds).enumerate().filter(|(_, (_, k))| matches!(k, Value::Int(3 | 4)));
-    let added: Vec<_> = special
-        .map(|(i, (t, k))| {
-            json!({"id": i, "content": t, "single_word": false, "lstrip": false, "rstrip": false, "normalized": false,
-                   "special": *k == Value::Int(3)})
-        })
-        .collect();
+    let added = special(&tokens, get("token_type").and_then(Value::list).unwrap_or_default());
     let json = json!({
-        "version": "1.0", "truncation": null, "padding": null, "added_tokens": added, "normalizer": null,
+        "version": "1.0", "truncation": null, "padding": null, "added_tokens": added, "normalizer": normalizer,
         "pre_tokenizer": split, "post_processor": null, "decoder": bytes,
         "model": {"type": "BPE", "dropout": null, "unk_token": null, "continuing_subword_prefix": null,
-                  "end_of_word_suffix": null, "fuse_unk": false, "byte_fallback": false, "ignore_merges": false,
+                  "end_of_word_suffix": null, "fuse_unk": false, "byte_fallback": false, "ignore_merges": whole,
                   "vocab": vocabulary, "merges": merges},
     });
     Ok(json.to_string().into_bytes())
+}
+
+/// Control and user-defined tokens, which are kinds 3 and 4.
+pub(super) fn special(tokens: &[&str], kinds: &[Value]) -> Vec<serde_json::Value> {
+    let special = tokens.iter().zip(kinds).enumerate().filter(|(_, (_, k))| matches!(k, Value::Int(3 | 4)));
+    let entry = |(i, (t, k)): (usize, (&&str, &Value))| {
+        json!({"id": i, "content": t, "single_word": false, "lstrip": false, "rstrip": false, "normalized": false,
+               "special": *k == Value::Int(3)})
+    };
+    special.map(entry).collect()
 }
 
 /// Most bytes of a text that are read.

@@ -1,17 +1,75 @@
 //! Writing networks: ONNX, or a folder of safetensors as the checkpoint had them.
 
 use super::{CLASSES, CONTEXT, Network, READS};
+use crate::llm::prune::plain_config;
 use crate::{Error, Result};
-use nnz_formats::{Dtype, Format, Packing, Writer, Written};
+use nnz_formats::{Dtype, Entry, Format, Packing, Writer, Written};
+use nnz_onnx::build::GUESSED;
 use nnz_onnx::{Constant, Kind};
 use std::collections::BTreeMap;
 use std::path::Path;
 
-/// Writes a network: to an ONNX file when the name ends in `.onnx`, with sparse initializers when `sparse`; else to a folder, for
-/// which networks that came as ONNX are written as `model.onnx`. What became of each matrix, and the bytes of all.
+/// What was written.
+#[derive(Debug, Default)]
+pub struct Exported {
+    /// What became of each matrix.
+    pub written: BTreeMap<String, Written>,
+    /// Bytes of all.
+    pub bytes: u64,
+    /// What went otherwise than asked for, in sentences.
+    pub notes: Vec<String>,
+}
+
+/// What a name asks for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Target {
+    /// `.onnx`
+    Onnx,
+    /// `.safetensors`
+    File,
+    /// Any name that is no ending of another format.
+    Folder,
+}
+
+impl Target {
+    /// By the ending of a name.
+    ///
+    /// # Errors
+    /// When it is that of a format which is read, but not written.
+    pub fn of(path: &Path) -> Result<Self> {
+        let end = path.extension().map(|e| e.to_string_lossy().to_lowercase()).unwrap_or_default();
+        match &*end {
+            "onnx" => Ok(Self::Onnx),
+            "safetensors" if !path.is_dir() => Ok(Self::File),
+            "gguf" | "pth" | "pt" | "bin" | "npz" | "npy" | "h5" | "ckpt" | "tflite" | "json" | "pkl" => {
+                Err(Error::file(
+                    path,
+                    format!(
+                        "files of the kind .{end} are not written; give a name that ends in .onnx or .safetensors, or a folder"
+                    ),
+                ))
+            }
+            _ => Ok(Self::Folder),
+        }
+    }
+}
+
+/// Files of a folder that belong to the weights.
+const BESIDE: [&str; 7] = [
+    "tokenizer.json",
+    "preprocessor_config.json",
+    "modules.json",
+    "sentence_bert_config.json",
+    "1_Pooling/config.json",
+    "tokenizer_config.json",
+    "special_tokens_map.json",
+];
+
+/// Writes a network as the name asks for: an ONNX file, with sparse initializers when `sparse`; a safetensors file; else a folder, for
+/// which networks that came as ONNX are written as `model.onnx`.
 ///
 /// # Errors
-/// When it would overwrite what it came from, or the disk refuses.
+/// When it would overwrite what it came from, the file alone would not say what network it is, or the disk refuses.
 pub fn export(
     network: &Network,
     to: &Path,
@@ -19,43 +77,64 @@ pub fn export(
     dtype: Dtype,
     sparse: bool,
     said: &serde_json::Value,
-) -> Result<(BTreeMap<String, Written>, u64)> {
-    let named = to.extension().is_some_and(|e| e == "onnx");
+) -> Result<Exported> {
+    let target = Target::of(to)?;
     let same = |p: &Path| p.canonicalize().is_ok_and(|p| network.path.canonicalize().is_ok_and(|m| m == p));
     if same(to) || same(&to.join("model.safetensors")) || same(&to.join("model.onnx")) {
         return Err(Error::file(to, "this is the network that is read; give another name"));
     }
-    let matrices = network.matrices();
-    if named {
+    if target == Target::Onnx {
         network.runs()?;
+        if network.family == GUESSED {
+            return Err(Error::file(
+                &network.path,
+                "what lies between its layers is a guess from their names, which is not written as a network; export it as ONNX from \
+                 where it was made, or write its weights to a folder",
+            ));
+        }
         let bytes = file(network, sparse);
         nnz_engine::file::write_atomically(to, &bytes)?;
-        return Ok((counted(network), bytes.len() as u64));
+        return Ok(Exported { written: counted(network), bytes: bytes.len() as u64, notes: Vec::new() });
     }
-    std::fs::create_dir_all(to)
-        .map_err(|e| Error::file(to, format!("cannot write: {e}; give the name of a folder")))?;
-    let beside = |name: &str| -> Result<()> {
-        let folder = if network.path.is_dir() { &network.path } else { network.path.parent().unwrap_or(Path::new("")) };
-        let from = folder.join(name);
-        if from.is_file() {
-            let bytes = std::fs::read(&from).map_err(|e| Error::file(&from, format!("cannot read: {e}")))?;
-            nnz_engine::file::write_atomically(&to.join(name), &bytes)?;
-        }
-        Ok(())
-    };
     let Some(archive) = &network.archive else {
+        if target == Target::File {
+            return Err(Error::file(
+                to,
+                "a network that came as ONNX is written as .onnx, or to a folder; give such a name",
+            ));
+        }
+        create(to)?;
         let bytes = file(network, sparse);
-        beside("tokenizer.json")?;
+        beside(network, to, "tokenizer.json")?;
         nnz_engine::file::write_atomically(&to.join("model.onnx"), &bytes)?;
-        return Ok((counted(network), bytes.len() as u64));
+        return Ok(Exported { written: counted(network), bytes: bytes.len() as u64, notes: Vec::new() });
     };
-    if archive.config.is_none() && to.join("config.json").exists() {
-        return Err(Error::file(to, "the config.json of another model lies there; give another folder"));
-    }
-    let mut writer = Writer::create(&to.join("model.safetensors"))?;
+    let mut notes = Vec::new();
+    let place = match target {
+        Target::File if archive.config.is_some() => {
+            return Err(Error::file(
+                to,
+                "without the config.json beside them these weights do not say what network they are; give the name of a folder",
+            ));
+        }
+        Target::File => to.to_path_buf(),
+        _ => {
+            create(to)?;
+            if archive.config.is_none() && to.join("config.json").exists() {
+                return Err(Error::file(to, "the config.json of another model lies there; give another folder"));
+            }
+            to.join("model.safetensors")
+        }
+    };
+    let matrices = network.matrices();
+    let mut writer = Writer::create(&place)?;
     let mut written = BTreeMap::new();
-    // Whole numbers are counters and numbers of places, which readers make themselves.
-    for (name, entry) in archive.tensors().filter(|(_, e)| floats(e.format)) {
+    for (name, entry) in archive.tensors() {
+        // Whole numbers are counters, places and masks, which stay to the bit.
+        if !weight(entry) {
+            writer.raw(name, &entry.shape, entry.format, &archive.contents(name)?)?;
+            continue;
+        }
         let constant = network.graph.constants.get(name);
         let values = match constant {
             Some(constant) => constant.numbers(),
@@ -70,22 +149,42 @@ pub fn export(
             None => writer.dense(name, &entry.shape, &values, vector)?,
         }
     }
+    if let (Some(config), Target::Folder) = (&archive.config, target) {
+        let config = plain_config(config.clone(), &mut notes);
+        let bytes = serde_json::to_vec_pretty(&config).unwrap_or_default();
+        nnz_engine::file::write_atomically(&to.join("config.json"), &bytes)?;
+    }
     // Beside a file of weights, what lies in its folder belongs to it only where the reader took it so.
-    for (name, own) in [
-        ("config.json", archive.config.is_some()),
-        ("tokenizer.json", archive.tokenizer.is_some()),
-        ("preprocessor_config.json", network.path.is_dir()),
-    ] {
-        if own {
-            beside(name)?;
+    if target == Target::Folder && (network.path.is_dir() || archive.config.is_some()) {
+        for name in BESIDE {
+            beside(network, to, name)?;
         }
     }
-    Ok((written, writer.finish(said)?))
+    notes.extend(writer.widened());
+    Ok(Exported { written, bytes: writer.finish(said)?, notes })
 }
 
-/// Whether numbers are weights.
-pub(super) fn floats(f: Format) -> bool {
-    matches!(f, Format::F64 | Format::F32 | Format::F16 | Format::BF16 | Format::I8)
+fn create(folder: &Path) -> Result<()> {
+    std::fs::create_dir_all(folder)
+        .map_err(|e| Error::file(folder, format!("cannot write: {e}; give the name of a folder")))
+}
+
+/// Copies a file that lies beside a network, where there is one.
+fn beside(network: &Network, to: &Path, name: &str) -> Result<()> {
+    let folder = if network.path.is_dir() { &network.path } else { network.path.parent().unwrap_or(Path::new("")) };
+    let from = folder.join(name);
+    if !from.is_file() {
+        return Ok(());
+    }
+    let bytes = std::fs::read(&from).map_err(|e| Error::file(&from, format!("cannot read: {e}")))?;
+    let to = to.join(name);
+    to.parent().map(create).transpose()?;
+    Ok(nnz_engine::file::write_atomically(&to, &bytes)?)
+}
+
+/// Whether a tensor holds weights: floats, or multiples of scales.
+pub(super) fn weight(entry: &Entry) -> bool {
+    entry.format.is_float() || entry.format == Format::I8 && (entry.is_scaled() || entry.packing != Packing::Dense)
 }
 
 /// Nonzeros and bytes of the matrices of an ONNX file, where every entry is written.

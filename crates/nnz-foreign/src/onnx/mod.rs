@@ -4,10 +4,11 @@
 mod export;
 mod own;
 mod prune;
+mod raw;
 
-pub use export::export;
+pub use export::{Exported, Target, export};
 pub use nnz_onnx::build::{Pictures, Reads};
-pub use own::own;
+pub use own::{own, state_dict};
 pub use prune::prune;
 
 use crate::llm::Tokens;
@@ -62,10 +63,14 @@ pub fn known(path: &Path) -> bool {
         || (path.exists() && Archive::open(path).is_ok_and(|a| build::known(&a) || loose(path, &a)))
 }
 
-/// Whether a file of weights says nothing of a network: its matrices can be pruned and written all the same.
+/// Whether a file of weights says nothing of a network: its matrices can be pruned and written all the same. Of folders those that
+/// were written of such a file.
 fn loose(path: &Path, archive: &Archive) -> bool {
-    let file = path.extension().is_some_and(|e| ["npz", "pth", "pt"].iter().any(|k| e == *k));
-    file && archive.config.is_none() && !build::known(archive)
+    let file = path.extension().is_some_and(|e| ["npz", "pth", "pt", "safetensors"].iter().any(|k| e == *k));
+    (file || archive.metadata.contains_key("nnz"))
+        && archive.config.is_none()
+        && archive.kind != "GGUF"
+        && !build::known(archive)
 }
 
 /// Key of what a graph's file says about its inputs.
@@ -103,7 +108,8 @@ impl Network {
         if loose(path, &archive) {
             return Self::weights(path, archive);
         }
-        let built = build::build(&archive)?;
+        let mut built = build::build(&archive)?;
+        built.notes.extend(archive.notes.iter().cloned());
         Ok(Self {
             path: path.into(),
             graph: built.graph,
@@ -118,7 +124,7 @@ impl Network {
     /// Weights of which nothing is known but their names and shapes.
     fn weights(path: &Path, archive: Archive) -> Result<Self> {
         let mut constants = BTreeMap::new();
-        for (name, entry) in archive.tensors().filter(|(_, e)| export::floats(e.format)) {
+        for (name, entry) in archive.tensors().filter(|(_, e)| export::weight(e)) {
             constants.insert(name.to_string(), Constant::floats(&entry.shape, archive.read(name)?));
         }
         let graph = Graph {
@@ -131,8 +137,10 @@ impl Network {
             outputs: Vec::new(),
             metadata: BTreeMap::new(),
         };
-        let notes =
-            vec!["what these weights compute is not known: every tensor of two or more axes counts as a matrix".into()];
+        let mut notes = archive.notes.clone();
+        notes.push(
+            "what these weights compute is not known: every tensor of two or more axes counts as a matrix".into(),
+        );
         let (family, reads, archive) = ("weights".into(), Reads::Anything, Some(archive));
         Ok(Self { path: path.into(), graph, family, reads, classes: Vec::new(), notes, archive })
     }
@@ -149,7 +157,7 @@ impl Network {
                 node: usize::MAX,
                 rows,
                 cols,
-                kernel: Vec::new(),
+                kernel: c.shape[2..].to_vec(),
                 by_columns: false,
                 head: false,
             }
@@ -165,7 +173,8 @@ impl Network {
         match self.graph.nodes.is_empty() {
             true => Err(Error::file(
                 &self.path,
-                "what these weights compute is not known, so they can only be listed, converted, and pruned by magnitude",
+                "what these weights compute is not known: there is no config.json beside them, and their names are those of no architecture that is \
+                 known; so they can only be listed, converted, and pruned by magnitude",
             )),
             false => Ok(()),
         }

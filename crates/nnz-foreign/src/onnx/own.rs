@@ -1,20 +1,23 @@
 //! Networks that nnz trained, as graphs. Pictures have channels second there and last here.
 
-use super::{Network, Pictures, Reads};
+use super::{Network, Pictures, Reads, Target, raw};
+use crate::llm::Part;
 use crate::{Error, Result};
 use nnz_engine::file::Header;
 use nnz_engine::layers::{Conv2d, Function};
 use nnz_engine::{LayerSpec, Model, Param};
+use nnz_formats::{Dtype, Writer, Written};
 use nnz_onnx::{Attribute, Constant, Graph, Kind, Node, OPSET, Port};
 use std::collections::BTreeMap;
 use std::path::Path;
 
-/// A trained network with dense or masked storage as a graph; its input `x` `[batch, channels, height, width]` is normalized as in
-/// training, which the file says.
+/// A trained network with dense or masked storage as a graph. Its input `x` `[batch, channels, height, width]` has values from 0 to 255,
+/// of a table `[batch, columns]` its cells; they are made ready, and targets scaled back, by nodes. When `bare`, these are left
+/// out: the input is normalized as in training, which the file says.
 ///
 /// # Errors
 /// A layer that has no operator here, by name.
-pub fn own(model: &Model<f32>, header: &Header, path: &Path) -> Result<Network> {
+pub fn own(model: &Model<f32>, header: &Header, path: &Path, bare: bool) -> Result<Network> {
     let [c, h, w] = header.model.input;
     let graph = Graph {
         path: path.into(),
@@ -30,17 +33,28 @@ pub fn own(model: &Model<f32>, header: &Header, path: &Path) -> Result<Network> 
         outputs: Vec::new(),
         metadata: BTreeMap::new(),
     };
+    let n = header.normalization;
+    let pairs =
+        n.channels.map_or_else(|| vec![[n.mean, n.std]; c], |all| all.iter().copied().cycle().take(c).collect());
     let mut walk = Walk { graph, params: model.params.iter(), path };
-    let (y, shape) = walk.chain(&header.model.layers, "x".into(), vec![h, w, c])?;
+    let x = match bare || n.tokens {
+        true => "x".into(),
+        false => raw::before(&mut walk.graph, header, &pairs, path)?,
+    };
+    let (mut y, shape) = walk.chain(&header.model.layers, x, vec![h, w, c])?;
+    if !bare {
+        y = raw::behind(&mut walk.graph, header, y);
+    }
     let name = "y";
     walk.graph.nodes.push(Node::new("Identity", name, &[&y]));
     let shape = std::iter::once(None).chain(channels_second(&shape).into_iter().map(Some)).collect();
     walk.graph.outputs.push(Port { name: name.into(), kind: Some(Kind::F32), shape: Some(shape) });
     let graph = walk.graph;
-    let n = header.normalization;
-    let pairs =
-        n.channels.map_or_else(|| vec![[n.mean, n.std]; c], |all| all.iter().copied().cycle().take(c).collect());
-    let [mean, deviation] = [0, 1].map(|i| pairs.iter().map(|p| p[i]).collect());
+    let [mean, deviation] = match bare {
+        true => [0, 1].map(|i| pairs.iter().map(|p| p[i]).collect()),
+        // What pictures are divided by before they are scaled.
+        false => [vec![0.0; c], vec![1.0 / 255.0; c]],
+    };
     let reads = match header.encoding.is_some() || n.tokens {
         true => Reads::Anything,
         false => Reads::Pictures(Pictures { shape: [c, h, w], mean, deviation, cubic: false }),
@@ -55,6 +69,45 @@ fn channels_second(shape: &[usize]) -> Vec<usize> {
         [h, w, c] => vec![c, h, w],
         _ => shape.to_vec(),
     }
+}
+
+/// The weights of a trained network with their zeros, by the names of its layers and in PyTorch's order: kernels `[outputs, inputs, height,
+/// width]`, matrices `[outputs, inputs]`, and behind a picture inputs by channels first.
+///
+/// # Errors
+/// As [`own`]; also when the disk refuses.
+pub fn state_dict(model: &Model<f32>, header: &Header, path: &Path, to: &Path) -> Result<(Vec<Part>, u64)> {
+    let network = own(model, header, path, true)?;
+    let place = match Target::of(to)? {
+        Target::File => to.to_path_buf(),
+        Target::Folder => {
+            std::fs::create_dir_all(to).map_err(|e| Error::file(to, format!("cannot write: {e}")))?;
+            to.join("model.safetensors")
+        }
+        Target::Onnx => return Err(Error::file(to, "no name for weights alone")),
+    };
+    let mut writer = Writer::create(&place)?;
+    let mut parts = Vec::new();
+    for p in &model.params {
+        let Some(c) = network.graph.constants.get(&p.shape.name) else {
+            return Err(Error::file(path, format!("`{}` is read by no layer", p.shape.name)));
+        };
+        let values = c.numbers();
+        writer.dense(&p.shape.name, &c.shape, &values, Dtype::F32)?;
+        if c.shape.len() > 1 {
+            let nonzeros = values.iter().filter(|v| **v != 0.0).count();
+            let written = Written { nonzeros, bytes: 4 * values.len(), ..Written::default() };
+            parts.push(Part { name: p.shape.name.clone(), entries: values.len(), written });
+        }
+    }
+    let bytes = writer.finish(&serde_json::json!({"network": header.model.name, "method": header.method}))?;
+    Ok((parts, bytes))
+}
+
+/// Whether the first layer with weights behind a flattened picture is a matrix, whose inputs can be put in another order.
+fn matrix_next(layers: &[LayerSpec]) -> bool {
+    let idle = |l: &&LayerSpec| matches!(l, LayerSpec::Relu(_) | LayerSpec::Activation(_) | LayerSpec::Dropout(_));
+    matches!(layers.iter().find(|l| !idle(l)), Some(LayerSpec::Linear(_)))
 }
 
 struct Walk<'a> {
@@ -146,11 +199,24 @@ impl Walk<'_> {
     /// Layers one after the other; the shape of one example with channels last.
     fn chain(&mut self, layers: &[LayerSpec], mut x: String, mut shape: Vec<usize>) -> Result<(String, Vec<usize>)> {
         use nnz_engine::layers::Layer as _;
-        for layer in layers {
+        // Height, width and channels of a picture that was flattened and waits for a matrix.
+        let mut flat: Option<[usize; 3]> = None;
+        for (i, layer) in layers.iter().enumerate() {
             let after = layer.output(&shape).map_err(|why| self.fail(why))?;
             x = match layer {
                 LayerSpec::Linear(l) => {
-                    let w = self.plain(&[l.outputs, l.inputs])?;
+                    let w = match flat.take() {
+                        None => self.plain(&[l.outputs, l.inputs])?,
+                        Some([h, w, c]) => self.param(&[l.outputs, l.inputs], |v| {
+                            let row = |r: &[f32]| {
+                                (0..c)
+                                    .flat_map(|k| (0..h * w).map(move |p| p * c + k))
+                                    .map(|i| r[i])
+                                    .collect::<Vec<_>>()
+                            };
+                            v.chunks_exact(h * w * c).flat_map(row).collect()
+                        })?,
+                    };
                     let turned = self.node("Transpose", &[&w], &[("perm", ints(&[1, 0]))]);
                     let y = self.node("MatMul", &[&x, &turned], &[]);
                     self.call(&w);
@@ -189,7 +255,9 @@ impl Walk<'_> {
                     self.node("Flatten", &[&y], &[("axis", Attribute::Int(1))])
                 }
                 LayerSpec::Flatten(_) => {
-                    if shape.len() == 3 && shape[0] * shape[1] > 1 && shape[2] > 1 {
+                    if shape.len() == 3 && shape[0] * shape[1] > 1 && shape[2] > 1 && matrix_next(&layers[i + 1..]) {
+                        flat = Some([shape[0], shape[1], shape[2]]);
+                    } else if shape.len() == 3 && shape[0] * shape[1] > 1 && shape[2] > 1 {
                         x = self.node("Transpose", &[&x], &[("perm", ints(&[0, 2, 3, 1]))]);
                     }
                     self.node("Flatten", &[&x], &[("axis", Attribute::Int(1))])

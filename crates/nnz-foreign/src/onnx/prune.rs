@@ -1,12 +1,12 @@
 //! Pruning of a graph in the order of computation: every matrix is weighed by what it reads behind those that are pruned already.
 
-use super::{Network, Reads, export};
+use super::{Exported, Network, Reads, export};
 use crate::llm::planned::{Matrices, Planned, flat};
 use crate::llm::{Part, Pruned, Pruning};
 use crate::{Error, Result};
 use nnz_core::{Pattern, Shape};
 use nnz_engine::Moments;
-use nnz_onnx::{Budget, Constant, Graph, Matrix, Session, Value};
+use nnz_onnx::{Budget, Graph, Matrix, Session, Value};
 use std::collections::{BTreeMap, HashSet};
 use std::path::Path;
 
@@ -23,6 +23,19 @@ type Kept = Vec<(usize, Vec<f32>)>;
 struct All<'a> {
     network: &'a Network,
     matrices: Vec<Matrix>,
+    /// Whether the inputs of a kernel are taken with their channels last, so that groups of N:M lie along channels, as the
+    /// units of processors for sparse products have them.
+    channels: bool,
+}
+
+/// Input channels of a matrix: of one that is no kernel all inputs.
+fn channels(m: &Matrix) -> usize {
+    m.cols / m.kernel.iter().product::<usize>().max(1)
+}
+
+/// Runs of `inner` numbers to the place of their transpose: `[.., a, b]` to `[.., b, a]`.
+fn turned<T: Copy>(v: &[T], a: usize, b: usize) -> Vec<T> {
+    v.chunks_exact((a * b).max(1)).flat_map(|c| (0..b).flat_map(move |j| (0..a).map(move |i| c[i * b + j]))).collect()
 }
 
 impl Matrices for All<'_> {
@@ -32,7 +45,7 @@ impl Matrices for All<'_> {
 
     fn read(&self, index: usize) -> Result<Vec<f32>> {
         let matrix = &self.matrices[index];
-        let values = matrix.rows_of(self.network.graph.constants[&matrix.name].numbers());
+        let values = self.last(matrix, matrix.rows_of(self.network.graph.constants[&matrix.name].numbers()));
         match values.iter().position(|v| !v.is_finite()) {
             Some(at) => Err(Error::file(
                 &self.network.path,
@@ -44,6 +57,35 @@ impl Matrices for All<'_> {
 }
 
 impl All<'_> {
+    /// Rows of inputs as the file has them to rows as they are weighed.
+    fn last(&self, m: &Matrix, rows: Vec<f32>) -> Vec<f32> {
+        match self.channels && !m.kernel.is_empty() {
+            true => turned(&rows, channels(m), m.cols / channels(m)),
+            false => rows,
+        }
+    }
+
+    /// And back.
+    fn first(&self, m: &Matrix, rows: Vec<f32>) -> Vec<f32> {
+        match self.channels && !m.kernel.is_empty() {
+            true => turned(&rows, m.cols / channels(m), channels(m)),
+            false => rows,
+        }
+    }
+
+    /// Moments of inputs in the order that rows are weighed in.
+    fn ordered(&self, m: &Matrix, moments: Moments) -> Moments {
+        if !self.channels || m.kernel.is_empty() {
+            return moments;
+        }
+        let (c, k) = (channels(m), m.cols / channels(m));
+        let turn = |v: &[f64]| turned(v, c, k);
+        let rows: Vec<Vec<f64>> = moments.square.chunks_exact(m.cols).map(turn).collect();
+        let order = turned(&(0..m.cols).collect::<Vec<usize>>(), c, k);
+        let square = order.iter().flat_map(|&i| rows[i].iter().copied()).collect();
+        Moments { square, first: turn(&moments.first), rows: moments.rows }
+    }
+
     /// The matrices that samples reach, each weighed by what it reads behind those that are pruned already, with their numbers; and
     /// of how many the second moments were singular.
     fn weighed(
@@ -52,7 +94,7 @@ impl All<'_> {
         samples: Vec<Sample>,
         tick: &mut impl FnMut(usize, usize),
     ) -> Result<(Kept, usize)> {
-        let Self { network, matrices } = self;
+        let Self { network, matrices, .. } = self;
         let (mut kept, mut singular) = (Vec::with_capacity(matrices.len()), 0);
         let mut kinds: BTreeMap<Vec<&str>, Vec<Sample>> = BTreeMap::new();
         for sample in samples {
@@ -81,11 +123,11 @@ impl All<'_> {
                         for state in &states {
                             moments.add(&session.patches(step, state, PATCHES)?);
                         }
-                        last = Some((reads, matrix.cols, moments.mean()));
+                        last = Some((reads, matrix.cols, self.ordered(matrix, moments.mean())));
                     }
                     let moments = last.as_ref().map(|(.., m)| m);
                     singular += usize::from(moments.is_some_and(flat));
-                    let values = plan.rounded(index, self.read(index)?, moments)?;
+                    let values = self.first(matrix, plan.rounded(index, self.read(index)?, moments)?);
                     let shape = &network.graph.constants[&matrix.name].shape;
                     session.replace(&matrix.name, Value::floats(shape, matrix.constant_of(values.clone())))?;
                     kept.push((index, values));
@@ -142,22 +184,46 @@ pub fn prune(
              allows, and neither is measured of this network; say how far yourself, such as --method magnitude --density 0.5",
         ));
     }
-    let mut matrices: Vec<Matrix> = network.matrices().into_iter().filter(|m| !m.head).collect();
+    let (heads, mut matrices): (Vec<Matrix>, Vec<Matrix>) =
+        network.matrices().into_iter().partition(|m| m.head && !pruning.heads);
+    let dense = |names: Vec<String>| match names.len() {
+        0..=6 => names.join("; "),
+        n => format!("{}; and {} more", names[..5].join("; "), n - 5),
+    };
+    if let [first, ..] = &heads[..] {
+        network.notes.push(format!("the head `{}` stays dense; --prune-head prunes it, too", first.name));
+    }
+    let stay = network.graph.stay();
+    if !stay.is_empty() {
+        let each = stay.iter().map(|(name, why)| format!("`{name}`: {why}")).collect();
+        network.notes.push(format!("not pruned: {}", dense(each)));
+    }
     let pattern = pruning.options.get("pattern").and_then(toml::Value::as_str).map(str::parse);
+    let grouped = matches!(pattern, Some(Ok(Pattern::Nm { .. })));
     if let Some(Ok(Pattern::Nm { m, .. })) = pattern {
-        let all = matrices.len();
-        matrices.retain(|k| k.cols.is_multiple_of(m));
-        if matrices.len() < all {
-            let less = all - matrices.len();
-            network.notes.push(format!("{less} of {all} matrices stay dense: their inputs are no multiple of {m}"));
+        let (fit, odd): (Vec<Matrix>, Vec<Matrix>) = matrices.into_iter().partition(|k| channels(k).is_multiple_of(m));
+        matrices = fit;
+        if !odd.is_empty() {
+            let each = odd.iter().map(|k| format!("`{}` with {}", k.name, channels(k))).collect();
+            network.notes.push(format!(
+                "{} of {} matrices stay dense: their inputs (of kernels the channels) are no multiple of {m}: {}",
+                odd.len(),
+                odd.len() + matrices.len(),
+                dense(each)
+            ));
         }
     }
     if matrices.is_empty() {
-        return Err(Error::file(&network.path, "there is no matrix or kernel in it that could be pruned"));
+        let why = network.notes.drain(..).collect::<Vec<_>>().join("; ");
+        let why = if why.is_empty() { String::new() } else { format!(" ({why})") };
+        return Err(Error::file(
+            &network.path,
+            format!("there is no matrix or kernel in it that could be pruned{why}"),
+        ));
     }
     let pictures = samples.iter().flatten().any(|(name, _)| *name == "pixel_values");
     let (kept, singular) = {
-        let all = All { network, matrices: matrices.clone() };
+        let all = All { network, matrices: matrices.clone(), channels: grouped };
         let plan = Planned::new(&all, pruning)?;
         if plan.reads {
             network.runs()?;
@@ -172,7 +238,8 @@ pub fn prune(
         } else {
             let mut kept = Vec::with_capacity(matrices.len());
             for index in 0..matrices.len() {
-                kept.push((index, plan.rounded(index, all.read(index)?, None)?));
+                let values = plan.rounded(index, all.read(index)?, None)?;
+                kept.push((index, all.first(&all.matrices[index], values)));
                 tick(kept.len(), matrices.len());
             }
             (kept, 0)
@@ -189,17 +256,18 @@ pub fn prune(
     for (index, values) in kept {
         let matrix = &matrices[index];
         nonzeros.push((matrix.name.clone(), values.len()));
-        let constant = network.graph.constants.get_mut(&matrix.name);
-        if let Some(constant) = constant {
-            *constant = Constant::floats(&constant.shape.clone(), matrix.constant_of(values));
+        let path = &network.path;
+        if let Some(constant) = network.graph.constants.get_mut(&matrix.name) {
+            let made = constant.with(&matrix.constant_of(values));
+            *constant = made.map_err(|why| Error::file(path, format!("`{}` pruned holds {why}", matrix.name)))?;
         }
     }
     let said = serde_json::json!({"method": pruning.method.key, "options": pruning.options});
-    let (written, bytes) = export(network, to, pruning.packing, pruning.dtype, sparse, &said)?;
+    let Exported { written, bytes, notes } = export(network, to, pruning.packing, pruning.dtype, sparse, &said)?;
     let part = |(name, entries): (String, usize)| Part {
         entries,
         written: written.get(&name).copied().unwrap_or_default(),
         name,
     };
-    Ok(Pruned { parts: nonzeros.into_iter().map(part).collect(), bytes, tried: Vec::new(), singular })
+    Ok(Pruned { parts: nonzeros.into_iter().map(part).collect(), bytes, tried: Vec::new(), singular, notes })
 }

@@ -7,7 +7,7 @@ pub(super) fn build(archive: &Archive) -> Result<Built> {
     let c = config(archive);
     let (width, heads) = c.width()?;
     let (layers, hidden) = (c.size("num_hidden_layers")?, c.size("intermediate_size")?);
-    let (vocabulary, context) = (c.size("vocab_size")?, c.size("max_position_embeddings")?);
+    let (vocabulary, mut context) = (c.size("vocab_size")?, c.size("max_position_embeddings")?);
     let kinds = c.size_or("type_vocab_size", 2)?;
     let (epsilon, act) = (c.epsilon(1e-12), c.text("hidden_act", "gelu"));
     if c.text("position_embedding_type", "absolute") != "absolute" || c.json["is_decoder"] == true {
@@ -80,19 +80,11 @@ pub(super) fn build(archive: &Archive) -> Result<Built> {
         net.head(&y, "classifier")?;
         classes = c.classes();
     } else {
-        // The mean of the tokens that are there, at length one.
-        let m = net.node("Cast", &[&mask], &[("to", int(1))]);
-        let (last, first) = (net.list(&[-1]), net.list(&[1]));
-        let m = net.node("Unsqueeze", &[&m, &last], &[]);
-        let y = net.node("Mul", &[&x, &m], &[]);
-        let sum = net.node("ReduceSum", &[&y, &first], &[("keepdims", int(0))]);
-        let count = net.node("ReduceSum", &[&m, &first], &[("keepdims", int(0))]);
-        let least = net.scalar(1e-9);
-        let count = net.node("Max", &[&count, &least], &[]);
-        let mean = net.node("Div", &[&sum, &count], &[]);
-        let mean = net.unit(&mean);
+        let pooling = pooling::Pooling::of(archive)?;
+        context = pooling.most.map_or(context, |most| most.min(context));
+        let (vector, all) = pooling.build(&mut net, &x, &mask, width);
         net.output(&x, "last_hidden_state", &[None, None, Some(width)]);
-        net.output(&mean, "sentence_embedding", &[None, Some(width)]);
+        net.output(&vector, "sentence_embedding", &[None, Some(all)]);
     }
     Ok(Built { graph: net.graph, family, reads: Reads::Tokens { vocabulary, context }, classes, notes: Vec::new() })
 }

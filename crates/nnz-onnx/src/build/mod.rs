@@ -5,6 +5,7 @@
 mod bert;
 mod clip;
 mod mobile;
+mod pooling;
 mod resnet;
 mod sequential;
 mod vit;
@@ -96,6 +97,9 @@ impl Pictures {
     }
 }
 
+/// The family of plain convolutional networks, whose layers without tensors are taken for granted.
+pub const GUESSED: &str = sequential::GUESSED;
+
 /// A network that was built from a checkpoint.
 #[derive(Clone, Debug)]
 pub struct Built {
@@ -161,7 +165,36 @@ pub fn build(archive: &Archive) -> Result<Built> {
     };
     let mut built = builder(archive)?;
     built.graph.sort()?;
+    whole(archive, &built)?;
     Ok(built)
+}
+
+/// That every tensor of the file is part of the network, or changes nothing of what it computes.
+fn whole(archive: &Archive, built: &Built) -> Result<()> {
+    // Counters and places, and heads of tasks that are not asked for.
+    let idle = |name: &str| {
+        let ends = ["num_batches_tracked", "position_ids"];
+        let parts = ["pooler.dense.", "cls.seq_relationship.", "cls.predictions.decoder.bias"];
+        ends.iter().any(|e| name.ends_with(e))
+            || parts.iter().any(|p| name.starts_with(p) || name.contains(&format!(".{p}")))
+    };
+    let mut lost = archive.tensors().map(|(n, _)| n).filter(|n| !built.graph.constants.contains_key(*n) && !idle(n));
+    let Some(first) = lost.next() else { return Ok(()) };
+    let more = match lost.count() {
+        0 => String::new(),
+        n => format!(" and {n} more"),
+    };
+    let way = match archive.config {
+        Some(_) => "take the config.json that came with these weights, or bring the network as ONNX",
+        None => "bring the network as ONNX",
+    };
+    Err(Error::file(
+        &archive.path,
+        format!(
+            "`{first}`{more} of its tensors would be lost: a network of the kind {} does not read them; {way}",
+            built.family
+        ),
+    ))
 }
 
 /// A graph under way.
@@ -215,6 +248,12 @@ impl<'a> Net<'a> {
             return Err(self.fail(format!("`{name}` is {have:?}, but the network needs {shape:?}")));
         }
         if !self.graph.constants.contains_key(name) {
+            let entry = self.archive.get(name);
+            if entry.is_some_and(|e| e.format.is_whole() && !e.is_scaled()) && !self.archive.by_steps(name) {
+                return Err(self.fail(format!(
+                    "`{name}` holds whole numbers without the scales that make weights of them; give the model unquantized"
+                )));
+            }
             let numbers = self.archive.read(name)?;
             if let Some(at) = numbers.iter().position(|v| !v.is_finite()) {
                 return Err(self.fail(format!("`{name}` holds {} at number {at}; the file is damaged", numbers[at])));

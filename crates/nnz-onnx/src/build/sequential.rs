@@ -33,7 +33,51 @@ pub(super) fn fits(archive: &Archive) -> bool {
         && classifier.iter().all(|(_, n)| shape(n) == 2)
 }
 
+/// AlexNet (Krizhevsky 2014, arXiv:1404.5997) as torchvision has it, whose strides and overlapping maxima no tensor tells.
+fn alexnet(archive: &Archive) -> Result<Built> {
+    let mut net = Net::new(archive, "alexnet");
+    let mut x = net.input("pixel_values", Kind::F32, &[None, Some(3), Some(224), Some(224)]);
+    for (layer, stride, pad, maximum) in
+        [(0, 4, 2, true), (3, 1, 2, true), (6, 1, 1, false), (8, 1, 1, false), (10, 1, 1, true)]
+    {
+        let (weight, bias) = (format!("features.{layer}.weight"), format!("features.{layer}.bias"));
+        let shape = net.shape(&weight)?;
+        let inputs = [x, net.weight(&weight, &shape)?, net.weight(&bias, &shape[..1])?];
+        let attributes =
+            [("kernel_shape", ints(&shape[2..])), ("strides", ints(&[stride; 2])), ("pads", ints(&[pad; 4]))];
+        x = net.node("Conv", &inputs.each_ref().map(String::as_str), &attributes);
+        net.call(&format!("features.{layer}"));
+        x = net.node("Relu", &[&x], &[]);
+        if maximum {
+            x = net.max_pool(&x, 3, 2, 0);
+        }
+    }
+    x = net.node("Flatten", &[&x], &[("axis", int(1))]);
+    for layer in ["classifier.1", "classifier.4"] {
+        let shape = net.shape(&format!("{layer}.weight"))?;
+        x = net.linear(&x, layer, shape[0], shape[1])?;
+        x = net.node("Relu", &[&x], &[]);
+    }
+    net.head(&x, "classifier.6")?;
+    let reads = Reads::Pictures(Pictures::image_net(224));
+    Ok(Built { graph: net.graph, family: "AlexNet", reads, classes: Vec::new(), notes: Vec::new() })
+}
+
+/// The family of a plain network that nothing was taken for granted of, since torchvision has it.
+const VGG: &str = "VGG";
+/// Of one whose layers without tensors are a guess.
+pub(super) const GUESSED: &str = "plain convolutional network";
+
 pub(super) fn build(archive: &Archive) -> Result<Built> {
+    let is = |name: &str, shape: &[usize]| archive.get(name).is_some_and(|e| e.shape == shape);
+    if is("features.0.weight", &[64, 3, 11, 11]) && is("classifier.1.weight", &[4096, 256 * 36]) {
+        return alexnet(archive);
+    }
+    // Simonyan and Zisserman 2014: what is between its layers is what this reader takes for granted anyway.
+    let vgg = is("features.0.weight", &[64, 3, 3, 3])
+        && is("classifier.0.weight", &[4096, 512 * 49])
+        && is("classifier.3.weight", &[4096, 4096])
+        && archive.get("classifier.6.weight").is_some();
     let mut net = Net::new(archive, "sequential");
     let (features, classifier) = (numbered(archive, "features."), numbered(archive, "classifier."));
     let shape = net.shape(&format!("{}.weight", features[0].1))?;
@@ -44,7 +88,8 @@ pub(super) fn build(archive: &Archive) -> Result<Built> {
         let shape = net.shape(&format!("{name}.weight"))?;
         let norm = net.has(&format!("{name}.running_mean"));
         match (shape.as_slice(), norm) {
-            ([_, inputs, h, w], false) if *inputs == channels && h == w && h % 2 == 1 => {
+            // Larger kernels come with strides, which no tensor tells.
+            ([_, inputs, h, w], false) if *inputs == channels && h == w && [1, 3, 5].contains(h) => {
                 (x, channels) = net.conv(&x, name, Step::ONE)?;
             }
             ([n], true) if *n == channels => x = net.batch_norm(&x, name, channels, 1e-5)?,
@@ -105,15 +150,13 @@ pub(super) fn build(archive: &Archive) -> Result<Built> {
     }
     let channels = shape[1];
     let pictures = Pictures::even(channels, size, 0.5, 0.5);
+    if vgg && size == 224 {
+        let reads = Reads::Pictures(Pictures::image_net(size));
+        return Ok(Built { graph: net.graph, family: VGG, reads, classes: Vec::new(), notes: Vec::new() });
+    }
     let notes = vec![format!(
         "read as a plain network: ReLU and {pools} maxima over 2x2 where the names leave room; pictures of {channels}x{size}x{size} \
          from -1 to 1"
     )];
-    Ok(Built {
-        graph: net.graph,
-        family: "plain convolutional network",
-        reads: Reads::Pictures(pictures),
-        classes: Vec::new(),
-        notes,
-    })
+    Ok(Built { graph: net.graph, family: GUESSED, reads: Reads::Pictures(pictures), classes: Vec::new(), notes })
 }

@@ -383,7 +383,11 @@ pub(crate) fn not(_: &Cx, mut given: Given) -> Done {
 pub(crate) fn odd(cx: &Cx, mut given: Given) -> Done {
     let x = given.tensor(0)?;
     let nan = cx.node.op == "IsNaN";
-    let test = |v: &f32| if nan { v.is_nan() } else { v.is_infinite() };
+    let (above, below) = (cx.int("detect_positive", 1)? != 0, cx.int("detect_negative", 1)? != 0);
+    let test = |v: &f32| match nan {
+        true => v.is_nan(),
+        false => above && *v == f32::INFINITY || below && *v == f32::NEG_INFINITY,
+    };
     one(Value::Bool(Array::new(x.shape(), x.data().iter().map(test).collect())))
 }
 

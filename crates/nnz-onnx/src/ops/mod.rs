@@ -5,8 +5,11 @@ mod math;
 mod matmul;
 mod pick;
 mod quantized;
+mod recurrent;
 mod reduce;
+mod resize;
 mod shape;
+pub(crate) mod told;
 
 pub(crate) use conv::{fold_norm, packed, patches, run as convolve};
 pub(crate) use matmul::{Linear, flat, linear_shape};
@@ -208,7 +211,7 @@ pub(crate) fn find(op: &str) -> Option<Op> {
         "ConvTranspose" => conv::transposed,
         "MaxPool" | "AveragePool" => conv::pool,
         "GlobalAveragePool" | "GlobalMaxPool" => conv::global_pool,
-        "Resize" | "Upsample" => conv::resize,
+        "Resize" | "Upsample" => resize::resize,
         "MatMul" => matmul::matmul,
         "Gemm" => matmul::gemm,
         "ReduceMean" | "ReduceSum" | "ReduceMax" | "ReduceMin" | "ReduceProd" | "ReduceL1" | "ReduceL2"
@@ -243,6 +246,10 @@ pub(crate) fn find(op: &str) -> Option<Op> {
         "DequantizeLinear" => quantized::dequantize,
         "DynamicQuantizeLinear" => quantized::dynamic,
         "MatMulInteger" => quantized::matmul,
+        "LSTM" | "GRU" => recurrent::recurrent,
+        "TopK" => recurrent::top,
+        "ScatterElements" => recurrent::scatter_elements,
+        "ScatterND" => recurrent::scatter_nd,
         _ => return None,
     })
 }
@@ -285,6 +292,7 @@ pub const KNOWN: &[&str] = &[
     "Gather",
     "GatherElements",
     "GatherND",
+    "GRU",
     "Gelu",
     "Gemm",
     "GlobalAveragePool",
@@ -298,6 +306,7 @@ pub const KNOWN: &[&str] = &[
     "InstanceNormalization",
     "IsInf",
     "IsNaN",
+    "LSTM",
     "LayerNormalization",
     "LeakyRelu",
     "Less",
@@ -337,6 +346,8 @@ pub const KNOWN: &[&str] = &[
     "Reshape",
     "Resize",
     "Round",
+    "ScatterElements",
+    "ScatterND",
     "Selu",
     "Shape",
     "Sigmoid",
@@ -356,6 +367,7 @@ pub const KNOWN: &[&str] = &[
     "Tanh",
     "ThresholdedRelu",
     "Tile",
+    "TopK",
     "Transpose",
     "Trilu",
     "Unsqueeze",

@@ -55,7 +55,16 @@ pub(crate) fn dequantize(cx: &Cx, mut given: Given) -> Done {
 pub(crate) fn quantize(cx: &Cx, mut given: Given) -> Done {
     let (x, scale) = (given.tensor(0)?, given.tensor(1)?);
     let zero = given.maybe(2);
-    let signed = matches!(zero, Some(Value::Small(_)));
+    let given_type = match &zero {
+        None | Some(Value::Byte(_)) => 2,
+        Some(Value::Small(_)) => 3,
+        Some(_) => 0,
+    };
+    // Zero is the number of no type, and says that the type is that of what stands for zero.
+    let kind = match cx.int("output_dtype", 0)? {
+        0 => given_type,
+        said => said,
+    };
     let zero = match zero {
         Some(z) => whole(z)?.1,
         None => vec![0.0; scale.len()],
@@ -65,9 +74,18 @@ pub(crate) fn quantize(cx: &Cx, mut given: Given) -> Done {
     }
     let at = along(cx, x.shape(), scale.len())?;
     let y = x.data().iter().enumerate().map(|(i, v)| (v / scale.data()[at(i)]).round_ties_even() + zero[at(i)]);
-    one(match signed {
-        true => Value::Small(Array::new(x.shape(), y.map(|v| v as i8).collect())),
-        false => Value::Byte(Array::new(x.shape(), y.map(|v| v as u8).collect())),
+    let shape = x.shape();
+    one(match kind {
+        2 => Value::Byte(Array::new(shape, y.map(|v| v as u8).collect())),
+        3 => Value::Small(Array::new(shape, y.map(|v| v as i8).collect())),
+        4 => Value::ints(shape, y.map(|v| i64::from(v as u16)).collect()),
+        5 => Value::ints(shape, y.map(|v| i64::from(v as i16)).collect()),
+        0 => {
+            return Err(
+                "a type that its zero point, which is no constant, does not tell; 8 and 16 bits are computed".into()
+            );
+        }
+        other => return Err(format!("numbers of ONNX type {other}; those of 8 and 16 bits are computed")),
     })
 }
 

@@ -1,0 +1,67 @@
+//! Which options were given on the command line. Some are for one kind of model only: where another comes, they are refused by
+//! name instead of being ignored.
+
+use anyhow::{Result, bail};
+use clap::parser::ValueSource;
+use clap::{ArgMatches, Command};
+use std::sync::OnceLock;
+
+static GIVEN: OnceLock<Vec<String>> = OnceLock::new();
+
+/// Keeps which options of the subcommand were given.
+pub fn remember(command: &Command, matches: &ArgMatches) {
+    let Some((name, found)) = matches.subcommand() else { return };
+    let arguments = command.get_subcommands().filter(|c| c.get_name() == name).flat_map(Command::get_arguments);
+    let given = arguments.filter(|a| {
+        let id = a.get_id().as_str();
+        found.try_contains_id(id).unwrap_or(false) && found.value_source(id) == Some(ValueSource::CommandLine)
+    });
+    let names = given.filter_map(|a| a.get_long().map(str::to_owned)).collect();
+    _ = GIVEN.set(names);
+}
+
+/// Whether an option was given.
+pub fn has(name: &str) -> bool {
+    GIVEN.get().is_some_and(|given| given.iter().any(|g| g == name))
+}
+
+/// Refuses options that a kind of model does not know.
+pub fn refuse(names: &[&str], why: &str) -> Result<()> {
+    match names.iter().find(|n| has(n)) {
+        Some(name) => bail!("--{name} {why}"),
+        None => Ok(()),
+    }
+}
+
+/// Options of training, which models of other programs do not go through.
+const TRAINING: [&str; 12] = [
+    "batch",
+    "optimizer",
+    "lr",
+    "schedule",
+    "warmup",
+    "storage",
+    "clip",
+    "ema",
+    "smoothing",
+    "augment",
+    "dtype",
+    "finetune",
+];
+
+/// Refuses options of training.
+pub fn no_training() -> Result<()> {
+    refuse(&["dtype"], "is for networks that nnz trained; --numbers says how numbers of other models are written")?;
+    refuse(&TRAINING, "is for networks that nnz trained; models of other programs are pruned without training")
+}
+
+/// Refuses how weights are written where a file has its own way.
+pub fn no_layout(onnx: bool) -> Result<()> {
+    match onnx {
+        true => refuse(
+            &["layout", "numbers", "dense-layout"],
+            "is for folders and safetensors files; an ONNX file has all entries, in the types of the network",
+        ),
+        false => Ok(()),
+    }
+}

@@ -1,0 +1,95 @@
+//! What comes before and behind a trained network, as nodes of its graph: raw rows go in, answers in the units of the data come out.
+
+use nnz_data::read::{Column, Encoding, Kind};
+use crate::{Error, Result};
+use nnz_engine::file::Header;
+use nnz_onnx::{Attribute, Constant, Graph, Port};
+use std::path::Path;
+
+/// Key of what the columns of a table are, in a graph's file.
+const COLUMNS: &str = "nnz.columns";
+
+fn numbers(graph: &mut Graph, shape: &[usize], values: Vec<f32>) -> String {
+    let name = format!("prepare.{}", graph.constants.len());
+    graph.constants.insert(name.clone(), Constant::floats(shape, values));
+    name
+}
+
+fn list(graph: &mut Graph, values: &[i64]) -> String {
+    let name = format!("prepare.{}", graph.constants.len());
+    graph.constants.insert(name.clone(), Constant::ints(&[values.len()], values.to_vec()));
+    name
+}
+
+/// (x - mean) / deviation.
+fn scaled(graph: &mut Graph, x: &str, shape: &[usize], mean: Vec<f32>, deviation: Vec<f32>) -> String {
+    let (mean, deviation) = (numbers(graph, shape, mean), numbers(graph, shape, deviation));
+    let x = graph.add("Sub", &[x, &mean], &[]);
+    graph.add("Div", &[&x, &deviation], &[])
+}
+
+/// From raw values to what the first layer reads. Of a picture they are 0 to 255, of a table the columns in order: a number as it
+/// stands there, a text as its place, from zero, in the list that the metadata has.
+///
+/// # Errors
+/// When the model's file is damaged.
+pub(super) fn before(graph: &mut Graph, header: &Header, pairs: &[[f32; 2]], path: &Path) -> Result<String> {
+    let [c, h, w] = header.model.input;
+    let Some(encoding) = &header.encoding else {
+        let byte = |v: f32| v * 255.0;
+        let (mean, deviation) = pairs.iter().map(|[m, d]| (byte(*m), byte(*d))).unzip();
+        return Ok(scaled(graph, "x", &[1, c, 1, 1], mean, deviation));
+    };
+    let said = Encoding::from_json(encoding)?;
+    graph.metadata.insert(COLUMNS.into(), encoding.to_string());
+    let n = said.columns.len();
+    graph.inputs[0] = Port { shape: Some(vec![None, Some(n)]), ..graph.inputs[0].clone() };
+    let moments = |c: &Column| match c.kind {
+        Kind::Number { mean, std } => Some((mean as f32, std as f32)),
+        Kind::Category { .. } => None,
+    };
+    let all: Option<(Vec<f32>, Vec<f32>)> = said.columns.iter().map(moments).collect();
+    let mut x = match all {
+        Some((mean, deviation)) => scaled(graph, "x", &[1, n], mean, deviation),
+        None => {
+            let mut parts = Vec::with_capacity(n);
+            for (i, column) in said.columns.iter().enumerate() {
+                let at = list(graph, &[i as i64]);
+                let x = graph.add("Gather", &["x", &at], &[("axis", Attribute::Int(1))]);
+                parts.push(match &column.kind {
+                    Kind::Number { mean, std } => scaled(graph, &x, &[1, 1], vec![*mean as f32], vec![*std as f32]),
+                    // Two texts share one input.
+                    Kind::Category { values } if values.len() == 2 => x,
+                    Kind::Category { values } => {
+                        let all = numbers(graph, &[1, values.len()], (0..values.len()).map(|i| i as f32).collect());
+                        let same = graph.add("Equal", &[&x, &all], &[]);
+                        graph.add("Cast", &[&same], &[("to", Attribute::Int(1))])
+                    }
+                });
+            }
+            let parts: Vec<&str> = parts.iter().map(String::as_str).collect();
+            graph.add("Concat", &parts, &[("axis", Attribute::Int(1))])
+        }
+    };
+    let [mean, deviation] = pairs[0];
+    if pairs.iter().any(|p| *p != pairs[0]) {
+        return Err(Error::file(path, "columns of a table with a mean for each channel; give --raw to leave them out"));
+    }
+    if [mean, deviation] != [0.0, 1.0] {
+        x = scaled(graph, &x, &[1, 1], vec![mean], vec![deviation]);
+    }
+    let shape = list(graph, &[-1, c as i64, h as i64, w as i64]);
+    Ok(graph.add("Reshape", &[&x, &shape], &[]))
+}
+
+/// From the last layer to the units of the targets.
+pub(super) fn behind(graph: &mut Graph, header: &Header, y: String) -> String {
+    if header.scales.is_empty() {
+        return y;
+    }
+    let n = header.scales.len();
+    let (mean, deviation) = header.scales.iter().map(|[m, d]| (*m, *d)).unzip();
+    let (mean, deviation) = (numbers(graph, &[1, n], mean), numbers(graph, &[1, n], deviation));
+    let y = graph.add("Mul", &[&y, &deviation], &[]);
+    graph.add("Add", &[&y, &mean], &[])
+}

@@ -1,0 +1,409 @@
+//! Files of other programs are read whole or refused by name, and what is written is read again to the same numbers.
+
+use nnz_foreign::llm::{self, Language, Pruning, Weights};
+use nnz_foreign::onnx::{self, Network};
+use nnz_engine::file::Header;
+use nnz_engine::{Model, ModelSpec, Storage, Task, Tensor, data::Normalization};
+use nnz_formats::{Archive, Dtype, Format, Packing, Writer};
+use nnz_onnx::Value;
+use serde_json::json;
+use std::path::{Path, PathBuf};
+
+fn golden(name: &str) -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("../../goldens").join(name)
+}
+
+fn logits(model: &Language) -> Vec<f32> {
+    let tokens: Vec<u32> = (0..8).collect();
+    let mut state = model.begin(&tokens).unwrap();
+    for layer in 0..model.config.layers {
+        model.advance(&model.block(layer, &Weights::Dense).unwrap(), &mut state, None);
+    }
+    model.logits(&model.head().unwrap(), &state, 0..tokens.len())
+}
+
+/// A copy of the small Llama, its tensors as `edit` writes them and its configuration as `said` changes it.
+fn llama(
+    to: &Path,
+    mut edit: impl FnMut(&mut Writer, &str, &[usize], Vec<f32>),
+    said: impl FnOnce(&mut serde_json::Value),
+) {
+    let archive = Archive::open(&golden("formats/tiny")).unwrap();
+    std::fs::create_dir_all(to).unwrap();
+    let mut writer = Writer::create(&to.join("model.safetensors")).unwrap();
+    for (name, entry) in archive.tensors() {
+        edit(&mut writer, name, &entry.shape, archive.read(name).unwrap());
+    }
+    writer.finish(&json!(null)).unwrap();
+    let mut config = archive.config.clone().unwrap();
+    said(&mut config);
+    std::fs::write(to.join("config.json"), config.to_string()).unwrap();
+}
+
+fn plain(w: &mut Writer, name: &str, shape: &[usize], values: Vec<f32>) {
+    w.dense(name, shape, &values, Dtype::F32).unwrap();
+}
+
+/// int8 weights with a scale for each row: the model is that of the products, in any way it is written, and the configuration no longer
+/// speaks of whole numbers.
+#[test]
+fn whole_numbers_with_scales_are_their_products() {
+    let dir = tempfile::tempdir().unwrap();
+    let [whole, product] = ["whole", "product"].map(|n| dir.path().join(n));
+    let steps = |shape: &[usize], v: &[f32]| -> Vec<f32> {
+        v.chunks(shape[1]).map(|row| row.iter().fold(0.0f32, |m, v| m.max(v.abs())) / 100.0).collect()
+    };
+    let rounded = |shape: &[usize], v: &[f32], s: &[f32]| -> Vec<i8> {
+        v.iter().enumerate().map(|(i, v)| (v / s[i / shape[1]]).round() as i8).collect()
+    };
+    let quantized =
+        |c: &mut serde_json::Value| c["quantization_config"] = json!({"quant_method": "compressed-tensors"});
+    let scaled = |w: &mut Writer, name: &str, shape: &[usize], v: Vec<f32>| match name.contains("proj") {
+        true => {
+            let s = steps(shape, &v);
+            let bytes: Vec<u8> = rounded(shape, &v, &s).iter().map(|q| *q as u8).collect();
+            w.raw(name, shape, Format::I8, &bytes).unwrap();
+            w.dense(&format!("{name}_scale"), &[shape[0], 1], &s, Dtype::F32).unwrap();
+        }
+        false => plain(w, name, shape, v),
+    };
+    llama(&whole, scaled, quantized);
+    let products = |w: &mut Writer, name: &str, shape: &[usize], v: Vec<f32>| match name.contains("proj") {
+        true => {
+            let s = steps(shape, &v);
+            let v = rounded(shape, &v, &s).iter().enumerate().map(|(i, q)| f32::from(*q) * s[i / shape[1]]).collect();
+            plain(w, name, shape, v);
+        }
+        false => plain(w, name, shape, v),
+    };
+    llama(&product, products, |_| {});
+    let (a, b) = (Language::open(&whole).unwrap(), Language::open(&product).unwrap());
+    assert_eq!(logits(&a), logits(&b));
+    assert!(logits(&a) != logits(&Language::open(&golden("formats/tiny")).unwrap()));
+    let out = dir.path().join("out");
+    let written = llm::copy(&a, &out, Some(Packing::Bitmask), Dtype::F32, |_| {}).unwrap();
+    assert!(written.notes.iter().any(|n| n.contains("quantization_config")), "{:?}", written.notes);
+    let again = Language::open(&out).unwrap();
+    assert_eq!(logits(&again), logits(&b));
+    assert!(again.archive.config.unwrap().get("quantization_config").is_none());
+    // Without the scales nothing is computed.
+    let bare = dir.path().join("bare");
+    let without = |w: &mut Writer, name: &str, shape: &[usize], v: Vec<f32>| match name.contains("proj") {
+        true => w.raw(name, shape, Format::I8, &vec![1; v.len()]).unwrap(),
+        false => plain(w, name, shape, v),
+    };
+    llama(&bare, without, quantized);
+    let why = Language::open(&bare).unwrap_err().to_string();
+    assert!(why.contains("I8") && why.contains("scales"), "{why}");
+}
+
+#[test]
+fn tensors_that_nobody_reads_are_refused_by_name() {
+    let dir = tempfile::tempdir().unwrap();
+    let to = dir.path().join("less");
+    llama(&to, plain, |c| c["num_hidden_layers"] = json!(1));
+    let why = Language::open(&to).unwrap_err().to_string();
+    assert!(why.contains("`model.layers.1.") && why.contains("other tensors") && why.contains("1 layers"), "{why}");
+    // Buffers of old checkpoints are known.
+    let to = dir.path().join("buffers");
+    let mut first = true;
+    let buffers = |w: &mut Writer, name: &str, shape: &[usize], v: Vec<f32>| {
+        if std::mem::take(&mut first) {
+            plain(w, "model.layers.0.self_attn.rotary_emb.inv_freq", &[4], vec![1.0; 4]);
+        }
+        plain(w, name, shape, v);
+    };
+    llama(&to, buffers, |_| {});
+    assert_eq!(logits(&Language::open(&to).unwrap()), logits(&Language::open(&golden("formats/tiny")).unwrap()));
+    // Packed in four bits, by the name of who packed them.
+    let to = dir.path().join("packed");
+    let packed = |w: &mut Writer, name: &str, shape: &[usize], v: Vec<f32>| match name.strip_suffix("q_proj.weight") {
+        Some(layer) => w.raw(&format!("{layer}q_proj.qweight"), &[4], Format::I32, &[0; 16]).unwrap(),
+        None => plain(w, name, shape, v),
+    };
+    llama(&to, packed, |c| c["quantization_config"] = json!({"quant_method": "gptq"}));
+    let why = Language::open(&to).unwrap_err().to_string();
+    assert!(why.contains("q_proj.qweight") && why.contains("gptq"), "{why}");
+    // Squeeze-and-excitation in a residual network.
+    let (archive, file) = (Archive::open(&golden("graphs/resnet18.pth")).unwrap(), dir.path().join("se.safetensors"));
+    let mut writer = Writer::create(&file).unwrap();
+    for (name, entry) in archive.tensors() {
+        match entry.format.is_float() {
+            true => plain(&mut writer, name, &entry.shape, archive.read(name).unwrap()),
+            false => writer.raw(name, &entry.shape, entry.format, &archive.contents(name).unwrap()).unwrap(),
+        }
+    }
+    plain(&mut writer, "layer1.0.se.fc1.weight", &[2, 4, 1, 1], vec![1.0; 8]);
+    writer.finish(&json!(null)).unwrap();
+    let why = Network::open(&file).unwrap_err().to_string();
+    assert!(why.contains("`layer1.0.se.fc1.weight`") && why.contains("ONNX"), "{why}");
+}
+
+fn text() -> Vec<(&'static str, Value)> {
+    let ids = (0..10).map(|i| 2 + i * 5 % 57).collect();
+    let there = (0..10).map(|i| i64::from(i < 7)).collect();
+    vec![
+        ("input_ids", Value::ints(&[1, 10], ids)),
+        ("attention_mask", Value::ints(&[1, 10], there)),
+        ("token_type_ids", Value::ints(&[1, 10], vec![0; 10])),
+    ]
+}
+
+/// The outputs of a network by name.
+fn answers(network: &Network, given: Vec<(&'static str, Value)>) -> Vec<(String, Tensor<f32>)> {
+    let found = network.session(None).unwrap().run(given).unwrap().into_iter();
+    let names = network.graph.outputs.iter().map(|p| p.name.clone());
+    names.zip(found).map(|(n, v)| (n, v.into_floats().unwrap())).collect()
+}
+
+/// Seven of ten tokens are there: the vector is what the folder says of theirs.
+#[test]
+fn sentences_are_pooled_as_their_folder_says() {
+    let dir = tempfile::tempdir().unwrap();
+    let folder = dir.path().join("bert");
+    std::fs::create_dir_all(folder.join("1_Pooling")).unwrap();
+    for file in ["config.json", "model.safetensors", "tokenizer.json"] {
+        std::fs::copy(golden("graphs/bert").join(file), folder.join(file)).unwrap();
+    }
+    let module = |kind: &str, path: &str| json!({"type": format!("sentence_transformers.models.{kind}"), "path": path});
+    let modules =
+        |list: &[serde_json::Value]| std::fs::write(folder.join("modules.json"), json!(list).to_string()).unwrap();
+    let all = [module("Transformer", ""), module("Pooling", "1_Pooling"), module("Normalize", "2_Normalize")];
+    type Pool = fn(&[&[f32]]) -> Vec<f32>;
+    fn each(rows: &[&[f32]], f: impl Fn(&mut dyn Iterator<Item = f32>) -> f32) -> Vec<f32> {
+        (0..rows[0].len()).map(|i| f(&mut rows.iter().map(|r| r[i]))).collect()
+    }
+    let cls: Pool = |rows| rows[0].to_vec();
+    let max: Pool = |rows| each(rows, |v| v.fold(f32::NEG_INFINITY, f32::max));
+    let mean: Pool = |rows| each(rows, |v| v.sum::<f32>() / 7.0);
+    let root: Pool = |rows| each(rows, |v| v.sum::<f32>() / 7f32.sqrt());
+    for (key, pool) in [("cls_token", cls), ("max_tokens", max), ("mean_tokens", mean), ("mean_sqrt_len_tokens", root)]
+    {
+        for unit in [true, false] {
+            modules(if unit { &all } else { &all[..2] });
+            let said = json!({"word_embedding_dimension": 16, format!("pooling_mode_{key}"): true});
+            std::fs::write(folder.join("1_Pooling/config.json"), said.to_string()).unwrap();
+            let check = |folder: &Path| {
+                let found = answers(&Network::open(folder).unwrap(), text());
+                let get = |name: &str| &found.iter().find(|(n, _)| n == name).unwrap().1;
+                let width = get("sentence_embedding").len();
+                let rows: Vec<&[f32]> = get("last_hidden_state").data().chunks(width).take(7).collect();
+                let mut want = pool(&rows);
+                let length = if unit { want.iter().map(|v| v * v).sum::<f32>().sqrt() } else { 1.0 };
+                want.iter_mut().for_each(|v| *v /= length);
+                let far =
+                    want.iter().zip(get("sentence_embedding").data()).map(|(a, b)| (a - b).abs()).fold(0.0, f32::max);
+                assert!(far < 1e-5, "{key} {unit}: {far}");
+            };
+            check(&folder);
+            // What is written says it, too.
+            let out = dir.path().join("out");
+            onnx::export(&Network::open(&folder).unwrap(), &out, None, Dtype::F32, false, &json!(null)).unwrap();
+            check(&out);
+        }
+    }
+    for (said, list, says) in [
+        (json!({"pooling_mode_lasttoken": true}), all.to_vec(), "pooling_mode_lasttoken"),
+        (json!({"pooling_mode_cls_token": true}), [&all[..2], &[module("Dense", "2_Dense")]].concat(), "module Dense"),
+    ] {
+        modules(&list);
+        std::fs::write(folder.join("1_Pooling/config.json"), said.to_string()).unwrap();
+        let why = Network::open(&folder).unwrap_err().to_string();
+        assert!(why.contains(says), "{why}");
+    }
+}
+
+/// A file of weights that says nothing of a network, with whole numbers and truth values.
+fn loose(file: &Path) {
+    let mut w = Writer::create(file).unwrap();
+    let values: Vec<f32> =
+        (0..64).map(|i| ((i * 37 % 64) as f32 - 31.5) * if i % 3 == 0 { 0.0 } else { 0.125 }).collect();
+    plain(&mut w, "fc.weight", &[8, 8], values.clone());
+    plain(&mut w, "conv.weight", &[2, 8, 2, 2], values);
+    plain(&mut w, "fc.bias", &[8], vec![0.5; 8]);
+    let index: Vec<u8> = (0..4i64).flat_map(|i| (i << 40).to_le_bytes()).collect();
+    w.raw("place", &[2, 2], Format::I64, &index).unwrap();
+    w.raw("mask", &[3], Format::Bool, &[1, 0, 1]).unwrap();
+    w.raw("small", &[2], Format::I8, &[255, 7]).unwrap();
+    w.finish(&json!(null)).unwrap();
+}
+
+/// Every layout and type of numbers, to a folder and to a file: read again to the same numbers, and buffers bit for bit.
+#[test]
+fn what_is_written_is_read_again() {
+    let dir = tempfile::tempdir().unwrap();
+    let file = dir.path().join("w.safetensors");
+    loose(&file);
+    let before = Archive::open(&file).unwrap();
+    let packings = [None, Some(Packing::Dense), Some(Packing::Csr), Some(Packing::Bitmask), Some(Packing::Entropy)];
+    for (i, packing) in packings.into_iter().enumerate() {
+        for dtype in [Dtype::F32, Dtype::F16, Dtype::Bf16, Dtype::I8] {
+            if dtype == Dtype::I8 && packing == Some(Packing::Dense) {
+                continue;
+            }
+            for name in [format!("{i}{dtype:?}"), format!("{i}{dtype:?}.safetensors")] {
+                let to = dir.path().join(&name);
+                let network = Network::open(&file).unwrap();
+                onnx::export(&network, &to, packing, dtype, false, &json!(null)).unwrap();
+                assert_eq!(to.is_file(), name.ends_with(".safetensors"));
+                assert!(onnx::known(&to), "{name}");
+                let again = Network::open(&to).unwrap();
+                let archive = again.archive.as_ref().unwrap();
+                assert_eq!(
+                    archive.tensors().map(|t| t.0).collect::<Vec<_>>(),
+                    before.tensors().map(|t| t.0).collect::<Vec<_>>()
+                );
+                for buffer in ["place", "mask", "small"] {
+                    assert_eq!(archive.get(buffer).unwrap().format, before.get(buffer).unwrap().format);
+                    assert_eq!(archive.contents(buffer).unwrap(), before.contents(buffer).unwrap(), "{name} {buffer}");
+                }
+                for weight in ["fc.weight", "conv.weight", "fc.bias"] {
+                    assert_eq!(archive.get(weight).unwrap().shape, before.get(weight).unwrap().shape);
+                    let (a, b) = (archive.read(weight).unwrap(), before.read(weight).unwrap());
+                    let within = if dtype == Dtype::I8 { 4.0 / 127.0 } else { 0.0 };
+                    assert!(a.iter().zip(&b).all(|(a, b)| (a - b).abs() <= within), "{name} {weight}");
+                }
+                // And once more, without loss.
+                let twice = dir.path().join("twice");
+                onnx::export(&again, &twice, packing, dtype, false, &json!(null)).unwrap();
+                let twice = Archive::open(&twice).unwrap();
+                for (weight, _) in archive.tensors() {
+                    let far = archive
+                        .read(weight)
+                        .unwrap()
+                        .iter()
+                        .zip(twice.read(weight).unwrap())
+                        .map(|(a, b)| (a - b).abs());
+                    assert!(far.fold(0.0, f32::max) < 1e-6, "{name} {weight}");
+                }
+            }
+        }
+    }
+    let network = Network::open(&file).unwrap();
+    for (name, says) in [("net.pth", ".pth"), ("net.gguf", ".gguf"), ("net.onnx", "not known")] {
+        let why =
+            onnx::export(&network, &dir.path().join(name), None, Dtype::F32, false, &json!(null)).unwrap_err();
+        assert!(why.to_string().contains(says) && !dir.path().join(name).exists(), "{why}");
+    }
+    let bert = Network::open(&golden("graphs/bert")).unwrap();
+    let why =
+        onnx::export(&bert, &dir.path().join("b.safetensors"), None, Dtype::F32, false, &json!(null)).unwrap_err();
+    assert!(why.to_string().contains("config.json"), "{why}");
+    for guessed in ["plain.pth"] {
+        let network = Network::open(&golden("graphs").join(guessed)).unwrap();
+        let why =
+            onnx::export(&network, &dir.path().join("g.onnx"), None, Dtype::F32, false, &json!(null)).unwrap_err();
+        assert!(why.to_string().contains("a guess"), "{why}");
+    }
+}
+
+/// Of every four channels at one place of a kernel two stay, whatever a method weighs by.
+#[test]
+fn groups_of_kernels_lie_along_channels() {
+    let dir = tempfile::tempdir().unwrap();
+    let file = dir.path().join("w.safetensors");
+    loose(&file);
+    for model in [file, golden("graphs/resnet18.pth")] {
+        for method in ["magnitude", "wanda"] {
+            let mut network = Network::open(&model).unwrap();
+            if network.session(None).is_err() && method == "wanda" {
+                continue;
+            }
+            let values = (0..3 * 64 * 64).map(|i| (i * 7919 % 2003) as f32 / 1001.0 - 1.0).collect();
+            let given = vec![vec![("pixel_values", Value::floats(&[1, 3, 64, 64], values))]];
+            let options = "pattern = \"2:4\"".parse().unwrap();
+            let (method, to) = (nnz::REGISTRY.find(method).unwrap(), dir.path().join("out"));
+            let pruning =
+                Pruning { method, options: &options, seed: 0, packing: None, dtype: Dtype::F32, heads: false };
+            onnx::prune(&mut network, &pruning, given, &to, false, |_, _| ()).unwrap();
+            let mut kernels = 0;
+            for m in network.matrices().iter().filter(|m| !m.head && !m.kernel.is_empty()) {
+                let area: usize = m.kernel.iter().product();
+                let channels = m.cols / area;
+                if !channels.is_multiple_of(4) {
+                    continue;
+                }
+                kernels += 1;
+                let v = network.graph.constants[&m.name].numbers();
+                for (row, place) in (0..m.rows).flat_map(|r| (0..area).map(move |p| (r, p))) {
+                    for first in (0..channels).step_by(4) {
+                        let kept = (first..first + 4).filter(|c| v[row * m.cols + c * area + place] != 0.0).count();
+                        assert!(kept <= 2, "{} row {row} place {place}", m.name);
+                    }
+                }
+            }
+            assert!(kernels > 0);
+        }
+    }
+}
+
+fn header(model: ModelSpec, encoding: Option<serde_json::Value>, scales: Vec<[f32; 2]>) -> Header {
+    let task = if scales.is_empty() { Task::Classification } else { Task::Regression };
+    let outputs = if scales.is_empty() { 5 } else { scales.len() };
+    Header {
+        model,
+        normalization: Normalization::new(0.25, 0.5),
+        classes: (0..outputs).map(|i| i.to_string()).collect(),
+        data: "made".into(),
+        method: "none".into(),
+        prune_head: false,
+        encoding,
+        task,
+        scales,
+        dtype: Default::default(),
+    }
+}
+
+/// Raw rows of a table (numbers, two texts, three texts) and pixels from 0 to 255 give what the network gives for rows that were made
+/// ready by hand, in the units of the targets.
+#[test]
+fn exported_networks_make_their_rows_ready() {
+    let path = Path::new("net.safetensors");
+    let encoding = json!({"target": "y", "classes": [], "columns": [
+        {"name": "a", "kind": "number", "mean": 10.0, "std": 4.0},
+        {"name": "b", "kind": "category", "values": ["no", "yes"]},
+        {"name": "c", "kind": "category", "values": ["blue", "green", "red"]},
+    ]});
+    let spec = ModelSpec::parse("mlp:5-7-2", [5, 1, 1], 2).unwrap();
+    let model: Model<f32> = Model::born(&spec, None, Storage::Masked, false, 3).unwrap();
+    let header_ = header(spec, Some(encoding), vec![[3.0, 2.0], [-1.0, 0.5]]);
+    let network = onnx::own(&model, &header_, path, false).unwrap();
+    let rows = [[12.0, 1.0, 2.0], [8.0, 0.0, 0.0]];
+    let ready: Vec<f32> = rows
+        .iter()
+        .flat_map(|[a, b, c]| {
+            let one = |k: f32| f32::from(u8::from(*c == k));
+            [(a - 10.0) / 4.0, *b, one(0.0), one(1.0), one(2.0)].map(|v: f32| (v - 0.25) / 0.5)
+        })
+        .collect();
+    let mut want = model.infer(Tensor::new(&[2, 5], ready)).unwrap().data().to_vec();
+    want.chunks_mut(2).for_each(|y| (y[0], y[1]) = (y[0] * 2.0 + 3.0, y[1] * 0.5 - 1.0));
+    let got = &answers(&network, vec![("x", Value::floats(&[2, 3], rows.concat()))])[0].1;
+    assert!(got.data().iter().zip(&want).all(|(a, b)| (a - b).abs() < 1e-5), "{:?} {want:?}", got.data());
+    assert!(network.graph.metadata["nnz.columns"].contains("green"));
+
+    let spec = ModelSpec::parse("lenet5", [1, 28, 28], 5).unwrap();
+    let model: Model<f32> = Model::born(&spec, None, Storage::Masked, false, 3).unwrap();
+    let header = header(spec, None, Vec::new());
+    let network = onnx::own(&model, &header, path, false).unwrap();
+    let bytes: Vec<f32> = (0..784).map(|i| (i * 37 % 256) as f32).collect();
+    let ready = bytes.iter().map(|v| (v / 255.0 - 0.25) / 0.5).collect();
+    let want = model.infer(Tensor::new(&[1, 784], ready)).unwrap();
+    let got = &answers(&network, vec![("x", Value::floats(&[1, 1, 28, 28], bytes))])[0].1;
+    assert!(got.data().iter().zip(want.data()).all(|(a, b)| (a - b).abs() < 1e-4));
+    let pictures = network.pictures().unwrap();
+    assert_eq!((pictures.mean[0], pictures.deviation[0]), (0.0, 1.0 / 255.0));
+
+    // The same weights by name, with inputs behind the picture by channels.
+    let dir = tempfile::tempdir().unwrap();
+    let file = dir.path().join("state.safetensors");
+    onnx::state_dict(&model, &header, path, &file).unwrap();
+    let archive = Archive::open(&file).unwrap();
+    assert_eq!(archive.tensors().count(), model.params.len());
+    for p in &model.params {
+        let c = &network.graph.constants[&p.shape.name];
+        assert_eq!(archive.read(&p.shape.name).unwrap(), c.numbers(), "{}", p.shape.name);
+        let sum = |v: &[f32]| v.iter().map(|v| f64::from(*v)).sum::<f64>();
+        assert!((sum(&c.numbers()) - sum(p.value.data())).abs() < 1e-6);
+    }
+}
