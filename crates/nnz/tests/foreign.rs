@@ -407,3 +407,18 @@ fn exported_networks_make_their_rows_ready() {
         assert!((sum(&c.numbers()) - sum(p.value.data())).abs() < 1e-6);
     }
 }
+
+/// The `sentencepiece` package split the texts.
+#[test]
+fn a_vocabulary_of_sentencepiece_splits_texts_as_that_package_does() {
+    let said: serde_json::Value =
+        serde_json::from_slice(&std::fs::read(golden("foreign/pieces.json")).unwrap()).unwrap();
+    let archive = Archive::open(&golden("foreign/pieces.gguf")).unwrap();
+    let tokens = models::Tokens::of(&archive, said["vocabulary"].as_u64().unwrap() as usize).unwrap();
+    for (text, want) in said["texts"].as_object().unwrap() {
+        let want: Vec<u32> = want.as_array().unwrap().iter().map(|t| t.as_u64().unwrap() as u32).collect();
+        let got = tokens.encode(text).unwrap();
+        assert_eq!(got, want, "{text:?}");
+        assert_eq!(&tokens.decode(&got).unwrap(), text);
+    }
+}

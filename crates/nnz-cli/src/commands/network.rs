@@ -463,24 +463,28 @@ pub fn predict(args: &super::model::PredictArgs, ui: Ui) -> Result<ExitCode> {
     given::refuse(&["tokens"], "is for language models, which go on with a text")?;
     let network = open(&args.model, ui)?;
     if !args.arrays.is_empty() {
-        if !args.input.as_os_str().is_empty() {
-            bail!("{} is read for nothing beside --input; leave one of them out", args.input.display());
+        if let Some(what) = &args.what {
+            bail!("{} is read for nothing beside --input; leave one of them out", what.display());
         }
         return super::arrays::predict(&network, &args.arrays, ui);
     }
     if let Reads::Both { .. } = network.reads {
-        return compare(&network, &args.input, &args.text, ui);
+        return compare(&network, &args.input(), &args.text, ui);
     }
     args.no_texts()?;
     let (given, tokens) = match &network.reads {
         Reads::Tokens { .. } => {
             let tokens = network.tokens()?;
-            let ids = tokens.framed(&args.input.to_string_lossy(), network.context())?;
+            let ids = tokens.framed(&args.input().to_string_lossy(), network.context())?;
             (network.of_tokens(&[ids]), Some(tokens))
         }
-        Reads::Pictures(_) => (network.of_pictures(&[picture(&args.input)?])?, None),
+        Reads::Pictures(_) => (network.of_pictures(&[picture(&args.input())?])?, None),
         Reads::Both { .. } | Reads::Anything => {
-            bail!("{} does not say how its inputs are made from a picture or a text", network.path.display())
+            network.session(None)?;
+            bail!(
+                "{} does not say how its inputs are made from a picture or a text; give arrays with --input",
+                network.path.display()
+            )
         }
     };
     let outputs = network.session(Some(&Machine::chooser().0))?.run(given)?;
