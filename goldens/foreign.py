@@ -1,7 +1,7 @@
 #!/usr/bin/env python3
 """Files as other programs leave them, with the numbers they stand for: goldens/foreign.
 
-Needs torch, numpy, safetensors, gguf 0.19 and compressed-tensors 0.9.4.
+Needs torch, numpy, safetensors, sentencepiece, gguf 0.19 and compressed-tensors 0.9.4.
 """
 import collections, json, pathlib, sys
 
@@ -54,6 +54,8 @@ save("fp8.pth", fp8, fp8)
 linear = torch.nn.Linear(4, 6)
 torch.nn.utils.prune.l1_unstructured(linear, "weight", amount=0.5)
 save("masked.pth", linear.state_dict(), {"weight": linear.weight.detach(), "bias": linear.bias.detach()})
+normed = torch.nn.utils.parametrizations.weight_norm(torch.nn.Linear(4, 6))
+save("normed.pth", normed.state_dict(), {"weight": normed.weight.detach(), "bias": normed.bias.detach()})
 torch.jit.script(torch.nn.Linear(2, 2)).save(str(out / "script.pt"))
 
 # Blocks of GGML: random bytes with small scales, decoded by the gguf package.
@@ -113,3 +115,28 @@ st.save_file(scaled, out / "scaled.safetensors")
 tell("scaled.safetensors", {"row.weight": q * rows, "group.weight": q * groups.repeat_interleave(4, 1), "all.weight": q * one,
      "zero.weight": (q.float() - zero) * rows, "scb.weight": q * ((rows * 127) / 127), "fp8.weight": f.float() * rows, "block.weight": f.float() * one})
 (out / "want.json").write_text(json.dumps(want))
+
+# A vocabulary of sentencepiece's byte-pair encoding, and texts split by that package itself. Needs sentencepiece 0.2.
+import io
+import sentencepiece as spm
+
+words = "a sparse network keeps few of its weights and it runs faster; the network that is dense keeps all of its weights and runs slower. "
+model = io.BytesIO()
+spm.SentencePieceTrainer.train(sentence_iterator=iter([words] * 20), model_writer=model, model_type="bpe", vocab_size=330, byte_fallback=True,
+                               character_coverage=1.0, normalization_rule_name="identity", remove_extra_whitespaces=False, minloglevel=2,
+                               hard_vocab_limit=False)
+tokenizer = spm.SentencePieceProcessor(model_proto=model.getvalue())
+n = tokenizer.vocab_size()
+g = GGUFWriter(str(out / "pieces.gguf"), "llama")
+g.add_tokenizer_model("llama")
+g.add_token_list([tokenizer.id_to_piece(i) for i in range(n)])
+g.add_token_scores([tokenizer.get_score(i) for i in range(n)])
+g.add_token_types([2 if tokenizer.is_unknown(i) else 3 if tokenizer.is_control(i) else 6 if tokenizer.is_byte(i) else 1 for i in range(n)])
+g.add_tensor("t", np.zeros((1, 32), "f4"))
+g.write_header_to_file()
+g.write_kv_data_to_file()
+g.write_tensors_to_file()
+g.close()
+texts = ["a sparse network", "weights  and slower", "zebra: \u00e9\u4e2d\u2603 keeps", " the network that is dense", "few\nof its weights.", "fasterfaster"]
+(out / "pieces.json").write_text(json.dumps({"vocabulary": n, "texts": {t: tokenizer.encode(t) for t in texts}}))
+

@@ -64,7 +64,7 @@ impl Entry {
 
     /// The same where every name lost a prefix.
     pub(crate) fn renamed(mut self, prefix: &str) -> Self {
-        if let Some(Made::Coo(parts) | Made::Masked(parts)) = &mut self.made {
+        if let Some(Made::Coo(parts) | Made::Masked(parts) | Made::Normed(parts)) = &mut self.made {
             parts.iter_mut().for_each(|p| *p = p[prefix.len()..].to_owned());
         }
         self
@@ -191,12 +191,19 @@ impl Archive {
             if file.is_empty() || file.starts_with('.') || file.contains(['/', '\\']) {
                 return Err(fail(format!("`{name}` lies in `{file}`, which is no file of this folder")));
             }
-            shards.entry(path.join(file)).or_insert_with(Vec::new).push(name.clone());
+            shards.entry(path.join(file)).or_insert_with(BTreeSet::new).insert(name.clone());
         }
         let files: Vec<PathBuf> = shards.keys().cloned().collect();
-        let archive = Self::of_files(path, &files, path)?;
+        // A tensor that lies in another file, too, is meant where the index says.
+        let meant = |file: &Path, name: &str| {
+            let here = |names: &BTreeSet<String>| names.contains(name);
+            shards.get(file).is_some_and(here) || !shards.values().any(here)
+        };
+        let archive = Self::of_some(path, &files, path, &meant)?;
         // Pickles whose names all begin alike are read without that beginning.
-        let lost = |n: &&String| !archive.entries.keys().any(|k| k == *n || n.ends_with(&format!(".{k}")));
+        let lost = |n: &&String| {
+            !archive.entries.contains_key(*n) && !archive.entries.keys().any(|k| n.ends_with(&format!(".{k}")))
+        };
         for (file, names) in &shards {
             if let Some(missing) = names.iter().find(lost) {
                 return Err(fail(format!("`{missing}` should be in {}, but is not", file.display())));
@@ -206,12 +213,17 @@ impl Archive {
     }
 
     fn of_files(path: &Path, files: &[PathBuf], folder: &Path) -> Result<Self> {
+        Self::of_some(path, files, folder, &|_, _| true)
+    }
+
+    /// The tensors of files that are meant.
+    fn of_some(path: &Path, files: &[PathBuf], folder: &Path, meant: &dyn Fn(&Path, &str) -> bool) -> Result<Self> {
         let mut blobs = Vec::new();
         for file in files {
             let map = Map::open(file).map_err(|e| Error::new(file, format!("cannot read: {e}")))?;
             blobs.push((file.clone(), Blob::Mapped(map)));
         }
-        let mut archive = Self::of_blobs(path, blobs)?;
+        let mut archive = Self::of_blobs(path, blobs, meant)?;
         let config = folder.join("config.json");
         // Beside a GGUF file, which says everything itself, a config belongs to something else.
         if archive.kind != "GGUF" && config.is_file() {
@@ -228,12 +240,12 @@ impl Archive {
     /// # Errors
     /// As [`Archive::open`].
     pub fn parse(bytes: Vec<u8>, path: &Path) -> Result<Self> {
-        let mut archive = Self::of_blobs(path, vec![(path.into(), Blob::Owned(bytes))])?;
+        let mut archive = Self::of_blobs(path, vec![(path.into(), Blob::Owned(bytes))], &|_, _| true)?;
         archive.scale()?;
         Ok(archive)
     }
 
-    fn of_blobs(path: &Path, blobs: Vec<(PathBuf, Blob)>) -> Result<Self> {
+    fn of_blobs(path: &Path, blobs: Vec<(PathBuf, Blob)>, meant: &dyn Fn(&Path, &str) -> bool) -> Result<Self> {
         let (mut entries, mut metadata, mut kind) = (BTreeMap::new(), BTreeMap::new(), "");
         let (mut parts, mut notes) = (BTreeSet::new(), Vec::new());
         for (i, (file, blob)) in blobs.iter().enumerate() {
@@ -252,7 +264,7 @@ impl Archive {
                     ));
                 }
             };
-            for (name, entry) in found.entries {
+            for (name, entry) in found.entries.into_iter().filter(|(n, _)| meant(file, n)) {
                 if entries.insert(name.clone(), entry).is_some() {
                     return Err(fail(format!("`{name}` is in two files")));
                 }

@@ -12,12 +12,14 @@ pub(crate) enum Made {
     Masked([String; 2]),
     /// Places and values, summed where places repeat.
     Coo([String; 2]),
+    /// Directions of rows, and their lengths: those of `torch.nn.utils.weight_norm`.
+    Normed([String; 2]),
 }
 
 impl Made {
     pub fn parts(&self) -> &[String] {
         match self {
-            Self::Masked(parts) | Self::Coo(parts) => parts,
+            Self::Masked(parts) | Self::Coo(parts) | Self::Normed(parts) => parts,
         }
     }
 }
@@ -25,12 +27,21 @@ impl Made {
 /// The numbers of a tensor that is made of others.
 pub(crate) fn read(archive: &Archive, entry: &Entry, made: &Made) -> Result<Vec<f32>, String> {
     let [a, b] = match made {
-        Made::Masked(parts) | Made::Coo(parts) => parts,
+        Made::Masked(parts) | Made::Coo(parts) | Made::Normed(parts) => parts,
     };
     let floats = |name: &str| archive.read(name).map_err(|e| e.why);
     if let Made::Masked(_) = made {
         let (mut values, mask) = (floats(a)?, floats(b)?);
         values.iter_mut().zip(mask).for_each(|(v, m)| *v *= m);
+        return Ok(values);
+    }
+    if let Made::Normed(_) = made {
+        let (mut values, lengths) = (floats(a)?, floats(b)?);
+        let rows = values.chunks_mut(entry.shape[1..].iter().product::<usize>().max(1));
+        for (row, length) in rows.zip(lengths) {
+            let own = row.iter().map(|v| f64::from(*v).powi(2)).sum::<f64>().sqrt() as f32;
+            row.iter_mut().for_each(|v| *v *= length / own);
+        }
         return Ok(values);
     }
     let (places, nonzeros) = (archive.integers(a).map_err(|e| e.why)?, floats(b)?);
@@ -109,6 +120,33 @@ impl Archive {
             let entry = Entry { made: Some(made), ..Entry::of(orig.format, orig.shape.clone(), Packing::Dense) };
             self.parts.extend(parts);
             self.entries.insert(name, entry);
+        }
+        self.norm();
+    }
+
+    /// Lists weights of `torch.nn.utils.weight_norm`: of today `LAYER.parametrizations.NAME.original0` and `original1`, before
+    /// `LAYER.NAME_g` and `NAME_v`.
+    fn norm(&mut self) {
+        let names: Vec<String> = self.entries.keys().cloned().collect();
+        for lengths in names {
+            let (rows, whole) = match (lengths.strip_suffix(".original0"), lengths.strip_suffix("_g")) {
+                (Some(n), _) => (format!("{n}.original1"), n.replace("parametrizations.", "")),
+                (_, Some(n)) => (format!("{n}_v"), n.to_owned()),
+                _ => continue,
+            };
+            let (Some(g), Some(v)) = (self.entries.get(&lengths), self.entries.get(&rows)) else { continue };
+            let fits = v.shape.len() > 1
+                && g.shape.len() == v.shape.len()
+                && g.shape[0] == v.shape[0]
+                && g.len() == v.shape[0];
+            if !fits || !v.format.is_float() || self.entries.contains_key(&whole) {
+                continue;
+            }
+            let parts = [rows, lengths];
+            let made = Made::Normed(parts.clone());
+            let entry = Entry { made: Some(made), ..Entry::of(v.format, v.shape.clone(), Packing::Dense) };
+            self.parts.extend(parts);
+            self.entries.insert(whole, entry);
         }
     }
 

@@ -181,6 +181,8 @@ fn tensors(p: &Pickle, storages: &Storages, end: usize, blob: usize) -> Result<F
         root = inside;
     }
     walk(p, root, String::new(), 0, &mut (p.len() as usize), &mut |name, id| {
+        // A tensor alone has no name.
+        let name = if name.is_empty() { "tensor".into() } else { name };
         if sparse(p, id, storages, end, blob, &name, &mut found)? {
             return Ok(());
         }

@@ -25,7 +25,13 @@ fn every_tensor_of_every_file_has_the_numbers_of_the_program_that_wrote_it() {
             let shape: Vec<usize> = numbers("shape").iter().map(|v| *v as usize).collect();
             assert_eq!(archive.get(name).unwrap().shape, shape, "{file} {name}");
             let got: Vec<f64> = archive.read(name).unwrap().iter().map(|v| f64::from(*v)).collect();
-            assert_eq!(got, numbers("values"), "{file} {name}");
+            // Products of lengths and directions are rounded in another order.
+            let within = if file.starts_with("normed") { 1e-6 } else { 0.0 };
+            let near = |(a, b): (&f64, &f64)| (a - b).abs() <= within;
+            assert!(
+                got.len() == numbers("values").len() && got.iter().zip(&numbers("values")).all(near),
+                "{file} {name}"
+            );
             let rows = archive.rows(name, 0..1).unwrap();
             assert_eq!(
                 rows.iter().map(|v| f64::from(*v)).collect::<Vec<_>>(),

@@ -297,7 +297,7 @@ fn damaged_models_recipes_and_runs() {
     refused(d, "eval bad.safetensors", &["bad.safetensors", "no model of nnz"]);
     refused(d, "predict bad.safetensors good.csv", &["bad.safetensors", "no config.json"]);
     let prune = "prune bad.safetensors --method magnitude --density 0.2 -o out.safetensors";
-    refused(d, prune, &["bad.safetensors", "no config.json"]);
+    refused(d, prune, &["bad.safetensors", "no matrix or kernel"]);
     let recipe = std::fs::read_to_string(d.join("run/recipe.toml")).unwrap();
     for (text, says) in [
         (String::new(), "bad.toml, line 1: missing field"),

@@ -578,7 +578,9 @@ fn networks_of_other_programs_are_pruned() {
         ("resnet18.pth --method magnitude --density 0.5", "f"),
         ("resnet18.pth --method wanda --density 0.5 --calibrate pictures/same.png", "g"),
     ] {
-        assert!((density(&format!("{line} --numbers f32 -o {output}")) - 0.5).abs() < 0.02, "{line}");
+        // ONNX files have the types of the network.
+        let numbers = if line.contains(".onnx") || output.contains(".onnx") { "" } else { "--numbers f32" };
+        assert!((density(&format!("{line} {numbers} -o {output}")) - 0.5).abs() < 0.02, "{line}");
         assert_eq!(
             succeed(d, &format!("inspect {output}")).contains("can be pruned"),
             line.contains("onnx") || output.contains("onnx")
@@ -625,6 +627,32 @@ fn networks_of_other_programs_are_pruned() {
         .collect();
     assert_eq!(found, [("bias", 1.0), ("w", 0.25)]);
     assert_eq!(json(d, "convert w.npz -o same --layout dense --numbers f32 --json")["layers"][0]["nonzeros"], 12);
+    // Options that a kind of model does not act on are refused by name, and so are endings that are not written.
+    for (line, says) in [
+        ("prune bert --method magnitude --density 0.5 --lr 0.1 -o no", "--lr"),
+        ("prune bert --method magnitude --density 0.5 --dtype bf16 -o no", "--numbers"),
+        ("prune bert --method magnitude --density 0.5 --storage dense -o no", "--storage"),
+        ("prune bert --method magnitude --density 0.5 --ema 0.9 -o no", "--ema"),
+        ("prune vit.onnx --method magnitude --density 0.5 --numbers bf16 -o no.onnx", "--numbers"),
+        ("prune vit.onnx --method magnitude --density 0.5 --layout csr -o no", "--layout"),
+        ("prune bert --method magnitude --density 0.5 --calibration-tokens 9 -o no", "--calibration-tokens"),
+        ("convert vit -o no.pth", ".pth"),
+        ("convert vit -o no.onnx --raw", "--raw"),
+        ("predict vit pictures/same.png --temperature 1", "--temperature"),
+    ] {
+        let out = nnz(d, line);
+        assert!(out.status.code() == Some(2) && text(&out.stderr).contains(says), "nnz {line}: {}", text(&out.stderr));
+        assert!(["no", "no.onnx", "no.pth"].iter().all(|n| !d.join(n).exists()), "{line}");
+    }
+    // Those that it acts on change something.
+    succeed(d, "prune vit --method magnitude --density 0.5 --numbers f32 --prune-head -o headless");
+    assert!(head("headless").unwrap() < 1.0);
+    let of = |how: &str| {
+        density(&format!("resnet18.pth --method magnitude --density 0.3 --distribution {how} --numbers f32 -o {how}"))
+    };
+    assert!((of("erk") - 0.3).abs() < 0.01 && (of("uniform") - 0.3).abs() < 0.01);
+    let layers = |name: &str| json(d, &format!("inspect {name} --json"))["tensors"].clone();
+    assert!(layers("erk") != layers("uniform"));
     for line in [
         "bench w.npz",
         "predict w.npz pictures/same.png",

@@ -1,9 +1,9 @@
 //! Files of other programs are read whole or refused by name, and what is written is read again to the same numbers.
 
-use nnz_foreign::llm::{self, Language, Pruning, Weights};
-use nnz_foreign::onnx::{self, Network};
 use nnz_engine::file::Header;
 use nnz_engine::{Model, ModelSpec, Storage, Task, Tensor, data::Normalization};
+use nnz_foreign::llm::{self, Language, Pruning, Weights};
+use nnz_foreign::onnx::{self, Network};
 use nnz_formats::{Archive, Dtype, Format, Packing, Writer};
 use nnz_onnx::Value;
 use serde_json::json;
@@ -268,12 +268,8 @@ fn what_is_written_is_read_again() {
                 onnx::export(&again, &twice, packing, dtype, false, &json!(null)).unwrap();
                 let twice = Archive::open(&twice).unwrap();
                 for (weight, _) in archive.tensors() {
-                    let far = archive
-                        .read(weight)
-                        .unwrap()
-                        .iter()
-                        .zip(twice.read(weight).unwrap())
-                        .map(|(a, b)| (a - b).abs());
+                    let (a, b) = (archive.read(weight).unwrap(), twice.read(weight).unwrap());
+                    let far = a.iter().zip(&b).map(|(a, b)| (a - b).abs());
                     assert!(far.fold(0.0, f32::max) < 1e-6, "{name} {weight}");
                 }
             }
@@ -281,8 +277,7 @@ fn what_is_written_is_read_again() {
     }
     let network = Network::open(&file).unwrap();
     for (name, says) in [("net.pth", ".pth"), ("net.gguf", ".gguf"), ("net.onnx", "not known")] {
-        let why =
-            onnx::export(&network, &dir.path().join(name), None, Dtype::F32, false, &json!(null)).unwrap_err();
+        let why = onnx::export(&network, &dir.path().join(name), None, Dtype::F32, false, &json!(null)).unwrap_err();
         assert!(why.to_string().contains(says) && !dir.path().join(name).exists(), "{why}");
     }
     let bert = Network::open(&golden("graphs/bert")).unwrap();
@@ -351,6 +346,7 @@ fn header(model: ModelSpec, encoding: Option<serde_json::Value>, scales: Vec<[f3
         task,
         scales,
         dtype: Default::default(),
+        policy: Default::default(),
     }
 }
 
@@ -405,5 +401,20 @@ fn exported_networks_make_their_rows_ready() {
         assert_eq!(archive.read(&p.shape.name).unwrap(), c.numbers(), "{}", p.shape.name);
         let sum = |v: &[f32]| v.iter().map(|v| f64::from(*v)).sum::<f64>();
         assert!((sum(&c.numbers()) - sum(p.value.data())).abs() < 1e-6);
+    }
+}
+
+/// The `sentencepiece` package split the texts.
+#[test]
+fn a_vocabulary_of_sentencepiece_splits_texts_as_that_package_does() {
+    let said: serde_json::Value =
+        serde_json::from_slice(&std::fs::read(golden("foreign/pieces.json")).unwrap()).unwrap();
+    let archive = Archive::open(&golden("foreign/pieces.gguf")).unwrap();
+    let tokens = llm::Tokens::of(&archive, said["vocabulary"].as_u64().unwrap() as usize).unwrap();
+    for (text, want) in said["texts"].as_object().unwrap() {
+        let want: Vec<u32> = want.as_array().unwrap().iter().map(|t| t.as_u64().unwrap() as u32).collect();
+        let got = tokens.encode(text).unwrap();
+        assert_eq!(got, want, "{text:?}");
+        assert_eq!(&tokens.decode(&got).unwrap(), text);
     }
 }

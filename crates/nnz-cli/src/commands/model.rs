@@ -76,7 +76,12 @@ pub struct PredictArgs {
     pub model: PathBuf,
     /// A picture (PNG, JPEG), a table (CSV, TSV) for a model that learned from one, a text that an encoder reads or a language
     /// model goes on with; with --text also a folder of pictures
-    pub input: PathBuf,
+    #[arg(value_name = "INPUT", required_unless_present = "array")]
+    pub what: Option<PathBuf>,
+    /// An array of NumPy for an input of a network that comes as ONNX or as a checkpoint; every output is printed. Give the name of
+    /// the input where there are several
+    #[arg(long = "input", id = "array", value_name = "[NAME=]FILE.npy", conflicts_with = "text")]
+    pub arrays: Vec<String>,
     /// A text that a network such as CLIP compares with the picture; give two or more
     #[arg(long, value_name = "TEXT")]
     pub text: Vec<String>,
@@ -85,6 +90,11 @@ pub struct PredictArgs {
 }
 
 impl PredictArgs {
+    /// What it answers for; nothing beside arrays.
+    pub fn input(&self) -> PathBuf {
+        self.what.clone().unwrap_or_default()
+    }
+
     /// That no text came for a model that compares none.
     pub fn no_texts(&self) -> Result<()> {
         match self.text.is_empty() {
@@ -305,7 +315,7 @@ pub fn predict(args: &PredictArgs, ui: Ui) -> Result<ExitCode> {
         }
         Kind::Language => {
             args.no_texts()?;
-            return super::language::generate(&args.model, &args.input.to_string_lossy(), &args.generation, ui);
+            return super::language::generate(&args.model, &args.input().to_string_lossy(), &args.generation, ui);
         }
         Kind::Own => args.no_texts()?,
     }
@@ -316,17 +326,17 @@ pub fn predict(args: &PredictArgs, ui: Ui) -> Result<ExitCode> {
     let (inputs, rows) = match &header.encoding {
         Some(encoding) => {
             let encoding = Encoding::from_json(encoding)?;
-            table_rows(&args.input, &encoding)?
+            table_rows(&args.input(), &encoding)?
         }
         None => {
-            let fitted = fit_to(&picture(&args.input)?, header.model.input)?;
+            let fitted = fit_to(&picture(&args.input())?, header.model.input)?;
             fitted.note.iter().for_each(|note| ui.note(note));
             (Inputs::Bytes(fitted.pixels), 1)
         }
     };
     let (features, classes) = (inputs.len() / rows, header.classes.len());
     if features != header.model.input.iter().product::<usize>() {
-        bail!("{} has {features} inputs a row, but the model takes {:?}", args.input.display(), header.model.input);
+        bail!("{} has {features} inputs a row, but the model takes {:?}", args.input().display(), header.model.input);
     }
     let mut outputs = Vec::with_capacity(rows * classes);
     for block in (0..rows as u32).collect::<Vec<u32>>().chunks(256) {

@@ -7,11 +7,11 @@ use anyhow::{Result, bail};
 use nnz_data::picture;
 use nnz_engine::cost::Machine;
 use nnz_engine::cost::timing::seconds;
-use nnz_foreign::llm::{self, Pruned, Pruning};
-use nnz_foreign::onnx::{self, Exported, Network, Reads, TOKENS, Target};
 use nnz_engine::file::{Header, load_model};
 use nnz_engine::ops::softmax_rows;
 use nnz_engine::{Model, Storage, Tensor};
+use nnz_foreign::llm::{self, Pruned, Pruning};
+use nnz_foreign::onnx::{self, Exported, Network, Reads, TOKENS, Target};
 use nnz_formats::{Dtype, Packing};
 use nnz_onnx::Value;
 use serde_json::json;
@@ -98,8 +98,7 @@ pub fn convert(args: &super::language::ConvertArgs, ui: Ui) -> Result<ExitCode> 
     let said = serde_json::Value::Null;
     let Exported { written: found, bytes, notes } =
         onnx::export(&network, &args.output, writing.packing(), dtype, args.sparse_initializer, &said)?;
-    let part =
-        |m: nnz_onnx::Matrix| Some(llm::Part { written: *found.get(&m.name)?, entries: m.len(), name: m.name });
+    let part = |m: nnz_onnx::Matrix| Some(llm::Part { written: *found.get(&m.name)?, entries: m.len(), name: m.name });
     let parts = network.matrices().into_iter().filter(|m| !m.head).filter_map(part).collect();
     let pruned = Pruned { parts, bytes, tried: Vec::new(), singular: 0, notes };
     let (all, before) = sizes(&network);
@@ -464,24 +463,28 @@ pub fn predict(args: &super::model::PredictArgs, ui: Ui) -> Result<ExitCode> {
     given::refuse(&["tokens"], "is for language models, which go on with a text")?;
     let network = open(&args.model, ui)?;
     if !args.arrays.is_empty() {
-        if !args.input.as_os_str().is_empty() {
-            bail!("{} is read for nothing beside --input; leave one of them out", args.input.display());
+        if let Some(what) = &args.what {
+            bail!("{} is read for nothing beside --input; leave one of them out", what.display());
         }
         return super::arrays::predict(&network, &args.arrays, ui);
     }
     if let Reads::Both { .. } = network.reads {
-        return compare(&network, &args.input, &args.text, ui);
+        return compare(&network, &args.input(), &args.text, ui);
     }
     args.no_texts()?;
     let (given, tokens) = match &network.reads {
         Reads::Tokens { .. } => {
             let tokens = network.tokens()?;
-            let ids = tokens.framed(&args.input.to_string_lossy(), network.context())?;
+            let ids = tokens.framed(&args.input().to_string_lossy(), network.context())?;
             (network.of_tokens(&[ids]), Some(tokens))
         }
-        Reads::Pictures(_) => (network.of_pictures(&[picture(&args.input)?])?, None),
+        Reads::Pictures(_) => (network.of_pictures(&[picture(&args.input())?])?, None),
         Reads::Both { .. } | Reads::Anything => {
-            bail!("{} does not say how its inputs are made from a picture or a text", network.path.display())
+            network.session(None)?;
+            bail!(
+                "{} does not say how its inputs are made from a picture or a text; give arrays with --input",
+                network.path.display()
+            )
         }
     };
     let outputs = network.session(Some(&Machine::chooser()?.0))?.run(given)?;

@@ -68,6 +68,12 @@ fn need(c: &serde_json::Value, key: &str) -> Result<usize, String> {
     size(c, key).ok_or(format!("it does not say {key}"))
 }
 
+/// Whether rotary positions are said to be scaled.
+fn scaled(rope: &serde_json::Value) -> bool {
+    let kind = rope["rope_type"].as_str().or(rope["type"].as_str());
+    !rope.is_null() && kind != Some("default")
+}
+
 fn refuse(parts: &[(bool, &str)]) -> Result<(), String> {
     match parts.iter().find(|p| p.0) {
         Some((_, what)) => Err(format!("{what}, which is not computed here")),
@@ -174,7 +180,7 @@ impl Config {
     fn llama(c: &serde_json::Value) -> Result<Self, String> {
         let (size, need) = (|key: &str| size(c, key), |key: &str| need(c, key));
         let rope = &c["rope_parameters"];
-        let scaled = !c["rope_scaling"].is_null() || rope["rope_type"].as_str().is_some_and(|t| t != "default");
+        let scaled = scaled(&c["rope_scaling"]) || rope["rope_type"].as_str().is_some_and(|t| t != "default");
         refuse(&[
             (scaled, "scaled rotary positions"),
             (c["attention_bias"] == true || c["mlp_bias"] == true, "biases in its matrices"),
@@ -261,7 +267,7 @@ impl Config {
 
     fn neox(c: &serde_json::Value) -> Result<Self, String> {
         let rope = &c["rope_parameters"];
-        let scaled = !c["rope_scaling"].is_null() || rope["rope_type"].as_str().is_some_and(|t| t != "default");
+        let scaled = scaled(&c["rope_scaling"]) || rope["rope_type"].as_str().is_some_and(|t| t != "default");
         refuse(&[(scaled, "scaled rotary positions"), (c["attention_bias"] == false, "no biases in its attention")])?;
         let names = ["hidden_size", "num_hidden_layers", "num_attention_heads", "max_position_embeddings"];
         let [width, layers, heads, context] = names;

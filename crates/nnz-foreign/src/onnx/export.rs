@@ -142,7 +142,7 @@ pub fn export(
         };
         // Vectors are few, and variances may leave the range of 16 bits.
         let vector = if dtype == Dtype::I8 || entry.shape.len() < 2 { Dtype::F32 } else { dtype };
-        match matrices.iter().find(|m| m.name == name && !m.head) {
+        match matrices.iter().find(|m| m.name == name && (!m.head || values.contains(&0.0))) {
             Some(_) => {
                 written.insert(name.to_string(), writer.kernel(name, &entry.shape, &values, packing, dtype)?);
             }

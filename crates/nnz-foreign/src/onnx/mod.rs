@@ -66,7 +66,7 @@ pub fn known(path: &Path) -> bool {
 /// Whether a file of weights says nothing of a network: its matrices can be pruned and written all the same. Of folders those that
 /// were written of such a file.
 fn loose(path: &Path, archive: &Archive) -> bool {
-    let file = path.extension().is_some_and(|e| ["npz", "pth", "pt", "safetensors"].iter().any(|k| e == *k));
+    let file = path.extension().is_some_and(|e| ["npz", "pth", "pt", "bin", "safetensors"].iter().any(|k| e == *k));
     (file || archive.metadata.contains_key("nnz"))
         && archive.config.is_none()
         && archive.kind != "GGUF"

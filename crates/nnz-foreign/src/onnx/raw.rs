@@ -1,7 +1,7 @@
 //! What comes before and behind a trained network, as nodes of its graph: raw rows go in, answers in the units of the data come out.
 
-use nnz_data::read::{Column, Encoding, Kind};
 use crate::{Error, Result};
+use nnz_data::read::{Column, Encoding, Kind};
 use nnz_engine::file::Header;
 use nnz_onnx::{Attribute, Constant, Graph, Port};
 use std::path::Path;

@@ -92,7 +92,6 @@ pub(crate) fn resize(cx: &Cx, mut given: Given) -> Done {
         let (n, shown) = (shape[a] as f32, part(i)?);
         (plans[a].scale, plans[a].to) = match (&sizes, &scales) {
             (Some(sizes), _) => (sizes[i] as f32 / n, sizes[i]),
-            (None, Some(scales)) if crops => (scales[i], (n * (shown[1] - shown[0]) * scales[i]).max(0.0) as usize),
             (None, Some(scales)) => (scales[i], (n * scales[i]).max(0.0) as usize),
             _ => unreachable!("one of them has extents"),
         };
