@@ -202,6 +202,7 @@ pub struct Method {
     pub paper: Paper,
     /// Raised when a change of the code changes results, so that old runs are not taken for new ones.
     pub revision: u32,
+    quick: &'static str,
     defaults: fn() -> toml::Table,
     entry: Entry,
 }
@@ -237,6 +238,7 @@ impl Method {
             room,
             paper,
             revision: 1,
+            quick: "",
             defaults: || toml::Table::try_from(O::default()).unwrap_or_default(),
             entry: Entry::Sparsify(|table, setting| {
                 let options: O = table.try_into().map_err(|e: toml::de::Error| e.message().to_string())?;
@@ -260,6 +262,7 @@ impl Method {
             room,
             paper,
             revision: 1,
+            quick: "",
             defaults: || toml::Table::try_from(O::default()).unwrap_or_default(),
             entry: Entry::Run(|table| {
                 let options: O = table.try_into().map_err(|e: toml::de::Error| e.message().to_string())?;
@@ -276,6 +279,23 @@ impl Method {
     /// The card of a method whose code was changed so that results change.
     pub const fn revised(self, revision: u32) -> Self {
         Self { revision, ..self }
+    }
+
+    /// The card of a method that needs other options than its defaults to do all it does in a run of 240 steps on layers of 30
+    /// and 20 inputs: what the conformance suite sets, as lines of TOML.
+    pub const fn quick(self, options: &'static str) -> Self {
+        Self { quick: options, ..self }
+    }
+
+    /// What [`Method::quick`] was given.
+    ///
+    /// # Errors
+    /// When it is no table, or names options that there are not.
+    pub fn quick_options(&self) -> Result<toml::Table> {
+        let bad = |e: toml::de::Error| Error::Options { method: self.key, message: e.message().into() };
+        let quick: toml::Table = self.quick.parse().map_err(bad)?;
+        self.options(&quick)?;
+        Ok(quick)
     }
 
     /// Options with the paper's defaults.

@@ -30,7 +30,8 @@ pub const METHOD: Method = Method::new::<Options>(
         venue: "NeurIPS 2023",
         arxiv: "2306.03805",
     },
-);
+)
+.quick("pattern = \"1:2\"");
 
 /// Options.
 #[derive(Clone, Debug, Serialize, Deserialize)]

@@ -27,7 +27,8 @@ pub const METHOD: Method = Method::new::<Options>(
         venue: "IEEE TCAD",
         arxiv: "2309.13015",
     },
-);
+)
+.quick("pattern = \"1:2\"");
 
 /// Options.
 #[derive(Debug, Serialize, Deserialize)]

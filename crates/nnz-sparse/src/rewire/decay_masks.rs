@@ -26,7 +26,8 @@ pub const METHOD: Method = Method::new::<Options>(
         venue: "arXiv",
         arxiv: "2402.04744",
     },
-);
+)
+.quick("pattern = \"1:2\"");
 
 /// How a mask hardens.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]

@@ -26,7 +26,8 @@ pub const METHOD: Method = Method::new::<Options>(
         arxiv: "2406.17660",
     },
 )
-.revised(2);
+.revised(2)
+.quick("every = 40");
 
 /// Options.
 #[derive(Debug, Serialize, Deserialize)]

@@ -25,7 +25,8 @@ pub const METHOD: Method = Method::new::<Options>(
         venue: "ICLR 2021",
         arxiv: "2102.04010",
     },
-);
+)
+.quick("pattern = \"1:2\"");
 
 /// Options.
 #[derive(Debug, Serialize, Deserialize)]

@@ -24,7 +24,8 @@ pub const METHOD: Method = Method::new::<Options>(
         venue: "NeurIPS 2022",
         arxiv: "2205.13571",
     },
-);
+)
+.quick("rank = 6");
 
 /// Options.
 #[derive(Debug, Serialize, Deserialize)]

@@ -26,7 +26,8 @@ pub const METHOD: Method = Method::new::<Options>(
         venue: "ICLR 2019",
         arxiv: "1803.03635",
     },
-);
+)
+.quick("each = \"0.25 run\"\nfraction = 0.6");
 
 /// Options.
 #[derive(Debug, Serialize, Deserialize)]

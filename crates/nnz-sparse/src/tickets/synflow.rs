@@ -23,7 +23,8 @@ pub const METHOD: Method = Method::new::<Options>(
         venue: "NeurIPS 2020",
         arxiv: "2006.05467",
     },
-);
+)
+.quick("rounds = 5");
 
 /// Options.
 #[derive(Debug, Serialize, Deserialize)]
