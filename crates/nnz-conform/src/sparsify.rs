@@ -340,11 +340,8 @@ impl Bench {
     }
 
     fn obeys_its_seed(&self) -> Verdict {
-        let (a, again, other) = (
-            &self.whole()?.end,
-            self.through(Storage::Auto, SEED)?,
-            self.through(Storage::Auto, SEED + 1)?,
-        );
+        let (a, again, other) =
+            (&self.whole()?.end, self.through(Storage::Auto, SEED)?, self.through(Storage::Auto, SEED + 1)?);
         ensure!(*a == again, "the same seed gave two results");
         // Which edges or units go may follow from the data alone.
         let sparse = a.topologies.iter().any(|t| t.density() < 1.0) && self.kind != Kind::Edges;
@@ -425,10 +422,7 @@ impl Bench {
             };
             // A graph without edges is none of the method's business.
             let least = self.kind == Kind::Edges && density == 1e-9;
-            ensure!(
-                error.contains("density") || error.contains("last unit") || least,
-                "density {density}: {error:?}"
-            );
+            ensure!(error.contains("density") || error.contains("last unit") || least, "density {density}: {error:?}");
         }
         Ok(())
     }
@@ -529,12 +523,32 @@ impl Bench {
     }
 }
 
+/// Every option is explained, and a number out of its bounds is refused by name.
+fn documents_its_options(method: &Method, refusal: impl Fn(&Table) -> Option<String>) -> Verdict {
+    let (docs, defaults) = (method.docs(), method.defaults());
+    ensure!(docs.iter().map(|d| d.key).eq(defaults.keys()), "{:?} are explained", docs.iter().map(|d| d.key));
+    for doc in docs {
+        ensure!(!doc.doc.is_empty(), "`{}` is not explained", doc.key);
+        let Some(range) = doc.range else { continue };
+        // Where the type leaves no room for a number outside, the parser refuses it.
+        let value = match doc.default {
+            Some(toml::Value::Integer(_)) => toml::Value::from(range.outside() as i64),
+            _ => range.outside().into(),
+        };
+        let error = refusal(&Table::from_iter([(doc.key.to_string(), value)])).unwrap_or_default();
+        let whole = matches!(doc.default, Some(toml::Value::Integer(_)));
+        ensure!(error.contains(doc.key) || whole && !error.is_empty(), "`{}` {range}: {error:?}", doc.key);
+    }
+    Ok(())
+}
+
 /// A misspelt option is refused with the right one and the key; `refusal` is what options are refused with.
 pub(crate) fn refuses_typos(method: &Method, refusal: impl Fn(&Table) -> Option<String>) -> Verdict {
     let Some((key, _)) = method.defaults().into_iter().next() else { return Ok(()) };
     let typo = format!("{}x{}", &key[..1], &key[1..]);
     let error = refusal(&Table::from_iter([(typo.clone(), 0.5.into())]));
     let error = error.ok_or_else(|| format!("accepted the misspelt `{typo}`"))?;
+    documents_its_options(method, &refusal)?;
     ensure!(error.contains(&typo) && error.contains(&format!("`{key}`")) && error.contains(method.key), "{error}");
     Ok(())
 }

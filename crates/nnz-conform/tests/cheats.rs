@@ -2,33 +2,28 @@
 //! method uses yet.
 
 use nnz_conform::{Bench, Verdict};
+use nnz_core::catalog::Entry;
 use nnz_core::{
-    Act, Budget, Build, Criterion, DistributionKind, Edit, Idle, Leaf, Live, Magnitude, Method, OneShot, Paper,
+    Act, Budget, Build, Criterion, DistributionKind, Edit, Idle, Leaf, Live, Magnitude, Method, OneShot,
     Parametrization, Plan, Procedure, Prune, Result, Rng, Setting, Shape, Sparsifier, Static, Target, Topology, Work,
 };
-use serde::{Deserialize, Serialize};
-
-const PAPER: Paper = Paper { number: None, title: "", authors: "", year: 2000, venue: "", arxiv: "" };
 
 macro_rules! cheat {
     ($name:ident, $key:literal, $build:expr) => {
-        #[derive(Serialize, Deserialize)]
-        struct $name {
-            density: f64,
-        }
-        impl Default for $name {
-            fn default() -> Self {
-                Self { density: 0.1 }
+        mod $name {
+            nnz_core::options! {
+                /// Nonzeros / entries of what is pruned.
+                density: f64 = 0.1 => nnz_core::above(0.0).at_most(1.0),
             }
         }
-        impl Build for $name {
+        impl Build for $name::Options {
             fn build(self, setting: &Setting) -> Result<Work> {
                 let build: fn(f64, &Setting) -> Work = $build;
                 Ok(build(self.density, setting))
             }
         }
-        impl $name {
-            const METHOD: Method = Method::new::<Self>($key, $key, "prune", "", PAPER);
+        impl $name::Options {
+            const METHOD: Method = Method::listed::<Self>(Entry::unlisted($key, "prune"), $key, "");
         }
     };
 }
@@ -51,11 +46,11 @@ impl Criterion for Blind {
     }
 }
 
-cheat!(IgnoresScore, "ignores-score", |density, setting| {
+cheat!(ignores_score, "ignores-score", |density, setting| {
     Prune { criterion: Box::new(Blind), ..by_magnitude(density, setting) }.into()
 });
-cheat!(IgnoresSeed, "ignores-seed", |density, setting| random(density, &Setting { seed: 7, ..*setting }).into());
-cheat!(IgnoresDensity, "ignores-density", |_, setting| by_magnitude(0.3, setting).into());
+cheat!(ignores_seed, "ignores-seed", |density, setting| random(density, &Setting { seed: 7, ..*setting }).into());
+cheat!(ignores_density, "ignores-density", |_, setting| by_magnitude(0.3, setting).into());
 
 /// Born like a random topology; then does what `Self::2` says.
 struct Born(Static, fn(&Target) -> Edit, usize);
@@ -78,7 +73,7 @@ impl Sparsifier for Born {
     }
 }
 
-cheat!(GrowsOnly, "grows-without-dropping", |density, setting| {
+cheat!(grows_only, "grows-without-dropping", |density, setting| {
     let grow = |t: &Target| {
         let len = (t.topology.rows() * t.topology.cols()) as u64;
         let new = (0..len).filter(|&p| t.topology.find(p).is_none()).take(5);
@@ -90,7 +85,7 @@ cheat!(GrowsOnly, "grows-without-dropping", |density, setting| {
     Born(random(density, setting), grow, 0).into()
 });
 // The classifier is no target: an edit for it is one too many.
-cheat!(TouchesFrozen, "touches-a-frozen-layer", |density, setting| {
+cheat!(touches_frozen, "touches-a-frozen-layer", |density, setting| {
     Born(random(density, setting), |_| Edit::Keep, 1).into()
 });
 
@@ -142,7 +137,7 @@ impl Procedure for Soup {
     }
 }
 
-cheat!(Souped, "soup", |density, setting| {
+cheat!(souped, "soup", |density, setting| {
     let procedure = Soup { length: setting.steps / 2, done: 0, accuracies: Vec::new() };
     Work { procedure: Some(Box::new(procedure)), ..Work::from(Idle(by_magnitude(density, setting))) }
 });
@@ -177,7 +172,7 @@ impl Parametrization for Cubes {
     }
 }
 
-cheat!(Cubed, "cubes", |density, setting| {
+cheat!(cubed, "cubes", |density, setting| {
     let cubes = Cubes(setting.steps * 2 / 3);
     Work { parametrization: Some(Box::new(cubes)), ..Work::from(Idle(by_magnitude(density, setting))) }
 });
@@ -207,7 +202,7 @@ impl Parametrization for Half {
     }
 }
 
-cheat!(Halved, "pulls-half", |density, setting| {
+cheat!(halved, "pulls-half", |density, setting| {
     let half = Half(Cubes(setting.steps));
     Work { parametrization: Some(Box::new(half)), ..Work::from(Idle(by_magnitude(density, setting))) }
 });
@@ -239,10 +234,10 @@ impl Sparsifier for Forgetful {
     }
 }
 
-cheat!(Forgets, "forgets", |_, _| Forgetful(0).into());
+cheat!(forgets, "forgets", |_, _| Forgetful(0).into());
 
-cheat!(ByMagnitude, "honest-magnitude", |density, setting| by_magnitude(density, setting).into());
-cheat!(AtRandom, "honest-random", |density, setting| random(density, setting).into());
+cheat!(by_magnitude, "honest-magnitude", |density, setting| by_magnitude(density, setting).into());
+cheat!(at_random, "honest-random", |density, setting| random(density, setting).into());
 
 fn check(method: &'static Method, name: &str) -> Verdict {
     Bench::new(method)?.check(name)
@@ -251,10 +246,13 @@ fn check(method: &'static Method, name: &str) -> Verdict {
 #[test]
 fn honest_methods_pass() {
     // A soup and cubes are words that no method uses yet; what they are idle for says nothing of density and scores.
-    static HONEST: [Method; 4] = [Souped::METHOD, Cubed::METHOD, ByMagnitude::METHOD, AtRandom::METHOD];
+    static HONEST: [Method; 4] =
+        [souped::Options::METHOD, cubed::Options::METHOD, by_magnitude::Options::METHOD, at_random::Options::METHOD];
     for (i, method) in HONEST.iter().enumerate() {
         let bench = Bench::new(method).unwrap();
-        for (name, check) in bench.checks().filter(|(name, _)| i > 1 || !["density", "scores", "options"].contains(name)) {
+        for (name, check) in
+            bench.checks().filter(|(name, _)| i > 1 || !["density", "scores", "options"].contains(name))
+        {
             check(&bench).unwrap_or_else(|why| panic!("{} fails `{name}`: {why}", method.key));
         }
     }
@@ -263,13 +261,13 @@ fn honest_methods_pass() {
 #[test]
 fn every_cheat_is_found_out() {
     static CHEATS: [(Method, &str); 7] = [
-        (Halved::METHOD, "leaves"),
-        (Forgets::METHOD, "interruption"),
-        (IgnoresScore::METHOD, "scores"),
-        (IgnoresSeed::METHOD, "seed"),
-        (IgnoresDensity::METHOD, "density"),
-        (GrowsOnly::METHOD, "budget"),
-        (TouchesFrozen::METHOD, "density"),
+        (halved::Options::METHOD, "leaves"),
+        (forgets::Options::METHOD, "interruption"),
+        (ignores_score::Options::METHOD, "scores"),
+        (ignores_seed::Options::METHOD, "seed"),
+        (ignores_density::Options::METHOD, "density"),
+        (grows_only::Options::METHOD, "budget"),
+        (touches_frozen::Options::METHOD, "density"),
     ];
     for (cheat, caught_by) in &CHEATS {
         let why = check(cheat, caught_by).err().unwrap_or_else(|| panic!("{} passes `{caught_by}`", cheat.key));

@@ -1,12 +1,11 @@
 //! An honest experiment passes every check, and those that cheat are found out.
 
 use nnz_conform::{Trials, checks};
+use nnz_core::catalog::Entry;
 use nnz_core::{
-    Better, Context, Error, Experiment, Input, InputKind, Launch, Method, Metric, Paper, Result, State, Unit, Visit,
+    Better, Context, Error, Experiment, Input, InputKind, Launch, Method, Metric, Result, State, Unit, Visit,
 };
-use serde::{Deserialize, Serialize};
 
-const PAPER: Paper = Paper { number: None, title: "", authors: "", year: 2000, venue: "", arxiv: "" };
 const METRICS: &[Metric] = &[Metric::new("mean", Unit::Number, Better::Neither, "Mean of what was drawn.")];
 const INPUTS: &[Input] = &[Input { name: "text", kind: InputKind::Text, default: None, about: "Words to count." }];
 
@@ -49,22 +48,20 @@ enum Fault {
 
 macro_rules! card {
     ($name:ident, $key:literal, $fault:ident) => {
-        #[derive(Serialize, Deserialize)]
-        struct $name {
-            draws: u64,
-        }
-        impl Default for $name {
-            fn default() -> Self {
-                Self { draws: 1000 }
+        mod $name {
+            nnz_core::options! {
+                /// Numbers to draw.
+                draws: u64 = 1000 => nnz_core::at_least(1.0),
             }
         }
-        impl Launch for $name {
+        impl Launch for $name::Options {
             fn launch(self) -> Result<Box<dyn Experiment>> {
                 Ok(Box::new(Mean { draws: self.draws, fault: Fault::$fault }))
             }
         }
-        impl $name {
-            const METHOD: Method = Method::experiment::<Self>($key, $key, "memory", "", PAPER).quick("draws = 10");
+        impl $name::Options {
+            const METHOD: Method =
+                Method::listed_experiment::<Self>(Entry::unlisted($key, "memory"), $key, "").quick("draws = 10");
         }
     };
 }
@@ -120,16 +117,16 @@ impl Experiment for Mean {
     }
 }
 
-card!(Honest, "honest", None);
-card!(Undeclared, "undeclared", Undeclared);
-card!(HidesUndeclared, "hides-undeclared", HidesUndeclared);
-card!(Missing, "missing", Missing);
-card!(IgnoresSeed, "ignores-seed", IgnoresSeed);
-card!(DeniesSeed, "denies-seed", DeniesSeed);
-card!(Forgets, "forgets", Forgets);
-card!(DoesNotStop, "does-not-stop", DoesNotStop);
-card!(CountsThreads, "counts-threads", CountsThreads);
-static HONEST: Method = Honest::METHOD;
+card!(honest, "honest", None);
+card!(undeclared, "undeclared", Undeclared);
+card!(hides_undeclared, "hides-undeclared", HidesUndeclared);
+card!(missing, "missing", Missing);
+card!(ignores_seed, "ignores-seed", IgnoresSeed);
+card!(denies_seed, "denies-seed", DeniesSeed);
+card!(forgets, "forgets", Forgets);
+card!(does_not_stop, "does-not-stop", DoesNotStop);
+card!(counts_threads, "counts-threads", CountsThreads);
+static HONEST: Method = honest::Options::METHOD;
 
 #[test]
 fn an_honest_experiment_passes_every_check() {
@@ -143,14 +140,14 @@ fn an_honest_experiment_passes_every_check() {
 #[test]
 fn every_cheat_is_found_out() {
     static CHEATS: [(Method, &str, &str); 8] = [
-        (Undeclared::METHOD, "metrics", "not declared"),
-        (HidesUndeclared::METHOD, "metrics", "not declared"),
-        (Missing::METHOD, "metrics", "not reported"),
-        (IgnoresSeed::METHOD, "seed", "two seeds"),
-        (DeniesSeed::METHOD, "seed", "two seeds"),
-        (Forgets::METHOD, "interruption", "another way"),
-        (DoesNotStop::METHOD, "interruption", "went on"),
-        (CountsThreads::METHOD, "threads", "differ"),
+        (undeclared::Options::METHOD, "metrics", "not declared"),
+        (hides_undeclared::Options::METHOD, "metrics", "not declared"),
+        (missing::Options::METHOD, "metrics", "not reported"),
+        (ignores_seed::Options::METHOD, "seed", "two seeds"),
+        (denies_seed::Options::METHOD, "seed", "two seeds"),
+        (forgets::Options::METHOD, "interruption", "another way"),
+        (does_not_stop::Options::METHOD, "interruption", "went on"),
+        (counts_threads::Options::METHOD, "threads", "differ"),
     ];
     for (cheat, caught_by, word) in &CHEATS {
         let why = Trials::new(cheat).check(caught_by).err();
