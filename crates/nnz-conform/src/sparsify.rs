@@ -110,7 +110,7 @@ impl Bench {
             ("leaves", self.leaves, Self::pulls_gradients_through_its_leaves),
             ("growth", self.takes("growth", "sampled"), Self::grows_from_samples_too),
             ("starts", self.takes("start", "ramanujan"), Self::starts_from_any_graph),
-            ("patterns", self.has_density() && scored && pattern == any, Self::keeps_patterns),
+            ("patterns", self.has_density() && self.kind == Kind::Weights && pattern == any, Self::keeps_patterns),
         ];
         all.into_iter().filter(|(_, fits, _)| *fits).map(|(name, _, check)| (name, check))
     }
