@@ -137,6 +137,11 @@ pub trait Experiment: Send {
     /// What it reports: all of these, and nothing else.
     fn metrics(&self) -> &'static [Metric];
 
+    /// Whether the seed changes what it finds. What follows from its inputs and options alone finds the same at every seed.
+    fn stochastic(&self) -> bool {
+        true
+    }
+
     /// Runs one arm at one seed.
     ///
     /// # Errors
@@ -210,6 +215,8 @@ pub struct Context<'a> {
     metrics: &'static [Metric],
     host: &'a mut dyn Host,
     findings: Findings,
+    /// The first report that was refused, so that a run that takes no notice does not pass.
+    refused: Option<String>,
 }
 
 impl<'a> Context<'a> {
@@ -220,7 +227,7 @@ impl<'a> Context<'a> {
         metrics: &'static [Metric],
         host: &'a mut dyn Host,
     ) -> Self {
-        Self { seed, inputs, metrics, host, findings: Findings::default() }
+        Self { seed, inputs, metrics, host, findings: Findings::default(), refused: None }
     }
 
     /// The seed of this run.
@@ -252,18 +259,18 @@ impl<'a> Context<'a> {
     /// # Errors
     /// When the metric was not declared or reported before, or the value is not finite.
     pub fn report(&mut self, metric: &str, value: f64) -> Result<()> {
-        let refuse = |why: String| Err(Error::Refused(why));
-        if !self.metrics.iter().any(|m| m.key == metric) {
+        let why = if !self.metrics.iter().any(|m| m.key == metric) {
             let hint = closest(metric, self.metrics.iter().map(|m| m.key));
-            return refuse(format!("metric `{metric}` was not declared{hint}"));
-        }
-        if !value.is_finite() {
-            return refuse(format!("metric `{metric}` is {value}; the run diverged"));
-        }
-        match self.findings.metrics.insert(metric.into(), value) {
-            Some(_) => refuse(format!("metric `{metric}` was reported twice")),
-            None => Ok(()),
-        }
+            format!("metric `{metric}` was not declared{hint}")
+        } else if !value.is_finite() {
+            format!("metric `{metric}` is {value}; the run diverged")
+        } else if self.findings.metrics.insert(metric.into(), value).is_some() {
+            format!("metric `{metric}` was reported twice")
+        } else {
+            return Ok(());
+        };
+        self.refused.get_or_insert(why.clone());
+        Err(Error::Refused(why))
     }
 
     /// Reports a metric as the mean over rows (queries, pictures, blocks), which claims can resample.
@@ -328,8 +335,11 @@ impl<'a> Context<'a> {
     /// What was found.
     ///
     /// # Errors
-    /// When a declared metric was not reported.
+    /// When a declared metric was not reported, or a report was refused.
     pub fn finish(self) -> Result<Findings> {
+        if let Some(why) = self.refused {
+            return Err(Error::Refused(why));
+        }
         match self.metrics.iter().find(|m| !self.findings.metrics.contains_key(m.key)) {
             Some(missing) => Err(Error::Refused(format!("metric `{}` was declared and not reported", missing.key))),
             None => Ok(self.findings),
@@ -383,6 +393,9 @@ mod tests {
         assert!(said(cx.report("capacity", f64::NAN)).contains("NaN"));
         cx.report("capacity", 7.0).unwrap();
         assert!(said(cx.report("capacity", 7.0)).contains("twice"));
+        assert!(cx.finish().unwrap_err().to_string().contains("capcity"), "the first refused report is remembered");
+        let mut cx = Context::new(3, &inputs, METRICS, &mut host);
+        cx.report("capacity", 7.0).unwrap();
         assert!(cx.artifact("../x", b"").is_err() && cx.artifact("x.csv", b"").is_ok());
         assert!(cx.checkpoint(2, 4, &mut ()).is_ok());
         assert!(matches!(cx.checkpoint(3, 4, &mut ()), Err(Error::Stopped)));

@@ -5,6 +5,9 @@
 //! and answers with [`Edit`]s. The engine owns everything else.
 #![forbid(unsafe_code)]
 
+// The macros name this crate.
+extern crate self as nnz_core;
+
 mod adapter;
 pub mod catalog;
 mod criterion;
@@ -12,11 +15,13 @@ mod distribution;
 mod error;
 pub mod experiment;
 mod explored;
+mod groups;
 mod knee;
 mod mask;
 pub mod measure;
 mod method;
 pub mod nm;
+mod options;
 mod parametrization;
 mod pattern;
 mod procedure;
@@ -25,6 +30,7 @@ mod schedule;
 mod sparsifier;
 mod start;
 mod state;
+mod stock;
 mod target;
 mod topology;
 
@@ -34,19 +40,25 @@ pub use distribution::{Distribution, DistributionKind, Er, Erk, ErkPlus, Global,
 pub use error::{Error, Result, closest};
 pub use experiment::{Better, Context, Experiment, Findings, Input, InputKind, Metric, Need, Unit};
 pub use explored::Explored;
+pub use groups::{Born, Budget, Rewiring};
 pub use knee::{Grid, Knee};
 pub use mask::Mask;
-pub use method::{Born, Budget, Build, Launch, Method, Paper, Registry, Rewiring, Work};
+pub use method::{Build, Launch, Method, Paper, Registry, Work};
+pub use options::{Bounds, Documented, OptionDoc, above, at_least};
 pub use parametrization::{Leaf, Parametrization};
 pub use pattern::Pattern;
 pub use procedure::{Act, Procedure};
 pub use rng::Rng;
 pub use schedule::{Cubic, Decay, OneShot, Period, Schedule, Setting, When};
-pub use sparsifier::{Dense, DropGrow, Edit, Even, Exchange, Idle, Plan, Prune, Sparsifier, Static};
+pub use sparsifier::{Edit, Plan, Sparsifier};
 pub use start::Start;
 pub use state::{Numbers, State, Visit, visit_within};
+pub use stock::{Dense, DropGrow, Even, Exchange, Idle, Prune, Static};
 pub use target::{Kind, Live, Measure, Shape, Signals, Target, Zero};
 pub use topology::{Topology, Transposed};
+
+#[doc(hidden)]
+pub use serde;
 
 /// The rooms of a crate and the list of all their cards.
 #[macro_export]

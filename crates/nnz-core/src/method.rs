@@ -1,9 +1,8 @@
 use crate::{
-    Criterion, Decay, DistributionKind, DropGrow, Error, Even, Experiment, Grid, Growth, Kind, Measure,
-    Parametrization, Pattern, Period, Procedure, Prune, Result, Schedule, Setting, Sparsifier, Start, Static, When,
-    closest,
+    Documented, Error, Experiment, Grid, Measure, OptionDoc, Parametrization, Procedure, Result, Setting, Sparsifier,
+    catalog, closest,
 };
-use serde::{Deserialize, Serialize, de::DeserializeOwned};
+use serde::{Serialize, de::DeserializeOwned};
 
 /// Where a method was published.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
@@ -29,7 +28,7 @@ impl Paper {
         format!(
             "@article{{{key},\n  title = {{{title}}},\n  author = {{{}}},\n  journal = {{{venue}}},\n  year = {{{year}}},\n  \
              eprint = {{{arxiv}}},\n  archivePrefix = {{arXiv}}\n}}",
-            authors.replace(" et al.", " and others").replace(" & ", " and ")
+            authors.replace(" et al.", " and others").replace(" & ", " and ").replace(", ", " and ")
         )
     }
 }
@@ -63,128 +62,30 @@ impl From<Box<dyn Sparsifier>> for Work {
 
 /// A method's options: plain data with defaults from the paper. Missing ones are filled with the defaults and unknown ones
 /// refused by [`Method::build`].
-pub trait Build: Default + Serialize + DeserializeOwned {
-    /// The method these options describe, for one run.
+pub trait Build: Documented + Default + Serialize + DeserializeOwned {
+    /// The method these options describe, for one run. Numbers are within their bounds.
+    ///
+    /// # Errors
+    /// When options exclude each other.
     fn build(self, setting: &Setting) -> Result<Work>;
+
+    /// The same after checking the bounds.
+    ///
+    /// # Errors
+    /// When an option is out of its range, or options exclude each other.
+    fn checked(self, setting: &Setting) -> Result<Work> {
+        self.check()?;
+        self.build(setting)
+    }
 }
 
 /// An experiment's options: plain data with defaults.
-pub trait Launch: Default + Serialize + DeserializeOwned {
-    /// The experiment these options describe.
+pub trait Launch: Documented + Default + Serialize + DeserializeOwned {
+    /// The experiment these options describe. Numbers are within their bounds.
     ///
     /// # Errors
-    /// When an option is out of its range.
+    /// When options exclude each other.
     fn launch(self) -> Result<Box<dyn Experiment>>;
-}
-
-/// The options nearly every method has, to be flattened into its own.
-#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
-pub struct Budget {
-    /// Nonzeros / entries of what is pruned.
-    pub density: f64,
-    /// How the budget is shared between targets.
-    pub distribution: DistributionKind,
-    /// Where zeros may fall.
-    pub pattern: Pattern,
-    /// What is pruned: weights, units (neurons and channels) or edges of a graph.
-    pub of: Kind,
-}
-
-impl Budget {
-    /// Of weights, anywhere.
-    pub const fn new(density: f64, distribution: DistributionKind) -> Self {
-        Self { density, distribution, pattern: Pattern::Unstructured, of: Kind::Weights }
-    }
-
-    /// Keeps what a criterion ranks highest, when a schedule says so.
-    pub fn prune(
-        self,
-        criterion: impl Criterion + 'static,
-        schedule: impl Schedule + 'static,
-        setting: &Setting,
-    ) -> Prune {
-        Prune {
-            criterion: Box::new(criterion),
-            distribution: self.distribution.build(),
-            pattern: self.pattern,
-            schedule: Box::new(schedule),
-            density: self.density,
-            setting: *setting,
-            kind: self.of,
-            rounds: 1,
-            round: 0,
-            edges: Vec::new(),
-        }
-    }
-
-    /// A random topology from the start.
-    pub fn fixed(self, setting: &Setting) -> Static {
-        let Self { density, distribution, pattern, of } = self;
-        let start = Start::Random;
-        Static { distribution: distribution.build(), pattern, density, setting: *setting, kind: of, start }
-    }
-}
-
-/// A budget that is there from the start.
-#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
-pub struct Born {
-    /// What exists.
-    #[serde(flatten)]
-    pub budget: Budget,
-    /// What the first topology is drawn from: random, small-world, scale-free or ramanujan.
-    pub start: Start,
-}
-
-impl Born {
-    /// Of weights, at random.
-    pub const fn new(density: f64, distribution: DistributionKind) -> Self {
-        Self { budget: Budget::new(density, distribution), start: Start::Random }
-    }
-
-    /// The first topology.
-    pub fn fixed(self, setting: &Setting) -> Static {
-        Static { start: self.start, ..self.budget.fixed(setting) }
-    }
-}
-
-/// The options of methods that drop and grow.
-#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
-pub struct Rewiring {
-    /// What exists; rewiring keeps only pattern `unstructured`.
-    #[serde(flatten)]
-    pub born: Born,
-    /// Fraction of the nonzeros replaced at the first rewiring.
-    pub fraction: f64,
-    /// How it falls.
-    pub decay: Decay,
-    /// Time between two rewirings.
-    pub every: Period,
-    /// End of rewiring.
-    pub until: Period,
-}
-
-impl Rewiring {
-    /// RigL's: ERK at 0.05, of which 0.3 are replaced every 100 steps, falling like a cosine until three quarters of the run.
-    pub const RIGL: Self = Self {
-        born: Born::new(0.05, DistributionKind::Erk),
-        fraction: 0.3,
-        decay: Decay::Cosine,
-        every: Period::Steps(100),
-        until: Period::Run(0.75),
-    };
-
-    /// When.
-    pub fn when(&self, setting: &Setting) -> When {
-        When { every: self.every.steps(setting), until: self.until.steps(setting) }
-    }
-
-    /// Each target gets as many as it gives up.
-    pub fn drop_grow(self, setting: &Setting, drop: impl Criterion + 'static, grow: impl Growth + 'static) -> DropGrow {
-        let Self { fraction, decay, .. } = self;
-        let (drop, grow) = (Box::new(drop), Box::new(grow));
-        let (birth, when) = (self.born.fixed(setting), self.when(setting));
-        DropGrow { birth, drop, grow, exchange: Box::new(Even), when, fraction, decay }
-    }
 }
 
 /// A method's card: all that the program, the docs, the report and the bindings say about it comes from here.
@@ -202,6 +103,8 @@ pub struct Method {
     pub paper: Paper,
     /// Raised when a change of the code changes results, so that old runs are not taken for new ones.
     pub revision: u32,
+    quick: &'static str,
+    docs: fn() -> Vec<OptionDoc>,
     defaults: fn() -> toml::Table,
     entry: Entry,
 }
@@ -222,50 +125,45 @@ type Launcher = fn(toml::Table) -> Result<Result<Box<dyn Experiment>>, String>;
 type Builder = fn(toml::Table, &Setting) -> Result<Result<Work>, String>;
 
 impl Method {
-    /// A card for the method configured by `O`.
-    pub const fn new<O: Build>(
-        key: &'static str,
-        name: &'static str,
-        room: &'static str,
-        summary: &'static str,
-        paper: Paper,
-    ) -> Self {
-        Self {
-            key,
-            name,
-            summary,
-            room,
-            paper,
-            revision: 1,
-            defaults: || toml::Table::try_from(O::default()).unwrap_or_default(),
-            entry: Entry::Sparsify(|table, setting| {
-                let options: O = table.try_into().map_err(|e: toml::de::Error| e.message().to_string())?;
-                Ok(options.build(setting))
-            }),
-        }
+    /// A card for the method configured by `O`, whose paper and room stand under `key` in `papers/catalog.tsv` or, for a
+    /// baseline, in `papers/baselines.tsv`. A key that is in neither does not compile.
+    pub const fn new<O: Build>(key: &'static str, name: &'static str, summary: &'static str) -> Self {
+        Self::listed::<O>(catalog::listed(key), name, summary)
     }
 
-    /// A card for the experiment configured by `O`.
-    pub const fn experiment<O: Launch>(
-        key: &'static str,
+    /// A card for the experiment configured by `O`; as [`Method::new`].
+    pub const fn experiment<O: Launch>(key: &'static str, name: &'static str, summary: &'static str) -> Self {
+        Self::listed_experiment::<O>(catalog::listed(key), name, summary)
+    }
+
+    /// A card for a method that the lists of papers do not have, with a line of its own.
+    pub const fn listed<O: Build>(line: catalog::Entry, name: &'static str, summary: &'static str) -> Self {
+        let entry = Entry::Sparsify(|table, setting| {
+            let options: O = table.try_into().map_err(|e: toml::de::Error| e.message().to_string())?;
+            Ok(options.checked(setting))
+        });
+        Self::card::<O>(line, name, summary, entry)
+    }
+
+    /// A card for an experiment that the lists of papers do not have, with a line of its own.
+    pub const fn listed_experiment<O: Launch>(line: catalog::Entry, name: &'static str, summary: &'static str) -> Self {
+        let entry = Entry::Run(|table| {
+            let options: O = table.try_into().map_err(|e: toml::de::Error| e.message().to_string())?;
+            Ok(options.check().and_then(|()| options.launch()))
+        });
+        Self::card::<O>(line, name, summary, entry)
+    }
+
+    const fn card<O: Documented + Default + Serialize>(
+        line: catalog::Entry,
         name: &'static str,
-        room: &'static str,
         summary: &'static str,
-        paper: Paper,
+        entry: Entry,
     ) -> Self {
-        Self {
-            key,
-            name,
-            summary,
-            room,
-            paper,
-            revision: 1,
-            defaults: || toml::Table::try_from(O::default()).unwrap_or_default(),
-            entry: Entry::Run(|table| {
-                let options: O = table.try_into().map_err(|e: toml::de::Error| e.message().to_string())?;
-                Ok(options.launch())
-            }),
-        }
+        let catalog::Entry { number, key, room, title, id, authors, year, venue } = line;
+        let paper = Paper { number, title, authors, year, venue, arxiv: id };
+        let defaults: fn() -> toml::Table = || toml::Table::try_from(O::default()).unwrap_or_default();
+        Self { key, name, summary, room, paper, revision: 1, quick: "", docs: O::docs, defaults, entry }
     }
 
     /// Whether it runs by itself.
@@ -278,9 +176,32 @@ impl Method {
         Self { revision, ..self }
     }
 
+    /// The card of a method that needs other options than its defaults to do all it does in a run of 240 steps on layers of 30
+    /// and 20 inputs: what the conformance suite sets, as lines of TOML.
+    pub const fn quick(self, options: &'static str) -> Self {
+        Self { quick: options, ..self }
+    }
+
+    /// What [`Method::quick`] was given.
+    ///
+    /// # Errors
+    /// When it is no table, or names options that there are not.
+    pub fn quick_options(&self) -> Result<toml::Table> {
+        let bad = |e: toml::de::Error| Error::Options { method: self.key, message: e.message().into() };
+        let quick: toml::Table = self.quick.parse().map_err(bad)?;
+        self.options(&quick)?;
+        Ok(quick)
+    }
+
     /// Options with the paper's defaults.
     pub fn defaults(&self) -> toml::Table {
         (self.defaults)()
+    }
+
+    /// Every option with its default, what it is, and where it must lie.
+    pub fn docs(&self) -> Vec<OptionDoc> {
+        let defaults = self.defaults();
+        (self.docs)().into_iter().map(|doc| OptionDoc { default: defaults.get(doc.key).cloned(), ..doc }).collect()
     }
 
     /// Whole numbers as fractions, where the default is one.

@@ -273,6 +273,10 @@ fn lists_are_whole() {
         assert!(whole, "{shown}");
         assert!(succeed(dir.path(), &format!("cite {key}")).starts_with("@article{"));
     }
+    let shown = succeed(dir.path(), "show grass");
+    for part in ["share = 0.25", "share of the rows that are trained at a time", "[above 0 and at most 1]"] {
+        assert!(shown.contains(part), "{shown}");
+    }
     assert!(succeed(dir.path(), "cite rewire/rigl/above-random").contains("2202.02643"));
     assert!(succeed(dir.path(), "data list").contains("mnist10k"));
 }

@@ -70,6 +70,13 @@ pub fn list(args: &MethodsArgs, ui: Ui) -> Result<ExitCode> {
     Ok(ExitCode::SUCCESS)
 }
 
+/// An option with its default, what it is, and where it must lie.
+fn describe(option: &nnz_core::OptionDoc) -> String {
+    let default = option.default.as_ref().map_or_else(String::new, ToString::to_string);
+    let range = option.range.map_or_else(String::new, |r| format!(" [{r}]"));
+    format!("{:<34}{}{range}", format!("{} = {default}", option.key), option.doc)
+}
+
 /// Describes a method.
 pub fn show(args: &ShowArgs, ui: Ui) -> Result<ExitCode> {
     let m = ui.registry.find(&args.method)?;
@@ -79,14 +86,15 @@ pub fn show(args: &ShowArgs, ui: Ui) -> Result<ExitCode> {
     let experiment = if m.runs() { Some(m.launch(&m.defaults())?) } else { None };
     let document = json!({
         "key": m.key, "name": m.name, "room": m.room, "summary": m.summary, "paper": m.paper,
-        "options": m.defaults(), "recipes": recipes, "results": claims,
+        "options": m.defaults(), "docs": m.docs(), "recipes": recipes, "results": claims,
         "inputs": experiment.as_ref().map(|e| e.inputs()), "metrics": experiment.as_ref().map(|e| e.metrics()),
     });
     ui.answer(&document, || {
         let p = &m.paper;
         let year = if p.venue.contains(&p.year.to_string()) { String::new() } else { format!(", {}", p.year) };
         let paper = format!("{}: {}. {}{year}. arXiv:{}", p.authors, p.title, p.venue, p.arxiv);
-        let options = toml::to_string(&m.defaults()).unwrap_or_default();
+        let options: Vec<String> = m.docs().iter().map(describe).collect();
+        let options = options.join("\n");
         let indent = |text: &str| text.lines().map(|l| format!("  {l}\n")).collect::<String>();
         let mut text = format!(
             "{} ({}), room {}\n{}\n\n{}\n{}\noptions, with their defaults (--set KEY=VALUE)\n{}",

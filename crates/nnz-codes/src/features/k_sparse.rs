@@ -11,8 +11,8 @@
 //! gate `relu` is a plain autoencoder of the same size, for comparison.
 
 use nnz_core::{
-    Better, Context, Error, Experiment, Input, InputKind, Launch, Method, Metric, Need, Paper, Result, Rng, State, Unit,
-    Visit, visit_within,
+    Better, Context, Error, Experiment, Input, InputKind, Launch, Method, Metric, Need, Result, Rng, State, Unit,
+    Visit, above, at_least, options, visit_within,
 };
 use nnz_engine::data::{Dataset, Normalization, Split};
 use nnz_engine::fit::{Adam, Fit, FitSpec, LrSchedule, Objective, Parameter, Seen};
@@ -24,16 +24,7 @@ use serde::{Deserialize, Serialize};
 pub const METHOD: Method = Method::experiment::<Options>(
     "k-sparse",
     "k-sparse autoencoder",
-    "features",
     "Learns features of which each input has k, and measures what they are worth to a classifier.",
-    Paper {
-        number: Some(102),
-        title: "k-Sparse Autoencoders",
-        authors: "Makhzani & Frey",
-        year: 2013,
-        venue: "ICLR 2014",
-        arxiv: "1312.5663",
-    },
 );
 
 /// What is kept of z.
@@ -46,32 +37,23 @@ enum Gate {
     Relu,
 }
 
-/// Options.
-#[derive(Clone, Copy, Debug, Serialize, Deserialize)]
-#[serde(rename_all = "kebab-case")]
-pub struct Options {
+options! {
     /// What is kept of z: topk, or relu for a plain autoencoder.
-    gate: Gate,
+    gate: Gate = Gate::Topk,
     /// Size of the dictionary.
-    features: usize,
+    features: usize = 1000 => at_least(1.0),
     /// Features of an input.
-    k: usize,
+    k: usize = 25 => at_least(1.0),
     /// Features of an input at the first step.
-    first: usize,
+    first: usize = 100,
     /// The classifier sees this times as many.
-    alpha: f64,
+    alpha: f64 = 1.0 => at_least(1.0),
     /// Passes over the training rows, of the autoencoder and of the classifier.
-    epochs: u64,
+    epochs: u64 = 20 => at_least(1.0),
     /// Rows of a step.
-    batch: usize,
+    batch: usize = 128 => at_least(1.0),
     /// Learning rate of both.
-    rate: f64,
-}
-
-impl Default for Options {
-    fn default() -> Self {
-        Self { gate: Gate::Topk, features: 1000, k: 25, first: 100, alpha: 1.0, epochs: 20, batch: 128, rate: 0.001 }
-    }
+    rate: f64 = 0.001 => above(0.0),
 }
 
 const INPUTS: &[Input] =
@@ -86,14 +68,9 @@ const METRICS: &[Metric] = &[
 
 impl Launch for Options {
     fn launch(self) -> Result<Box<dyn Experiment>> {
-        let range = |name, range: &str, got: f64| Err(Error::Range { name, range: range.into(), got });
-        match self {
-            Self { k, features, .. } if k == 0 || k > features => range("k", "from 1 to the number of features", k as f64),
-            Self { batch: 0, .. } => range("batch", "at least 1", 0.0),
-            Self { epochs: 0, .. } => range("epochs", "at least 1", 0.0),
-            Self { alpha, .. } if !(alpha >= 1.0 && alpha.is_finite()) => range("alpha", "at least 1", alpha),
-            Self { rate, .. } if !(rate > 0.0 && rate.is_finite()) => range("rate", "above 0", rate),
-            options => Ok(Box::new(KSparse(options))),
+        match self.k > self.features {
+            true => Err(Error::Range { name: "k", range: "at most the number of features".into(), got: self.k as f64 }),
+            false => Ok(Box::new(KSparse(self))),
         }
     }
 }
@@ -135,7 +112,7 @@ impl KSparse {
 
     /// k at a step of so many.
     fn k(&self, step: u64, steps: u64) -> usize {
-        let Options { k, first, features, .. } = self.0;
+        let Options { k, first, features, .. } = self.0.clone();
         let left = 1.0 - (2.0 * step as f64 / steps as f64).min(1.0);
         k + (first.clamp(k, features).saturating_sub(k) as f64 * left).round() as usize
     }
@@ -177,7 +154,7 @@ impl Experiment for KSparse {
     }
 
     fn run(&mut self, cx: &mut Context) -> Result<()> {
-        let Options { features, epochs, batch: size, rate, .. } = self.0;
+        let Options { features, epochs, batch: size, rate, .. } = self.0.clone();
         let data: &Dataset = cx.input("data")?;
         let (x, labels, seed) = (tensor(data, &data.train)?, data.train.labels.clone(), cx.seed());
         let (n, width) = x.rows_cols();
@@ -292,7 +269,7 @@ mod tests {
     fn k_falls_over_the_first_half() {
         let net = KSparse(Options { features: 200, k: 20, first: 100, ..Options::default() });
         assert_eq!([0, 25, 50, 99].map(|step| net.k(step, 100)), [100, 60, 20, 20]);
-        let none = KSparse(Options { first: 5, ..net.0 });
+        let none = KSparse(Options { first: 5, ..net.0.clone() });
         assert_eq!(none.k(0, 100), 20);
     }
 }

@@ -15,7 +15,7 @@
 //! for which the constants are known. ρ is the exact one of an odd n.
 
 use nnz_core::{
-    Better, Context, Error, Experiment, Launch, Method, Metric, Paper, Result, Rng, Unit,
+    Better, Context, Error, Experiment, Launch, Method, Metric, Result, Rng, Unit, above, at_least, options,
 };
 use rayon::prelude::*;
 use serde::{Deserialize, Serialize};
@@ -25,16 +25,7 @@ use statrs::distribution::{ContinuousCDF, Normal};
 pub const METHOD: Method = Method::experiment::<Options>(
     "vsa-capacity",
     "Capacity of vector symbolic architectures",
-    "memory",
     "Measures how many dimensions a bundle of symbols needs, and compares with what theory says.",
-    Paper {
-        number: Some(86),
-        title: "Capacity Analysis of Vector Symbolic Architectures",
-        authors: "Clarkson et al.",
-        year: 2023,
-        venue: "arXiv",
-        arxiv: "2301.10352",
-    },
 );
 
 /// How symbols are bundled.
@@ -49,23 +40,15 @@ enum Bundle {
     Bloom,
 }
 
-/// Options.
-#[derive(Clone, Copy, Debug, Serialize, Deserialize)]
-pub struct Options {
+options! {
     /// How symbols are bundled: map-i, map-b or bloom.
-    bundle: Bundle,
+    bundle: Bundle = Bundle::MapI,
     /// Symbols in a bundle; odd, so that no sum is zero.
-    symbols: usize,
+    symbols: usize = 51 => at_least(3.0),
     /// Share of tests that may err.
-    error: f64,
+    error: f64 = 0.01 => above(0.0).below(0.2),
     /// Bundles at each point of the grid.
-    trials: usize,
-}
-
-impl Default for Options {
-    fn default() -> Self {
-        Self { bundle: Bundle::MapI, symbols: 51, error: 0.01, trials: 200 }
-    }
+    trials: usize = 200 => at_least(1.0),
 }
 
 const METRICS: &[Metric] = &[
@@ -75,16 +58,10 @@ const METRICS: &[Metric] = &[
 
 impl Launch for Options {
     fn launch(self) -> Result<Box<dyn Experiment>> {
-        if self.symbols < 3 || self.symbols.is_multiple_of(2) {
-            return Err(Error::Range { name: "symbols", range: "odd and at least 3".into(), got: self.symbols as f64 });
+        match self.symbols.is_multiple_of(2) {
+            true => Err(Error::Range { name: "symbols", range: "odd".into(), got: self.symbols as f64 }),
+            false => Ok(Box::new(Capacity(self))),
         }
-        if !(self.error > 0.0 && self.error < 0.2) {
-            return Err(Error::Range { name: "error", range: "above 0 and below 0.2".into(), got: self.error });
-        }
-        if self.trials == 0 {
-            return Err(Error::Range { name: "trials", range: "at least 1".into(), got: 0.0 });
-        }
-        Ok(Box::new(Capacity(self)))
     }
 }
 
@@ -96,7 +73,7 @@ impl Experiment for Capacity {
     }
 
     fn run(&mut self, cx: &mut Context) -> Result<()> {
-        let Options { bundle, symbols, error, trials } = self.0;
+        let Options { bundle, symbols, error, trials } = self.0.clone();
         let theory = dimension(bundle, symbols, error);
         // From a third of what theory says to a little more, where errors are neither rare nor a coin's.
         let grid: Vec<usize> = (0..6).map(|i| (theory * (0.3 + 0.15 * f64::from(i))).round() as usize).collect();
@@ -219,10 +196,8 @@ mod tests {
     }
 
     #[test]
-    fn options_out_of_range_are_refused() {
-        let refused = |o: Options, word: &str| assert!(o.launch().err().unwrap().to_string().contains(word));
-        refused(Options { symbols: 4, ..Options::default() }, "odd");
-        refused(Options { error: 0.5, ..Options::default() }, "error");
-        refused(Options { trials: 0, ..Options::default() }, "trials");
+    fn an_even_bundle_is_refused() {
+        let even = Options { symbols: 4, ..Options::default() };
+        assert!(even.launch().err().unwrap().to_string().contains("odd"));
     }
 }

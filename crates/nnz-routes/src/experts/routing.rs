@@ -9,9 +9,7 @@
 //!
 //! Deviations: the review describes many routers; this is the Switch family's. Rows are dropped by their order in the batch.
 
-use nnz_core::{
-    Better, Context, Error, Experiment, Input, InputKind, Launch, Method, Metric, Need, Paper, Result, Unit,
-};
+use nnz_core::{Better, Context, Error, Experiment, Input, InputKind, Launch, Method, Metric, Need, Result, Unit, above, at_least, options};
 use nnz_engine::data::{Dataset, Split};
 use nnz_engine::layers::{Flatten, Linear, Relu};
 use nnz_engine::ops::{self, Rank};
@@ -26,44 +24,26 @@ use std::sync::Arc;
 pub const METHOD: Method = Method::experiment::<Options>(
     "routing",
     "Sparse expert routing",
-    "experts",
     "Trains a layer of experts of which each input uses a few, and measures accuracy and how evenly they are used.",
-    Paper {
-        number: Some(35),
-        title: "A Review of Sparse Expert Models in Deep Learning",
-        authors: "Fedus et al.",
-        year: 2022,
-        venue: "arXiv",
-        arxiv: "2209.01667",
-    },
 );
 
-/// Options.
-#[derive(Clone, Copy, Debug, Serialize, Deserialize)]
-#[serde(rename_all = "kebab-case")]
-pub struct Options {
+options! {
     /// Experts.
-    experts: usize,
+    experts: usize = 8 => at_least(1.0),
     /// Experts of a row.
-    k: usize,
+    k: usize = 1 => at_least(1.0),
     /// Hidden units of an expert.
-    hidden: usize,
+    hidden: usize = 16 => at_least(1.0),
     /// c: rows an expert takes, over what an even load would be.
-    capacity: f64,
+    capacity: f64 = 1.25 => above(0.0),
     /// α, the weight of the balance.
-    balance: f64,
+    balance: f64 = 0.01 => at_least(0.0),
     /// γ, the weight of large router logits.
-    logits: f64,
+    logits: f64 = 0.001 => at_least(0.0),
     /// Passes over the training rows.
-    epochs: u32,
+    epochs: u32 = 10 => at_least(1.0),
     /// Learning rate of Adam.
-    rate: f64,
-}
-
-impl Default for Options {
-    fn default() -> Self {
-        Self { experts: 8, k: 1, hidden: 16, capacity: 1.25, balance: 0.01, logits: 0.001, epochs: 10, rate: 0.001 }
-    }
+    rate: f64 = 0.001 => above(0.0),
 }
 
 const INPUTS: &[Input] =
@@ -76,14 +56,9 @@ const METRICS: &[Metric] = &[
 
 impl Launch for Options {
     fn launch(self) -> Result<Box<dyn Experiment>> {
-        let range = |name, range: &str, got: f64| Err(Error::Range { name, range: range.into(), got });
-        match self {
-            Self { k, experts, .. } if k == 0 || k > experts => range("k", "from 1 to the number of experts", k as f64),
-            Self { hidden: 0, .. } => range("hidden", "at least 1", 0.0),
-            Self { epochs: 0, .. } => range("epochs", "at least 1", 0.0),
-            Self { capacity, .. } if !(capacity > 0.0 && capacity.is_finite()) => range("capacity", "above 0", capacity),
-            Self { rate, .. } if !(rate > 0.0 && rate.is_finite()) => range("rate", "above 0", rate),
-            options => Ok(Box::new(Routing(options))),
+        match self.k > self.experts {
+            true => Err(Error::Range { name: "k", range: "at most the number of experts".into(), got: self.k as f64 }),
+            false => Ok(Box::new(Routing(self))),
         }
     }
 }
@@ -196,7 +171,7 @@ impl Experiment for Routing {
     }
 
     fn run(&mut self, cx: &mut Context) -> Result<()> {
-        let Options { experts, k, hidden, capacity, balance, logits, epochs, rate } = self.0;
+        let Options { experts, k, hidden, capacity, balance, logits, epochs, rate } = self.0.clone();
         let data: &Dataset = cx.input("data")?;
         let (name, inputs, outputs) = ("experts".to_string(), data.features(), 64);
         let layer = Experts { name, inputs, outputs, experts, k, hidden, capacity, balance, logits };

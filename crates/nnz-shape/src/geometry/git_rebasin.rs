@@ -11,52 +11,31 @@
 //! Deviations: of the paper's three algorithms this is weight matching. Where two networks normalize their inputs differently,
 //! the second one's first layer takes the difference in.
 
-use nnz_core::{
-    Better, Context, Error, Experiment, Input, InputKind, Launch, Method, Metric, Need, Paper, Result, Rng, Unit,
-};
+use nnz_core::{Better, Context, Error, Experiment, Input, InputKind, Launch, Method, Metric, Need, Result, Rng, Unit, above, at_least, options};
 use nnz_engine::data::Dataset;
 use nnz_engine::file::Stored;
 use super::perceptron::{Orders, Perceptron};
 use nnz_engine::{Frame, Model, ModelSpec, OptimizerSpec, TrainSpec, Trainer, evaluate};
 use rayon::prelude::*;
-use serde::{Deserialize, Serialize};
 
 /// The card.
 pub const METHOD: Method = Method::experiment::<Options>(
     "git-rebasin",
     "Git Re-Basin",
-    "geometry",
     "Puts the hidden units of one perceptron in the order of another's and measures the barrier between them.",
-    Paper {
-        number: Some(56),
-        title: "Git Re-Basin: Merging Models modulo Permutation Symmetries",
-        authors: "Ainsworth et al.",
-        year: 2022,
-        venue: "ICLR 2023",
-        arxiv: "2209.04836",
-    },
 );
 
-/// Options. The last three are for networks that are trained here, where none are given.
-#[derive(Clone, Copy, Debug, Serialize, Deserialize)]
-#[serde(rename_all = "kebab-case")]
-pub struct Options {
+options! {
     /// Whether units are matched; else they stay in their order.
-    matching: bool,
+    matching: bool = true,
     /// Whether the second network is the first with its units in a random order.
-    shuffled_copy: bool,
+    shuffled: bool = false,
     /// Units of each of the two hidden layers.
-    width: usize,
+    width: usize = 256 => at_least(1.0),
     /// Passes over the training rows.
-    epochs: u32,
+    epochs: u32 = 10 => at_least(1.0),
     /// Learning rate of Adam.
-    rate: f64,
-}
-
-impl Default for Options {
-    fn default() -> Self {
-        Self { matching: true, shuffled_copy: false, width: 256, epochs: 10, rate: 0.001 }
-    }
+    rate: f64 = 0.001 => above(0.0),
 }
 
 const INPUTS: &[Input] = &[
@@ -77,10 +56,7 @@ const POINTS: usize = 25;
 
 impl Launch for Options {
     fn launch(self) -> Result<Box<dyn Experiment>> {
-        match self.width {
-            0 => Err(Error::Range { name: "width", range: "at least 1".into(), got: 0.0 }),
-            _ => Ok(Box::new(Rebasin(self))),
-        }
+        Ok(Box::new(Rebasin(self)))
     }
 }
 
@@ -104,14 +80,14 @@ impl Experiment for Rebasin {
             })
         };
         let (first, second) = (given("first")?, given("second")?);
-        if first.is_some() && second.is_none() && !self.0.shuffled_copy {
+        if first.is_some() && second.is_none() && !self.0.shuffled {
             return Err(Error::Refused("one network is nothing to match with; name `second` too".into()));
         }
         let (a, frame) = first.map_or_else(|| self.train(data, 2 * cx.seed()), Ok)?;
         let spec = a.spec.clone();
         let a = Perceptron::of(&a)?;
         let b = match second {
-            _ if self.0.shuffled_copy => a.permuted(&shuffle(&a, &mut cx.rng("shuffle", 0, 0))),
+            _ if self.0.shuffled => a.permuted(&shuffle(&a, &mut cx.rng("shuffle", 0, 0))),
             Some((model, own)) => Perceptron::of(&model)?.framed(&own, &frame)?,
             None => Perceptron::of(&self.train(data, 2 * cx.seed() + 1)?.0)?,
         };
@@ -201,7 +177,7 @@ mod tests {
     use crate::geometry::perceptron::tests::random;
 
     #[test]
-    fn a_shuffled_copy_is_put_back_exactly() {
+    fn a_shuffled_is_put_back_exactly() {
         let a = random(1, &[6, 20, 15, 4]);
         let orders = shuffle(&a, &mut Rng::stream(2, "shuffle", 0, 0));
         let copy = a.permuted(&orders);

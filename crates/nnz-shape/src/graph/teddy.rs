@@ -1,43 +1,28 @@
 //! Remove the edges of a graph whose ends have many neighbours, once and before training, by degrees alone. With
 //! a_v = Σ_{u ∈ N(v)} deg(u)^-½ / deg(v) the score of an edge is a_u a_v / (deg(u) deg(v)); those of lowest score go.
 //!
+//! Cost: O(edges + nodes), once.
+//!
 //! Deviations: the edges only; the paper also makes the weights sparse while it trains, by projection and distillation.
 
-use nnz_core::{
-    Budget, Build, Criterion, DistributionKind, Kind, Method, OneShot, Paper, Result, Rng, Setting, Target, Work,
-};
-use serde::{Deserialize, Serialize};
+use nnz_core::{Budget, Build, Criterion, DistributionKind, Kind, Method, OneShot, Result, Rng, Setting, Target, Work, options};
 
 /// The card.
 pub const METHOD: Method = Method::new::<Options>(
     "teddy",
     "TEDDY",
-    "graph",
     "Removes edges between nodes of many neighbours, once, before training.",
-    Paper {
-        number: Some(116),
-        title: "TEDDY: Trimming Edges with Degree-based Discrimination strategY",
-        authors: "Seo et al.",
-        year: 2024,
-        venue: "ICLR 2024",
-        arxiv: "2402.01261",
-    },
 );
 
-/// Options.
-#[derive(Debug, Serialize, Deserialize)]
-#[serde(transparent)]
-pub struct Options(pub Budget);
-
-impl Default for Options {
-    fn default() -> Self {
-        Self(Budget { of: Kind::Edges, ..Budget::new(0.7, DistributionKind::Global) })
-    }
+options! {
+    #[flatten]
+    /// What is left.
+    budget: Budget = Budget { of: Kind::Edges, ..Budget::new(0.7, DistributionKind::Global) },
 }
 
 impl Build for Options {
     fn build(self, setting: &Setting) -> Result<Work> {
-        Ok(self.0.prune(Degrees, OneShot { at: 0, density: self.0.density }, setting).into())
+        Ok(self.budget.prune(Degrees, OneShot { at: 0, density: self.budget.density }, setting).into())
     }
 }
 

@@ -11,48 +11,30 @@
 //!
 //! Deviations: the spheres have 21 dimensions and 100 points each instead of 101 and 500; one rate for all.
 
-use nnz_core::{Better, Context, Error, Experiment, Launch, Method, Metric, Paper, Result, Rng, Unit};
+use nnz_core::{Better, Context, Experiment, Launch, Method, Metric, Result, Rng, Unit, above, at_least, options};
 use nnz_engine::fit::{Adam, Fit, FitSpec, LrSchedule, Parameter, Seen};
 use nnz_engine::{Tensor, Var, ops};
-use serde::{Deserialize, Serialize};
 
 /// The card.
 pub const METHOD: Method = Method::experiment::<Options>(
     "topological-autoencoder",
     "Topological autoencoder",
-    "topology",
     "Trains an autoencoder whose code merges into components as its inputs do, on spheres inside a sphere.",
-    Paper {
-        number: Some(20),
-        title: "Topological Autoencoders",
-        authors: "Moor et al.",
-        year: 2019,
-        venue: "ICML 2020",
-        arxiv: "1906.00722",
-    },
 );
 
-/// Options.
-#[derive(Clone, Copy, Debug, Serialize, Deserialize)]
-pub struct Options {
+options! {
     /// λ, the weight of the trees; 0 is a plain autoencoder.
-    weight: f64,
+    weight: f64 = 0.5 => at_least(0.0),
     /// Points of each of the ten small spheres; the large one has five times as many.
-    points: usize,
+    points: usize = 100 => at_least(1.0),
     /// Dimensions of the small spheres' surfaces.
-    dimensions: usize,
+    dimensions: usize = 20 => at_least(1.0),
     /// Passes over the points.
-    epochs: u64,
+    epochs: u64 = 60 => at_least(1.0),
     /// Points of a step.
-    batch: usize,
+    batch: usize = 28 => at_least(3.0),
     /// Learning rate of Adam.
-    rate: f64,
-}
-
-impl Default for Options {
-    fn default() -> Self {
-        Self { weight: 0.5, points: 100, dimensions: 20, epochs: 60, batch: 28, rate: 0.001 }
-    }
+    rate: f64 = 0.001 => above(0.0),
 }
 
 const METRICS: &[Metric] = &[
@@ -62,15 +44,7 @@ const METRICS: &[Metric] = &[
 
 impl Launch for Options {
     fn launch(self) -> Result<Box<dyn Experiment>> {
-        let range = |name, range: &str, got: f64| Err(Error::Range { name, range: range.into(), got });
-        match self {
-            Self { weight, .. } if !(weight >= 0.0 && weight.is_finite()) => range("weight", "at least 0", weight),
-            Self { batch, .. } if batch < 3 => range("batch", "at least 3", batch as f64),
-            Self { points: 0, .. } => range("points", "at least 1", 0.0),
-            Self { dimensions: 0, .. } => range("dimensions", "at least 1", 0.0),
-            Self { rate, .. } if !(rate > 0.0 && rate.is_finite()) => range("rate", "above 0", rate),
-            options => Ok(Box::new(Spheres(options))),
-        }
+        Ok(Box::new(Spheres(self)))
     }
 }
 
@@ -82,7 +56,7 @@ impl Experiment for Spheres {
     }
 
     fn run(&mut self, cx: &mut Context) -> Result<()> {
-        let Options { weight, epochs, batch, rate, .. } = self.0;
+        let Options { weight, epochs, batch, rate, .. } = self.0.clone();
         let (x, colours) = self.sample(&mut cx.rng("spheres", 0, 0));
         let (n, width) = x.rows_cols();
         let steps = epochs * (n / batch).max(1) as u64;
@@ -132,7 +106,7 @@ impl Experiment for Spheres {
 impl Spheres {
     /// Ten spheres of radius 5 with random centers inside one of radius 25; and which sphere each point is of.
     fn sample(&self, rng: &mut Rng) -> (Tensor<f32>, Vec<usize>) {
-        let Options { points, dimensions, .. } = self.0;
+        let Options { points, dimensions, .. } = self.0.clone();
         let width = dimensions + 1;
         let (mut values, mut colours) = (Vec::new(), Vec::new());
         for sphere in 0..11 {

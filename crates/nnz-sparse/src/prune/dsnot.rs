@@ -3,26 +3,19 @@
 //! argmax sign(e) w_j E[x_j] / Var[x_j], comes back, and of the kept ones that lower it by leaving, sign(e) w_k E[x_k] < 0, the
 //! one of smallest |w_k| |x_k| goes; an exchange that would turn the sign of e ends the row. Values stay.
 //!
+//! Cost: for each layer a pass over `rows` rows and O(cols²) memory, as Wanda; then at most `cycles` exchanges a row.
+//!
 //! Deviations: none known; of the reference's variants, pruning by any sign is left out.
 
 use super::{Sequential, wanda};
-use nnz_core::{Budget, Build, DistributionKind, Edit, Error, Method, Paper, Pattern, Period, Result, Setting, Target, Work};
+use nnz_core::{Budget, Build, DistributionKind, Edit, Error, Method, Pattern, Period, Result, Setting, Target, Work, options};
 use serde::{Deserialize, Serialize};
 
 /// The card.
 pub const METHOD: Method = Method::new::<Options>(
     "dsnot",
     "DSnoT",
-    "prune",
     "Exchanges pruned weights for kept ones of the same output until its expected error is gone.",
-    Paper {
-        number: Some(76),
-        title: "Dynamic Sparse No Training: Training-Free Fine-tuning for Sparse LLMs",
-        authors: "Zhang et al.",
-        year: 2023,
-        venue: "ICLR 2024",
-        arxiv: "2310.08915",
-    },
 );
 
 /// Where the exchange starts from.
@@ -36,30 +29,22 @@ pub enum Start {
     Magnitude,
 }
 
-/// Options.
-#[derive(Debug, Serialize, Deserialize)]
-pub struct Options {
+options! {
+    #[flatten]
     /// What is left.
-    #[serde(flatten)]
-    pub budget: Budget,
+    budget: Budget = Budget { pattern: Pattern::PerRow, ..Budget::new(0.3, DistributionKind::Uniform) },
     /// When a training run prunes.
-    pub at: Period,
+    at: Period = Period::Run(1.0),
     /// What is exchanged: the weights that `wanda` or `magnitude` keeps.
-    pub start: Start,
+    start: Start = Start::Wanda,
     /// Most exchanges in a row of the weight.
-    pub cycles: usize,
+    cycles: usize = 50,
     /// |e| that is small enough.
-    pub threshold: f64,
+    threshold: f64 = 0.1,
     /// Training rows that inputs are measured over.
-    pub rows: usize,
+    rows: usize = 1024,
 }
 
-impl Default for Options {
-    fn default() -> Self {
-        let budget = Budget { pattern: Pattern::PerRow, ..Budget::new(0.3, DistributionKind::Uniform) };
-        Self { budget, at: Period::Run(1.0), start: Start::Wanda, cycles: 50, threshold: 0.1, rows: 1024 }
-    }
-}
 
 impl Build for Options {
     fn build(self, setting: &Setting) -> Result<Work> {

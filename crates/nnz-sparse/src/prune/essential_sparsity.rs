@@ -6,13 +6,12 @@
 //! The grid is 0, step, 2 step, … for unstructured zeros, and M-1:M, M-2:M, … for N:M. P is accuracy on the validation split, or
 //! the inverse of perplexity of a language model. What is left of a training run fine-tunes the survivors.
 //!
+//! Cost: one pruning of the dense network and one evaluation for every point of the grid that is tried.
+//!
 //! Deviations: the paper reads the drop off curves on the task after fine-tuning for some models and without for others; here
 //! it is always without, and the search stops at the first point beyond the tolerance.
 
-use nnz_core::{
-    Act, Budget, Build, DistributionKind, Edit, Error, Grid, Idle, Knee, Magnitude, Method, OneShot, Paper, Pattern, Period,
-    Procedure, Prune, Result, Setting, Signals, Sparsifier, Target, Work,
-};
+use nnz_core::{Act, Budget, Build, DistributionKind, Edit, Error, Grid, Idle, Knee, Magnitude, Method, OneShot, Pattern, Period, Procedure, Prune, Result, Setting, Signals, Target, Work, above, options, Sparsifier};
 use serde::{Deserialize, Serialize};
 use std::ops::Range;
 
@@ -20,57 +19,30 @@ use std::ops::Range;
 pub const METHOD: Method = Method::new::<Options>(
     "essential-sparsity",
     "Essential sparsity",
-    "prune",
     "Removes the smallest weights of a pre-trained network at once, as many as cost no more than a tolerance.",
-    Paper {
-        number: Some(110),
-        title: "The Emergence of Essential Sparsity in Large Pre-trained Models: The Weights that Matter",
-        authors: "Jaiswal et al.",
-        year: 2023,
-        venue: "NeurIPS 2023",
-        arxiv: "2306.03805",
-    },
-);
+)
+.quick("pattern = \"1:2\"");
 
-/// Options.
-#[derive(Clone, Debug, Serialize, Deserialize)]
-pub struct Options {
+options! {
     /// How zeros are shared between layers.
-    pub distribution: DistributionKind,
+    distribution: DistributionKind = DistributionKind::Global,
     /// Where zeros may fall; of N:M, the M counts.
-    pub pattern: Pattern,
+    pattern: Pattern = Pattern::Unstructured,
     /// Share of the dense score that may be lost.
-    pub tolerance: f64,
+    tolerance: f64 = 0.01 => above(0.0).below(1.0),
     /// Distance of the sparsities that are tried.
-    pub step: f64,
+    step: f64 = 0.05 => above(0.0).below(1.0),
     /// When a training run searches; it fine-tunes afterwards.
-    pub at: Period,
+    at: Period = Period::Run(1.0),
 }
 
-impl Default for Options {
-    fn default() -> Self {
-        Self {
-            distribution: DistributionKind::Global,
-            pattern: Pattern::Unstructured,
-            tolerance: 0.01,
-            step: 0.05,
-            at: Period::Run(1.0),
-        }
-    }
-}
 
 impl Options {
     /// What is tried, from many nonzeros to few: densities, and the pattern at each.
     ///
     /// # Errors
-    /// When an option is out of its range, or the pattern has no grid.
+    /// When the pattern has no grid.
     fn grid(&self) -> Result<Vec<(f64, Pattern)>> {
-        let inside = |name, got: f64| match got > 0.0 && got < 1.0 {
-            true => Ok(()),
-            false => Err(Error::Range { name, range: "above 0 and below 1".into(), got }),
-        };
-        inside("tolerance", self.tolerance)?;
-        inside("step", self.step)?;
         match self.pattern {
             Pattern::Nm { m, .. } => {
                 Ok((1..m).rev().map(|n| (n as f64 / m as f64, Pattern::Nm { n, m })).collect())
@@ -177,7 +149,7 @@ impl Procedure for Search {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use nnz_core::{Shape, Topology};
+    use nnz_core::{Documented, Shape, Topology};
 
     fn search(options: &Options) -> Box<dyn Procedure> {
         let setting = Setting { seed: 0, steps: 100, steps_per_epoch: 10 };
@@ -201,7 +173,7 @@ mod tests {
         let nm = Options { pattern: Pattern::Nm { n: 2, m: 4 }, ..Options::default() };
         assert_eq!(densities(&nm), [0.75, 0.5, 0.25]);
         let rows = Options { pattern: Pattern::Row, ..Options::default() };
-        assert!(rows.grid().is_err() && Options { step: 0.0, ..Options::default() }.grid().is_err());
+        assert!(rows.grid().is_err() && Options { step: 0.0, ..Options::default() }.check().is_err());
     }
 
     /// Scores that fall at the third point: the search goes back and prunes to the second.

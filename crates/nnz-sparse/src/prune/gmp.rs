@@ -2,57 +2,34 @@
 //!
 //! s(t) = s_f + (s_i - s_f) (1 - (t - t0) / (n Δt))³ (eq. 1), the smallest weights of each layer removed every Δt steps.
 //!
+//! Cost: one ranking of the weights every Δt steps.
+//!
 //! Deviations: pruned weights leave the storage and cannot come back (the paper keeps them masked, where they are not
 //! updated either, so the weights are the same); `start` and `end` are given as spans of the run.
 
-use nnz_core::{
-    Budget, Build, Cubic, DistributionKind, Error, Magnitude, Method, Paper, Period, Result, Setting, Work,
-};
-use serde::{Deserialize, Serialize};
+use nnz_core::{Budget, Build, Cubic, DistributionKind, Error, Magnitude, Method, Period, Result, Setting, Work, above, options};
 
 /// The card.
 pub const METHOD: Method = Method::new::<Options>(
     "gmp",
     "Gradual magnitude pruning",
-    "prune",
     "Removes the smallest weights bit by bit while training, along a cubic ramp.",
-    Paper {
-        number: Some(115),
-        title: "To prune, or not to prune: exploring the efficacy of pruning for model compression",
-        authors: "Zhu & Gupta",
-        year: 2017,
-        venue: "ICLR 2018 workshop",
-        arxiv: "1710.01878",
-    },
 );
 
-/// Options.
-#[derive(Debug, Serialize, Deserialize)]
-pub struct Options {
+options! {
+    #[flatten]
     /// What is left at the end; its density is 1 - s_f.
-    #[serde(flatten)]
-    pub budget: Budget,
+    budget: Budget = Budget::new(0.1, DistributionKind::Uniform),
     /// Density at the start of the ramp, 1 - s_i.
-    pub initial_density: f64,
+    initial_density: f64 = 1.0 => above(0.0).at_most(1.0),
     /// Start of the ramp, t0.
-    pub start: Period,
+    start: Period = Period::Run(0.1),
     /// End of the ramp, t0 + n Δt.
-    pub end: Period,
+    end: Period = Period::Run(0.6),
     /// Time between two prunings, Δt.
-    pub every: Period,
+    every: Period = Period::Steps(100),
 }
 
-impl Default for Options {
-    fn default() -> Self {
-        Self {
-            budget: Budget::new(0.1, DistributionKind::Uniform),
-            initial_density: 1.0,
-            start: Period::Run(0.1),
-            end: Period::Run(0.6),
-            every: Period::Steps(100),
-        }
-    }
-}
 
 impl Build for Options {
     fn build(self, setting: &Setting) -> Result<Work> {

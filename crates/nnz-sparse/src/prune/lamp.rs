@@ -1,44 +1,27 @@
 //! Magnitude pruning with one threshold for the network and scores that are comparable between layers:
 //! score(u) = w_u² / Σ w_v² over the v of the same layer with |w_v| ≥ |w_u| (eq. 3).
 //!
+//! Cost: one sort a layer, O(nnz log nnz).
+//!
 //! Deviations: none known.
 
-use nnz_core::{
-    Budget, Build, Criterion, DistributionKind, Method, OneShot, Paper, Period, Result, Rng, Setting, Target, Work,
-};
-use serde::{Deserialize, Serialize};
+use nnz_core::{Budget, Build, Criterion, DistributionKind, Method, OneShot, Period, Result, Rng, Setting, Target, Work, options};
 
 /// The card.
 pub const METHOD: Method = Method::new::<Options>(
     "lamp",
     "LAMP",
-    "prune",
     "Removes weights that are small beside the larger ones of their layer.",
-    Paper {
-        number: None,
-        title: "Layer-adaptive Sparsity for the Magnitude-based Pruning",
-        authors: "Lee et al.",
-        year: 2021,
-        venue: "ICLR 2021",
-        arxiv: "2010.07611",
-    },
 );
 
-/// Options.
-#[derive(Debug, Serialize, Deserialize)]
-pub struct Options {
+options! {
+    #[flatten]
     /// What is left.
-    #[serde(flatten)]
-    pub budget: Budget,
+    budget: Budget = Budget::new(0.1, DistributionKind::Global),
     /// When a training run prunes.
-    pub at: Period,
+    at: Period = Period::Run(0.5),
 }
 
-impl Default for Options {
-    fn default() -> Self {
-        Self { budget: Budget::new(0.1, DistributionKind::Global), at: Period::Run(0.5) }
-    }
-}
 
 impl Build for Options {
     fn build(self, setting: &Setting) -> Result<Work> {

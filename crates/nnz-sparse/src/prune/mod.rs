@@ -2,9 +2,7 @@
 
 nnz_core::methods![magnitude, gmp, lamp, essential_sparsity, wanda, sparsegpt, dsnot, filter_pruning, wgsef, transport_pruning,];
 
-use nnz_core::{
-    Budget, DistributionKind, Edit, Error, Period, Plan, Result, Setting, Shape, Signals, Sparsifier, Target, allocate,
-};
+use nnz_core::{Budget, DistributionKind, Edit, Error, Period, Plan, Result, Setting, Shape, Signals, Sparsifier, Target, allocate};
 
 /// Prunes a trained network in one shot, layer by layer, each measured behind those that are pruned already.
 struct Sequential<F> {

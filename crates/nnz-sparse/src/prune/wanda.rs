@@ -1,45 +1,29 @@
 //! Keep the largest |w_ij| |x_j|, with |x_j| the norm of an input over the data, among the weights of one output. Values stay.
 //!
+//! Cost: for each layer a pass over `rows` rows and the second moments of its inputs, O(cols²) memory; then one ranking.
+//!
 //! Deviations: the root of the mean square takes the place of the norm, which changes no order.
 
 use super::Sequential;
-use nnz_core::{Budget, Build, DistributionKind, Edit, Method, Paper, Pattern, Period, Result, Setting, Target, Work};
-use serde::{Deserialize, Serialize};
+use nnz_core::{Budget, Build, DistributionKind, Edit, Method, Pattern, Period, Result, Setting, Target, Work, options};
 
 /// The card.
 pub const METHOD: Method = Method::new::<Options>(
     "wanda",
     "Wanda",
-    "prune",
     "Removes the weights of each output that are small times the size of their input.",
-    Paper {
-        number: None,
-        title: "A Simple and Effective Pruning Approach for Large Language Models",
-        authors: "Sun et al.",
-        year: 2023,
-        venue: "ICLR 2024",
-        arxiv: "2306.11695",
-    },
 );
 
-/// Options.
-#[derive(Debug, Serialize, Deserialize)]
-pub struct Options {
+options! {
+    #[flatten]
     /// What is left.
-    #[serde(flatten)]
-    pub budget: Budget,
+    budget: Budget = Budget { pattern: Pattern::PerRow, ..Budget::new(0.5, DistributionKind::Uniform) },
     /// When a training run prunes.
-    pub at: Period,
+    at: Period = Period::Run(1.0),
     /// Training rows that inputs are measured over.
-    pub rows: usize,
+    rows: usize = 1024,
 }
 
-impl Default for Options {
-    fn default() -> Self {
-        let budget = Budget { pattern: Pattern::PerRow, ..Budget::new(0.5, DistributionKind::Uniform) };
-        Self { budget, at: Period::Run(1.0), rows: 1024 }
-    }
-}
 
 impl Build for Options {
     fn build(self, setting: &Setting) -> Result<Work> {

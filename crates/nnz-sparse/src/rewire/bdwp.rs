@@ -5,43 +5,29 @@
 //! Of the three products of a step two have N / M of their multiply-adds: [`nnz_core::nm::multiply_adds`]. [`nnz_core::nm::cycles`] is a model of an array
 //! of `side` × `side` units that skips zeros.
 //!
+//! Cost: weights are dense; two masks of O(entries · M) at every step. The saving is that of an accelerator, which is modelled.
+//!
 //! Deviations: what of an accelerator the abstract does not say is modelled as the simplest output-stationary array; masked
 //! weights decay as under SR-STE; where outputs are no multiple of M, the last group is shorter. At `until` the forward mask
 //! stays.
 
 use super::sr_ste::{self, SrSte, gated, largest};
-use nnz_core::{Build, Edit, Leaf, Method, Paper, Parametrization, Pattern, Result, Setting, Shape, Work};
-use serde::{Deserialize, Serialize};
+use nnz_core::{Build, Edit, Leaf, Method, Parametrization, Pattern, Result, Setting, Shape, Work, options};
 
 /// The card.
 pub const METHOD: Method = Method::new::<Options>(
     "bdwp",
     "BDWP",
-    "rewire",
     "Trains under N:M masks along the inputs going forward and along the outputs going backward.",
-    Paper {
-        number: Some(152),
-        title: "Efficient N:M Sparse DNN Training Using Algorithm, Architecture, and Dataflow Co-Design",
-        authors: "Fang et al.",
-        year: 2023,
-        venue: "IEEE TCAD",
-        arxiv: "2309.13015",
-    },
-);
+)
+.quick("pattern = \"1:2\"");
 
-/// Options.
-#[derive(Debug, Serialize, Deserialize)]
-pub struct Options {
+options! {
+    #[flatten]
     /// Pattern, what shrinks the weights outside the forward mask, and when that mask stays.
-    #[serde(flatten)]
-    pub forward: sr_ste::Options,
+    forward: sr_ste::Options = sr_ste::Options { pattern: Pattern::Nm { n: 2, m: 8 }, ..Default::default() },
 }
 
-impl Default for Options {
-    fn default() -> Self {
-        Self { forward: sr_ste::Options { pattern: Pattern::Nm { n: 2, m: 8 }, ..Default::default() } }
-    }
-}
 
 impl Build for Options {
     fn build(self, setting: &Setting) -> Result<Work> {

@@ -3,45 +3,29 @@
 //! CH3-L3(u, v) = Σ 1 / sqrt((1 + e_a) (1 + e_b)), where e counts the connections of a unit but those to u, to v and to inner
 //! units of other such paths. The smallest |w| of each layer go, every epoch.
 //!
+//! Cost: at each rewiring, for each layer, O(paths of three) time and O(count + nnz) memory.
+//!
 //! Deviations: layers begin random, or as `start` says, not correlated with the inputs; units that lost all connections on one side are
 //! not cut on the other, and nothing stops early; where fewer zeros have paths than are to be born, random ones fill up.
 
-use nnz_core::{
-    Build, Decay, Growth, Magnitude, Method, Paper, Period, Result, Rewiring, Rng, Setting, Signals, Target, Topology,
-    Work,
-};
-use serde::{Deserialize, Serialize};
+use nnz_core::{Build, Decay, Growth, Magnitude, Method, Period, Result, Rewiring, Rng, Setting, Signals, Target, Topology, Work, options};
 
 /// The card.
 pub const METHOD: Method = Method::new::<Options>(
     "cht",
     "CHT",
-    "rewire",
     "Grows connections where the topology has many short paths in closed communities.",
-    Paper {
-        number: None,
-        title: "Epitopological learning and Cannistraci-Hebb network shape intelligence brain-inspired theory for ultra-sparse advantage in deep learning",
-        authors: "Zhang et al.",
-        year: 2024,
-        venue: "ICLR 2024",
-        arxiv: "openreview:iayEcORsGd",
-    },
 );
 
-/// Options.
-#[derive(Debug, Serialize, Deserialize)]
-#[serde(transparent)]
-pub struct Options(pub Rewiring);
-
-impl Default for Options {
-    fn default() -> Self {
-        Self(Rewiring { every: Period::Epochs(1.0), decay: Decay::Constant, ..Rewiring::RIGL })
-    }
+options! {
+    #[flatten]
+    /// Fraction, decay, interval and end.
+    rewiring: Rewiring = Rewiring { every: Period::Epochs(1.0), decay: Decay::Constant, ..Rewiring::RIGL },
 }
 
 impl Build for Options {
     fn build(self, setting: &Setting) -> Result<Work> {
-        Ok(self.0.drop_grow(setting, Magnitude, Paths).into())
+        Ok(self.rewiring.drop_grow(setting, Magnitude, Paths).into())
     }
 }
 

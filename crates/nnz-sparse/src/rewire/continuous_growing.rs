@@ -8,6 +8,8 @@
 //! those weights: a step of s multiplies them by g'/g. s ← s - η (∂L/∂s + λ C/B · ∂g/∂s), C and B being the network's
 //! multiply-adds and its budget.
 //!
+//! Cost: a score for each unit and block; time and memory are those of the network that exists.
+//!
 //! Deviations: only the abstract was at hand and notes on the scheme, so that all constants are chosen here, as is the price's
 //! C/B; a subnetwork is drawn when the network is restructured instead of for each batch, so that what is not drawn is gone;
 //! new parts begin at score 3 instead of near 0 for the same reason, and at zero output, so that nothing jumps. The network given is
@@ -15,10 +17,7 @@
 //!
 //! Long: gates, the budget and restructuring are three parts, and the method is no composition of ready ones.
 
-use nnz_core::{
-    Build, Edit, Error, Kind, Live, Method, Paper, Period, Plan, Result, Rng, Setting, Shape, Signals, Sparsifier, Target,
-    Topology, Work,
-};
+use nnz_core::{Build, Edit, Error, Kind, Live, Method, Period, Plan, Result, Rng, Setting, Shape, Signals, Sparsifier, Target, Topology, Work, above, at_least, options};
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 use std::collections::BTreeMap;
@@ -27,75 +26,33 @@ use std::collections::BTreeMap;
 pub const METHOD: Method = Method::new::<Options>(
     "continuous-growing",
     "Structured continuous sparsification",
-    "rewire",
     "Grows and prunes units and blocks while a network trains, from a small seed towards a budget of multiply-adds.",
-    Paper {
-        number: Some(15),
-        title: "Growing Efficient Deep Networks by Structured Continuous Sparsification",
-        authors: "Yuan et al.",
-        year: 2020,
-        venue: "ICLR 2021",
-        arxiv: "2007.15353",
-    },
 );
 
-/// Options.
-#[derive(Clone, Debug, Serialize, Deserialize)]
-pub struct Options {
+options! {
     /// Multiply-adds that it grows to, as a share of those of the network given.
-    pub budget: f64,
+    budget: f64 = 0.6 => above(0.0).at_most(1.0),
     /// Share of the units and blocks it begins with.
-    pub seed: f64,
+    seed: f64 = 0.5 => above(0.0).at_most(1.0),
     /// Share of the units and blocks of the network given that may come at a time.
-    pub grow: f64,
+    grow: f64 = 0.25 => at_least(0.0),
     /// How often it is restructured.
-    pub every: Period,
+    every: Period = Period::Epochs(0.5),
     /// When that ends, and gates are hard.
-    pub until: Period,
+    until: Period = Period::Run(0.6),
     /// λ: the price of a gate.
-    pub price: f64,
+    price: f64 = 0.01 => at_least(0.0),
     /// η: learning rate of the scores.
-    pub rate: f64,
+    rate: f64 = 5.0 => at_least(0.0),
     /// s of what is new.
-    pub first: f64,
+    first: f64 = 3.0 => at_least(0.0),
     /// δ: what β is after the whole run.
-    pub sharpness: f64,
+    sharpness: f64 = 100.0 => at_least(1.0),
 }
 
-impl Default for Options {
-    fn default() -> Self {
-        Self {
-            budget: 0.6,
-            seed: 0.5,
-            grow: 0.25,
-            every: Period::Epochs(0.5),
-            until: Period::Run(0.6),
-            price: 0.01,
-            rate: 5.0,
-            first: 3.0,
-            sharpness: 100.0,
-        }
-    }
-}
 
 impl Build for Options {
     fn build(self, setting: &Setting) -> Result<Work> {
-        for (name, got) in [("budget", self.budget), ("seed", self.seed)] {
-            if !(got > 0.0 && got <= 1.0) {
-                return Err(Error::Range { name, range: "above 0 and at most 1".into(), got });
-            }
-        }
-        for (name, got, low) in [
-            ("grow", self.grow, 0.0),
-            ("price", self.price, 0.0),
-            ("rate", self.rate, 0.0),
-            ("first", self.first, 0.0),
-            ("sharpness", self.sharpness, 1.0),
-        ] {
-            if !(got >= low && got.is_finite()) {
-                return Err(Error::Range { name, range: format!("from {low} on"), got });
-            }
-        }
         if setting.steps == 0 {
             return Err(Error::Refused("continuous-growing grows while it trains; give `--finetune EPOCHS`".into()));
         }

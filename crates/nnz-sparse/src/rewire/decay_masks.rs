@@ -3,30 +3,22 @@
 //! hard mask that becomes sparser, N:M from (M-1):M over M/2:M, M/4:M, ... (`stepwise`), or kN:kM with k = 8, 4, 2, 1
 //! (`geometric`), in spans of equal length. Gradients reach all weights as if there were no mask.
 //!
+//! Cost: that of SR-STE: weights are dense; masks take O(entries · M) at every step.
+//!
 //! Deviations: β reaches zero (linear) or e⁻⁵ (exponential) at `until`, where the paper gives its slope by the step; the rest of
 //! the run trains what is in the final mask. Groups of kM that do not divide a row are cut at its end.
 
 use super::sr_ste::{self, SrSte, gated, largest};
-use nnz_core::{
-    Build, Edit, Leaf, Method, Paper, Parametrization, Pattern, Period, Result, Setting, Shape, Work,
-};
+use nnz_core::{Build, Edit, Leaf, Method, Parametrization, Pattern, Period, Result, Setting, Shape, Work, options};
 use serde::{Deserialize, Serialize};
 
 /// The card.
 pub const METHOD: Method = Method::new::<Options>(
     "decay-masks",
     "Decaying N:M masks",
-    "rewire",
     "Lets N:M masks harden step by step, so that gradients reach masked weights while the mask forms.",
-    Paper {
-        number: Some(62),
-        title: "Progressive Gradient Flow for Robust N:M Sparsity Training in Transformers",
-        authors: "Bambhaniya et al.",
-        year: 2024,
-        venue: "arXiv",
-        arxiv: "2402.04744",
-    },
-);
+)
+.quick("pattern = \"1:2\"");
 
 /// How a mask hardens.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -42,29 +34,17 @@ pub enum Hardening {
     Geometric,
 }
 
-/// Options.
-#[derive(Debug, Serialize, Deserialize)]
-pub struct Options {
+options! {
     /// N:M
-    pub pattern: Pattern,
+    pattern: Pattern = Pattern::Nm { n: 2, m: 4 },
     /// `linear` or `exponential` (mask decay), `stepwise` or `geometric` (structure decay).
-    pub decay: Hardening,
+    decay: Hardening = Hardening::Exponential,
     /// Dense training before it begins.
-    pub from: Period,
+    from: Period = Period::Run(0.1),
     /// When the mask is hard and stays.
-    pub until: Period,
+    until: Period = Period::Run(0.8),
 }
 
-impl Default for Options {
-    fn default() -> Self {
-        Self {
-            pattern: Pattern::Nm { n: 2, m: 4 },
-            decay: Hardening::Exponential,
-            from: Period::Run(0.1),
-            until: Period::Run(0.8),
-        }
-    }
-}
 
 impl Build for Options {
     fn build(self, setting: &Setting) -> Result<Work> {

@@ -2,60 +2,36 @@
 //! normal ν; a connection whose θ falls below zero is dropped and a random one is born with θ = 0 and a random sign
 //! (algorithm 1).
 //!
+//! Cost: a normal number for each connection at every step, and its sign.
+//!
 //! Deviations: each layer keeps its number of connections; the gradient step is that of the run's optimizer, momentum included;
 //! connections are looked at every `every` steps and end at `until`, since a falling learning rate cannot train the last ones;
 //! α and T are chosen here.
 
-use nnz_core::{
-    Build, Criterion, Decay, DropGrow, Edit, Error, Exchange, Live, Method, Paper, Period, Plan, Random, Result,
-    Rewiring, Rng, Setting, Shape, Sparsifier, Target, Topology, Work,
-};
-use serde::{Deserialize, Serialize};
+use nnz_core::{Build, Criterion, Decay, DropGrow, Edit, Exchange, Live, Method, Period, Plan, Random, Result, Rewiring, Rng, Setting, Shape, Sparsifier, Target, Topology, Work, at_least, options};
 use serde_json::Value;
 
 /// The card.
 pub const METHOD: Method = Method::new::<Options>(
     "deep-rewiring",
     "Deep rewiring",
-    "rewire",
     "Drops connections that change their sign in a noisy, shrinking descent and draws new ones at random.",
-    Paper {
-        number: None,
-        title: "Deep Rewiring: Training very sparse deep networks",
-        authors: "Bellec et al.",
-        year: 2017,
-        venue: "ICLR 2018",
-        arxiv: "1711.05136",
-    },
 );
 
-/// Options.
-#[derive(Debug, Serialize, Deserialize)]
-pub struct Options {
+options! {
+    #[flatten]
     /// Interval and end; fraction and decay play no part.
-    #[serde(flatten)]
-    pub rewiring: Rewiring,
+    rewiring: Rewiring = Rewiring { fraction: 1.0, decay: Decay::Constant, every: Period::Steps(1), ..Rewiring::RIGL },
     /// α of the 1-norm.
-    pub l1: f64,
+    l1: f64 = 1e-4 => at_least(0.0),
     /// T of the noise.
-    pub temperature: f64,
+    temperature: f64 = 1e-9 => at_least(0.0),
 }
 
-impl Default for Options {
-    fn default() -> Self {
-        let rewiring = Rewiring { fraction: 1.0, decay: Decay::Constant, every: Period::Steps(1), ..Rewiring::RIGL };
-        Self { rewiring, l1: 1e-4, temperature: 1e-9 }
-    }
-}
 
 impl Build for Options {
     fn build(self, setting: &Setting) -> Result<Work> {
         let Self { rewiring, l1, temperature } = self;
-        for (name, value) in [("l1", l1), ("temperature", temperature)] {
-            if !(value >= 0.0 && value.is_finite()) {
-                return Err(Error::Range { name, range: "0 or more".into(), got: value });
-            }
-        }
         let plain = rewiring.drop_grow(setting, Unsigned, Random { std: 0.0 });
         let inner = DropGrow { exchange: Box::new(Unsigned), ..plain };
         Ok(DeepRewiring { inner, l1, temperature, signs: Vec::new(), seed: setting.seed }.into())

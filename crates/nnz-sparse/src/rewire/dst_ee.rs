@@ -13,59 +13,36 @@
 //! were born: 12 bytes each, and no dense copy. All others have N = 0 and the same term, so that the largest
 //! gradients among them are all that is needed; the gradients of those that were active and are not are measured apart.
 //!
+//! Cost: that of RigL, and 12 bytes for each connection that was ever active.
+//!
 //! Deviations: the scale of c, see above; `growth = "sampled"` looks at a random zero for each connection beside those that were ever
 //! active.
 
-use nnz_core::{
-    Build, Growth, Magnitude, Method, Paper, Result, Rewiring, Rng, Search, Setting, Signals, Target, Topology, Work,
-    contenders,
-};
-use serde::{Deserialize, Serialize};
+use nnz_core::{Build, Growth, Magnitude, Method, Result, Rewiring, Rng, Search, Setting, Signals, Target, Topology, Work, contenders, above, at_least, options};
 use serde_json::Value;
 
 /// The card.
 pub const METHOD: Method = Method::new::<Options>(
     "dst-ee",
     "DST-EE",
-    "rewire",
     "Grows where the gradient is large or connections were seldom tried.",
-    Paper {
-        number: Some(57),
-        title: "Dynamic Sparse Training via Balancing the Exploration-Exploitation Trade-off",
-        authors: "Huang et al.",
-        year: 2022,
-        venue: "DAC 2023",
-        arxiv: "2211.16667",
-    },
 );
 
-/// Options.
-#[derive(Debug, Serialize, Deserialize)]
-pub struct Options {
+options! {
+    #[flatten]
     /// Fraction, decay, interval and end.
-    #[serde(flatten)]
-    pub rewiring: Rewiring,
+    rewiring: Rewiring = Rewiring::RIGL,
     /// Which zeros that were never active are looked at.
-    pub growth: Search,
+    growth: Search = Search::Exact,
     /// c, in mean |∂L/∂w| of the existing connections.
-    pub exploration: f64,
+    exploration: f64 = 0.1 => at_least(0.0),
     /// ε.
-    pub epsilon: f64,
+    epsilon: f64 = 1.0 => above(0.0),
 }
 
-impl Default for Options {
-    fn default() -> Self {
-        Self { rewiring: Rewiring::RIGL, growth: Search::Exact, exploration: 0.1, epsilon: 1.0 }
-    }
-}
 
 impl Build for Options {
     fn build(self, setting: &Setting) -> Result<Work> {
-        for (name, value, above) in [("exploration", self.exploration, -1.0), ("epsilon", self.epsilon, 0.0)] {
-            if !(value >= 0.0 && value > above && value.is_finite()) {
-                return Err(nnz_core::Error::Range { name, range: "above 0 (exploration: or 0)".into(), got: value });
-            }
-        }
         let Self { growth, exploration, epsilon, .. } = self;
         let explore = Explore { search: growth, scale: exploration, epsilon, active: Vec::new() };
         Ok(self.rewiring.drop_grow(setting, Magnitude, explore).into())

@@ -2,56 +2,34 @@
 //! fraction of smallest |w| more is dropped in each layer and as many zeros of largest |∂L/∂w| are grown back
 //! (neuroregeneration).
 //!
+//! Cost: that of RigL: at each pruning the gradient of the zeros, on a batch that makes no update.
+//!
 //! Deviations: the ramp begins with the run and ends with rewiring.
 
-use nnz_core::{
-    Build, Decay, Distribution, DropGrow, Error, Exchange, Global, Gradient, Magnitude, Method, Paper, Result, Rewiring,
-    Search, Setting, Shape, Static, Target, Work,
-};
-use serde::{Deserialize, Serialize};
+use nnz_core::{Build, Decay, DropGrow, Error, Exchange, Global, Gradient, Magnitude, Method, Result, Rewiring, Search, Setting, Shape, Static, Target, Work, above, options, Distribution};
 
 /// The card.
 pub const METHOD: Method = Method::new::<Options>(
     "granet",
     "GraNet",
-    "rewire",
     "Prunes gradually from a sparse start and grows back at each pruning where the gradient is large.",
-    Paper {
-        number: None,
-        title: "Sparse Training via Boosting Pruning Plasticity with Neuroregeneration",
-        authors: "Liu et al.",
-        year: 2021,
-        venue: "NeurIPS 2021",
-        arxiv: "2106.10404",
-    },
 );
 
-/// Options.
-#[derive(Debug, Serialize, Deserialize)]
-pub struct Options {
+options! {
+    #[flatten]
     /// Density at the end; grown fraction, decay, interval and end.
-    #[serde(flatten)]
-    pub rewiring: Rewiring,
+    rewiring: Rewiring = Rewiring { fraction: 0.5, ..Rewiring::RIGL },
     /// Which zeros are looked at.
-    pub growth: Search,
+    growth: Search = Search::Exact,
     /// Density at the start.
-    pub initial_density: f64,
+    initial_density: f64 = 0.5 => above(0.0).at_most(1.0),
 }
 
-impl Default for Options {
-    fn default() -> Self {
-        let rewiring = Rewiring { fraction: 0.5, ..Rewiring::RIGL };
-        Self { rewiring, growth: Search::Exact, initial_density: 0.5 }
-    }
-}
 
 impl Build for Options {
     fn build(self, setting: &Setting) -> Result<Work> {
         let Self { rewiring, growth, initial_density: initial } = self;
         let density = rewiring.born.budget.density;
-        if !(density > 0.0 && density <= 1.0) {
-            return Err(Error::Range { name: "density", range: "above 0 and at most 1".into(), got: density });
-        }
         if !(initial >= density && initial <= 1.0) {
             let range = format!("between the density {density} and 1");
             return Err(Error::Range { name: "initial_density", range, got: initial });

@@ -2,64 +2,37 @@
 //! chosen, G_C = Pᵀ G with P a selection of rows; Adam remembers moments for these rows alone and moves only them (algorithm 1,
 //! top-r).
 //!
+//! Cost: optimizer state for r rows of each weight; the gradient is computed whole.
+//!
 //! Deviations: the paper's public repository holds no code, so that K = 200 and r / m are choices; moments of rows that stay
 //! chosen are kept, those of new ones begin at zero, and each row's are corrected by the updates it had; the engine computes the
 //! whole gradient before rows are taken from it. A step is Adam's whatever the optimizer of the run, which moves all else.
 
-use nnz_core::{
-    Build, Dense, Edit, Error, Leaf, Method, Paper, Parametrization, Result, Setting, Shape, Topology, Work,
-};
-use serde::{Deserialize, Serialize};
+use nnz_core::{Build, Dense, Edit, Leaf, Method, Parametrization, Result, Setting, Shape, Topology, Work, above, at_least, options};
 
 /// The card.
 pub const METHOD: Method = Method::new::<Options>(
     "grass",
     "Grass",
-    "rewire",
     "Keeps optimizer state for the rows of largest gradient alone, and moves only them until the next choice.",
-    Paper {
-        number: Some(172),
-        title: "Grass: Compute Efficient Low-Memory LLM Training with Structured Sparse Gradients",
-        authors: "Muhamed et al.",
-        year: 2024,
-        venue: "EMNLP 2024",
-        arxiv: "2406.17660",
-    },
 )
-.revised(2);
+.revised(2)
+.quick("every = 40");
 
-/// Options.
-#[derive(Debug, Serialize, Deserialize)]
-pub struct Options {
+options! {
     /// r / m: share of the rows that are trained at a time.
-    pub share: f64,
+    share: f64 = 0.25 => above(0.0).at_most(1.0),
     /// K: steps between two choices.
-    pub every: u64,
+    every: u64 = 200 => at_least(1.0),
     /// β₁
-    pub beta1: f64,
+    beta1: f64 = 0.9 => at_least(0.0).below(1.0),
     /// β₂
-    pub beta2: f64,
+    beta2: f64 = 0.999 => at_least(0.0).below(1.0),
 }
 
-impl Default for Options {
-    fn default() -> Self {
-        Self { share: 0.25, every: 200, beta1: 0.9, beta2: 0.999 }
-    }
-}
 
 impl Build for Options {
     fn build(self, _: &Setting) -> Result<Work> {
-        if !(self.share > 0.0 && self.share <= 1.0) {
-            return Err(Error::Range { name: "share", range: "above 0 and at most 1".into(), got: self.share });
-        }
-        if self.every == 0 {
-            return Err(Error::Range { name: "every", range: "from 1 on".into(), got: 0.0 });
-        }
-        for (name, got) in [("beta1", self.beta1), ("beta2", self.beta2)] {
-            if !(0.0..1.0).contains(&got) {
-                return Err(Error::Range { name, range: "at least 0 and below 1".into(), got });
-            }
-        }
         Ok(Work { parametrization: Some(Box::new(Grass(self))), ..Work::from(Dense) })
     }
 }

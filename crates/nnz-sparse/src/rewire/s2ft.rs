@@ -3,52 +3,31 @@
 //! coupled matrices permuted alike ([`co_permute`]) these columns are one dense submatrix. Everything else stays as it was,
 //! so that what was learned is an [`Adapter`]: columns and a dense block, which fuse, unfuse and switch to the bit.
 //!
+//! Cost: optimizer state for the chosen columns alone; the gradient is computed whole.
+//!
 //! Deviations: columns are read and written where they lie instead of being moved to the front, which computes the same; the
 //! engine computes the whole gradient of a matrix before columns are taken from it. A network without attention trains the
 //! chosen columns of every hidden weight. Biases, norms and the head are trained by the run's optimizer as always.
 
-use nnz_core::{Adapter, Build, Dense, Edit, Error, Leaf, Method, Paper, Parametrization, Result, Rng, Setting, Shape, Topology, Work,};
-use serde::{Deserialize, Serialize};
+use nnz_core::{Adapter, Build, Dense, Edit, Leaf, Method, Parametrization, Result, Rng, Setting, Shape, Topology, Work, above, at_least, options};
 
 /// The card.
 pub const METHOD: Method = Method::new::<Options>(
     "s2ft",
     "S²FT",
-    "rewire",
     "Fine-tunes the columns of a few heads and channels, which are one dense submatrix of each block.",
-    Paper {
-        number: Some(150),
-        title: "S^{2}FT: Efficient, Scalable and Generalizable LLM Fine-tuning by Structured Sparsity",
-        authors: "Yang et al.",
-        year: 2024,
-        venue: "NeurIPS 2024",
-        arxiv: "2412.06289",
-    },
 );
 
-/// Options.
-#[derive(Debug, Serialize, Deserialize)]
-pub struct Options {
+options! {
     /// Share of the heads and of the channels that are trained.
-    pub share: f64,
+    share: f64 = 0.25 => above(0.0).at_most(1.0),
     /// Channels of one head, which are chosen together in a matrix named `output`.
-    pub head: usize,
+    head: usize = 16 => at_least(1.0),
 }
 
-impl Default for Options {
-    fn default() -> Self {
-        Self { share: 0.25, head: 16 }
-    }
-}
 
 impl Build for Options {
     fn build(self, setting: &Setting) -> Result<Work> {
-        if !(self.share > 0.0 && self.share <= 1.0) {
-            return Err(Error::Range { name: "share", range: "above 0 and at most 1".into(), got: self.share });
-        }
-        if self.head == 0 {
-            return Err(Error::Range { name: "head", range: "from 1 on".into(), got: 0.0 });
-        }
         let columns = Columns { options: self, seed: setting.seed };
         Ok(Work { parametrization: Some(Box::new(columns)), ..Work::from(Dense) })
     }

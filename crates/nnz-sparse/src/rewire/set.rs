@@ -5,64 +5,40 @@
 //! neurons whose incoming |w| sum to least lose them all, and the budget shrinks by so much. Its All-ReLU is an activation of
 //! networks.
 //!
+//! Cost: at each rewiring one ranking of the weights of each layer; no gradients.
+//!
 //! Deviations: the topology is born with an exact number of connections instead of by coin flips with ε (n_in + n_out) /
 //! (n_in n_out); a connection dropped in a step is not drawn again in the same step; rewiring ends at three quarters of
 //! the run instead of before its last epoch, since our learning rate falls to zero (the paper's stays) and connections
 //! born under a rate near zero cannot learn. Importance pruning ranks neurons that have connections.
 
-use nnz_core::{
-    Build, Criterion, Decay, DropGrow, Edit, Error, Method, Paper, Period, Plan, Random, Result, Rewiring, Rng,
-    Setting, Shape, Signals, Sparsifier, Target, Topology, When, Work,
-};
+use nnz_core::{Build, Criterion, Decay, DropGrow, Edit, Method, Period, Plan, Random, Result, Rewiring, Rng, Setting, Shape, Signals, Sparsifier, Target, Topology, When, Work, at_least, options};
 use rayon::prelude::*;
-use serde::{Deserialize, Serialize};
 
 /// The card.
 pub const METHOD: Method = Method::new::<Options>(
     "set",
     "SET",
-    "rewire",
     "Every epoch, replaces the weights nearest to zero by random new connections.",
-    Paper {
-        number: Some(3),
-        title: "Scalable Training of Artificial Neural Networks with Adaptive Sparse Connectivity inspired by Network \
-                Science",
-        authors: "Mocanu et al.",
-        year: 2018,
-        venue: "Nature Communications",
-        arxiv: "1707.04780",
-    },
 );
 
-/// Options.
-#[derive(Debug, Serialize, Deserialize)]
-pub struct Options {
+options! {
+    #[flatten]
     /// Fraction ζ, interval and end.
-    #[serde(flatten)]
-    pub rewiring: Rewiring,
+    rewiring: Rewiring = Rewiring { decay: Decay::Constant, every: Period::Epochs(1.0), ..Rewiring::RIGL },
     /// Standard deviation of the first value of a new connection.
-    pub std: f32,
+    std: f32 = 0.1,
     /// Share of the neurons with connections that importance pruning cuts each time, 0.2 in the paper; 0 is none.
-    pub importance: f64,
+    importance: f64 = 0.0 => at_least(0.0).below(1.0),
     /// When importance pruning begins.
-    pub importance_from: Period,
+    importance_from: Period = Period::Run(0.4),
     /// Time between two of them.
-    pub importance_every: Period,
+    importance_every: Period = Period::Epochs(10.0),
 }
 
-impl Default for Options {
-    fn default() -> Self {
-        let rewiring = Rewiring { decay: Decay::Constant, every: Period::Epochs(1.0), ..Rewiring::RIGL };
-        let (importance_from, importance_every) = (Period::Run(0.4), Period::Epochs(10.0));
-        Self { rewiring, std: 0.1, importance: 0.0, importance_from, importance_every }
-    }
-}
 
 impl Build for Options {
     fn build(self, setting: &Setting) -> Result<Work> {
-        if !(0.0..1.0).contains(&self.importance) {
-            return Err(Error::Range { name: "importance", range: "at least 0, below 1".into(), got: self.importance });
-        }
         let plain = self.rewiring.drop_grow(setting, NearestToZeroOfEachSign, Random { std: self.std });
         if self.importance == 0.0 {
             return Ok(plain.into());

@@ -1,53 +1,33 @@
 //! At the end of every epoch the fraction p of smallest |w| of each layer is dropped; layers share what was dropped in proportion
 //! to the mean |momentum| of their connections, and grow where the momentum of their zeros is largest, with value zero.
 //!
+//! Cost: at each rewiring the gradient of the zeros over `rows` training rows.
+//!
 //! Deviations: under sparse storage zeros have no momentum, so they are ranked by their gradient over `rows` training rows,
 //! about as many as a momentum of 0.9 averages over ten batches of 100; a layer at most doubles at once, and what it cannot take
 //! the others share; p falls to zero at `until` instead of to 0.005 at the end of the run, since our learning rate falls to zero.
 
-use nnz_core::{
-    Build, Decay, DropGrow, Exchange, Gradient, Magnitude, Method, Paper, Period, Result, Rewiring, Search, Setting,
-    Signals, Target, Work,
-};
-use serde::{Deserialize, Serialize};
+use nnz_core::{Build, Decay, DropGrow, Exchange, Gradient, Magnitude, Method, Period, Result, Rewiring, Search, Setting, Signals, Target, Work, options};
 
 /// The card.
 pub const METHOD: Method = Method::new::<Options>(
     "sparse-momentum",
     "Sparse momentum",
-    "rewire",
     "Moves connections to the layers, and within them to the places, of largest momentum.",
-    Paper {
-        number: Some(69),
-        title: "Sparse Networks from Scratch: Faster Training without Losing Performance",
-        authors: "Dettmers & Zettlemoyer",
-        year: 2019,
-        venue: "arXiv",
-        arxiv: "1907.04840",
-    },
 );
 
-/// Options.
-#[derive(Debug, Serialize, Deserialize)]
-pub struct Options {
+options! {
+    #[flatten]
     /// Fraction p, decay, interval and end.
-    #[serde(flatten)]
-    pub rewiring: Rewiring,
+    rewiring: Rewiring = Rewiring { fraction: 0.5, decay: Decay::Cosine, every: Period::Epochs(1.0), ..Rewiring::RIGL },
     /// Which zeros are looked at.
-    pub growth: Search,
+    growth: Search = Search::Exact,
     /// Training rows over which the gradient of the zeros is taken; 0 is the batch.
-    pub rows: usize,
+    rows: usize = 1000,
     /// Whether layers exchange connections; otherwise each gets back as many as it gave up.
-    pub redistribute: bool,
+    redistribute: bool = true,
 }
 
-impl Default for Options {
-    fn default() -> Self {
-        let rewiring =
-            Rewiring { fraction: 0.5, decay: Decay::Cosine, every: Period::Epochs(1.0), ..Rewiring::RIGL };
-        Self { rewiring, growth: Search::Exact, rows: 1000, redistribute: true }
-    }
-}
 
 impl Build for Options {
     fn build(self, setting: &Setting) -> Result<Work> {

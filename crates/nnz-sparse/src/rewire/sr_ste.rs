@@ -1,48 +1,31 @@
 //! N:M from scratch: the forward pass takes the N largest |w| of every M consecutive inputs, w ⊙ m, chosen anew at every step.
 //! Gradients reach all weights as if there were no mask, and weights outside it decay faster: g + λ (1 - m) w (eq. 7).
 //!
+//! Cost: weights are dense; masks take O(entries · M) at every step.
+//!
 //! Deviations: the paper shrinks by λ_w beside the optimizer's own weight decay, which is what is done here under plain descent;
 //! under Adam the term goes through the moments like a gradient. At `until` the mask stays and the rest of the run trains
 //! what is in it.
 
-use nnz_core::{
-    Budget, Build, DistributionKind, Edit, Error, Idle, Leaf, Magnitude, Method, OneShot, Paper, Parametrization, Pattern,
-    Period, Result, Setting, Shape, Topology, Work,
-};
-use serde::{Deserialize, Serialize};
+use nnz_core::{Budget, Build, DistributionKind, Edit, Error, Idle, Leaf, Magnitude, Method, OneShot, Parametrization, Pattern, Period, Result, Setting, Shape, Topology, Work, options};
 
 /// The card.
 pub const METHOD: Method = Method::new::<Options>(
     "sr-ste",
     "SR-STE",
-    "rewire",
     "Trains N:M masks from scratch with straight-through gradients that shrink what is masked.",
-    Paper {
-        number: None,
-        title: "Learning N:M Fine-grained Structured Sparse Neural Networks From Scratch",
-        authors: "Zhou et al.",
-        year: 2021,
-        venue: "ICLR 2021",
-        arxiv: "2102.04010",
-    },
-);
+)
+.quick("pattern = \"1:2\"");
 
-/// Options.
-#[derive(Debug, Serialize, Deserialize)]
-pub struct Options {
+options! {
     /// N:M
-    pub pattern: Pattern,
+    pattern: Pattern = Pattern::Nm { n: 2, m: 4 },
     /// λ: how strongly masked weights shrink.
-    pub shrink: f64,
+    shrink: f64 = 2e-4,
     /// When the mask stays.
-    pub until: Period,
+    until: Period = Period::Run(1.0),
 }
 
-impl Default for Options {
-    fn default() -> Self {
-        Self { pattern: Pattern::Nm { n: 2, m: 4 }, shrink: 2e-4, until: Period::Run(1.0) }
-    }
-}
 
 impl Build for Options {
     fn build(self, setting: &Setting) -> Result<Work> {

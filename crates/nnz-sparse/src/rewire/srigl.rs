@@ -3,68 +3,39 @@
 //! than γ k of them is ablated, all of its connections with it, and what is left shares the layer's budget:
 //! k' = ⌊budget / living neurons⌋. Each row then keeps its largest weights and grows by gradient up to k'.
 //!
+//! Cost: that of RigL: every ΔT steps the gradient of the zeros, on a batch that makes no update.
+//!
 //! Deviations: gradients are known for as many zeros as the layer has connections; a row that finds none among them grows at
 //! random; a connection dropped and grown in one step keeps its value.
 
-use nnz_core::{
-    Budget, Build, Decay, DistributionKind, Edit, Error, Method, Paper, Pattern, Period, Plan, Result, Rng, Setting,
-    Shape, Signals, Sparsifier, Static, Target, Topology, When, Work, allocate,
-};
-use serde::{Deserialize, Serialize};
+use nnz_core::{Budget, Build, Decay, DistributionKind, Edit, Error, Method, Pattern, Period, Plan, Result, Rng, Setting, Shape, Signals, Sparsifier, Static, Target, Topology, When, Work, allocate, at_least, options};
 
 /// The card.
 pub const METHOD: Method = Method::new::<Options>(
     "srigl",
     "SRigL",
-    "rewire",
     "RigL with a constant number of connections for every neuron, and without neurons that have too few salient ones.",
-    Paper {
-        number: Some(18),
-        title: "Dynamic Sparse Training with Structured Sparsity",
-        authors: "Lasby et al.",
-        year: 2023,
-        venue: "ICLR 2024",
-        arxiv: "2305.02299",
-    },
 );
 
-/// Options.
-#[derive(Debug, Serialize, Deserialize)]
-pub struct Options {
+options! {
+    #[flatten]
     /// What exists at any time; pattern `per-row`.
-    #[serde(flatten)]
-    pub budget: Budget,
+    budget: Budget = Budget { pattern: Pattern::PerRow, ..Budget::new(0.05, DistributionKind::Erk) },
     /// Replaced fraction at the start, α.
-    pub fraction: f64,
+    fraction: f64 = 0.3 => at_least(0.0).at_most(1.0),
     /// Time between two rewirings, ΔT.
-    pub every: Period,
+    every: Period = Period::Steps(100),
     /// End of rewiring.
-    pub until: Period,
+    until: Period = Period::Run(0.75),
     /// Share of the fan-in that must be salient, γ; 0 ablates no neuron.
-    pub salient: f64,
+    salient: f64 = 0.3 => at_least(0.0).at_most(1.0),
 }
 
-impl Default for Options {
-    fn default() -> Self {
-        Self {
-            budget: Budget { pattern: Pattern::PerRow, ..Budget::new(0.05, DistributionKind::Erk) },
-            fraction: 0.3,
-            every: Period::Steps(100),
-            until: Period::Run(0.75),
-            salient: 0.3,
-        }
-    }
-}
 
 impl Build for Options {
     fn build(self, setting: &Setting) -> Result<Work> {
         if self.budget.pattern != Pattern::PerRow {
             return Err(Error::Refused(format!("srigl keeps pattern per-row, not {}", self.budget.pattern)));
-        }
-        for (name, value) in [("fraction", self.fraction), ("salient", self.salient)] {
-            if !(0.0..=1.0).contains(&value) {
-                return Err(Error::Range { name, range: "between 0 and 1".into(), got: value });
-            }
         }
         let when = When { every: self.every.steps(setting), until: self.until.steps(setting) };
         let Self { fraction, salient, budget, .. } = self;

@@ -3,50 +3,31 @@
 //!
 //! θ is dense, as in the paper, which keeps it off the accelerator instead: this is a parametrization and does not save memory.
 //!
+//! Cost: θ is dense; two selections of each layer at every step.
+//!
 //! Deviations: both sets are chosen anew in every step (the paper does so every hundred and finds no difference).
 
-use nnz_core::{
-    Budget, Build, DistributionKind, Edit, Error, Idle, Leaf, Magnitude, Method, OneShot, Paper, Parametrization,
-    Pattern, Period, Result, Setting, Shape, Topology, Work,
-};
-use serde::{Deserialize, Serialize};
+use nnz_core::{Budget, Build, DistributionKind, Edit, Error, Idle, Leaf, Magnitude, Method, OneShot, Parametrization, Pattern, Period, Result, Setting, Shape, Topology, Work, at_least, options};
 
 /// The card.
 pub const METHOD: Method = Method::new::<Options>(
     "top-kast",
     "Top-KAST",
-    "rewire",
     "Computes with the largest weights of each layer and trains somewhat more than those.",
-    Paper {
-        number: None,
-        title: "Top-KAST: Top-K Always Sparse Training",
-        authors: "Jayakumar et al.",
-        year: 2021,
-        venue: "NeurIPS 2020",
-        arxiv: "2106.03517",
-    },
 );
 
-/// Options.
-#[derive(Debug, Serialize, Deserialize)]
-pub struct Options {
+options! {
+    #[flatten]
     /// The set A of every layer; distribution `uniform`, pattern `unstructured`.
-    #[serde(flatten)]
-    pub budget: Budget,
+    budget: Budget = Budget::new(0.1, DistributionKind::Uniform),
     /// Size of B over that of A.
-    pub backward: f64,
+    backward: f64 = 2.0 => at_least(1.0),
     /// Weight decay on A.
-    pub decay: f64,
+    decay: f64 = 1e-4 => at_least(0.0),
     /// When the set A is fixed.
-    pub until: Period,
+    until: Period = Period::Run(0.75),
 }
 
-impl Default for Options {
-    fn default() -> Self {
-        let budget = Budget::new(0.1, DistributionKind::Uniform);
-        Self { budget, backward: 2.0, decay: 1e-4, until: Period::Run(0.75) }
-    }
-}
 
 impl Build for Options {
     fn build(self, setting: &Setting) -> Result<Work> {
@@ -54,11 +35,6 @@ impl Build for Options {
         if (distribution, pattern) != (DistributionKind::Uniform, Pattern::Unstructured) {
             let why = "top-kast gives every layer the same density, unstructured; leave pattern and distribution out";
             return Err(Error::Refused(why.into()));
-        }
-        for (name, value, least) in [("backward", self.backward, 1.0), ("decay", self.decay, 0.0)] {
-            if !(value >= least && value.is_finite()) {
-                return Err(Error::Range { name, range: format!("at least {least}"), got: value });
-            }
         }
         let until = self.until.steps(setting);
         let sets = Sets { density, backward: self.backward, decay: self.decay, until };

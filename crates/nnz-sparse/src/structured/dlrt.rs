@@ -2,55 +2,35 @@
 //! K ← K - η G V, L ← L - η Gᵀ U, makes [U | K] and [V | L] orthogonal, writes S in these bases, takes it down the
 //! gradient there, and cuts S by its singular values to the smallest rank with √(Σ_{i>r} σ_i²) ≤ θ |S| (algorithm 1).
 //!
+//! Cost: the time and memory of a dense layer while it trains; afterwards that of the factors.
+//!
 //! Deviations: the engine shows the dense gradient G of W, so that training takes a dense layer's memory and time (the paper
 //! differentiates by the factors); plain gradient steps without momentum or decay. At the end of the run a linear layer
 //! becomes two thin ones wherever that has fewer weights.
 
 use nalgebra::DMatrix;
-use nnz_core::{Build, Dense, Edit, Error, Leaf, Method, Paper, Parametrization, Period, Result, Setting, Shape, Work};
-use serde::{Deserialize, Serialize};
+use nnz_core::{Build, Dense, Edit, Leaf, Method, Parametrization, Period, Result, Setting, Shape, Work, above, at_least, options};
 
 /// The card.
 pub const METHOD: Method = Method::new::<Options>(
     "dlrt",
     "DLRT",
-    "structured",
     "Trains low-rank factors of every layer along the manifold of their rank, and finds the ranks as it goes.",
-    Paper {
-        number: Some(45),
-        title: "Low-rank lottery tickets: finding efficient low-rank neural networks via matrix differential equations",
-        authors: "Schotthöfer et al.",
-        year: 2022,
-        venue: "NeurIPS 2022",
-        arxiv: "2205.13571",
-    },
-);
+)
+.quick("rank = 6");
 
-/// Options.
-#[derive(Debug, Serialize, Deserialize)]
-pub struct Options {
+options! {
     /// θ: the share of S, in Euclidean norm, that a step may cut off.
-    pub tolerance: f64,
+    tolerance: f64 = 0.1 => above(0.0).below(1.0),
     /// Rank to begin with, at most half of the smaller side.
-    pub rank: usize,
+    rank: usize = 64 => at_least(1.0),
     /// When factors become two plain layers.
-    pub until: Period,
+    until: Period = Period::Run(1.0),
 }
 
-impl Default for Options {
-    fn default() -> Self {
-        Self { tolerance: 0.1, rank: 64, until: Period::Run(1.0) }
-    }
-}
 
 impl Build for Options {
     fn build(self, setting: &Setting) -> Result<Work> {
-        if !(self.tolerance > 0.0 && self.tolerance < 1.0) {
-            return Err(Error::Range { name: "tolerance", range: "above 0 and below 1".into(), got: self.tolerance });
-        }
-        if self.rank == 0 {
-            return Err(Error::Range { name: "rank", range: "from 1 on".into(), got: 0.0 });
-        }
         let factors = Factors { tolerance: self.tolerance, rank: self.rank, until: self.until.steps(setting) };
         Ok(Work { parametrization: Some(Box::new(factors)), ..Work::from(Dense) })
     }
@@ -169,7 +149,7 @@ mod tests {
     #[test]
     fn no_rank_is_refused() {
         let setting = Setting { seed: 0, steps: 1, steps_per_epoch: 1 };
-        let none = Options { rank: 0, ..Options::default() }.build(&setting).err().map(|e| e.to_string());
+        let none = Options { rank: 0, ..Options::default() }.checked(&setting).err().map(|e| e.to_string());
         assert!(none.is_some_and(|e| e.contains("rank")));
         assert!(Options::default().build(&setting).is_ok());
     }

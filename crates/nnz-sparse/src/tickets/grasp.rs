@@ -2,46 +2,29 @@
 //! S(-θ) = -θ ⊙ H g (eq. 8); weights whose removal would lower it most stay. H and g are those of the loss with logits over
 //! a temperature; one threshold for the whole network.
 //!
+//! Cost: one Hessian-vector product of the dense network before training.
+//!
 //! Deviations: one batch measures H g, of `rows` rows, where the paper sums over ten a class twice over.
 
-use nnz_core::{
-    Budget, Build, Criterion, DistributionKind, Method, OneShot, Paper, Result, Rng, Setting, Signals, Target, Work,
-};
-use serde::{Deserialize, Serialize};
+use nnz_core::{Budget, Build, Criterion, DistributionKind, Method, OneShot, Result, Rng, Setting, Signals, Target, Work, options};
 
 /// The card.
 pub const METHOD: Method = Method::new::<Options>(
     "grasp",
     "GraSP",
-    "tickets",
     "Prunes once, before training, keeping the weights that the norm of the gradient hangs on.",
-    Paper {
-        number: None,
-        title: "Picking Winning Tickets Before Training by Preserving Gradient Flow",
-        authors: "Wang et al.",
-        year: 2020,
-        venue: "ICLR 2020",
-        arxiv: "2002.07376",
-    },
 );
 
-/// Options.
-#[derive(Debug, Serialize, Deserialize)]
-pub struct Options {
+options! {
+    #[flatten]
     /// What is left.
-    #[serde(flatten)]
-    pub budget: Budget,
+    budget: Budget = Budget::new(0.05, DistributionKind::Global),
     /// What logits are divided by.
-    pub temperature: f64,
+    temperature: f64 = 200.0,
     /// Training rows to measure on; no fewer than a batch.
-    pub rows: usize,
+    rows: usize = 128,
 }
 
-impl Default for Options {
-    fn default() -> Self {
-        Self { budget: Budget::new(0.05, DistributionKind::Global), temperature: 200.0, rows: 128 }
-    }
-}
 
 impl Build for Options {
     fn build(self, setting: &Setting) -> Result<Work> {

@@ -3,51 +3,33 @@
 //! to `fraction` as a whole number of rounds allows. Step k is zero in the first paper and early in training in the later
 //! one (Frankle et al. 2020, arXiv:1912.05671).
 //!
+//! Cost: n + 1 trainings, and the values of step k are kept.
+//!
 //! Deviations: none known. Every round trains as long as a whole run, so that all of it takes n + 1 times the steps; `each`
 //! shortens them.
 
-use nnz_core::{
-    Act, Budget, Build, DistributionKind, Edit, Error, Idle, Magnitude, Method, OneShot, Paper, Period, Procedure, Prune,
-    Result, Setting, Signals, Sparsifier, Target, Work,
-};
-use serde::{Deserialize, Serialize};
+use nnz_core::{Act, Budget, Build, DistributionKind, Edit, Idle, Magnitude, Method, OneShot, Period, Procedure, Prune, Result, Setting, Signals, Target, Work, above, options, Sparsifier};
 
 /// The card.
 pub const METHOD: Method = Method::new::<Options>(
     "imp",
     "Iterative magnitude pruning",
-    "tickets",
     "Trains, prunes the smallest weights, rewinds the rest to an early step, and trains again, several times.",
-    Paper {
-        number: None,
-        title: "The Lottery Ticket Hypothesis: Finding Sparse, Trainable Neural Networks",
-        authors: "Frankle & Carbin",
-        year: 2019,
-        venue: "ICLR 2019",
-        arxiv: "1803.03635",
-    },
-);
+)
+.quick("each = \"0.25 run\"\nfraction = 0.6");
 
-/// Options.
-#[derive(Debug, Serialize, Deserialize)]
-pub struct Options {
+options! {
+    #[flatten]
     /// What is left.
-    #[serde(flatten)]
-    pub budget: Budget,
+    budget: Budget = Budget::new(0.1, DistributionKind::Global),
     /// Share of the weights that a round removes, about.
-    pub fraction: f64,
+    fraction: f64 = 0.2 => above(0.0).below(1.0),
     /// The step k that weights go back to.
-    pub rewind: Period,
+    rewind: Period = Period::Run(0.02),
     /// Length of every training.
-    pub each: Period,
+    each: Period = Period::Run(1.0),
 }
 
-impl Default for Options {
-    fn default() -> Self {
-        let budget = Budget::new(0.1, DistributionKind::Global);
-        Self { budget, fraction: 0.2, rewind: Period::Run(0.02), each: Period::Run(1.0) }
-    }
-}
 
 impl Options {
     /// n: enough rounds of at most `fraction`.
@@ -58,9 +40,6 @@ impl Options {
 
 impl Build for Options {
     fn build(self, setting: &Setting) -> Result<Work> {
-        if !(self.fraction > 0.0 && self.fraction < 1.0) {
-            return Err(Error::Range { name: "fraction", range: "above 0 and below 1".into(), got: self.fraction });
-        }
         let length = self.each.steps(setting).max(1);
         let rewind = self.rewind.steps(setting).min(length);
         let rounds = self.rounds();

@@ -2,44 +2,31 @@
 //!
 //! What matters is how the budget is shared: uniform, Erdős-Rényi, ERK, or ERK+ (the head dense).
 //!
+//! Cost: none while training; a sparse layer never exists densely.
+//!
 //! Deviations: exact counts instead of independent coin flips, so that the density is met to one connection; the
 //! paper's SNIP and GraSP layer ratios and uniform+ are not here yet.
 
-use nnz_core::{Born, Build, DistributionKind, Kind, Method, OneShot, Paper, Random, Result, Setting, Work};
-use serde::{Deserialize, Serialize};
+use nnz_core::{Born, Build, DistributionKind, Kind, Method, OneShot, Random, Result, Setting, Work, options};
 
 /// The card.
 pub const METHOD: Method = Method::new::<Options>(
     "random-pruning",
     "Random pruning",
-    "tickets",
     "Draws a random sparse topology before training and keeps it.",
-    Paper {
-        number: Some(7),
-        title: "The Unreasonable Effectiveness of Random Pruning: Return of the Most Naive Baseline for Sparse Training",
-        authors: "Liu et al.",
-        year: 2022,
-        venue: "ICLR 2022",
-        arxiv: "2202.02643",
-    },
 );
 
-/// Options.
-#[derive(Debug, Serialize, Deserialize)]
-#[serde(transparent)]
-pub struct Options(pub Born);
-
-impl Default for Options {
-    fn default() -> Self {
-        Self(Born::new(0.05, DistributionKind::Erk))
-    }
+options! {
+    #[flatten]
+    /// What exists.
+    born: Born = Born::new(0.05, DistributionKind::Erk),
 }
 
 impl Build for Options {
     fn build(self, setting: &Setting) -> Result<Work> {
-        let budget = self.0.budget;
+        let budget = self.born.budget;
         Ok(match budget.of {
-            Kind::Weights => self.0.fixed(setting).into(),
+            Kind::Weights => self.born.fixed(setting).into(),
             // What is there from the start can only be lost.
             _ => budget.prune(Random { std: 0.0 }, OneShot { at: 0, density: budget.density }, setting).into(),
         })
@@ -70,7 +57,7 @@ mod tests {
     fn a_million_by_million_layer_is_born_in_proportion_to_its_connections() {
         let shape = Shape::matrix("w", 1_000_000, 1_000_000);
         let setting = Setting { seed: 0, steps: 1, steps_per_epoch: 1 };
-        let method = Options(Born::new(1e-6, DistributionKind::Erk)).build(&setting).unwrap().sparsifier;
+        let method = Options { born: Born::new(1e-6, DistributionKind::Erk) }.build(&setting).unwrap().sparsifier;
         let born = method.birth(&[&shape]).unwrap().unwrap();
         assert_eq!(born[0].nnz(), 1_000_000);
         // Degrees of an Erdős-Rényi graph with mean 1 are nearly Poisson: about exp(-1) of the rows are empty.

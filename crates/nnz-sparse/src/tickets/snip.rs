@@ -1,41 +1,28 @@
 //! Prune once before training by connection sensitivity |w ∂L/∂w|, one threshold for the whole network (eq. 5).
 //!
+//! Cost: one gradient of the dense network before training.
+//!
 //! Deviations: sensitivities come from one batch of the run's size (the paper takes one batch of about ten rows a
 //! class).
 
-use nnz_core::{Budget, Build, DistributionKind, Method, OneShot, Paper, Result, Sensitivity, Setting, Work};
-use serde::{Deserialize, Serialize};
+use nnz_core::{Budget, Build, DistributionKind, Method, OneShot, Result, Sensitivity, Setting, Work, options};
 
 /// The card.
 pub const METHOD: Method = Method::new::<Options>(
     "snip",
     "SNIP",
-    "tickets",
     "Prunes once, before training, by |weight x gradient|.",
-    Paper {
-        number: None,
-        title: "SNIP: Single-shot Network Pruning based on Connection Sensitivity",
-        authors: "Lee et al.",
-        year: 2019,
-        venue: "ICLR 2019",
-        arxiv: "1810.02340",
-    },
 );
 
-/// Options.
-#[derive(Debug, Serialize, Deserialize)]
-#[serde(transparent)]
-pub struct Options(pub Budget);
-
-impl Default for Options {
-    fn default() -> Self {
-        Self(Budget::new(0.05, DistributionKind::Global))
-    }
+options! {
+    #[flatten]
+    /// What is left.
+    budget: Budget = Budget::new(0.05, DistributionKind::Global),
 }
 
 impl Build for Options {
     fn build(self, setting: &Setting) -> Result<Work> {
-        Ok(self.0.prune(Sensitivity, OneShot { at: 0, density: self.0.density }, setting).into())
+        Ok(self.budget.prune(Sensitivity, OneShot { at: 0, density: self.budget.density }, setting).into())
     }
 }
 
@@ -47,7 +34,7 @@ mod tests {
     #[test]
     fn keeps_the_largest_product_of_weight_and_gradient() {
         let setting = Setting { seed: 0, steps: 100, steps_per_epoch: 10 };
-        let mut method = Options(Budget::new(0.25, DistributionKind::Global)).build(&setting).unwrap().sparsifier;
+        let mut method = Options { budget: Budget::new(0.25, DistributionKind::Global) }.build(&setting).unwrap().sparsifier;
         assert_eq!(method.plan(0), Plan::Rewire(Signals::GRADIENT));
         assert_eq!(method.plan(1), Plan::Rest);
         let (shape, topology) = (Shape::matrix("a", 2, 2), Topology::full(2, 2));

@@ -2,44 +2,28 @@
 //! is ∂R/∂|θ| ⊙ |θ| (eq. 2). In round k of n the density falls to ρ^(k/n) and scores are taken anew (algorithm 1), one
 //! threshold for the whole network.
 //!
+//! Cost: n passes through the dense network in 64 bits before training; no data.
+//!
 //! Deviations: scores are divided by R, which changes no order; the flow is computed in 64 bits.
 
-use nnz_core::{
-    Budget, Build, Criterion, DistributionKind, Method, OneShot, Paper, Result, Rng, Setting, Signals, Target, Work,
-};
-use serde::{Deserialize, Serialize};
+use nnz_core::{Budget, Build, Criterion, DistributionKind, Method, OneShot, Result, Rng, Setting, Signals, Target, Work, options};
 
 /// The card.
 pub const METHOD: Method = Method::new::<Options>(
     "synflow",
     "SynFlow",
-    "tickets",
     "Prunes in a hundred rounds before training, without data, by each weight's share of the flow.",
-    Paper {
-        number: None,
-        title: "Pruning neural networks without any data by iteratively conserving synaptic flow",
-        authors: "Tanaka et al.",
-        year: 2020,
-        venue: "NeurIPS 2020",
-        arxiv: "2006.05467",
-    },
-);
+)
+.quick("rounds = 5");
 
-/// Options.
-#[derive(Debug, Serialize, Deserialize)]
-pub struct Options {
+options! {
+    #[flatten]
     /// What is left.
-    #[serde(flatten)]
-    pub budget: Budget,
+    budget: Budget = Budget::new(0.05, DistributionKind::Global),
     /// Rounds n.
-    pub rounds: u32,
+    rounds: u32 = 100,
 }
 
-impl Default for Options {
-    fn default() -> Self {
-        Self { budget: Budget::new(0.05, DistributionKind::Global), rounds: 100 }
-    }
-}
 
 impl Build for Options {
     fn build(self, setting: &Setting) -> Result<Work> {

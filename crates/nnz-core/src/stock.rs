@@ -1,0 +1,373 @@
+//! Ready-made sparsifiers: most methods are one of them with the right parts.
+
+use crate::{
+    Criterion, Decay, Distribution, Edit, Error, Growth, Kind, Pattern, Plan, Result, Rng, Schedule, Search, Setting,
+    Shape, Signals, Sparsifier, Start, Target, Topology, When, allocate, random_zeros,
+};
+use serde_json::{Value, json};
+
+/// The streams of one target at one step.
+fn stream(setting: &Setting, purpose: &str, index: usize, step: u64) -> Rng {
+    Rng::stream(setting.seed, purpose, index as u64, step)
+}
+
+/// Checks the pattern against every shape, and a density the pattern fixes against the one asked for.
+fn check(pattern: Pattern, density: f64, shapes: &[&Shape]) -> Result<()> {
+    if !(density > 0.0 && density <= 1.0) {
+        return Err(Error::Range { name: "density", range: "above 0 and at most 1".into(), got: density });
+    }
+    if let Some(fixed) = pattern.fixed_density().filter(|f| (f - density).abs() > 1e-9) {
+        let message = format!(
+            "pattern {pattern} has density {fixed}, but density {density} was asked for; leave the density out, or \
+             choose a pattern that is free in it"
+        );
+        return Err(Error::Refused(message));
+    }
+    shapes.iter().try_for_each(|s| pattern.check(s))
+}
+
+/// Score, allocate, select: every dense-to-sparse method.
+pub struct Prune {
+    /// What is worth keeping.
+    pub criterion: Box<dyn Criterion>,
+    /// How the budget is shared.
+    pub distribution: Box<dyn Distribution>,
+    /// Where zeros may fall.
+    pub pattern: Pattern,
+    /// When, and how far.
+    pub schedule: Box<dyn Schedule>,
+    /// The density the schedule ends at.
+    pub density: f64,
+    /// The run.
+    pub setting: Setting,
+    /// What is pruned.
+    pub kind: Kind,
+    /// Rounds n of a step: round k of them, from 1, ends at density^(k / n).
+    pub rounds: u32,
+    /// Rounds done in this step.
+    pub round: u32,
+    /// Edges each graph had when it was first seen, which a density of edges counts by.
+    pub edges: Vec<usize>,
+}
+
+impl Sparsifier for Prune {
+    fn kind(&self) -> Kind {
+        self.kind
+    }
+
+    fn rounds(&self, _: u64) -> u32 {
+        self.rounds
+    }
+
+    fn check(&self, shapes: &[&Shape]) -> Result<()> {
+        check(self.pattern, self.density, shapes)?;
+        match self.distribution.needs_scores() {
+            true => Ok(()),
+            false => allocate(&*self.distribution, shapes, &[], self.density).map(drop),
+        }
+    }
+
+    fn plan(&self, step: u64) -> Plan {
+        self.schedule.density(step).map_or(Plan::Rest, |_| Plan::Rewire(self.criterion.needs()))
+    }
+
+    fn rewire(&mut self, step: u64, targets: &[Target]) -> Result<Vec<Edit>> {
+        let Some(density) = self.schedule.density(step) else { return Ok(vec![Edit::Keep; targets.len()]) };
+        self.round = self.round % self.rounds + 1;
+        let density = density.powf(f64::from(self.round) / f64::from(self.rounds));
+        if density >= 1.0 {
+            return Ok(vec![Edit::Keep; targets.len()]);
+        }
+        let score = |t: &Target| self.criterion.score(t, &mut stream(&self.setting, "score", t.index, step));
+        let scores: Vec<Vec<f32>> = targets.iter().map(score).collect();
+        if self.kind == Kind::Edges && self.edges.is_empty() {
+            self.edges = targets.iter().map(|t| t.topology.nnz()).collect();
+        }
+        let graphs: Vec<Shape> =
+            targets.iter().zip(&self.edges).map(|(t, &n)| Shape::matrix(&t.shape.name, 1, n)).collect();
+        let shapes: Vec<&Shape> = match self.kind {
+            Kind::Edges => graphs.iter().collect(),
+            _ => targets.iter().map(|t| t.shape).collect(),
+        };
+        let counts = allocate(&*self.distribution, &shapes, &scores, density)?;
+        let edit = |((t, score), count): ((&Target, &Vec<f32>), usize)| {
+            let topology = t.topology.filter(&self.pattern.select(t.topology, score, count));
+            Edit::Rewire { topology, born: Vec::new() }
+        };
+        Ok(targets.iter().zip(&scores).zip(counts).map(edit).collect())
+    }
+
+    fn state(&self) -> Value {
+        if self.edges.is_empty() { Value::Null } else { self.edges.clone().into() }
+    }
+
+    fn restore(&mut self, state: &Value) -> Result<()> {
+        self.edges = state.as_array().into_iter().flatten().filter_map(|n| Some(n.as_u64()? as usize)).collect();
+        Ok(())
+    }
+}
+
+/// Leaves every weight dense: the control that sparse methods are compared with.
+pub struct Dense;
+
+impl Sparsifier for Dense {
+    fn check(&self, _: &[&Shape]) -> Result<()> {
+        Ok(())
+    }
+
+    fn plan(&self, _: u64) -> Plan {
+        Plan::Rest
+    }
+
+    fn rewire(&mut self, _: u64, targets: &[Target]) -> Result<Vec<Edit>> {
+        Ok(vec![Edit::Keep; targets.len()])
+    }
+}
+
+/// Refuses what pruning would and does nothing: for methods whose work is a procedure or a parametrization.
+pub struct Idle(pub Prune);
+
+impl Sparsifier for Idle {
+    fn kind(&self) -> Kind {
+        self.0.kind
+    }
+
+    fn check(&self, shapes: &[&Shape]) -> Result<()> {
+        self.0.check(shapes)
+    }
+
+    fn plan(&self, _: u64) -> Plan {
+        Plan::Rest
+    }
+
+    fn rewire(&mut self, _: u64, targets: &[Target]) -> Result<Vec<Edit>> {
+        Ok(vec![Edit::Keep; targets.len()])
+    }
+}
+
+/// A random topology, drawn once and never changed.
+pub struct Static {
+    /// How the budget is shared; must not need scores.
+    pub distribution: Box<dyn Distribution>,
+    /// Where zeros may fall.
+    pub pattern: Pattern,
+    /// Model-wide density.
+    pub density: f64,
+    /// The run.
+    pub setting: Setting,
+    /// What is drawn; only weights can be.
+    pub kind: Kind,
+    /// What it is drawn from.
+    pub start: Start,
+}
+
+impl Sparsifier for Static {
+    fn birth(&self, shapes: &[&Shape]) -> Result<Option<Vec<Topology>>> {
+        let counts = allocate(&*self.distribution, shapes, &[], self.density)?;
+        let draw = |(i, (s, count)): (usize, (&&Shape, usize))| {
+            let mut rng = stream(&self.setting, "birth", i, 0);
+            match self.start {
+                Start::Random => self.pattern.random(s, count, &mut rng),
+                start => start.draw(s, count, &mut rng),
+            }
+        };
+        Ok(Some(shapes.iter().zip(counts).enumerate().map(draw).collect()))
+    }
+
+    fn check(&self, shapes: &[&Shape]) -> Result<()> {
+        check(self.pattern, self.density, shapes)?;
+        if self.kind != Kind::Weights {
+            return Err(Error::Refused(
+                "only weights can be born at random; to lose units or edges at random, use random-pruning".into(),
+            ));
+        }
+        if self.start != Start::Random && self.pattern != Pattern::Unstructured {
+            return Err(Error::Refused(format!(
+                "start {} does not keep pattern {}; use pattern unstructured, or start random",
+                self.start, self.pattern
+            )));
+        }
+        if self.distribution.needs_scores() {
+            return Err(Error::Refused(
+                "a random topology has no scores to share a global budget by; choose uniform, er, erk or erk-plus"
+                    .into(),
+            ));
+        }
+        allocate(&*self.distribution, shapes, &[], self.density).map(drop)
+    }
+
+    fn plan(&self, _: u64) -> Plan {
+        Plan::Rest
+    }
+
+    fn rewire(&mut self, _: u64, targets: &[Target]) -> Result<Vec<Edit>> {
+        Ok(vec![Edit::Keep; targets.len()])
+    }
+}
+
+/// How many connections each target gives up and gets at a rewiring.
+pub trait Exchange: Send {
+    /// What must be measured first.
+    fn needs(&self) -> Signals {
+        Signals::NONE
+    }
+
+    /// Whether the numbers of a target depend on it alone.
+    fn layerwise(&self) -> bool {
+        false
+    }
+
+    /// Dropped and grown connections of each target, when `fraction` is due. What a target cannot give or hold is cut.
+    fn counts(&mut self, step: u64, fraction: f64, targets: &[Target]) -> Result<Vec<[usize; 2]>>;
+
+    /// What a checkpoint must hold.
+    fn state(&self) -> Value {
+        Value::Null
+    }
+
+    /// Takes back what [`Exchange::state`] gave.
+    fn restore(&mut self, _state: &Value) -> Result<()> {
+        Ok(())
+    }
+}
+
+/// The fraction of its nonzeros, and as many back.
+pub struct Even;
+
+impl Exchange for Even {
+    fn layerwise(&self) -> bool {
+        true
+    }
+
+    fn counts(&mut self, _: u64, fraction: f64, targets: &[Target]) -> Result<Vec<[usize; 2]>> {
+        let moved = |t: &Target| {
+            let nnz = t.topology.nnz();
+            [((fraction * nnz as f64) as usize).min(t.shape.len() - nnz); 2]
+        };
+        Ok(targets.iter().map(moved).collect())
+    }
+}
+
+/// Drop some, grow some: every dynamic sparse training method.
+pub struct DropGrow {
+    /// The topology at birth.
+    pub birth: Static,
+    /// Ranks live connections; the lowest are dropped.
+    pub drop: Box<dyn Criterion>,
+    /// Chooses what is born. Where it finds too few, random zeros are.
+    pub grow: Box<dyn Growth>,
+    /// How many.
+    pub exchange: Box<dyn Exchange>,
+    /// When.
+    pub when: When,
+    /// Fraction of the nonzeros replaced at the first rewiring.
+    pub fraction: f64,
+    /// How that fraction falls.
+    pub decay: Decay,
+}
+
+impl DropGrow {
+    fn swap(&mut self, step: u64, t: &Target, [lost, got]: [usize; 2]) -> Edit {
+        let nnz = t.topology.nnz();
+        let lost = lost.min(nnz);
+        let got = got.min(t.shape.len() - (nnz - lost));
+        if lost + got == 0 {
+            return Edit::Keep;
+        }
+        let setting = &self.birth.setting;
+        let score = self.drop.score(t, &mut stream(setting, "drop", t.index, step));
+        let kept = Pattern::Unstructured.select(t.topology, &score, nnz - lost);
+        let mut rng = stream(setting, "grow", t.index, step);
+        let mut born = self.grow.grow(step, t, &kept, got, &mut rng);
+        let (rows, cols) = (t.topology.rows(), t.topology.cols());
+        let all = |born: &[(u64, f32)]| {
+            let survivors = t.topology.positions().zip(&kept).filter(|(_, k)| **k).map(|(p, _)| p);
+            let mut positions: Vec<u64> = survivors.chain(born.iter().map(|&(p, _)| p)).collect();
+            positions.sort_unstable();
+            Topology::from_positions(rows, cols, positions)
+        };
+        let mut topology = all(&born);
+        if born.len() < got {
+            born.extend(random_zeros(&topology, got - born.len(), &mut rng).into_iter().map(|p| (p, 0.0)));
+            topology = all(&born);
+        }
+        born.sort_unstable_by_key(|&(p, _)| p);
+        let newborn = born.iter().filter(|(p, _)| t.topology.find(*p).is_none()).map(|&(_, v)| v);
+        let mut newborn: Vec<f32> = newborn.collect();
+        if newborn.iter().all(|&v| v == 0.0) {
+            newborn.clear();
+        }
+        Edit::Rewire { topology, born: newborn }
+    }
+
+    fn fraction(&self, step: u64) -> f64 {
+        self.decay.at(self.fraction, step, self.when.until)
+    }
+}
+
+impl Sparsifier for DropGrow {
+    fn birth(&self, shapes: &[&Shape]) -> Result<Option<Vec<Topology>>> {
+        self.birth.birth(shapes)
+    }
+
+    fn check(&self, shapes: &[&Shape]) -> Result<()> {
+        if self.birth.pattern != Pattern::Unstructured {
+            return Err(Error::Refused(format!(
+                "rewiring is unstructured: it would not keep pattern {}; use pattern unstructured, or a static random \
+                 topology of that pattern (method random-pruning)",
+                self.birth.pattern
+            )));
+        }
+        if !(0.0..=1.0).contains(&self.fraction) {
+            return Err(Error::Range { name: "drop fraction", range: "between 0 and 1".into(), got: self.fraction });
+        }
+        if self.grow.needs(1.0).zeros > 0.0
+            && let Some(s) = shapes.iter().find(|s| s.len() as u64 > Search::LIMIT)
+        {
+            return Err(Error::Refused(format!(
+                "the gradient of all zeros of `{}`, {}x{}, takes too long (the limit is {} entries); choose \
+                 growth = \"sampled\"",
+                s.name,
+                s.rows,
+                s.cols,
+                Search::LIMIT
+            )));
+        }
+        self.birth.check(shapes)
+    }
+
+    fn plan(&self, step: u64) -> Plan {
+        match self.when.due(step) {
+            true => {
+                let grow = self.grow.needs(self.fraction(step));
+                Plan::Rewire(self.drop.needs().and(grow).and(self.exchange.needs()))
+            }
+            false => Plan::Rest,
+        }
+    }
+
+    fn candidates(&self, step: u64, index: usize, topology: &Topology) -> Vec<u64> {
+        self.grow.candidates(index, topology, &mut stream(&self.birth.setting, "candidates", index, step))
+    }
+
+    fn layerwise(&self) -> bool {
+        self.exchange.layerwise()
+    }
+
+    fn rewire(&mut self, step: u64, targets: &[Target]) -> Result<Vec<Edit>> {
+        let counts = self.exchange.counts(step, self.fraction(step), targets)?;
+        Ok(targets.iter().zip(counts).map(|(t, count)| self.swap(step, t, count)).collect())
+    }
+
+    fn state(&self) -> Value {
+        match (self.grow.state(), self.exchange.state()) {
+            (Value::Null, Value::Null) => Value::Null,
+            (grow, exchange) => json!([grow, exchange]),
+        }
+    }
+
+    fn restore(&mut self, state: &Value) -> Result<()> {
+        self.grow.restore(&state[0])?;
+        self.exchange.restore(&state[1])
+    }
+}

@@ -1,0 +1,5 @@
+//! Every check on every method of these rooms; `cargo test -p nnz-sparse ::rigl::` runs those of one.
+
+fn main() -> std::process::ExitCode {
+    nnz_conform::main(nnz_sparse::ROOMS)
+}

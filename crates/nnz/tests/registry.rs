@@ -1,0 +1,37 @@
+//! The registry and the files of the rooms name the same methods, each once.
+
+use nnz::REGISTRY;
+use std::path::Path;
+
+#[test]
+fn files_rooms_and_registry_list_the_same_methods() {
+    let crates = Path::new(env!("CARGO_MANIFEST_DIR")).parent().unwrap();
+    let rooms = [("nnz-sparse", nnz_sparse::ROOMS), ("nnz-shape", nnz_shape::ROOMS)];
+    let mut seen = 0;
+    for (krate, rooms) in rooms {
+        for methods in rooms {
+            let room = methods[0].room;
+            let mut files: Vec<String> = std::fs::read_dir(crates.join(krate).join("src").join(room))
+                .unwrap()
+                .map(|f| f.unwrap().path().file_stem().unwrap().to_string_lossy().replace('_', "-"))
+                .filter(|f| f != "mod")
+                .collect();
+            for file in &files {
+                let path = crates.join(krate).join("src").join(room).join(file.replace('-', "_") + ".rs");
+                let text = std::fs::read_to_string(path).unwrap();
+                for heading in ["//! Cost:", "//! Deviations:"] {
+                    assert!(text.contains(heading), "{room}/{file} has no `{heading}`");
+                }
+            }
+            let mut keys: Vec<String> = methods.iter().map(|m| m.key.into()).collect();
+            let mut listed: Vec<String> = REGISTRY.methods().filter(|m| m.room == room).map(|m| m.key.into()).collect();
+            [&mut files, &mut keys, &mut listed].into_iter().for_each(|names| names.sort());
+            assert_eq!(files, keys, "room {room}");
+            assert_eq!(listed, keys, "room {room}");
+            seen += keys.len();
+        }
+    }
+    assert_eq!(seen, REGISTRY.methods().count());
+    let keys: std::collections::HashSet<&str> = REGISTRY.methods().map(|m| m.key).collect();
+    assert_eq!(seen, keys.len(), "no key twice");
+}
