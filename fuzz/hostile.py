@@ -178,6 +178,18 @@ seeds = [0]
 [train]
 epochs = 1
 batch = 4
+schedule = "cosine"
+warmup = 0.1
+storage = "sparse"
+prune_head = false
+validation = 0.2
+
+[train.optimizer]
+name = "sgd"
+lr = 0.1
+momentum = 0.9
+nesterov = true
+weight_decay = 1e-4
 
 [[arm]]
 name = "{method}"

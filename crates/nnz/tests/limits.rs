@@ -36,10 +36,14 @@ fn classes_of_a_file_and_of_a_folder() {
     load(dir.path(), "enough.csv?target=y").unwrap();
     refused(dir.path(), "many.csv?target=y", "more than 4096 different answers");
     let folder = dir.path().join("folder");
+    let mut picture = Vec::new();
+    let mut encoder = png::Encoder::new(&mut picture, 1, 1);
+    encoder.set_color(png::ColorType::Grayscale);
+    encoder.write_header().unwrap().write_image_data(&[7]).unwrap();
     for i in 0..4097 {
         let class = folder.join(format!("class{i}"));
         fs::create_dir_all(&class).unwrap();
-        fs::write(class.join("1.png"), b"").unwrap();
+        fs::write(class.join("1.png"), &picture).unwrap();
     }
     refused(dir.path(), "folder", "4096");
 }

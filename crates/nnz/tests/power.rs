@@ -37,12 +37,18 @@ fn recipe(dir: &Path) -> Recipe {
         [train]
         epochs = 3
         batch = 8
+        schedule = "constant"
+        warmup = 0.0
         storage = "sparse"
+        prune_head = false
+        validation = 0.2
 
         [train.optimizer]
         name = "sgd"
         lr = 0.1
         momentum = 0.9
+        nesterov = false
+        weight_decay = 0.0
 
         [[arm]]
         name = "rigl"
