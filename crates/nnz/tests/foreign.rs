@@ -268,12 +268,8 @@ fn what_is_written_is_read_again() {
                 networks::export(&again, &twice, packing, dtype, false, &json!(null)).unwrap();
                 let twice = Archive::open(&twice).unwrap();
                 for (weight, _) in archive.tensors() {
-                    let far = archive
-                        .read(weight)
-                        .unwrap()
-                        .iter()
-                        .zip(twice.read(weight).unwrap())
-                        .map(|(a, b)| (a - b).abs());
+                    let (a, b) = (archive.read(weight).unwrap(), twice.read(weight).unwrap());
+                    let far = a.iter().zip(&b).map(|(a, b)| (a - b).abs());
                     assert!(far.fold(0.0, f32::max) < 1e-6, "{name} {weight}");
                 }
             }
