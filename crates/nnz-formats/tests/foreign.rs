@@ -146,3 +146,20 @@ fn numbers_beyond_a_type_go_to_one_that_has_them() {
         );
     }
 }
+
+/// A tensor that another shard holds, too, is the one that the index names.
+#[test]
+fn of_twins_in_two_shards_the_index_says_which_is_meant() {
+    let folder = tempfile::tempdir().unwrap();
+    let write = |file: &str, tensors: &[(&str, f32)]| {
+        let mut writer = Writer::create(&folder.path().join(file)).unwrap();
+        tensors.iter().for_each(|(name, v)| writer.dense(name, &[2], &[*v; 2], Dtype::F32).unwrap());
+        writer.finish(&serde_json::Value::Null).unwrap();
+    };
+    write("a.safetensors", &[("x", 1.0), ("y", 2.0)]);
+    write("b.safetensors", &[("x", 3.0), ("y", 4.0)]);
+    let index = r#"{"weight_map": {"x": "a.safetensors", "y": "b.safetensors"}}"#;
+    std::fs::write(folder.path().join("model.safetensors.index.json"), index).unwrap();
+    let archive = Archive::open(folder.path()).unwrap();
+    assert_eq!((archive.read("x").unwrap(), archive.read("y").unwrap()), (vec![1.0; 2], vec![4.0; 2]));
+}
