@@ -52,7 +52,7 @@ resize("cubic-down", [1, 1, 0.7, 0.6], mode="cubic", coordinate_transformation_m
 resize("cubic-exclude", [1, 1, 2, 2], mode="cubic", cubic_coeff_a=-0.5, exclude_outside=1)
 resize("axes", [2, 2], mode="linear", axes=[2, 3])
 resize("aspect", None, sizes=[20, 20], mode="nearest", axes=[2, 3], keep_aspect_ratio_policy="not_larger")
-resize("crop", [1, 1, 1, 1], region=[0, 0, 0.2, 0.2, 1, 1, 1.3, 0.8], mode="linear", coordinate_transformation_mode="tf_crop_and_resize",
+resize("crop", [1, 1, 0.8, 1.2], region=[0, 0, 0.2, 0.2, 1, 1, 1.3, 0.8], mode="linear", coordinate_transformation_mode="tf_crop_and_resize",
        extrapolation_value=7.0)
 resize("symmetric", [1, 1, 1.3, 0.7], mode="linear", coordinate_transformation_mode="half_pixel_symmetric")
 
