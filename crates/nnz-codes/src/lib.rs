@@ -2,4 +2,6 @@
 //! lists its own.
 #![forbid(unsafe_code)]
 
+mod rows;
+
 nnz_core::rooms![features, memory];

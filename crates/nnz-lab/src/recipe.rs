@@ -481,7 +481,7 @@ mod tests {
 
     #[test]
     fn networks_are_names_files_or_tables() {
-        let (_, text) = embedded().into_iter().find(|(_, text)| text.contains("\nmodel = ")).unwrap();
+        let (_, text) = embedded().into_iter().find(|(_, text)| text.contains("\nmodel = \"mlp:784-300")).unwrap();
         let dir = tempfile::tempdir().unwrap();
         let file = dir.path().join("net.toml");
         let network = include_str!("../../../networks/lenet-300-100.toml");

@@ -129,6 +129,7 @@ impl Session {
                 let why = "this operator is not computed here; export the network without it";
                 return Err(Error::node(&graph.path, node, why));
             };
+            ops::told::check(node).map_err(|why| Error::node(&graph.path, node, why))?;
             // A third one would be taken for the bias of a sum that was joined with the product.
             if node.op == "MatMul" && node.inputs.len() != 2 {
                 return Err(Error::node(
@@ -137,7 +138,6 @@ impl Session {
                     format!("{} inputs, but two are multiplied", node.inputs.len()),
                 ));
             }
-            ops::told::check(node).map_err(|why| Error::node(&graph.path, node, why))?;
             let (inputs, outputs) = (node.inputs.iter().map(&mut slot), node.outputs.iter());
             let inputs = inputs.collect();
             let outputs = outputs.map(&mut slot).collect();

@@ -104,6 +104,19 @@ impl Codes {
         counts
     }
 
+    /// The same codes with at most `limit` rows a column: the first ones. O(entries).
+    #[must_use]
+    pub fn within(&self, limit: usize) -> Self {
+        let mut left = vec![limit; self.cols];
+        let (mut starts, mut columns) = (vec![0u32], Vec::new());
+        for r in 0..self.rows {
+            columns.extend(self.row(r).iter().filter(|&&c| left[c as usize] > 0));
+            columns[starts[r] as usize..].iter().for_each(|&c| left[c as usize] -= 1);
+            starts.push(columns.len() as u32);
+        }
+        Self::trusted(self.cols, starts, columns)
+    }
+
     /// The entries column by column, rows ascending: `[nnz]` positions of entries, and where each column starts,
     /// `[cols + 1]`.
     pub fn by_columns(&self) -> (Vec<usize>, Vec<usize>) {

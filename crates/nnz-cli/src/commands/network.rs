@@ -61,6 +61,14 @@ fn open(path: &Path, ui: Ui) -> Result<Network> {
     Ok(network)
 }
 
+/// Opens a network that can be run, and says what is to be said of it.
+fn open_to_run(path: &Path, ui: Ui) -> Result<Network> {
+    let network = Network::open(path)?;
+    network.runs()?;
+    network.notes.iter().for_each(|n| ui.note(n));
+    Ok(network)
+}
+
 /// Numbers of a network and the bytes they took.
 fn sizes(network: &Network) -> (usize, usize) {
     let floats = network.graph.constants.values().filter(|c| c.is_float());
@@ -261,7 +269,7 @@ pub fn prune(args: &super::prune::Args, ui: Ui) -> Result<ExitCode> {
 
 /// Times a network, as it is and with every weight stored.
 pub fn bench(path: &Path, batch: usize, why: bool, ui: Ui) -> Result<ExitCode> {
-    let network = open(path, ui)?;
+    let network = open_to_run(path, ui)?;
     // What cannot be run is refused before the machine is measured for it.
     let (dense, inputs) = (network.session(None)?, network.typical(batch)?);
     let machine = super::bench::machine(ui)?;
@@ -461,7 +469,7 @@ fn output(network: &Network, values: Vec<Value>, name: &str) -> Result<Tensor<f3
 pub fn predict(args: &super::model::PredictArgs, ui: Ui) -> Result<ExitCode> {
     given::refuse(&["temperature", "top", "seed"], "is for language models, which go on with a text")?;
     given::refuse(&["tokens"], "is for language models, which go on with a text")?;
-    let network = open(&args.model, ui)?;
+    let network = open_to_run(&args.model, ui)?;
     if !args.arrays.is_empty() {
         if let Some(what) = &args.what {
             bail!("{} is read for nothing beside --input; leave one of them out", what.display());

@@ -11,10 +11,11 @@
 //! gate `relu` is a plain autoencoder of the same size, for comparison.
 
 use nnz_core::{
-    Better, Context, Error, Experiment, Input, InputKind, Launch, Method, Metric, Need, Result, Rng, State, Unit,
-    Visit, above, at_least, options, visit_within,
+    Better, Context, Error, Experiment, Input, InputKind, Launch, Method, Metric, Need, Result, State, Unit, Visit,
+    above, at_least, options, visit_within,
 };
-use nnz_engine::data::{Dataset, Normalization, Split};
+use crate::rows::{batch, drawn, hits, show, tensor, value, variation};
+use nnz_engine::data::Dataset;
 use nnz_engine::fit::{Adam, Fit, FitSpec, LrSchedule, Objective, Parameter, Seen};
 use nnz_engine::ops::{self, Rank};
 use nnz_engine::{SparseVar, Tensor, Var};
@@ -77,29 +78,6 @@ impl Launch for Options {
 
 struct KSparse(Options);
 
-/// Rows of a split as one tensor.
-fn tensor(data: &Dataset, split: &Split) -> Result<Tensor<f32>> {
-    let rows: Vec<u32> = (0..split.len() as u32).collect();
-    let mut values = vec![0.0; rows.len() * data.features()];
-    data.fill(split, &rows, Normalization::NONE, &mut values).map_err(nnz_engine::Error::from)?;
-    Ok(Tensor::new(&[rows.len(), data.features()], values))
-}
-
-/// The rows of a step: each epoch in another order.
-fn batch(x: &Tensor<f32>, labels: &[u32], size: usize, seed: u64, step: u64) -> (Var<f32>, Vec<u32>) {
-    let (n, width) = x.rows_cols();
-    let each = n.div_ceil(size) as u64;
-    let mut order: Vec<usize> = (0..n).collect();
-    Rng::stream(seed, "rows", 0, step / each).shuffle(&mut order);
-    let chosen = order.into_iter().skip((step % each) as usize * size).take(size);
-    let (mut rows, mut of) = (Vec::new(), Vec::new());
-    for r in chosen {
-        rows.extend_from_slice(&x.data()[r * width..(r + 1) * width]);
-        of.extend(labels.get(r));
-    }
-    (Var::constant(Tensor::new(&[rows.len() / width, width], rows)), of)
-}
-
 impl KSparse {
     /// z_Γ of rows, with the k of a moment.
     fn encode(&self, x: &Var<f32>, w: &Var<f32>, b: &Var<f32>, k: usize) -> SparseVar<f32> {
@@ -110,6 +88,11 @@ impl KSparse {
         }
     }
 
+    /// α k, what the classifier sees.
+    fn shown(&self) -> usize {
+        ((self.0.k as f64 * self.0.alpha) as usize).min(self.0.features)
+    }
+
     /// k at a step of so many.
     fn k(&self, step: u64, steps: u64) -> usize {
         let Options { k, first, features, .. } = self.0.clone();
@@ -117,21 +100,33 @@ impl KSparse {
         k + (first.clamp(k, features).saturating_sub(k) as f64 * left).round() as usize
     }
 
-    /// Codes of all rows under fitted weights, some at a time.
-    fn codes(&self, x: &Tensor<f32>, dictionary: &Fit<'_, f32>) -> Result<Vec<SparseVar<f32>>> {
-        let (w, b) = (value(dictionary, "dictionary")?, value(dictionary, "bias")?);
-        let k = ((self.0.k as f64 * self.0.alpha) as usize).min(self.0.features);
-        let (_, width) = x.rows_cols();
-        let part = |rows: &[f32]| {
+    /// Measures both on the test split.
+    fn judge(&self, cx: &mut Context, data: &Dataset, both: &Both) -> Result<()> {
+        let (x, labels) = (tensor(data, &data.test)?, &data.test.labels);
+        let (n, width) = x.rows_cols();
+        let (w, b, mean) = (value(&both.0, "dictionary")?, value(&both.0, "bias")?, value(&both.0, "mean")?);
+        let (classes, bias) = (value(&both.1, "classes")?, value(&both.1, "bias")?);
+        let (mut right, mut rest, mut active, mut row) = (0, 0.0f64, 0, 0);
+        let mut used = vec![false; self.0.features];
+        for rows in x.data().chunks(512 * width) {
             let rows = Var::constant(Tensor::new(&[rows.len() / width, width], rows.to_vec()));
-            self.encode(&rows, &w, &b, k)
-        };
-        Ok(x.data().chunks(512 * width).map(part).collect())
+            let z = self.encode(&rows, &w, &b, self.shown());
+            let (rebuilt, logits) = (ops::decode(&z, &w, Some(&mean)), ops::decode(&z, &classes, Some(&bias)));
+            let rows = z.codes().rows();
+            let part = &x.data()[row * width..(row + rows) * width];
+            rest += part.iter().zip(rebuilt.value().data()).map(|(a, b)| f64::from(a - b).powi(2)).sum::<f64>();
+            right += hits(logits.value(), &labels[row..row + rows]);
+            for (&c, _) in z.codes().columns().iter().zip(z.values().value().data()).filter(|(_, v)| **v != 0.0) {
+                (used[c as usize], active) = (true, active + 1);
+            }
+            row += rows;
+        }
+        show(cx, data, w.value());
+        cx.report("accuracy", right as f64 / n as f64)?;
+        cx.report("explained-variance", 1.0 - rest / variation(&x))?;
+        cx.report("active", active as f64 / n as f64)?;
+        cx.report("dead", used.iter().filter(|u| !**u).count() as f64 / used.len() as f64)
     }
-}
-
-fn value(fit: &Fit<'_, f32>, name: &str) -> Result<Var<f32>> {
-    Ok(Var::constant(fit.value(name).map_err(nnz_engine::Error::from)?.clone()))
 }
 
 /// Both trainings, one after the other.
@@ -159,13 +154,8 @@ impl Experiment for KSparse {
         let (x, labels, seed) = (tensor(data, &data.train)?, data.train.labels.clone(), cx.seed());
         let (n, width) = x.rows_cols();
         let steps = epochs * n.div_ceil(size) as u64;
-        let mut rng = cx.rng("init", 0, 0);
-        let mut draw = |shape: [usize; 2]| {
-            let scale = 1.0 / (shape[1] as f64).sqrt();
-            Tensor::new(&shape, (0..shape[0] * shape[1]).map(|_| (scale * rng.normal()) as f32).collect())
-        };
         let first = vec![
-            Parameter::weight("dictionary", draw([features, width])),
+            Parameter::weight("dictionary", drawn(&mut cx.rng("init", 0, 0), [features, width])),
             Parameter::vector("bias", Tensor::zeros(&[features])),
             Parameter::vector("mean", Tensor::zeros(&[width])),
         ];
@@ -186,10 +176,9 @@ impl Experiment for KSparse {
             advance(cx, &mut both, true, &mut rebuild, steps)?;
         }
         let (w, b) = (value(&both.0, "dictionary")?, value(&both.0, "bias")?);
-        let k = ((self.0.k as f64 * self.0.alpha) as usize).min(features);
         let mut classify = |step: u64, p: &[Var<f32>], _: &mut Seen<f32>| {
             let (rows, of) = batch(&x, &labels, size, seed, step);
-            Ok(ops::cross_entropy(&ops::decode(&self.encode(&rows, &w, &b, k), &p[0], Some(&p[1])), &of))
+            Ok(ops::cross_entropy(&ops::decode(&self.encode(&rows, &w, &b, self.shown()), &p[0], Some(&p[1])), &of))
         };
         while both.1.steps().0 < steps {
             advance(cx, &mut both, false, &mut classify, steps)?;
@@ -207,46 +196,6 @@ fn advance(cx: &mut Context, both: &mut Both, first: bool, of: &mut dyn Objectiv
         cx.curve("reconstruction", "step", done as f64, progress.loss);
     }
     cx.checkpoint(if first { done } else { steps + done }, 2 * steps, both)
-}
-
-impl KSparse {
-    /// Measures both on the test split.
-    fn judge(&self, cx: &mut Context, data: &Dataset, both: &Both) -> Result<()> {
-        let (x, labels) = (tensor(data, &data.test)?, &data.test.labels);
-        let (n, width) = x.rows_cols();
-        let (w, mean) = (value(&both.0, "dictionary")?, value(&both.0, "mean")?);
-        let (classes, bias) = (value(&both.1, "classes")?, value(&both.1, "bias")?);
-        let (mut right, mut rest, mut active, mut row) = (0, 0.0f64, 0, 0);
-        let mut used = vec![false; self.0.features];
-        for z in self.codes(&x, &both.0)? {
-            let (rebuilt, logits) = (ops::decode(&z, &w, Some(&mean)), ops::decode(&z, &classes, Some(&bias)));
-            let rows = z.codes().rows();
-            let part = &x.data()[row * width..(row + rows) * width];
-            rest += part.iter().zip(rebuilt.value().data()).map(|(a, b)| f64::from(a - b).powi(2)).sum::<f64>();
-            for (scores, label) in logits.value().data().chunks(data.classes.len()).zip(&labels[row..]) {
-                let best = (0..scores.len()).rev().max_by(|&a, &b| scores[a].total_cmp(&scores[b]));
-                right += usize::from(best == Some(*label as usize));
-            }
-            for (&c, _) in z.codes().columns().iter().zip(z.values().value().data()).filter(|(_, v)| **v != 0.0) {
-                (used[c as usize], active) = (true, active + 1);
-            }
-            row += rows;
-        }
-        let center: Vec<f64> =
-            (0..width).map(|c| x.data().iter().skip(c).step_by(width).map(|v| f64::from(*v)).sum::<f64>() / n as f64).collect();
-        let all: f64 = x.data().chunks(width).flat_map(|r| r.iter().zip(&center)).map(|(v, m)| (f64::from(*v) - m).powi(2)).sum();
-        cx.report("accuracy", right as f64 / n as f64)?;
-        cx.report("explained-variance", 1.0 - rest / all)?;
-        cx.report("active", active as f64 / n as f64)?;
-        cx.report("dead", used.iter().filter(|u| !**u).count() as f64 / used.len() as f64)?;
-        if let [1, height, across] = data.image
-            && height > 1
-        {
-            let tiles = w.value().data().chunks(width).take(64).map(<[f32]>::to_vec).collect();
-            cx.picture("Features", [height, across], tiles);
-        }
-        Ok(())
-    }
 }
 
 #[cfg(test)]

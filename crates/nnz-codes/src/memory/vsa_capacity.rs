@@ -14,9 +14,7 @@
 //! Deviations: the paper bounds failure over all of a set of symbols, up to constants; here the error of one test is measured,
 //! for which the constants are known. ρ is the exact one of an odd n.
 
-use nnz_core::{
-    Better, Context, Error, Experiment, Launch, Method, Metric, Result, Rng, Unit, above, at_least, options,
-};
+use nnz_core::{Better, Context, Error, Experiment, Launch, Method, Metric, Result, Rng, Unit, above, at_least, options, State, Visit};
 use rayon::prelude::*;
 use serde::{Deserialize, Serialize};
 use statrs::distribution::{ContinuousCDF, Normal};
@@ -67,6 +65,16 @@ impl Launch for Options {
 
 struct Capacity(Options);
 
+/// Share of the tests that erred at the points that are over.
+#[derive(Default)]
+struct Errors(Vec<f64>);
+
+impl State for Errors {
+    fn visit(&mut self, v: &mut dyn Visit) -> Result<()> {
+        v.reals("errors", &mut self.0)
+    }
+}
+
 impl Experiment for Capacity {
     fn metrics(&self) -> &'static [Metric] {
         METRICS
@@ -77,8 +85,9 @@ impl Experiment for Capacity {
         let theory = dimension(bundle, symbols, error);
         // From a third of what theory says to a little more, where errors are neither rare nor a coin's.
         let grid: Vec<usize> = (0..6).map(|i| (theory * (0.3 + 0.15 * f64::from(i))).round() as usize).collect();
-        let mut errors = Vec::new();
-        for (point, &m) in grid.iter().enumerate() {
+        let mut errors = Errors::default();
+        cx.resume(&mut errors)?;
+        for (point, &m) in grid.iter().enumerate().skip(errors.0.len()) {
             let seed = cx.seed();
             let wrong = |t: usize| {
                 let mut rng = Rng::stream(seed, "symbols", point as u64, t as u64);
@@ -86,11 +95,11 @@ impl Experiment for Capacity {
             };
             let counts: Vec<[usize; 2]> = (0..trials).into_par_iter().map(wrong).collect();
             let [wrong, tests] = counts.iter().fold([0, 0], |a, c| [a[0] + c[0], a[1] + c[1]]);
-            errors.push(wrong as f64 / tests as f64);
-            cx.curve("error", "dimensions", m as f64, errors[point]);
-            cx.checkpoint(point as u64 + 1, grid.len() as u64, &mut ())?;
+            errors.0.push(wrong as f64 / tests as f64);
+            cx.curve("error", "dimensions", m as f64, errors.0[point]);
+            cx.checkpoint(point as u64 + 1, grid.len() as u64, &mut errors)?;
         }
-        let found = needed(bundle, &grid, &errors, error)?;
+        let found = needed(bundle, &grid, &errors.0, error)?;
         cx.report("dimension", found)?;
         cx.report("over-theory", found / theory)
     }

@@ -230,7 +230,9 @@ mod tests {
         }
         let bad = r#"{"layer": "linear", "name": "a", "inputs": 2, "outputs": 3, "biass": true}"#;
         assert!(serde_json::from_str::<LayerSpec>(bad).unwrap_err().to_string().contains("biass"));
-        assert!(serde_json::from_str::<LayerSpec>(r#"{"layer": "liner"}"#).unwrap_err().to_string().contains("linear"));
+        let text = r#"{"name": "x", "input": [1, 8, 8], "layers": [{"layer": "liner"}]}"#;
+        let why = serde_json::from_str::<ModelSpec>(text).unwrap().check(1).unwrap_err();
+        assert!(why.contains("no layer named `liner`, did you mean `linear`?"), "{why}");
     }
 
     /// What a file claims about windows must not make a pass allocate without bound.

@@ -4,6 +4,7 @@
 mod acts;
 mod record;
 mod spec;
+mod state;
 mod steps;
 mod trainer;
 

@@ -664,7 +664,8 @@ fn a_layer_of_another_crate_trains_travels_and_is_named_where_it_is_not_known() 
     assert_eq!(spec.params()[0].shape.name, "codes.weight");
     assert_eq!(toml::from_str::<ModelSpec>(&toml::to_string(&spec).unwrap()).unwrap(), spec);
     let narrow = spec.narrowed(spec.entries() / 3);
-    assert!(narrow.entries() < spec.entries() / 2 && narrow.output() == Ok(vec![3]));
+    let (few, all) = (narrow.entries(), spec.entries());
+    assert!(few < all / 2 && narrow.output() == Ok(vec![3]), "{few} of {all}: {:?}", narrow.output());
     // A wrong option, and a misspelt layer.
     let mut wrong: ModelSpec = toml::from_str(&OPEN.replace("k = 9", "kk = 9")).unwrap();
     assert!(wrong.bind(&layers).unwrap_err().to_string().contains("layer `top-k`: unknown field `kk`"));

@@ -169,7 +169,7 @@ impl Network {
     ///
     /// # Errors
     /// When only its weights are known.
-    fn runs(&self) -> Result<()> {
+    pub fn runs(&self) -> Result<()> {
         match self.graph.nodes.is_empty() {
             true => Err(Error::file(
                 &self.path,

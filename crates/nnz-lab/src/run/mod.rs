@@ -92,6 +92,8 @@ pub fn run(recipe: &Recipe, registry: Registry, options: &Options, observer: &mu
         Some(pretrain) => Some(other_data(pretrain, &data)?),
         None => None,
     };
+    // What cannot be chosen is refused before anything is written.
+    let chooser = Machine::chooser()?;
     let request = request_id(&recipe, registry, &data, pretrain.as_ref())?;
     let dir = options.dir.clone().unwrap_or_else(|| Path::new("runs").join(&request));
     let old = dir.join("id");
@@ -123,7 +125,7 @@ pub fn run(recipe: &Recipe, registry: Registry, options: &Options, observer: &mu
         return Ok(Outcome { record: read_json(&dir.join("record.json"))?, dir, found: true });
     }
     let going_on = before.is_some();
-    if choose(&mut recipe, &spec, before)? {
+    if choose(&mut recipe, &spec, before, chooser)? {
         observer.note("storage auto follows what was measured on this machine; the choice is in the run's recipe.toml");
     }
     let id = match found.filter(|_| going_on) {
@@ -517,7 +519,12 @@ fn chosen_before(dir: &Path) -> Result<Option<Crossovers>> {
 /// Writes into a recipe what storage `auto` will follow: what the recipe or an earlier part of this run says, else what the
 /// cost model chooses from the figures of this machine or, where it was never measured, from those that come with nnz.
 /// Whether this machine's were followed.
-fn choose(recipe: &mut Recipe, spec: &ModelSpec, before: Option<Crossovers>) -> Result<bool> {
+fn choose(
+    recipe: &mut Recipe,
+    spec: &ModelSpec,
+    before: Option<Crossovers>,
+    (machine, measured): (Machine, bool),
+) -> Result<bool> {
     if recipe.train.storage != Storage::Auto {
         return Ok(false);
     }
@@ -534,7 +541,6 @@ fn choose(recipe: &mut Recipe, spec: &ModelSpec, before: Option<Crossovers>) -> 
         recipe.train.crossovers = before;
         return Ok(false);
     }
-    let (machine, measured) = Machine::chooser()?;
     recipe.train.crossovers = machine.crossovers(Use::Training, spec, recipe.train.batch);
     Ok(measured)
 }

@@ -43,6 +43,7 @@ fn acted(op: &str) -> &'static [&'static str] {
         "Pad" => &["mode", "pads", "value"],
         "Selu" => &["alpha", "gamma"],
         "Shape" => &["start", "end"],
+        "Slice" => &["axes", "ends", "starts"],
         "Squeeze" | "Unsqueeze" => &["axes"],
         "Transpose" => &["perm"],
         "Trilu" => &["upper"],

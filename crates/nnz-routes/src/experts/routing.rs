@@ -14,7 +14,7 @@ use nnz_engine::data::{Dataset, Split};
 use nnz_engine::layers::{Flatten, Linear, Relu};
 use nnz_engine::ops::{self, Rank};
 use nnz_engine::{
-    Codes, CustomLayer, Init, LayerSpec, Model, ModelSpec, Open, OptimizerSpec, ParamSpec, Real, SparseVar, Tensor,
+    CustomLayer, Init, LayerSpec, Model, ModelSpec, Open, OptimizerSpec, ParamSpec, Real, SparseVar, Tensor,
     TrainSpec, Trainer, Var,
 };
 use serde::{Deserialize, Serialize};
@@ -115,7 +115,7 @@ impl CustomLayer for Experts {
         let p = ops::softmax(&logits);
         let chosen = ops::linear_topk(x, &router, None, self.k, Rank::Value);
         let codes = match cx.training() {
-            true => within(chosen.codes(), self.limit(chosen.codes().rows())),
+            true => chosen.codes().within(self.limit(chosen.codes().rows())),
             false => chosen.codes().clone(),
         };
         if cx.training() {
@@ -143,22 +143,6 @@ impl Experts {
     }
 }
 
-/// The same codes with at most `limit` rows a column, the first ones.
-fn within(codes: &Codes, limit: usize) -> Codes {
-    let mut left = vec![limit; codes.cols()];
-    let (mut starts, mut columns) = (vec![0u32], Vec::new());
-    for r in 0..codes.rows() {
-        for &c in codes.row(r) {
-            if left[c as usize] > 0 {
-                left[c as usize] -= 1;
-                columns.push(c);
-            }
-        }
-        starts.push(columns.len() as u32);
-    }
-    Codes::new(codes.rows(), codes.cols(), starts, columns).unwrap_or_else(|e| unreachable!("part of codes: {e}"))
-}
-
 struct Routing(Options);
 
 impl Experiment for Routing {
@@ -184,16 +168,13 @@ impl Experiment for Routing {
         let spec = ModelSpec { name: format!("{k} of {experts} experts"), input: data.image, layers };
         let train = TrainSpec { epochs, optimizer: OptimizerSpec::adam(rate), validation: 0.0, ..TrainSpec::default() };
         let mut trainer: Trainer<f32> = Trainer::new(&spec, data, &train, cx.seed(), |_| Ok(nnz_core::Dense))?;
-        let mut stopped = Ok(());
-        trainer.run(|_, now| {
-            if let Some((epoch, _)) = &now.finished {
+        cx.resume(&mut trainer)?;
+        while trainer.position.step < trainer.steps() {
+            if let Some((epoch, _)) = trainer.advance()?.finished {
                 cx.curve("loss", "epoch", f64::from(epoch.epoch), epoch.loss);
             }
-            // Trained anew after a stop, to the same bits: it takes seconds.
-            stopped = cx.checkpoint(now.steps.0, now.steps.1, &mut ());
-            stopped.is_ok()
-        })?;
-        stopped?;
+            cx.checkpoint(trainer.position.step, trainer.steps(), &mut trainer)?;
+        }
         let rows: Vec<u32> = (0..data.test.len() as u32).collect();
         cx.report("accuracy", trainer.evaluate(&data.test, &rows)?.accuracy)?;
         let loads = loads(&trainer.result(), data, &data.test, trainer.frame(), k)?;
@@ -216,11 +197,12 @@ fn loads(model: &Model<f32>, data: &Dataset, split: &Split, frame: &nnz_engine::
 #[cfg(test)]
 mod tests {
     use super::*;
+    use nnz_engine::Codes;
 
     #[test]
     fn an_expert_takes_no_more_than_its_capacity() {
         let codes = Codes::new(4, 2, vec![0u32, 1, 2, 3, 4], vec![0u32, 0, 0, 1]).unwrap();
-        let kept = within(&codes, 2);
+        let kept = codes.within(2);
         assert_eq!((kept.starts(), kept.columns()), (&[0u32, 1, 2, 2, 3][..], &[0u32, 0, 1][..]));
         let layer = Experts {
             name: "e".into(), inputs: 2, outputs: 1, experts: 4, k: 2, hidden: 1, capacity: 1.25, balance: 0.0, logits: 0.0,
