@@ -82,7 +82,7 @@ fn packed(packing: &str, bytes: &[u8]) {
     let Some((head, rest)) = bytes.split_at_checked(18) else { return };
     let word = |at: usize| u64::from_le_bytes(head[at..at + 8].try_into().unwrap_or_default());
     // Most shapes are small ones, which are not refused at once.
-    let extent = |n: u64| if n % 8 == 0 { n } else { n >> 8 & 0xff };
+    let extent = |n: u64| if n.is_multiple_of(8) { n } else { n >> 8 & 0xff };
     let shape = [extent(word(2)), extent(word(10))];
     let first = usize::from(u16::from_le_bytes([head[0], head[1]])).min(rest.len()) / 4 * 4;
     let (values, rest) = rest.split_at(first);

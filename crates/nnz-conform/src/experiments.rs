@@ -106,9 +106,12 @@ fn inputs(method: &'static Method, options: &Table) -> Result<Inputs, String> {
     Ok(all)
 }
 
+/// What is asked of an experiment.
+pub type Check = fn(&Trials) -> Verdict;
+
 impl Trials {
     /// Every check of an experiment.
-    pub const CHECKS: [(&'static str, fn(&Self) -> Verdict); 6] = [
+    pub const CHECKS: [(&'static str, Check); 6] = [
         ("metrics", Self::reports_what_it_declares),
         ("seed", Self::obeys_its_seed),
         ("threads", Self::same_for_any_number_of_threads),

@@ -162,13 +162,12 @@ macro_rules! options {
         impl $crate::Documented for Options {
             fn docs() -> Vec<$crate::OptionDoc> {
                 #[allow(unused_mut)]
-                let mut all: Vec<$crate::OptionDoc> = Vec::new();
-                $(all.extend(<$Group as $crate::Documented>::docs());)?
-                $(all.push($crate::OptionDoc::new(
+                let mut all: Vec<$crate::OptionDoc> = vec![$($crate::OptionDoc::new(
                     stringify!($field),
                     &[$($doc),+],
                     $crate::options!(@bounds $($bounds)?),
-                ));)*
+                )),*];
+                $(all.splice(..0, <$Group as $crate::Documented>::docs());)?
                 all
             }
 
@@ -204,13 +203,12 @@ macro_rules! group {
         impl $crate::Documented for $Name {
             fn docs() -> Vec<$crate::OptionDoc> {
                 #[allow(unused_mut)]
-                let mut all: Vec<$crate::OptionDoc> = Vec::new();
-                $(all.extend(<$Group as $crate::Documented>::docs());)?
-                $(all.push($crate::OptionDoc::new(
+                let mut all: Vec<$crate::OptionDoc> = vec![$($crate::OptionDoc::new(
                     stringify!($field),
                     &[$($doc),+],
                     $crate::options!(@bounds $($bounds)?),
-                ));)*
+                )),*];
+                $(all.splice(..0, <$Group as $crate::Documented>::docs());)?
                 all
             }
 

@@ -156,7 +156,7 @@ pub fn folder_in(of: &Path, inside: impl AsRef<Path>) -> io::Result<PathBuf> {
 /// When it is a link or no file, or the system refuses.
 pub fn lock_file(path: &Path) -> io::Result<File> {
     match fs::symlink_metadata(path) {
-        Ok(m) if !m.is_file() => return Err(io::Error::other("it is no file of its own, but a link or a folder")),
+        Ok(m) if !m.is_file() => Err(io::Error::other("it is no file of its own, but a link or a folder")),
         _ => unlinked(OpenOptions::new().append(true).create(true)).open(path),
     }
 }

@@ -65,7 +65,7 @@ impl TryFrom<Written> for Claim {
         };
         let claim = Self { statement, metric, arm, against, value, relation, expect, over, source };
         Ok(match margin {
-            Some(margin) => claim.from_margin(margin),
+            Some(margin) => claim.of_margin(margin),
             None => claim,
         })
     }
@@ -187,7 +187,7 @@ const RESAMPLES: u64 = 10_000;
 
 impl Claim {
     /// What a claim of the first kind says, whose metric already compared with the arm `dense`.
-    fn from_margin(self, margin: f64) -> Self {
+    fn of_margin(self, margin: f64) -> Self {
         let bound = self.value.unwrap_or(0.0) + margin;
         let beside_dense = |metric: &str, relation, expect| Self {
             metric: metric.into(),

@@ -284,12 +284,9 @@ fn what_is_written_is_read_again() {
     let why =
         onnx::export(&bert, &dir.path().join("b.safetensors"), None, Dtype::F32, false, &json!(null)).unwrap_err();
     assert!(why.to_string().contains("config.json"), "{why}");
-    for guessed in ["plain.pth"] {
-        let network = Network::open(&golden("graphs").join(guessed)).unwrap();
-        let why =
-            onnx::export(&network, &dir.path().join("g.onnx"), None, Dtype::F32, false, &json!(null)).unwrap_err();
-        assert!(why.to_string().contains("a guess"), "{why}");
-    }
+    let guessed = Network::open(&golden("graphs").join("plain.pth")).unwrap();
+    let why = onnx::export(&guessed, &dir.path().join("g.onnx"), None, Dtype::F32, false, &json!(null)).unwrap_err();
+    assert!(why.to_string().contains("a guess"), "{why}");
 }
 
 /// Of every four channels at one place of a kernel two stay, whatever a method weighs by.

@@ -7,8 +7,8 @@ use std::path::Path;
 /// Where the files of a room lie.
 fn room(name: &str) -> std::path::PathBuf {
     let crates = Path::new(env!("CARGO_MANIFEST_DIR")).join("..");
-    let found = std::fs::read_dir(&crates).unwrap().map(|e| e.unwrap().path().join("src").join(name));
-    found.filter(|p| p.join("mod.rs").is_file()).next().unwrap_or_else(|| panic!("no crate has a room {name}"))
+    let mut found = std::fs::read_dir(&crates).unwrap().map(|e| e.unwrap().path().join("src").join(name));
+    found.find(|p| p.join("mod.rs").is_file()).unwrap_or_else(|| panic!("no crate has a room {name}"))
 }
 
 /// Lines of a method's file without its tests, and its text.

@@ -238,7 +238,7 @@ pub fn prune(args: &super::prune::Args, ui: Ui) -> Result<ExitCode> {
     args.writing.check(args.dense_layout)?;
     let method = ui.registry.find(&args.method.method)?;
     let options = args.method.options(ui.registry)?;
-    let mut network = open(&args.model, ui)?;
+    let mut network = Network::open(&args.model)?;
     let length = args.writing.calibration_length.max(8);
     let given = match args.calibrate.is_empty() {
         true => Vec::new(),
@@ -251,7 +251,6 @@ pub fn prune(args: &super::prune::Args, ui: Ui) -> Result<ExitCode> {
     let dtype = if onnx { Dtype::F32 } else { args.writing.dtype() };
     let pruning = Pruning { method, options: &options, seed: args.seed, packing, dtype, heads: args.prune_head() };
     let (all, before) = sizes(&network);
-    network.notes.clear();
     let bar = bar(ui, "matrices", network.matrices().len());
     let pruned =
         onnx::prune(&mut network, &pruning, given, &args.output, false, |done, _| bar.set_position(done as u64))?;

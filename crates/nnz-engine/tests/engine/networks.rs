@@ -663,8 +663,15 @@ fn a_layer_of_another_crate_trains_travels_and_is_named_where_it_is_not_known() 
     spec.check(3).unwrap();
     assert_eq!(spec.params()[0].shape.name, "codes.weight");
     assert_eq!(toml::from_str::<ModelSpec>(&toml::to_string(&spec).unwrap()).unwrap(), spec);
-    let narrow = spec.narrowed(spec.entries() / 3);
-    let (few, all) = (narrow.entries(), spec.entries());
+    // Not the block, which is added to the input and has its width.
+    let block = r#"layer = "residual"
+name = "block"
+body = [{ layer = "top-k", name = "codes", inputs = 192, outputs = 192, k = 9 }]"#;
+    let chain = "layer = \"top-k\"\nname = \"codes\"\ninputs = 192\noutputs = 192\nk = 9";
+    let mut chain: ModelSpec = toml::from_str(&OPEN.replace(block, chain)).unwrap();
+    chain.bind(&layers).unwrap();
+    let narrow = chain.narrowed(chain.entries() / 3);
+    let (few, all) = (narrow.entries(), chain.entries());
     assert!(few < all / 2 && narrow.output() == Ok(vec![3]), "{few} of {all}: {:?}", narrow.output());
     // A wrong option, and a misspelt layer.
     let mut wrong: ModelSpec = toml::from_str(&OPEN.replace("k = 9", "kk = 9")).unwrap();

@@ -3,11 +3,14 @@
 use nnz_core::{Error, Result};
 use nnz_engine::{Frame, LayerSpec, Layout, Model, ModelSpec};
 
+/// The weights of a layer, a row an output, and its biases.
+pub type Layer = (Vec<Vec<f64>>, Vec<f64>);
+
 /// Weights `[out][in]` and biases of a perceptron in 64 bits.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Perceptron {
     /// Layer by layer.
-    pub layers: Vec<(Vec<Vec<f64>>, Vec<f64>)>,
+    pub layers: Vec<Layer>,
 }
 
 /// For every hidden layer, which unit takes each place.
@@ -103,7 +106,7 @@ impl Perceptron {
     /// (1 - share) of this and share of the other.
     pub fn towards(&self, other: &Self, share: f64) -> Self {
         let mix = |x: &[f64], y: &[f64]| x.iter().zip(y).map(|(x, y)| (1.0 - share) * x + share * y).collect::<Vec<f64>>();
-        let layer = |(a, b): (&(Vec<Vec<f64>>, Vec<f64>), &(Vec<Vec<f64>>, Vec<f64>))| {
+        let layer = |(a, b): (&Layer, &Layer)| {
             (a.0.iter().zip(&b.0).map(|(x, y)| mix(x, y)).collect(), mix(&a.1, &b.1))
         };
         Self { layers: self.layers.iter().zip(&other.layers).map(layer).collect() }

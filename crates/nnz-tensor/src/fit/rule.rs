@@ -109,7 +109,7 @@ pub(super) fn each_row<T: Real, const K: usize>(
     }
 }
 
-fn clip<'a, T: Real>(mut all: Vec<&'a mut Tensor<T>>, limit: f64) -> f64 {
+fn clip<T: Real>(mut all: Vec<&mut Tensor<T>>, limit: f64) -> f64 {
     let square = |t: &Tensor<T>| t.data().iter().map(|g| g.f64().powi(2)).sum::<f64>();
     let norm = all.iter().map(|t| square(t)).sum::<f64>().sqrt();
     if norm > limit {

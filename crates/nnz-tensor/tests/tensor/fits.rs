@@ -197,9 +197,10 @@ fn rows_are_updated_as_the_dense_gradient_would() {
 
 #[test]
 fn what_breaks_is_named() {
+    type Loss = dyn FnMut(u64, &[V], &mut Seen<f64>) -> Result<V>;
     let one = || vec![Parameter::weight("w", Tensor::new(&[2], vec![0.0, 1.0]))];
     let spec = FitSpec::new(3);
-    let error = |objective: &mut dyn FnMut(u64, &[V], &mut Seen<f64>) -> Result<V>| {
+    let error = |objective: &mut Loss| {
         let mut objective = |s: u64, p: &[V], seen: &mut Seen<f64>| objective(s, p, seen);
         Fit::new(one(), Adam::new(0.1), spec).unwrap().advance(&mut objective).unwrap_err().to_string()
     };
