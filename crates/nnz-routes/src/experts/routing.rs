@@ -86,14 +86,15 @@ impl CustomLayer for Experts {
 
     fn params(&self) -> Vec<ParamSpec> {
         let Self { inputs, outputs, experts, hidden, .. } = *self;
-        let weight = |part: &str, rows, cols| ParamSpec::weight(&format!("{}.{part}", self.name), rows, cols, [1, 1], Init::He);
+        let weight = |part: &str, rows, cols, init| ParamSpec::weight(&format!("{}.{part}", self.name), rows, cols, [1, 1], init);
         let vector = |part: &str, n| ParamSpec::vector(&self.name, part, n, Init::Zero);
         let (up, down) = (experts.saturating_mul(hidden), experts.saturating_mul(outputs));
         vec![
-            weight("router", experts, inputs),
-            weight("up", up, inputs),
+            // Small logits: no expert is far ahead before anything was learned.
+            weight("router", experts, inputs, Init::Small),
+            weight("up", up, inputs, Init::He),
             vector("up.bias", up),
-            weight("down", down, hidden),
+            weight("down", down, hidden, Init::He),
             vector("down.bias", down),
         ]
     }
