@@ -87,3 +87,23 @@ fn every_embedded_recipe_is_whole() {
         }
     }
 }
+
+/// A result that cannot be read would vanish from the pages.
+#[test]
+fn every_recorded_result_is_read() {
+    let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../results");
+    let (mut folders, mut found) = (vec![folder], 0);
+    while let Some(folder) = folders.pop() {
+        for entry in std::fs::read_dir(&folder).unwrap() {
+            let path = entry.unwrap().path();
+            if path.is_dir() {
+                folders.push(path);
+            } else if path.extension().is_some_and(|e| e == "toml") {
+                let text = std::fs::read_to_string(&path).unwrap();
+                toml::from_str::<ledger::Entry>(&text).unwrap_or_else(|e| panic!("{}: {e}", path.display()));
+                found += 1;
+            }
+        }
+    }
+    assert!(found > 0 && ledger::results().len() == found, "{found} files, {} read", ledger::results().len());
+}
