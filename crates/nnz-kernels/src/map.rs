@@ -99,12 +99,12 @@ mod cuts {
     use std::sync::atomic::{AtomicPtr, AtomicUsize, Ordering};
 
     /// Where a file is mapped and what it is called, for a handler of signals, which may neither lock nor allocate: entries
-    /// are never taken out of the list, only used again, and a name that was said lives as long as the process.
+    /// are never taken out of the list, only used again for a file of the same name.
     struct Entry {
         /// Zero where the entry is free.
         start: AtomicUsize,
         end: AtomicUsize,
-        sentence: AtomicPtr<Vec<u8>>,
+        sentence: Vec<u8>,
         next: Option<&'static Entry>,
     }
 
@@ -135,25 +135,22 @@ mod cuts {
             let range = map.as_ptr_range();
             let (start, end) = (range.start as usize, range.end as usize);
             let entry = entries()
+                .filter(|e| e.sentence == sentence)
                 .find(|e| e.start.compare_exchange(0, 1, Ordering::AcqRel, Ordering::Relaxed).is_ok())
                 .unwrap_or_else(|| {
                     let mut head = FIRST.load(Ordering::Acquire);
+                    let (start, end) = (AtomicUsize::new(1), AtomicUsize::new(0));
+                    let entry = Box::into_raw(Box::new(Entry { start, end, sentence, next: None }));
                     loop {
-                        // SAFETY: as in `entries`.
-                        let next = unsafe { head.as_ref() };
-                        let entry = Box::leak(Box::new(Entry {
-                            start: AtomicUsize::new(1),
-                            end: AtomicUsize::new(0),
-                            sentence: AtomicPtr::new(std::ptr::null_mut()),
-                            next,
-                        }));
+                        // SAFETY: the entry is this thread's until it is in the list; the head is as in `entries`.
+                        unsafe { (*entry).next = head.as_ref() };
                         match FIRST.compare_exchange(head, entry, Ordering::AcqRel, Ordering::Acquire) {
-                            Ok(_) => break entry,
+                            // SAFETY: it was made above and is never freed.
+                            Ok(_) => break unsafe { &*entry },
                             Err(now) => head = now,
                         }
                     }
                 });
-            entry.sentence.store(Box::leak(Box::new(sentence)), Ordering::Release);
             entry.end.store(end, Ordering::Release);
             entry.start.store(start.max(2), Ordering::Release);
             Self(entry)
@@ -182,13 +179,13 @@ mod cuts {
     }
 
     extern "C" fn handle(signal: libc::c_int, info: *mut libc::siginfo_t, _: *mut libc::c_void) {
-        // SAFETY: the system passes a whole `siginfo_t`; `write`, `_exit` and `signal` are allowed here; sentences are never
+        // SAFETY: the system passes a whole `siginfo_t`; `write`, `_exit` and `signal` are allowed here; entries are never
         // freed.
         unsafe {
             let at = (*info).si_addr() as usize;
             let inside = |e: &&Entry| (e.start.load(Ordering::Acquire)..e.end.load(Ordering::Acquire)).contains(&at);
-            if let Some(sentence) = entries().find(inside).and_then(|e| e.sentence.load(Ordering::Acquire).as_ref()) {
-                libc::write(2, sentence.as_ptr().cast(), sentence.len());
+            if let Some(entry) = entries().find(inside) {
+                libc::write(2, entry.sentence.as_ptr().cast(), entry.sentence.len());
                 libc::_exit(2);
             }
             // Nothing of ours: as without a handler, when the same instruction runs again.
