@@ -4,7 +4,7 @@ use nnz_engine::data::{Dataset, Inputs, Normalization, Split};
 use nnz_engine::file::{Header, parse_model};
 use nnz_engine::{Dtype, ModelSpec, OptimizerSpec, Storage, Task, TrainSpec, Trainer};
 use nnz_formats::Archive;
-use nnz_onnx::{Array, Budget, Graph, Kind, Session, Value};
+use nnz_onnx::{Array, Budget, DType, Graph, Session, Value};
 use std::path::{Path, PathBuf};
 
 /// All of them.
@@ -131,10 +131,10 @@ fn run(graph: &Graph, numbers: usize) -> Option<()> {
             let shape: Vec<usize> = port.shape.as_ref()?.iter().map(|d| d.unwrap_or(2)).collect();
             let n = shape.iter().try_fold(1usize, |n, &d| n.checked_mul(d)).filter(|&n| n <= numbers)?;
             let value = match port.kind {
-                Some(Kind::F32 | Kind::F16 | Kind::F64 | Kind::BF16) | None => Value::floats(&shape, vec![1.0; n]),
-                Some(Kind::Bool) => Value::Bool(Array::new(&shape, vec![true; n])),
-                Some(Kind::U8) => Value::Byte(Array::new(&shape, vec![1; n])),
-                Some(Kind::I8) => Value::Small(Array::new(&shape, vec![1; n])),
+                Some(DType::F32 | DType::F16 | DType::F64 | DType::BF16) | None => Value::floats(&shape, vec![1.0; n]),
+                Some(DType::Bool) => Value::Bool(Array::new(&shape, vec![true; n])),
+                Some(DType::U8) => Value::Byte(Array::new(&shape, vec![1; n])),
+                Some(DType::I8) => Value::Small(Array::new(&shape, vec![1; n])),
                 Some(_) => Value::ints(&shape, vec![1; n]),
             };
             given.push((port.name.as_str(), value));

@@ -4,7 +4,7 @@ use crate::grounds::{Ground, quick};
 use crate::sparsify::refuses_typos;
 use crate::{Verdict, ensure};
 use nnz_core::experiment::Host;
-use nnz_core::{Context, Dense, Error, Findings, InputKind, Kind, Method, Registry, Rng, Setting, State};
+use nnz_core::{Context, Dense, Error, Findings, InputKind, Method, Registry, Rng, Setting, State, TargetKind};
 use nnz_engine::file::{Header, Stored};
 use nnz_engine::fit::{load_state, save_state};
 use nnz_engine::{Dtype, Storage, Task, Trainer};
@@ -67,7 +67,7 @@ impl Host for Memory {
 
 /// Something of every kind an input can have. Networks are briefly trained, each from another seed.
 fn inputs(method: &'static Method, options: &Table) -> Result<Inputs, String> {
-    let Ground { data, model: spec } = Ground::of(Kind::Weights);
+    let Ground { data, model: spec } = Ground::of(TargetKind::Weights);
     let experiment = method.launch(options).map_err(|e| e.to_string())?;
     let mut all = Inputs::new();
     for (i, input) in experiment.inputs().iter().enumerate() {
@@ -79,7 +79,7 @@ fn inputs(method: &'static Method, options: &Table) -> Result<Inputs, String> {
                 Box::new((0..2000).map(|_| words[rng.below(words.len() as u64) as usize]).collect::<String>())
             }
             InputKind::Model => {
-                let train = Ground::of(Kind::Weights).spec(Storage::Auto);
+                let train = Ground::of(TargetKind::Weights).spec(Storage::Auto);
                 let dense = |_: &Setting| Ok(Dense);
                 let mut t = Trainer::<f32>::new(spec, data, &train, i as u64, dense).map_err(|e| e.to_string())?;
                 for _ in 0..60 {

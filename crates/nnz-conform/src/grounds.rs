@@ -1,6 +1,6 @@
 //! What methods are tried on: small data, a small network, a short training.
 
-use nnz_core::{Kind, Method, Rng, Topology};
+use nnz_core::{Method, Rng, TargetKind, Topology};
 use nnz_data::Store;
 use nnz_engine::data::{Dataset, Graph, Inputs, Split};
 use nnz_engine::{LrSchedule, ModelSpec, OptimizerSpec, Storage, TrainSpec};
@@ -20,9 +20,9 @@ pub(crate) struct Ground {
 
 impl Ground {
     /// Where the targets of a kind exist.
-    pub fn of(kind: Kind) -> &'static Self {
+    pub fn of(kind: TargetKind) -> &'static Self {
         match kind {
-            Kind::Edges => &GRAPH,
+            TargetKind::Edges => &GRAPH,
             _ => &DIGITS,
         }
     }

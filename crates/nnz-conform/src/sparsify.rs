@@ -2,7 +2,9 @@
 
 use crate::grounds::{DENSITY, Ground, quick};
 use crate::{Verdict, ensure};
-use nnz_core::{Act, Edit, Kind, Leaf, Method, Plan, Rng, Setting, Shape, Target, Topology, Work, Zero};
+use nnz_core::{
+    Command, Edit, Leaf, Method, MethodInstance, Plan, Rng, Setting, Shape, Target, TargetKind, Topology, Zero,
+};
 use nnz_engine::file::Header;
 use nnz_engine::{Dtype, Model, ModelSpec, Moments, Number, Position, Storage, Task, Tensor, Trainer, axes};
 use std::path::PathBuf;
@@ -24,7 +26,7 @@ pub struct Bench {
     method: &'static Method,
     options: Table,
     ground: &'static Ground,
-    kind: Kind,
+    kind: TargetKind,
     /// Whether its weights come from leaves that an optimizer trains.
     leaves: bool,
     whole: OnceLock<Result<Whole, String>>,
@@ -96,7 +98,7 @@ impl Bench {
 
     /// The checks that fit what the method is.
     pub fn checks(&self) -> impl Iterator<Item = (&'static str, fn(&Self) -> Verdict)> {
-        let scored = matches!(self.kind, Kind::Weights | Kind::Edges);
+        let scored = matches!(self.kind, TargetKind::Weights | TargetKind::Edges);
         let (pattern, any) = (self.text("pattern"), Some("unstructured"));
         let all: [(&str, bool, Check); 12] = [
             ("density", true, Self::reaches_its_density),
@@ -110,7 +112,11 @@ impl Bench {
             ("leaves", self.leaves, Self::pulls_gradients_through_its_leaves),
             ("growth", self.takes("growth", "sampled"), Self::grows_from_samples_too),
             ("starts", self.takes("start", "ramanujan"), Self::starts_from_any_graph),
-            ("patterns", self.has_density() && self.kind == Kind::Weights && pattern == any, Self::keeps_patterns),
+            (
+                "patterns",
+                self.has_density() && self.kind == TargetKind::Weights && pattern == any,
+                Self::keeps_patterns,
+            ),
         ];
         all.into_iter().filter(|(_, fits, _)| *fits).map(|(name, _, check)| (name, check))
     }
@@ -137,7 +143,7 @@ impl Bench {
         self.options.contains_key(option) && self.build(&[(option, word.into())], &SETTING).is_ok()
     }
 
-    fn build(&self, other: &[(&str, toml::Value)], setting: &Setting) -> nnz_core::Result<Work> {
+    fn build(&self, other: &[(&str, toml::Value)], setting: &Setting) -> nnz_core::Result<MethodInstance> {
         let mut options = self.options.clone();
         options.extend(other.iter().map(|(key, value)| ((*key).into(), value.clone())));
         self.method.build(&options, setting)
@@ -227,7 +233,7 @@ impl Bench {
         for head in heads() {
             ensure!(head.nnz() == head.shape.len(), "the head is not to be pruned and has {} connections", head.nnz());
         }
-        ensure!(heads().count() == 1 || self.kind == Kind::Edges, "{} heads", heads().count());
+        ensure!(heads().count() == 1 || self.kind == TargetKind::Edges, "{} heads", heads().count());
         if !self.has_density() {
             return Ok(());
         }
@@ -235,8 +241,8 @@ impl Bench {
         let count = |spec: &ModelSpec| axes(spec).iter().map(|a| a.units).sum::<usize>();
         let prunable = || result.weights().filter(|p| p.prunable);
         let (entries, left) = match (self.kind, &data.graph) {
-            (Kind::Units, _) => (count(model), count(&result.spec)),
-            (Kind::Edges, Some(graph)) => (graph.edges.nnz(), topologies(result)[0].nnz()),
+            (TargetKind::Units, _) => (count(model), count(&result.spec)),
+            (TargetKind::Edges, Some(graph)) => (graph.edges.nnz(), topologies(result)[0].nnz()),
             _ => (prunable().map(|p| p.shape.len()).sum(), prunable().map(|p| p.nnz()).sum()),
         };
         let wanted = (DENSITY * entries as f64).round() as usize;
@@ -267,18 +273,18 @@ impl Bench {
     fn answer(&self, draw: u64) -> Result<Option<Vec<Edit>>, String> {
         let mut work = self.build(&[], &SETTING).map_err(words)?;
         let shapes = match self.kind {
-            Kind::Edges => vec![Shape::matrix("edges", 12, 12)],
+            TargetKind::Edges => vec![Shape::matrix("edges", 12, 12)],
             _ => vec![Shape::matrix("a", 8, 12), Shape::matrix("b", 12, 8)],
         };
         let refs: Vec<&Shape> = shapes.iter().collect();
-        let births = work.sparsifier.birth(&refs).map_err(words)?;
+        let births = work.sparsifier.initial_topologies(&refs).map_err(words)?;
         // A graph says all it says by which edges it has.
         let graph = |s: &Shape| {
             let mut rng = Rng::stream(draw, "edges", 0, 0);
             let above = (0..s.len() as u64).filter(|p| p / 12 < p % 12 && rng.unit64() < 0.5);
             Topology::from_positions(s.rows, s.cols, above.collect::<Vec<_>>())
         };
-        let first = |s: &Shape| if self.kind == Kind::Edges { graph(s) } else { Topology::full(s.rows, s.cols) };
+        let first = |s: &Shape| if self.kind == TargetKind::Edges { graph(s) } else { Topology::full(s.rows, s.cols) };
         let topologies = births.unwrap_or_else(|| shapes.iter().map(first).collect());
         let numbers = |what: &str, i: usize, n: usize| -> Vec<f32> {
             let mut rng = Rng::stream(draw, what, i as u64, 0);
@@ -313,8 +319,8 @@ impl Bench {
         let targets: Vec<Target> = (0..shapes.len())
             .map(|i| Target {
                 gradient: &drawn[i][1],
-                curvature: &drawn[i][2],
-                flow: &drawn[i][3],
+                hessian_gradient: &drawn[i][2],
+                synaptic_flow: &drawn[i][3],
                 gram: &moments[i].square,
                 mean: &moments[i].first,
                 zeros: &zeros[i],
@@ -322,7 +328,7 @@ impl Bench {
             })
             .collect();
         if let Some(procedure) = &mut work.procedure {
-            while !matches!(procedure.next(Some(0.5)), Act::Edit(_)) {}
+            while !matches!(procedure.next(Some(0.5)), Command::Edit(_)) {}
             return procedure.edit(&targets).map(Some).map_err(words);
         }
         let mut edits = Vec::new();
@@ -344,7 +350,7 @@ impl Bench {
             (&self.whole()?.end, self.through(Storage::Auto, SEED)?, self.through(Storage::Auto, SEED + 1)?);
         ensure!(*a == again, "the same seed gave two results");
         // Which edges or units go may follow from the data alone.
-        let sparse = a.topologies.iter().any(|t| t.density() < 1.0) && self.kind != Kind::Edges;
+        let sparse = a.topologies.iter().any(|t| t.density() < 1.0) && self.kind != TargetKind::Edges;
         ensure!(!sparse || a.topologies != other.topologies, "two seeds gave one topology");
         ensure!(*a != other, "two seeds gave one network");
         Ok(())
@@ -421,7 +427,7 @@ impl Bench {
                 Ok(mut t) => t.run(|_, _| true).err().map_or_else(String::new, words),
             };
             // A graph without edges is none of the method's business.
-            let least = self.kind == Kind::Edges && density == 1e-9;
+            let least = self.kind == TargetKind::Edges && density == 1e-9;
             ensure!(error.contains("density") || error.contains("last unit") || least, "density {density}: {error:?}");
         }
         Ok(())
@@ -437,7 +443,7 @@ impl Bench {
         for step in [0, 7, 40] {
             let leaves = p.leaves(&shape, &weight);
             if p.straight_through() {
-                let (shown, pulled) = (p.weight(step, &leaves), p.pull(step, &leaves, &gradient).swap_remove(0));
+                let (shown, pulled) = (p.weight(step, &leaves), p.vjp(step, &leaves, &gradient).swap_remove(0));
                 let mut all = pulled.iter().zip(&gradient).zip(shown);
                 let through = all.all(|((p, g), w)| p == g || *p == 0.0 && w == 0.0);
                 ensure!(through, "the gradient does not go straight through");
@@ -445,7 +451,7 @@ impl Bench {
             }
             let inner =
                 |leaves: &[Leaf]| -> f64 { p.weight(step, leaves).iter().zip(&gradient).map(|(w, g)| w * g).sum() };
-            for (k, pulled) in p.pull(step, &leaves, &gradient).into_iter().enumerate() {
+            for (k, pulled) in p.vjp(step, &leaves, &gradient).into_iter().enumerate() {
                 if leaves[k].name == "columns" {
                     continue;
                 }
@@ -473,7 +479,7 @@ impl Bench {
         let wanted = (DENSITY * entries as f64).round() as usize;
         ensure!(left == wanted, "{left} of {entries} entries are left, {wanted} were asked for");
         let rewires = self.options.contains_key("every");
-        ensure!(!rewires || t.position.history.iter().any(|e| e.died > 0), "nothing was rewired");
+        ensure!(!rewires || t.position.history.iter().any(|e| e.pruned > 0), "nothing was rewired");
         Ok(())
     }
 

@@ -4,8 +4,9 @@
 use nnz_conform::{Bench, Verdict};
 use nnz_core::catalog::Entry;
 use nnz_core::{
-    Act, Budget, Build, Criterion, DistributionKind, Edit, Idle, Leaf, Live, Magnitude, Method, OneShot,
-    Parametrization, Plan, Procedure, Prune, Result, Rng, Setting, Shape, Sparsifier, Static, Target, Topology, Work,
+    Budget, Build, CheckOnly, Command, Criterion, DistributionKind, Edit, Leaf, Magnitude, Method, MethodInstance,
+    OneShot, Parametrization, Plan, Procedure, Prune, Result, Rng, Setting, Shape, Sparsifier, Static, Target,
+    TargetMut, Topology,
 };
 
 macro_rules! cheat {
@@ -17,8 +18,8 @@ macro_rules! cheat {
             }
         }
         impl Build for $name::Options {
-            fn build(self, setting: &Setting) -> Result<Work> {
-                let build: fn(f64, &Setting) -> Work = $build;
+            fn build(self, setting: &Setting) -> Result<MethodInstance> {
+                let build: fn(f64, &Setting) -> MethodInstance = $build;
                 Ok(build(self.density, setting))
             }
         }
@@ -56,8 +57,8 @@ cheat!(ignores_density, "ignores-density", |_, setting| by_magnitude(0.3, settin
 struct Born(Static, fn(&Target) -> Edit, usize);
 
 impl Sparsifier for Born {
-    fn birth(&self, shapes: &[&Shape]) -> Result<Option<Vec<Topology>>> {
-        self.0.birth(shapes)
+    fn initial_topologies(&self, shapes: &[&Shape]) -> Result<Option<Vec<Topology>>> {
+        self.0.initial_topologies(shapes)
     }
 
     fn check(&self, shapes: &[&Shape]) -> Result<()> {
@@ -80,7 +81,7 @@ cheat!(grows_only, "grows-without-dropping", |density, setting| {
         let mut all: Vec<u64> = t.topology.positions().chain(new).collect();
         all.sort_unstable();
         let topology = Topology::from_positions(t.topology.rows(), t.topology.cols(), all);
-        Edit::Rewire { topology, born: Vec::new() }
+        Edit::Rewire { topology, grown: Vec::new() }
     };
     Born(random(density, setting), grow, 0).into()
 });
@@ -101,25 +102,25 @@ impl Procedure for Soup {
         self.length + self.length.div_ceil(2)
     }
 
-    fn next(&mut self, accuracy: Option<f64>) -> Act {
+    fn next(&mut self, accuracy: Option<f64>) -> Command {
         self.accuracies.extend(accuracy);
         let (half, of) = (self.length / 2, self.length);
         let better = if self.accuracies.first() > self.accuracies.last() { "a" } else { "b" };
         let acts = [
-            Act::Train { span: 0..half, of, order: 0 },
-            Act::Snapshot("trunk".into()),
-            Act::Train { span: half..of, of, order: 0 },
-            Act::Evaluate,
-            Act::Snapshot("a".into()),
-            Act::Restore("trunk".into()),
-            Act::Train { span: half..of, of, order: 1 },
-            Act::Evaluate,
-            Act::Snapshot("b".into()),
-            Act::Restore(better.into()),
-            Act::Average(vec!["a".into(), "b".into()]),
+            Command::Train { span: 0..half, of, order: 0 },
+            Command::Snapshot("trunk".into()),
+            Command::Train { span: half..of, of, order: 0 },
+            Command::Evaluate,
+            Command::Snapshot("a".into()),
+            Command::Restore("trunk".into()),
+            Command::Train { span: half..of, of, order: 1 },
+            Command::Evaluate,
+            Command::Snapshot("b".into()),
+            Command::Restore(better.into()),
+            Command::Average(vec!["a".into(), "b".into()]),
         ];
         self.done += 1;
-        acts.into_iter().nth(self.done - 1).unwrap_or(Act::Done)
+        acts.into_iter().nth(self.done - 1).unwrap_or(Command::Done)
     }
 
     fn edit(&mut self, targets: &[Target]) -> Result<Vec<Edit>> {
@@ -139,7 +140,10 @@ impl Procedure for Soup {
 
 cheat!(souped, "soup", |density, setting| {
     let procedure = Soup { length: setting.steps / 2, done: 0, accuracies: Vec::new() };
-    Work { procedure: Some(Box::new(procedure)), ..Work::from(Idle(by_magnitude(density, setting))) }
+    MethodInstance {
+        procedure: Some(Box::new(procedure)),
+        ..MethodInstance::from(CheckOnly(by_magnitude(density, setting)))
+    }
 });
 
 /// w = v³ until two thirds of the run.
@@ -155,7 +159,7 @@ impl Parametrization for Cubes {
         leaves[0].values.iter().map(|v| v.powi(3)).collect()
     }
 
-    fn pull(&self, _: u64, leaves: &[Leaf], gradient: &[f64]) -> Vec<Vec<f64>> {
+    fn vjp(&self, _: u64, leaves: &[Leaf], gradient: &[f64]) -> Vec<Vec<f64>> {
         vec![leaves[0].values.iter().zip(gradient).map(|(v, g)| 3.0 * v * v * g).collect()]
     }
 
@@ -174,7 +178,10 @@ impl Parametrization for Cubes {
 
 cheat!(cubed, "cubes", |density, setting| {
     let cubes = Cubes(setting.steps * 2 / 3);
-    Work { parametrization: Some(Box::new(cubes)), ..Work::from(Idle(by_magnitude(density, setting))) }
+    MethodInstance {
+        parametrization: Some(Box::new(cubes)),
+        ..MethodInstance::from(CheckOnly(by_magnitude(density, setting)))
+    }
 });
 
 /// A pull that forgets a factor.
@@ -189,8 +196,8 @@ impl Parametrization for Half {
         self.0.weight(step, leaves)
     }
 
-    fn pull(&self, step: u64, leaves: &[Leaf], gradient: &[f64]) -> Vec<Vec<f64>> {
-        self.0.pull(step, leaves, &gradient.iter().map(|g| g / 2.0).collect::<Vec<_>>())
+    fn vjp(&self, step: u64, leaves: &[Leaf], gradient: &[f64]) -> Vec<Vec<f64>> {
+        self.0.vjp(step, leaves, &gradient.iter().map(|g| g / 2.0).collect::<Vec<_>>())
     }
 
     fn until(&self) -> u64 {
@@ -204,7 +211,10 @@ impl Parametrization for Half {
 
 cheat!(halved, "pulls-half", |density, setting| {
     let half = Half(Cubes(setting.steps));
-    Work { parametrization: Some(Box::new(half)), ..Work::from(Idle(by_magnitude(density, setting))) }
+    MethodInstance {
+        parametrization: Some(Box::new(half)),
+        ..MethodInstance::from(CheckOnly(by_magnitude(density, setting)))
+    }
 });
 
 /// Keeps a counter to itself that no checkpoint knows of.
@@ -227,7 +237,7 @@ impl Sparsifier for Forgetful {
         true
     }
 
-    fn after_step(&mut self, _: u64, lr: f64, targets: &mut [Live]) {
+    fn after_step(&mut self, _: u64, lr: f64, targets: &mut [TargetMut]) {
         self.0 += 1;
         let factor = 1.0 - lr * 1e-3 * self.0 as f64;
         targets.iter_mut().for_each(|t| t.values.iter_mut().for_each(|w| *w *= factor));

@@ -149,7 +149,7 @@ pub fn status<V>(registry: Registry, ledger: impl Fn(&'static Entry) -> Option<V
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::{Build, Result, Setting, Work};
+    use crate::{Build, MethodInstance, Result, Setting};
     use std::collections::HashSet;
 
     const ROOMS: [(&str, usize); 23] = [
@@ -241,7 +241,7 @@ mod tests {
     }
 
     impl Build for gmp::Options {
-        fn build(self, _: &Setting) -> Result<Work> {
+        fn build(self, _: &Setting) -> Result<MethodInstance> {
             Err(crate::Error::Refused("a card for tests has no method".into()))
         }
     }

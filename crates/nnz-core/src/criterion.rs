@@ -131,15 +131,15 @@ pub fn random_zeros(topology: &Topology, count: usize, rng: &mut Rng) -> Vec<u64
 /// Which zeros growth by gradient looks at.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
-pub enum Search {
-    /// All, O(out · in · rows) at a rewiring; refused above [`Search::LIMIT`] entries in a layer.
+pub enum GrowthCandidates {
+    /// All, O(out · in · rows) at a rewiring; refused above [`GrowthCandidates::LIMIT`] entries in a layer.
     #[default]
     Exact,
     /// A random one for each connection, O(nnz · rows): a deviation from the papers.
     Sampled,
 }
 
-impl Search {
+impl GrowthCandidates {
     /// Entries of a layer whose zeros are all looked at, at most: about ten seconds on a core for a batch of 128.
     pub const LIMIT: u64 = 1 << 32;
 
@@ -151,7 +151,7 @@ impl Search {
         }
     }
 
-    /// As many random zeros as there are connections, for [`Search::Sampled`].
+    /// As many random zeros as there are connections, for [`GrowthCandidates::Sampled`].
     pub fn candidates(self, topology: &Topology, rng: &mut Rng) -> Vec<u64> {
         match self {
             Self::Exact => Vec::new(),
@@ -165,7 +165,7 @@ impl Search {
 
 /// |∂L/∂w| of the zeros: connections of largest gradient are born with value zero (Evci et al. 2020, arXiv:1911.11134,
 /// eq. 1). A connection dropped in the same step competes too and, if it wins, keeps its value.
-pub struct Gradient(pub Search);
+pub struct Gradient(pub GrowthCandidates);
 
 /// The zeros and what was dropped, each with its gradient and the value it would have.
 pub fn contenders(target: &Target, kept: &[bool]) -> Vec<(Zero, f32)> {

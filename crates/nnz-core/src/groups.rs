@@ -1,8 +1,8 @@
 //! Groups of options that many methods share.
 
 use crate::{
-    Criterion, Decay, DistributionKind, DropGrow, Even, Growth, Kind, Pattern, Period, Prune, Schedule, Setting, Start,
-    Static, When, above, at_least, group,
+    Criterion, Decay, DistributionKind, DropGrow, Growth, Pattern, PerLayer, Period, Prune, Schedule, Setting, Start,
+    Static, TargetKind, When, above, at_least, group,
 };
 
 group! {
@@ -16,13 +16,13 @@ group! {
     /// Where zeros may fall.
     pattern: Pattern,
     /// What is pruned: weights, units (neurons and channels) or edges of a graph.
-    of: Kind,
+    of: TargetKind,
 }
 
 impl Budget {
     /// Of weights, anywhere.
     pub const fn new(density: f64, distribution: DistributionKind) -> Self {
-        Self { density, distribution, pattern: Pattern::Unstructured, of: Kind::Weights }
+        Self { density, distribution, pattern: Pattern::Unstructured, of: TargetKind::Weights }
     }
 
     /// Keeps what a criterion ranks highest, when a schedule says so.
@@ -113,7 +113,7 @@ impl Rewiring {
     pub fn drop_grow(self, setting: &Setting, drop: impl Criterion + 'static, grow: impl Growth + 'static) -> DropGrow {
         let Self { fraction, decay, .. } = self;
         let (drop, grow) = (Box::new(drop), Box::new(grow));
-        let (birth, when) = (self.born.fixed(setting), self.when(setting));
-        DropGrow { birth, drop, grow, exchange: Box::new(Even), when, fraction, decay }
+        let (initial_topology, when) = (self.born.fixed(setting), self.when(setting));
+        DropGrow { initial_topology, drop, grow, exchange: Box::new(PerLayer), when, fraction, decay }
     }
 }

@@ -15,10 +15,10 @@ mod distribution;
 mod error;
 pub mod experiment;
 mod explored;
+pub mod graph_stats;
 mod groups;
 mod knee;
 mod mask;
-pub mod measure;
 mod method;
 pub mod nm;
 mod options;
@@ -35,7 +35,9 @@ mod target;
 mod topology;
 
 pub use adapter::Adapter;
-pub use criterion::{Criterion, Gradient, Growth, Magnitude, Random, Search, Sensitivity, contenders, random_zeros};
+pub use criterion::{
+    Criterion, Gradient, Growth, GrowthCandidates, Magnitude, Random, Sensitivity, contenders, random_zeros,
+};
 pub use distribution::{Distribution, DistributionKind, Er, Erk, ErkPlus, Global, Uniform, UniformPlus, allocate};
 pub use error::{Error, Result, closest};
 pub use experiment::{Better, Context, Experiment, Findings, Input, InputKind, Metric, Need, Unit};
@@ -43,18 +45,18 @@ pub use explored::Explored;
 pub use groups::{Born, Budget, Rewiring};
 pub use knee::{Grid, Knee};
 pub use mask::Mask;
-pub use method::{Build, Launch, Method, Paper, Registry, Work};
+pub use method::{Build, Launch, Method, MethodInstance, Paper, Registry};
 pub use options::{Bounds, Documented, OptionDoc, above, at_least};
 pub use parametrization::{Leaf, Parametrization};
 pub use pattern::Pattern;
-pub use procedure::{Act, Procedure};
+pub use procedure::{Command, Procedure};
 pub use rng::Rng;
 pub use schedule::{Cubic, Decay, OneShot, Period, Schedule, Setting, When};
 pub use sparsifier::{Edit, Plan, Sparsifier};
 pub use start::Start;
 pub use state::{Numbers, State, Visit, visit_within};
-pub use stock::{Dense, DropGrow, Even, Exchange, Idle, Prune, Static};
-pub use target::{Kind, Live, Measure, Shape, Signals, Target, Zero};
+pub use stock::{CheckOnly, Dense, DropGrow, PerLayer, Prune, Redistribution, Static};
+pub use target::{Probe, Shape, Signals, Target, TargetKind, TargetMut, Zero};
 pub use topology::{Topology, Transposed};
 
 #[doc(hidden)]

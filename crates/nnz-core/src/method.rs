@@ -1,5 +1,5 @@
 use crate::{
-    Documented, Error, Experiment, Grid, Measure, OptionDoc, Parametrization, Procedure, Result, Setting, Sparsifier,
+    Documented, Error, Experiment, Grid, OptionDoc, Parametrization, Probe, Procedure, Result, Setting, Sparsifier,
     catalog, closest,
 };
 use serde::{Serialize, de::DeserializeOwned};
@@ -35,7 +35,7 @@ impl Paper {
 
 /// A method ready for one run: what it does to targets while training, and where it needs them, the way the training
 /// goes and what weights are made of.
-pub struct Work {
+pub struct MethodInstance {
     /// Plans and edits.
     pub sparsifier: Box<dyn Sparsifier>,
     /// How training goes; none trains once from end to end.
@@ -43,20 +43,20 @@ pub struct Work {
     /// What prunable weights are made of; none is plain entries.
     pub parametrization: Option<Box<dyn Parametrization>>,
     /// What the finished network is measured by.
-    pub measure: Option<Box<dyn Measure>>,
+    pub probe: Option<Box<dyn Probe>>,
     /// What is tried on a network that can be scored but not trained, instead of the procedure.
     pub grid: Option<Grid>,
 }
 
-impl<S: Sparsifier + 'static> From<S> for Work {
+impl<S: Sparsifier + 'static> From<S> for MethodInstance {
     fn from(sparsifier: S) -> Self {
-        Self { sparsifier: Box::new(sparsifier), procedure: None, parametrization: None, measure: None, grid: None }
+        Self { sparsifier: Box::new(sparsifier), procedure: None, parametrization: None, probe: None, grid: None }
     }
 }
 
-impl From<Box<dyn Sparsifier>> for Work {
+impl From<Box<dyn Sparsifier>> for MethodInstance {
     fn from(sparsifier: Box<dyn Sparsifier>) -> Self {
-        Self { sparsifier, procedure: None, parametrization: None, measure: None, grid: None }
+        Self { sparsifier, procedure: None, parametrization: None, probe: None, grid: None }
     }
 }
 
@@ -67,13 +67,13 @@ pub trait Build: Documented + Default + Serialize + DeserializeOwned {
     ///
     /// # Errors
     /// When options exclude each other.
-    fn build(self, setting: &Setting) -> Result<Work>;
+    fn build(self, setting: &Setting) -> Result<MethodInstance>;
 
     /// The same after checking the bounds.
     ///
     /// # Errors
     /// When an option is out of its range, or options exclude each other.
-    fn checked(self, setting: &Setting) -> Result<Work> {
+    fn checked(self, setting: &Setting) -> Result<MethodInstance> {
         self.check()?;
         self.build(setting)
     }
@@ -122,7 +122,7 @@ enum Entry {
 type Launcher = fn(toml::Table) -> Result<Result<Box<dyn Experiment>>, String>;
 
 /// From options and a run to a method at work; the outer error is the parser's, the inner one the method's.
-type Builder = fn(toml::Table, &Setting) -> Result<Result<Work>, String>;
+type Builder = fn(toml::Table, &Setting) -> Result<Result<MethodInstance>, String>;
 
 impl Method {
     /// A card for the method configured by `O`, whose paper and room stand under `key` in `papers/catalog.tsv` or, for a
@@ -230,7 +230,7 @@ impl Method {
     ///
     /// # Errors
     /// When an option is unknown or out of its range, or the card is that of an experiment.
-    pub fn build(&self, options: &toml::Table, setting: &Setting) -> Result<Work> {
+    pub fn build(&self, options: &toml::Table, setting: &Setting) -> Result<MethodInstance> {
         let options = self.options(options)?;
         match self.entry {
             Entry::Sparsify(build) => {

@@ -16,7 +16,7 @@ pub struct Leaf {
 /// How a weight comes from its leaves. The engine trains the leaves; layers see the weight.
 ///
 /// One object serves every prunable weight, so it holds options and no values. Weights are row-major `[rows, cols]`, in 64
-/// bits. The conformance suite compares [`Parametrization::pull`] with finite differences of [`Parametrization::weight`],
+/// bits. The conformance suite compares [`Parametrization::vjp`] with finite differences of [`Parametrization::weight`],
 /// unless it is [`Parametrization::straight_through`].
 pub trait Parametrization: Send + Sync {
     /// First leaves of a weight that would be `weight` if it were plain.
@@ -27,10 +27,10 @@ pub trait Parametrization: Send + Sync {
 
     /// The gradient of every leaf from the gradient of the weight: the vector-Jacobian product of
     /// [`Parametrization::weight`].
-    fn pull(&self, step: u64, leaves: &[Leaf], gradient: &[f64]) -> Vec<Vec<f64>>;
+    fn vjp(&self, step: u64, leaves: &[Leaf], gradient: &[f64]) -> Vec<Vec<f64>>;
 
     /// Whether the gradient of the weight is handed to its first leaf as it is, though the weight is another function of it
-    /// (Bengio et al. 2013, arXiv:1308.3432). Then [`Parametrization::pull`] must be that, or zero where the weight is.
+    /// (Bengio et al. 2013, arXiv:1308.3432). Then [`Parametrization::vjp`] must be that, or zero where the weight is.
     fn straight_through(&self) -> bool {
         false
     }

@@ -5,7 +5,7 @@ use std::ops::Range;
 /// One thing a procedure has the engine do.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
-pub enum Act {
+pub enum Command {
     /// Train, with the sparsifier, through a span of the steps of a training that is `of` steps long: the learning rate
     /// and the order of the rows are those of that span.
     Train {
@@ -41,10 +41,10 @@ pub trait Procedure: Send {
     /// Steps of all its trainings together.
     fn steps(&self) -> u64;
 
-    /// What to do next; `accuracy` is the answer to [`Act::Evaluate`] when that was the act before.
-    fn next(&mut self, accuracy: Option<f64>) -> Act;
+    /// What to do next; `accuracy` is the answer to [`Command::Evaluate`] when that was the act before.
+    fn next(&mut self, accuracy: Option<f64>) -> Command;
 
-    /// One edit for each target, for [`Act::Edit`].
+    /// One edit for each target, for [`Command::Edit`].
     fn edit(&mut self, targets: &[Target]) -> Result<Vec<Edit>>;
 
     /// What a checkpoint must hold.

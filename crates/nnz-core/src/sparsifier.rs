@@ -1,4 +1,4 @@
-use crate::{Kind, Live, Result, Shape, Signals, Target, Topology};
+use crate::{Result, Shape, Signals, Target, TargetKind, TargetMut, Topology};
 use serde_json::Value;
 
 /// What a method wants from the engine at one step.
@@ -20,16 +20,16 @@ pub enum Plan {
 pub enum Edit {
     /// Leave the target as it is.
     Keep,
-    /// A new topology; survivors keep their value. `born` has the first value of every entry the old topology did not have, in
+    /// A new topology; survivors keep their value. `grown` has the first value of every entry the old topology did not have, in
     /// the new topology's order; missing numbers are zero.
     ///
-    /// For [`Kind::Units`] and [`Kind::Structure`] it has a row for each unit or block there is, which is empty where it goes, and
+    /// For [`TargetKind::Units`] and [`TargetKind::Structure`] it has a row for each unit or block there is, which is empty where it goes, and
     /// behind them one for each that is new: the engine cuts the tensors of the axis, or makes them larger.
     Rewire {
         /// What exists from now on.
         topology: Topology,
         /// First values of newborns.
-        born: Vec<f32>,
+        grown: Vec<f32>,
     },
     /// A new topology and the value of every entry, in its order.
     Set {
@@ -50,13 +50,13 @@ pub enum Edit {
 /// A method at work in a training loop, or once over a trained model (`step` 0).
 pub trait Sparsifier: Send {
     /// The topologies a sparse start allocates instead of dense weights; `None` starts dense.
-    fn birth(&self, _shapes: &[&Shape]) -> Result<Option<Vec<Topology>>> {
+    fn initial_topologies(&self, _shapes: &[&Shape]) -> Result<Option<Vec<Topology>>> {
         Ok(None)
     }
 
     /// What its targets are sets of.
-    fn kind(&self) -> Kind {
-        Kind::Weights
+    fn kind(&self) -> TargetKind {
+        TargetKind::Weights
     }
 
     /// Refuses shapes the method cannot work on, before anything is trained.
@@ -94,7 +94,7 @@ pub trait Sparsifier: Send {
     }
 
     /// Changes values behind the optimizer step made at rate `lr`: the backward half of a proximal step.
-    fn after_step(&mut self, _step: u64, _lr: f64, _targets: &mut [Live]) {}
+    fn after_step(&mut self, _step: u64, _lr: f64, _targets: &mut [TargetMut]) {}
 
     /// What a checkpoint must hold besides the step; `Null` for a method without memory.
     fn state(&self) -> Value {

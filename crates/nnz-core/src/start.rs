@@ -1,4 +1,4 @@
-use crate::{Error, Result, Rng, Shape, Topology, measure};
+use crate::{Error, Result, Rng, Shape, Topology, graph_stats};
 use serde::{Deserialize, Serialize};
 use std::collections::HashSet;
 use std::{fmt, str::FromStr};
@@ -174,7 +174,7 @@ fn ramanujan(rows: usize, cols: usize, count: usize, rng: &mut Rng) -> Topology 
     let mut best: Option<(f64, Topology)> = None;
     for _ in 0..DRAWS {
         let t = biregular(rows, cols, count, rng);
-        let found = measure::spectral(&t);
+        let found = graph_stats::spectral(&t);
         let excess = found.adjacency.second - found.ramanujan;
         if best.as_ref().is_none_or(|(e, _)| excess < *e) {
             best = Some((excess, t));
@@ -276,13 +276,13 @@ mod tests {
     fn scale_free_degrees_have_hubs() {
         let widest = |text: &str| {
             let t = draw(text, 1000, 1000, 10_000, 0);
-            measure::fan_in(&t).max.max(measure::fan_out(&t).max)
+            graph_stats::fan_in(&t).max.max(graph_stats::fan_out(&t).max)
         };
         let (hub, plain) = (widest("scale-free:2.5"), widest("random"));
         assert!(hub > 5 * plain, "{hub} and {plain}");
         // Above a tenth, too, the unit of largest weight has the most connections.
         let t = draw("scale-free:2.5", 100, 100, 3000, 0);
-        assert!(measure::fan_in(&t).max > 60, "{:?}", measure::fan_in(&t));
+        assert!(graph_stats::fan_in(&t).max > 60, "{:?}", graph_stats::fan_in(&t));
     }
 
     #[test]
@@ -295,10 +295,10 @@ mod tests {
                 t.col_degrees().iter().max().unwrap() - t.col_degrees().iter().min().unwrap(),
                 usize::from(count % cols > 0)
             );
-            let found = measure::spectral(&t);
+            let found = graph_stats::spectral(&t);
             assert!(found.adjacency.converged && found.adjacency.second <= found.ramanujan, "{found:?}");
             // A small world of the same size mixes badly.
-            let ring = measure::spectral(&draw("small-world:0", rows, cols, count, 0));
+            let ring = graph_stats::spectral(&draw("small-world:0", rows, cols, count, 0));
             assert!(ring.adjacency.second > found.adjacency.second, "{ring:?}");
         }
     }

@@ -1,8 +1,8 @@
 //! Ready-made sparsifiers: most methods are one of them with the right parts.
 
 use crate::{
-    Criterion, Decay, Distribution, Edit, Error, Growth, Kind, Pattern, Plan, Result, Rng, Schedule, Search, Setting,
-    Shape, Signals, Sparsifier, Start, Target, Topology, When, allocate, random_zeros,
+    Criterion, Decay, Distribution, Edit, Error, Growth, GrowthCandidates, Pattern, Plan, Result, Rng, Schedule,
+    Setting, Shape, Signals, Sparsifier, Start, Target, TargetKind, Topology, When, allocate, random_zeros,
 };
 use serde_json::{Value, json};
 
@@ -41,7 +41,7 @@ pub struct Prune {
     /// The run.
     pub setting: Setting,
     /// What is pruned.
-    pub kind: Kind,
+    pub kind: TargetKind,
     /// Rounds n of a step: round k of them, from 1, ends at density^(k / n).
     pub rounds: u32,
     /// Rounds done in this step.
@@ -51,7 +51,7 @@ pub struct Prune {
 }
 
 impl Sparsifier for Prune {
-    fn kind(&self) -> Kind {
+    fn kind(&self) -> TargetKind {
         self.kind
     }
 
@@ -80,19 +80,19 @@ impl Sparsifier for Prune {
         }
         let score = |t: &Target| self.criterion.score(t, &mut stream(&self.setting, "score", t.index, step));
         let scores: Vec<Vec<f32>> = targets.iter().map(score).collect();
-        if self.kind == Kind::Edges && self.edges.is_empty() {
+        if self.kind == TargetKind::Edges && self.edges.is_empty() {
             self.edges = targets.iter().map(|t| t.topology.nnz()).collect();
         }
         let graphs: Vec<Shape> =
             targets.iter().zip(&self.edges).map(|(t, &n)| Shape::matrix(&t.shape.name, 1, n)).collect();
         let shapes: Vec<&Shape> = match self.kind {
-            Kind::Edges => graphs.iter().collect(),
+            TargetKind::Edges => graphs.iter().collect(),
             _ => targets.iter().map(|t| t.shape).collect(),
         };
         let counts = allocate(&*self.distribution, &shapes, &scores, density)?;
         let edit = |((t, score), count): ((&Target, &Vec<f32>), usize)| {
             let topology = t.topology.filter(&self.pattern.select(t.topology, score, count));
-            Edit::Rewire { topology, born: Vec::new() }
+            Edit::Rewire { topology, grown: Vec::new() }
         };
         Ok(targets.iter().zip(&scores).zip(counts).map(edit).collect())
     }
@@ -125,10 +125,10 @@ impl Sparsifier for Dense {
 }
 
 /// Refuses what pruning would and does nothing: for methods whose work is a procedure or a parametrization.
-pub struct Idle(pub Prune);
+pub struct CheckOnly(pub Prune);
 
-impl Sparsifier for Idle {
-    fn kind(&self) -> Kind {
+impl Sparsifier for CheckOnly {
+    fn kind(&self) -> TargetKind {
         self.0.kind
     }
 
@@ -156,13 +156,13 @@ pub struct Static {
     /// The run.
     pub setting: Setting,
     /// What is drawn; only weights can be.
-    pub kind: Kind,
+    pub kind: TargetKind,
     /// What it is drawn from.
     pub start: Start,
 }
 
 impl Sparsifier for Static {
-    fn birth(&self, shapes: &[&Shape]) -> Result<Option<Vec<Topology>>> {
+    fn initial_topologies(&self, shapes: &[&Shape]) -> Result<Option<Vec<Topology>>> {
         let counts = allocate(&*self.distribution, shapes, &[], self.density)?;
         let draw = |(i, (s, count)): (usize, (&&Shape, usize))| {
             let mut rng = stream(&self.setting, "birth", i, 0);
@@ -176,7 +176,7 @@ impl Sparsifier for Static {
 
     fn check(&self, shapes: &[&Shape]) -> Result<()> {
         check(self.pattern, self.density, shapes)?;
-        if self.kind != Kind::Weights {
+        if self.kind != TargetKind::Weights {
             return Err(Error::Refused(
                 "only weights can be born at random; to lose units or edges at random, use random-pruning".into(),
             ));
@@ -206,7 +206,7 @@ impl Sparsifier for Static {
 }
 
 /// How many connections each target gives up and gets at a rewiring.
-pub trait Exchange: Send {
+pub trait Redistribution: Send {
     /// What must be measured first.
     fn needs(&self) -> Signals {
         Signals::NONE
@@ -225,16 +225,16 @@ pub trait Exchange: Send {
         Value::Null
     }
 
-    /// Takes back what [`Exchange::state`] gave.
+    /// Takes back what [`Redistribution::state`] gave.
     fn restore(&mut self, _state: &Value) -> Result<()> {
         Ok(())
     }
 }
 
 /// The fraction of its nonzeros, and as many back.
-pub struct Even;
+pub struct PerLayer;
 
-impl Exchange for Even {
+impl Redistribution for PerLayer {
     fn layerwise(&self) -> bool {
         true
     }
@@ -251,13 +251,13 @@ impl Exchange for Even {
 /// Drop some, grow some: every dynamic sparse training method.
 pub struct DropGrow {
     /// The topology at birth.
-    pub birth: Static,
+    pub initial_topology: Static,
     /// Ranks live connections; the lowest are dropped.
     pub drop: Box<dyn Criterion>,
     /// Chooses what is born. Where it finds too few, random zeros are.
     pub grow: Box<dyn Growth>,
     /// How many.
-    pub exchange: Box<dyn Exchange>,
+    pub exchange: Box<dyn Redistribution>,
     /// When.
     pub when: When,
     /// Fraction of the nonzeros replaced at the first rewiring.
@@ -274,30 +274,30 @@ impl DropGrow {
         if lost + got == 0 {
             return Edit::Keep;
         }
-        let setting = &self.birth.setting;
+        let setting = &self.initial_topology.setting;
         let score = self.drop.score(t, &mut stream(setting, "drop", t.index, step));
         let kept = Pattern::Unstructured.select(t.topology, &score, nnz - lost);
         let mut rng = stream(setting, "grow", t.index, step);
-        let mut born = self.grow.grow(step, t, &kept, got, &mut rng);
+        let mut grown = self.grow.grow(step, t, &kept, got, &mut rng);
         let (rows, cols) = (t.topology.rows(), t.topology.cols());
-        let all = |born: &[(u64, f32)]| {
+        let all = |grown: &[(u64, f32)]| {
             let survivors = t.topology.positions().zip(&kept).filter(|(_, k)| **k).map(|(p, _)| p);
-            let mut positions: Vec<u64> = survivors.chain(born.iter().map(|&(p, _)| p)).collect();
+            let mut positions: Vec<u64> = survivors.chain(grown.iter().map(|&(p, _)| p)).collect();
             positions.sort_unstable();
             Topology::from_positions(rows, cols, positions)
         };
-        let mut topology = all(&born);
-        if born.len() < got {
-            born.extend(random_zeros(&topology, got - born.len(), &mut rng).into_iter().map(|p| (p, 0.0)));
-            topology = all(&born);
+        let mut topology = all(&grown);
+        if grown.len() < got {
+            grown.extend(random_zeros(&topology, got - grown.len(), &mut rng).into_iter().map(|p| (p, 0.0)));
+            topology = all(&grown);
         }
-        born.sort_unstable_by_key(|&(p, _)| p);
-        let newborn = born.iter().filter(|(p, _)| t.topology.find(*p).is_none()).map(|&(_, v)| v);
+        grown.sort_unstable_by_key(|&(p, _)| p);
+        let newborn = grown.iter().filter(|(p, _)| t.topology.find(*p).is_none()).map(|&(_, v)| v);
         let mut newborn: Vec<f32> = newborn.collect();
         if newborn.iter().all(|&v| v == 0.0) {
             newborn.clear();
         }
-        Edit::Rewire { topology, born: newborn }
+        Edit::Rewire { topology, grown: newborn }
     }
 
     fn fraction(&self, step: u64) -> f64 {
@@ -306,23 +306,23 @@ impl DropGrow {
 }
 
 impl Sparsifier for DropGrow {
-    fn birth(&self, shapes: &[&Shape]) -> Result<Option<Vec<Topology>>> {
-        self.birth.birth(shapes)
+    fn initial_topologies(&self, shapes: &[&Shape]) -> Result<Option<Vec<Topology>>> {
+        self.initial_topology.initial_topologies(shapes)
     }
 
     fn check(&self, shapes: &[&Shape]) -> Result<()> {
-        if self.birth.pattern != Pattern::Unstructured {
+        if self.initial_topology.pattern != Pattern::Unstructured {
             return Err(Error::Refused(format!(
                 "rewiring is unstructured: it would not keep pattern {}; use pattern unstructured, or a static random \
                  topology of that pattern (method random-pruning)",
-                self.birth.pattern
+                self.initial_topology.pattern
             )));
         }
         if !(0.0..=1.0).contains(&self.fraction) {
             return Err(Error::Range { name: "drop fraction", range: "between 0 and 1".into(), got: self.fraction });
         }
         if self.grow.needs(1.0).zeros > 0.0
-            && let Some(s) = shapes.iter().find(|s| s.len() as u64 > Search::LIMIT)
+            && let Some(s) = shapes.iter().find(|s| s.len() as u64 > GrowthCandidates::LIMIT)
         {
             return Err(Error::Refused(format!(
                 "the gradient of all zeros of `{}`, {}x{}, takes too long (the limit is {} entries); choose \
@@ -330,10 +330,10 @@ impl Sparsifier for DropGrow {
                 s.name,
                 s.rows,
                 s.cols,
-                Search::LIMIT
+                GrowthCandidates::LIMIT
             )));
         }
-        self.birth.check(shapes)
+        self.initial_topology.check(shapes)
     }
 
     fn plan(&self, step: u64) -> Plan {
@@ -347,7 +347,7 @@ impl Sparsifier for DropGrow {
     }
 
     fn candidates(&self, step: u64, index: usize, topology: &Topology) -> Vec<u64> {
-        self.grow.candidates(index, topology, &mut stream(&self.birth.setting, "candidates", index, step))
+        self.grow.candidates(index, topology, &mut stream(&self.initial_topology.setting, "candidates", index, step))
     }
 
     fn layerwise(&self) -> bool {

@@ -36,7 +36,7 @@ impl Shape {
 /// What the targets of a method are sets of.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
-pub enum Kind {
+pub enum TargetKind {
     /// The entries of a weight matrix or kernel; a target is a layer.
     #[default]
     Weights,
@@ -61,9 +61,9 @@ pub struct Signals {
     /// Streamed by the engine; the dense gradient is never stored.
     pub zeros: f64,
     /// The Hessian of the loss times its gradient over all weights, with logits divided by this temperature.
-    pub curvature: Option<f64>,
+    pub hessian_gradient: Option<f64>,
     /// The gradient of R = Σ outputs for an input of ones through |parameters|, divided by R. In 64 bits, without data.
-    pub flow: bool,
+    pub synaptic_flow: bool,
     /// The first and second moments of the inputs of the target of this index.
     pub gram: Option<usize>,
     /// The gradient at zeros that the method names ([`crate::Sparsifier::candidates`]). They come besides the largest ones, and
@@ -80,8 +80,8 @@ impl Signals {
     pub const NONE: Self = Self {
         gradient: false,
         zeros: 0.0,
-        curvature: None,
-        flow: false,
+        hessian_gradient: None,
+        synaptic_flow: false,
         gram: None,
         candidates: false,
         momentum: false,
@@ -96,8 +96,8 @@ impl Signals {
         Self {
             gradient: self.gradient || other.gradient,
             zeros: self.zeros.max(other.zeros),
-            curvature: self.curvature.or(other.curvature),
-            flow: self.flow || other.flow,
+            hessian_gradient: self.hessian_gradient.or(other.hessian_gradient),
+            synaptic_flow: self.synaptic_flow || other.synaptic_flow,
             gram: self.gram.or(other.gram),
             candidates: self.candidates || other.candidates,
             momentum: self.momentum || other.momentum,
@@ -112,7 +112,7 @@ impl Signals {
 
     /// Whether a batch is needed.
     pub fn data(self) -> bool {
-        Self { flow: false, ..self }.any()
+        Self { synaptic_flow: false, ..self }.any()
     }
 }
 
@@ -141,10 +141,10 @@ pub struct Target<'a> {
     /// The zeros of largest |gradient| and the candidates, descending, ties by position; empty unless [`Signals::zeros`] or
     /// [`Signals::candidates`] was asked for.
     pub zeros: &'a [Zero],
-    /// Hessian times gradient at the entries; empty unless [`Signals::curvature`] was asked for.
-    pub curvature: &'a [f32],
-    /// ∂R/∂|w| / R at the entries; empty unless [`Signals::flow`] was asked for.
-    pub flow: &'a [f32],
+    /// Hessian times gradient at the entries; empty unless [`Signals::hessian_gradient`] was asked for.
+    pub hessian_gradient: &'a [f32],
+    /// ∂R/∂|w| / R at the entries; empty unless [`Signals::synaptic_flow`] was asked for.
+    pub synaptic_flow: &'a [f32],
     /// Mean of x xᵀ over the rows measured, `[cols, cols]`; empty unless [`Signals::gram`] named this target.
     pub gram: &'a [f64],
     /// Mean of x over the same rows, `[cols]`; empty likewise.
@@ -152,7 +152,7 @@ pub struct Target<'a> {
     /// What the optimizer keeps as mean gradient of the entries: SGD's momentum, or Adam's first moment over the root of its
     /// second; the gradient where it keeps none. Empty unless [`Signals::momentum`] was asked for.
     pub momentum: &'a [f32],
-    /// Multiply-adds of a forward pass of one row that each entry takes part in; of [`Kind::Structure`] only.
+    /// Multiply-adds of a forward pass of one row that each entry takes part in; of [`TargetKind::Structure`] only.
     pub cost: f64,
     /// Multiply-adds of a forward pass of one row through the whole network; likewise.
     pub whole: f64,
@@ -168,8 +168,8 @@ impl<'a> Target<'a> {
             values,
             gradient: &[],
             zeros: &[],
-            curvature: &[],
-            flow: &[],
+            hessian_gradient: &[],
+            synaptic_flow: &[],
             gram: &[],
             mean: &[],
             momentum: &[],
@@ -180,14 +180,14 @@ impl<'a> Target<'a> {
 }
 
 /// One number about the weights of a network, for rooms that look instead of changing anything.
-pub trait Measure: Send + Sync {
+pub trait Probe: Send + Sync {
     /// The number, from all weights, first layer first.
-    fn measure(&self, weights: &[Target]) -> f64;
+    fn probe(&self, weights: &[Target]) -> f64;
 }
 
 /// A target behind an optimizer step, its values to be changed in place.
 #[derive(Debug)]
-pub struct Live<'a> {
+pub struct TargetMut<'a> {
     /// Its position among the targets.
     pub index: usize,
     /// Name and extent.

@@ -250,8 +250,8 @@ mod tests {
                 let storage = Storage::Auto.into();
                 let mut whole = Whole { model: &mut model, optimizer: None, average: None, storage, fresh };
                 let moved = whole.resize(&axis, &keep, 0).unwrap();
-                assert_eq!((model.nonzeros() + moved.died, moved.born), (entries, 0));
-                assert!(moved.died > 0);
+                assert_eq!((model.nonzeros() + moved.pruned, moved.grown), (entries, 0));
+                assert!(moved.pruned > 0);
                 model.spec.check(10).unwrap();
                 assert_eq!(model.spec.entries(), model.nonzeros(), "the layers say what the tensors are");
                 let after = model.infer(input.clone()).unwrap();

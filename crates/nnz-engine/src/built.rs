@@ -4,15 +4,15 @@
 
 use std::path::Path;
 
-use nnz_core::{Measure, Setting, Topology, Work};
+use nnz_core::{MethodInstance, Probe, Setting, Topology};
 
-use crate::data::{Dataset, Frame, Split};
+use crate::data::{Dataset, Preprocessing, Split};
 use crate::files::{self, Header, Packing};
 use crate::layers::Layers;
 use crate::step::{self, Make, Rows};
 use crate::train::Observer;
 use crate::{
-    Evaluation, Frozen, Model, ModelSpec, Moved, Progress, Real, Result, Storing, Tensor, TrainSpec, Trainer,
+    Evaluation, Frozen, Model, ModelSpec, Moved, PolicyRef, Progress, Real, Result, Tensor, TrainSpec, Trainer,
     evaluate as measures,
 };
 
@@ -45,7 +45,7 @@ impl Number for f64 {}
 built! {
     fn trainer<'a>(model: &ModelSpec, data: &'a Dataset, spec: &TrainSpec, seed: u64, make: Make) -> Result<Trainer<'a, Self>>
         = Trainer::new_generic;
-    fn trainer_from<'a>(model: Model<Self>, frame: Frame, data: &'a Dataset, spec: &TrainSpec, seed: u64, make: Make)
+    fn trainer_from<'a>(model: Model<Self>, frame: Preprocessing, data: &'a Dataset, spec: &TrainSpec, seed: u64, make: Make)
         -> Result<Trainer<'a, Self>> = Trainer::from_model_generic;
     fn train<'a>(trainer: &mut Trainer<'a, Self>, observer: &mut Observer<'_, 'a, Self>) -> Result<bool> = Trainer::run_generic;
     fn advance(trainer: &mut Trainer<Self>) -> Result<Progress> = Trainer::advance_generic;
@@ -53,21 +53,21 @@ built! {
     fn resume(trainer: &mut Trainer<Self>, path: &Path, run: &str) -> Result<()> = Trainer::resume_generic;
     fn evaluate_training(trainer: &Trainer<Self>, split: &Split, rows: &[u32]) -> Result<Evaluation> = Trainer::evaluate_generic;
 
-    fn born(spec: &ModelSpec, births: Option<Vec<Topology>>, storage: Storing, prune_head: bool, seed: u64) -> Result<Model<Self>>
+    fn born(spec: &ModelSpec, births: Option<Vec<Topology>>, storage: PolicyRef, prune_head: bool, seed: u64) -> Result<Model<Self>>
         = Model::born_generic;
     fn infer(model: &Model<Self>, input: Tensor<Self>) -> Result<Tensor<Self>> = Model::infer_generic;
     fn infer_frozen(model: &Frozen<Self>, input: Tensor<Self>) -> Result<Tensor<Self>> = Frozen::infer_generic;
-    fn evaluate(model: &Model<Self>, data: &Dataset, split: &Split, rows: &[u32], frame: &Frame) -> Result<Evaluation>
+    fn evaluate(model: &Model<Self>, data: &Dataset, split: &Split, rows: &[u32], frame: &Preprocessing) -> Result<Evaluation>
         = measures::evaluate_generic;
-    fn prune(model: &mut Model<Self>, work: &mut Work, batch: Rows, storage: Storing) -> Result<Moved> = step::prune_generic;
-    fn measure(model: &Model<Self>, measure: &dyn Measure) -> f64 = step::measure_generic;
-    fn parse(bytes: &[u8], path: &Path, storage: Storing, layers: &Layers) -> Result<(Model<Self>, Header)> = files::parse_generic;
+    fn prune(model: &mut Model<Self>, work: &mut MethodInstance, batch: Rows, storage: PolicyRef) -> Result<Moved> = step::prune_generic;
+    fn probe(model: &Model<Self>, probe: &dyn Probe) -> f64 = step::probe_generic;
+    fn parse(bytes: &[u8], path: &Path, storage: PolicyRef, layers: &Layers) -> Result<(Model<Self>, Header)> = files::parse_generic;
     fn save(path: &Path, model: &Model<Self>, header: &Header, packing: Packing) -> Result<()> = files::save_generic;
 }
 
 impl<'a, T: Number> Trainer<'a, T> {
     /// A fresh network on `data`, built for a method that `build` makes once the length of the run is known.
-    pub fn new<W: Into<Work>>(
+    pub fn new<W: Into<MethodInstance>>(
         model: &ModelSpec,
         data: &'a Dataset,
         spec: &TrainSpec,
@@ -79,9 +79,9 @@ impl<'a, T: Number> Trainer<'a, T> {
 
     /// Training that goes on from the values of `model`, with the task, normalization and scales it was trained under. A
     /// method that gives birth to a topology is refused: it would throw the trained values away.
-    pub fn from_model<W: Into<Work>>(
+    pub fn from_model<W: Into<MethodInstance>>(
         model: Model<T>,
-        frame: Frame,
+        frame: Preprocessing,
         data: &'a Dataset,
         spec: &TrainSpec,
         seed: u64,
@@ -122,7 +122,7 @@ impl<T: Number> Model<T> {
     pub fn born<'a>(
         spec: &ModelSpec,
         births: Option<Vec<Topology>>,
-        storage: impl Into<Storing<'a>>,
+        storage: impl Into<PolicyRef<'a>>,
         prune_head: bool,
         seed: u64,
     ) -> Result<Self> {
@@ -148,7 +148,7 @@ pub fn evaluate<T: Number>(
     data: &Dataset,
     split: &Split,
     rows: &[u32],
-    frame: &Frame,
+    frame: &Preprocessing,
 ) -> Result<Evaluation> {
     T::evaluate(model, data, split, rows, frame)
 }
@@ -157,16 +157,16 @@ pub fn evaluate<T: Number>(
 /// measure on data.
 pub fn prune<'a, T: Number>(
     model: &mut Model<T>,
-    work: &mut Work,
-    batch: Option<(&Dataset, &[u32], &Frame)>,
-    storage: impl Into<Storing<'a>>,
+    work: &mut MethodInstance,
+    batch: Option<(&Dataset, &[u32], &Preprocessing)>,
+    storage: impl Into<PolicyRef<'a>>,
 ) -> Result<Moved> {
     T::prune(model, work, batch, storage.into())
 }
 
 /// A measure of a network's weights.
-pub fn measure<T: Number>(model: &Model<T>, measure: &dyn Measure) -> f64 {
-    T::measure(model, measure)
+pub fn probe<T: Number>(model: &Model<T>, probe: &dyn Probe) -> f64 {
+    T::probe(model, probe)
 }
 
 /// Writes a model; the header's network is that of the model.
@@ -175,7 +175,7 @@ pub fn save_model<T: Number>(path: &Path, model: &Model<T>, header: &Header, pac
 }
 
 /// Reads a model. Weights get the storage that `storage` resolves to; `auto` without a choice is what the file says.
-pub fn load_model<'a, T: Number>(path: &Path, storage: impl Into<Storing<'a>>) -> Result<(Model<T>, Header)> {
+pub fn load_model<'a, T: Number>(path: &Path, storage: impl Into<PolicyRef<'a>>) -> Result<(Model<T>, Header)> {
     parse_model(&files::read(path)?, path, storage)
 }
 
@@ -183,7 +183,7 @@ pub fn load_model<'a, T: Number>(path: &Path, storage: impl Into<Storing<'a>>) -
 pub fn parse_model<'a, T: Number>(
     bytes: &[u8],
     path: &Path,
-    storage: impl Into<Storing<'a>>,
+    storage: impl Into<PolicyRef<'a>>,
 ) -> Result<(Model<T>, Header)> {
     T::parse(bytes, path, storage.into(), &Layers::new())
 }
@@ -194,7 +194,7 @@ pub fn parse_model<'a, T: Number>(
 /// Those of [`load_model`], and when a layer is not among `layers`.
 pub fn load_model_with<'a, T: Number>(
     path: &Path,
-    storage: impl Into<Storing<'a>>,
+    storage: impl Into<PolicyRef<'a>>,
     layers: &Layers,
 ) -> Result<(Model<T>, Header)> {
     T::parse(&files::read(path)?, path, storage.into(), layers)

@@ -1,7 +1,7 @@
 //! The loss of a network, and its measure.
 
 use crate::Real;
-use crate::data::{Batch, Dataset, Frame, Goal, Split, Task};
+use crate::data::{Batch, Dataset, Goal, Preprocessing, Split, Task};
 use crate::{Model, Result, Var, ops};
 
 /// Mean loss of outputs `[rows, outputs]`. `smoothing` is the weight that cross-entropy gives to all classes alike.
@@ -37,7 +37,7 @@ pub(crate) fn evaluate_generic<T: Real>(
     data: &Dataset,
     split: &Split,
     rows: &[u32],
-    frame: &Frame,
+    frame: &Preprocessing,
 ) -> Result<Evaluation> {
     let mut predictions = Vec::new();
     let (mut loss, mut right) = (0.0, 0usize);

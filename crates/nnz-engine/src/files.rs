@@ -5,12 +5,12 @@
 //! and carries the model's specification, so that a file is all one needs. A checkpoint adds optimizer state and position.
 //! Equal models are equal files, byte for byte.
 
-use crate::data::{Frame, Normalization, Task};
+use crate::data::{Normalization, Preprocessing, Task};
 use crate::layers::Layers;
 use crate::train::Snapshot;
 use crate::{
-    Average, Crossovers, Dtype, Error, Layout, Model, ModelSpec, Optimizer, OptimizerSpec, Param, Position, Real,
-    Result, Role, Storage, StoragePolicy, Storing, Tensor,
+    Average, Dtype, Error, Layout, Model, ModelSpec, Optimizer, OptimizerSpec, Param, PolicyRef, Position, Real,
+    Result, Role, SparseThresholds, Storage, StoragePolicy, Tensor,
 };
 use half::bf16;
 use nnz_core::{Shape, Topology};
@@ -54,8 +54,8 @@ pub struct Header {
 
 impl Header {
     /// How rows become inputs and goals.
-    pub fn frame(&self) -> Frame {
-        Frame { task: self.task, normalization: self.normalization, scales: self.scales.clone() }
+    pub fn frame(&self) -> Preprocessing {
+        Preprocessing { task: self.task, normalization: self.normalization, scales: self.scales.clone() }
     }
 }
 
@@ -106,8 +106,8 @@ struct CheckpointHeader {
     #[serde(default)]
     average: bool,
     /// Where storage `auto` keeps weights sparse: the choice a training began with, whatever a machine would choose now.
-    #[serde(default, skip_serializing_if = "Crossovers::is_empty")]
-    crossovers: Crossovers,
+    #[serde(default, skip_serializing_if = "SparseThresholds::is_empty")]
+    crossovers: SparseThresholds,
     position: Position,
 }
 
@@ -116,7 +116,7 @@ pub(crate) struct Checkpoint<'a, T: Real> {
     pub model: Cow<'a, Model<T>>,
     pub optimizer: Cow<'a, Optimizer<T>>,
     pub average: Option<Average<T>>,
-    pub crossovers: Crossovers,
+    pub crossovers: SparseThresholds,
     pub snapshots: Cow<'a, BTreeMap<String, Snapshot<T>>>,
     /// Values and optimizer state of the leaves of every parametrized weight, one after the other.
     pub leaves: Vec<Vec<f64>>,
@@ -352,7 +352,7 @@ impl<'a> In<'a> {
         }
     }
 
-    fn param<T: Real>(&self, shape: &Shape, prunable: bool, storage: Storing) -> Result<Param<T>> {
+    fn param<T: Real>(&self, shape: &Shape, prunable: bool, storage: PolicyRef) -> Result<Param<T>> {
         let name = &shape.name;
         self.bounded(name, shape.cols)?;
         match self.layout.get(name).map(String::as_str) {
@@ -385,7 +385,7 @@ impl<'a> In<'a> {
         &self,
         snapshot: &str,
         model: &Model<T>,
-        storage: Storing,
+        storage: PolicyRef,
         optimizer: &Optimizer<T>,
     ) -> Result<Snapshot<T>> {
         let (mut params, mut states) = (Vec::new(), Vec::new());
@@ -420,7 +420,7 @@ impl<'a> In<'a> {
         Ok(Snapshot { params, state: states })
     }
 
-    fn model<T: Real>(&self, storage: Storing) -> Result<Model<T>> {
+    fn model<T: Real>(&self, storage: PolicyRef) -> Result<Model<T>> {
         let spec = &self.header.model;
         let mut params = Vec::new();
         for p in spec.params() {
@@ -444,7 +444,7 @@ pub(crate) fn read(path: &Path) -> Result<Vec<u8>> {
 pub(crate) fn parse_generic<T: Real>(
     bytes: &[u8],
     path: &Path,
-    storage: Storing,
+    storage: PolicyRef,
     layers: &Layers,
 ) -> Result<(Model<T>, Header)> {
     let file = In::parse(path, bytes)?.checked(layers)?;
@@ -476,7 +476,7 @@ pub(crate) fn load_checkpoint<T: Real>(
         )));
     }
     let crossovers = checkpoint.crossovers.clone();
-    let storage = Storing { storage, crossovers: &crossovers };
+    let storage = PolicyRef { storage, crossovers: &crossovers };
     let model: Model<T> = file.model(storage)?;
     if checkpoint.optimizer.slots() > file.tensors.len() {
         let slots = checkpoint.optimizer.slots();

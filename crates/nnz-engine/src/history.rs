@@ -30,9 +30,9 @@ pub enum Event {
         /// Among the prunable weights.
         layer: usize,
         /// Positions of new connections, ascending.
-        born: Vec<u64>,
+        grown: Vec<u64>,
         /// Positions of removed connections, ascending.
-        died: Vec<u64>,
+        pruned: Vec<u64>,
     },
 }
 
@@ -103,8 +103,8 @@ impl History {
                 None => events.push(new.start(step, layer)),
                 Some(old) if old.topology == new.topology => {}
                 Some(old) => {
-                    let [born, died] = differences(old.positions(), new.positions());
-                    events.push(Event::Moved { step, layer, born, died });
+                    let [grown, pruned] = differences(old.positions(), new.positions());
+                    events.push(Event::Moved { step, layer, grown, pruned });
                 }
             }
         }
@@ -114,18 +114,18 @@ impl History {
 
 /// What is only in the second, and what is only in the first, of two ascending sequences.
 fn differences(old: impl Iterator<Item = u64>, new: impl Iterator<Item = u64>) -> [Vec<u64>; 2] {
-    let (mut born, mut died) = (Vec::new(), Vec::new());
+    let (mut grown, mut pruned) = (Vec::new(), Vec::new());
     let mut old = old.peekable();
     for p in new {
         while let Some(gone) = old.next_if(|&q| q < p) {
-            died.push(gone);
+            pruned.push(gone);
         }
         if old.next_if_eq(&p).is_none() {
-            born.push(p);
+            grown.push(p);
         }
     }
-    died.extend(old);
-    [born, died]
+    pruned.extend(old);
+    [grown, pruned]
 }
 
 #[cfg(test)]
@@ -134,7 +134,7 @@ mod tests {
 
     #[test]
     fn differences_are_what_only_one_of_them_has() {
-        let [born, died] = differences([1, 2, 5, 9].into_iter(), [0, 2, 6, 9, 11].into_iter());
-        assert_eq!((born, died), (vec![0, 6, 11], vec![1, 5]));
+        let [grown, pruned] = differences([1, 2, 5, 9].into_iter(), [0, 2, 6, 9, 11].into_iter());
+        assert_eq!((grown, pruned), (vec![0, 6, 11], vec![1, 5]));
     }
 }

@@ -93,7 +93,7 @@ impl Leaves {
     ) {
         let mut at = 0;
         for (i, leaves) in &mut self.of {
-            let mut pulled = p.pull(step, leaves, &wide(&gradients[*i]));
+            let mut pulled = p.vjp(step, leaves, &wide(&gradients[*i]));
             p.penalty(step, leaves, &mut pulled);
             for (k, (leaf, gradient)) in leaves.iter_mut().zip(pulled).enumerate() {
                 if !p.trains(k) {

@@ -33,8 +33,8 @@ pub use nnz_tensor::fit::{LbfgsOptions, LrSchedule, OptimizerSpec, clip_by_norm,
 pub use nnz_tensor::{Codes, Connections, Gradient, Real, SparseVar, Tensor, Var, derivatives, fit, ops, tape};
 
 pub use axes::{Axis, axes};
-pub use built::{Number, evaluate, measure, prune};
-pub use data::{Frame, Task};
+pub use built::{Number, evaluate, probe, prune};
+pub use data::{Preprocessing, Task};
 pub use error::{Error, Result};
 pub use evaluate::Evaluation;
 pub use frozen::Frozen;
@@ -44,7 +44,7 @@ pub use layers::{
 };
 pub use model::Model;
 pub use optim::{Average, Optimizer};
-pub use param::{Crossovers, Entries, Layout, Moved, Param, SPARSE_BELOW, Storage, StoragePolicy, Storing};
+pub use param::{Entries, Layout, Moved, Param, PolicyRef, SPARSE_BELOW, SparseThresholds, Storage, StoragePolicy};
 pub use spec::{KNOWN, ModelSpec};
 pub use taps::{Change, Taps};
 pub use targets::targets;

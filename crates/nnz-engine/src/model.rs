@@ -1,7 +1,7 @@
 use crate::Real;
 use crate::data::Graph;
 use crate::layers::{Cache, Context, Effects, Pass, Statistics, chain_causal};
-use crate::{Error, ModelSpec, Param, Result, Role, Storing, Tensor, Var, ops};
+use crate::{Error, ModelSpec, Param, PolicyRef, Result, Role, Tensor, Var, ops};
 use nnz_core::Topology;
 
 /// A network with its values.
@@ -17,7 +17,7 @@ impl<T: Real> Model<T> {
     pub(crate) fn born_generic(
         spec: &ModelSpec,
         births: Option<Vec<Topology>>,
-        storage: Storing,
+        storage: PolicyRef,
         prune_head: bool,
         seed: u64,
     ) -> Result<Self> {

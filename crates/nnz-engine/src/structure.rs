@@ -5,7 +5,7 @@ use crate::Real;
 use crate::axes::{Axis, axes, refit};
 use crate::layers::{Layer, LayerSpec};
 use crate::param::Along;
-use crate::{Average, Error, Model, ModelSpec, Moved, Optimizer, Param, Result, Role, Storing};
+use crate::{Average, Error, Model, ModelSpec, Moved, Optimizer, Param, PolicyRef, Result, Role};
 use nnz_core::{Rng, Shape, Topology};
 use std::collections::BTreeSet;
 use std::ops::Range;
@@ -32,7 +32,7 @@ impl Run {
     }
 }
 
-/// One target of [`nnz_core::Kind::Structure`].
+/// One target of [`nnz_core::TargetKind::Structure`].
 pub(crate) enum Part {
     Axis(Axis),
     Run(Run),
@@ -221,7 +221,7 @@ pub(crate) struct Whole<'a, T> {
     pub model: &'a mut Model<T>,
     pub optimizer: Option<&'a mut Optimizer<T>>,
     pub average: Option<&'a mut Average<T>>,
-    pub storage: Storing<'a>,
+    pub storage: PolicyRef<'a>,
     pub fresh: Fresh,
 }
 
@@ -239,14 +239,14 @@ pub(crate) fn kept(name: &str, parts: usize, topology: &Topology) -> Result<(Vec
 }
 
 impl<T: Real> Whole<'_, T> {
-    /// Cuts units from every tensor of an axis that `keep` says no to, adds `born` behind the others, and rewrites the layers.
+    /// Cuts units from every tensor of an axis that `keep` says no to, adds `grown` behind the others, and rewrites the layers.
     /// New units read their inputs by fresh weights and are read by zeros. Returns how many connections came and went.
-    pub fn resize(&mut self, axis: &Axis, keep: &[bool], born: usize) -> Result<Moved> {
-        let mut moved = Moved { born: 0, died: 0 };
-        if born == 0 && !keep.contains(&false) {
+    pub fn resize(&mut self, axis: &Axis, keep: &[bool], grown: usize) -> Result<Moved> {
+        let mut moved = Moved { grown: 0, pruned: 0 };
+        if grown == 0 && !keep.contains(&false) {
             return Ok(moved);
         }
-        let specs = if born > 0 { self.model.spec.params() } else { Vec::new() };
+        let specs = if grown > 0 { self.model.spec.params() } else { Vec::new() };
         for &(i, along) in &axis.members {
             let mut state: Vec<_> = self.optimizer.as_mut().map_or_else(Vec::new, |o| std::mem::take(&mut o.state[i]));
             let slots = state.len();
@@ -258,7 +258,7 @@ impl<T: Real> Whole<'_, T> {
                 Along::Cols => T::ZERO,
                 Along::Entries => init.plain(1, &mut rng)[0],
             };
-            moved += self.model.params[i].resize(along, keep, born, first, self.storage, &mut state, slots)?;
+            moved += self.model.params[i].resize(along, keep, grown, first, self.storage, &mut state, slots)?;
             if let Some(a) = &mut self.average {
                 a.values_mut()[i] = state.pop().unwrap_or_else(|| self.model.params[i].value.clone());
             }
@@ -270,15 +270,15 @@ impl<T: Real> Whole<'_, T> {
         Ok(moved)
     }
 
-    /// Takes blocks from a run and adds `born` behind those that stay: copies of the last one with fresh weights, whose last
+    /// Takes blocks from a run and adds `grown` behind those that stay: copies of the last one with fresh weights, whose last
     /// gains, or weights, are zero, so that they add nothing yet.
-    pub fn restack(&mut self, run: &Run, keep: &[bool], born: usize) -> Result<Moved> {
-        let mut moved = Moved { born: 0, died: 0 };
-        let Some(last) = run.blocks.last().filter(|_| born > 0 || keep.contains(&false)) else { return Ok(moved) };
+    pub fn restack(&mut self, run: &Run, keep: &[bool], grown: usize) -> Result<Moved> {
+        let mut moved = Moved { grown: 0, pruned: 0 };
+        let Some(last) = run.blocks.last().filter(|_| grown > 0 || keep.contains(&false)) else { return Ok(moved) };
         let mut names: BTreeSet<String> = self.model.spec.params().into_iter().map(|p| p.shape.name).collect();
         let template = self.model.spec.layers[last.layers.clone()].to_vec();
         let prunable: Vec<bool> = self.model.params[last.params.clone()].iter().map(|p| p.prunable).collect();
-        for n in 0..born {
+        for n in 0..grown {
             let layers = renamed(&template, &run.name, &names)?;
             let specs: Vec<_> = layers.iter().flat_map(Layer::params).collect();
             names.extend(specs.iter().map(|s| s.shape.name.clone()));
@@ -293,7 +293,7 @@ impl<T: Real> Whole<'_, T> {
             if let Some(p) = outlet.and_then(|k| params.get_mut(k)) {
                 p.value.data_mut().fill(T::ZERO);
             }
-            moved.born += params.iter().filter(|p| p.weight()).map(Param::nnz).sum::<usize>();
+            moved.grown += params.iter().filter(|p| p.weight()).map(Param::nnz).sum::<usize>();
             let place = last.layers.end + n * layers.len();
             self.model.spec.layers.splice(place..place, layers);
             if let Some(o) = &mut self.optimizer {
@@ -307,7 +307,7 @@ impl<T: Real> Whole<'_, T> {
         }
         for (block, _) in run.blocks.iter().zip(keep).rev().filter(|(_, keep)| !**keep) {
             let gone = self.model.params.splice(block.params.clone(), []);
-            moved.died += gone.filter(Param::weight).map(|p| p.nnz()).sum::<usize>();
+            moved.pruned += gone.filter(Param::weight).map(|p| p.nnz()).sum::<usize>();
             self.model.spec.layers.drain(block.layers.clone());
             if let Some(o) = &mut self.optimizer {
                 o.state.drain(block.params.clone());
@@ -395,7 +395,7 @@ mod tests {
                 let entries = model.nonzeros();
                 let keep = vec![true; axis.units];
                 let moved = whole(&mut model, &mut optimizer, &mut average).resize(&axis, &keep, 3).unwrap();
-                assert_eq!((entries + moved.born, moved.died), (model.nonzeros(), 0), "{text} {}", axis.name);
+                assert_eq!((entries + moved.grown, moved.pruned), (model.nonzeros(), 0), "{text} {}", axis.name);
                 consistent(&model, &optimizer, &average);
                 assert_eq!(axes(&model.spec)[index].units, axis.units + 3);
             }
@@ -427,7 +427,7 @@ mod tests {
         // What it gained it loses again, and is what it was.
         let run = &runs(&model.spec)[1];
         let lost = whole(&mut model, &mut optimizer, &mut average).restack(run, &[true, true, false], 0).unwrap();
-        assert_eq!((grown.born, grown.died, lost.born, lost.died), (lost.died, 0, 0, grown.born));
+        assert_eq!((grown.grown, grown.pruned, lost.grown, lost.pruned), (lost.pruned, 0, 0, grown.grown));
         assert_eq!(model.spec.layers, spec.layers);
         assert_eq!(model.infer(input).unwrap().data(), before.data());
         consistent(&model, &optimizer, &average);

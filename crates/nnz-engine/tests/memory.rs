@@ -67,7 +67,7 @@ fn a_rewiring_takes_room_for_one_layer() {
     let layer = 0.1 * (SIDE * SIDE) as f64;
     let scratch = (rewiring - steady) / layer;
     println!("a rewiring takes {scratch:.1} bytes more a nonzero of one layer than a step does");
-    assert!(trainer.position.died > 0, "nothing was rewired");
+    assert!(trainer.position.pruned > 0, "nothing was rewired");
     assert!(scratch < 64.0, "{scratch:.1} bytes a nonzero of one layer, of which there are eight");
 }
 

@@ -32,8 +32,8 @@ fn both_formats_of_pytorch_give_the_same_tensors() {
         let read = |name: &str| (archive.get(name).unwrap().shape.clone(), archive.read(name).unwrap());
         let counting: Vec<f32> = (0..12).map(|i| i as f32).collect();
         assert_eq!(read("fc.weight"), (vec![3, 4], counting), "{file}");
-        let turned: Vec<f32> = (0..12).map(|i| (i % 3 * 4 + i / 3) as f32).collect();
-        assert_eq!(read("fc.turned"), (vec![4, 3], turned), "{file}");
+        let transposed: Vec<f32> = (0..12).map(|i| (i % 3 * 4 + i / 3) as f32).collect();
+        assert_eq!(read("fc.turned"), (vec![4, 3], transposed), "{file}");
         assert_eq!(read("half"), (vec![2], vec![1.5, -2.0]), "{file}");
         assert_eq!(read("bf16"), (vec![1], vec![3.25]), "{file}");
         assert_eq!(read("part"), (vec![4], vec![3.0, 4.0, 5.0, 6.0]), "{file}");

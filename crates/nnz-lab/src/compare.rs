@@ -11,7 +11,7 @@ use nnz_core::{Registry, Setting, Topology};
 use nnz_engine::cost::{Machine, Use};
 use nnz_engine::data::Dataset;
 use nnz_engine::file::{load_model, write_atomically};
-use nnz_engine::{Crossovers, Frozen, Model, ModelSpec, OptimizerSpec, Progress, Storage, Tensor, TrainSpec};
+use nnz_engine::{Frozen, Model, ModelSpec, OptimizerSpec, Progress, SparseThresholds, Storage, Tensor, TrainSpec};
 use nnz_kernels::threads;
 use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
@@ -189,7 +189,7 @@ pub fn compare(
         let tries = (0..cells.len()).flat_map(|i| (0..request.rates.len()).map(move |k| (i, k)));
         let jobs: Vec<Job> = tries.filter_map(|(i, k)| job(i, Some(k), request.rates[k], &[TUNING_SEED])).collect();
         let total = jobs.len();
-        carry_out(jobs, registry, stop, &mut |job, ended, at| {
+        execute(jobs, registry, stop, &mut |job, ended, at| {
             let cell = &mut cells[job.cell];
             let rate = job.tried.map_or(0.0, |k| request.rates[k]);
             note(&format!("tried {at} of {total}: {} at rate {rate}", cell.name()));
@@ -216,7 +216,7 @@ pub fn compare(
     let wanted = cells.iter().enumerate().filter(|(_, c)| c.refused.is_none());
     let jobs: Vec<Job> = wanted.filter_map(|(i, c)| job(i, None, c.rate, &request.seeds)).collect();
     let (total, mut files) = (jobs.len(), BTreeMap::new());
-    carry_out(jobs, registry, stop, &mut |job, ended, at| {
+    execute(jobs, registry, stop, &mut |job, ended, at| {
         let cell = &mut cells[job.cell];
         note(&format!("judged {at} of {total}: {}", cell.name()));
         match ended {
@@ -306,7 +306,7 @@ fn id(request: &Request, registry: Registry, data: &Dataset) -> Result<String> {
 
 /// What storage `auto` follows in every cell: chosen once and kept with the comparison, so that cells that are trained after the
 /// machine was measured again are trained alike.
-fn crossovers(request: &Request, spec: &ModelSpec, dir: &Path) -> Result<Crossovers> {
+fn crossovers(request: &Request, spec: &ModelSpec, dir: &Path) -> Result<SparseThresholds> {
     if request.train.storage != Storage::Auto || !request.train.crossovers.is_empty() {
         return Ok(request.train.crossovers.clone());
     }
@@ -363,8 +363,8 @@ fn random(request: &Request, registry: Registry, spec: &ModelSpec, density: f64)
     let options = toml::Table::from_iter([("density".into(), density.into())]);
     let work = registry.find("random-pruning")?.build(&options, &setting)?;
     let shapes = nnz_engine::targets(spec, request.train.prune_head, work.sparsifier.kind());
-    let births: Option<Vec<Topology>> = work.sparsifier.birth(&shapes.iter().collect::<Vec<_>>())?;
-    Ok(Model::born(spec, births, request.train.storage, request.train.prune_head, 0)?)
+    let initial: Option<Vec<Topology>> = work.sparsifier.initial_topologies(&shapes.iter().collect::<Vec<_>>())?;
+    Ok(Model::born(spec, initial, request.train.storage, request.train.prune_head, 0)?)
 }
 
 /// Median seconds of one row, on the threads at hand.
@@ -418,8 +418,10 @@ fn arm(cell: &Cell, request: &Request, registry: Registry, spec: &ModelSpec, dat
         return Ok((Arm { name, method, ..Arm::default() }, whole));
     };
     if name == "small-dense" {
-        let prunable: usize =
-            nnz_engine::targets(spec, request.train.prune_head, nnz_core::Kind::Weights).iter().map(|s| s.len()).sum();
+        let prunable: usize = nnz_engine::targets(spec, request.train.prune_head, nnz_core::TargetKind::Weights)
+            .iter()
+            .map(|s| s.len())
+            .sum();
         let entries = spec.entries() - prunable + (density * prunable as f64).round() as usize;
         return Ok((Arm { name, ..Arm::default() }, Network::Written(spec.narrowed(entries))));
     }
@@ -477,7 +479,7 @@ impl Observer for Quiet<'_> {
 type Ended = Result<run::record::RunRecord>;
 
 /// Runs jobs on as many workers as there are threads, each with one thread of its own; `done` sees them as they end.
-fn carry_out(
+fn execute(
     jobs: Vec<Job>,
     registry: Registry,
     stop: &AtomicBool,

@@ -5,7 +5,7 @@
 
 use crate::recipe::merge;
 use crate::run::record::MachineRecord;
-use crate::run::{Observer, Options, folder, hex, machine, occupy, read_json, sweep, write, write_json};
+use crate::run::{Observer, Options, folder, hex, machine, occupy, read_json, remove_partial_files, write, write_json};
 use crate::{Claim, Error, Measured, Result, Scale, report};
 use nnz_core::experiment::Host;
 use nnz_core::{Context, Findings, InputKind, Method, Metric, Need, Registry, State, closest};
@@ -334,7 +334,7 @@ pub fn run(
         return Err(Error::file(&dir, "holds no run to go on from; leave out --resume to start it"));
     }
     let _lock = occupy(&dir, "run", "--run-dir")?;
-    sweep(&dir);
+    remove_partial_files(&dir);
     match fs::read_to_string(&marker) {
         Ok(other) if other.trim() != id => {
             let why = format!("holds run {}, not this one ({id}); give another --run-dir", other.trim());

@@ -7,7 +7,7 @@
 use crate::run::record::ArmRecord;
 use crate::{Error, Result, run};
 use nnz_core::Topology;
-use nnz_core::measure::{self, Components, Degrees, Tail};
+use nnz_core::graph_stats::{self, Components, Degrees, Tail};
 use nnz_engine::Event;
 use serde::Serialize;
 use std::collections::BTreeMap;
@@ -50,10 +50,10 @@ fn write(event: &Event, out: &mut Vec<u8>) {
             [*rows, *cols].iter().for_each(|&n| number(n as u64, out));
             positions.iter().for_each(|p| ascending(p, out));
         }
-        Event::Moved { step, layer, born, died } => {
+        Event::Moved { step, layer, grown, pruned } => {
             out.push(2);
             [*step, *layer as u64].iter().for_each(|&n| number(n, out));
-            [born, died].iter().for_each(|p| ascending(p, out));
+            [grown, pruned].iter().for_each(|p| ascending(p, out));
         }
     }
 }
@@ -98,7 +98,7 @@ impl Bytes<'_> {
         let (step, layer) = (self.number()?, usize::try_from(self.number()?).ok()?);
         if kind == 2 {
             let &below = extents.get(&layer)?;
-            return Some(Event::Moved { step, layer, born: self.ascending(below)?, died: self.ascending(below)? });
+            return Some(Event::Moved { step, layer, grown: self.ascending(below)?, pruned: self.ascending(below)? });
         }
         let length = usize::try_from(self.number()?).ok()?;
         let name = String::from_utf8(self.0.get(..length)?.to_vec()).ok()?;
@@ -221,9 +221,11 @@ pub struct Move {
     /// Steps done.
     pub step: u64,
     /// New connections.
-    pub born: usize,
+    #[serde(rename = "born")]
+    pub grown: usize,
     /// Removed connections.
-    pub died: usize,
+    #[serde(rename = "died")]
+    pub pruned: usize,
     /// Connections behind it.
     pub nonzeros: usize,
     /// Share of the connections of the start that exist.
@@ -274,29 +276,29 @@ impl Replay {
     fn look(&mut self, step: u64, first_layer: bool) -> Result<()> {
         let (rows, cols) = (self.layer.rows, self.layer.cols);
         let t = Topology::from_positions(rows, cols, self.alive.keys().copied());
-        let gap = if t.nnz() == rows * cols { 1.0 } else { measure::spectral(&t).normalized.gap.clamp(0.0, 1.0) };
+        let gap = if t.nnz() == rows * cols { 1.0 } else { graph_stats::spectral(&t).normalized.gap.clamp(0.0, 1.0) };
         let narrow = |degrees: Vec<usize>| degrees.into_iter().map(|d| d as u32).collect();
         self.layer.looks.push(Look {
             step,
-            fan_in: measure::fan_in(&t),
-            fan_out: measure::fan_out(&t),
-            fan_in_tail: measure::tail(&t.row_degrees()),
-            fan_out_tail: measure::tail(&t.col_degrees()),
-            components: measure::components(&[&t])?,
+            fan_in: graph_stats::fan_in(&t),
+            fan_out: graph_stats::fan_out(&t),
+            fan_in_tail: graph_stats::tail(&t.row_degrees()),
+            fan_out_tail: graph_stats::tail(&t.col_degrees()),
+            components: graph_stats::components(&[&t])?,
             gap,
             inputs: if first_layer { narrow(t.col_degrees()) } else { Vec::new() },
         });
         Ok(())
     }
 
-    fn change(&mut self, step: u64, born: &[u64], died: &[u64]) -> Option<()> {
-        for p in died {
+    fn change(&mut self, step: u64, grown: &[u64], pruned: &[u64]) -> Option<()> {
+        for p in pruned {
             let birth = self.alive.remove(p)?;
             self.births -= u128::from(birth);
             self.left -= usize::from(self.first.binary_search(p).is_ok());
             *self.lives.entry(step.saturating_sub(birth)).or_default() += 1;
         }
-        for &p in born {
+        for &p in grown {
             self.births += u128::from(step);
             self.left += usize::from(self.first.binary_search(&p).is_ok());
             if self.alive.insert(p, step).is_some() {
@@ -306,8 +308,8 @@ impl Replay {
         let nonzeros = self.alive.len();
         self.layer.moves.push(Move {
             step,
-            born: born.len(),
-            died: died.len(),
+            grown: grown.len(),
+            pruned: pruned.len(),
             nonzeros,
             overlap: self.left as f64 / self.first.len().max(1) as f64,
             age: step as f64 - self.births as f64 / nonzeros.max(1) as f64,
@@ -390,9 +392,9 @@ pub fn tell(events: &[Event], arm: &str, seed: u64, title: &str, input: [usize; 
                 replay.look(*step, layers.is_empty())?;
                 layers.push(replay);
             }
-            Event::Moved { step, layer, born, died } => {
+            Event::Moved { step, layer, grown, pruned } => {
                 let replay = layers.get_mut(*layer).ok_or_else(damaged)?;
-                replay.change(*step, born, died).ok_or_else(damaged)?;
+                replay.change(*step, grown, pruned).ok_or_else(damaged)?;
                 if replay.looks.contains(&replay.layer.moves.len()) {
                     replay.look(*step, *layer == 0)?;
                 }
@@ -423,8 +425,8 @@ mod tests {
         vec![
             start(0, "a", Some(vec![0, 5, 300, 599])),
             start(1, "b", None),
-            Event::Moved { step: 10, layer: 0, born: vec![6], died: vec![5] },
-            Event::Moved { step: 30, layer: 0, born: vec![5, 7], died: vec![6, 599] },
+            Event::Moved { step: 10, layer: 0, grown: vec![6], pruned: vec![5] },
+            Event::Moved { step: 30, layer: 0, grown: vec![5, 7], pruned: vec![6, 599] },
         ]
     }
 
@@ -464,8 +466,8 @@ mod tests {
         );
         // Position 5 died at age 10 and came back; 6 lived from 10 to 30, 599 from 0 to 30.
         assert_eq!(a.lives, [(10, 1), (20, 1), (30, 1)]);
-        assert_eq!(a.moves[0], Move { step: 10, born: 1, died: 1, nonzeros: 4, overlap: 0.75, age: 7.5 });
-        assert_eq!(a.moves[1], Move { step: 30, born: 2, died: 2, nonzeros: 4, overlap: 0.75, age: 15.0 });
+        assert_eq!(a.moves[0], Move { step: 10, grown: 1, pruned: 1, nonzeros: 4, overlap: 0.75, age: 7.5 });
+        assert_eq!(a.moves[1], Move { step: 30, grown: 2, pruned: 2, nonzeros: 4, overlap: 0.75, age: 15.0 });
         assert_eq!(a.looks.last().unwrap().inputs[5], 1);
         assert!(told.layers[1].moves.is_empty() && told.layers[1].looks[0].gap == 1.0);
         let claims =
@@ -475,7 +477,7 @@ mod tests {
             assert!(error.contains("too large"), "{error}");
         }
         let mut twice = events();
-        twice.push(Event::Moved { step: 40, layer: 0, born: vec![0], died: vec![] });
+        twice.push(Event::Moved { step: 40, layer: 0, grown: vec![0], pruned: vec![] });
         assert!(tell(&twice, "set", 0, "", [1, 1, 300]).is_err());
     }
 }

@@ -1,7 +1,7 @@
 //! What a model is made of, layer by layer and as a whole.
 
 use crate::Result;
-use nnz_core::measure::{self, Components, Degrees, Paths, Spectral};
+use nnz_core::graph_stats::{self, Components, Degrees, Paths, Spectral};
 use nnz_core::{Registry, Setting, Topology};
 use nnz_engine::file::Header;
 use nnz_engine::{LayerSpec, Model, Number};
@@ -127,10 +127,10 @@ pub fn inspect<T: Number>(model: &Model<T>, header: &Header, registry: Registry)
             prunable: p.prunable,
             dense_bytes: 4 * p.shape.len(),
             packed_bytes: packed(&topology),
-            fan_in: measure::fan_in(&topology),
-            fan_out: measure::fan_out(&topology),
-            components: measure::components(&[&topology])?,
-            spectral: (!full).then(|| measure::spectral(&topology)),
+            fan_in: graph_stats::fan_in(&topology),
+            fan_out: graph_stats::fan_out(&topology),
+            components: graph_stats::components(&[&topology])?,
+            spectral: (!full).then(|| graph_stats::spectral(&topology)),
             magnitude: [fold(f64::min, f64::INFINITY), mean, fold(f64::max, 0.0)],
         });
         topologies.push(topology);
@@ -149,8 +149,8 @@ pub fn inspect<T: Number>(model: &Model<T>, header: &Header, registry: Registry)
         input_fan_out: input_fan_out(model, topologies.first()),
         dense_bytes: biases + sum(|l| l.dense_bytes),
         packed_bytes: biases + sum(|l| l.packed_bytes),
-        paths: measure::paths(&stack).ok().filter(|_| unit_by_unit(model)),
-        components: measure::components(&stack).ok().filter(|_| unit_by_unit(model)),
+        paths: graph_stats::paths(&stack).ok().filter(|_| unit_by_unit(model)),
+        components: graph_stats::components(&stack).ok().filter(|_| unit_by_unit(model)),
         layers,
         measures: measures(model, registry),
     })
@@ -160,8 +160,8 @@ pub fn inspect<T: Number>(model: &Model<T>, header: &Header, registry: Registry)
 fn measures<T: Number>(model: &Model<T>, registry: Registry) -> BTreeMap<&'static str, f64> {
     let setting = Setting { seed: 0, steps: 1, steps_per_epoch: 1 };
     let of = |m: &'static nnz_core::Method| {
-        let measure = m.build(&m.defaults(), &setting).ok()?.measure?;
-        Some((m.key, nnz_engine::measure(model, &*measure)))
+        let probe = m.build(&m.defaults(), &setting).ok()?.probe?;
+        Some((m.key, nnz_engine::probe(model, &*probe)))
     };
     registry.methods().filter_map(of).collect()
 }

@@ -113,7 +113,7 @@ impl Network {
         }
         let started = Instant::now();
         let model = self.spec()?;
-        let entries: f64 = targets(&model, false, nnz_core::Kind::Weights).iter().map(|s| s.len() as f64).sum();
+        let entries: f64 = targets(&model, false, nnz_core::TargetKind::Weights).iter().map(|s| s.len() as f64).sum();
         // A first step that is not timed, those that are, and one that rewires.
         let last = self.steps as u64 + 1;
         let data = self.data(self.rows.max((last as usize + 2) * self.batch), seed)?;

@@ -33,7 +33,7 @@ struct Files {
 /// How numbers are written.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[allow(missing_docs, reason = "the names are those of the format")]
-pub enum Kind {
+pub enum DType {
     F32,
     U8,
     I8,
@@ -49,7 +49,7 @@ pub enum Kind {
     BF16,
 }
 
-impl Kind {
+impl DType {
     /// By its number in the format; texts, complex numbers and those of 4 or 8 bits with fractions are not read.
     fn of(number: i32) -> Result<Self, String> {
         Ok(match number {
@@ -133,7 +133,7 @@ pub struct Constant {
     /// Extents, outermost first.
     pub shape: Vec<usize>,
     /// How its numbers are written.
-    pub kind: Kind,
+    pub kind: DType,
     data: Data,
     /// Where they lie in a file.
     file: Option<Map>,
@@ -150,7 +150,7 @@ impl Constant {
     /// # Panics
     /// When their number is not the shape's.
     pub fn floats(shape: &[usize], data: Vec<f32>) -> Self {
-        Self { shape: shape.to_vec(), kind: Kind::F32, data: Data::Held(Value::floats(shape, data)), file: None }
+        Self { shape: shape.to_vec(), kind: DType::F32, data: Data::Held(Value::floats(shape, data)), file: None }
     }
 
     /// Of whole numbers.
@@ -158,7 +158,7 @@ impl Constant {
     /// # Panics
     /// When their number is not the shape's.
     pub fn ints(shape: &[usize], data: Vec<i64>) -> Self {
-        Self { shape: shape.to_vec(), kind: Kind::I64, data: Data::Held(Value::ints(shape, data)), file: None }
+        Self { shape: shape.to_vec(), kind: DType::I64, data: Data::Held(Value::ints(shape, data)), file: None }
     }
 
     /// Other floats of the same shape and type. Numbers of 64 bits that stay the same in 32 stay as they are.
@@ -171,10 +171,10 @@ impl Constant {
     pub fn with(&self, numbers: &[f32]) -> Result<Self, String> {
         assert_eq!(numbers.len(), self.len());
         let data: Bytes = match self.kind {
-            Kind::F32 => return Ok(Self::floats(&self.shape, numbers.to_vec())),
-            Kind::F16 => numbers.iter().flat_map(|v| f16::from_f32(*v).to_le_bytes()).collect(),
-            Kind::BF16 => numbers.iter().flat_map(|v| bf16::from_f32(*v).to_le_bytes()).collect(),
-            Kind::F64 => {
+            DType::F32 => return Ok(Self::floats(&self.shape, numbers.to_vec())),
+            DType::F16 => numbers.iter().flat_map(|v| f16::from_f32(*v).to_le_bytes()).collect(),
+            DType::BF16 => numbers.iter().flat_map(|v| bf16::from_f32(*v).to_le_bytes()).collect(),
+            DType::F64 => {
                 let old = self.raw();
                 let old = old.chunks_exact(8).map(|b| f64::from_le_bytes(b.try_into().unwrap_or_default()));
                 let one = |(old, v): (f64, &f32)| if old as f32 == *v { old } else { f64::from(*v) };
@@ -207,7 +207,7 @@ impl Constant {
 
     /// Whether its numbers have fractions.
     pub fn is_float(&self) -> bool {
-        matches!(self.kind, Kind::F32 | Kind::F16 | Kind::F64 | Kind::BF16)
+        matches!(self.kind, DType::F32 | DType::F16 | DType::F64 | DType::BF16)
     }
 
     /// Its numbers, decoded.
@@ -228,20 +228,20 @@ impl Constant {
             Value::Float(crate::value::Floats::new(Tensor::written(shape, write)))
         };
         match self.kind {
-            Kind::F32 => floats(4, |b| f32::from_le_bytes(b.try_into().unwrap_or_default())),
-            Kind::F64 => floats(8, |b| f64::from_le_bytes(b.try_into().unwrap_or_default()) as f32),
-            Kind::F16 => floats(2, |b| f16::from_le_bytes(b.try_into().unwrap_or_default()).to_f32()),
-            Kind::BF16 => floats(2, |b| bf16::from_le_bytes(b.try_into().unwrap_or_default()).to_f32()),
-            Kind::U8 => Value::Byte(Array::new(shape, raw.to_vec())),
-            Kind::I8 => Value::Small(Array::new(shape, raw.iter().map(|&b| b as i8).collect())),
-            Kind::Bool => Value::Bool(Array::new(shape, raw.iter().map(|&b| b != 0).collect())),
-            Kind::U16 => ints!(u16),
-            Kind::I16 => ints!(i16),
-            Kind::I32 => ints!(i32),
-            Kind::U32 => ints!(u32),
-            Kind::I64 => ints!(i64),
+            DType::F32 => floats(4, |b| f32::from_le_bytes(b.try_into().unwrap_or_default())),
+            DType::F64 => floats(8, |b| f64::from_le_bytes(b.try_into().unwrap_or_default()) as f32),
+            DType::F16 => floats(2, |b| f16::from_le_bytes(b.try_into().unwrap_or_default()).to_f32()),
+            DType::BF16 => floats(2, |b| bf16::from_le_bytes(b.try_into().unwrap_or_default()).to_f32()),
+            DType::U8 => Value::Byte(Array::new(shape, raw.to_vec())),
+            DType::I8 => Value::Small(Array::new(shape, raw.iter().map(|&b| b as i8).collect())),
+            DType::Bool => Value::Bool(Array::new(shape, raw.iter().map(|&b| b != 0).collect())),
+            DType::U16 => ints!(u16),
+            DType::I16 => ints!(i16),
+            DType::I32 => ints!(i32),
+            DType::U32 => ints!(u32),
+            DType::I64 => ints!(i64),
             // Beyond 2^63 lies nothing that graphs have; it would turn negative.
-            Kind::U64 => ints!(u64),
+            DType::U64 => ints!(u64),
         }
     }
 
@@ -257,7 +257,7 @@ impl Constant {
     }
 
     fn read(t: &proto::Tensor, folder: Option<&Path>, files: &mut Files) -> Result<Self, String> {
-        let kind = Kind::of(t.data_type.unwrap_or(0))?;
+        let kind = DType::of(t.data_type.unwrap_or(0))?;
         let shape = extents(&t.dims)?;
         let count = count(&shape)?;
         let bytes = count.checked_mul(kind.bytes()).ok_or("more bytes than there can be")?;
@@ -298,7 +298,7 @@ impl Constant {
 
     /// Nonzeros and their places in row-major order; only of 32-bit floats.
     fn write_sparse(&self, name: &str) -> Option<proto::Sparse> {
-        if self.kind != Kind::F32 || self.shape.is_empty() {
+        if self.kind != DType::F32 || self.shape.is_empty() {
             return None;
         }
         let numbers = self.numbers();
@@ -375,12 +375,12 @@ pub(crate) fn count(shape: &[usize]) -> Result<usize, String> {
 }
 
 /// Numbers in the typed fields of a message.
-fn listed(t: &proto::Tensor, kind: Kind, count: usize) -> Result<Bytes, String> {
+fn listed(t: &proto::Tensor, kind: DType, count: usize) -> Result<Bytes, String> {
     let have = match kind {
-        Kind::F32 => t.float_data.len(),
-        Kind::F64 => t.double_data.len(),
-        Kind::I64 => t.int64_data.len(),
-        Kind::U32 | Kind::U64 => t.uint64_data.len(),
+        DType::F32 => t.float_data.len(),
+        DType::F64 => t.double_data.len(),
+        DType::I64 => t.int64_data.len(),
+        DType::U32 | DType::U64 => t.uint64_data.len(),
         _ => t.int32_data.len(),
     };
     if have != count {
@@ -388,14 +388,14 @@ fn listed(t: &proto::Tensor, kind: Kind, count: usize) -> Result<Bytes, String> 
     }
     let small = |f: fn(i32) -> Vec<u8>| t.int32_data.iter().flat_map(|&v| f(v)).collect();
     Ok(match kind {
-        Kind::F32 => t.float_data.iter().flat_map(|v| v.to_le_bytes()).collect(),
-        Kind::F64 => t.double_data.iter().flat_map(|v| v.to_le_bytes()).collect(),
-        Kind::I64 => t.int64_data.iter().flat_map(|v| v.to_le_bytes()).collect(),
-        Kind::U64 => t.uint64_data.iter().flat_map(|v| v.to_le_bytes()).collect(),
-        Kind::U32 => t.uint64_data.iter().flat_map(|v| (*v as u32).to_le_bytes()).collect(),
-        Kind::I32 => small(|v| v.to_le_bytes().to_vec()),
-        Kind::U8 | Kind::I8 | Kind::Bool => small(|v| vec![v as u8]),
-        Kind::U16 | Kind::I16 | Kind::F16 | Kind::BF16 => small(|v| (v as u16).to_le_bytes().to_vec()),
+        DType::F32 => t.float_data.iter().flat_map(|v| v.to_le_bytes()).collect(),
+        DType::F64 => t.double_data.iter().flat_map(|v| v.to_le_bytes()).collect(),
+        DType::I64 => t.int64_data.iter().flat_map(|v| v.to_le_bytes()).collect(),
+        DType::U64 => t.uint64_data.iter().flat_map(|v| v.to_le_bytes()).collect(),
+        DType::U32 => t.uint64_data.iter().flat_map(|v| (*v as u32).to_le_bytes()).collect(),
+        DType::I32 => small(|v| v.to_le_bytes().to_vec()),
+        DType::U8 | DType::I8 | DType::Bool => small(|v| vec![v as u8]),
+        DType::U16 | DType::I16 | DType::F16 | DType::BF16 => small(|v| (v as u16).to_le_bytes().to_vec()),
     })
 }
 
@@ -585,7 +585,7 @@ pub struct Port {
     /// Its name.
     pub name: String,
     /// How its numbers are written; none where the file does not say.
-    pub kind: Option<Kind>,
+    pub kind: Option<DType>,
     /// Extents; none where any will do.
     pub shape: Option<Vec<Option<usize>>>,
 }
@@ -690,7 +690,7 @@ impl Graph {
         let port = |i: &proto::Info| -> Result<Port> {
             let name = i.name.clone().unwrap_or_default();
             let tensor = i.kind.as_ref().and_then(|t| t.tensor.as_ref());
-            let kind = tensor.and_then(|t| t.elem).map(Kind::of).transpose();
+            let kind = tensor.and_then(|t| t.elem).map(DType::of).transpose();
             let kind = kind.map_err(|why| fail(format!("`{name}` has {why}")))?;
             let extent = |d: &proto::Dim| d.value.and_then(|v| usize::try_from(v).ok());
             let shape = tensor.and_then(|t| t.shape.as_ref()).map(|s| s.dim.iter().map(extent).collect());
@@ -784,7 +784,7 @@ impl Graph {
         let port = |p: &Port| {
             let dim = |d: &Option<usize>| proto::Dim { value: d.map(|d| d as i64), param: None };
             let shape = p.shape.as_ref().map(|s| proto::Shape { dim: s.iter().map(dim).collect() });
-            let tensor = proto::TensorType { elem: Some(p.kind.unwrap_or(Kind::F32).number()), shape };
+            let tensor = proto::TensorType { elem: Some(p.kind.unwrap_or(DType::F32).number()), shape };
             proto::Info { name: Some(p.name.clone()), kind: Some(proto::Type { tensor: Some(tensor) }) }
         };
         let mut domains: Vec<String> = Vec::new();

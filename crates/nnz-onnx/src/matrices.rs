@@ -1,6 +1,6 @@
 //! Which weights of a graph are matrices.
 
-use crate::graph::{Attribute, Constant, Graph, Kind, Node};
+use crate::graph::{Attribute, Constant, DType, Graph, Node};
 use std::collections::HashMap;
 
 /// A weight that inputs are multiplied by: a matrix, or a kernel as the matrix that patches are multiplied by.
@@ -35,15 +35,15 @@ impl Matrix {
 
     /// The entries `[rows, cols]` of what the constant holds.
     pub fn rows_of(&self, constant: Vec<f32>) -> Vec<f32> {
-        self.turned(constant, self.cols, self.rows)
+        self.transposed(constant, self.cols, self.rows)
     }
 
     /// What the constant holds when these are the entries.
     pub fn constant_of(&self, rows: Vec<f32>) -> Vec<f32> {
-        self.turned(rows, self.rows, self.cols)
+        self.transposed(rows, self.rows, self.cols)
     }
 
-    fn turned(&self, from: Vec<f32>, rows: usize, cols: usize) -> Vec<f32> {
+    fn transposed(&self, from: Vec<f32>, rows: usize, cols: usize) -> Vec<f32> {
         if !self.by_columns {
             return from;
         }
@@ -105,7 +105,7 @@ impl Graph {
         let heads = self.heads(&makers);
         let (mut found, mut stay) = (Vec::new(), Vec::new());
         for (name, constant) in &self.constants {
-            let whole = matches!(constant.kind, Kind::I8 | Kind::U8);
+            let whole = matches!(constant.kind, DType::I8 | DType::U8);
             if constant.shape.len() < 2 || constant.is_empty() || !(constant.is_float() || whole) {
                 continue;
             }
@@ -118,7 +118,7 @@ impl Graph {
                     let head = all.iter().any(|m| m.head);
                     let first = all.swap_remove(0);
                     match all.iter().any(|m| m.by_columns != first.by_columns || m.kernel != first.kernel) {
-                        true => stay.push((name.clone(), "read both as it is and turned".into())),
+                        true => stay.push((name.clone(), "read both as it is and transposed".into())),
                         false => found.push(Matrix { head, ..first }),
                     }
                 }
@@ -133,7 +133,7 @@ impl Graph {
     /// Who reads a constant, through nodes that hand it on.
     fn uses(&self, name: &str, readers: &HashMap<&str, Vec<(usize, usize)>>) -> Result<Vec<Use>, Option<String>> {
         let (mut found, mut open) = (Vec::new(), vec![(name, false)]);
-        while let Some((name, turned)) = open.pop() {
+        while let Some((name, transposed)) = open.pop() {
             if self.outputs.iter().any(|o| o.name == name) {
                 return Err(Some("an output of the network".into()));
             }
@@ -146,8 +146,8 @@ impl Graph {
                     _ => None,
                 };
                 match (flips, node.outputs.first()) {
-                    (Some(flips), Some(out)) => open.push((out, turned != flips)),
-                    _ => found.push((i, at, turned)),
+                    (Some(flips), Some(out)) => open.push((out, transposed != flips)),
+                    _ => found.push((i, at, transposed)),
                 }
             }
         }
@@ -159,7 +159,7 @@ impl Graph {
         &self,
         name: &str,
         c: &Constant,
-        (i, at, turned): Use,
+        (i, at, transposed): Use,
         heads: &[bool],
     ) -> Result<Matrix, Option<String>> {
         let node: &Node = &self.nodes[i];
@@ -182,15 +182,15 @@ impl Graph {
             ("Gather", 0, _) => no("a table that is looked up"),
             ("Cast" | "CastLike" | "DequantizeLinear", 0, _) => no("behind a change of type"),
             ("Conv", 1, _) if int("group", 1) != 1 => no("a kernel of a grouped convolution"),
-            ("Conv", 1, [filters, channels, kernel @ ..]) if !turned && !kernel.is_empty() => {
+            ("Conv", 1, [filters, channels, kernel @ ..]) if !transposed && !kernel.is_empty() => {
                 Ok(matrix(*filters, channels * kernel.iter().product::<usize>(), kernel, false))
             }
             ("ConvTranspose", 1, _) => no("a kernel of a transposed convolution"),
             ("MatMul" | "Gemm", 0, _) => no("a matrix on the left of a product"),
-            ("Gemm", 1, _) if int("transA", 0) != 0 => no("a product by a turned input"),
+            ("Gemm", 1, _) if int("transA", 0) != 0 => no("a product with a transposed input"),
             ("Gemm", 2, _) => Err(None),
             // A product reads its right side by columns unless told otherwise.
-            ("MatMul" | "Gemm", 1, &[a, b]) => Ok(match (int("transB", 0) == 0) != turned {
+            ("MatMul" | "Gemm", 1, &[a, b]) => Ok(match (int("transB", 0) == 0) != transposed {
                 true => matrix(b, a, &[], true),
                 false => matrix(a, b, &[], false),
             }),

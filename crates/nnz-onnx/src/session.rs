@@ -1,6 +1,6 @@
 //! Running a graph.
 
-use crate::graph::{Graph, Kind, Node, Port};
+use crate::graph::{DType, Graph, Node, Port};
 use crate::ops::{self, Cx, Given, Linear, Op};
 use crate::value::{Floats, Value};
 use crate::{Error, Result};
@@ -425,10 +425,10 @@ impl Session {
             };
             let kind = match port.kind {
                 None => true,
-                Some(Kind::F32 | Kind::F16 | Kind::F64 | Kind::BF16) => matches!(value, Value::Float(_)),
-                Some(Kind::U8) => matches!(value, Value::Byte(_)),
-                Some(Kind::I8) => matches!(value, Value::Small(_)),
-                Some(Kind::Bool) => matches!(value, Value::Bool(_)),
+                Some(DType::F32 | DType::F16 | DType::F64 | DType::BF16) => matches!(value, Value::Float(_)),
+                Some(DType::U8) => matches!(value, Value::Byte(_)),
+                Some(DType::I8) => matches!(value, Value::Small(_)),
+                Some(DType::Bool) => matches!(value, Value::Bool(_)),
                 Some(_) => matches!(value, Value::Int(_)),
             };
             let shape = value.shape();
@@ -442,7 +442,7 @@ impl Session {
                 });
                 return Err(Error::Refused(format!(
                     "input `{name}` takes {} of {want}, not {} of shape {shape:?}",
-                    port.kind.map_or("numbers", Kind::name),
+                    port.kind.map_or("numbers", DType::name),
                     value.kind()
                 )));
             }

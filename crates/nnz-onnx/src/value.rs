@@ -93,7 +93,7 @@ impl Floats {
         }
         let shape = self.shape();
         let (channels, places) = (shape[1], shape[2..].iter().product());
-        let tensor = turned(&self.tensor, shape[0], places, channels);
+        let tensor = transposed(&self.tensor, shape[0], places, channels);
         tensor.reshape(&shape)
     }
 
@@ -104,14 +104,14 @@ impl Floats {
         }
         let mut shape = self.shape();
         let (channels, places) = (shape[1], shape[2..].iter().product());
-        let tensor = turned(&self.tensor, shape[0], channels, places);
+        let tensor = transposed(&self.tensor, shape[0], channels, places);
         shape[1..].rotate_left(1);
         tensor.reshape(&shape)
     }
 }
 
 /// `[batch, rows, cols]` to `[batch, cols, rows]`.
-fn turned(x: &Tensor<f32>, batch: usize, rows: usize, cols: usize) -> Tensor<f32> {
+fn transposed(x: &Tensor<f32>, batch: usize, rows: usize, cols: usize) -> Tensor<f32> {
     if rows == 1 || cols == 1 || x.is_empty() {
         return x.clone();
     }

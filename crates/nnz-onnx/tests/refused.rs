@@ -1,11 +1,11 @@
 //! Files that cannot be read or run: one sentence that names the place, and nothing else.
 
-use nnz_onnx::{Attribute, Budget, Constant, Graph, Kind, Node, OPSET, Port, Session, Value};
+use nnz_onnx::{Attribute, Budget, Constant, DType, Graph, Node, OPSET, Port, Session, Value};
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
 fn port(name: &str, shape: &[usize]) -> Port {
-    Port { name: name.into(), kind: Some(Kind::F32), shape: Some(shape.iter().map(|&d| Some(d)).collect()) }
+    Port { name: name.into(), kind: Some(DType::F32), shape: Some(shape.iter().map(|&d| Some(d)).collect()) }
 }
 
 fn graph(nodes: Vec<Node>, constants: Vec<(&str, Constant)>) -> Graph {
@@ -203,10 +203,10 @@ fn try_all(bytes: Vec<u8>) {
         let shape: Vec<usize> = shape.iter().map(|d| d.unwrap_or(2)).collect();
         let Some(n) = shape.iter().try_fold(1usize, |n, &d| n.checked_mul(d)).filter(|&n| n <= most) else { return };
         let value = match port.kind {
-            Some(Kind::F32 | Kind::F16 | Kind::F64 | Kind::BF16) | None => Value::floats(&shape, vec![1.0; n]),
-            Some(Kind::Bool) => Value::Bool(nnz_onnx::Array::new(&shape, vec![true; n])),
-            Some(Kind::U8) => Value::Byte(nnz_onnx::Array::new(&shape, vec![1; n])),
-            Some(Kind::I8) => Value::Small(nnz_onnx::Array::new(&shape, vec![1; n])),
+            Some(DType::F32 | DType::F16 | DType::F64 | DType::BF16) | None => Value::floats(&shape, vec![1.0; n]),
+            Some(DType::Bool) => Value::Bool(nnz_onnx::Array::new(&shape, vec![true; n])),
+            Some(DType::U8) => Value::Byte(nnz_onnx::Array::new(&shape, vec![1; n])),
+            Some(DType::I8) => Value::Small(nnz_onnx::Array::new(&shape, vec![1; n])),
             Some(_) => Value::ints(&shape, vec![1; n]),
         };
         given.push((port.name.as_str(), value));

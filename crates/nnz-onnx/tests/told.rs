@@ -1,6 +1,6 @@
 //! What operators are told is acted on or refused: `goldens/told.py` took the answers from ONNX Runtime.
 
-use nnz_onnx::{Attribute, Budget, Constant, Graph, Kind, Node, OPSET, Port, Session, Value};
+use nnz_onnx::{Attribute, Budget, Constant, DType, Graph, Node, OPSET, Port, Session, Value};
 use std::path::{Path, PathBuf};
 
 fn golden(name: &str) -> PathBuf {
@@ -28,7 +28,7 @@ fn attributes_and_types_mean_what_they_mean_to_onnx_runtime() {
 }
 
 fn graph(node: Node, constants: Vec<(&str, Constant)>) -> Graph {
-    let port = |name: &str| Port { name: name.into(), kind: Some(Kind::F32), shape: None };
+    let port = |name: &str| Port { name: name.into(), kind: Some(DType::F32), shape: None };
     Graph {
         path: PathBuf::from("net.onnx"),
         name: "net".into(),
@@ -62,7 +62,7 @@ fn an_attribute_that_no_operator_acts_on_is_refused_with_its_node() {
 #[test]
 fn constants_keep_their_type_when_their_numbers_change() {
     let file = |kind: &str| golden(&format!("weights-{kind}.onnx"));
-    for (kind, name) in [(Kind::F16, "f16"), (Kind::F64, "f64"), (Kind::BF16, "bf16")] {
+    for (kind, name) in [(DType::F16, "f16"), (DType::F64, "f64"), (DType::BF16, "bf16")] {
         let graph = Graph::open(&file(name)).unwrap();
         let w = &graph.constants["w"];
         assert_eq!(w.kind, kind);

@@ -5,7 +5,7 @@
 use nnz::REGISTRY;
 use nnz::data::Store;
 use nnz_core::Setting;
-use nnz_core::measure::{Alternative, Degrees, tail};
+use nnz_core::graph_stats::{Alternative, Degrees, tail};
 use nnz_engine::{ModelSpec, OptimizerSpec, TrainSpec, Trainer};
 
 fn main() -> Result<(), Box<dyn std::error::Error>> {

@@ -51,7 +51,7 @@ fn rewiring_takes_less_than_a_bit_for_each_entry() {
         }
         let peak = MEMORY.peak_usage() - before;
         let layer = &trainer.model.params[0];
-        assert!(matches!(layer.layout, Layout::Sparse(_)) && trainer.position.died > 0, "{key} did not rewire");
+        assert!(matches!(layer.layout, Layout::Sparse(_)) && trainer.position.pruned > 0, "{key} did not rewire");
         println!("{key}: {:.1} MB at the peak, {} connections", peak as f64 / 1e6, layer.nnz());
         assert!(peak < SIDE * SIDE / 8, "{key} took {peak} bytes for {} connections", layer.nnz());
     }

@@ -199,12 +199,12 @@ fn networks_of_ours_answer_as_onnx_as_they_do_here() {
         let Value::Float(x) = &given[0].1 else { unreachable!() };
         let (x, area) = (x.clone().rows(), h * w);
         // Ours has channels last.
-        let mut turned = vec![0.0; x.len()];
+        let mut transposed = vec![0.0; x.len()];
         for (i, v) in x.data().iter().enumerate() {
             let (b, k, p) = (i / (c * area), i / area % c, i % area);
-            turned[(b * area + p) * c + k] = *v;
+            transposed[(b * area + p) * c + k] = *v;
         }
-        let want = model.infer(Tensor::new(&[2, c * area], turned)).unwrap();
+        let want = model.infer(Tensor::new(&[2, c * area], transposed)).unwrap();
         assert!(far(want.data(), &answer(&network, &given)) < 1e-4, "{text}");
         let file = dir.path().join("net.onnx");
         onnx::export(&network, &file, None, Dtype::F32, false, &serde_json::Value::Null).unwrap();

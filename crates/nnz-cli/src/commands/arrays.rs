@@ -5,7 +5,7 @@ use anyhow::{Result, bail};
 use nnz_engine::cost::Machine;
 use nnz_foreign::onnx::Network;
 use nnz_formats::{Format, Npy};
-use nnz_onnx::{Array, Kind, Port, Value};
+use nnz_onnx::{Array, DType, Port, Value};
 use serde_json::json;
 use std::path::Path;
 use std::process::ExitCode;
@@ -61,14 +61,14 @@ fn read(path: &Path, port: &Port) -> Result<Value> {
     };
     let fits = match port.kind {
         None => true,
-        Some(Kind::F32 | Kind::F16 | Kind::F64 | Kind::BF16) => floats,
-        Some(Kind::I8) => format == Format::I8,
-        Some(Kind::U8) => format == Format::U8,
-        Some(Kind::Bool) => format == Format::Bool,
+        Some(DType::F32 | DType::F16 | DType::F64 | DType::BF16) => floats,
+        Some(DType::I8) => format == Format::I8,
+        Some(DType::U8) => format == Format::U8,
+        Some(DType::Bool) => format == Format::Bool,
         Some(_) => !floats && !plain,
     };
     if !fits {
-        let want = port.kind.map_or("any", Kind::name);
+        let want = port.kind.map_or("any", DType::name);
         return Err(fail(format!("{} for input `{}`, which takes {want}", format.name(), port.name)));
     }
     Ok(value)

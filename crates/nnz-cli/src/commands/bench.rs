@@ -1,4 +1,4 @@
-use super::network::Kind;
+use super::network::ModelSource;
 use crate::ui::{self, Ui};
 use anyhow::{Result, bail};
 use clap::{Args as ClapArgs, Subcommand};
@@ -7,7 +7,7 @@ use nnz_core::{Pattern, Shape};
 use nnz_engine::cost::timing::{Layer, Row, seconds};
 use nnz_engine::cost::{Machine, Use};
 use nnz_engine::file::{Header, load_model};
-use nnz_engine::{Frozen, Model, Param, Storage, Storing, Tensor};
+use nnz_engine::{Frozen, Model, Param, PolicyRef, Storage, Tensor};
 use nnz_lab::scale::{Network, Wiring};
 use serde::Serialize;
 use std::path::{Path, PathBuf};
@@ -117,9 +117,9 @@ pub fn run(args: &Args, ui: Ui) -> Result<ExitCode> {
         (Some(What::Scale(args)), _) => scale(args, ui),
         (Some(What::Cycles(args)), _) => cycles(args, ui),
         (None, Some(model)) => match super::network::kind(model) {
-            Kind::Graph => super::network::bench(model, batch(args.batch)?, args.why, ui),
-            Kind::Language => super::language::bench(model, args.why, ui),
-            Kind::Own => network(model, args, ui),
+            ModelSource::Graph => super::network::bench(model, batch(args.batch)?, args.why, ui),
+            ModelSource::Language => super::language::bench(model, args.why, ui),
+            ModelSource::Own => network(model, args, ui),
         },
         (None, None) => bail!("nothing to measure; give a model's file, or `nnz bench kernels`"),
     }
@@ -353,7 +353,7 @@ fn network(path: &Path, args: &Args, ui: Ui) -> Result<ExitCode> {
     let (dense, header): (Model<f32>, Header) = load_model(path, Storage::Masked)?;
     let machine = machine(ui)?;
     let crossovers = machine.crossovers(Use::Inference, &header.model, batch);
-    let storing = Storing { storage: Storage::Auto, crossovers: &crossovers };
+    let storing = PolicyRef { storage: Storage::Auto, crossovers: &crossovers };
     let (model, _): (Model<f32>, Header) = load_model(path, storing)?;
     let features = header.model.input.iter().product::<usize>();
     let x = Tensor::full(&[batch, features], 0.5f32);

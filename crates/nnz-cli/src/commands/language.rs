@@ -1,7 +1,7 @@
 //! Models of other programs: what is in them, how well they predict, pruned and written anew.
 
 use super::given;
-use super::network::Kind;
+use super::network::ModelSource;
 use crate::ui::{self, Ui};
 use anyhow::{Result, bail};
 use clap::{Args as ClapArgs, ValueEnum};
@@ -298,7 +298,7 @@ pub fn written(pruned: &Pruned, all: usize, before: usize, output: &Path, dtype:
 
 /// Writes a model anew.
 pub fn convert(args: &ConvertArgs, ui: Ui) -> Result<ExitCode> {
-    if super::network::kind(&args.model) != Kind::Language {
+    if super::network::kind(&args.model) != ModelSource::Language {
         return super::network::convert(args, ui);
     }
     to_folder(&args.output)?;

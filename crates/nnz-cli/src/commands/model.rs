@@ -1,4 +1,4 @@
-use super::network::{self, Kind};
+use super::network::{self, ModelSource};
 use crate::ui::{self, Ui};
 use anyhow::{Result, bail};
 use clap::{Args as ClapArgs, ValueEnum};
@@ -7,7 +7,7 @@ use nnz_data::{Store, fit_to, picture};
 use nnz_engine::data::{Dataset, Inputs, Normalization, Split};
 use nnz_engine::file::{Header, load_model, write_atomically};
 use nnz_engine::{Model, Storage, Task, Tensor, evaluate, ops::softmax_rows};
-use nnz_lab::inspect::{Inspection, inspect as measure};
+use nnz_lab::inspect::{Inspection, inspect as inspect_model};
 use nnz_lab::report;
 use serde_json::{Map, json};
 use std::borrow::Cow;
@@ -192,7 +192,7 @@ pub fn inspect(args: &InspectArgs, ui: Ui) -> Result<ExitCode> {
         );
     }
     let (model, header): (Model<f32>, Header) = load_model(&args.model, Storage::Auto)?;
-    let inspection = measure(&model, &header, ui.registry)?;
+    let inspection = inspect_model(&model, &header, ui.registry)?;
     if let Some(page) = &args.html {
         write_page(&inspection, page, &args.model)?;
         ui.note(format!("page: {}", page.display()));
@@ -228,8 +228,8 @@ fn moves(args: &InspectArgs, ui: Ui) -> Result<ExitCode> {
             vec![
                 l.name.clone(),
                 ui::count(last.map_or(l.start, |m| m.nonzeros)),
-                sum(|m| m.born),
-                sum(|m| m.died),
+                sum(|m| m.grown),
+                sum(|m| m.pruned),
                 ui::count(l.moves.len()),
                 ui::percent(last.map_or(1.0, |m| m.overlap), None),
                 last.map_or_else(|| "-".into(), |m| format!("{:.0}", m.age)),
@@ -309,15 +309,15 @@ fn describe(i: &Inspection) -> String {
 /// Names the class of a picture, or of every row of a table; or predicts the numbers of a row.
 pub fn predict(args: &PredictArgs, ui: Ui) -> Result<ExitCode> {
     match network::kind(&args.model) {
-        Kind::Graph => return network::predict(args, ui),
-        Kind::Language | Kind::Own if !args.arrays.is_empty() => {
+        ModelSource::Graph => return network::predict(args, ui),
+        ModelSource::Language | ModelSource::Own if !args.arrays.is_empty() => {
             bail!("--input is for networks that come as ONNX or as checkpoints; {} is none", args.model.display())
         }
-        Kind::Language => {
+        ModelSource::Language => {
             args.no_texts()?;
             return super::language::generate(&args.model, &args.input().to_string_lossy(), &args.generation, ui);
         }
-        Kind::Own => args.no_texts()?,
+        ModelSource::Own => args.no_texts()?,
     }
     let (model, header): (Model<f32>, Header) = load_model(&args.model, Storage::Auto)?;
     if header.task == Task::Reconstruction {
@@ -403,7 +403,7 @@ mod tests {
         save_model(&file, &model, &header, Packing::Csr).unwrap();
         let before = std::fs::read(&file).unwrap();
         let (model, header): (Model<f32>, Header) = load_model(&file, Storage::Auto).unwrap();
-        let inspection = measure(&model, &header, nnz_core::Registry(&[])).unwrap();
+        let inspection = inspect_model(&model, &header, nnz_core::Registry(&[])).unwrap();
 
         let page = dir.path().join("page.html");
         write_page(&inspection, &page, &file).unwrap();

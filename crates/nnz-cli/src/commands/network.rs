@@ -36,7 +36,7 @@ pub fn place(text: &str) -> Result<PathBuf, String> {
 
 /// Who computes a model.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Kind {
+pub enum ModelSource {
     /// The engine: nnz trained it.
     Own,
     /// A language model, or weights of which nothing is known.
@@ -46,12 +46,12 @@ pub enum Kind {
 }
 
 /// What lies at a path.
-pub fn kind(path: &Path) -> Kind {
+pub fn kind(path: &Path) -> ModelSource {
     let onnx = path.extension().is_some_and(|e| e == "onnx");
     match onnx || llm::foreign(path) {
-        false => Kind::Own,
-        true if onnx::known(path) => Kind::Graph,
-        true => Kind::Language,
+        false => ModelSource::Own,
+        true if onnx::known(path) => ModelSource::Graph,
+        true => ModelSource::Language,
     }
 }
 
@@ -85,7 +85,7 @@ pub fn convert(args: &super::language::ConvertArgs, ui: Ui) -> Result<ExitCode> 
         bail!("--sparse-initializer is for ONNX; give -o a name that ends in .onnx");
     }
     let network = match kind(&args.model) {
-        Kind::Graph => open(&args.model, ui)?,
+        ModelSource::Graph => open(&args.model, ui)?,
         _ => {
             let (model, header): (Model<f32>, Header) = load_model(&args.model, Storage::Masked)?;
             if !onnx {
@@ -94,7 +94,7 @@ pub fn convert(args: &super::language::ConvertArgs, ui: Ui) -> Result<ExitCode> 
             onnx::own(&model, &header, &args.model, args.raw)?
         }
     };
-    if args.raw && kind(&args.model) != Kind::Own {
+    if args.raw && kind(&args.model) != ModelSource::Own {
         bail!(
             "--raw leaves out what makes rows ready for a network that nnz trained; {} is none",
             args.model.display()

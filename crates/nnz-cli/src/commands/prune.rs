@@ -1,6 +1,6 @@
 use super::MethodArgs;
 use super::given;
-use super::network::{self, Kind};
+use super::network::{self, ModelSource};
 use super::train::TrainArgs;
 use crate::ui::{self, Ui, Watch};
 use anyhow::{Result, bail};
@@ -67,14 +67,14 @@ impl Args {
 /// Prunes a model.
 pub fn run(args: &Args, ui: Ui) -> Result<ExitCode> {
     match network::kind(&args.model) {
-        Kind::Graph => return network::prune(args, ui),
-        Kind::Language => return super::language::prune(args, ui),
-        Kind::Own if !args.calibrate.is_empty() => {
+        ModelSource::Graph => return network::prune(args, ui),
+        ModelSource::Language => return super::language::prune(args, ui),
+        ModelSource::Own if !args.calibrate.is_empty() => {
             bail!(
                 "--calibrate is for models of other programs; a network that nnz trained reads the data set of --data"
             )
         }
-        Kind::Own => {
+        ModelSource::Own => {
             let other = "is for models of other programs; a network that nnz trained has --dtype and --dense-layout";
             given::refuse(&["layout", "numbers"], other)?;
             given::refuse(&["calibration-tokens", "calibration-length"], "is for models of other programs")?;

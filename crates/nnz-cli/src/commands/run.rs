@@ -99,7 +99,7 @@ pub fn run(args: &Args, ui: Ui) -> Result<ExitCode> {
             if let Some(flag) = args.of_experiments() {
                 bail!("{flag} is for experiments; change the recipe, which trains networks, in its file");
             }
-            carry_out(&recipe, &place, ui)
+            execute(&recipe, &place, ui)
         }
         Plan::Experiment(mut recipe) => {
             args.change(&mut recipe)?;
@@ -188,7 +188,7 @@ pub fn find(name: &str) -> Result<Plan> {
 }
 
 /// Runs, prints the table and names the report.
-pub fn carry_out(recipe: &Recipe, place: &Place, ui: Ui) -> Result<ExitCode> {
+pub fn execute(recipe: &Recipe, place: &Place, ui: Ui) -> Result<ExitCode> {
     let outcome = outcome(recipe, place, ui)?;
     let Outcome { record, dir, found } = &outcome;
     let report = dir.join("report.html");

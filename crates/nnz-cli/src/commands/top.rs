@@ -163,7 +163,7 @@ fn draw(look: &Look, width: usize) -> String {
         let last = n.epochs.last();
         let text = |f: &dyn Fn(&EpochRecord) -> String| last.map_or_else(|| "-".into(), f);
         let accuracies: Vec<f64> = n.epochs.iter().map(|e| e.accuracy).collect();
-        let moved: usize = n.epochs.iter().map(|e| e.born).sum();
+        let moved: usize = n.epochs.iter().map(|e| e.grown).sum();
         vec![
             format!("{}, seed {}", n.arm, n.seed),
             match n.state {

@@ -209,7 +209,7 @@ pub struct Args {
 /// Trains a method and its controls.
 pub fn run(args: &Args, ui: Ui) -> Result<ExitCode> {
     let recipe = recipe(args, ui.registry)?;
-    super::run::carry_out(&recipe, &args.place, ui)
+    super::run::execute(&recipe, &args.place, ui)
 }
 
 /// What is learned from data when nothing else was said.

@@ -22,7 +22,7 @@ use sha2::{Digest, Sha256};
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
-pub use table::{Column, Encoding, Kind};
+pub use table::{Column, ColumnKind, Encoding};
 
 /// Classes a data set may have.
 const MAX_CLASSES: usize = 4096;

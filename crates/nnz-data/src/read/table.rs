@@ -40,13 +40,13 @@ pub struct Column {
     pub name: String,
     /// What its cells are.
     #[serde(flatten)]
-    pub kind: Kind,
+    pub kind: ColumnKind,
 }
 
 /// What the cells of a column are.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(tag = "kind", rename_all = "kebab-case")]
-pub enum Kind {
+pub enum ColumnKind {
     /// Numbers; the input is `(x - mean) / std`.
     Number {
         /// Mean over the training rows.
@@ -64,7 +64,7 @@ pub enum Kind {
 impl Column {
     fn width(&self) -> usize {
         match &self.kind {
-            Kind::Category { values } if values.len() != 2 => values.len(),
+            ColumnKind::Category { values } if values.len() != 2 => values.len(),
             _ => 1,
         }
     }
@@ -321,7 +321,7 @@ impl<'a> Table<'a> {
         numbers: Option<bool>,
         used: &[usize],
         categories: &BTreeSet<usize>,
-    ) -> Result<(Vec<u32>, Vec<String>, Vec<Kind>)> {
+    ) -> Result<(Vec<u32>, Vec<String>, Vec<ColumnKind>)> {
         let mut seen: Vec<Seen> = used.iter().map(|_| Seen::default()).collect();
         let (mut answers, mut known) = (Vec::new(), BTreeMap::<String, u32>::new());
         // Whether every answer so far is a number, and a whole one.
@@ -375,7 +375,7 @@ impl<'a> Table<'a> {
         let kind = |(&i, seen): (&usize, Seen)| {
             let (name, listed) = (&self.names[i], categories.contains(&i));
             match seen.other {
-                None if !listed => return Ok(Kind::Number { mean: 0.0, std: 1.0 }),
+                None if !listed => return Ok(ColumnKind::Number { mean: 0.0, std: 1.0 }),
                 Some((line, cell)) if !listed && seen.numbers * 10 >= rows * 9 => {
                     let why = format!(
                         "`{cell}` is no number, but {} of {rows} cells of this column are; mend it, or read all of them as \
@@ -391,7 +391,7 @@ impl<'a> Table<'a> {
                     format!("column `{name}` has more than {MAX_TEXTS} different texts; leave it out (`?drop={name}`)");
                 return Err(content(self.place, why));
             }
-            Ok(Kind::Category { values: seen.texts.into_iter().collect() })
+            Ok(ColumnKind::Category { values: seen.texts.into_iter().collect() })
         };
         let kinds = used.iter().zip(seen).map(kind).collect::<Result<_>>()?;
         Ok((labels, classes, kinds))
@@ -417,7 +417,7 @@ impl<'a> Table<'a> {
             Ok(())
         })?;
         for (column, (m, square)) in encoding.columns.iter_mut().zip(moments) {
-            if let Kind::Number { mean, std } = &mut column.kind {
+            if let ColumnKind::Number { mean, std } = &mut column.kind {
                 let deviation = (square / taken.max(1) as f64).sqrt();
                 (*mean, *std) = (m, if deviation > 0.0 { deviation } else { 1.0 });
             }
@@ -471,12 +471,12 @@ impl<'a> Table<'a> {
             for (&i, column) in columns.iter().zip(&encoding.columns) {
                 let cell = self.cell(line, &column.name, &cells[i])?;
                 match &column.kind {
-                    Kind::Number { mean, std } => {
+                    ColumnKind::Number { mean, std } => {
                         let no = || self.no_number(line, &column.name, cell);
                         let x = (number(cell).ok_or_else(no)? - mean) / std;
                         values.push(x.clamp(f32::MIN.into(), f32::MAX.into()) as f32);
                     }
-                    Kind::Category { values: texts } => {
+                    ColumnKind::Category { values: texts } => {
                         let no = || {
                             let text = format!("`{cell}` does not occur in the table learned from");
                             self.at(line, &column.name, text)
@@ -517,7 +517,7 @@ mod tests {
         let (part, encoding) = (parts.train, parts.encoding.unwrap());
         assert_eq!((part.image, part.rows.labels), ([1, 1, 5], vec![1, 0, 1, 0]));
         assert_eq!(part.classes, ["a", "b"]);
-        let Kind::Number { mean, std } = encoding.columns[0].kind else { panic!() };
+        let ColumnKind::Number { mean, std } = encoding.columns[0].kind else { panic!() };
         let Inputs::Floats(v) = part.rows.inputs else { panic!() };
         // Which rows are held out moves mean and deviation; the values follow them.
         assert!((v[0] - ((1.0 - mean) / std) as f32).abs() < 1e-7 && std > 0.0);
@@ -533,10 +533,10 @@ mod tests {
         let open = || Ok(Stream::new(text.as_bytes()).unwrap());
         let table = Table::open("t", &open, None).unwrap();
         assert_eq!((table.delimiter, table.head, table.names.len()), (b'\t', false, 2));
-        let column = Column { name: "1".into(), kind: Kind::Number { mean: 0.0, std: 1.0 } };
+        let column = Column { name: "1".into(), kind: ColumnKind::Number { mean: 0.0, std: 1.0 } };
         let mut e = Encoding { target: "2".into(), classes: vec!["0".into(), "1".into()], columns: vec![column] };
         table.fit(&mut e, &[0, 2, 4]).unwrap();
-        let Kind::Number { mean, std } = e.columns[0].kind else { panic!() };
+        let ColumnKind::Number { mean, std } = e.columns[0].kind else { panic!() };
         assert!((mean - 1_600_000_002.0).abs() < 1e-6 && (std - (8.0f64 / 3.0).sqrt()).abs() < 1e-6, "{mean} {std}");
     }
 

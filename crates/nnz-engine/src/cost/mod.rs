@@ -8,8 +8,8 @@
 
 use crate::cost::timing::{Layer, seconds};
 use crate::file::write_atomically;
-use crate::{Crossovers, ModelSpec, Storage};
 use crate::{Error, Result};
+use crate::{ModelSpec, SparseThresholds, Storage};
 use nnz_core::{Shape, Topology};
 use nnz_kernels::{Csc, Csr, Isa, Plan, Single, Sliced, TILE, Tiled, Tuning, padded};
 use rayon::prelude::*;
@@ -144,13 +144,13 @@ impl Machine {
             return Ok((machine, None));
         }
         let Some(file) = cache(threads) else {
-            return Ok((Self::measure()?, Some("measured this machine; there is no cache directory".into())));
+            return Ok((Self::time_kernels()?, Some("measured this machine; there is no cache directory".into())));
         };
         let why = match file.exists() {
             true => format!("{} did not hold, so this machine was measured again", file.display()),
             false => "measured this machine for the first time".into(),
         };
-        let machine = Self::measure()?;
+        let machine = Self::time_kernels()?;
         let kept = std::fs::create_dir_all(file.parent().unwrap_or(&file)).map_err(|e| e.to_string()).and_then(|()| {
             let text = serde_json::to_string_pretty(&machine).map_err(|e| e.to_string())?;
             write_atomically(&file, text.as_bytes()).map_err(|e| e.to_string())
@@ -184,7 +184,7 @@ impl Machine {
         found.iter().all(|r| r.is_finite() && *r > 0.0).then_some(found)
     }
 
-    fn measure() -> Result<Self> {
+    fn time_kernels() -> Result<Self> {
         let mut points = Vec::new();
         for (side, batch) in SIDES.into_iter().flat_map(|s| BATCHES.map(|b| (s, b))) {
             let full = Layer::random(side, side, 1.0, batch).dense()[0];
@@ -232,7 +232,7 @@ impl Machine {
     /// Up to which density storage `auto` should keep each weight of a network sparse, for steps of `batch` rows. Layers
     /// that see several rows a sample are taken to see one. Kernels of convolutions stay dense: unfolding patches for a
     /// sparse product costs more than it saves.
-    pub fn crossovers(&self, what: Use, spec: &ModelSpec, batch: usize) -> Crossovers {
+    pub fn crossovers(&self, what: Use, spec: &ModelSpec, batch: usize) -> SparseThresholds {
         let choose = |shape: Shape| {
             let at = match shape.kernel {
                 // A little more than the grid's multiple is that multiple.
@@ -242,7 +242,7 @@ impl Machine {
             // Two digits, not what binary fractions make of them.
             (shape.name, (at * 100.0).round() / 100.0)
         };
-        Crossovers(spec.weights().into_iter().map(choose).collect())
+        SparseThresholds(spec.weights().into_iter().map(choose).collect())
     }
 
     /// The kernel in which a frozen layer should run here.

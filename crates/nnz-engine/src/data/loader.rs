@@ -1,4 +1,4 @@
-use super::{Augment, Dataset, Frame, Result, Task, order};
+use super::{Augment, Dataset, Preprocessing, Result, Task, order};
 use crate::Real;
 use crate::{Tensor, ops};
 use nnz_core::Rng;
@@ -26,7 +26,7 @@ pub struct Batch<T> {
 
 impl<T: Real> Batch<T> {
     /// Rows of a split as they are.
-    pub fn of(data: &Dataset, split: &super::Split, rows: &[u32], frame: &Frame) -> Result<Self> {
+    pub fn of(data: &Dataset, split: &super::Split, rows: &[u32], frame: &Preprocessing) -> Result<Self> {
         let mut input = Tensor::zeros(&[rows.len(), data.features()]);
         data.fill(split, rows, frame.normalization, input.data_mut())?;
         let goal = match frame.task {
@@ -56,19 +56,26 @@ pub struct Loader<'a> {
     batch: usize,
     seed: u64,
     augment: Augment,
-    frame: Frame,
+    frame: Preprocessing,
     /// Epoch and its order.
     order: (u64, Vec<u32>),
 }
 
 impl<'a> Loader<'a> {
     /// Batches of `batch` of the train split's `rows`.
-    pub fn new(data: &'a Dataset, rows: Vec<u32>, batch: usize, seed: u64, augment: Augment, frame: Frame) -> Self {
+    pub fn new(
+        data: &'a Dataset,
+        rows: Vec<u32>,
+        batch: usize,
+        seed: u64,
+        augment: Augment,
+        frame: Preprocessing,
+    ) -> Self {
         Self { data, rows: Arc::new(rows), batch, seed, augment, frame, order: (u64::MAX, Vec::new()) }
     }
 
     /// The same rows under another frame.
-    pub(crate) fn framed(self, frame: Frame) -> Self {
+    pub(crate) fn framed(self, frame: Preprocessing) -> Self {
         Self { frame, ..self }
     }
 

@@ -4,9 +4,9 @@
 
 mod augment;
 mod error;
-mod frame;
 mod idx;
 mod loader;
+mod preprocessing;
 #[cfg(test)]
 mod tests;
 
@@ -18,9 +18,9 @@ use sha2::{Digest, Sha256};
 
 pub use augment::Augment;
 pub use error::{DataError, Result};
-pub use frame::{Frame, Task};
 pub use idx::{Idx, MAX_VALUES, parse_idx, read_idx};
 pub use loader::{Batch, Goal, Loader};
+pub use preprocessing::{Preprocessing, Task};
 
 /// The values of a split, row after row.
 #[derive(Clone, Debug, PartialEq)]

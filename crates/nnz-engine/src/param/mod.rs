@@ -9,5 +9,5 @@ mod value;
 pub use layout::{Entries, Layout};
 pub use moved::Moved;
 pub(crate) use resize::Along;
-pub use storage::{Crossovers, SPARSE_BELOW, Storage, StoragePolicy, Storing};
+pub use storage::{PolicyRef, SPARSE_BELOW, SparseThresholds, Storage, StoragePolicy};
 pub use value::Param;

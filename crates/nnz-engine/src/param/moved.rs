@@ -2,14 +2,14 @@
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Moved {
     /// New connections.
-    pub born: usize,
+    pub grown: usize,
     /// Removed connections.
-    pub died: usize,
+    pub pruned: usize,
 }
 
 impl std::ops::AddAssign for Moved {
     fn add_assign(&mut self, other: Self) {
-        self.born += other.born;
-        self.died += other.died;
+        self.grown += other.grown;
+        self.pruned += other.pruned;
     }
 }

@@ -1,6 +1,6 @@
 //! A parameter that loses or gains units.
 
-use super::storage::Storing;
+use super::storage::PolicyRef;
 use super::{Moved, Param};
 use crate::{Error, Real, Result, Tensor};
 use nnz_core::Topology;
@@ -17,7 +17,7 @@ pub(crate) enum Along {
 }
 
 impl<T: Real> Param<T> {
-    /// Cuts rows, columns or entries away with their units and adds those of `born` new ones behind the others; columns repeat
+    /// Cuts rows, columns or entries away with their units and adds those of `grown` new ones behind the others; columns repeat
     /// the units of their axis. New connections start at what `first` says, given fan-in and fan-out; state at zero, and what
     /// lies behind the first `slots` tensors of it where the value does.
     #[allow(clippy::too_many_arguments)]
@@ -25,9 +25,9 @@ impl<T: Real> Param<T> {
         &mut self,
         along: Along,
         keep: &[bool],
-        born: usize,
+        grown: usize,
         mut first: impl FnMut(usize, usize) -> T,
-        storage: Storing,
+        storage: PolicyRef,
         state: &mut [Tensor<T>],
         slots: usize,
     ) -> Result<Moved> {
@@ -35,16 +35,16 @@ impl<T: Real> Param<T> {
         let place: Vec<usize> =
             keep.iter().scan(0, |next, &k| Some(std::mem::replace(next, *next + usize::from(k)))).collect();
         let stay = keep.iter().filter(|k| **k).count();
-        let left = stay + born;
+        let left = stay + grown;
         if along == Along::Entries {
-            let fresh: Vec<T> = (0..born).map(|_| first(1, 1)).collect();
+            let fresh: Vec<T> = (0..grown).map(|_| first(1, 1)).collect();
             for (at, tensor) in std::iter::once(&mut self.value).chain(state).enumerate() {
                 let kept = tensor.data().iter().zip(keep).filter(|(_, k)| **k).map(|(v, _)| *v);
                 let new = fresh.iter().map(|&v| if (1..=slots).contains(&at) { T::ZERO } else { v });
                 *tensor = Tensor::new(&[left], kept.chain(new).collect());
             }
             self.shape.rows = left;
-            return Ok(Moved { born: 0, died: 0 });
+            return Ok(Moved { grown: 0, pruned: 0 });
         }
         let old = self.by_rows();
         let (rows, cols) = match along {
@@ -67,7 +67,7 @@ impl<T: Real> Param<T> {
             Along::Rows => *p >= (stay * cols) as u64,
             _ => *p % left as u64 >= stay as u64,
         };
-        if born > 0 {
+        if grown > 0 {
             all.extend((0..(rows * cols) as u64).filter(new).map(|p| (p, Err(first(cols, rows)))));
             all.sort_unstable_by_key(|e| e.0);
         }
@@ -93,7 +93,7 @@ impl<T: Real> Param<T> {
         }
         (self.shape.rows, self.shape.cols) = (rows, cols);
         let storage = storage.resolve(&topology, &self.shape)?;
-        let moved = Moved { born: topology.nnz() - survivors, died: old.topology.nnz() - survivors };
+        let moved = Moved { grown: topology.nnz() - survivors, pruned: old.topology.nnz() - survivors };
         self.set(topology, storage, &entries, state);
         Ok(moved)
     }

@@ -9,7 +9,7 @@ use std::collections::BTreeMap;
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum Storage {
-    /// Sparse up to a density that [`Crossovers`] give for each weight, masked above.
+    /// Sparse up to a density that [`SparseThresholds`] give for each weight, masked above.
     #[default]
     Auto,
     /// Every entry, no mask. Refused for a layer with missing connections.
@@ -28,9 +28,9 @@ pub const SPARSE_BELOW: f64 = 0.5;
 /// is part of a training's specification and of its checkpoints.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 #[serde(transparent)]
-pub struct Crossovers(pub BTreeMap<String, f64>);
+pub struct SparseThresholds(pub BTreeMap<String, f64>);
 
-impl Crossovers {
+impl SparseThresholds {
     /// No choice: [`SPARSE_BELOW`] for matrices. Behind unfolded patches the transposes cost more than a sparse convolution
     /// saves, so kernels stay masked.
     pub const NONE: &'static Self = &Self(BTreeMap::new());
@@ -54,8 +54,8 @@ pub struct StoragePolicy {
     /// What was asked for.
     pub storage: Storage,
     /// What `auto` follows.
-    #[serde(default, skip_serializing_if = "Crossovers::is_empty")]
-    pub crossovers: Crossovers,
+    #[serde(default, skip_serializing_if = "SparseThresholds::is_empty")]
+    pub crossovers: SparseThresholds,
 }
 
 impl StoragePolicy {
@@ -65,7 +65,7 @@ impl StoragePolicy {
     }
 }
 
-impl<'a> From<&'a StoragePolicy> for Storing<'a> {
+impl<'a> From<&'a StoragePolicy> for PolicyRef<'a> {
     fn from(policy: &'a StoragePolicy) -> Self {
         Self { storage: policy.storage, crossovers: &policy.crossovers }
     }
@@ -73,20 +73,20 @@ impl<'a> From<&'a StoragePolicy> for Storing<'a> {
 
 /// A storage with what `auto` follows.
 #[derive(Clone, Copy, Debug)]
-pub struct Storing<'a> {
+pub struct PolicyRef<'a> {
     /// What was asked for.
     pub storage: Storage,
     /// What `auto` follows.
-    pub crossovers: &'a Crossovers,
+    pub crossovers: &'a SparseThresholds,
 }
 
-impl From<Storage> for Storing<'static> {
+impl From<Storage> for PolicyRef<'static> {
     fn from(storage: Storage) -> Self {
-        Self { storage, crossovers: Crossovers::NONE }
+        Self { storage, crossovers: SparseThresholds::NONE }
     }
 }
 
-impl Storing<'_> {
+impl PolicyRef<'_> {
     /// Whether nothing was asked for, so that a file's own policy holds.
     pub(crate) fn open(self) -> bool {
         self.storage == Storage::Auto && self.crossovers.is_empty()

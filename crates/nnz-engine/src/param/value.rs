@@ -1,6 +1,6 @@
 use super::layout::{Entries, Layout, Places, lay_out};
 use super::moved::Moved;
-use super::storage::{Storage, Storing};
+use super::storage::{PolicyRef, Storage};
 use crate::{Connections, Error, ParamSpec, Real, Result, Role, Tensor};
 use nnz_core::{Edit, Rng, Shape, Topology};
 use rayon::prelude::*;
@@ -55,7 +55,7 @@ impl<T: Real> Param<T> {
         shape: &Shape,
         prunable: bool,
         topology: Topology,
-        storage: impl Into<Storing<'a>>,
+        storage: impl Into<PolicyRef<'a>>,
         values: Vec<T>,
     ) -> Result<Self> {
         let storage = storage.into().resolve(&topology, shape)?;
@@ -70,7 +70,7 @@ impl<T: Real> Param<T> {
         spec: &ParamSpec,
         prunable: bool,
         topology: Option<Topology>,
-        storage: Storing,
+        storage: PolicyRef,
         seed: u64,
     ) -> Result<Self> {
         let shape = &spec.shape;
@@ -152,7 +152,7 @@ impl<T: Real> Param<T> {
     }
 
     /// Whether an edit can be applied, and the storage it leads to.
-    pub(crate) fn admits(&self, edit: &Edit, storage: Storing) -> Result<Storage> {
+    pub(crate) fn admits(&self, edit: &Edit, storage: PolicyRef) -> Result<Storage> {
         let (topology, values) = match edit {
             Edit::Rewire { topology, .. } => (topology, None),
             Edit::Set { topology, values } => (topology, Some(values)),
@@ -184,28 +184,28 @@ impl<T: Real> Param<T> {
     pub fn apply<'a>(
         &mut self,
         edit: Edit,
-        storage: impl Into<Storing<'a>>,
+        storage: impl Into<PolicyRef<'a>>,
         state: &mut [Tensor<T>],
     ) -> Result<Option<Moved>> {
         let storage = self.admits(&edit, storage.into())?;
-        let (topology, born, values) = match edit {
+        let (topology, grown, values) = match edit {
             Edit::Keep => return Ok(None),
-            Edit::Rewire { topology, born } => (topology, born, None),
+            Edit::Rewire { topology, grown } => (topology, grown, None),
             Edit::Set { topology, values } => (topology, Vec::new(), Some(values)),
             Edit::Replace { .. } => return Err(Error::Refused("only a whole network can replace a layer".into())),
         };
         let old = self.by_rows();
-        let grown = old.topology.carry(&topology).filter(Option::is_none).count();
-        let moved = Moved { born: grown, died: old.topology.nnz() - (topology.nnz() - grown) };
-        let carry = |tensor: &Tensor<T>, born: &[f32]| -> Vec<T> {
+        let count = old.topology.carry(&topology).filter(Option::is_none).count();
+        let moved = Moved { grown: count, pruned: old.topology.nnz() - (topology.nnz() - count) };
+        let carry = |tensor: &Tensor<T>, grown: &[f32]| -> Vec<T> {
             let before = old.of(tensor);
-            let mut born = born.iter();
-            let mut first = || born.next().map_or(T::ZERO, |&v| T::of(f64::from(v)));
+            let mut grown = grown.iter();
+            let mut first = || grown.next().map_or(T::ZERO, |&v| T::of(f64::from(v)));
             old.topology.carry(&topology).map(|c| c.map_or_else(&mut first, |i| before[i])).collect()
         };
         let own = match values {
             Some(values) => values.into_iter().map(T::of).collect(),
-            None => carry(&self.value, &born),
+            None => carry(&self.value, &grown),
         };
         let mut entries = vec![own];
         entries.extend(state.iter().map(|s| carry(s, &[])));

@@ -3,12 +3,12 @@ use super::views::Views;
 use crate::axes::{axes, split};
 use crate::param::Entries;
 use crate::structure::{Fresh, Part, Whole, kept, runs};
-use crate::{Average, Error, Model, Moved, Optimizer, Param, Real, Result, Storing, Tensor};
-use nnz_core::{Edit, Kind, Live, Shape, Sparsifier, Target, Topology};
+use crate::{Average, Error, Model, Moved, Optimizer, Param, PolicyRef, Real, Result, Tensor};
+use nnz_core::{Edit, Shape, Sparsifier, Target, TargetKind, TargetMut, Topology};
 
 /// Lets a method change the values of its targets behind an optimizer step.
 pub(crate) fn after_step<T: Real>(model: &mut Model<T>, sparsifier: &mut dyn Sparsifier, step: u64, lr: f64) {
-    if sparsifier.kind() == Kind::Structure {
+    if sparsifier.kind() == TargetKind::Structure {
         return after_structure(model, sparsifier, step, lr);
     }
     let places = model.places(sparsifier.kind());
@@ -19,8 +19,9 @@ pub(crate) fn after_step<T: Real>(model: &mut Model<T>, sparsifier: &mut dyn Spa
     };
     let mut values: Vec<Vec<f64>> = places.iter().zip(&rows).map(wide).collect();
     let parts = rows.iter().zip(&shapes).zip(&mut values).enumerate();
-    let mut live: Vec<Live> =
-        parts.map(|(index, ((rows, shape), values))| Live { index, shape, topology: &rows.topology, values }).collect();
+    let mut live: Vec<TargetMut> = parts
+        .map(|(index, ((rows, shape), values))| TargetMut { index, shape, topology: &rows.topology, values })
+        .collect();
     sparsifier.after_step(step, lr, &mut live);
     for ((i, rows), values) in places.into_iter().zip(rows).zip(values) {
         let values: Vec<T> = values.into_iter().map(T::of).collect();
@@ -36,8 +37,8 @@ fn after_structure<T: Real>(model: &mut Model<T>, sparsifier: &mut dyn Sparsifie
     let full: Vec<Topology> = shapes.iter().map(|s| Topology::full(s.rows, 1)).collect();
     let mut values = before.clone();
     let all = shapes.iter().zip(&full).zip(&mut values).enumerate();
-    let mut live: Vec<Live> =
-        all.map(|(index, ((shape, topology), values))| Live { index, shape, topology, values }).collect();
+    let mut live: Vec<TargetMut> =
+        all.map(|(index, ((shape, topology), values))| TargetMut { index, shape, topology, values }).collect();
     sparsifier.after_step(step, lr, &mut live);
     for ((part, old), new) in parts.iter().zip(before).zip(values) {
         let factors: Vec<f64> = old.iter().zip(&new).map(|(o, n)| if *o > 0.0 { n / o } else { 1.0 }).collect();
@@ -49,10 +50,10 @@ fn after_structure<T: Real>(model: &mut Model<T>, sparsifier: &mut dyn Sparsifie
 
 /// How edits are asked for and applied.
 pub(crate) struct Editing<'a> {
-    pub kind: Kind,
+    pub kind: TargetKind,
     /// One layer after the other, so that no more than one is copied.
     pub layerwise: bool,
-    pub storage: Storing<'a>,
+    pub storage: PolicyRef<'a>,
     pub fresh: Fresh,
 }
 
@@ -65,15 +66,15 @@ pub(crate) fn rewire<T: Real>(
     pass: &Step<T>,
     Editing { kind, layerwise, storage, fresh }: Editing,
 ) -> Result<Moved> {
-    let mut sum = Moved { born: 0, died: 0 };
-    let structural = matches!(kind, Kind::Units | Kind::Structure);
+    let mut sum = Moved { grown: 0, pruned: 0 };
+    let structural = matches!(kind, TargetKind::Units | TargetKind::Structure);
     if layerwise && !structural {
         for (index, i) in model.places(kind).into_iter().enumerate() {
             let mut made = edits(&[Target { index, ..Views::at(model, pass, vec![i]).targets()[0] }])?;
             let (Some(edit), true) = (made.pop(), made.is_empty()) else {
                 return Err(Error::Refused("the method did not make one edit for one target".into()));
             };
-            sum += settle(model, optimizer.as_deref_mut(), average.as_deref_mut(), i, edit, storage)?;
+            sum += apply_edit(model, optimizer.as_deref_mut(), average.as_deref_mut(), i, edit, storage)?;
         }
         return Ok(sum);
     }
@@ -93,13 +94,13 @@ pub(crate) fn rewire<T: Real>(
         drop(views);
         let mut whole = Whole { model, optimizer, average, storage, fresh };
         let axes = axes(&whole.model.spec);
-        for (axis, (keep, born)) in axes.iter().zip(&changes) {
-            sum += whole.resize(axis, keep, *born)?;
+        for (axis, (keep, grown)) in axes.iter().zip(&changes) {
+            sum += whole.resize(axis, keep, *grown)?;
         }
         // From the last on, since blocks that come or go move what is behind them.
         let runs = runs(&whole.model.spec);
-        for (run, (keep, born)) in runs.iter().zip(&changes[axes.len()..]).rev() {
-            sum += whole.restack(run, keep, *born)?;
+        for (run, (keep, grown)) in runs.iter().zip(&changes[axes.len()..]).rev() {
+            sum += whole.restack(run, keep, *grown)?;
         }
         return Ok(sum);
     }
@@ -125,19 +126,19 @@ pub(crate) fn rewire<T: Real>(
             }
             edit => edit,
         };
-        sum += settle(model, optimizer.as_deref_mut(), average.as_deref_mut(), i, edit, storage)?;
+        sum += apply_edit(model, optimizer.as_deref_mut(), average.as_deref_mut(), i, edit, storage)?;
     }
     Ok(sum)
 }
 
 /// Applies an edit to one parameter, its optimizer state and its average.
-fn settle<T: Real>(
+fn apply_edit<T: Real>(
     model: &mut Model<T>,
     optimizer: Option<&mut Optimizer<T>>,
     mut average: Option<&mut Average<T>>,
     i: usize,
     edit: Edit,
-    storage: Storing,
+    storage: PolicyRef,
 ) -> Result<Moved> {
     let mut none = Vec::new();
     let state = optimizer.map_or(&mut none, |o| &mut o.state[i]);
@@ -152,7 +153,7 @@ fn settle<T: Real>(
         start_at_values(&model.params[i], &old, &mut values);
         average.values_mut()[i] = values;
     }
-    Ok(moved.unwrap_or(Moved { born: 0, died: 0 }))
+    Ok(moved.unwrap_or(Moved { grown: 0, pruned: 0 }))
 }
 
 /// L R, row-major.
@@ -176,7 +177,7 @@ fn replace<T: Real>(
     at: usize,
     left: &[f64],
     right: &[f64],
-    storage: Storing,
+    storage: PolicyRef,
 ) -> Result<Option<Moved>> {
     let (rows, cols, prunable) = (model.params[at].shape.rows, model.params[at].shape.cols, model.params[at].prunable);
     let rank = left.len() / rows.max(1);
@@ -207,7 +208,7 @@ fn replace<T: Real>(
     }
     model.params.splice(at..=at, factors);
     let after = rank * (rows + cols);
-    Ok(Some(Moved { born: 0, died: before.saturating_sub(after) }))
+    Ok(Some(Moved { grown: 0, pruned: before.saturating_sub(after) }))
 }
 
 /// The average of a connection that `old` did not have starts at its value.

@@ -8,6 +8,6 @@ mod tests;
 mod views;
 
 pub(crate) use edits::{Editing, after_step, rewire};
-pub(crate) use pass::{Step, culprit};
-pub(crate) use prune::{Make, Rows, candidates, check_trained, measure_generic, prune_generic};
+pub(crate) use pass::{Step, locate_non_finite};
+pub(crate) use prune::{Make, Rows, candidates, check_trained, probe_generic, prune_generic};
 pub(crate) use views::Views;

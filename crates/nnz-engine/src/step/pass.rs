@@ -4,7 +4,7 @@ use crate::evaluate;
 use crate::layers::{Gram, Moments, Statistics};
 use crate::ops::{self, ZeroProbe};
 use crate::{Error, Layout, Mode, Model, Param, Pass, Real, Result, Taps, Tensor, Var};
-use nnz_core::{Kind, Signals, Zero};
+use nnz_core::{Signals, TargetKind, Zero};
 use std::sync::{Arc, Mutex};
 
 /// One forward and backward pass, and the signals a method asked for.
@@ -15,9 +15,9 @@ pub(crate) struct Step<T> {
     /// Zeros of largest |gradient| of each parameter.
     pub(super) zeros: Vec<Vec<Zero>>,
     /// Hessian times gradient, one for each parameter where it was asked for.
-    pub(super) curvature: Vec<Tensor<T>>,
+    pub(super) hessian_gradient: Vec<Tensor<T>>,
     /// Shares of the flow, likewise.
-    pub(super) flow: Vec<Tensor<f64>>,
+    pub(super) synaptic_flow: Vec<Tensor<f64>>,
     /// A parameter and the moments of its inputs.
     pub(super) gram: Option<(usize, Moments)>,
     /// What the optimizer keeps as mean gradient, one for each parameter where it was asked for.
@@ -57,31 +57,40 @@ fn finite<T: Real>(tensor: &Tensor<T>) -> bool {
 
 impl<T: Real> Step<T> {
     pub fn empty() -> Self {
-        let (gradients, zeros, curvature, flow, momentum) = Default::default();
-        Self { loss: f64::NAN, gradients, zeros, curvature, flow, gram: None, momentum, statistics: Vec::new() }
+        let (gradients, zeros, hessian_gradient, synaptic_flow, momentum) = Default::default();
+        Self {
+            loss: f64::NAN,
+            gradients,
+            zeros,
+            hessian_gradient,
+            synaptic_flow,
+            gram: None,
+            momentum,
+            statistics: Vec::new(),
+        }
     }
 
     /// All that a method asked for; loss and gradients only where there is a batch.
     #[allow(clippy::too_many_arguments)]
-    pub fn measure(
+    pub fn forward_backward(
         model: &Model<T>,
         batch: Option<&Batch<T>>,
         smoothing: f64,
         signals: Signals,
         candidates: Vec<Vec<u64>>,
         mode: Mode,
-        kind: Kind,
+        kind: TargetKind,
         backwards: &[Option<Tensor<T>>],
     ) -> Result<Self> {
         let mut step = match batch {
             Some(batch) => Self::run(model, batch, smoothing, signals, candidates, mode, backwards)?,
             None => Self::empty(),
         };
-        if let (Some(temperature), Some(batch)) = (signals.curvature, batch) {
-            step.curvature = curvature(model, batch, smoothing, mode, temperature)?;
+        if let (Some(temperature), Some(batch)) = (signals.hessian_gradient, batch) {
+            step.hessian_gradient = hessian_gradient(model, batch, smoothing, mode, temperature)?;
         }
-        if signals.flow {
-            step.flow = flow(model)?;
+        if signals.synaptic_flow {
+            step.synaptic_flow = synaptic_flow(model)?;
         }
         if let (Some(target), Some(batch)) = (signals.gram, batch) {
             step.gram = Some(gram(model, batch, mode, kind, target)?);
@@ -137,7 +146,7 @@ impl<T: Real> Step<T> {
 }
 
 /// The Hessian of the loss over the weights times its gradient, with logits over `temperature`.
-fn curvature<T: Real>(
+fn hessian_gradient<T: Real>(
     model: &Model<T>,
     batch: &Batch<T>,
     smoothing: f64,
@@ -161,7 +170,7 @@ fn curvature<T: Real>(
 }
 
 /// ∂R/∂|w| / R with R = Σ outputs for an input of ones through |parameters| (Tanaka et al. 2020, arXiv:2006.05467).
-pub(super) fn flow<T: Real>(model: &Model<T>) -> Result<Vec<Tensor<f64>>> {
+pub(super) fn synaptic_flow<T: Real>(model: &Model<T>) -> Result<Vec<Tensor<f64>>> {
     let mut model = Model { spec: model.spec.clone(), params: model.params.iter().map(Param::wide).collect() };
     model.params.iter_mut().for_each(|p| p.value = p.value.map(f64::abs));
     let leaves = leaves(&model);
@@ -186,10 +195,10 @@ pub(super) fn gram<T: Real>(
     model: &Model<T>,
     batch: &Batch<T>,
     mode: Mode,
-    kind: Kind,
+    kind: TargetKind,
     target: usize,
 ) -> Result<(usize, Moments)> {
-    let place = model.places(kind).get(target).copied().filter(|_| kind == Kind::Weights);
+    let place = model.places(kind).get(target).copied().filter(|_| kind == TargetKind::Weights);
     let param = place.ok_or_else(|| Error::Refused(format!("no weight is target {target}")))?;
     let gram = Gram { param, sum: Mutex::new(None) };
     let constants: Vec<Var<T>> = model.params.iter().map(|p| Var::constant(p.value.clone())).collect();
@@ -206,7 +215,12 @@ pub(super) fn gram<T: Real>(
 
 /// Where a pass first met what is no finite number: a value, then an activation in the order of computation, then a
 /// gradient in the order of the backward pass. Runs the pass again, with every tap.
-pub(crate) fn culprit<T: Real>(model: &Model<T>, batch: &Batch<T>, smoothing: f64, mode: Mode) -> Result<String> {
+pub(crate) fn locate_non_finite<T: Real>(
+    model: &Model<T>,
+    batch: &Batch<T>,
+    smoothing: f64,
+    mode: Mode,
+) -> Result<String> {
     if let Some(p) = model.params.iter().find(|p| !finite(&p.value)) {
         return Ok(format!(", and `{}` holds values that are not finite", p.shape.name));
     }

@@ -1,28 +1,28 @@
 use super::edits::{Editing, rewire};
 use super::pass::Step;
 use super::views::Views;
-use crate::data::{Batch, Dataset, Frame};
+use crate::data::{Batch, Dataset, Preprocessing};
 use crate::evaluate::evaluate_generic;
 use crate::structure::Fresh;
-use crate::{Error, Mode, Model, Moved, Real, Result, Storing};
-use nnz_core::{Act, Kind, Measure, Plan, Procedure, Setting, Shape, Signals, Sparsifier, Work};
+use crate::{Error, Mode, Model, Moved, PolicyRef, Real, Result};
+use nnz_core::{Command, MethodInstance, Plan, Probe, Procedure, Setting, Shape, Signals, Sparsifier, TargetKind};
 use std::collections::BTreeMap;
 
 /// A method, once the length of the run is known.
-pub(crate) type Make<'m> = Box<dyn FnOnce(&Setting) -> nnz_core::Result<Work> + 'm>;
+pub(crate) type Make<'m> = Box<dyn FnOnce(&Setting) -> nnz_core::Result<MethodInstance> + 'm>;
 /// Rows of a data set, and how they become inputs and goals.
-pub(crate) type Rows<'m> = Option<(&'m Dataset, &'m [u32], &'m Frame)>;
+pub(crate) type Rows<'m> = Option<(&'m Dataset, &'m [u32], &'m Preprocessing)>;
 
 pub(crate) fn prune_generic<T: Real>(
     model: &mut Model<T>,
-    work: &mut Work,
+    work: &mut MethodInstance,
     batch: Rows,
-    storage: Storing,
+    storage: PolicyRef,
 ) -> Result<Moved> {
     check_trained(work, model)?;
-    let Work { sparsifier, procedure, parametrization, .. } = work;
+    let MethodInstance { sparsifier, procedure, parametrization, .. } = work;
     let idle = || Error::Refused("this method changes nothing without training; give `--finetune EPOCHS`".into());
-    let mut moved = Moved { born: 0, died: 0 };
+    let mut moved = Moved { grown: 0, pruned: 0 };
     if let Some(procedure) = procedure {
         return search(model, &mut **procedure, sparsifier.kind(), batch, storage, idle);
     }
@@ -39,7 +39,7 @@ pub(crate) fn prune_generic<T: Real>(
         };
         let kind = sparsifier.kind();
         let candidates = candidates(&**sparsifier, 0, signals, model);
-        let pass = Step::measure(model, batch.as_ref(), 0.0, signals, candidates, Mode::Use, kind, &[])?;
+        let pass = Step::forward_backward(model, batch.as_ref(), 0.0, signals, candidates, Mode::Use, kind, &[])?;
         let layerwise = sparsifier.layerwise();
         let how = Editing { kind, layerwise, storage, fresh: Fresh { seed: 0, step: 0 } };
         moved += rewire(model, None, None, &mut |t| sparsifier.rewire(0, t), &pass, how)?;
@@ -51,34 +51,34 @@ pub(crate) fn prune_generic<T: Real>(
 fn search<T: Real>(
     model: &mut Model<T>,
     procedure: &mut dyn Procedure,
-    kind: Kind,
-    batch: Option<(&Dataset, &[u32], &Frame)>,
-    storage: Storing,
+    kind: TargetKind,
+    batch: Option<(&Dataset, &[u32], &Preprocessing)>,
+    storage: PolicyRef,
     idle: impl Fn() -> Error,
 ) -> Result<Moved> {
     if procedure.steps() > 0 {
         return Err(idle());
     }
-    let mut moved = Moved { born: 0, died: 0 };
+    let mut moved = Moved { grown: 0, pruned: 0 };
     let (mut kept, mut score) = (BTreeMap::new(), None);
     loop {
         match procedure.next(score.take()) {
-            Act::Train { span, .. } if span.is_empty() => {}
-            Act::Snapshot(name) => drop(kept.insert(name, model.params.clone())),
-            Act::Restore(name) => model.params = kept.get(&name).ok_or_else(&idle)?.clone(),
-            Act::Evaluate => {
+            Command::Train { span, .. } if span.is_empty() => {}
+            Command::Snapshot(name) => drop(kept.insert(name, model.params.clone())),
+            Command::Restore(name) => model.params = kept.get(&name).ok_or_else(&idle)?.clone(),
+            Command::Evaluate => {
                 let Some((data, _, frame)) = batch else {
                     return Err(Error::Refused("this method measures on data: give `--data DATA`".into()));
                 };
                 let rows: Vec<u32> = (0..data.train.len() as u32).collect();
                 score = Some(evaluate_generic(model, data, &data.train, &rows, frame)?.accuracy);
             }
-            Act::Edit(signals) if !signals.any() => {
-                let pass = Step::measure(model, None, 0.0, signals, Vec::new(), Mode::Use, kind, &[])?;
+            Command::Edit(signals) if !signals.any() => {
+                let pass = Step::forward_backward(model, None, 0.0, signals, Vec::new(), Mode::Use, kind, &[])?;
                 let how = Editing { kind, layerwise: false, storage, fresh: Fresh { seed: 0, step: 0 } };
                 moved += rewire(model, None, None, &mut |t| procedure.edit(t), &pass, how)?;
             }
-            Act::Done => return Ok(moved),
+            Command::Done => return Ok(moved),
             _ => return Err(idle()),
         }
     }
@@ -92,8 +92,8 @@ pub(crate) fn candidates<T: Real>(
     model: &Model<T>,
 ) -> Vec<Vec<u64>> {
     let mut all = vec![Vec::new(); model.params.len()];
-    if signals.candidates && sparsifier.kind() == Kind::Weights {
-        for (index, i) in model.places(Kind::Weights).into_iter().enumerate() {
+    if signals.candidates && sparsifier.kind() == TargetKind::Weights {
+        for (index, i) in model.places(TargetKind::Weights).into_iter().enumerate() {
             all[i] = sparsifier.candidates(step, index, &model.params[i].topology());
             all[i].sort_unstable();
         }
@@ -101,11 +101,11 @@ pub(crate) fn candidates<T: Real>(
     all
 }
 
-pub(crate) fn check_trained<T: Real>(work: &Work, model: &Model<T>) -> Result<()> {
+pub(crate) fn check_trained<T: Real>(work: &MethodInstance, model: &Model<T>) -> Result<()> {
     let shapes = model.targets(work.sparsifier.kind());
     let shapes: Vec<&Shape> = shapes.iter().collect();
     work.sparsifier.check(&shapes)?;
-    if work.sparsifier.birth(&shapes)?.is_some() {
+    if work.sparsifier.initial_topologies(&shapes)?.is_some() {
         return Err(Error::Refused(
             "this method starts from a random topology and would throw the trained weights away; methods that prune a \
              trained model are magnitude, gmp and snip"
@@ -116,8 +116,8 @@ pub(crate) fn check_trained<T: Real>(work: &Work, model: &Model<T>) -> Result<()
 }
 
 /// A measure of a network's weights.
-pub(crate) fn measure_generic<T: Real>(model: &Model<T>, measure: &dyn Measure) -> f64 {
+pub(crate) fn probe_generic<T: Real>(model: &Model<T>, probe: &dyn Probe) -> f64 {
     let empty = Step::empty();
     let all = (0..model.params.len()).filter(|&i| model.params[i].weight()).collect();
-    measure.measure(&Views::at(model, &empty, all).targets())
+    probe.probe(&Views::at(model, &empty, all).targets())
 }

@@ -2,7 +2,7 @@ use super::pass::Step;
 use crate::axes::{axes, strength};
 use crate::structure::Part;
 use crate::{Model, Real};
-use nnz_core::{Kind, Shape, Target, Topology, Zero};
+use nnz_core::{Shape, Target, TargetKind, Topology, Zero};
 
 /// What a method sees of its targets.
 pub(crate) struct Views<'a> {
@@ -15,8 +15,8 @@ pub(super) struct View<'a> {
     values: Vec<f32>,
     gradient: Vec<f32>,
     zeros: &'a [Zero],
-    curvature: Vec<f32>,
-    flow: Vec<f32>,
+    hessian_gradient: Vec<f32>,
+    synaptic_flow: Vec<f32>,
     gram: &'a [f64],
     mean: &'a [f64],
     momentum: Vec<f32>,
@@ -25,20 +25,33 @@ pub(super) struct View<'a> {
 }
 
 impl<'a> Views<'a> {
-    pub fn new<T: Real>(model: &'a Model<T>, pass: &'a Step<T>, kind: Kind) -> Self {
-        if matches!(kind, Kind::Units | Kind::Structure) {
+    pub fn new<T: Real>(model: &'a Model<T>, pass: &'a Step<T>, kind: TargetKind) -> Self {
+        if matches!(kind, TargetKind::Units | TargetKind::Structure) {
             let gradient = |i: usize| pass.gradients.get(i).map_or_else(Vec::new, |g| model.params[i].entries(g));
             let view = |shape: Shape, [values, mut gradient]: [Vec<f64>; 2], cost: f64, whole: f64| {
                 let narrow = |v: Vec<f64>| v.into_iter().map(|v| v as f32).collect();
                 if pass.gradients.is_empty() {
                     gradient.clear();
                 }
-                let (curvature, flow, momentum) = Default::default();
+                let (hessian_gradient, synaptic_flow, momentum) = Default::default();
                 let (topology, values, gradient) = (Topology::full(shape.rows, 1), narrow(values), narrow(gradient));
                 let (zeros, gram, mean): (&[Zero], &[f64], &[f64]) = Default::default();
-                View { shape, topology, values, gradient, zeros, curvature, flow, gram, mean, momentum, cost, whole }
+                View {
+                    shape,
+                    topology,
+                    values,
+                    gradient,
+                    zeros,
+                    hessian_gradient,
+                    synaptic_flow,
+                    gram,
+                    mean,
+                    momentum,
+                    cost,
+                    whole,
+                }
             };
-            if kind == Kind::Units {
+            if kind == TargetKind::Units {
                 let of = |axis: &crate::Axis| view(axis.shape(), strength(model, axis, gradient), 0.0, 0.0);
                 return Self { parts: axes(&model.spec).iter().map(of).collect() };
             }
@@ -64,8 +77,8 @@ impl<'a> Views<'a> {
                 values: narrow(rows.of(&p.value)),
                 gradient: pass.gradients.get(i).map_or_else(Vec::new, |g| narrow(rows.of(g))),
                 zeros: pass.zeros.get(i).map_or(&[], Vec::as_slice),
-                curvature: pass.curvature.get(i).map_or_else(Vec::new, |g| narrow(rows.of(g))),
-                flow: pass.flow.get(i).map_or_else(Vec::new, |g| narrow(rows.of(g))),
+                hessian_gradient: pass.hessian_gradient.get(i).map_or_else(Vec::new, |g| narrow(rows.of(g))),
+                synaptic_flow: pass.synaptic_flow.get(i).map_or_else(Vec::new, |g| narrow(rows.of(g))),
                 gram: moments.map_or(&[], |m| &m.square),
                 mean: moments.map_or(&[], |m| &m.first),
                 momentum: pass.momentum.get(i).map_or_else(Vec::new, |g| narrow(rows.of(g))),
@@ -87,8 +100,8 @@ impl<'a> Views<'a> {
                 values: &v.values,
                 gradient: &v.gradient,
                 zeros: v.zeros,
-                curvature: &v.curvature,
-                flow: &v.flow,
+                hessian_gradient: &v.hessian_gradient,
+                synaptic_flow: &v.synaptic_flow,
                 gram: v.gram,
                 mean: v.mean,
                 momentum: &v.momentum,

@@ -3,13 +3,13 @@
 use super::record::Snapshot;
 use super::trainer::Trainer;
 use crate::{Average, Error, Optimizer, Param, Real, Result, Tensor};
-use nnz_core::Act;
+use nnz_core::Command;
 
 impl<T: Real> Trainer<'_, T> {
     /// The steps of the training under way.
     pub(super) fn span(&self) -> std::ops::Range<u64> {
         match &self.position.act {
-            Some(Act::Train { span, .. }) => span.clone(),
+            Some(Command::Train { span, .. }) => span.clone(),
             _ => 0..self.plain_steps(),
         }
     }
@@ -22,7 +22,7 @@ impl<T: Real> Trainer<'_, T> {
     /// Its length, which the learning rate goes by.
     pub(super) fn length(&self) -> u64 {
         match self.position.act {
-            Some(Act::Train { of, .. }) => of,
+            Some(Command::Train { of, .. }) => of,
             _ => self.plain_steps(),
         }
     }
@@ -30,7 +30,7 @@ impl<T: Real> Trainer<'_, T> {
     /// What is added to its steps to get rows in an order of its own.
     pub(super) fn order(&self) -> u64 {
         match self.position.act {
-            Some(Act::Train { order, .. }) => (order << 20) * self.per_epoch(),
+            Some(Command::Train { order, .. }) => (order << 20) * self.per_epoch(),
             _ => 0,
         }
     }
@@ -43,40 +43,40 @@ impl<T: Real> Trainer<'_, T> {
             let act = procedure.next(accuracy);
             self.position.procedure = procedure.state();
             match act {
-                Act::Train { ref span, .. } => {
+                Command::Train { ref span, .. } => {
                     (self.position.done, self.position.act) = (0, (!span.is_empty()).then_some(act));
                 }
-                Act::Edit(signals) => {
+                Command::Edit(signals) => {
                     let batch = self.loader.batch(self.order() + self.local())?;
                     let pass = self.signals(&batch, signals)?;
                     self.charge(batch.rows(), signals);
                     self.edit(&pass, true)?;
                 }
-                Act::Snapshot(name) => {
+                Command::Snapshot(name) => {
                     let (params, state) = (self.model.params.clone(), self.optimizer.state.clone());
                     self.snapshots.insert(name, Snapshot { params, state });
                 }
-                Act::Restore(name) => {
+                Command::Restore(name) => {
                     let kept = self.kept(&name)?.clone();
                     (self.model.params, self.optimizer.state) = (kept.params, kept.state);
                     self.average = self.average.as_ref().map(|_| Average::new(&self.model.params));
                     self.look();
                 }
-                Act::Rewind(name) => self.mean_of(&[name])?,
-                Act::Average(names) => self.mean_of(&names)?,
-                Act::Evaluate if self.validation.is_empty() => {
+                Command::Rewind(name) => self.mean_of(&[name])?,
+                Command::Average(names) => self.mean_of(&names)?,
+                Command::Evaluate if self.validation.is_empty() => {
                     return Err(Error::Refused(
                         "this method measures on a validation split; set `validation` above 0".into(),
                     ));
                 }
-                Act::Evaluate => {
+                Command::Evaluate => {
                     self.position.accuracy = Some(self.evaluate_generic(&self.data.train, &self.validation)?.accuracy);
                 }
-                Act::Done if self.position.step < self.steps() => {
+                Command::Done if self.position.step < self.steps() => {
                     let (at, of) = (self.position.step, self.steps());
                     return Err(Error::Refused(format!("the procedure ended at step {at} of {of}")));
                 }
-                Act::Done => return Ok(()),
+                Command::Done => return Ok(()),
             }
         }
         Ok(())

@@ -1,5 +1,5 @@
 use crate::{Param, Tensor};
-use nnz_core::{Act, Explored};
+use nnz_core::{Command, Explored};
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
@@ -17,9 +17,11 @@ pub struct EpochRecord {
     /// Density of the prunable weights after the epoch.
     pub density: f64,
     /// Connections made during the epoch.
-    pub born: usize,
+    #[serde(rename = "born")]
+    pub grown: usize,
     /// Connections removed during the epoch.
-    pub died: usize,
+    #[serde(rename = "died")]
+    pub pruned: usize,
     /// Share of the prunable entries that existed at any time so far (Liu et al. 2021, arXiv:2102.02887: the in-time
     /// over-parametrization rate R_s). None where weights are not rewired, and above 2¹⁹ connections, where it is not counted.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -57,16 +59,18 @@ pub struct Position {
     /// Rows seen in the current epoch.
     pub rows_seen: usize,
     /// Connections made in the current epoch.
-    pub born: usize,
+    #[serde(rename = "born")]
+    pub grown: usize,
     /// Connections removed in the current epoch.
-    pub died: usize,
+    #[serde(rename = "died")]
+    pub pruned: usize,
     /// Finished epochs.
     pub history: Vec<EpochRecord>,
     /// What the method remembers.
     pub sparsifier: Value,
     /// The training under way, where a procedure has several.
     #[serde(default)]
-    pub act: Option<Act>,
+    pub act: Option<Command>,
     /// Steps done of it.
     #[serde(default)]
     pub done: u64,

@@ -1,5 +1,7 @@
 use crate::data::{Augment, Task};
-use crate::{Crossovers, Error, LrSchedule, Model, OptimizerSpec, Real, Result, Role, Storage, StoragePolicy, Storing};
+use crate::{
+    Error, LrSchedule, Model, OptimizerSpec, PolicyRef, Real, Result, Role, SparseThresholds, Storage, StoragePolicy,
+};
 use half::bf16;
 use serde::{Deserialize, Serialize};
 
@@ -55,8 +57,8 @@ pub struct TrainSpec {
     /// How weights are stored.
     pub storage: Storage,
     /// What storage `auto` follows. A resumed training follows what it began with.
-    #[serde(default, skip_serializing_if = "Crossovers::is_empty")]
-    pub crossovers: Crossovers,
+    #[serde(default, skip_serializing_if = "SparseThresholds::is_empty")]
+    pub crossovers: SparseThresholds,
     /// Whether the method may prune the classifier at the end too.
     pub prune_head: bool,
     /// Fraction of the training rows held out for validation.
@@ -116,8 +118,8 @@ impl TrainSpec {
     }
 
     /// Its storage, with what `auto` follows.
-    pub fn storing(&self) -> Storing<'_> {
-        Storing { storage: self.storage, crossovers: &self.crossovers }
+    pub fn policy_ref(&self) -> PolicyRef<'_> {
+        PolicyRef { storage: self.storage, crossovers: &self.crossovers }
     }
 }
 
@@ -131,7 +133,7 @@ impl Default for TrainSpec {
             schedule: LrSchedule::Cosine,
             warmup: 0.1,
             storage: Storage::Auto,
-            crossovers: Crossovers::default(),
+            crossovers: SparseThresholds::default(),
             prune_head: false,
             validation: 0.1,
             task: Task::Classification,

@@ -4,10 +4,10 @@ use super::record::{EpochRecord, Progress};
 use super::trainer::{Observer, Trainer};
 use crate::data::Batch;
 use crate::leaves::Leaves;
-use crate::step::{Editing, Step, Views, after_step, candidates, culprit, rewire};
+use crate::step::{Editing, Step, Views, after_step, candidates, locate_non_finite, rewire};
 use crate::structure::Fresh;
 use crate::{Error, Mode, OptimizerSpec, Param, Real, Result, Tensor, clip_by_norm};
-use nnz_core::{Edit, Explored, Kind, Plan, Rng, Signals, Target, Work};
+use nnz_core::{Edit, Explored, MethodInstance, Plan, Rng, Signals, Target, TargetKind};
 use nnz_kernels::threads;
 use nnz_tensor::Gradient;
 use nnz_tensor::fit::{At, Slot};
@@ -130,12 +130,12 @@ impl<'a, T: Real> Trainer<'a, T> {
             return Ok(Step::empty());
         }
         if signals.rows <= batch.rows() || !signals.data() {
-            return self.measure(Some(batch).filter(|_| signals.data()), signals);
+            return self.forward_backward(Some(batch).filter(|_| signals.data()), signals);
         }
         let (all, wanted) = (self.loader.rows(), signals.rows.min(self.loader.rows().len()));
         let drawn = Rng::stream(self.seed, "measure", 0, self.position.step).distinct(all.len() as u64, wanted);
         let rows: Vec<u32> = drawn.into_iter().map(|i| all[i as usize]).collect();
-        self.measure(Some(&Batch::of(self.data, &self.data.train, &rows, &self.frame)?), signals)
+        self.forward_backward(Some(&Batch::of(self.data, &self.data.train, &rows, &self.frame)?), signals)
     }
 
     /// Turns leaves into plain weights where their time is over.
@@ -146,13 +146,13 @@ impl<'a, T: Real> Trainer<'a, T> {
         let Some(leaves) = self.leaves.take() else { return Ok(()) };
         let mut edits = leaves.freeze(&**parametrization, &self.model);
         let fresh = Fresh { seed: self.seed, step: self.position.step };
-        let how = Editing { kind: Kind::Weights, layerwise: false, storage: self.spec.storing(), fresh };
+        let how = Editing { kind: TargetKind::Weights, layerwise: false, storage: self.spec.policy_ref(), fresh };
         let (optimizer, average) = (Some(&mut self.optimizer), self.average.as_mut());
         let moved =
             rewire(&mut self.model, optimizer, average, &mut |_| Ok(std::mem::take(&mut edits)), &Step::empty(), how)?;
         self.position.since = self.position.step;
-        self.position.born += moved.born;
-        self.position.died += moved.died;
+        self.position.grown += moved.grown;
+        self.position.pruned += moved.pruned;
         self.look();
         Ok(())
     }
@@ -174,30 +174,30 @@ impl<'a, T: Real> Trainer<'a, T> {
         // Forward and two backward products; the gradient of zeros is that of all entries; a Hessian times a vector is two
         // gradients more.
         let zeros = if signals.zeros > 0.0 { all - exist } else { 0.0 };
-        let curvature = if signals.curvature.is_some() { 6.0 * exist } else { 0.0 };
+        let hessian_gradient = if signals.hessian_gradient.is_some() { 6.0 * exist } else { 0.0 };
         let rows = match signals.rows > rows {
             true => signals.rows.min(self.loader.rows().len()),
             false => rows,
         };
-        self.position.multiply_adds += rows as f64 * (3.0 * exist + zeros + curvature);
+        self.position.multiply_adds += rows as f64 * (3.0 * exist + zeros + hessian_gradient);
     }
 
     /// A pass whose loss and gradients are numbers, or the place where they stopped being any.
-    pub(super) fn measure(&self, batch: Option<&Batch<T>>, signals: Signals) -> Result<Step<T>> {
+    pub(super) fn forward_backward(&self, batch: Option<&Batch<T>>, signals: Signals) -> Result<Step<T>> {
         let (smoothing, mode, kind) = (self.spec.smoothing, self.mode(), self.work.sparsifier.kind());
         let backwards = match (&self.leaves, &self.work.parametrization) {
             (Some(leaves), Some(p)) => leaves.backwards(&**p, self.local(), self.model.params.len()),
             _ => Vec::new(),
         };
         let named = candidates(&*self.work.sparsifier, self.local(), signals, &self.model);
-        let mut pass = Step::measure(&self.model, batch, smoothing, signals, named, mode, kind, &backwards)?;
+        let mut pass = Step::forward_backward(&self.model, batch, smoothing, signals, named, mode, kind, &backwards)?;
         if signals.momentum {
             let kept = |i: usize| self.optimizer.direction(i).or_else(|| pass.gradients.get(i).cloned());
             pass.momentum = (0..self.model.params.len()).filter_map(kept).collect();
         }
         match batch {
             Some(batch) if !pass.finite() => {
-                let layer = culprit(&self.model, batch, smoothing, mode)?;
+                let layer = locate_non_finite(&self.model, batch, smoothing, mode)?;
                 Err(Error::NonFinite { loss: pass.loss, step: self.position.step, layer })
             }
             _ => Ok(pass),
@@ -210,7 +210,7 @@ impl<'a, T: Real> Trainer<'a, T> {
         if let (Some(leaves), Some(p)) = (&self.leaves, &self.work.parametrization) {
             leaves.show(&**p, step, &mut self.model);
         }
-        let mut pass = self.measure(Some(batch), signals)?;
+        let mut pass = self.forward_backward(Some(batch), signals)?;
         self.charge(batch.rows(), Signals { gradient: true, rows: 0, ..signals });
         if signals.any() {
             let views = Views::new(&self.model, &pass, self.work.sparsifier.kind());
@@ -264,7 +264,7 @@ impl<'a, T: Real> Trainer<'a, T> {
         }
         for phase in 0..p.phases() {
             if phase > 0 {
-                let gradients = self.measure(Some(batch), Signals::NONE)?.gradients;
+                let gradients = self.forward_backward(Some(batch), Signals::NONE)?.gradients;
                 leaves.own_step(&**p, phase, &gradients, lr);
             } else {
                 leaves.own_step(&**p, phase, &pass.gradients, lr);
@@ -312,8 +312,8 @@ impl<'a, T: Real> Trainer<'a, T> {
     pub(super) fn edit(&mut self, pass: &Step<T>, by_procedure: bool) -> Result<()> {
         let (step, kind) = (self.local(), self.work.sparsifier.kind());
         let layerwise = self.work.sparsifier.layerwise() && !by_procedure;
-        let Work { sparsifier, procedure, .. } = &mut self.work;
-        let (explored, counted) = (&mut self.explored, kind == Kind::Weights && self.model.nonzeros() <= COUNTED);
+        let MethodInstance { sparsifier, procedure, .. } = &mut self.work;
+        let (explored, counted) = (&mut self.explored, kind == TargetKind::Weights && self.model.nonzeros() <= COUNTED);
         let mut ask = |targets: &[Target]| -> nnz_core::Result<Vec<Edit>> {
             let edits = match procedure {
                 Some(p) if by_procedure => p.edit(targets),
@@ -329,10 +329,10 @@ impl<'a, T: Real> Trainer<'a, T> {
         };
         let (optimizer, average) = (Some(&mut self.optimizer), self.average.as_mut());
         let fresh = Fresh { seed: self.seed, step: self.position.step };
-        let how = Editing { kind, layerwise, storage: self.spec.storing(), fresh };
+        let how = Editing { kind, layerwise, storage: self.spec.policy_ref(), fresh };
         let moved = rewire(&mut self.model, optimizer, average, &mut ask, pass, how)?;
-        self.position.born += moved.born;
-        self.position.died += moved.died;
+        self.position.grown += moved.grown;
+        self.position.pruned += moved.pruned;
         self.look();
         Ok(())
     }
@@ -340,7 +340,7 @@ impl<'a, T: Real> Trainer<'a, T> {
     /// Entries that existed at any time / all prunable entries.
     pub(super) fn share_explored(&self) -> Option<f64> {
         let rewired = self.explored.iter().any(|e| e.births > 0);
-        let places = self.model.places(Kind::Weights);
+        let places = self.model.places(TargetKind::Weights);
         if !rewired || self.explored.len() > places.len() {
             return None;
         }
@@ -365,9 +365,9 @@ impl<'a, T: Real> Trainer<'a, T> {
         let explored = self.share_explored();
         let p = &mut self.position;
         let density = self.model.density();
-        let (step, born, died, multiply_adds) = (p.step, p.born, p.died, p.multiply_adds);
-        let record = EpochRecord { epoch, step, loss, accuracy, density, born, died, explored, multiply_adds };
-        (p.loss_sum, p.rows_seen, p.born, p.died) = (0.0, 0, 0, 0);
+        let (step, grown, pruned, multiply_adds) = (p.step, p.grown, p.pruned, p.multiply_adds);
+        let record = EpochRecord { epoch, step, loss, accuracy, density, grown, pruned, explored, multiply_adds };
+        (p.loss_sum, p.rows_seen, p.grown, p.pruned) = (0.0, 0, 0, 0);
         p.history.push(record.clone());
         Ok(record)
     }

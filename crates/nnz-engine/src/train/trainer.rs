@@ -1,6 +1,6 @@
 use super::record::{Position, Progress, Snapshot};
 use super::spec::{Dtype, TrainSpec};
-use crate::data::{Batch, Dataset, Frame, Loader, Split};
+use crate::data::{Batch, Dataset, Loader, Preprocessing, Split};
 use crate::evaluate::{Evaluation, evaluate_generic};
 use crate::files::{self, Header};
 use crate::layers::Layers;
@@ -8,7 +8,7 @@ use crate::leaves::Leaves;
 use crate::step::{Make, check_trained};
 use crate::targets::targets;
 use crate::{Average, History, Model, ModelSpec, Optimizer, Real, Result, StoragePolicy};
-use nnz_core::{Explored, Setting, Shape, Work};
+use nnz_core::{Explored, MethodInstance, Setting, Shape};
 use serde_json::Value;
 use std::borrow::Cow;
 use std::collections::BTreeMap;
@@ -24,8 +24,8 @@ pub struct Trainer<'a, T> {
     /// Batches made ahead by a thread, from that of the next step on.
     pub(super) ahead: Option<Receiver<crate::data::Result<Batch<T>>>>,
     pub(super) validation: Vec<u32>,
-    pub(super) frame: Frame,
-    pub(super) work: Work,
+    pub(super) frame: Preprocessing,
+    pub(super) work: MethodInstance,
     pub(super) leaves: Option<Leaves>,
     pub(super) explored: Vec<Explored>,
     /// Multiply-adds of a forward pass of one row through what exists and through every entry, as long as no edit changes it.
@@ -62,8 +62,8 @@ impl<'a, T: Real> Trainer<'a, T> {
             let shapes = targets(model, spec.prune_head, work.sparsifier.kind());
             let shapes: Vec<&Shape> = shapes.iter().collect();
             work.sparsifier.check(&shapes)?;
-            let births = work.sparsifier.birth(&shapes)?;
-            let mut model = Model::born_generic(model, births, spec.storing(), spec.prune_head, seed)?;
+            let births = work.sparsifier.initial_topologies(&shapes)?;
+            let mut model = Model::born_generic(model, births, spec.policy_ref(), spec.prune_head, seed)?;
             if let Some(graph) = &data.graph {
                 model.adopt(graph)?;
             }
@@ -73,7 +73,7 @@ impl<'a, T: Real> Trainer<'a, T> {
 
     pub(crate) fn from_model_generic(
         model: Model<T>,
-        frame: Frame,
+        frame: Preprocessing,
         data: &'a Dataset,
         spec: &TrainSpec,
         seed: u64,
@@ -95,11 +95,11 @@ impl<'a, T: Real> Trainer<'a, T> {
         seed: u64,
         make: Make,
         tokens: bool,
-        model: impl FnOnce(&Work) -> Result<Model<T>>,
+        model: impl FnOnce(&MethodInstance) -> Result<Model<T>>,
     ) -> Result<Self> {
         spec.check(data.image)?;
         let (rows, validation) = data.split_validation(spec.validation, seed)?;
-        let frame = Frame::of(data, &rows, spec.task, tokens)?;
+        let frame = Preprocessing::of(data, &rows, spec.task, tokens)?;
         let loader = Loader::new(data, rows, spec.batch, seed, spec.augment, frame.clone());
         let per_epoch = loader.per_epoch();
         let setting = Setting { seed, steps: per_epoch * u64::from(spec.epochs), steps_per_epoch: per_epoch };
@@ -208,7 +208,7 @@ impl<'a, T: Real> Trainer<'a, T> {
     }
 
     /// How rows become inputs and goals, as measured on the training rows.
-    pub fn frame(&self) -> &Frame {
+    pub fn frame(&self) -> &Preprocessing {
         &self.frame
     }
 

@@ -54,9 +54,9 @@ fn survivors_keep_value_and_state_and_newborns_start_afresh() {
         positions.extend(&grown);
         positions.sort_unstable();
         let topology = Topology::from_positions(8, 12, positions);
-        let edit = Edit::Rewire { topology: topology.clone(), born: vec![7.0] };
+        let edit = Edit::Rewire { topology: topology.clone(), grown: vec![7.0] };
         let moved = p.apply(edit, storage, &mut optimizer.state[0]).unwrap().unwrap();
-        assert_eq!((moved.born, moved.died), (2, 2));
+        assert_eq!((moved.grown, moved.pruned), (2, 2));
         assert_eq!(p.topology(), topology);
         let (new, kept) = (p.entries(&p.value), p.entries(&optimizer.state[0][0]));
         let mut first = true;
@@ -75,7 +75,7 @@ fn survivors_keep_value_and_state_and_newborns_start_afresh() {
 #[test]
 fn a_layer_keeps_its_last_connection() {
     let mut model: Model<f32> = Model::born(&spec(), Some(births(0.2)), Storage::Sparse, false, 1).unwrap();
-    let empty = Edit::Rewire { topology: Topology::from_positions(8, 12, []), born: vec![] };
+    let empty = Edit::Rewire { topology: Topology::from_positions(8, 12, []), grown: vec![] };
     assert!(model.params[0].apply(empty, Storage::Sparse, &mut []).is_err());
 }
 

@@ -5,7 +5,8 @@ use nnz_core::{Dense, Edit, Plan, Rng, Setting, Shape, Signals, Sparsifier, Targ
 use nnz_engine::data::{Augment, Dataset, Inputs, Split};
 use nnz_engine::file::{Header, Packing, load_model, save_model};
 use nnz_engine::{
-    Crossovers, Dtype, LrSchedule, Model, ModelSpec, OptimizerSpec, Storage, Task, Tensor, TrainSpec, Trainer, evaluate,
+    Dtype, LrSchedule, Model, ModelSpec, OptimizerSpec, SparseThresholds, Storage, Task, Tensor, TrainSpec, Trainer,
+    evaluate,
 };
 use std::sync::OnceLock;
 
@@ -123,7 +124,7 @@ impl Shuffled {
 }
 
 impl Sparsifier for Shuffled {
-    fn birth(&self, shapes: &[&Shape]) -> nnz_core::Result<Option<Vec<Topology>>> {
+    fn initial_topologies(&self, shapes: &[&Shape]) -> nnz_core::Result<Option<Vec<Topology>>> {
         Ok(Some(shapes.iter().enumerate().map(|(i, s)| self.draw(s, i, 0)).collect()))
     }
 
@@ -143,8 +144,8 @@ impl Sparsifier for Shuffled {
         let edit = |t: &Target| {
             let topology = self.draw(t.shape, t.index, step);
             // Newborns start at 0.5, which an average must know.
-            let born = t.topology.carry(&topology).filter(Option::is_none).map(|_| 0.5).collect();
-            Edit::Rewire { topology, born }
+            let grown = t.topology.carry(&topology).filter(Option::is_none).map(|_| 0.5).collect();
+            Edit::Rewire { topology, grown }
         };
         Ok(targets.iter().map(edit).collect())
     }
@@ -225,7 +226,7 @@ fn a_resumed_training_keeps_its_choice_of_storage() {
     let path = dir.path().join("checkpoint.safetensors");
     let chosen = |first: f64, second: f64| {
         let at = [("fc1.weight", first), ("fc2.weight", second)].map(|(name, at)| (name.to_string(), at));
-        TrainSpec { crossovers: Crossovers(at.into()), ..base() }
+        TrainSpec { crossovers: SparseThresholds(at.into()), ..base() }
     };
     let of = |spec: &TrainSpec| trainer("mlp:192-40-30-3", pictures(), spec, true);
     let names = |t: &Trainer<f32>| t.model.weights().map(|p| p.storage_name()).collect::<Vec<_>>();
@@ -306,8 +307,8 @@ fn averages_follow_their_connections() {
         let (p, a) = (&t.model.params[0], &t.average.as_ref().unwrap().values()[0]);
         let (values, averages) = (p.entries(&p.value), p.entries(a));
         assert_eq!(values.len(), 192 * 8);
-        let born = values.iter().filter(|v| (**v - 0.5).abs() < 0.1).count();
-        assert!(born > 192 * 3, "{born}");
+        let grown = values.iter().filter(|v| (**v - 0.5).abs() < 0.1).count();
+        assert!(grown > 192 * 3, "{grown}");
         let far = values.iter().zip(&averages).map(|(v, a)| (v - a).abs()).fold(0.0, f32::max);
         assert!(far < 0.1, "{storage:?}: an average is {far} away after four steps");
     }
@@ -355,7 +356,7 @@ fn settings_that_make_no_sense_are_refused() {
     assert!(pictures(TrainSpec { ema: Some(1.0), ..base() }).contains("average"));
     assert!(pictures(TrainSpec { smoothing: 1.0, ..base() }).contains("smoothing"));
     assert!(pictures(TrainSpec { task: Task::Regression, ..base() }).contains("classes"));
-    let at = |d| Crossovers([("fc1.weight".to_string(), d)].into());
+    let at = |d| SparseThresholds([("fc1.weight".to_string(), d)].into());
     assert!(pictures(TrainSpec { crossovers: at(1.5), ..base() }).contains("fc1.weight"));
     assert!(pictures(TrainSpec { crossovers: at(0.5), storage: Storage::Masked, ..base() }).contains("auto"));
     let crop = Augment { crop: 20, ..Augment::default() };

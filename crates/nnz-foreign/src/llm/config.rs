@@ -40,7 +40,7 @@ pub struct Config {
     /// ε of the norms.
     pub epsilon: f64,
     /// Numbers of a head that turn by position; none where positions are learned.
-    pub turned: usize,
+    pub rotary: usize,
     /// Base of the rotary positions.
     pub base: f64,
     /// What stands between the matrices of a perceptron.
@@ -133,7 +133,7 @@ impl Config {
             heads,
             groups: get("attention.head_count_kv").and_then(Value::size).unwrap_or(heads),
             each,
-            turned: each,
+            rotary: each,
             hidden: size("feed_forward_length")?,
             epsilon: number("attention.layer_norm_rms_epsilon").unwrap_or(1e-5),
             base: number("rope.freq_base").unwrap_or(10_000.0),
@@ -167,7 +167,7 @@ impl Config {
         each: 0,
         hidden: 0,
         epsilon: 1e-6,
-        turned: 0,
+        rotary: 0,
         base: 10_000.0,
         activation: Activation::Silu,
         gated: true,
@@ -195,7 +195,7 @@ impl Config {
             heads,
             groups: size("num_key_value_heads").unwrap_or(heads),
             each,
-            turned: each,
+            rotary: each,
             hidden: need("intermediate_size")?,
             epsilon: c["rms_norm_eps"].as_f64().unwrap_or(1e-6),
             base: c["rope_theta"].as_f64().or(rope["rope_theta"].as_f64()).unwrap_or(10_000.0),
@@ -277,7 +277,7 @@ impl Config {
         Ok(Self {
             hidden: need(c, "intermediate_size")?,
             epsilon: c["layer_norm_eps"].as_f64().unwrap_or(1e-5),
-            turned: (said.each as f64 * share) as usize,
+            rotary: (said.each as f64 * share) as usize,
             base: number("rotary_emb_base", "rope_theta").unwrap_or(10_000.0),
             parallel: c["use_parallel_residual"].as_bool().unwrap_or(true),
             ..said
@@ -307,7 +307,7 @@ impl Config {
         if sizes.iter().any(|s| *s == 0 || *s > MOST) {
             return Err(format!("extents of {sizes:?}, of which one is zero or above 2^20"));
         }
-        if !self.heads.is_multiple_of(self.groups) || !self.turned.is_multiple_of(2) || self.turned > self.each {
+        if !self.heads.is_multiple_of(self.groups) || !self.rotary.is_multiple_of(2) || self.rotary > self.each {
             return Err(format!("{} heads of {} numbers in {} groups", self.heads, self.each, self.groups));
         }
         let sound = |x: f64| x.is_finite() && x > 0.0;

@@ -268,7 +268,7 @@ impl Language {
         }
         let turned = name.ends_with("q_proj.weight") || name.ends_with("k_proj.weight");
         if self.archive.kind == "GGUF" && turned {
-            values = straighten(&values, self.config.width, self.config.each);
+            values = unpermute(&values, self.config.width, self.config.each);
         }
         Ok(values)
     }
@@ -382,18 +382,18 @@ impl Language {
     /// Rotary positions of the first numbers of each head, `[1, positions, heads, each]`.
     fn turn(&self, x: Var<f32>, seen: usize) -> Var<f32> {
         let (c, shape) = (&self.config, x.shape().to_vec());
-        if c.turned == 0 {
+        if c.rotary == 0 {
             return x;
         }
-        if c.turned == c.each {
+        if c.rotary == c.each {
             return ops::rope(&x, seen, c.base);
         }
-        let part = x.value().data().chunks(c.each).flat_map(|head| head[..c.turned].iter().copied()).collect();
-        let part = Tensor::new(&[1, shape[1], shape[2], c.turned], part);
+        let part = x.value().data().chunks(c.each).flat_map(|head| head[..c.rotary].iter().copied()).collect();
+        let part = Tensor::new(&[1, shape[1], shape[2], c.rotary], part);
         let turned = ops::rope(&Var::constant(part), seen, c.base);
         let mut all = x.value().clone();
-        let heads = all.data_mut().chunks_mut(c.each).zip(turned.value().data().chunks(c.turned));
-        heads.for_each(|(head, turned)| head[..c.turned].copy_from_slice(turned));
+        let heads = all.data_mut().chunks_mut(c.each).zip(turned.value().data().chunks(c.rotary));
+        heads.for_each(|(head, turned)| head[..c.rotary].copy_from_slice(turned));
         Var::constant(all)
     }
 
@@ -470,7 +470,7 @@ impl Language {
 }
 
 /// GGUF files have the pairs of numbers that turn together as neighbours, everybody else half a head apart.
-fn straighten(values: &[f32], cols: usize, each: usize) -> Vec<f32> {
+fn unpermute(values: &[f32], cols: usize, each: usize) -> Vec<f32> {
     let rows = values.len() / cols;
     let from = |row: usize| {
         let (head, at) = (row / each, row % each);
@@ -562,7 +562,7 @@ mod tests {
     #[test]
     fn pairs_come_apart_as_they_were_put_together() {
         // Two heads of four rows of one column; GGUF has rows 0, 2, 1, 3 of each.
-        let apart = straighten(&[0.0, 2.0, 1.0, 3.0, 4.0, 6.0, 5.0, 7.0], 1, 4);
+        let apart = unpermute(&[0.0, 2.0, 1.0, 3.0, 4.0, 6.0, 5.0, 7.0], 1, 4);
         assert_eq!(apart, [0.0, 1.0, 2.0, 3.0, 4.0, 5.0, 6.0, 7.0]);
     }
 

@@ -58,7 +58,7 @@ impl Place {
     }
 
     /// A matrix that is stored with its sides exchanged, the `index`th of `of` side by side.
-    fn turned(name: String, [rows, cols]: [usize; 2], index: usize, of: usize) -> Self {
+    fn transposed(name: String, [rows, cols]: [usize; 2], index: usize, of: usize) -> Self {
         let wide = rows * of;
         Self { name, shape: [cols, wide], chunk: rows, apart: rows, first: rows * index, row: 1, col: wide }
     }
@@ -186,10 +186,10 @@ impl Family {
         let extents = c.extents()[part];
         match (self, part) {
             (Self::Llama, _) => Place::whole(name(PARTS[part]), extents),
-            (Self::Gpt2, 0..3) => Place::turned(name("attn.c_attn"), extents, part, 3),
-            (Self::Gpt2, 3) => Place::turned(name("attn.c_proj"), extents, 0, 1),
-            (Self::Gpt2, 6) => Place::turned(name("mlp.c_proj"), extents, 0, 1),
-            (Self::Gpt2, _) => Place::turned(name("mlp.c_fc"), extents, 0, 1),
+            (Self::Gpt2, 0..3) => Place::transposed(name("attn.c_attn"), extents, part, 3),
+            (Self::Gpt2, 3) => Place::transposed(name("attn.c_proj"), extents, 0, 1),
+            (Self::Gpt2, 6) => Place::transposed(name("mlp.c_proj"), extents, 0, 1),
+            (Self::Gpt2, _) => Place::transposed(name("mlp.c_fc"), extents, 0, 1),
             (Self::Opt, 0..3) => Place::whole(name(PARTS[part]), extents),
             (Self::Opt, 3) => Place::whole(name("self_attn.out_proj"), extents),
             (Self::Opt, 6) => Place::whole(name("fc2"), extents),
@@ -231,13 +231,13 @@ mod tests {
     fn matrices_come_out_of_a_tensor_as_they_were_put_into_it() {
         let extents = [4, 2];
         let matrix = |i: usize| (0..8).map(|v| (10 * i + v) as f32).collect::<Vec<f32>>();
-        for place in [|i| Place::turned("t".into(), [4, 2], i, 3), |i| Place::by_head("t".into(), [4, 2], i, 2)] {
+        for place in [|i| Place::transposed("t".into(), [4, 2], i, 3), |i| Place::by_head("t".into(), [4, 2], i, 2)] {
             let mut tensor = vec![f32::NAN; 24];
             (0..3).for_each(|i| place(i).put(extents, &matrix(i), &mut tensor));
             (0..3).for_each(|i| assert_eq!(place(i).take(extents, tensor.clone()), matrix(i)));
         }
-        let turned: Vec<usize> = Place::turned("t".into(), [4, 2], 1, 3).entries(extents).collect();
-        assert_eq!(turned, [4, 16, 5, 17, 6, 18, 7, 19]);
+        let transposed: Vec<usize> = Place::transposed("t".into(), [4, 2], 1, 3).entries(extents).collect();
+        assert_eq!(transposed, [4, 16, 5, 17, 6, 18, 7, 19]);
         let heads = Place::by_head("t".into(), [4, 2], 1, 2);
         assert_eq!(heads.entries(extents).collect::<Vec<_>>(), [4, 5, 6, 7, 16, 17, 18, 19]);
         assert_eq!(heads.take_bias(4, &(0..12).map(|v| v as f32).collect::<Vec<_>>()), [2.0, 3.0, 8.0, 9.0]);

@@ -2,8 +2,8 @@
 
 use crate::{Error, Result};
 use nnz_core::{
-    Budget, DistributionKind, Edit, Grid, Kind, Magnitude, Method, OneShot, Pattern, Plan, Setting, Shape, Target,
-    Topology, Work,
+    Budget, DistributionKind, Edit, Grid, Magnitude, Method, MethodInstance, OneShot, Pattern, Plan, Setting, Shape,
+    Target, TargetKind, Topology,
 };
 use nnz_engine::Moments;
 use nnz_formats::{Dtype, Packing};
@@ -57,7 +57,7 @@ pub(crate) trait Matrices {
 }
 
 /// Whether second moments are singular: fewer inputs than they have numbers, or a number that is always zero.
-pub(crate) fn flat(moments: &Moments) -> bool {
+pub(crate) fn is_singular(moments: &Moments) -> bool {
     let cols = moments.first.len();
     moments.rows < cols || (0..cols).any(|j| moments.square[j * cols + j] == 0.0)
 }
@@ -109,7 +109,7 @@ impl<'a> Planned<'a> {
         if work.procedure.is_some() {
             return refuse("goes on in rounds that train or measure the model");
         }
-        if work.parametrization.is_some() || work.sparsifier.kind() != Kind::Weights {
+        if work.parametrization.is_some() || work.sparsifier.kind() != TargetKind::Weights {
             return refuse("does more than remove weights of a trained model");
         }
         let distribution = text("distribution");
@@ -120,7 +120,7 @@ impl<'a> Planned<'a> {
         let mut plan = Self { pruning, by: By::Method(options), reads: false, counts: None, shapes };
         let work = plan.build(None)?;
         match work.sparsifier.plan(0) {
-            Plan::Rewire(s) if s.gradient || s.zeros > 0.0 || s.curvature.is_some() || s.flow => {
+            Plan::Rewire(s) if s.gradient || s.zeros > 0.0 || s.hessian_gradient.is_some() || s.synaptic_flow => {
                 return refuse("asks for gradients of the whole model");
             }
             Plan::Rewire(s) => plan.reads = s.gram.is_some(),
@@ -157,7 +157,7 @@ impl<'a> Planned<'a> {
     }
 
     /// The method for one matrix.
-    fn build(&self, share: Option<f64>) -> Result<Work> {
+    fn build(&self, share: Option<f64>) -> Result<MethodInstance> {
         let setting = Setting { seed: self.pruning.seed, steps: 0, steps_per_epoch: 1 };
         match &self.by {
             By::Method(options) => {

@@ -2,7 +2,7 @@
 
 use super::decoder::SITES;
 use super::family::PARTS;
-use super::planned::{Matrices, Planned, Pruning, flat};
+use super::planned::{Matrices, Planned, Pruning, is_singular};
 use super::{Language, State, Weights};
 use crate::{Error, Result};
 use nnz_core::{Grid, Knee, Shape};
@@ -205,9 +205,9 @@ fn write(
                 states.iter().for_each(|s| moments.add(&s.read));
                 moments.mean()
             });
-            let flat = moments.as_ref().is_some_and(flat);
+            let is_singular_here = moments.as_ref().is_some_and(is_singular);
             for part in parts.filter(|&p| model.has(p)) {
-                singular += usize::from(flat);
+                singular += usize::from(is_singular_here);
                 let values = plan.rounded(all.index(layer, part), model.part(layer, part)?, moments.as_ref())?;
                 folder.matrix(layer, part, &values)?;
                 block.weights[part] = Some(model.linear(layer, part, values, &Weights::Dense)?);

@@ -5,7 +5,7 @@ use crate::llm::prune::plain_config;
 use crate::{Error, Result};
 use nnz_formats::{Dtype, Entry, Format, Packing, Writer, Written};
 use nnz_onnx::build::GUESSED;
-use nnz_onnx::{Constant, Kind};
+use nnz_onnx::{Constant, DType};
 use std::collections::BTreeMap;
 use std::path::Path;
 
@@ -212,7 +212,7 @@ fn file(network: &Network, sparse: bool) -> Vec<u8> {
         graph.metadata.insert(CLASSES.into(), serde_json::json!(network.classes).to_string());
     }
     for port in graph.inputs.iter_mut().chain(&mut graph.outputs) {
-        port.kind.get_or_insert(Kind::F32);
+        port.kind.get_or_insert(DType::F32);
     }
     graph.write(sparse)
 }

@@ -16,7 +16,7 @@ use crate::{Error, Result};
 use nnz_data::Picture;
 use nnz_engine::cost::Machine;
 use nnz_formats::Archive;
-use nnz_onnx::{Budget, Constant, Graph, Kind, Matrix, Session, Value, build};
+use nnz_onnx::{Budget, Constant, DType, Graph, Matrix, Session, Value, build};
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
@@ -322,12 +322,12 @@ impl Network {
             let n: usize = shape.iter().product();
             let one = i64::from(port.name != "token_type_ids");
             let value = match port.kind {
-                Some(Kind::F32 | Kind::F16 | Kind::F64 | Kind::BF16) | None => {
+                Some(DType::F32 | DType::F16 | DType::F64 | DType::BF16) | None => {
                     Value::floats(&shape, (0..n).map(|i| (i * 7919 % 2003) as f32 / 1001.0 - 1.0).collect())
                 }
-                Some(Kind::Bool) => Value::Bool(nnz_onnx::Array::new(&shape, vec![true; n])),
-                Some(Kind::U8) => Value::Byte(nnz_onnx::Array::new(&shape, vec![1; n])),
-                Some(Kind::I8) => Value::Small(nnz_onnx::Array::new(&shape, vec![1; n])),
+                Some(DType::Bool) => Value::Bool(nnz_onnx::Array::new(&shape, vec![true; n])),
+                Some(DType::U8) => Value::Byte(nnz_onnx::Array::new(&shape, vec![1; n])),
+                Some(DType::I8) => Value::Small(nnz_onnx::Array::new(&shape, vec![1; n])),
                 Some(_) => Value::ints(&shape, vec![one; n]),
             };
             all.push((port.name.as_str(), value));

@@ -7,7 +7,7 @@ use nnz_engine::file::Header;
 use nnz_engine::layers::{Conv2d, Function};
 use nnz_engine::{LayerSpec, Model, Param};
 use nnz_formats::{Dtype, Writer, Written};
-use nnz_onnx::{Attribute, Constant, Graph, Kind, Node, OPSET, Port};
+use nnz_onnx::{Attribute, Constant, DType, Graph, Node, OPSET, Port};
 use std::collections::BTreeMap;
 use std::path::Path;
 
@@ -27,7 +27,7 @@ pub fn own(model: &Model<f32>, header: &Header, path: &Path, bare: bool) -> Resu
         constants: BTreeMap::new(),
         inputs: vec![Port {
             name: "x".into(),
-            kind: Some(Kind::F32),
+            kind: Some(DType::F32),
             shape: Some(vec![None, Some(c), Some(h), Some(w)]),
         }],
         outputs: Vec::new(),
@@ -48,7 +48,7 @@ pub fn own(model: &Model<f32>, header: &Header, path: &Path, bare: bool) -> Resu
     let name = "y";
     walk.graph.nodes.push(Node::new("Identity", name, &[&y]));
     let shape = std::iter::once(None).chain(channels_second(&shape).into_iter().map(Some)).collect();
-    walk.graph.outputs.push(Port { name: name.into(), kind: Some(Kind::F32), shape: Some(shape) });
+    walk.graph.outputs.push(Port { name: name.into(), kind: Some(DType::F32), shape: Some(shape) });
     let graph = walk.graph;
     let [mean, deviation] = match bare {
         true => [0, 1].map(|i| pairs.iter().map(|p| p[i]).collect()),
@@ -217,8 +217,8 @@ impl Walk<'_> {
                             v.chunks_exact(h * w * c).flat_map(row).collect()
                         })?,
                     };
-                    let turned = self.node("Transpose", &[&w], &[("perm", ints(&[1, 0]))]);
-                    let y = self.node("MatMul", &[&x, &turned], &[]);
+                    let transposed = self.node("Transpose", &[&w], &[("perm", ints(&[1, 0]))]);
+                    let y = self.node("MatMul", &[&x, &transposed], &[]);
                     self.call(&w);
                     match l.bias {
                         true => {

@@ -1,7 +1,7 @@
 //! Pruning of a graph in the order of computation: every matrix is weighed by what it reads behind those that are pruned already.
 
 use super::{Exported, Network, Reads, export};
-use crate::llm::planned::{Matrices, Planned, flat};
+use crate::llm::planned::{Matrices, Planned, is_singular};
 use crate::llm::{Part, Pruned, Pruning};
 use crate::{Error, Result};
 use nnz_core::{Pattern, Shape};
@@ -34,7 +34,7 @@ fn channels(m: &Matrix) -> usize {
 }
 
 /// Runs of `inner` numbers to the place of their transpose: `[.., a, b]` to `[.., b, a]`.
-fn turned<T: Copy>(v: &[T], a: usize, b: usize) -> Vec<T> {
+fn transposed<T: Copy>(v: &[T], a: usize, b: usize) -> Vec<T> {
     v.chunks_exact((a * b).max(1)).flat_map(|c| (0..b).flat_map(move |j| (0..a).map(move |i| c[i * b + j]))).collect()
 }
 
@@ -60,7 +60,7 @@ impl All<'_> {
     /// Rows of inputs as the file has them to rows as they are weighed.
     fn last(&self, m: &Matrix, rows: Vec<f32>) -> Vec<f32> {
         match self.channels && !m.kernel.is_empty() {
-            true => turned(&rows, channels(m), m.cols / channels(m)),
+            true => transposed(&rows, channels(m), m.cols / channels(m)),
             false => rows,
         }
     }
@@ -68,7 +68,7 @@ impl All<'_> {
     /// And back.
     fn first(&self, m: &Matrix, rows: Vec<f32>) -> Vec<f32> {
         match self.channels && !m.kernel.is_empty() {
-            true => turned(&rows, m.cols / channels(m), channels(m)),
+            true => transposed(&rows, m.cols / channels(m), channels(m)),
             false => rows,
         }
     }
@@ -79,9 +79,9 @@ impl All<'_> {
             return moments;
         }
         let (c, k) = (channels(m), m.cols / channels(m));
-        let turn = |v: &[f64]| turned(v, c, k);
+        let turn = |v: &[f64]| transposed(v, c, k);
         let rows: Vec<Vec<f64>> = moments.square.chunks_exact(m.cols).map(turn).collect();
-        let order = turned(&(0..m.cols).collect::<Vec<usize>>(), c, k);
+        let order = transposed(&(0..m.cols).collect::<Vec<usize>>(), c, k);
         let square = order.iter().flat_map(|&i| rows[i].iter().copied()).collect();
         Moments { square, first: turn(&moments.first), rows: moments.rows }
     }
@@ -126,7 +126,7 @@ impl All<'_> {
                         last = Some((reads, matrix.cols, self.ordered(matrix, moments.mean())));
                     }
                     let moments = last.as_ref().map(|(.., m)| m);
-                    singular += usize::from(moments.is_some_and(flat));
+                    singular += usize::from(moments.is_some_and(is_singular));
                     let values = self.first(matrix, plan.rounded(index, self.read(index)?, moments)?);
                     let shape = &network.graph.constants[&matrix.name].shape;
                     session.replace(&matrix.name, Value::floats(shape, matrix.constant_of(values.clone())))?;

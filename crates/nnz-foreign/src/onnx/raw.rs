@@ -1,7 +1,7 @@
 //! What comes before and behind a trained network, as nodes of its graph: raw rows go in, answers in the units of the data come out.
 
 use crate::{Error, Result};
-use nnz_data::read::{Column, Encoding, Kind};
+use nnz_data::read::{Column, ColumnKind, Encoding};
 use nnz_engine::file::Header;
 use nnz_onnx::{Attribute, Constant, Graph, Port};
 use std::path::Path;
@@ -45,8 +45,8 @@ pub(super) fn before(graph: &mut Graph, header: &Header, pairs: &[[f32; 2]], pat
     let n = said.columns.len();
     graph.inputs[0] = Port { shape: Some(vec![None, Some(n)]), ..graph.inputs[0].clone() };
     let moments = |c: &Column| match c.kind {
-        Kind::Number { mean, std } => Some((mean as f32, std as f32)),
-        Kind::Category { .. } => None,
+        ColumnKind::Number { mean, std } => Some((mean as f32, std as f32)),
+        ColumnKind::Category { .. } => None,
     };
     let all: Option<(Vec<f32>, Vec<f32>)> = said.columns.iter().map(moments).collect();
     let mut x = match all {
@@ -57,10 +57,12 @@ pub(super) fn before(graph: &mut Graph, header: &Header, pairs: &[[f32; 2]], pat
                 let at = list(graph, &[i as i64]);
                 let x = graph.add("Gather", &["x", &at], &[("axis", Attribute::Int(1))]);
                 parts.push(match &column.kind {
-                    Kind::Number { mean, std } => scaled(graph, &x, &[1, 1], vec![*mean as f32], vec![*std as f32]),
+                    ColumnKind::Number { mean, std } => {
+                        scaled(graph, &x, &[1, 1], vec![*mean as f32], vec![*std as f32])
+                    }
                     // Two texts share one input.
-                    Kind::Category { values } if values.len() == 2 => x,
-                    Kind::Category { values } => {
+                    ColumnKind::Category { values } if values.len() == 2 => x,
+                    ColumnKind::Category { values } => {
                         let all = numbers(graph, &[1, values.len()], (0..values.len()).map(|i| i as f32).collect());
                         let same = graph.add("Equal", &[&x, &all], &[]);
                         graph.add("Cast", &[&same], &[("to", Attribute::Int(1))])

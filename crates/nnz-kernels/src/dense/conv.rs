@@ -135,7 +135,7 @@ impl Conv {
         let offsets = taps.iter().step_by(merged).map(|t| t * self.channels).collect();
         let pass = Pass {
             batch: self.batch,
-            from: Frame::new(self.size, self.channels, frame, self.padding),
+            from: PaddedImage::new(self.size, self.channels, frame, self.padding),
             stride: self.stride,
             to: self.output(),
             to_stride: [1; 3],
@@ -230,7 +230,7 @@ impl Conv {
         }
         let pass = Pass {
             batch: self.batch,
-            from: Frame::new(out, self.filters, frame, before),
+            from: PaddedImage::new(out, self.filters, frame, before),
             stride: [1; 3],
             to: self.size,
             to_stride: self.stride,
@@ -260,7 +260,7 @@ impl Conv {
         let micros = Micros::new::<T>(isa);
         let (cin, cout) = self.each();
         let frame = self.frame();
-        let from = Frame::new(self.size, self.channels, frame, self.padding);
+        let from = PaddedImage::new(self.size, self.channels, frame, self.padding);
         let merged = if self.groups == 1 && self.dilation[2] == 1 { self.kernel[2] } else { 1 };
         let blocks: Vec<usize> = self.taps(frame).iter().step_by(merged).map(|t| t * self.channels).collect();
         let rows = merged * cin; // of the transposed gradient, in one block
@@ -364,14 +364,14 @@ impl Conv {
 
 /// A picture in a frame of zeros.
 #[derive(Clone, Copy)]
-struct Frame {
+struct PaddedImage {
     size: [usize; 3],
     channels: usize,
     frame: [usize; 3],
     before: [usize; 3],
 }
 
-impl Frame {
+impl PaddedImage {
     fn new(size: [usize; 3], channels: usize, frame: [usize; 3], before: [usize; 3]) -> Self {
         volume([frame[0], frame[1], frame[2], channels]);
         Self { size, channels, frame, before }
@@ -417,7 +417,7 @@ struct Phase<T> {
 /// What the phases of a pass share.
 struct Pass {
     batch: usize,
-    from: Frame,
+    from: PaddedImage,
     /// Pixels of the frame between neighbouring outputs of a phase.
     stride: [usize; 3],
     /// Extents of the output.

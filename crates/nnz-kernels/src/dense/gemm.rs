@@ -390,11 +390,11 @@ impl<T: Real> Kernel<T> for Turn<T> {
                         V::transpose(from, rs, to, apart);
                         continue;
                     }
-                    let (mut square, mut turned) = ([T::ZERO; SQUARE], [T::ZERO; SQUARE]);
+                    let (mut square, mut transposed) = ([T::ZERO; SQUARE], [T::ZERO; SQUARE]);
                     (0..rows).for_each(|r| V::load(from.add(r * rs)).store(square.as_mut_ptr().add(r * l)));
-                    V::transpose(square.as_ptr(), l, turned.as_mut_ptr(), l);
+                    V::transpose(square.as_ptr(), l, transposed.as_mut_ptr(), l);
                     for c in 0..l {
-                        V::load(turned.as_ptr().add(c * l)).store_part(to.add(c * apart), rows);
+                        V::load(transposed.as_ptr().add(c * l)).store_part(to.add(c * apart), rows);
                     }
                 }
             }

@@ -102,14 +102,14 @@ pub(super) fn connections(view: &View) -> Markup {
     }
     let (lo, hi) = densities.iter().fold((f64::INFINITY, 0f64), |(lo, hi), v| (lo.min(*v), hi.max(*v)));
     let constant = hi - lo <= 0.01 * hi;
-    let (born, died) = (mean_curve(view.method, |e| e.born as f64), mean_curve(view.method, |e| e.died as f64));
-    let grows = born.iter().any(|p| p.1 > 0.0);
-    let shrinks = died.iter().any(|p| p.1 > 0.0);
+    let (grown, pruned) = (mean_curve(view.method, |e| e.grown as f64), mean_curve(view.method, |e| e.pruned as f64));
+    let grows = grown.iter().any(|p| p.1 > 0.0);
+    let shrinks = pruned.iter().any(|p| p.1 > 0.0);
     html! {
         @if !constant { (density(view)) }
         // What only falls is told by the density.
         @if grows || (shrinks && constant) {
-            (moved(view, &born, &died, constant.then_some(hi)))
+            (moved(view, &grown, &pruned, constant.then_some(hi)))
         } @else if constant {
             p.note { "The density of " (name) " stayed at " (share(hi)) " throughout, and no connection was moved while it trained." }
         }
@@ -136,10 +136,10 @@ const BARS: usize = 100;
 type Points<'a> = &'a [(f64, f64)];
 
 /// Connections made and removed in each epoch, as means over the seeds.
-fn moved(view: &View, born: Points, died: Points, constant: Option<f64>) -> Markup {
+fn moved(view: &View, grown: Points, pruned: Points, constant: Option<f64>) -> Markup {
     let name = &view.method.name;
-    let equal = born.iter().zip(died).all(|(b, d)| b.1 == d.1);
-    let group = born.len().div_ceil(BARS);
+    let equal = grown.iter().zip(pruned).all(|(b, d)| b.1 == d.1);
+    let group = grown.len().div_ceil(BARS);
     let whole = |n: f64| count(n.round() as u64);
     let bin = |(b, d): (Points, Points)| {
         let sum = |part: Points| part.iter().map(|p| p.1).sum::<f64>();
@@ -157,11 +157,11 @@ fn moved(view: &View, born: Points, died: Points, constant: Option<f64>) -> Mark
             title: format!("{when}: {what}"),
         }
     };
-    let bins: Vec<Bin> = born.chunks(group).zip(died.chunks(group)).map(bin).collect();
-    let all: f64 = born.iter().map(|p| p.1).sum();
+    let bins: Vec<Bin> = grown.chunks(group).zip(pruned.chunks(group)).map(bin).collect();
+    let all: f64 = grown.iter().map(|p| p.1).sum();
     let many = times_as_many(all, view.method.nonzeros);
-    let moving = |i: &usize| born[*i].1 > 0.0 || died[*i].1 > 0.0;
-    let at: Vec<usize> = (0..born.len().min(died.len())).filter(moving).collect();
+    let moving = |i: &usize| grown[*i].1 > 0.0 || pruned[*i].1 > 0.0;
+    let at: Vec<usize> = (0..grown.len().min(pruned.len())).filter(moving).collect();
     let (first, last) = (at.first().copied().unwrap_or(0), at.last().copied().unwrap_or(0));
     let pauses = group == 1 && at.len() <= last - first;
     let means = if view.method.seeds.len() > 1 { " Means over seeds." } else { "" };
@@ -172,7 +172,7 @@ fn moved(view: &View, born: Points, died: Points, constant: Option<f64>) -> Mark
         } @else {
             "Bars: connections that " (name) " removed; outline: those it made, " (whole(all)) " over the whole run" (many)
         }
-        ". The last move was in epoch " (born[last].0) "."
+        ". The last move was in epoch " (grown[last].0) "."
         @if pauses { " Epochs without a bar before it passed between two rewirings." }
         (means)
     };

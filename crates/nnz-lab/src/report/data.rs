@@ -154,8 +154,8 @@ fn curves(record: &RunRecord) -> (String, String) {
                 e.loss.to_string(),
                 e.accuracy.to_string(),
                 e.density.to_string(),
-                e.born.to_string(),
-                e.died.to_string(),
+                e.grown.to_string(),
+                e.pruned.to_string(),
             ]);
         }
     }

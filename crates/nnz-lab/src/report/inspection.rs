@@ -7,7 +7,7 @@ use super::pixels::{self, Map};
 use super::tables::{bar, shape};
 use crate::inspect::{Inspection, Layer};
 use maud::{Markup, html};
-use nnz_core::measure::{Degrees, Paths, Spectral};
+use nnz_core::graph_stats::{Degrees, Paths, Spectral};
 
 /// One HTML page about a measured model, as self-contained as [`super::html()`]. Never fails.
 pub fn inspection(i: &Inspection) -> String {
@@ -336,7 +336,7 @@ fn levels(i: &Inspection, paths: &Paths) -> Markup {
         (_, Some(layer)) => format!("units of {}", layer.name),
         (_, None) => format!("level {at}"),
     };
-    let row = |(at, l): (usize, &nnz_core::measure::Level)| {
+    let row = |(at, l): (usize, &nnz_core::graph_stats::Level)| {
         vec![html! { (name(at)) }, number(wide(l.units)), trouble(l.unreached), trouble(l.unread)]
     };
     let rows: Vec<Vec<Markup>> = paths.levels.iter().enumerate().map(row).collect();

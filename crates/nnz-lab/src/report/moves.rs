@@ -9,7 +9,7 @@ use super::pixels::{self, Map};
 use super::tables::shape;
 use crate::history::{History, Layer, Look, Move};
 use maud::{Markup, html};
-use nnz_core::measure::{Alternative, Degrees, Tail};
+use nnz_core::graph_stats::{Alternative, Degrees, Tail};
 
 /// One HTML page about how topologies moved, as self-contained as [`super::html()`]. Never fails.
 pub fn history(h: &History) -> String {
@@ -32,7 +32,7 @@ fn sum(layers: &[&Layer], f: fn(&Move) -> usize) -> u64 {
 }
 
 fn top(h: &History, moved: &[&Layer]) -> Markup {
-    let (born, died) = (sum(moved, |m| m.born), sum(moved, |m| m.died));
+    let (grown, pruned) = (sum(moved, |m| m.grown), sum(moved, |m| m.pruned));
     let start: u64 = h.layers.iter().map(|l| l.start as u64).sum();
     // Weighted by the connections of the start.
     let kept: f64 = h.layers.iter().map(|l| l.start as f64 * l.moves.last().map_or(1.0, |m| m.overlap)).sum();
@@ -45,10 +45,10 @@ fn top(h: &History, moved: &[&Layer]) -> Markup {
         },
         Tile {
             label: "Born",
-            value: count(born),
-            note: format!("{} times the connections of the start", significant(born as f64 / start.max(1) as f64, 2)),
+            value: count(grown),
+            note: format!("{} times the connections of the start", significant(grown as f64 / start.max(1) as f64, 2)),
         },
-        Tile { label: "Died", value: count(died), note: format!("of {} that ever were", count(start + born)) },
+        Tile { label: "Died", value: count(pruned), note: format!("of {} that ever were", count(start + grown)) },
         Tile {
             label: "Left of the start",
             value: share(left),
@@ -62,7 +62,7 @@ fn top(h: &History, moved: &[&Layer]) -> Markup {
         p.lead {
             @if moved.is_empty() { "No connection moved: the topology of the end is that of the start." }
             @else {
-                "In " (counted(h.rewirings as u64, "rewiring")) " " (count(died)) " connections died and " (count(born)) " were born. "
+                "In " (counted(h.rewirings as u64, "rewiring")) " " (count(pruned)) " connections died and " (count(grown)) " were born. "
                 "At the end " (share(left)) " of those at the start are there."
             }
         }
@@ -107,7 +107,7 @@ fn births(h: &History, moved: &[&Layer]) -> Markup {
     if moved.is_empty() {
         return html! { p.note { "Nothing was born and nothing died while it trained." } };
     }
-    let died = curves(moved, |_, m| m.died as f64);
+    let pruned = curves(moved, |_, m| m.pruned as f64);
     let density = curves(moved, |l, m| m.nonzeros as f64 / (l.rows as f64 * l.cols as f64));
     let row = |l: &Layer| {
         let all = |f: fn(&Move) -> usize| count(l.moves.iter().map(|m| f(m) as u64).sum());
@@ -117,8 +117,8 @@ fn births(h: &History, moved: &[&Layer]) -> Markup {
             shape(l.rows, l.cols),
             number(count(l.start as u64)),
             number(count(end as u64)),
-            number(all(|m| m.born)),
-            number(all(|m| m.died)),
+            number(all(|m| m.grown)),
+            number(all(|m| m.pruned)),
             number(count(l.moves.len() as u64)),
         ]
     };
@@ -127,7 +127,7 @@ fn births(h: &History, moved: &[&Layer]) -> Markup {
         (table(html! { "Connections of every weight that may be pruned." }, &["Layer", "Shape", "Start", "End", "Born", "Died", "Rewirings"], &rows))
         (names(moved))
         div.pair {
-            (chart("Deaths at each rewiring", &died, "connections", Spacing::Linear, whole, html! { "How many connections each rewiring removed." }))
+            (chart("Deaths at each rewiring", &pruned, "connections", Spacing::Linear, whole, html! { "How many connections each rewiring removed." }))
             (chart("Density", &density, "density", Spacing::Linear, share, html! { "Share of all possible connections behind each rewiring." }))
         }
     }
@@ -234,7 +234,7 @@ fn structure(h: &History) -> Markup {
     let rows: Vec<Vec<Markup>> = h.layers.iter().map(row).collect();
     let pictures = |l: &&Layer| {
         let [Some(first), Some(last)] = [l.looks.first(), l.looks.last()] else { return html! {} };
-        let side = |name, series, d: &nnz_core::measure::Degrees| Side {
+        let side = |name, series, d: &nnz_core::graph_stats::Degrees| Side {
             name,
             series,
             tally: Tally::from_histogram(&d.histogram),

@@ -20,7 +20,7 @@ pub fn events(history: &[EpochRecord], seconds: &[f64]) -> Vec<u8> {
             ("loss/training", e.loss),
             ("accuracy/validation", e.accuracy),
             ("sparsity/density", e.density),
-            ("sparsity/connections made", e.born as f64),
+            ("sparsity/connections made", e.grown as f64),
         ];
         for (tag, number) in curves {
             let mut value = text(1, tag.as_bytes());
@@ -77,8 +77,8 @@ mod tests {
             loss: 0.5,
             accuracy: 0.75,
             density: 0.1,
-            born: 4,
-            died: 4,
+            grown: 4,
+            pruned: 4,
             explored: None,
             multiply_adds: 0.0,
         };

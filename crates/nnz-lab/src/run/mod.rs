@@ -8,12 +8,13 @@ pub mod record;
 
 use crate::stats::median;
 use crate::{Arm, Error, Precision, Pretrain, Recipe, Result, history, report, summarize};
-use nnz_core::{Dense, Kind, Registry, Setting, Topology, Work};
+use nnz_core::{Dense, MethodInstance, Registry, Setting, TargetKind, Topology};
 use nnz_engine::cost::{Machine, Use};
 use nnz_engine::data::{Dataset, Inputs};
 use nnz_engine::file::{Header, Packing, is_checkpoint, load_model, save_model, write_atomically};
 use nnz_engine::{
-    Crossovers, Frame, History, Model, ModelSpec, Number, Param, Progress, Storage, Task, TrainSpec, Trainer,
+    History, Model, ModelSpec, Number, Param, Preprocessing, Progress, SparseThresholds, Storage, Task, TrainSpec,
+    Trainer,
 };
 use record::{ArmRecord, DataRecord, LayerRecord, MachineRecord, Misread, RunRecord, SeedRecord};
 use serde::{Serialize, de::DeserializeOwned};
@@ -86,7 +87,7 @@ pub fn run(recipe: &Recipe, registry: Registry, options: &Options, observer: &mu
     let network = |arm: &Arm| arm.model.as_ref().map_or(Ok(spec.clone()), |m| m.spec(&data, task));
     for arm in &recipe.arms {
         refuse_dense_storage(&recipe, arm)?;
-        rehearse(&recipe, registry, arm, &network(arm)?)?;
+        validate_arms(&recipe, registry, arm, &network(arm)?)?;
     }
     let pretrain = match &recipe.pretrain {
         Some(pretrain) => Some(other_data(pretrain, &data)?),
@@ -101,7 +102,7 @@ pub fn run(recipe: &Recipe, registry: Registry, options: &Options, observer: &mu
         return Err(Error::file(&dir, "holds no run to go on from; leave out --resume to start it"));
     }
     let _lock = occupy(&dir, "run", "--run-dir")?;
-    sweep(&dir);
+    remove_partial_files(&dir);
     let found = fs::read_to_string(&old).ok().map(|id| id.trim().to_string());
     if let Some(other) = found.as_ref().filter(|id| id.split('-').next() != Some(&request)) {
         let why = format!("holds run {other}, not this one ({request}); give another --run-dir");
@@ -235,7 +236,7 @@ impl Job<'_> {
         data: &Dataset,
         epochs: u32,
         observer: &mut dyn Observer,
-    ) -> Result<(Model<T>, Frame)> {
+    ) -> Result<(Model<T>, Preprocessing)> {
         let path = self.dir.join("models").join(format!("pretrained-{}.safetensors", self.seed));
         if !path.exists() {
             let spec = TrainSpec { epochs, ..self.train.clone() };
@@ -248,7 +249,7 @@ impl Job<'_> {
             folder(self.dir, "models")?;
             save_model(&path, &trainer.result(), &header, Packing::Dense)?;
         }
-        let (model, header) = load_model(&path, self.train.storing())?;
+        let (model, header) = load_model(&path, self.train.policy_ref())?;
         Ok((model, header.frame()))
     }
 
@@ -372,9 +373,9 @@ impl Job<'_> {
 
     fn measures<T: Number>(&self, model: &Model<T>) -> Result<BTreeMap<String, f64>> {
         let setting = Setting { seed: self.seed, steps: 1, steps_per_epoch: 1 };
-        let measure = work(self.arm, self.registry, &setting)?.measure;
-        let of = |m: &dyn nnz_core::Measure| Some((self.arm.method.clone()?, nnz_engine::measure(model, m)));
-        Ok(measure.as_deref().and_then(of).into_iter().collect())
+        let probe = work(self.arm, self.registry, &setting)?.probe;
+        let of = |m: &dyn nnz_core::Probe| Some((self.arm.method.clone()?, nnz_engine::probe(model, m)));
+        Ok(probe.as_deref().and_then(of).into_iter().collect())
     }
 
     fn record<T: Number>(&self, trainer: &Trainer<T>, model: &Model<T>) -> Result<SeedRecord> {
@@ -465,7 +466,7 @@ fn other_data(pretrain: &Pretrain, data: &Dataset) -> Result<Dataset> {
 }
 
 /// The method of an arm, ready for one network.
-fn work(arm: &Arm, registry: Registry, setting: &Setting) -> nnz_core::Result<Work> {
+fn work(arm: &Arm, registry: Registry, setting: &Setting) -> nnz_core::Result<MethodInstance> {
     match &arm.method {
         Some(key) => registry.find(key)?.build(&arm.options, setting),
         None => Ok(Dense.into()),
@@ -473,15 +474,15 @@ fn work(arm: &Arm, registry: Registry, setting: &Setting) -> nnz_core::Result<Wo
 }
 
 /// Lets every arm refuse its options and shapes before the first one is trained.
-fn rehearse(recipe: &Recipe, registry: Registry, arm: &Arm, spec: &ModelSpec) -> Result<()> {
+fn validate_arms(recipe: &Recipe, registry: Registry, arm: &Arm, spec: &ModelSpec) -> Result<()> {
     let setting = Setting { seed: 0, steps: 1000, steps_per_epoch: 100 };
     let sparsifier = work(arm, registry, &setting)?.sparsifier;
     let shapes = nnz_engine::targets(spec, recipe.training(arm)?.prune_head, sparsifier.kind());
     let shapes: Vec<_> = shapes.iter().collect();
     if shapes.is_empty() && arm.method.is_some() {
-        if sparsifier.kind() != Kind::Weights {
+        if sparsifier.kind() != TargetKind::Weights {
             let kind = match sparsifier.kind() {
-                Kind::Edges => "graph",
+                TargetKind::Edges => "graph",
                 _ => "axis of units that can be cut",
             };
             return Err(Error::Refused(format!("model {} has no {kind}, which {} needs", spec.name, arm.name)));
@@ -505,7 +506,7 @@ fn refuse_dense_storage(recipe: &Recipe, arm: &Arm) -> Result<()> {
 }
 
 /// The choice that a run in this directory began with.
-fn chosen_before(dir: &Path) -> Result<Option<Crossovers>> {
+fn chosen_before(dir: &Path) -> Result<Option<SparseThresholds>> {
     let path = dir.join("recipe.toml");
     if !dir.join("id").exists() || !path.exists() {
         return Ok(None);
@@ -522,7 +523,7 @@ fn chosen_before(dir: &Path) -> Result<Option<Crossovers>> {
 fn choose(
     recipe: &mut Recipe,
     spec: &ModelSpec,
-    before: Option<Crossovers>,
+    before: Option<SparseThresholds>,
     (machine, measured): (Machine, bool),
 ) -> Result<bool> {
     if recipe.train.storage != Storage::Auto {
@@ -566,7 +567,7 @@ fn summarize_arm(arm: &Arm, registry: Registry, seeds: Vec<SeedRecord>, seconds:
 fn request_id(recipe: &Recipe, registry: Registry, data: &Dataset, pretrain: Option<&Dataset>) -> Result<String> {
     let mut hash = Sha256::new();
     let mut asked = recipe.clone();
-    asked.train.crossovers = Crossovers::default();
+    asked.train.crossovers = SparseThresholds::default();
     // Two claims about the same arms are one run.
     (asked.claim, asked.smoke) = (None, None);
     hash.update(asked.to_toml()?);
@@ -582,7 +583,7 @@ fn request_id(recipe: &Recipe, registry: Registry, data: &Dataset, pretrain: Opt
 }
 
 /// What determines the bits of a run: the request, and the choice of storage that it was begun with.
-fn identity(request: &str, choice: &Crossovers) -> Result<String> {
+fn identity(request: &str, choice: &SparseThresholds) -> Result<String> {
     if choice.is_empty() {
         return Ok(request.into());
     }
@@ -651,12 +652,12 @@ fn gone(path: &Path) -> Result<()> {
 }
 
 /// Removes files that a killed process had not finished. Best effort: they are in nobody's way.
-pub(crate) fn sweep(dir: &Path) {
+pub(crate) fn remove_partial_files(dir: &Path) {
     for entry in fs::read_dir(dir).into_iter().flatten().flatten() {
         let (path, name) = (entry.path(), entry.file_name());
         let name = name.to_string_lossy();
         if entry.file_type().is_ok_and(|t| t.is_dir()) {
-            sweep(&path);
+            remove_partial_files(&path);
         } else if nnz_disk::is_unfinished(&name) {
             let _ = fs::remove_file(path);
         }

@@ -33,8 +33,8 @@ fn the_example_is_consistent() {
             assert!((f64::from(right) / f64::from(all) - seed.test_accuracy).abs() < 1e-9);
             assert_eq!(seed.layers.iter().map(|l| l.nonzeros).sum::<usize>(), arm.nonzeros);
             assert_eq!((seed.nonzeros, seed.density), (arm.nonzeros, arm.density));
-            let rewired: usize = seed.epochs.iter().map(|e| e.born).sum();
-            assert_eq!(rewired, seed.epochs.iter().map(|e| e.died).sum::<usize>(), "{}", arm.name);
+            let rewired: usize = seed.epochs.iter().map(|e| e.grown).sum();
+            assert_eq!(rewired, seed.epochs.iter().map(|e| e.pruned).sum::<usize>(), "{}", arm.name);
             assert_eq!(rewired > 0, arm.name == "rigl");
             assert!(seed.layers.iter().all(|l| sum(&l.fan_in) == l.nonzeros && sum(&l.fan_out) == l.nonzeros));
             assert!(seed.misread.iter().all(|m| m.label != m.predicted && seed.confusion[m.label][m.predicted] > 0));

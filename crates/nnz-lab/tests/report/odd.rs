@@ -98,7 +98,7 @@ fn sizes_at_the_ends_of_their_range() {
                 for seed in &mut arm.seeds {
                     seed.epochs
                         .iter_mut()
-                        .for_each(|e| (e.epoch, e.step, e.born, e.died) = (u32::MAX, u64::MAX, size, 7));
+                        .for_each(|e| (e.epoch, e.step, e.grown, e.pruned) = (u32::MAX, u64::MAX, size, 7));
                     seed.confusion.iter_mut().flatten().for_each(|c| *c = u32::MAX);
                 }
             }

@@ -229,7 +229,7 @@ fn curves_show_every_seed_and_their_mean() {
 fn moved_connections_are_shown() {
     let mut record = record();
     let page = html(&record);
-    let moved = |e: usize| record.arms[0].seeds.iter().map(|s| s.epochs[e].born).sum::<usize>() as f64 / 3.0;
+    let moved = |e: usize| record.arms[0].seeds.iter().map(|s| s.epochs[e].grown).sum::<usize>() as f64 / 3.0;
     assert_eq!(moved(1), 3822.0);
     let all: f64 = (0..20).map(moved).sum();
     assert!(page.contains("<h3>Connections moved</h3>") && !page.contains("<h3>Density over training</h3>"));
@@ -243,13 +243,13 @@ fn moved_connections_are_shown() {
     assert!((all - 17848.0).abs() < 0.5 && page.contains(&said), "{said}");
 
     let mut grown = record.clone();
-    grown.arms[0].seeds.iter_mut().for_each(|s| s.epochs[4].born += 600);
+    grown.arms[0].seeds.iter_mut().for_each(|s| s.epochs[4].grown += 600);
     let page = html(&grown);
     assert!(page.contains("<h3>Connections removed and made</h3>"));
     assert!(page.contains("<title>epoch 5: 2,933 removed, 3,533 made</title>"), "{page}");
 
     // Bars are what was removed, the outline what was made.
-    grown.arms[0].seeds.iter_mut().flat_map(|s| &mut s.epochs).for_each(|e| (e.born, e.died) = (600, 0));
+    grown.arms[0].seeds.iter_mut().flat_map(|s| &mut s.epochs).for_each(|e| (e.grown, e.pruned) = (600, 0));
     let page = html(&grown);
     let figure = page.split("<h3>Connections removed and made</h3>").nth(1).unwrap().split("</figure>").next().unwrap();
     let bars: Vec<&str> = tags(figure, "rect").into_iter().filter(|r| r.contains("class=\"column")).collect();
@@ -257,11 +257,11 @@ fn moved_connections_are_shown() {
     assert!(figure.contains("d=\"M62.0 220.0V10.0H"), "the outline reaches the top");
 
     for e in record.arms[0].seeds.iter_mut().flat_map(|s| &mut s.epochs) {
-        (e.born, e.died, e.density) = (0, 100, 1.0 / f64::from(e.epoch));
+        (e.grown, e.pruned, e.density) = (0, 100, 1.0 / f64::from(e.epoch));
     }
     let page = html(&record);
     assert!(page.contains("From first to last epoch: rigl 100% to 5.0%.") && !page.contains("<h3>Connections "));
-    let still = |e: &mut nnz_lab::run::record::EpochRecord| (e.born, e.died, e.density) = (0, 0, 0.05);
+    let still = |e: &mut nnz_lab::run::record::EpochRecord| (e.grown, e.pruned, e.density) = (0, 0, 0.05);
     record.arms[0].seeds.iter_mut().flat_map(|s| &mut s.epochs).for_each(still);
     assert!(html(&record).contains("stayed at 5.0% throughout, and no connection was moved while it trained."));
 }

@@ -16,9 +16,9 @@ pub(super) fn build(archive: &Archive) -> Result<Built> {
     let mut net = Net::new(archive, "bert");
     let prefix = if net.has("bert.embeddings.word_embeddings.weight") { "bert." } else { "" };
     let any = [None, None];
-    let ids = net.input("input_ids", Kind::I64, &any);
-    let mask = net.input("attention_mask", Kind::I64, &any);
-    let types = net.input("token_type_ids", Kind::I64, &any);
+    let ids = net.input("input_ids", DType::I64, &any);
+    let mask = net.input("attention_mask", DType::I64, &any);
+    let types = net.input("token_type_ids", DType::I64, &any);
     let table = |part: &str| format!("{prefix}embeddings.{part}.weight");
     let words = net.weight(&table("word_embeddings"), &[vocabulary, width])?;
     let places = net.weight(&table("position_embeddings"), &[context, width])?;
@@ -55,8 +55,8 @@ pub(super) fn build(archive: &Archive) -> Result<Built> {
         let bias = net.weight("cls.predictions.bias", &[vocabulary])?;
         let decoder = "cls.predictions.decoder.weight";
         let decoder = if net.has(decoder) { net.weight(decoder, &[vocabulary, width])? } else { words };
-        let turned = net.node("Transpose", &[&decoder], &[("perm", ints(&[1, 0]))]);
-        let y = net.node("MatMul", &[&y, &turned], &[]);
+        let transposed = net.node("Transpose", &[&decoder], &[("perm", ints(&[1, 0]))]);
+        let y = net.node("MatMul", &[&y, &transposed], &[]);
         let logits = net.node("Add", &[&y, &bias], &[]);
         // SPLADE: max over tokens of ln(1 + relu(logit)).
         let y = net.node("Relu", &[&logits], &[]);

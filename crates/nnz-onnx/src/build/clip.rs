@@ -21,8 +21,8 @@ pub(super) fn build(archive: &Archive) -> Result<Built> {
 
     let (vocabulary, context) = (text.size_or("vocab_size", 49408)?, text.size_or("max_position_embeddings", 77)?);
     let (width, _) = text.width()?;
-    let ids = net.input("input_ids", Kind::I64, &[None, None]);
-    let mask = net.input("attention_mask", Kind::I64, &[None, None]);
+    let ids = net.input("input_ids", DType::I64, &[None, None]);
+    let mask = net.input("attention_mask", DType::I64, &[None, None]);
     let words = net.weight("text_model.embeddings.token_embedding.weight", &[vocabulary, width])?;
     let places = net.weight("text_model.embeddings.position_embedding.weight", &[context, width])?;
     let x = net.node("Gather", &[&words, &ids], &[("axis", int(0))]);
@@ -61,7 +61,7 @@ pub(super) fn build(archive: &Archive) -> Result<Built> {
         return Err(whole.fail(format!("patches of {patch} on pictures of {size}")));
     }
     let side = size / patch;
-    let x = net.input("pixel_values", Kind::F32, &[None, Some(channels), Some(size), Some(size)]);
+    let x = net.input("pixel_values", DType::F32, &[None, Some(channels), Some(size), Some(size)]);
     let x = patches(&mut net, &x, "vision_model.embeddings.patch_embedding", patch)?;
     let first = net.weight("vision_model.embeddings.class_embedding", &[width])?;
     let shape = net.list(&[1, 1, width as i64]);
@@ -81,8 +81,8 @@ pub(super) fn build(archive: &Archive) -> Result<Built> {
 
     let scale = net.weight("logit_scale", &[])?;
     let scale = net.node("Exp", &[&scale], &[]);
-    let turned = net.node("Transpose", &[&texts], &[("perm", ints(&[1, 0]))]);
-    let logits = net.node("MatMul", &[&pictures, &turned], &[]);
+    let transposed = net.node("Transpose", &[&texts], &[("perm", ints(&[1, 0]))]);
+    let logits = net.node("MatMul", &[&pictures, &transposed], &[]);
     let logits = net.node("Mul", &[&logits, &scale], &[]);
     net.output(&logits, "logits_per_image", &[None, None]);
     net.output(&texts, "text_embeds", &[None, Some(common)]);

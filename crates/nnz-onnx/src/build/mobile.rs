@@ -14,7 +14,7 @@ pub(super) fn build_v2(archive: &Archive) -> Result<Built> {
         return Err(net.fail("a MobileNetV2 of another depth than the paper's, whose strides are not known".into()));
     }
     let epsilon = 1e-5;
-    let x = net.input("pixel_values", Kind::F32, &[None, Some(3), None, None]);
+    let x = net.input("pixel_values", DType::F32, &[None, Some(3), None, None]);
     let (x, mut channels) = net.conv(&x, "features.0.0", Step { stride: 2, ..Step::ONE })?;
     let x = net.batch_norm(&x, "features.0.1", channels, epsilon)?;
     let mut x = net.relu6(&x);
@@ -63,7 +63,7 @@ pub(super) fn build_lite(archive: &Archive) -> Result<Built> {
     }
     let epsilon = 1e-3;
     let same = Step { same: true, ..Step::ONE };
-    let x = net.input("pixel_values", Kind::F32, &[None, Some(3), None, None]);
+    let x = net.input("pixel_values", DType::F32, &[None, Some(3), None, None]);
     let (x, mut channels) = net.conv(&x, "_conv_stem", Step { stride: 2, ..same })?;
     let x = net.batch_norm(&x, "_bn0", channels, epsilon)?;
     let mut x = net.relu6(&x);

@@ -10,7 +10,7 @@ mod resnet;
 mod sequential;
 mod vit;
 
-use crate::graph::{Attribute, Constant, Graph, Kind, Node, OPSET, Port};
+use crate::graph::{Attribute, Constant, DType, Graph, Node, OPSET, Port};
 use crate::{Error, Result};
 use nnz_formats::Archive;
 use std::collections::BTreeMap;
@@ -288,7 +288,7 @@ impl<'a> Net<'a> {
         }
     }
 
-    fn input(&mut self, name: &str, kind: Kind, shape: &[Option<usize>]) -> String {
+    fn input(&mut self, name: &str, kind: DType, shape: &[Option<usize>]) -> String {
         self.graph.inputs.push(Port { name: name.into(), kind: Some(kind), shape: Some(shape.to_vec()) });
         name.into()
     }
@@ -298,14 +298,14 @@ impl<'a> Net<'a> {
         let mut node = Node::new("Identity", name, &[value]);
         node.name = format!("output.{name}");
         self.graph.nodes.push(node);
-        self.graph.outputs.push(Port { name: name.into(), kind: Some(Kind::F32), shape: Some(shape.to_vec()) });
+        self.graph.outputs.push(Port { name: name.into(), kind: Some(DType::F32), shape: Some(shape.to_vec()) });
     }
 
     /// x Wᵀ + b for a matrix `[outputs, inputs]` of the checkpoint; without b where there is none.
     fn linear(&mut self, x: &str, prefix: &str, rows: usize, cols: usize) -> Result<String> {
         let w = self.weight(&format!("{prefix}.weight"), &[rows, cols])?;
-        let turned = self.node("Transpose", &[&w], &[("perm", ints(&[1, 0]))]);
-        let y = self.node("MatMul", &[x, &turned], &[]);
+        let transposed = self.node("Transpose", &[&w], &[("perm", ints(&[1, 0]))]);
+        let y = self.node("MatMul", &[x, &transposed], &[]);
         self.call(prefix);
         let bias = format!("{prefix}.bias");
         if !self.has(&bias) {

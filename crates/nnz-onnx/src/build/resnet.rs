@@ -11,7 +11,7 @@ pub(super) fn build(archive: &Archive) -> Result<Built> {
         )));
     };
     let size = 224;
-    let x = net.input("pixel_values", Kind::F32, &[None, Some(channels), None, None]);
+    let x = net.input("pixel_values", DType::F32, &[None, Some(channels), None, None]);
     let (x, n) = net.conv(&x, "conv1", Step { stride: 2, ..Step::ONE })?;
     let x = net.batch_norm(&x, "bn1", n, 1e-5)?;
     let x = net.node("Relu", &[&x], &[]);

@@ -36,7 +36,7 @@ pub(super) fn fits(archive: &Archive) -> bool {
 /// AlexNet (Krizhevsky 2014, arXiv:1404.5997) as torchvision has it, whose strides and overlapping maxima no tensor tells.
 fn alexnet(archive: &Archive) -> Result<Built> {
     let mut net = Net::new(archive, "alexnet");
-    let mut x = net.input("pixel_values", Kind::F32, &[None, Some(3), Some(224), Some(224)]);
+    let mut x = net.input("pixel_values", DType::F32, &[None, Some(3), Some(224), Some(224)]);
     for (layer, stride, pad, maximum) in
         [(0, 4, 2, true), (3, 1, 2, true), (6, 1, 1, false), (8, 1, 1, false), (10, 1, 1, true)]
     {
@@ -82,7 +82,7 @@ pub(super) fn build(archive: &Archive) -> Result<Built> {
     let (features, classifier) = (numbered(archive, "features."), numbered(archive, "classifier."));
     let shape = net.shape(&format!("{}.weight", features[0].1))?;
     let mut channels = shape[1];
-    let mut x = net.input("x", Kind::F32, &[None, Some(channels), None, None]);
+    let mut x = net.input("x", DType::F32, &[None, Some(channels), None, None]);
     let mut pools = 0;
     for (i, (place, name)) in features.iter().enumerate() {
         let shape = net.shape(&format!("{name}.weight"))?;

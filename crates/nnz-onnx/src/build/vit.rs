@@ -13,7 +13,7 @@ pub(super) fn build(archive: &Archive) -> Result<Built> {
     }
     let mut net = Net::new(archive, "vit");
     let prefix = if net.has("vit.embeddings.cls_token") { "vit." } else { "" };
-    let x = net.input("pixel_values", Kind::F32, &[None, Some(channels), Some(size), Some(size)]);
+    let x = net.input("pixel_values", DType::F32, &[None, Some(channels), Some(size), Some(size)]);
     let side = size / patch;
     let x = patches(&mut net, &x, &format!("{prefix}embeddings.patch_embeddings.projection"), patch)?;
     let first = net.weight(&format!("{prefix}embeddings.cls_token"), &[1, 1, width])?;

@@ -461,13 +461,13 @@ pub(crate) fn softmax(cx: &Cx, mut given: Given) -> Done {
         run(x.data_mut());
         return tensor(x);
     }
-    let mut turned = vec![0.0; x.len()];
-    for (from, to) in x.data().chunks_exact(cols * inner).zip(turned.chunks_exact_mut(cols * inner)) {
+    let mut transposed = vec![0.0; x.len()];
+    for (from, to) in x.data().chunks_exact(cols * inner).zip(transposed.chunks_exact_mut(cols * inner)) {
         crate::value::turn(from, cols, inner, to);
     }
-    run(&mut turned);
+    run(&mut transposed);
     tensor(Tensor::written(&shape, |to| {
-        for (from, to) in turned.chunks_exact(cols * inner).zip(to.chunks_exact_mut(cols * inner)) {
+        for (from, to) in transposed.chunks_exact(cols * inner).zip(to.chunks_exact_mut(cols * inner)) {
             crate::value::turn(from, inner, cols, to);
         }
     }))

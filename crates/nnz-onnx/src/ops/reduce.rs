@@ -18,7 +18,7 @@ fn plan(shape: &[usize], axes: &[usize], keep: bool) -> (Vec<usize>, Vec<usize>)
 pub(crate) fn reduce(cx: &Cx, mut given: Given) -> Done {
     let x = given.take(0)?;
     let from = x.shape();
-    let axes = match shape::told_axes(cx, &mut given, 1, from.len())? {
+    let axes = match shape::axes_arg(cx, &mut given, 1, from.len())? {
         Some(axes) if !axes.is_empty() => axes,
         _ if cx.int("noop_with_empty_axes", 0)? != 0 => return one(x),
         _ => (0..from.len()).collect(),

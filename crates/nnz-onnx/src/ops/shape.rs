@@ -17,7 +17,7 @@ pub(crate) fn identity(cx: &Cx, mut given: Given) -> Done {
 }
 
 /// The axes that an operator is told by input or, in older versions, by attribute.
-pub(super) fn told_axes(cx: &Cx, given: &mut Given, i: usize, rank: usize) -> Done<Option<Vec<usize>>> {
+pub(super) fn axes_arg(cx: &Cx, given: &mut Given, i: usize, rank: usize) -> Done<Option<Vec<usize>>> {
     let list = match given.has(i) {
         true => given.ints(i)?.data().to_vec(),
         false => match cx.ints("axes")? {
@@ -80,7 +80,7 @@ pub(crate) fn flatten(cx: &Cx, mut given: Given) -> Done {
 pub(crate) fn squeeze(cx: &Cx, mut given: Given) -> Done {
     let x = given.take(0)?;
     let shape = x.shape();
-    let gone = match told_axes(cx, &mut given, 1, shape.len())? {
+    let gone = match axes_arg(cx, &mut given, 1, shape.len())? {
         Some(axes) => axes,
         None => (0..shape.len()).filter(|&i| shape[i] == 1).collect(),
     };
@@ -101,7 +101,7 @@ pub(crate) fn unsqueeze(cx: &Cx, mut given: Given) -> Done {
     if old.len() + count > crate::graph::AXES {
         return Err(format!("{} axes; at most {} are computed with", old.len() + count, crate::graph::AXES));
     }
-    let axes = told_axes(cx, &mut given, 1, old.len() + count)?.ok_or("no axes to add")?;
+    let axes = axes_arg(cx, &mut given, 1, old.len() + count)?.ok_or("no axes to add")?;
     let mut left = old.iter();
     let shape: Vec<usize> = (0..old.len() + axes.len())
         .map(|i| if axes.contains(&i) { 1 } else { left.next().copied().unwrap_or(1) })
@@ -110,7 +110,7 @@ pub(crate) fn unsqueeze(cx: &Cx, mut given: Given) -> Done {
 }
 
 /// Numbers in the order of other axes.
-fn turned<T: Copy>(data: &[T], shape: &[usize], perm: &[usize]) -> (Vec<usize>, Vec<T>) {
+fn transposed<T: Copy>(data: &[T], shape: &[usize], perm: &[usize]) -> (Vec<usize>, Vec<T>) {
     let own = strides(shape);
     let to: Vec<usize> = perm.iter().map(|&p| shape[p]).collect();
     let steps: Vec<usize> = perm.iter().map(|&p| own[p]).collect();
@@ -162,12 +162,12 @@ pub(crate) fn transpose(cx: &Cx, mut given: Given) -> Done {
                 (false, _, true) if perm != apart => one(Value::Float(Floats::channels_last(f.raw()))),
                 _ => {
                     let t = f.rows();
-                    let (shape, data) = turned(t.data(), t.shape(), &perm);
+                    let (shape, data) = transposed(t.data(), t.shape(), &perm);
                     one(Value::floats(&shape, data))
                 }
             }
         }
-        x => one(each!(x, |data, shape| turned(data, shape, &perm))),
+        x => one(each!(x, |data, shape| transposed(data, shape, &perm))),
     }
 }
 
@@ -564,7 +564,7 @@ pub(crate) fn depth_to_space(cx: &Cx, mut given: Given) -> Done {
         "CRD" => ([n, d, block, block, h, w], [0, 1, 4, 2, 5, 3]),
         _ => ([n, block, block, d, h, w], [0, 3, 4, 1, 5, 2]),
     };
-    let (_, data) = turned(x.data(), &shape, &perm);
+    let (_, data) = transposed(x.data(), &shape, &perm);
     one(Value::floats(&[n, d, h * block, w * block], data))
 }
 

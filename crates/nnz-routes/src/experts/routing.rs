@@ -186,7 +186,7 @@ impl Experiment for Routing {
 }
 
 /// Rows of a split that each expert gets.
-fn loads(model: &Model<f32>, data: &Dataset, split: &Split, frame: &nnz_engine::Frame, k: usize) -> Result<Vec<f64>> {
+fn loads(model: &Model<f32>, data: &Dataset, split: &Split, frame: &nnz_engine::Preprocessing, k: usize) -> Result<Vec<f64>> {
     let rows: Vec<u32> = (0..split.len() as u32).collect();
     let mut x = vec![0.0; rows.len() * data.features()];
     data.fill(split, &rows, frame.normalization, &mut x).map_err(nnz_engine::Error::from)?;

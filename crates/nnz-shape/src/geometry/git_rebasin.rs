@@ -15,7 +15,7 @@ use nnz_core::{Better, Context, Error, Experiment, Input, InputKind, Launch, Met
 use nnz_engine::data::Dataset;
 use nnz_engine::file::Stored;
 use super::perceptron::{Orders, Perceptron};
-use nnz_engine::{Frame, Model, ModelSpec, OptimizerSpec, TrainSpec, Trainer, evaluate};
+use nnz_engine::{Preprocessing, Model, ModelSpec, OptimizerSpec, TrainSpec, Trainer, evaluate};
 use rayon::prelude::*;
 
 /// The card.
@@ -73,7 +73,7 @@ impl Experiment for Rebasin {
 
     fn run(&mut self, cx: &mut Context) -> Result<()> {
         let data: &Dataset = cx.input("data")?;
-        let given = |name: &str| -> Result<Option<(Model<f32>, Frame)>> {
+        let given = |name: &str| -> Result<Option<(Model<f32>, Preprocessing)>> {
             Ok(match cx.has(name) {
                 true => cx.input::<Stored<f32>>(name).map(|s| Some((s.model.clone(), s.header.frame())))?,
                 false => None,
@@ -118,7 +118,7 @@ impl Experiment for Rebasin {
 }
 
 impl Rebasin {
-    fn train(&self, data: &Dataset, seed: u64) -> Result<(Model<f32>, Frame)> {
+    fn train(&self, data: &Dataset, seed: u64) -> Result<(Model<f32>, Preprocessing)> {
         let (width, inputs) = (self.0.width, data.features());
         let spec = ModelSpec::parse(&format!("mlp:{inputs}-{width}-{width}-{}", data.classes.len()), data.image, data.classes.len())?;
         let train = TrainSpec {

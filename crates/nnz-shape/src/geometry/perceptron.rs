@@ -1,7 +1,7 @@
 //! Perceptrons as plain matrices: what comparing two minima unit by unit takes.
 
 use nnz_core::{Error, Result};
-use nnz_engine::{Frame, LayerSpec, Layout, Model, ModelSpec};
+use nnz_engine::{Preprocessing, LayerSpec, Layout, Model, ModelSpec};
 
 /// The weights of a layer, a row an output, and its biases.
 pub type Layer = (Vec<Vec<f64>>, Vec<f64>);
@@ -53,7 +53,7 @@ impl Perceptron {
     }
 
     /// The same function of inputs that are normalized as `to` says.
-    pub fn framed(mut self, own: &Frame, to: &Frame) -> Result<Self> {
+    pub fn framed(mut self, own: &Preprocessing, to: &Preprocessing) -> Result<Self> {
         let (own, to) = (own.normalization, to.normalization);
         if own.channels.is_some() || to.channels.is_some() || own.tokens || to.tokens {
             return match own == to {
@@ -133,7 +133,7 @@ pub(super) mod tests {
 
     #[test]
     fn another_normalization_goes_into_the_first_layer() {
-        let frame = |mean, std| Frame::classes(nnz_engine::data::Normalization::new(mean, std));
+        let frame = |mean, std| Preprocessing::classes(nnz_engine::data::Normalization::new(mean, std));
         let a = random(4, &[2, 3, 1]);
         let b = a.clone().framed(&frame(0.5, 2.0), &frame(0.25, 0.5)).unwrap();
         // The raw input (1, -1) is (0.25, -0.75) to the one and (1.5, -2.5) to the other.

@@ -5,7 +5,7 @@
 //!
 //! Deviations: the edges only; the paper also makes the weights sparse while it trains, by projection and distillation.
 
-use nnz_core::{Budget, Build, Criterion, DistributionKind, Kind, Method, OneShot, Result, Rng, Setting, Target, Work, options};
+use nnz_core::{Budget, Build, Criterion, DistributionKind, TargetKind, Method, OneShot, Result, Rng, Setting, Target, MethodInstance, options};
 
 /// The card.
 pub const METHOD: Method = Method::new::<Options>(
@@ -17,11 +17,11 @@ pub const METHOD: Method = Method::new::<Options>(
 options! {
     #[flatten]
     /// What is left.
-    budget: Budget = Budget { of: Kind::Edges, ..Budget::new(0.7, DistributionKind::Global) },
+    budget: Budget = Budget { of: TargetKind::Edges, ..Budget::new(0.7, DistributionKind::Global) },
 }
 
 impl Build for Options {
-    fn build(self, setting: &Setting) -> Result<Work> {
+    fn build(self, setting: &Setting) -> Result<MethodInstance> {
         Ok(self.budget.prune(Degrees, OneShot { at: 0, density: self.budget.density }, setting).into())
     }
 }

@@ -9,7 +9,7 @@
 //! Deviations: connections that do not exist are no edges, so that a sparse layer has as many components that never die as it
 //! is in pieces (the paper has dense layers, which always end as one).
 
-use nnz_core::{Build, Dense, Measure, Method, Result, Setting, Target, Work, options};
+use nnz_core::{Build, Dense, Probe, Method, Result, Setting, Target, MethodInstance, options};
 
 /// The card.
 pub const METHOD: Method = Method::new::<Options>(
@@ -23,15 +23,15 @@ options! {
 
 
 impl Build for Options {
-    fn build(self, _: &Setting) -> Result<Work> {
-        Ok(Work { measure: Some(Box::new(Persistence)), ..Work::from(Dense) })
+    fn build(self, _: &Setting) -> Result<MethodInstance> {
+        Ok(MethodInstance { probe: Some(Box::new(Persistence)), ..MethodInstance::from(Dense) })
     }
 }
 
 struct Persistence;
 
-impl Measure for Persistence {
-    fn measure(&self, weights: &[Target]) -> f64 {
+impl Probe for Persistence {
+    fn probe(&self, weights: &[Target]) -> f64 {
         let all = || weights.iter().flat_map(|t| t.values).map(|w| f64::from(w.abs()));
         let largest = all().fold(0.0, f64::max).max(f64::MIN_POSITIVE);
         let layer = |t: &Target| {
@@ -77,7 +77,7 @@ mod tests {
         // Strongest first: 1.0 joins r0-c0, 0.75 joins r1-c1, 0.5 joins both; 0.25 closes a cycle. One never dies.
         let shape = Shape::matrix("w", 2, 2);
         let full = Topology::full(2, 2);
-        let value = Persistence.measure(&[Target::new(0, &shape, &full, &[-2.0, 1.0, 0.5, 1.5])]);
+        let value = Persistence.probe(&[Target::new(0, &shape, &full, &[-2.0, 1.0, 0.5, 1.5])]);
         let by_hand = ((0.25f64.powi(2) + 0.5f64.powi(2) + 1.0) / 3.0).sqrt();
         assert!((value - by_hand).abs() < 1e-12, "{value} {by_hand}");
     }
@@ -86,10 +86,10 @@ mod tests {
     fn equal_weights_leave_the_unpaired_and_missing_ones_more() {
         let shape = Shape::matrix("w", 3, 4);
         let full = Topology::full(3, 4);
-        let value = Persistence.measure(&[Target::new(0, &shape, &full, &[0.3; 12])]);
+        let value = Persistence.probe(&[Target::new(0, &shape, &full, &[0.3; 12])]);
         assert!((value - (1.0f64 / 6.0).sqrt()).abs() < 1e-12);
         let pieces = Topology::from_positions(3, 4, [0, 5, 10]);
-        let value = Persistence.measure(&[Target::new(0, &shape, &pieces, &[0.3; 3])]);
+        let value = Persistence.probe(&[Target::new(0, &shape, &pieces, &[0.3; 3])]);
         assert!((value - (4.0f64 / 6.0).sqrt()).abs() < 1e-12, "seven units in four components");
     }
 }

@@ -12,7 +12,7 @@
 //! costs the same time; rows are blocked for the caches and both gradients come from one pass over the columns, where
 //! the paper streams CSR rows; the paper's convolutions are unfolded here.
 
-use nnz_core::{Budget, Build, DistributionKind, Method, Result, Setting, Work, options};
+use nnz_core::{Budget, Build, DistributionKind, Method, Result, Setting, MethodInstance, options};
 
 /// The card.
 pub const METHOD: Method = Method::new::<Options>(
@@ -28,7 +28,7 @@ options! {
 }
 
 impl Build for Options {
-    fn build(self, setting: &Setting) -> Result<Work> {
+    fn build(self, setting: &Setting) -> Result<MethodInstance> {
         Ok(self.budget.fixed(setting).into())
     }
 }

@@ -8,7 +8,7 @@
 //! Deviations: none known; of the reference's variants, pruning by any sign is left out.
 
 use super::{Sequential, wanda};
-use nnz_core::{Budget, Build, DistributionKind, Edit, Error, Method, Pattern, Period, Result, Setting, Target, Work, options};
+use nnz_core::{Budget, Build, DistributionKind, Edit, Error, Method, Pattern, Period, Result, Setting, Target, MethodInstance, options};
 use serde::{Deserialize, Serialize};
 
 /// The card.
@@ -47,7 +47,7 @@ options! {
 
 
 impl Build for Options {
-    fn build(self, setting: &Setting) -> Result<Work> {
+    fn build(self, setting: &Setting) -> Result<MethodInstance> {
         let Self { budget, at, start, cycles, threshold, rows } = self;
         let group = match budget.pattern {
             Pattern::Nm { m, .. } => Some(m),
@@ -70,7 +70,7 @@ impl Build for Options {
                 let columns = &t.topology.columns()[row.clone()];
                 exchange(columns, &t.values[row.clone()], &mut kept[row], &inputs, group, cycles, threshold);
             }
-            Ok(Edit::Rewire { topology: t.topology.filter(&kept), born: Vec::new() })
+            Ok(Edit::Rewire { topology: t.topology.filter(&kept), grown: Vec::new() })
         };
         Ok(Sequential::new("dsnot", budget, at, rows, setting, prune)?.into())
     }

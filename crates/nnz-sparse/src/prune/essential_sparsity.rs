@@ -11,7 +11,7 @@
 //! Deviations: the paper reads the drop off curves on the task after fine-tuning for some models and without for others; here
 //! it is always without, and the search stops at the first point beyond the tolerance.
 
-use nnz_core::{Act, Budget, Build, DistributionKind, Edit, Error, Grid, Idle, Knee, Magnitude, Method, OneShot, Pattern, Period, Procedure, Prune, Result, Setting, Signals, Target, Work, above, options, Sparsifier};
+use nnz_core::{Command, Budget, Build, DistributionKind, Edit, Error, Grid, CheckOnly, Knee, Magnitude, Method, OneShot, Pattern, Period, Procedure, Prune, Result, Setting, Signals, Target, MethodInstance, above, options, Sparsifier};
 use serde::{Deserialize, Serialize};
 use std::ops::Range;
 
@@ -60,12 +60,12 @@ impl Options {
 }
 
 impl Build for Options {
-    fn build(self, setting: &Setting) -> Result<Work> {
+    fn build(self, setting: &Setting) -> Result<MethodInstance> {
         let budget = |(density, pattern)| Budget { pattern, ..Budget::new(density, self.distribution) };
         let budgets: Vec<Budget> = self.grid()?.into_iter().map(budget).collect();
         let prune = |budget: Budget| budget.prune(Magnitude, OneShot { at: 0, density: budget.density }, setting);
         let prunes = budgets.iter().copied().map(prune).collect();
-        let idle = Idle(prune(budget((self.pattern.fixed_density().unwrap_or(1.0), self.pattern))));
+        let idle = CheckOnly(prune(budget((self.pattern.fixed_density().unwrap_or(1.0), self.pattern))));
         let grid = Grid { budgets, tolerance: self.tolerance };
         let search = Search {
             prunes,
@@ -74,7 +74,7 @@ impl Build for Options {
             stage: Stage::Train,
             knee: Knee::default(),
         };
-        Ok(Work { procedure: Some(Box::new(search)), grid: Some(grid), ..Work::from(idle) })
+        Ok(MethodInstance { procedure: Some(Box::new(search)), grid: Some(grid), ..MethodInstance::from(idle) })
     }
 }
 
@@ -107,21 +107,21 @@ impl Procedure for Search {
         self.span.end
     }
 
-    fn next(&mut self, score: Option<f64>) -> Act {
-        let train = |span| Act::Train { span, of: self.span.end, order: 0 };
+    fn next(&mut self, score: Option<f64>) -> Command {
+        let train = |span| Command::Train { span, of: self.span.end, order: 0 };
         let told = score.filter(|_| self.stage == Stage::Judge);
         let within = told.is_some_and(|s| self.knee.tell(s, self.tolerance));
         let (act, then) = match self.stage {
             Stage::Train => (train(0..self.span.start), Stage::Keep),
-            Stage::Keep => (Act::Snapshot("dense".into()), Stage::Measure),
-            Stage::Measure => (Act::Evaluate, Stage::Judge),
+            Stage::Keep => (Command::Snapshot("dense".into()), Stage::Measure),
+            Stage::Measure => (Command::Evaluate, Stage::Judge),
             Stage::Judge if within && self.knee.scores.len() <= self.prunes.len() => {
-                (Act::Edit(Signals::NONE), Stage::Measure)
+                (Command::Edit(Signals::NONE), Stage::Measure)
             }
-            Stage::Judge => (Act::Restore("dense".into()), Stage::Prune),
-            Stage::Prune if self.knee.within(self.tolerance) > 0 => (Act::Edit(Signals::NONE), Stage::Finetune),
+            Stage::Judge => (Command::Restore("dense".into()), Stage::Prune),
+            Stage::Prune if self.knee.within(self.tolerance) > 0 => (Command::Edit(Signals::NONE), Stage::Finetune),
             Stage::Prune | Stage::Finetune => (train(self.span.clone()), Stage::End),
-            Stage::End => (Act::Done, Stage::End),
+            Stage::End => (Command::Done, Stage::End),
         };
         self.stage = then;
         act
@@ -188,22 +188,22 @@ mod tests {
                 _ => panic!("nothing was pruned"),
             }
         };
-        let train = |span| Act::Train { span, of: 100, order: 0 };
+        let train = |span| Command::Train { span, of: 100, order: 0 };
         assert_eq!(search.next(None), train(0..60));
-        assert_eq!(search.next(None), Act::Snapshot("dense".into()));
+        assert_eq!(search.next(None), Command::Snapshot("dense".into()));
         for (score, wanted) in [(0.8, 6), (0.8, 4), (0.795, 2)] {
-            assert_eq!(search.next(None), Act::Evaluate);
-            assert_eq!(search.next(Some(score)), Act::Edit(Signals::NONE));
+            assert_eq!(search.next(None), Command::Evaluate);
+            assert_eq!(search.next(Some(score)), Command::Edit(Signals::NONE));
             assert_eq!(left(&mut *search), wanted);
         }
-        assert_eq!(search.next(None), Act::Evaluate);
-        assert_eq!(search.next(Some(0.7)), Act::Restore("dense".into()));
-        assert_eq!(search.next(None), Act::Edit(Signals::NONE));
+        assert_eq!(search.next(None), Command::Evaluate);
+        assert_eq!(search.next(Some(0.7)), Command::Restore("dense".into()));
+        assert_eq!(search.next(None), Command::Edit(Signals::NONE));
         assert_eq!(left(&mut *search), 4, "0.795 is within 1% of 0.8, 0.7 is not");
         let kept = search.state();
         assert_eq!(search.next(None), train(60..100));
         search.restore(&kept).unwrap();
         assert_eq!(search.next(None), train(60..100));
-        assert_eq!(search.next(None), Act::Done);
+        assert_eq!(search.next(None), Command::Done);
     }
 }

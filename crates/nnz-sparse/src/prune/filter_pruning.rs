@@ -7,7 +7,7 @@
 //! Deviations: the Euclidean norm over all tensors that make a unit instead of the sum of absolute values of one filter
 //! (the paper finds both alike); the stream of residual blocks is pruned too, where the paper leaves it whole.
 
-use nnz_core::{Budget, Build, DistributionKind, Kind, Magnitude, Method, OneShot, Period, Result, Setting, Work, options};
+use nnz_core::{Budget, Build, DistributionKind, TargetKind, Magnitude, Method, OneShot, Period, Result, Setting, MethodInstance, options};
 
 /// The card.
 pub const METHOD: Method = Method::new::<Options>(
@@ -19,14 +19,14 @@ pub const METHOD: Method = Method::new::<Options>(
 options! {
     #[flatten]
     /// The share of units that is left.
-    budget: Budget = Budget { of: Kind::Units, ..Budget::new(0.5, DistributionKind::Uniform) },
+    budget: Budget = Budget { of: TargetKind::Units, ..Budget::new(0.5, DistributionKind::Uniform) },
     /// When a training run prunes.
     at: Period = Period::Run(0.5),
 }
 
 
 impl Build for Options {
-    fn build(self, setting: &Setting) -> Result<Work> {
+    fn build(self, setting: &Setting) -> Result<MethodInstance> {
         let schedule = OneShot { at: self.at.steps(setting), density: self.budget.density };
         Ok(self.budget.prune(Magnitude, schedule, setting).into())
     }

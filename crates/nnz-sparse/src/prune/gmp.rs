@@ -7,7 +7,7 @@
 //! Deviations: pruned weights leave the storage and cannot come back (the paper keeps them masked, where they are not
 //! updated either, so the weights are the same); `start` and `end` are given as spans of the run.
 
-use nnz_core::{Budget, Build, Cubic, DistributionKind, Error, Magnitude, Method, Period, Result, Setting, Work, above, options};
+use nnz_core::{Budget, Build, Cubic, DistributionKind, Error, Magnitude, Method, Period, Result, Setting, MethodInstance, above, options};
 
 /// The card.
 pub const METHOD: Method = Method::new::<Options>(
@@ -32,7 +32,7 @@ options! {
 
 
 impl Build for Options {
-    fn build(self, setting: &Setting) -> Result<Work> {
+    fn build(self, setting: &Setting) -> Result<MethodInstance> {
         let Budget { density, pattern, .. } = self.budget;
         let (start, end) = (self.start.steps(setting), self.end.steps(setting));
         if end < start {

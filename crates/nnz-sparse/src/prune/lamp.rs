@@ -5,7 +5,7 @@
 //!
 //! Deviations: none known.
 
-use nnz_core::{Budget, Build, Criterion, DistributionKind, Method, OneShot, Period, Result, Rng, Setting, Target, Work, options};
+use nnz_core::{Budget, Build, Criterion, DistributionKind, Method, OneShot, Period, Result, Rng, Setting, Target, MethodInstance, options};
 
 /// The card.
 pub const METHOD: Method = Method::new::<Options>(
@@ -24,7 +24,7 @@ options! {
 
 
 impl Build for Options {
-    fn build(self, setting: &Setting) -> Result<Work> {
+    fn build(self, setting: &Setting) -> Result<MethodInstance> {
         let schedule = OneShot { at: self.at.steps(setting), density: self.budget.density };
         Ok(self.budget.prune(Lamp, schedule, setting).into())
     }
@@ -74,7 +74,7 @@ mod tests {
         let values = [[4.0f32, 3.0, 2.0, 1.0], [0.1, 0.4, 0.2, 0.3]];
         let target = |index: usize| Target::new(index, &shapes[index], &full, &values[index]);
         let edits = method.rewire(0, &[target(0), target(1)]).unwrap();
-        let kept = |p: [u64; 1]| Edit::Rewire { topology: Topology::from_positions(2, 2, p), born: Vec::new() };
+        let kept = |p: [u64; 1]| Edit::Rewire { topology: Topology::from_positions(2, 2, p), grown: Vec::new() };
         assert_eq!(edits, [kept([0]), kept([1])]);
     }
 }

@@ -7,7 +7,7 @@
 //!
 //! Deviations: prunes once, where the paper prunes and trains several times.
 
-use nnz_core::{Budget, Build, DistributionKind, Magnitude, Method, OneShot, Period, Result, Setting, Work, options};
+use nnz_core::{Budget, Build, DistributionKind, Magnitude, Method, OneShot, Period, Result, Setting, MethodInstance, options};
 
 /// The card.
 pub const METHOD: Method = Method::new::<Options>(
@@ -26,7 +26,7 @@ options! {
 
 
 impl Build for Options {
-    fn build(self, setting: &Setting) -> Result<Work> {
+    fn build(self, setting: &Setting) -> Result<MethodInstance> {
         let schedule = OneShot { at: self.at.steps(setting), density: self.budget.density };
         Ok(self.budget.prune(Magnitude, schedule, setting).into())
     }

@@ -11,7 +11,7 @@
 
 use nalgebra::DMatrix;
 use super::Sequential;
-use nnz_core::{Budget, Build, DistributionKind, Edit, Error, Method, Pattern, Period, Result, Setting, Target, Topology, Work, options};
+use nnz_core::{Budget, Build, DistributionKind, Edit, Error, Method, Pattern, Period, Result, Setting, Target, Topology, MethodInstance, options};
 use rayon::prelude::*;
 
 /// The card.
@@ -37,7 +37,7 @@ options! {
 
 
 impl Build for Options {
-    fn build(self, setting: &Setting) -> Result<Work> {
+    fn build(self, setting: &Setting) -> Result<MethodInstance> {
         if !matches!(self.budget.pattern, Pattern::Unstructured | Pattern::Nm { .. }) {
             return Err(Error::Refused(format!(
                 "sparsegpt prunes with pattern unstructured or N:M, such as 2:4, not {}",

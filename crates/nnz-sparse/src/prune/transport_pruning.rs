@@ -9,7 +9,7 @@
 //! same); the cost is linear in the score; every entry has the same mass; scores begin at |w| over its mean. At `until` the k
 //! entries of highest score are kept and the rest of the run trains those.
 
-use nnz_core::{Budget, Build, DistributionKind, Edit, Error, Idle, Leaf, Magnitude, Method, OneShot, Parametrization, Pattern, Period, Result, Setting, Shape, Topology, Work, options};
+use nnz_core::{Budget, Build, DistributionKind, Edit, Error, CheckOnly, Leaf, Magnitude, Method, OneShot, Parametrization, Pattern, Period, Result, Setting, Shape, Topology, MethodInstance, options};
 
 /// The card.
 pub const METHOD: Method = Method::new::<Options>(
@@ -30,7 +30,7 @@ options! {
 
 
 impl Build for Options {
-    fn build(self, setting: &Setting) -> Result<Work> {
+    fn build(self, setting: &Setting) -> Result<MethodInstance> {
         let Budget { density, distribution, pattern, .. } = self.budget;
         if (distribution, pattern) != (DistributionKind::Uniform, Pattern::Unstructured) {
             let why = "transport-pruning gives every layer the same density, unstructured; leave pattern and distribution out";
@@ -38,8 +38,8 @@ impl Build for Options {
         }
         let (until, epoch) = (self.until.steps(setting), setting.steps_per_epoch.max(1));
         let mask = SoftMask { density, temperature: self.temperature, until, epoch };
-        let idle = Idle(self.budget.prune(Magnitude, OneShot { at: until, density }, setting));
-        Ok(Work { parametrization: Some(Box::new(mask)), ..Work::from(idle) })
+        let idle = CheckOnly(self.budget.prune(Magnitude, OneShot { at: until, density }, setting));
+        Ok(MethodInstance { parametrization: Some(Box::new(mask)), ..MethodInstance::from(idle) })
     }
 }
 
@@ -75,7 +75,7 @@ impl Parametrization for SoftMask {
         leaves[0].values.iter().zip(mask).map(|(w, m)| w * m).collect()
     }
 
-    fn pull(&self, step: u64, leaves: &[Leaf], gradient: &[f64]) -> Vec<Vec<f64>> {
+    fn vjp(&self, step: u64, leaves: &[Leaf], gradient: &[f64]) -> Vec<Vec<f64>> {
         let (mask, epsilon) = self.mask(step, &leaves[1].values);
         let slope: Vec<f64> = mask.iter().map(|m| m * (1.0 - m) / epsilon).collect();
         let of_mask: Vec<f64> = leaves[0].values.iter().zip(gradient).map(|(w, g)| w * g).collect();

@@ -5,7 +5,7 @@
 //! Deviations: the root of the mean square takes the place of the norm, which changes no order.
 
 use super::Sequential;
-use nnz_core::{Budget, Build, DistributionKind, Edit, Method, Pattern, Period, Result, Setting, Target, Work, options};
+use nnz_core::{Budget, Build, DistributionKind, Edit, Method, Pattern, Period, Result, Setting, Target, MethodInstance, options};
 
 /// The card.
 pub const METHOD: Method = Method::new::<Options>(
@@ -26,11 +26,11 @@ options! {
 
 
 impl Build for Options {
-    fn build(self, setting: &Setting) -> Result<Work> {
+    fn build(self, setting: &Setting) -> Result<MethodInstance> {
         let Self { budget, at, rows } = self;
         let prune = move |t: &Target, count: usize| {
             let topology = t.topology.filter(&budget.pattern.select(t.topology, &scores(t), count));
-            Ok(Edit::Rewire { topology, born: Vec::new() })
+            Ok(Edit::Rewire { topology, grown: Vec::new() })
         };
         Ok(Sequential::new("wanda", budget, at, rows, setting, prune)?.into())
     }

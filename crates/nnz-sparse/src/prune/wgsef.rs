@@ -11,7 +11,7 @@
 //! Deviations: all weights of groups are one, where the paper allows others; at `until` exactly the k groups of largest norm
 //! are kept and the rest of the run trains those; the paper's companion for what is not regularized (HSPG) is left out.
 
-use nnz_core::{Budget, Build, DistributionKind, Live, Magnitude, Method, OneShot, Pattern, Period, Plan, Prune, Result, Setting, Shape, Sparsifier, Target, Work, options};
+use nnz_core::{Budget, Build, DistributionKind, TargetMut, Magnitude, Method, OneShot, Pattern, Period, Plan, Prune, Result, Setting, Shape, Sparsifier, Target, MethodInstance, options};
 
 /// The card.
 pub const METHOD: Method = Method::new::<Options>(
@@ -32,7 +32,7 @@ options! {
 
 
 impl Build for Options {
-    fn build(self, setting: &Setting) -> Result<Work> {
+    fn build(self, setting: &Setting) -> Result<MethodInstance> {
         let until = self.until.steps(setting);
         let prune = self.budget.prune(Magnitude, OneShot { at: until, density: self.budget.density }, setting);
         Ok(Wgsef { prune, until, density: self.budget.density, strength: self.strength }.into())
@@ -59,7 +59,7 @@ impl Sparsifier for Wgsef {
         true
     }
 
-    fn after_step(&mut self, step: u64, lr: f64, targets: &mut [Live]) {
+    fn after_step(&mut self, step: u64, lr: f64, targets: &mut [TargetMut]) {
         if step >= self.until {
             return;
         }

@@ -12,7 +12,7 @@
 //! stays.
 
 use super::sr_ste::{self, SrSte, gated, largest};
-use nnz_core::{Build, Edit, Leaf, Method, Parametrization, Pattern, Result, Setting, Shape, Work, options};
+use nnz_core::{Build, Edit, Leaf, Method, Parametrization, Pattern, Result, Setting, Shape, MethodInstance, options};
 
 /// The card.
 pub const METHOD: Method = Method::new::<Options>(
@@ -30,7 +30,7 @@ options! {
 
 
 impl Build for Options {
-    fn build(self, setting: &Setting) -> Result<Work> {
+    fn build(self, setting: &Setting) -> Result<MethodInstance> {
         let forward = self.forward.masks("bdwp", setting)?;
         Ok(forward.work(setting, Bdwp(forward)))
     }
@@ -40,7 +40,7 @@ impl Build for Options {
 struct Bdwp(SrSte);
 
 /// Row-major `[rows, cols]` as `[cols, rows]`.
-fn turned<N: Copy>(values: &[N], rows: usize, cols: usize) -> Vec<N> {
+fn transposed<N: Copy>(values: &[N], rows: usize, cols: usize) -> Vec<N> {
     (0..rows * cols).map(|i| values[i % rows * cols + i / rows]).collect()
 }
 
@@ -48,9 +48,9 @@ impl Parametrization for Bdwp {
     fn backward(&self, _: u64, leaves: &[Leaf]) -> Option<Vec<f64>> {
         let (w, [rows, cols]) = (&leaves[0].values, [leaves[0].dims[0], leaves[0].dims[1]]);
         // Column by column, so that groups are of outputs.
-        let columns = turned(w, rows, cols);
+        let columns = transposed(w, rows, cols);
         let mask: Vec<bool> = columns.chunks(rows.max(1)).flat_map(|c| largest(c, self.0.n, self.0.m)).collect();
-        Some(gated(w, &turned(&mask, cols, rows), |_| 0.0))
+        Some(gated(w, &transposed(&mask, cols, rows), |_| 0.0))
     }
 
     fn leaves(&self, shape: &Shape, weight: &[f64]) -> Vec<Leaf> {
@@ -61,8 +61,8 @@ impl Parametrization for Bdwp {
         self.0.weight(step, leaves)
     }
 
-    fn pull(&self, step: u64, leaves: &[Leaf], gradient: &[f64]) -> Vec<Vec<f64>> {
-        self.0.pull(step, leaves, gradient)
+    fn vjp(&self, step: u64, leaves: &[Leaf], gradient: &[f64]) -> Vec<Vec<f64>> {
+        self.0.vjp(step, leaves, gradient)
     }
 
     fn straight_through(&self) -> bool {

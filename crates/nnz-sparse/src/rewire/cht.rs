@@ -8,7 +8,7 @@
 //! Deviations: layers begin random, or as `start` says, not correlated with the inputs; units that lost all connections on one side are
 //! not cut on the other, and nothing stops early; where fewer zeros have paths than are to be born, random ones fill up.
 
-use nnz_core::{Build, Decay, Growth, Magnitude, Method, Period, Result, Rewiring, Rng, Setting, Signals, Target, Topology, Work, options};
+use nnz_core::{Build, Decay, Growth, Magnitude, Method, Period, Result, Rewiring, Rng, Setting, Signals, Target, Topology, MethodInstance, options};
 
 /// The card.
 pub const METHOD: Method = Method::new::<Options>(
@@ -24,7 +24,7 @@ options! {
 }
 
 impl Build for Options {
-    fn build(self, setting: &Setting) -> Result<Work> {
+    fn build(self, setting: &Setting) -> Result<MethodInstance> {
         Ok(self.rewiring.drop_grow(setting, Magnitude, Paths).into())
     }
 }

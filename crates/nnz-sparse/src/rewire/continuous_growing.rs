@@ -17,7 +17,7 @@
 //!
 //! Long: gates, the budget and restructuring are three parts, and the method is no composition of ready ones.
 
-use nnz_core::{Build, Edit, Error, Kind, Live, Method, Period, Plan, Result, Rng, Setting, Shape, Signals, Sparsifier, Target, Topology, Work, above, at_least, options};
+use nnz_core::{Build, Edit, Error, TargetKind, TargetMut, Method, Period, Plan, Result, Rng, Setting, Shape, Signals, Sparsifier, Target, Topology, MethodInstance, above, at_least, options};
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 use std::collections::BTreeMap;
@@ -52,7 +52,7 @@ options! {
 
 
 impl Build for Options {
-    fn build(self, setting: &Setting) -> Result<Work> {
+    fn build(self, setting: &Setting) -> Result<MethodInstance> {
         if setting.steps == 0 {
             return Err(Error::Refused("continuous-growing grows while it trains; give `--finetune EPOCHS`".into()));
         }
@@ -81,7 +81,7 @@ struct Gates {
 struct Memory {
     /// Multiply-adds of the network given.
     whole: f64,
-    /// Most parts of targets of a kin.
+    /// Most parts of targets of a group.
     most: BTreeMap<String, usize>,
     gates: BTreeMap<String, Gates>,
     /// Whether gates are hard.
@@ -99,7 +99,7 @@ struct Growing {
 }
 
 /// A name without the numbers of blocks.
-fn kin(name: &str) -> String {
+fn group_name(name: &str) -> String {
     name.split('.').filter(|part| part.parse::<u32>().is_err()).collect::<Vec<_>>().join(".")
 }
 
@@ -111,7 +111,7 @@ impl Growing {
     /// The gates of a target, all new where there are none yet.
     fn gates(&mut self, t: &Target) -> &mut Gates {
         let n = t.shape.rows;
-        let most = self.memory.most.entry(kin(&t.shape.name)).or_default();
+        let most = self.memory.most.entry(group_name(&t.shape.name)).or_default();
         *most = n.max(*most);
         let gates = self.memory.gates.entry(t.shape.name.clone()).or_default();
         if gates.scores.len() != n {
@@ -161,8 +161,8 @@ impl Growing {
 }
 
 impl Sparsifier for Growing {
-    fn kind(&self) -> Kind {
-        Kind::Structure
+    fn kind(&self) -> TargetKind {
+        TargetKind::Structure
     }
 
     fn check(&self, _: &[&Shape]) -> Result<()> {
@@ -208,7 +208,7 @@ impl Sparsifier for Growing {
         !self.memory.over
     }
 
-    fn after_step(&mut self, _: u64, _: f64, targets: &mut [Live]) {
+    fn after_step(&mut self, _: u64, _: f64, targets: &mut [TargetMut]) {
         for (t, factors) in targets.iter_mut().zip(std::mem::take(&mut self.factors)) {
             t.values.iter_mut().zip(factors).for_each(|(v, f)| *v *= f);
         }
@@ -235,7 +235,7 @@ impl Sparsifier for Growing {
             room = 0.0;
         }
         // As many as may come, all in proportion where the budget has no room for them.
-        let most = |t: &Target| self.memory.most[&kin(&t.shape.name)];
+        let most = |t: &Target| self.memory.most[&group_name(&t.shape.name)];
         let wanted = |(t, keep): (&Target, &Vec<bool>)| -> usize {
             let there = keep.iter().filter(|k| **k).count();
             ((self.options.grow * most(t) as f64).ceil() as usize).min(most(t).saturating_sub(there))
@@ -248,19 +248,19 @@ impl Sparsifier for Growing {
         let share = if asked > 0.0 { (room / asked).clamp(0.0, 1.0) } else { 0.0 };
         let mut edits = Vec::with_capacity(targets.len());
         for ((t, keep), n) in targets.iter().zip(keep).zip(wanted) {
-            let (born, first) = ((share * n as f64) as usize, self.options.first);
-            let stay = (0..keep.len()).filter(|&i| keep[i]).chain(keep.len()..keep.len() + born);
-            let topology = Topology::from_positions(keep.len() + born, 1, stay.map(|i| i as u64));
+            let (grown, first) = ((share * n as f64) as usize, self.options.first);
+            let stay = (0..keep.len()).filter(|&i| keep[i]).chain(keep.len()..keep.len() + grown);
+            let topology = Topology::from_positions(keep.len() + grown, 1, stay.map(|i| i as u64));
             let gates = self.gates(t);
             let mut alive = keep.iter();
             gates.scores.retain(|_| *alive.next().unwrap_or(&true));
             let mut alive = keep.iter();
             gates.ages.retain(|_| *alive.next().unwrap_or(&true));
-            gates.scores.extend(std::iter::repeat_n(first, born));
-            gates.ages.extend(std::iter::repeat_n(0, born));
-            edits.push(match born == 0 && !keep.contains(&false) {
+            gates.scores.extend(std::iter::repeat_n(first, grown));
+            gates.ages.extend(std::iter::repeat_n(0, grown));
+            edits.push(match grown == 0 && !keep.contains(&false) {
                 true => Edit::Keep,
-                false => Edit::Rewire { topology, born: Vec::new() },
+                false => Edit::Rewire { topology, grown: Vec::new() },
             });
         }
         self.memory.over = step >= self.until;
@@ -351,6 +351,6 @@ mod tests {
 
     #[test]
     fn blocks_of_a_stage_are_kin() {
-        assert_eq!((kin("stage1.2.conv1"), kin("fc1")), ("stage1.conv1".into(), "fc1".into()));
+        assert_eq!((group_name("stage1.2.conv1"), group_name("fc1")), ("stage1.conv1".into(), "fc1".into()));
     }
 }

@@ -9,7 +9,7 @@
 //! the run trains what is in the final mask. Groups of kM that do not divide a row are cut at its end.
 
 use super::sr_ste::{self, SrSte, gated, largest};
-use nnz_core::{Build, Edit, Leaf, Method, Parametrization, Pattern, Period, Result, Setting, Shape, Work, options};
+use nnz_core::{Build, Edit, Leaf, Method, Parametrization, Pattern, Period, Result, Setting, Shape, MethodInstance, options};
 use serde::{Deserialize, Serialize};
 
 /// The card.
@@ -47,7 +47,7 @@ options! {
 
 
 impl Build for Options {
-    fn build(self, setting: &Setting) -> Result<Work> {
+    fn build(self, setting: &Setting) -> Result<MethodInstance> {
         let hard = sr_ste::Options { pattern: self.pattern, shrink: 0.0, until: self.until };
         let hard = hard.masks("decay-masks", setting)?;
         Ok(hard.work(setting, Decaying { hard, decay: self.decay, from: self.from.steps(setting) }))
@@ -98,8 +98,8 @@ impl Parametrization for Decaying {
         self.hard.leaves(shape, weight)
     }
 
-    fn pull(&self, step: u64, leaves: &[Leaf], gradient: &[f64]) -> Vec<Vec<f64>> {
-        self.hard.pull(step, leaves, gradient)
+    fn vjp(&self, step: u64, leaves: &[Leaf], gradient: &[f64]) -> Vec<Vec<f64>> {
+        self.hard.vjp(step, leaves, gradient)
     }
 
     fn straight_through(&self) -> bool {

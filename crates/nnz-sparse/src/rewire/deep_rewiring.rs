@@ -8,7 +8,7 @@
 //! connections are looked at every `every` steps and end at `until`, since a falling learning rate cannot train the last ones;
 //! α and T are chosen here.
 
-use nnz_core::{Build, Criterion, Decay, DropGrow, Edit, Exchange, Live, Method, Period, Plan, Random, Result, Rewiring, Rng, Setting, Shape, Sparsifier, Target, Topology, Work, at_least, options};
+use nnz_core::{Build, Criterion, Decay, DropGrow, Edit, Redistribution, TargetMut, Method, Period, Plan, Random, Result, Rewiring, Rng, Setting, Shape, Sparsifier, Target, Topology, MethodInstance, at_least, options};
 use serde_json::Value;
 
 /// The card.
@@ -30,7 +30,7 @@ options! {
 
 
 impl Build for Options {
-    fn build(self, setting: &Setting) -> Result<Work> {
+    fn build(self, setting: &Setting) -> Result<MethodInstance> {
         let Self { rewiring, l1, temperature } = self;
         let plain = rewiring.drop_grow(setting, Unsigned, Random { std: 0.0 });
         let inner = DropGrow { exchange: Box::new(Unsigned), ..plain };
@@ -47,7 +47,7 @@ impl Criterion for Unsigned {
     }
 }
 
-impl Exchange for Unsigned {
+impl Redistribution for Unsigned {
     fn layerwise(&self) -> bool {
         true
     }
@@ -85,8 +85,8 @@ fn step(theta: f64, lr: f64, l1: f64, temperature: f64, noise: f64) -> f64 {
 }
 
 impl Sparsifier for DeepRewiring {
-    fn birth(&self, shapes: &[&Shape]) -> Result<Option<Vec<Topology>>> {
-        self.inner.birth(shapes)
+    fn initial_topologies(&self, shapes: &[&Shape]) -> Result<Option<Vec<Topology>>> {
+        self.inner.initial_topologies(shapes)
     }
 
     fn check(&self, shapes: &[&Shape]) -> Result<()> {
@@ -121,7 +121,7 @@ impl Sparsifier for DeepRewiring {
         true
     }
 
-    fn after_step(&mut self, at: u64, lr: f64, targets: &mut [Live]) {
+    fn after_step(&mut self, at: u64, lr: f64, targets: &mut [TargetMut]) {
         // Afterwards the network is trained as it is.
         if at >= self.inner.when.until {
             return;
@@ -164,7 +164,7 @@ mod tests {
         let shape = Shape::matrix("a", 4, 5);
         let topology = Topology::from_positions(4, 5, [0, 6, 12, 18]);
         let mut values = [0.3, -0.05, 0.05, -0.3];
-        let mut live = [Live { index: 0, shape: &shape, topology: &topology, values: &mut values }];
+        let mut live = [TargetMut { index: 0, shape: &shape, topology: &topology, values: &mut values }];
         method.after_step(0, 0.1, &mut live);
         for (value, expected) in values.iter().zip([0.2, 0.05, -0.05, -0.2]) {
             assert!((value - expected).abs() < 1e-12);
@@ -172,8 +172,8 @@ mod tests {
         // The two that crossed zero go; two others come, with value zero and a sign.
         let narrow = values.map(|v| v as f32);
         let edits = method.rewire(1, &[Target::new(0, &shape, &topology, &narrow)]).unwrap();
-        let [Edit::Rewire { topology: new, born }] = &edits[..] else { panic!("{edits:?}") };
-        assert!(new.nnz() == 4 && born.is_empty());
+        let [Edit::Rewire { topology: new, grown }] = &edits[..] else { panic!("{edits:?}") };
+        assert!(new.nnz() == 4 && grown.is_empty());
         assert!(new.find(0).is_some() && new.find(18).is_some() && new.find(6).is_none() && new.find(12).is_none());
         let state = method.state();
         assert_eq!(state[0].as_str().unwrap().len(), 4);

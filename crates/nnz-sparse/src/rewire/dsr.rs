@@ -6,7 +6,7 @@
 //!
 //! Deviations: no layer loses its last connection; the wanted fraction, first H and δ are chosen here.
 
-use nnz_core::{Build, Decay, DropGrow, Exchange, Magnitude, Method, Random, Result, Rewiring, Setting, Target, Work, above, options};
+use nnz_core::{Build, Decay, DropGrow, Redistribution, Magnitude, Method, Random, Result, Rewiring, Setting, Target, MethodInstance, above, options};
 use serde_json::Value;
 
 /// The card.
@@ -28,7 +28,7 @@ options! {
 
 
 impl Build for Options {
-    fn build(self, setting: &Setting) -> Result<Work> {
+    fn build(self, setting: &Setting) -> Result<MethodInstance> {
         let Self { rewiring, threshold, tolerance } = self;
         let plain = rewiring.drop_grow(setting, Magnitude, Random { std: 0.0 });
         Ok(DropGrow { exchange: Box::new(Threshold { height: threshold, tolerance }), ..plain }.into())
@@ -40,7 +40,7 @@ struct Threshold {
     tolerance: f64,
 }
 
-impl Exchange for Threshold {
+impl Redistribution for Threshold {
     fn counts(&mut self, _: u64, fraction: f64, targets: &[Target]) -> Result<Vec<[usize; 2]>> {
         let below = |t: &Target| t.values.iter().filter(|v| f64::from(v.abs()) < self.height).count();
         let dropped: Vec<usize> = targets.iter().map(|t| below(t).min(t.topology.nnz().saturating_sub(1))).collect();

@@ -18,7 +18,7 @@
 //! Deviations: the scale of c, see above; `growth = "sampled"` looks at a random zero for each connection beside those that were ever
 //! active.
 
-use nnz_core::{Build, Growth, Magnitude, Method, Result, Rewiring, Rng, Search, Setting, Signals, Target, Topology, Work, contenders, above, at_least, options};
+use nnz_core::{Build, Growth, Magnitude, Method, Result, Rewiring, Rng, GrowthCandidates, Setting, Signals, Target, Topology, MethodInstance, contenders, above, at_least, options};
 use serde_json::Value;
 
 /// The card.
@@ -33,7 +33,7 @@ options! {
     /// Fraction, decay, interval and end.
     rewiring: Rewiring = Rewiring::RIGL,
     /// Which zeros that were never active are looked at.
-    growth: Search = Search::Exact,
+    growth: GrowthCandidates = GrowthCandidates::Exact,
     /// c, in mean |∂L/∂w| of the existing connections.
     exploration: f64 = 0.1 => at_least(0.0),
     /// ε.
@@ -42,7 +42,7 @@ options! {
 
 
 impl Build for Options {
-    fn build(self, setting: &Setting) -> Result<Work> {
+    fn build(self, setting: &Setting) -> Result<MethodInstance> {
         let Self { growth, exploration, epsilon, .. } = self;
         let explore = Explore { search: growth, scale: exploration, epsilon, active: Vec::new() };
         Ok(self.rewiring.drop_grow(setting, Magnitude, explore).into())
@@ -55,7 +55,7 @@ fn score(gradient: f64, c: f64, step: u64, active: u32, epsilon: f64) -> f64 {
 }
 
 struct Explore {
-    search: Search,
+    search: GrowthCandidates,
     scale: f64,
     epsilon: f64,
     /// Of each target, what was ever active, ascending, and at how many rewirings.
@@ -128,7 +128,7 @@ mod tests {
     use nnz_core::{Shape, Zero};
 
     fn explore(scale: f64) -> Explore {
-        Explore { search: Search::Exact, scale, epsilon: 1.0, active: Vec::new() }
+        Explore { search: GrowthCandidates::Exact, scale, epsilon: 1.0, active: Vec::new() }
     }
 
     #[test]

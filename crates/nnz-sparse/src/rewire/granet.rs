@@ -6,7 +6,7 @@
 //!
 //! Deviations: the ramp begins with the run and ends with rewiring.
 
-use nnz_core::{Build, Decay, DropGrow, Error, Exchange, Global, Gradient, Magnitude, Method, Result, Rewiring, Search, Setting, Shape, Static, Target, Work, above, options, Distribution};
+use nnz_core::{Build, Decay, DropGrow, Error, Redistribution, Global, Gradient, Magnitude, Method, Result, Rewiring, GrowthCandidates, Setting, Shape, Static, Target, MethodInstance, above, options, Distribution};
 
 /// The card.
 pub const METHOD: Method = Method::new::<Options>(
@@ -20,14 +20,14 @@ options! {
     /// Density at the end; grown fraction, decay, interval and end.
     rewiring: Rewiring = Rewiring { fraction: 0.5, ..Rewiring::RIGL },
     /// Which zeros are looked at.
-    growth: Search = Search::Exact,
+    growth: GrowthCandidates = GrowthCandidates::Exact,
     /// Density at the start.
     initial_density: f64 = 0.5 => above(0.0).at_most(1.0),
 }
 
 
 impl Build for Options {
-    fn build(self, setting: &Setting) -> Result<Work> {
+    fn build(self, setting: &Setting) -> Result<MethodInstance> {
         let Self { rewiring, growth, initial_density: initial } = self;
         let density = rewiring.born.budget.density;
         if !(initial >= density && initial <= 1.0) {
@@ -37,8 +37,8 @@ impl Build for Options {
         let every = rewiring.every.steps(setting).max(1);
         let end = rewiring.until.steps(setting).saturating_sub(1) / every * every;
         let plain = rewiring.drop_grow(setting, Magnitude, Gradient(growth));
-        let birth = Static { density: initial, ..plain.birth };
-        Ok(DropGrow { exchange: Box::new(Ramp { initial, density, end }), birth, ..plain }.into())
+        let initial_topology = Static { density: initial, ..plain.initial_topology };
+        Ok(DropGrow { exchange: Box::new(Ramp { initial, density, end }), initial_topology, ..plain }.into())
     }
 }
 
@@ -48,7 +48,7 @@ struct Ramp {
     end: u64,
 }
 
-impl Exchange for Ramp {
+impl Redistribution for Ramp {
     fn counts(&mut self, step: u64, fraction: f64, targets: &[Target]) -> Result<Vec<[usize; 2]>> {
         let density = self.density + Decay::Cubic.at(self.initial - self.density, step, self.end);
         let shapes: Vec<&Shape> = targets.iter().map(|t| t.shape).collect();

@@ -8,7 +8,7 @@
 //! chosen are kept, those of new ones begin at zero, and each row's are corrected by the updates it had; the engine computes the
 //! whole gradient before rows are taken from it. A step is Adam's whatever the optimizer of the run, which moves all else.
 
-use nnz_core::{Build, Dense, Edit, Leaf, Method, Parametrization, Result, Setting, Shape, Topology, Work, above, at_least, options};
+use nnz_core::{Build, Dense, Edit, Leaf, Method, Parametrization, Result, Setting, Shape, Topology, MethodInstance, above, at_least, options};
 
 /// The card.
 pub const METHOD: Method = Method::new::<Options>(
@@ -32,8 +32,8 @@ options! {
 
 
 impl Build for Options {
-    fn build(self, _: &Setting) -> Result<Work> {
-        Ok(Work { parametrization: Some(Box::new(Grass(self))), ..Work::from(Dense) })
+    fn build(self, _: &Setting) -> Result<MethodInstance> {
+        Ok(MethodInstance { parametrization: Some(Box::new(Grass(self))), ..MethodInstance::from(Dense) })
     }
 }
 
@@ -74,7 +74,7 @@ impl Parametrization for Grass {
         leaves[0].values.clone()
     }
 
-    fn pull(&self, _: u64, _: &[Leaf], gradient: &[f64]) -> Vec<Vec<f64>> {
+    fn vjp(&self, _: u64, _: &[Leaf], gradient: &[f64]) -> Vec<Vec<f64>> {
         vec![gradient.to_vec()]
     }
 

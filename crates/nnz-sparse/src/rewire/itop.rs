@@ -6,7 +6,7 @@
 //!
 //! Deviations: the interval is a share of the run; the paper's 1500 steps are 0.015 of its 98,000.
 
-use nnz_core::{Build, Decay, Gradient, Magnitude, Method, Period, Random, Result, Rewiring, Search, Setting, Work, options};
+use nnz_core::{Build, Decay, Gradient, Magnitude, Method, Period, Random, Result, Rewiring, GrowthCandidates, Setting, MethodInstance, options};
 use serde::{Deserialize, Serialize};
 
 /// The card.
@@ -44,11 +44,11 @@ options! {
 
 
 impl Build for Options {
-    fn build(self, setting: &Setting) -> Result<Work> {
+    fn build(self, setting: &Setting) -> Result<MethodInstance> {
         Ok(match self.growth {
             Kind::Random => self.rewiring.drop_grow(setting, Magnitude, Random { std: 0.0 }),
-            Kind::Gradient => self.rewiring.drop_grow(setting, Magnitude, Gradient(Search::Exact)),
-            Kind::Sampled => self.rewiring.drop_grow(setting, Magnitude, Gradient(Search::Sampled)),
+            Kind::Gradient => self.rewiring.drop_grow(setting, Magnitude, Gradient(GrowthCandidates::Exact)),
+            Kind::Sampled => self.rewiring.drop_grow(setting, Magnitude, Gradient(GrowthCandidates::Sampled)),
         }
         .into())
     }

@@ -7,7 +7,7 @@
 //! Deviations: no training rows are left out (the paper's second half is about those); λ is chosen here, since the authors' scripts
 //! were not at hand and their code's default of 0 is magnitude.
 
-use nnz_core::{Build, Criterion, Decay, Distribution, DropGrow, Even, Exchange, Method, Random, Result, Rewiring, Rng, Setting, Shape, Signals, Target, Work, allocate, at_least, options};
+use nnz_core::{Build, Criterion, Decay, Distribution, DropGrow, PerLayer, Redistribution, Method, Random, Result, Rewiring, Rng, Setting, Shape, Signals, Target, MethodInstance, allocate, at_least, options};
 
 /// The card.
 pub const METHOD: Method = Method::new::<Options>(
@@ -28,16 +28,16 @@ options! {
 
 
 impl Build for Options {
-    fn build(self, setting: &Setting) -> Result<Work> {
+    fn build(self, setting: &Setting) -> Result<MethodInstance> {
         let Self { rewiring, gradient, soft } = self;
         let (budget, every) = (rewiring.born.budget, rewiring.every.steps(setting).max(1));
-        let exchange: Box<dyn Exchange> = match soft {
+        let exchange: Box<dyn Redistribution> = match soft {
             true => Box::new(Soft {
                 distribution: budget.distribution.build(),
                 density: budget.density,
                 last: rewiring.until.steps(setting).saturating_sub(1) / every * every,
             }),
-            false => Box::new(Even),
+            false => Box::new(PerLayer),
         };
         let plain = rewiring.drop_grow(setting, Both(gradient), Random { std: 0.0 });
         Ok(DropGrow { exchange, ..plain }.into())
@@ -64,7 +64,7 @@ struct Soft {
     last: u64,
 }
 
-impl Exchange for Soft {
+impl Redistribution for Soft {
     fn counts(&mut self, step: u64, fraction: f64, targets: &[Target]) -> Result<Vec<[usize; 2]>> {
         let shapes: Vec<&Shape> = targets.iter().map(|t| t.shape).collect();
         let budgets = allocate(&*self.distribution, &shapes, &[], self.density)?;
@@ -95,7 +95,7 @@ mod tests {
         rewiring.born.budget.density = 0.2;
         let mut method = Options { rewiring, soft: true, ..Options::default() }.build(&setting).unwrap().sparsifier;
         let shape = Shape::matrix("a", 10, 10);
-        let mut topology = method.birth(&[&shape]).unwrap().unwrap().remove(0);
+        let mut topology = method.initial_topologies(&[&shape]).unwrap().unwrap().remove(0);
         let mut sizes = Vec::new();
         for step in [100, 200] {
             let values: Vec<f32> = (0..topology.nnz()).map(|i| 1.0 + i as f32).collect();

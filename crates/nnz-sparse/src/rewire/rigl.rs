@@ -9,7 +9,7 @@
 //! Deviations: none known. Under sparse storage the gradient of the zeros is streamed and never stored; `growth = "sampled"`
 //! looks at a random zero for each connection only, which the paper does not.
 
-use nnz_core::{Build, Gradient, Magnitude, Method, Result, Rewiring, Search, Setting, Work, options};
+use nnz_core::{Build, Gradient, Magnitude, Method, Result, Rewiring, GrowthCandidates, Setting, MethodInstance, options};
 
 /// The card.
 pub const METHOD: Method = Method::new::<Options>(
@@ -23,12 +23,12 @@ options! {
     /// Fraction α every ΔT until T_end.
     rewiring: Rewiring = Rewiring::RIGL,
     /// Which zeros are looked at.
-    growth: Search = Search::Exact,
+    growth: GrowthCandidates = GrowthCandidates::Exact,
 }
 
 
 impl Build for Options {
-    fn build(self, setting: &Setting) -> Result<Work> {
+    fn build(self, setting: &Setting) -> Result<MethodInstance> {
         Ok(self.rewiring.drop_grow(setting, Magnitude, Gradient(self.growth)).into())
     }
 }
@@ -56,7 +56,7 @@ mod tests {
             ..Target::new(0, &shape, &topology, &[0.1, -3.0, 2.0, 0.2])
         };
         let edits = method.rewire(100, &[target]).unwrap();
-        assert_eq!(edits, [Edit::Rewire { topology: Topology::from_positions(2, 4, [2, 3, 5, 7]), born: vec![] }]);
+        assert_eq!(edits, [Edit::Rewire { topology: Topology::from_positions(2, 4, [2, 3, 5, 7]), grown: vec![] }]);
     }
 
     #[test]
@@ -77,7 +77,7 @@ mod tests {
     #[test]
     fn sampled_growth_names_as_many_zeros_as_there_are_connections() {
         let setting = Setting { seed: 0, steps: 400, steps_per_epoch: 100 };
-        let sampled = || Options { growth: Search::Sampled, ..Options::default() }.build(&setting).unwrap().sparsifier;
+        let sampled = || Options { growth: GrowthCandidates::Sampled, ..Options::default() }.build(&setting).unwrap().sparsifier;
         let method = sampled();
         assert_eq!(method.plan(100), Plan::Rewire(Signals { candidates: true, ..Signals::GRADIENT }));
         let topology = Topology::from_positions(10, 10, (0..20).map(|i| i * 5));

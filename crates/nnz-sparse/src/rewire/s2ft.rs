@@ -9,7 +9,7 @@
 //! engine computes the whole gradient of a matrix before columns are taken from it. A network without attention trains the
 //! chosen columns of every hidden weight. Biases, norms and the head are trained by the run's optimizer as always.
 
-use nnz_core::{Adapter, Build, Dense, Edit, Leaf, Method, Parametrization, Result, Rng, Setting, Shape, Topology, Work, above, at_least, options};
+use nnz_core::{Adapter, Build, Dense, Edit, Leaf, Method, Parametrization, Result, Rng, Setting, Shape, Topology, MethodInstance, above, at_least, options};
 
 /// The card.
 pub const METHOD: Method = Method::new::<Options>(
@@ -27,9 +27,9 @@ options! {
 
 
 impl Build for Options {
-    fn build(self, setting: &Setting) -> Result<Work> {
+    fn build(self, setting: &Setting) -> Result<MethodInstance> {
         let columns = Columns { options: self, seed: setting.seed };
-        Ok(Work { parametrization: Some(Box::new(columns)), ..Work::from(Dense) })
+        Ok(MethodInstance { parametrization: Some(Box::new(columns)), ..MethodInstance::from(Dense) })
     }
 }
 
@@ -82,7 +82,7 @@ impl Parametrization for Columns {
         weight
     }
 
-    fn pull(&self, _: u64, leaves: &[Leaf], gradient: &[f64]) -> Vec<Vec<f64>> {
+    fn vjp(&self, _: u64, leaves: &[Leaf], gradient: &[f64]) -> Vec<Vec<f64>> {
         let (chosen, cols) = (columns(&leaves[2]), leaves[0].dims[1]);
         // The base shows where no block covers it, but is not trained.
         let mut base = gradient.to_vec();
@@ -188,6 +188,6 @@ mod tests {
         assert_eq!((&leaves[1].dims[..], [p.trains(0), p.trains(1), p.trains(2)]), (&[3, 2][..], [false, true, false]));
         assert_eq!(p.weight(0, &leaves), leaves[0].values);
         let gradient = numbers(1, 24);
-        assert_eq!(p.pull(0, &leaves, &gradient)[1], take(&gradient, 8, &columns(&leaves[2])));
+        assert_eq!(p.vjp(0, &leaves, &gradient)[1], take(&gradient, 8, &columns(&leaves[2])));
     }
 }

@@ -12,7 +12,7 @@
 //! the run instead of before its last epoch, since our learning rate falls to zero (the paper's stays) and connections
 //! born under a rate near zero cannot learn. Importance pruning ranks neurons that have connections.
 
-use nnz_core::{Build, Criterion, Decay, DropGrow, Edit, Method, Period, Plan, Random, Result, Rewiring, Rng, Setting, Shape, Signals, Sparsifier, Target, Topology, When, Work, at_least, options};
+use nnz_core::{Build, Criterion, Decay, DropGrow, Edit, Method, Period, Plan, Random, Result, Rewiring, Rng, Setting, Shape, Signals, Sparsifier, Target, Topology, When, MethodInstance, at_least, options};
 use rayon::prelude::*;
 
 /// The card.
@@ -38,7 +38,7 @@ options! {
 
 
 impl Build for Options {
-    fn build(self, setting: &Setting) -> Result<Work> {
+    fn build(self, setting: &Setting) -> Result<MethodInstance> {
         let plain = self.rewiring.drop_grow(setting, NearestToZeroOfEachSign, Random { std: self.std });
         if self.importance == 0.0 {
             return Ok(plain.into());
@@ -76,8 +76,8 @@ fn strong(topology: &Topology, values: &[f32], share: f64) -> Vec<bool> {
 }
 
 impl Sparsifier for Important {
-    fn birth(&self, shapes: &[&Shape]) -> Result<Option<Vec<Topology>>> {
-        self.inner.birth(shapes)
+    fn initial_topologies(&self, shapes: &[&Shape]) -> Result<Option<Vec<Topology>>> {
+        self.inner.initial_topologies(shapes)
     }
 
     fn check(&self, shapes: &[&Shape]) -> Result<()> {
@@ -98,7 +98,7 @@ impl Sparsifier for Important {
         }
         let cut = |t: &Target| {
             let topology = t.topology.filter(&strong(t.topology, t.values, self.share));
-            Edit::Rewire { topology, born: Vec::new() }
+            Edit::Rewire { topology, grown: Vec::new() }
         };
         Ok(targets.iter().map(cut).collect())
     }
@@ -141,9 +141,9 @@ mod tests {
         let values = [5.0, 6.0, 7.0, 8.0, -0.1, -0.2, -0.3, -0.4];
         let target = Target::new(0, &shape, &topology, &values);
         let edits = method.rewire(10, &[target]).unwrap();
-        let [Edit::Rewire { topology: new, born }] = &edits[..] else { panic!("{edits:?}") };
+        let [Edit::Rewire { topology: new, grown }] = &edits[..] else { panic!("{edits:?}") };
         assert_eq!(new.nnz(), 8);
-        assert_eq!(born.len(), 4);
+        assert_eq!(grown.len(), 4);
         for (position, survives) in [(0, false), (11, false), (22, true), (33, true), (34, false), (35, false)] {
             assert_eq!(new.find(position).is_some(), survives, "{position}");
         }

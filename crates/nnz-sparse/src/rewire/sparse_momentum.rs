@@ -7,7 +7,7 @@
 //! about as many as a momentum of 0.9 averages over ten batches of 100; a layer at most doubles at once, and what it cannot take
 //! the others share; p falls to zero at `until` instead of to 0.005 at the end of the run, since our learning rate falls to zero.
 
-use nnz_core::{Build, Decay, DropGrow, Exchange, Gradient, Magnitude, Method, Period, Result, Rewiring, Search, Setting, Signals, Target, Work, options};
+use nnz_core::{Build, Decay, DropGrow, Redistribution, Gradient, Magnitude, Method, Period, Result, Rewiring, GrowthCandidates, Setting, Signals, Target, MethodInstance, options};
 
 /// The card.
 pub const METHOD: Method = Method::new::<Options>(
@@ -21,7 +21,7 @@ options! {
     /// Fraction p, decay, interval and end.
     rewiring: Rewiring = Rewiring { fraction: 0.5, decay: Decay::Cosine, every: Period::Epochs(1.0), ..Rewiring::RIGL },
     /// Which zeros are looked at.
-    growth: Search = Search::Exact,
+    growth: GrowthCandidates = GrowthCandidates::Exact,
     /// Training rows over which the gradient of the zeros is taken; 0 is the batch.
     rows: usize = 1000,
     /// Whether layers exchange connections; otherwise each gets back as many as it gave up.
@@ -30,7 +30,7 @@ options! {
 
 
 impl Build for Options {
-    fn build(self, setting: &Setting) -> Result<Work> {
+    fn build(self, setting: &Setting) -> Result<MethodInstance> {
         let plain = self.rewiring.drop_grow(setting, Magnitude, Gradient(self.growth));
         let exchange = ByMomentum { search: self.growth, rows: self.rows, redistribute: self.redistribute };
         Ok(DropGrow { exchange: Box::new(exchange), ..plain }.into())
@@ -38,12 +38,12 @@ impl Build for Options {
 }
 
 struct ByMomentum {
-    search: Search,
+    search: GrowthCandidates,
     rows: usize,
     redistribute: bool,
 }
 
-impl Exchange for ByMomentum {
+impl Redistribution for ByMomentum {
     fn needs(&self) -> Signals {
         // A layer may grow by as many as it has.
         let (rows, momentum) = (self.rows, true);

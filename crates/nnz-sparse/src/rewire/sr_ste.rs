@@ -7,7 +7,7 @@
 //! under Adam the term goes through the moments like a gradient. At `until` the mask stays and the rest of the run trains
 //! what is in it.
 
-use nnz_core::{Budget, Build, DistributionKind, Edit, Error, Idle, Leaf, Magnitude, Method, OneShot, Parametrization, Pattern, Period, Result, Setting, Shape, Topology, Work, options};
+use nnz_core::{Budget, Build, DistributionKind, Edit, Error, CheckOnly, Leaf, Magnitude, Method, OneShot, Parametrization, Pattern, Period, Result, Setting, Shape, Topology, MethodInstance, options};
 
 /// The card.
 pub const METHOD: Method = Method::new::<Options>(
@@ -28,7 +28,7 @@ options! {
 
 
 impl Build for Options {
-    fn build(self, setting: &Setting) -> Result<Work> {
+    fn build(self, setting: &Setting) -> Result<MethodInstance> {
         let masks = self.masks("sr-ste", setting)?;
         Ok(masks.work(setting, masks))
     }
@@ -71,12 +71,12 @@ pub(super) struct SrSte {
 
 impl SrSte {
     /// The work of a parametrization that ends as this one does: in an N:M topology at `until`.
-    pub(super) fn work(&self, setting: &Setting, p: impl Parametrization + 'static) -> Work {
+    pub(super) fn work(&self, setting: &Setting, p: impl Parametrization + 'static) -> MethodInstance {
         let pattern = Pattern::Nm { n: self.n, m: self.m };
         let density = pattern.fixed_density().unwrap_or(1.0);
         let budget = Budget { pattern, ..Budget::new(density, DistributionKind::Uniform) };
-        let idle = Idle(budget.prune(Magnitude, OneShot { at: self.until, density }, setting));
-        Work { parametrization: Some(Box::new(p)), ..Work::from(idle) }
+        let idle = CheckOnly(budget.prune(Magnitude, OneShot { at: self.until, density }, setting));
+        MethodInstance { parametrization: Some(Box::new(p)), ..MethodInstance::from(idle) }
     }
 
     fn mask(&self, w: &[f64]) -> Vec<bool> {
@@ -94,7 +94,7 @@ impl Parametrization for SrSte {
         gated(w, &self.mask(w), |_| 0.0)
     }
 
-    fn pull(&self, _: u64, _: &[Leaf], gradient: &[f64]) -> Vec<Vec<f64>> {
+    fn vjp(&self, _: u64, _: &[Leaf], gradient: &[f64]) -> Vec<Vec<f64>> {
         vec![gradient.to_vec()]
     }
 
@@ -129,7 +129,7 @@ mod tests {
         let shape = Shape::matrix("a", 1, 4);
         let leaves = p.leaves(&shape, &[1.0, -2.0, 3.0, 3.0]);
         assert_eq!(p.weight(0, &leaves), [0.0, -2.0, 3.0, 0.0], "ties to the first");
-        let mut pulled = p.pull(0, &leaves, &[1.0; 4]);
+        let mut pulled = p.vjp(0, &leaves, &[1.0; 4]);
         p.penalty(0, &leaves, &mut pulled);
         assert_eq!(pulled, [[1.5, 1.0, 1.0, 2.5]]);
         let Edit::Set { topology, values } = p.freeze(&shape, &leaves) else { panic!() };

@@ -8,7 +8,7 @@
 //! Deviations: gradients are known for as many zeros as the layer has connections; a row that finds none among them grows at
 //! random; a connection dropped and grown in one step keeps its value.
 
-use nnz_core::{Budget, Build, Decay, DistributionKind, Edit, Error, Method, Pattern, Period, Plan, Result, Rng, Setting, Shape, Signals, Sparsifier, Static, Target, Topology, When, Work, allocate, at_least, options};
+use nnz_core::{Budget, Build, Decay, DistributionKind, Edit, Error, Method, Pattern, Period, Plan, Result, Rng, Setting, Shape, Signals, Sparsifier, Static, Target, Topology, When, MethodInstance, allocate, at_least, options};
 
 /// The card.
 pub const METHOD: Method = Method::new::<Options>(
@@ -33,30 +33,30 @@ options! {
 
 
 impl Build for Options {
-    fn build(self, setting: &Setting) -> Result<Work> {
+    fn build(self, setting: &Setting) -> Result<MethodInstance> {
         if self.budget.pattern != Pattern::PerRow {
             return Err(Error::Refused(format!("srigl keeps pattern per-row, not {}", self.budget.pattern)));
         }
         let when = When { every: self.every.steps(setting), until: self.until.steps(setting) };
         let Self { fraction, salient, budget, .. } = self;
-        Ok(Srigl { birth: budget.fixed(setting), when, fraction, salient }.into())
+        Ok(Srigl { initial_topology: budget.fixed(setting), when, fraction, salient }.into())
     }
 }
 
 struct Srigl {
-    birth: Static,
+    initial_topology: Static,
     when: When,
     fraction: f64,
     salient: f64,
 }
 
 impl Sparsifier for Srigl {
-    fn birth(&self, shapes: &[&Shape]) -> Result<Option<Vec<Topology>>> {
-        self.birth.birth(shapes)
+    fn initial_topologies(&self, shapes: &[&Shape]) -> Result<Option<Vec<Topology>>> {
+        self.initial_topology.initial_topologies(shapes)
     }
 
     fn check(&self, shapes: &[&Shape]) -> Result<()> {
-        self.birth.check(shapes)
+        self.initial_topology.check(shapes)
     }
 
     fn plan(&self, step: u64) -> Plan {
@@ -68,12 +68,12 @@ impl Sparsifier for Srigl {
 
     fn rewire(&mut self, step: u64, targets: &[Target]) -> Result<Vec<Edit>> {
         let shapes: Vec<&Shape> = targets.iter().map(|t| t.shape).collect();
-        let budgets = allocate(&*self.birth.distribution, &shapes, &[], self.birth.density)?;
+        let budgets = allocate(&*self.initial_topology.distribution, &shapes, &[], self.initial_topology.density)?;
         let fraction = Decay::Cosine.at(self.fraction, step, self.when.until);
         let edit = |(t, budget): (&Target, usize)| {
-            let mut rng = Rng::stream(self.birth.setting.seed, "srigl", t.index as u64, step);
+            let mut rng = Rng::stream(self.initial_topology.setting.seed, "srigl", t.index as u64, step);
             let topology = swap(t, budget.min(t.topology.nnz().max(1)), fraction, self.salient, &mut rng);
-            Edit::Rewire { topology, born: Vec::new() }
+            Edit::Rewire { topology, grown: Vec::new() }
         };
         Ok(targets.iter().zip(budgets).map(edit).collect())
     }
@@ -123,8 +123,8 @@ fn swap(t: &Target, budget: usize, fraction: f64, salient: f64, rng: &mut Rng) -
         by_size(&mut row);
         row.truncate(fan_in);
         by_size(&mut births[r]);
-        let born: Vec<(f32, u64)> = births[r].iter().take(fan_in - row.len()).copied().collect();
-        row.extend(born);
+        let grown: Vec<(f32, u64)> = births[r].iter().take(fan_in - row.len()).copied().collect();
+        row.extend(grown);
         let mut taken: Vec<u64> = row.into_iter().map(|(_, p)| p).collect();
         if taken.len() < fan_in {
             taken.sort_unstable();

@@ -7,7 +7,7 @@
 //!
 //! Deviations: both sets are chosen anew in every step (the paper does so every hundred and finds no difference).
 
-use nnz_core::{Budget, Build, DistributionKind, Edit, Error, Idle, Leaf, Magnitude, Method, OneShot, Parametrization, Pattern, Period, Result, Setting, Shape, Topology, Work, at_least, options};
+use nnz_core::{Budget, Build, DistributionKind, Edit, Error, CheckOnly, Leaf, Magnitude, Method, OneShot, Parametrization, Pattern, Period, Result, Setting, Shape, Topology, MethodInstance, at_least, options};
 
 /// The card.
 pub const METHOD: Method = Method::new::<Options>(
@@ -30,7 +30,7 @@ options! {
 
 
 impl Build for Options {
-    fn build(self, setting: &Setting) -> Result<Work> {
+    fn build(self, setting: &Setting) -> Result<MethodInstance> {
         let Budget { density, distribution, pattern, .. } = self.budget;
         if (distribution, pattern) != (DistributionKind::Uniform, Pattern::Unstructured) {
             let why = "top-kast gives every layer the same density, unstructured; leave pattern and distribution out";
@@ -38,8 +38,8 @@ impl Build for Options {
         }
         let until = self.until.steps(setting);
         let sets = Sets { density, backward: self.backward, decay: self.decay, until };
-        let idle = Idle(self.budget.prune(Magnitude, OneShot { at: until, density }, setting));
-        Ok(Work { parametrization: Some(Box::new(sets)), ..Work::from(idle) })
+        let idle = CheckOnly(self.budget.prune(Magnitude, OneShot { at: until, density }, setting));
+        Ok(MethodInstance { parametrization: Some(Box::new(sets)), ..MethodInstance::from(idle) })
     }
 }
 
@@ -72,7 +72,7 @@ impl Parametrization for Sets {
         theta.iter().zip(self.largest(theta, 1.0)).map(|(t, a)| if a { *t } else { 0.0 }).collect()
     }
 
-    fn pull(&self, _: u64, leaves: &[Leaf], gradient: &[f64]) -> Vec<Vec<f64>> {
+    fn vjp(&self, _: u64, leaves: &[Leaf], gradient: &[f64]) -> Vec<Vec<f64>> {
         let b = self.largest(&leaves[0].values, self.backward);
         vec![gradient.iter().zip(b).map(|(g, b)| if b { *g } else { 0.0 }).collect()]
     }
@@ -115,7 +115,7 @@ mod tests {
         let shape = Shape::matrix("a", 2, 4);
         let leaves = sets.leaves(&shape, &[8.0, -7.0, 6.0, -5.0, 4.0, 3.0, 2.0, 1.0]);
         assert_eq!(sets.weight(0, &leaves), [8.0, -7.0, 0.0, 0.0, 0.0, 0.0, 0.0, 0.0]);
-        assert_eq!(sets.pull(0, &leaves, &[1.0; 8]), [[1.0, 1.0, 1.0, 1.0, 0.0, 0.0, 0.0, 0.0]]);
+        assert_eq!(sets.vjp(0, &leaves, &[1.0; 8]), [[1.0, 1.0, 1.0, 1.0, 0.0, 0.0, 0.0, 0.0]]);
         let mut gradients = [vec![0.0; 8]];
         sets.penalty(0, &leaves, &mut gradients);
         let expected = [0.8, -0.7, 0.1 / 0.25 * 6.0, 0.1 / 0.25 * -5.0, 0.0, 0.0, 0.0, 0.0];

@@ -9,7 +9,7 @@
 //! becomes two thin ones wherever that has fewer weights.
 
 use nalgebra::DMatrix;
-use nnz_core::{Build, Dense, Edit, Leaf, Method, Parametrization, Period, Result, Setting, Shape, Work, above, at_least, options};
+use nnz_core::{Build, Dense, Edit, Leaf, Method, Parametrization, Period, Result, Setting, Shape, MethodInstance, above, at_least, options};
 
 /// The card.
 pub const METHOD: Method = Method::new::<Options>(
@@ -30,9 +30,9 @@ options! {
 
 
 impl Build for Options {
-    fn build(self, setting: &Setting) -> Result<Work> {
+    fn build(self, setting: &Setting) -> Result<MethodInstance> {
         let factors = Factors { tolerance: self.tolerance, rank: self.rank, until: self.until.steps(setting) };
-        Ok(Work { parametrization: Some(Box::new(factors)), ..Work::from(Dense) })
+        Ok(MethodInstance { parametrization: Some(Box::new(factors)), ..MethodInstance::from(Dense) })
     }
 }
 
@@ -94,7 +94,7 @@ impl Parametrization for Factors {
         rows(&(matrix(&leaves[0]) * matrix(&leaves[1]) * matrix(&leaves[2]).transpose()))
     }
 
-    fn pull(&self, _: u64, leaves: &[Leaf], gradient: &[f64]) -> Vec<Vec<f64>> {
+    fn vjp(&self, _: u64, leaves: &[Leaf], gradient: &[f64]) -> Vec<Vec<f64>> {
         let [u, s, v] = [0, 1, 2].map(|i| matrix(&leaves[i]));
         let g = Matrix::from_row_slice(u.nrows(), v.nrows(), gradient);
         vec![rows(&(&g * &v * s.transpose())), rows(&(u.transpose() * &g * &v)), rows(&(g.transpose() * &u * &s))]

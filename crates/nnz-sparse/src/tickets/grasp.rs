@@ -6,7 +6,7 @@
 //!
 //! Deviations: one batch measures H g, of `rows` rows, where the paper sums over ten a class twice over.
 
-use nnz_core::{Budget, Build, Criterion, DistributionKind, Method, OneShot, Result, Rng, Setting, Signals, Target, Work, options};
+use nnz_core::{Budget, Build, Criterion, DistributionKind, Method, OneShot, Result, Rng, Setting, Signals, Target, MethodInstance, options};
 
 /// The card.
 pub const METHOD: Method = Method::new::<Options>(
@@ -27,7 +27,7 @@ options! {
 
 
 impl Build for Options {
-    fn build(self, setting: &Setting) -> Result<Work> {
+    fn build(self, setting: &Setting) -> Result<MethodInstance> {
         let criterion = GradientFlow { temperature: self.temperature, rows: self.rows };
         Ok(self.budget.prune(criterion, OneShot { at: 0, density: self.budget.density }, setting).into())
     }
@@ -40,12 +40,12 @@ struct GradientFlow {
 
 impl Criterion for GradientFlow {
     fn needs(&self) -> Signals {
-        Signals { curvature: Some(self.temperature), rows: self.rows, ..Signals::NONE }
+        Signals { hessian_gradient: Some(self.temperature), rows: self.rows, ..Signals::NONE }
     }
 
     /// θ ⊙ H g.
     fn score(&self, target: &Target, _: &mut Rng) -> Vec<f32> {
-        target.values.iter().zip(target.curvature).map(|(w, h)| w * h).collect()
+        target.values.iter().zip(target.hessian_gradient).map(|(w, h)| w * h).collect()
     }
 }
 
@@ -59,12 +59,12 @@ mod tests {
         let setting = Setting { seed: 0, steps: 100, steps_per_epoch: 10 };
         let options = Options { budget: Budget::new(0.5, DistributionKind::Global), ..Options::default() };
         let mut method = options.build(&setting).unwrap().sparsifier;
-        assert_eq!(method.plan(0), Plan::Rewire(Signals { curvature: Some(200.0), rows: 128, ..Signals::NONE }));
+        assert_eq!(method.plan(0), Plan::Rewire(Signals { hessian_gradient: Some(200.0), rows: 128, ..Signals::NONE }));
         let (shape, topology) = (Shape::matrix("a", 2, 2), Topology::full(2, 2));
-        let (values, curvature) = ([1.0, -0.1, 0.5, -2.0], [0.1, -5.0, 0.3, 0.2]);
-        let target = Target { curvature: &curvature, ..Target::new(0, &shape, &topology, &values) };
+        let (values, hessian_gradient) = ([1.0, -0.1, 0.5, -2.0], [0.1, -5.0, 0.3, 0.2]);
+        let target = Target { hessian_gradient: &hessian_gradient, ..Target::new(0, &shape, &topology, &values) };
         // Products 0.1, 0.5, 0.15 and -0.4: the sign counts.
-        let kept = Edit::Rewire { topology: Topology::from_positions(2, 2, [1, 2]), born: vec![] };
+        let kept = Edit::Rewire { topology: Topology::from_positions(2, 2, [1, 2]), grown: vec![] };
         assert_eq!(method.rewire(0, &[target]).unwrap(), [kept]);
     }
 }

@@ -8,7 +8,7 @@
 //! Deviations: none known. Every round trains as long as a whole run, so that all of it takes n + 1 times the steps; `each`
 //! shortens them.
 
-use nnz_core::{Act, Budget, Build, DistributionKind, Edit, Idle, Magnitude, Method, OneShot, Period, Procedure, Prune, Result, Setting, Signals, Target, Work, above, options, Sparsifier};
+use nnz_core::{Command, Budget, Build, DistributionKind, Edit, CheckOnly, Magnitude, Method, OneShot, Period, Procedure, Prune, Result, Setting, Signals, Target, MethodInstance, above, options, Sparsifier};
 
 /// The card.
 pub const METHOD: Method = Method::new::<Options>(
@@ -39,15 +39,15 @@ impl Options {
 }
 
 impl Build for Options {
-    fn build(self, setting: &Setting) -> Result<Work> {
+    fn build(self, setting: &Setting) -> Result<MethodInstance> {
         let length = self.each.steps(setting).max(1);
         let rewind = self.rewind.steps(setting).min(length);
         let rounds = self.rounds();
         let mut prune = self.budget.prune(Magnitude, OneShot { at: 0, density: self.budget.density }, setting);
         prune.rounds = rounds;
         let procedure = Imp { prune, length, rewind, done: 0 };
-        let idle = Idle(self.budget.prune(Magnitude, OneShot { at: 0, density: 1.0 }, setting));
-        Ok(Work { procedure: Some(Box::new(procedure)), ..Work::from(idle) })
+        let idle = CheckOnly(self.budget.prune(Magnitude, OneShot { at: 0, density: 1.0 }, setting));
+        Ok(MethodInstance { procedure: Some(Box::new(procedure)), ..MethodInstance::from(idle) })
     }
 }
 
@@ -55,7 +55,7 @@ struct Imp {
     prune: Prune,
     length: u64,
     rewind: u64,
-    /// Acts done.
+    /// Commands done.
     done: u32,
 }
 
@@ -65,16 +65,16 @@ impl Procedure for Imp {
     }
 
     /// Train to k, keep, train to the end; then for each round prune, rewind, train from k to the end.
-    fn next(&mut self, _: Option<f64>) -> Act {
-        let train = |span| Act::Train { span, of: self.length, order: 0 };
+    fn next(&mut self, _: Option<f64>) -> Command {
+        let train = |span| Command::Train { span, of: self.length, order: 0 };
         let act = match self.done {
             0 => train(0..self.rewind),
-            1 => Act::Snapshot("early".into()),
+            1 => Command::Snapshot("early".into()),
             2 => train(self.rewind..self.length),
-            n if (n - 3) / 3 >= self.prune.rounds => Act::Done,
+            n if (n - 3) / 3 >= self.prune.rounds => Command::Done,
             n => match n % 3 {
-                0 => Act::Edit(Signals::NONE),
-                1 => Act::Rewind("early".into()),
+                0 => Command::Edit(Signals::NONE),
+                1 => Command::Rewind("early".into()),
                 _ => train(self.rewind..self.length),
             },
         };
@@ -109,10 +109,10 @@ mod tests {
         let options = Options { budget, rewind: Period::Steps(5), ..Options::default() };
         assert_eq!(options.rounds(), 3);
         let mut procedure = options.build(&setting).unwrap().procedure.unwrap();
-        let train = |span| Act::Train { span, of: 100, order: 0 };
-        let acts: Vec<Act> = std::iter::from_fn(|| Some(procedure.next(None)).filter(|a| *a != Act::Done)).collect();
-        let round = [Act::Edit(Signals::NONE), Act::Rewind("early".into()), train(5..100)];
-        let start = [train(0..5), Act::Snapshot("early".into()), train(5..100)];
+        let train = |span| Command::Train { span, of: 100, order: 0 };
+        let acts: Vec<Command> = std::iter::from_fn(|| Some(procedure.next(None)).filter(|a| *a != Command::Done)).collect();
+        let round = [Command::Edit(Signals::NONE), Command::Rewind("early".into()), train(5..100)];
+        let start = [train(0..5), Command::Snapshot("early".into()), train(5..100)];
         assert_eq!(acts, [&start[..], &round, &round, &round].concat());
         assert_eq!(procedure.steps(), 100 + 3 * 95);
     }

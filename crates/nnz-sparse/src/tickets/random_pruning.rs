@@ -7,7 +7,7 @@
 //! Deviations: exact counts instead of independent coin flips, so that the density is met to one connection; the
 //! paper's SNIP and GraSP layer ratios and uniform+ are not here yet.
 
-use nnz_core::{Born, Build, DistributionKind, Kind, Method, OneShot, Random, Result, Setting, Work, options};
+use nnz_core::{Born, Build, DistributionKind, TargetKind, Method, OneShot, Random, Result, Setting, MethodInstance, options};
 
 /// The card.
 pub const METHOD: Method = Method::new::<Options>(
@@ -23,10 +23,10 @@ options! {
 }
 
 impl Build for Options {
-    fn build(self, setting: &Setting) -> Result<Work> {
+    fn build(self, setting: &Setting) -> Result<MethodInstance> {
         let budget = self.born.budget;
         Ok(match budget.of {
-            Kind::Weights => self.born.fixed(setting).into(),
+            TargetKind::Weights => self.born.fixed(setting).into(),
             // What is there from the start can only be lost.
             _ => budget.prune(Random { std: 0.0 }, OneShot { at: 0, density: budget.density }, setting).into(),
         })
@@ -44,7 +44,7 @@ mod tests {
         let shapes: Vec<&Shape> = shapes.iter().collect();
         let born = |seed| {
             let setting = Setting { seed, steps: 10, steps_per_epoch: 10 };
-            Options::default().build(&setting).unwrap().sparsifier.birth(&shapes).unwrap().unwrap()
+            Options::default().build(&setting).unwrap().sparsifier.initial_topologies(&shapes).unwrap().unwrap()
         };
         let a = born(0);
         // 13,260 connections in proportion 1084 : 400.
@@ -58,7 +58,7 @@ mod tests {
         let shape = Shape::matrix("w", 1_000_000, 1_000_000);
         let setting = Setting { seed: 0, steps: 1, steps_per_epoch: 1 };
         let method = Options { born: Born::new(1e-6, DistributionKind::Erk) }.build(&setting).unwrap().sparsifier;
-        let born = method.birth(&[&shape]).unwrap().unwrap();
+        let born = method.initial_topologies(&[&shape]).unwrap().unwrap();
         assert_eq!(born[0].nnz(), 1_000_000);
         // Degrees of an Erdős-Rényi graph with mean 1 are nearly Poisson: about exp(-1) of the rows are empty.
         let empty = born[0].row_degrees().iter().filter(|&&d| d == 0).count();

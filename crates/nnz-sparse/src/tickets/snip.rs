@@ -5,7 +5,7 @@
 //! Deviations: sensitivities come from one batch of the run's size (the paper takes one batch of about ten rows a
 //! class).
 
-use nnz_core::{Budget, Build, DistributionKind, Method, OneShot, Result, Sensitivity, Setting, Work, options};
+use nnz_core::{Budget, Build, DistributionKind, Method, OneShot, Result, Sensitivity, Setting, MethodInstance, options};
 
 /// The card.
 pub const METHOD: Method = Method::new::<Options>(
@@ -21,7 +21,7 @@ options! {
 }
 
 impl Build for Options {
-    fn build(self, setting: &Setting) -> Result<Work> {
+    fn build(self, setting: &Setting) -> Result<MethodInstance> {
         Ok(self.budget.prune(Sensitivity, OneShot { at: 0, density: self.budget.density }, setting).into())
     }
 }
@@ -41,6 +41,6 @@ mod tests {
         let (values, gradient) = ([1.0, -0.1, 0.5, 2.0], [0.1, -5.0, 0.3, 0.2]);
         let target = Target { gradient: &gradient, ..Target::new(0, &shape, &topology, &values) };
         let edits = method.rewire(0, &[target]).unwrap();
-        assert_eq!(edits, [Edit::Rewire { topology: Topology::from_positions(2, 2, [1]), born: vec![] }]);
+        assert_eq!(edits, [Edit::Rewire { topology: Topology::from_positions(2, 2, [1]), grown: vec![] }]);
     }
 }

@@ -6,7 +6,7 @@
 //!
 //! Deviations: scores are divided by R, which changes no order; the flow is computed in 64 bits.
 
-use nnz_core::{Budget, Build, Criterion, DistributionKind, Method, OneShot, Result, Rng, Setting, Signals, Target, Work, options};
+use nnz_core::{Budget, Build, Criterion, DistributionKind, Method, OneShot, Result, Rng, Setting, Signals, Target, MethodInstance, options};
 
 /// The card.
 pub const METHOD: Method = Method::new::<Options>(
@@ -26,7 +26,7 @@ options! {
 
 
 impl Build for Options {
-    fn build(self, setting: &Setting) -> Result<Work> {
+    fn build(self, setting: &Setting) -> Result<MethodInstance> {
         let mut prune = self.budget.prune(Flow, OneShot { at: 0, density: self.budget.density }, setting);
         prune.rounds = self.rounds.max(1);
         Ok(prune.into())
@@ -37,11 +37,11 @@ struct Flow;
 
 impl Criterion for Flow {
     fn needs(&self) -> Signals {
-        Signals { flow: true, ..Signals::NONE }
+        Signals { synaptic_flow: true, ..Signals::NONE }
     }
 
     fn score(&self, target: &Target, _: &mut Rng) -> Vec<f32> {
-        target.flow.iter().zip(target.values).map(|(f, w)| f * w.abs()).collect()
+        target.synaptic_flow.iter().zip(target.values).map(|(f, w)| f * w.abs()).collect()
     }
 }
 

@@ -44,7 +44,7 @@ impl Task {
 
 /// How rows become inputs and goals: what a model's file must say so that others can use it.
 #[derive(Clone, Debug, PartialEq)]
-pub struct Frame {
+pub struct Preprocessing {
     /// What the network is for.
     pub task: Task,
     /// How inputs are normalized.
@@ -53,7 +53,7 @@ pub struct Frame {
     pub scales: Vec<[f32; 2]>,
 }
 
-impl Frame {
+impl Preprocessing {
     /// Of classes.
     pub fn classes(normalization: Normalization) -> Self {
         Self { task: Task::Classification, normalization, scales: Vec::new() }
