@@ -242,8 +242,8 @@ mod tests {
     #[test]
     fn budgets_are_exact() {
         let total: usize = lenet().iter().map(Shape::len).sum();
-        use DistributionKind as TargetKind;
-        for kind in [TargetKind::Uniform, TargetKind::UniformPlus, TargetKind::Er, TargetKind::Erk, TargetKind::ErkPlus]
+        use DistributionKind as Kind;
+        for kind in [Kind::Uniform, Kind::UniformPlus, Kind::Er, Kind::Erk, Kind::ErkPlus]
         {
             for density in [0.01, 0.05, 0.3, 0.77, 1.0] {
                 let counts = allocate(&*kind.build(), density);
