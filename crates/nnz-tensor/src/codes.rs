@@ -15,7 +15,7 @@ pub struct Codes {
 }
 
 impl Codes {
-    /// Checks compressed rows: the columns of row `r` are `columns[starts[r]..starts[r + 1]]`, ascending, each once. O(entries).
+    /// Checks compressed rows: row `r` has columns `columns[starts[r]..starts[r + 1]]`, ascending, each once. O(entries).
     ///
     /// # Errors
     /// When `starts` does not delimit `rows` rows, or the columns of a row do not ascend or exceed `cols`.

@@ -3,7 +3,7 @@
 use crate::Real;
 use crate::{TapeError, Tensor, Var, ops};
 
-/// Computes the Hessian of `f` at `params` times `direction` without forming it: the gradient of g · v (Pearlmutter 1994). Costs
+/// The Hessian of `f` at `params` times `direction`, without forming it: the gradient of g · v (Pearlmutter 1994). Costs
 /// a forward pass and about two backward passes on the tape. `f` gives a `[1]` value.
 ///
 /// # Panics

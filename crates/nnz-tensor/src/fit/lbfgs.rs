@@ -51,7 +51,7 @@ fn along(x: &[f64], t: f64, d: &[f64]) -> Vec<f64> {
     x.iter().zip(d).map(|(x, d)| x + t * d).collect()
 }
 
-/// Runs one iteration from `x`: the two-loop recursion over `pairs`, oldest first, and a bisection for a step that meets the
+/// One iteration from `x`: the two-loop recursion over `pairs`, oldest first, and a bisection for a step that meets the
 /// weak Wolfe conditions. `None` when no step lowers the value.
 fn iterate(
     x: &[f64],
@@ -98,7 +98,7 @@ fn iterate(
     taken
 }
 
-/// Minimizes a smooth `f` (its value and gradient) from `x` by limited-memory BFGS (Liu & Nocedal 1989). Returns the final
+/// Minimizes a smooth `f` (its value and gradient) from `x` by limited-memory BFGS (Liu & Nocedal 1989). Returns the last
 /// value and whether the tolerance was met.
 pub fn lbfgs(x: &mut Vec<f64>, options: LbfgsOptions, mut f: impl FnMut(&[f64]) -> (f64, Vec<f64>)) -> (f64, bool) {
     let (mut value, mut gradient) = f(x);

@@ -1,4 +1,4 @@
-//! A model-agnostic training loop: parameters by name ([`Parameter`]), a function of them ([`Objective`]), an update rule ([`Rule`]),
+//! A model-agnostic loop: parameters by name ([`Parameter`]), a function of them ([`Objective`]), an update rule ([`Rule`]),
 //! observers that may step in ([`Hook`]), and [`Fit`], which runs them and can be interrupted at any step.
 
 mod adam;

@@ -50,10 +50,10 @@ impl<T: Real> Seen<T> {
     }
 }
 
-/// A function to minimize. It owns its data, and its results depend on the step and the parameters alone, so that a fit can be
-/// interrupted at any step: batches are derived from the step, random numbers from streams keyed by it ([`nnz_core::Rng`]).
+/// A function to minimize. It owns its data, and its results depend on step and parameters alone, so that a fit can be
+/// interrupted at any step: batches come from the step, random numbers from streams keyed by it ([`nnz_core::Rng`]).
 pub trait Objective<T: Real> {
-    /// Computes the loss of a step, `[1]`. `params` are the values of the fit's parameters on the tape, in their order. A rule that
+    /// The loss of a step, `[1]`. `params` are the values of the fit's parameters on the tape, in their order. A rule that
     /// searches calls this several times at one step.
     ///
     /// # Errors

@@ -28,8 +28,8 @@ pub trait Rule<T: Real>: Send + Sync {
     /// The learning rate before any schedule.
     fn lr(&self) -> f64;
 
-    /// Initial state of a parameter of `shape`. A tensor of that shape has the layout of the values, and moves with them when
-    /// connections change.
+    /// Initial state of a parameter of `shape`. A tensor of that shape has the layout of the values and moves with them
+    /// when connections change.
     fn state(&self, shape: &[usize]) -> Vec<Tensor<T>>;
 
     /// Updates one parameter. A gradient of some rows may be applied to those alone if that gives the result of the

@@ -2,7 +2,7 @@ use super::{Adam, Lbfgs, Rule, Sgd};
 use crate::Real;
 use serde::{Deserialize, Serialize};
 
-/// The update rules that recipes and files name, with their constants; [`Rule`] is open. Weight decay is added to the gradient, except in AdamW, and leaves biases alone.
+/// The update rules that recipes and files name, with constants; [`Rule`] is open. Weight decay is added to the gradient, except in AdamW, and spares biases.
 #[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(tag = "name", rename_all = "kebab-case", deny_unknown_fields)]
 pub enum OptimizerSpec {

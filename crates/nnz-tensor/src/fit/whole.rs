@@ -51,8 +51,8 @@ pub struct FitProgress {
 
 /// Parameters under an update rule, with hooks. It knows no model and no data: an [`Objective`] is passed to its steps.
 ///
-/// Besides the values it holds the state of the rule and the hooks; [`Fit::save`] writes all of it and [`Fit::resume`] restores
-/// it, and the rest of the fit is the same bit for bit.
+/// Besides the values it holds the state of rule and hooks; [`Fit::save`] writes all of it, [`Fit::resume`] restores it,
+/// and the rest of the fit is the same bit for bit.
 pub struct Fit<'h, T: Real> {
     params: Vec<Parameter<T>>,
     rule: Box<dyn Rule<T> + 'h>,
@@ -182,7 +182,7 @@ impl<'h, T: Real> Fit<'h, T> {
         Ok(FitProgress { steps: (self.step, steps), loss, lr, numbers: seen.numbers })
     }
 
-    /// Writes everything needed to resume bit for bit, whole or not at all. `run` identifies what determines this fit: its data,
+    /// Writes everything needed to resume bit for bit, whole or not at all. `run` names what determines this fit: its data,
     /// options and seed.
     ///
     /// # Errors

@@ -112,8 +112,8 @@ fn select<T: Real>(x: &Tensor<T>, w: &Tensor<T>, b: Option<&Tensor<T>>, k: usize
 /// counts as the largest, so that a diverging training is noticed.
 ///
 /// W is multiplied block by block and each row keeps its best, so that memory is O(rows k) plus a block, never rows times
-/// cols; time is that of the dense product. Backward costs O(in) per entry and gives W and b a gradient of the chosen rows only
-/// (Gao et al. 2024, arXiv:2406.04093, appendix D, for autoencoders).
+/// cols; time is that of the dense product. Backward costs O(in) per entry and gives W and b a gradient of the chosen rows
+/// only (Gao et al. 2024, arXiv:2406.04093, appendix D, for autoencoders).
 ///
 /// # Panics
 /// When extents differ, or there are more rows than can be numbered.
@@ -223,8 +223,8 @@ fn dot<T: Real>(a: &[T], b: &[T]) -> T {
     sums.into_iter().fold(rest, |s, x| s + x)
 }
 
-/// Selects rows `index` of x, repeats allowed: `[n, ..]` to `[index, ..]`. As [`index_select`] along axis 0, but x gets a gradient
-/// of the used rows only: for a table of which a step reads little.
+/// Rows `index` of x, repeats allowed: `[n, ..]` to `[index, ..]`. As [`index_select`] along axis 0, but x gets a gradient of
+/// the used rows only: for a table of which a step reads little.
 ///
 /// # Panics
 /// When there is no such row.
@@ -251,7 +251,7 @@ pub fn rows_of<T: Real>(x: &Var<T>, index: &[u32]) -> Var<T> {
 
 /// Routes rows along codes and sums the results: y_r = Σ_e z_e f_{column(e)}(x_r) over the entries of row r. x is
 /// `[rows, ..]`; `each` gets a column and the rows of x that have it, `[group, ..]` in ascending order, and gives `[group, out..]`;
-/// the result is `[rows, out..]`. Columns are experts, voxels, neighbours: `each` is called for those that occur, once each,
+/// the result is `[rows, out..]`. Columns are experts, voxels, neighbours: `each` gets those that occur, once each,
 /// ascending. Memory is O(entries). If no row has an entry, column 0 is called with an empty group, for the extents.
 ///
 /// # Errors

@@ -6,7 +6,7 @@ use rustfft::{FftPlanner, num_complex::Complex};
 use std::sync::{LazyLock, Mutex};
 
 /// The transform X_k = Σ_j x_j e^(-2πi jk/n) along `axis` of `[.., n, .., 2]`; with e^(+2πi jk/n) when `inverse`. Neither
-/// is divided by n, so that each is the transpose of the other's conjugate, and each the derivative of the other. Computed
+/// is divided by n, so each is the transpose of the other's conjugate, and each the derivative of the other. Computed
 /// in f64, O(n log n) for any n.
 ///
 /// # Panics
@@ -36,7 +36,7 @@ pub fn fft<T: Real>(x: &Var<T>, axis: usize, inverse: bool) -> Var<T> {
     Var::op("fft", value, &[x], || Box::new(move |g| vec![Some(fft(g, axis, !inverse))]))
 }
 
-/// The first n/2 + 1 coefficients of the transform of n real numbers, which determine the rest: `[.., n]` to `[.., n/2 + 1, 2]`.
+/// The first n/2 + 1 coefficients of the transform of n real numbers, which fix the rest: `[.., n]` to `[.., n/2 + 1, 2]`.
 pub fn rfft<T: Real>(x: &Var<T>) -> Var<T> {
     let rank = x.shape().len();
     let zeros = Var::constant(Tensor::zeros(x.shape()));
@@ -44,8 +44,8 @@ pub fn rfft<T: Real>(x: &Var<T>) -> Var<T> {
     slice(&fft(&stack(&[x, &zeros], rank), rank - 1, false), rank - 1, 0..half)
 }
 
-/// The inverse of [`rfft`]: `n` real numbers from `[.., n/2 + 1, 2]`. Imaginary parts at the ends, which real numbers do
-/// not have, are ignored.
+/// The inverse of [`rfft`]: `n` real numbers from `[.., n/2 + 1, 2]`. Imaginary parts at the ends, where real numbers
+/// have none, are ignored.
 ///
 /// # Panics
 /// When there are not n/2 + 1 coefficients.

@@ -26,7 +26,7 @@ fn share<T: Real>(rows: usize, total: Var<T>) -> Var<T> {
     scale(&total, 1.0 / rows.max(1) as f64)
 }
 
-/// Mean cross-entropy against targets that spread `smoothing` of their weight evenly over all classes (Szegedy et al. 2016,
+/// Mean cross-entropy against targets that spread `smoothing` of their weight over all classes (Szegedy et al. 2016,
 /// arXiv:1512.00567).
 pub fn cross_entropy_smooth<T: Real>(logits: &Var<T>, labels: &[u32], smoothing: f64) -> Var<T> {
     let (rows, classes) = logits.value().rows_cols();

@@ -114,7 +114,7 @@ const IN_GROUPS: usize = 1 << 19;
 /// Fewest multiply-adds worth a second thread.
 const PARALLEL: usize = 1 << 20;
 
-/// Rows of the two groups in which a stack is computed; the second is empty if it does not pay. A group stays on one thread
+/// Rows of the two groups in which a stack is computed; the second is empty if it does not pay. A group keeps its thread
 /// from the first layer to the last, so that its activations stay in that core's cache. Depends on sizes alone, since
 /// sums of gradients do.
 fn groups<T: Real>(batch: usize, stages: &[Stage<T>]) -> [usize; 2] {
@@ -362,7 +362,7 @@ pub fn sddmm<T: Real>(x: &Var<T>, g: &Var<T>, connections: &Arc<Connections>) ->
     })
 }
 
-/// The dense matrix with `values` at `connections`, `[out, in]`, for ops that need it whole. Costs as much as a dense weight.
+/// The dense matrix with `values` at `connections`, `[out, in]`, for ops that need it. Costs as much as a dense weight.
 ///
 /// A `probe` picks the zeros of largest |gradient| from the dense gradient, which exists anyway.
 pub fn densify<T: Real>(values: &Var<T>, connections: &Arc<Connections>, probe: Option<Arc<ZeroProbe>>) -> Var<T> {
