@@ -83,7 +83,7 @@ impl Layer for Last {
     }
 }
 
-/// The same numbers under another shape, without the batch: `[height, width, channels]` of a picture, `[length, width]` of
+/// The same numbers under another shape, without the batch: `[height, width, channels]` of an image, `[length, width]` of
 /// a sequence, four extents of a volume.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -93,7 +93,7 @@ pub struct Reshape {
 }
 
 impl Reshape {
-    /// What the last extent is multiplied by.
+    /// Product of all extents but the last.
     pub(crate) fn lead(&self) -> usize {
         let lead = self.shape.len().saturating_sub(1);
         self.shape[..lead].iter().fold(1, |n: usize, &s| n.saturating_mul(s)).max(1)
@@ -113,7 +113,7 @@ impl Layer for Reshape {
         Ok(ops::reshape(x, &[&x.shape()[..1], &self.shape].concat()))
     }
 
-    /// The last extent takes what there is more or less.
+    /// The last extent absorbs the change.
     fn resized(&self, input: &[usize], _: &dyn Fn(usize) -> usize, _: bool) -> LayerSpec {
         let mut shape = self.shape.clone();
         let all = input.iter().fold(1, |n: usize, &s| n.saturating_mul(s));
