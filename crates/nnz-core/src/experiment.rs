@@ -121,7 +121,7 @@ pub struct Input {
     pub name: &'static str,
     /// Type it is read as.
     pub kind: InputKind,
-    /// What is read if nothing is named.
+    /// Whether it must be named, and its default.
     pub need: Need,
     /// Its meaning, in a sentence.
     pub about: &'static str,

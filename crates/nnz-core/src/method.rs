@@ -109,7 +109,7 @@ pub struct Method {
     entry: Entry,
 }
 
-/// What a card builds: a method or an experiment.
+/// The product of a card: a method or an experiment.
 #[derive(Clone, Copy, Debug)]
 enum Entry {
     /// Changes weights, units or topologies while something trains or is pruned.

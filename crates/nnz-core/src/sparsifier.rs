@@ -1,7 +1,7 @@
 use crate::{Result, Shape, Signals, Target, TargetKind, TargetMut, Topology};
 use serde_json::Value;
 
-/// What a method wants from the engine at one step.
+/// Request of a method to the engine at one step.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub enum Plan {
     /// Nothing: topologies stay, nothing is measured.

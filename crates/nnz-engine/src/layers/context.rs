@@ -26,7 +26,7 @@ pub struct Statistics<T> {
 pub struct Effects<T> {
     /// For running statistics; see [`crate::Model::absorb`].
     pub statistics: Vec<Statistics<T>>,
-    /// What layers add to the loss of a training, `[1]`.
+    /// Penalty of the layers in the training loss, `[1]`.
     pub penalty: Option<Var<T>>,
 }
 
