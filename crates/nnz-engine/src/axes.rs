@@ -2,7 +2,7 @@
 //!
 //! An axis begins where a layer makes its outputs, runs through everything that works unit by unit, and ends where the
 //! next layers read it. Both branches of a residual block end in one axis. Inputs and outputs of the network, and axes
-//! that run into a layer that mixes units in its own way (attention, recurrence, layer normalization, groups) stay whole.
+//! that run into a layer that mixes units in its own way (attention, recurrence, layer norm, groups) stay whole.
 
 use crate::Real;
 use crate::layers::{Layer, LayerSpec};

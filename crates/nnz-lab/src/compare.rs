@@ -32,7 +32,7 @@ pub enum Limit {
     Size(u64),
     /// Seconds for one row: the same, measured with random masks on this machine.
     Latency(f64),
-    /// Points of validation accuracy below dense: the smallest of the compared densities that keeps the limit is named for
+    /// Points of validation accuracy below dense: the smallest density compared that keeps the limit is named for
     /// each method.
     Drop(f64),
 }

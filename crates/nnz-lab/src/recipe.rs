@@ -139,7 +139,7 @@ pub struct Recipe {
     pub precision: Precision,
     /// How every arm is trained.
     pub train: TrainSpec,
-    /// Pretraining that every arm starts from instead of random values: the network, first trained densely on other data.
+    /// Pretraining that every arm starts from instead of random values: the network, trained densely on other data.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub pretrain: Option<Pretrain>,
     /// Arms to compare; the report is about the first.
@@ -410,7 +410,7 @@ fn check_training(train: &TrainSpec) -> Result<(), String> {
     }
 }
 
-/// Merges a shared block of settings into `[train]`, if it says `like = "NAME"`; the recipe's own settings win. Returns whether it
+/// Merges a shared block of settings into `[train]`, if it says `like = "NAME"`; the recipe's own settings win. Whether it
 /// did. The blocks are `recipes/train/NAME.toml`.
 fn like(document: &mut Table, place: &str) -> Result<bool> {
     let Some(Value::Table(train)) = document.get_mut("train") else { return Ok(false) };

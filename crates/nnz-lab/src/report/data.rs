@@ -5,7 +5,7 @@ use super::view::{View, density, unconnected};
 use crate::inspect::Inspection;
 use crate::run::record::{ArmRecord, LayerRecord, RunRecord, SeedRecord};
 
-/// A cell that no spreadsheet mistakes for a formula: names of classes and layers come from others. One that begins like a formula and
+/// A cell that no spreadsheet takes for a formula: names of classes and layers come from others. One that begins like a formula and
 /// is not a number gets an apostrophe before it, which spreadsheets take for "text".
 pub(crate) fn cell(text: String) -> String {
     let formula = text.starts_with(['=', '+', '-', '@', '\t', '\r']) && text.parse::<f64>().is_err();

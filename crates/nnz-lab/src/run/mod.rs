@@ -1,7 +1,7 @@
 //! Carrying out a recipe in a run directory.
 //!
 //! A request is the hash of a resolved recipe, the data's checksum and the methods' revisions, so the same command finds its
-//! own directory again: a finished run is shown, an interrupted one resumes bit for bit. The id of a run adds the thresholds of
+//! own directory again: a finished run is shown, an interrupted one resumes bit for bit. A run's id adds the thresholds of
 //! storage `auto`, which are chosen when a run begins and travel with all its files.
 
 pub mod record;
