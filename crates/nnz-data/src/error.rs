@@ -74,7 +74,7 @@ pub enum Error {
     Archive {
         /// The archive.
         archive: String,
-        /// What is wrong with it.
+        /// The defect.
         why: String,
     },
     /// Another process is fetching.

@@ -41,7 +41,7 @@ pub struct Fitted {
 ///
 /// # Errors
 /// When the file cannot be read, is neither, is damaged, larger than 16 million pixels, or has transparent pixels (the
-/// background behind them is not in the file).
+/// background of those is not in the file).
 pub fn picture(path: &Path) -> Result<Picture> {
     let mut bytes = Vec::new();
     File::open(path).and_then(|f| f.take(MAX_BYTES + 1).read_to_end(&mut bytes)).map_err(|source| Error::Io {
@@ -64,7 +64,7 @@ pub(super) fn decode(bytes: &[u8]) -> Result<Picture, String> {
     }
 }
 
-/// Refuses sizes beyond the limit, and sizes that so few bytes cannot hold: `most` is the largest number that one byte unpacks to.
+/// Refuses sizes beyond the limit, and sizes that so few bytes cannot hold: `most` is the most that one byte unpacks to.
 /// `unpacked` is called after the limit was checked, since it might overflow before.
 fn plausible(
     width: usize,
