@@ -176,7 +176,7 @@ impl Trials {
         Ok(())
     }
 
-    /// The same seed finds the same; another finds something else, unless the experiment declares that it follows from its inputs.
+    /// The same seed finds the same; another finds something else, unless the experiment is declared deterministic.
     fn obeys_its_seed(&self) -> Verdict {
         let stochastic = self.method.launch(&quick(self.method)?).map_err(|e| e.to_string())?.stochastic();
         let (one, _) = self.whole()?;

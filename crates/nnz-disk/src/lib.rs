@@ -1,6 +1,6 @@
 //! Files of nnz on disk: written whole or not at all, kept through a power cut, and never through a link.
 //!
-//! Everything that nnz writes goes through the functions here. A file gets its bytes under a temporary name next to it, is synced
+//! Everything that nnz writes goes through these functions. A file gets its bytes under a temporary name next to it, is synced
 //! and renamed, and its folder is synced; bytes appended to an existing file are synced before the next file may rely on
 //! them. Modes follow the user's umask. [`faults`] lets a test stop at each of these steps and lose what a power
 //! cut would.

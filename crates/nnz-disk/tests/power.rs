@@ -5,7 +5,7 @@ use nnz_disk::{append, write};
 use std::fs;
 use std::path::Path;
 
-/// Whatever happens, and whatever is lost, either the old file or the new one exists; and a file that was written before another
+/// Whatever happens, and whatever is lost, the old file or the new one exists; and a file that was written before another
 /// exists if the other does.
 #[test]
 fn a_cut_at_any_step_leaves_whole_files() {

@@ -85,7 +85,7 @@ const SINGLE: &[&str] = &["Add", "Sub", "Mul", "Div", "Where", "Pow", "Min", "Ma
 
 impl Graph {
     /// The weights that can be pruned, in the order of computation: constant matrices and kernels that only products
-    /// read, each once however many products share it. Embeddings, norms, and kernels of grouped convolutions are excluded.
+    /// read, each once however many products share it. Embeddings, norms and kernels of grouped convolutions are excluded.
     pub fn matrices(&self) -> Vec<Matrix> {
         self.weights().0
     }
@@ -201,7 +201,7 @@ impl Graph {
         }
     }
 
-    /// Marks the heads: nodes for which every path back from an output, through elementwise functions, ends at one product.
+    /// Marks heads: nodes for which every path back from an output, through elementwise functions, ends at one product.
     fn heads(&self, makers: &HashMap<&str, usize>) -> Vec<bool> {
         // The product at which all paths back from a node end; nodes are in order.
         let mut ends: Vec<Option<usize>> = Vec::with_capacity(self.nodes.len());

@@ -37,7 +37,7 @@ impl<T: Copy> Array<T> {
     }
 }
 
-/// 32-bit floats. Images may be stored with their channels last, as the kernels want them, under the shape of ONNX, which
+/// 32-bit floats. Images may be stored with channels last, as the kernels want them, under the shape of ONNX, which
 /// has channels second.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Floats {

@@ -5,7 +5,7 @@
 //! Gradients go through Γ only. k falls linearly from `first` to `k` over the first half of the training, so that few features
 //! die. The value of the features is measured by a softmax regression on the codes of α k entries.
 //!
-//! Cost: O(rows · inputs · features) per step for the products that choose Γ, O(rows · k · inputs) for all else; memory O(rows · k).
+//! Cost: O(rows · inputs · features) per step for the products that choose Γ, else O(rows · k · inputs); memory O(rows · k).
 //!
 //! Deviations: Adam instead of momentum; α and the start of k are options, since the paper's values could not be looked up. The
 //! gate `relu` is a plain autoencoder of the same size, for comparison.

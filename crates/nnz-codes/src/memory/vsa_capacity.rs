@@ -3,10 +3,10 @@
 //! Symbols are random vectors in {±1}^m. MAP-I bundles by the sum: x is in S where ⟨x, Σ y⟩ / m > 1/2. The sum over the n - 1
 //! others has variance (n - 1) / m, so a test errs with probability Q(½ √(m / n)) and an error of δ takes m = 4 n z², z = Q⁻¹(δ).
 //! MAP-B bundles by the sign of the sum: a member correlates with it by ρ ≈ √(2 / (π n)), the threshold is ρ / 2, and
-//! m = 4 z² π n / 2, which is π / 2 of MAP-I's. A Bloom filter ORs k = (m / n) ln 2 positions per symbol, and takes a stranger for a
+//! m = 4 z² π n / 2, which is π / 2 of MAP-I's. A Bloom filter ORs k = (m / n) ln 2 positions a symbol, and takes a stranger for a
 //! member with probability (1 - e^(-k n / m))^k.
 //!
-//! The experiment measures the error over m on a geometric grid; m at δ by a fit of probit(error) = c √m through the origin (for the
+//! Measured: the error over m on a geometric grid; m at δ by a fit of probit(error) = c √m through the origin (for the
 //! filter, ln(error) = c m), which is the form above with a free constant.
 //!
 //! Cost: O(trials n m) per point of the grid.

@@ -1,5 +1,5 @@
 //! MobileNetV2 (Sandler et al. 2018) as torchvision names it, and EfficientNet-Lite, which is EfficientNet (Tan and Le 2019)
-//! without squeezing and with ReLU6. Both are inverted residuals; strides are those of the papers, since no tensor shows them.
+//! without squeezing and with ReLU6. Both are inverted residuals; strides are the papers', since no tensor shows them.
 
 use super::*;
 

@@ -1,5 +1,5 @@
 //! Graphs of known architectures, from checkpoints: `config.json` describes a transformer; the names and shapes of their
-//! tensors describe vision networks. Constants keep the names and layouts of the checkpoint, so that pruned ones can be written
+//! tensors describe vision networks. Constants keep the checkpoint's names and layouts, so that pruned ones can be written
 //! back.
 
 mod bert;
@@ -347,7 +347,7 @@ impl<'a> Net<'a> {
         })
     }
 
-    /// Adds attention of `heads` heads over queries, keys and values `[batch, positions, width]`; `mask` is added to the scores.
+    /// Adds attention of `heads` heads over queries, keys and values `[batch, places, width]`; `mask` is added to the scores.
     fn attention(&mut self, [q, k, v]: [&str; 3], heads: usize, width: usize, mask: Option<&str>) -> String {
         let each = width / heads;
         let apart = self.list(&[0, 0, heads as i64, each as i64]);

@@ -1,9 +1,9 @@
 //! Removes the edges of a graph whose ends have many neighbours, once and before training, by degrees alone. With
-//! a_v = Σ_{u ∈ N(v)} deg(u)^-½ / deg(v) the score of an edge is a_u a_v / (deg(u) deg(v)); the edges of lowest score are pruned.
+//! a_v = Σ_{u ∈ N(v)} deg(u)^-½ / deg(v) the score of an edge is a_u a_v / (deg(u) deg(v)); the lowest are pruned.
 //!
 //! Cost: O(edges + nodes), once.
 //!
-//! Deviations: prunes only the edges; the paper also makes the weights sparse in training, by projection and distillation.
+//! Deviations: prunes only edges; the paper also makes the weights sparse in training, by projection and distillation.
 
 use nnz_core::{Budget, Build, Criterion, DistributionKind, TargetKind, Method, OneShot, Result, Rng, Setting, Target, MethodInstance, options};
 

@@ -1,6 +1,6 @@
 //! How the units of a layer join as connections are added from the strongest down: 0-dimensional persistent homology of
 //! the bipartite graph with weights w' = |w| / max |w| over the network. All units are born at 1; an edge that joins two
-//! components kills one at its w', which is the maximum spanning forest; components never joined die at 0. A layer's value is
+//! components kills one at its w', which is the maximum spanning forest; those never joined die at 0. A layer's value is
 //! (Σ (1 - w')²)^½ / (n - 1)^½ over all of them, n its units, and the network's is the mean over its layers (definitions
 //! 5 and 6).
 //!

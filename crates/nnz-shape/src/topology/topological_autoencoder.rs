@@ -104,7 +104,7 @@ impl Experiment for Spheres {
 }
 
 impl Spheres {
-    /// Draws ten spheres of radius 5 with random centers inside one of radius 25; also returns the sphere of each point.
+    /// Draws ten spheres of radius 5 with random centers inside one of radius 25; and the sphere of each point.
     fn sample(&self, rng: &mut Rng) -> (Tensor<f32>, Vec<usize>) {
         let Options { points, dimensions, .. } = self.0.clone();
         let width = dimensions + 1;
