@@ -1,6 +1,6 @@
 //! A training that is killed without warning and resumed ends in the bits of one that was not.
 //!
-//! Five kills by default; `NNZ_KILLS=100 cargo test -p nnz-cli --release --test kills -- --nocapture` for more.
+//! Five kills by default; `NNZ_KILLS=100 cargo test -p nnz --release --test kills -- --nocapture` for more.
 #![cfg(unix)]
 
 mod program;
