@@ -137,7 +137,7 @@ fn put(mut n: u64, out: &mut Vec<u8>) {
     out.push(n as u8);
 }
 
-/// Rewrites a message of Protocol Buffers with field number `left`, counted through all nested ones, set to `new`; `None` if the bytes
+/// Rewrites a Protocol Buffers message with field number `left`, counted through all nested ones, set to `new`; `None` if the bytes
 /// are not a message.
 fn rewrite(bytes: &[u8], deep: usize, left: &mut usize, new: u64) -> Option<Vec<u8>> {
     let (mut at, mut out) = (0, Vec::with_capacity(bytes.len() + 10));

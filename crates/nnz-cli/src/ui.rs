@@ -42,8 +42,8 @@ impl Ui {
     }
 }
 
-/// Whether a character is safe to print on a terminal: control characters move the cursor or change colours, and bidirectional marks reorder
-/// their surroundings. Newlines and tabs stay.
+/// Whether a terminal can safely take a character: control characters move the cursor or change colours, and bidirectional marks
+/// reorder their surroundings. Newlines and tabs stay.
 fn harmless(c: char) -> bool {
     match c {
         '\n' | '\t' => true,

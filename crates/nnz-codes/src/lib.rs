@@ -1,4 +1,4 @@
-//! Rooms about sparse codes: which few features explain an activation, and how many patterns fit. One file per method; a room
+//! Rooms about sparse codes: which few features explain an activation, and how many patterns fit. One file a method; a room
 //! lists its own.
 #![forbid(unsafe_code)]
 

@@ -1,4 +1,4 @@
-//! Methods that do not do what they claim, each of which must be found out; and honest ones that use words which no registered
+//! Methods that do not do what they claim, each of which must be detected; and honest ones with words that no registered
 //! method uses yet.
 
 use nnz_conform::{Bench, Verdict};

@@ -98,7 +98,7 @@ impl Hasher for Itself {
         bytes.iter().for_each(|&b| self.0 = self.0 << 8 | u64::from(b));
     }
 
-    /// Spreads the upper bits too, which tables look at first.
+    /// Spreads the upper bits too, which hash tables use first.
     fn write_u64(&mut self, n: u64) {
         self.0 = n.wrapping_mul(0x9e37_79b9_7f4a_7c15);
     }

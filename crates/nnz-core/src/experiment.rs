@@ -182,7 +182,7 @@ pub struct Picture {
 pub struct Findings {
     /// Values of the declared metrics.
     pub metrics: BTreeMap<String, f64>,
-    /// Values row by row (queries, pictures, blocks), for claims over rows.
+    /// Values row by row (queries, images, blocks), for claims over rows.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub rows: BTreeMap<String, Vec<f64>>,
     /// Curves by the metric or quantity they show.
@@ -273,7 +273,7 @@ impl<'a> Context<'a> {
         Err(Error::Refused(why))
     }
 
-    /// Reports a metric as the mean over rows (queries, pictures, blocks), which claims can resample.
+    /// Reports a metric as the mean over rows (queries, images, blocks), which claims can resample.
     ///
     /// # Errors
     /// As [`Context::report`].

@@ -111,7 +111,7 @@ impl Pattern {
         }
     }
 
-    /// Selects entries to keep: `count` of the highest scores, as near as the pattern allows. `score` has one number for
+    /// Selects entries to keep: `count` of the highest scores, as near as the pattern allows. `score` has a number for
     /// each entry of `topology`; ties go to the earlier entry. Structured patterns rank a unit (row, block) by the sum
     /// of its existing scores. O(nnz).
     pub fn select(self, topology: &Topology, score: &[f32], count: usize) -> Vec<bool> {

@@ -49,7 +49,7 @@ pub enum Edit {
 
 /// A method at work in a training loop, or once over a trained model (`step` 0).
 pub trait Sparsifier: Send {
-    /// Draws the initial topologies, for which a sparse start allocates no dense weights; `None` starts dense.
+    /// The initial topologies that a sparse start allocates instead of dense weights; `None` starts dense.
     fn initial_topologies(&self, _shapes: &[&Shape]) -> Result<Option<Vec<Topology>>> {
         Ok(None)
     }

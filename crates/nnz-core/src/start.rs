@@ -10,13 +10,13 @@ pub enum Start {
     /// Uniform over all topologies of the pattern; without a pattern, an Erdős-Rényi graph.
     #[default]
     Random,
-    /// Every output reads the inputs around its position, and a fraction of its connections goes to random ones instead (Watts &
+    /// Every output reads inputs around its position, and a fraction of its connections goes to random ones (Watts &
     /// Strogatz 1998, on two rings).
     SmallWorld {
         /// That fraction.
         rewired: f64,
     },
-    /// Connections with probability proportional to the product of end weights, which fall such that degrees have the density k^-γ
+    /// Connections are drawn in proportion to the product of end weights, which fall such that degrees have the density k^-γ
     /// (Goh, Kahng & Kim 2001, arXiv:cond-mat/0106565).
     ScaleFree {
         /// γ, above 2.

@@ -184,7 +184,7 @@ impl Order<'_> {
         }
     }
 
-    /// Downloads every file, packed with gzip, from the first address that has them all; else returns each address's error.
+    /// Downloads every file, gzipped, from the first address that has them all; else returns each address's error.
     fn download(&self, progress: &mut dyn FnMut(Progress<'_>)) -> Result<(), String> {
         let mut whys = Vec::new();
         for address in &self.entry.addresses {
@@ -312,8 +312,8 @@ fn copy(
     Ok(())
 }
 
-/// A folder for unfinished files, inside the data directory so that a rename is atomic; removed when dropped. A killed process's
-/// leftovers are removed by the next one: the lock guarantees that nobody else uses the folder.
+/// A folder for unfinished files, inside the data directory so that a rename is atomic; removed when dropped. Leftovers of a
+/// killed process are removed by the next one: the lock guarantees that nobody else uses the folder.
 struct Scratch {
     part: PathBuf,
     _lock: File,

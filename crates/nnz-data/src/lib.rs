@@ -381,7 +381,7 @@ impl Store {
         }
     }
 
-    /// Reads file `i` of a known set of pictures and compares it with the manifest.
+    /// Reads file `i` of a known set of images and compares it with the manifest.
     fn read(&self, entry: &Entry, i: usize) -> Result<Idx> {
         let file = &entry.files[i];
         let idx = match embedded(&entry.name) {

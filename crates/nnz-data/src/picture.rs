@@ -64,7 +64,7 @@ pub(super) fn decode(bytes: &[u8]) -> Result<Picture, String> {
     }
 }
 
-/// Refuses sizes beyond the limit, and sizes that so few bytes cannot hold: `most` is the most that one byte unpacks to.
+/// Refuses sizes beyond the limit, and sizes that so few bytes cannot hold: `most` is what one byte unpacks to at most.
 /// `unpacked` is called after the limit was checked, since it might overflow before.
 fn plausible(
     width: usize,

@@ -117,7 +117,7 @@ impl<'a, T: Number> Trainer<'a, T> {
 }
 
 impl<T: Number> Model<T> {
-    /// Draws initial values. `births` gives the topology of every prunable weight; without it they are dense. A layer born
+    /// Draws initial values. `births` has the topology of every prunable weight; without it they are dense. A layer born
     /// sparse never exists densely. The head is prunable only when `prune_head`.
     pub fn born<'a>(
         spec: &ModelSpec,

@@ -2,7 +2,7 @@
 //!
 //! A weight is one dense tensor `NAME`, or the three tensors of PyTorch's CSR layout: `NAME.crow_indices`,
 //! `NAME.col_indices` (32-bit) and `NAME.values`. The header's metadata, one JSON document under the key `nnz`, says which,
-//! and holds the model's specification, so that the file is self-contained. A checkpoint adds optimizer state and position.
+//! and holds the model's specification, so the file is self-contained. A checkpoint adds optimizer state and position.
 //! Equal models are equal files, byte for byte.
 
 use crate::data::{Normalization, Preprocessing, Task};

@@ -240,7 +240,7 @@ pub(crate) fn kept(name: &str, parts: usize, topology: &Topology) -> Result<(Vec
 
 impl<T: Real> Whole<'_, T> {
     /// Removes the units of an axis that `keep` rejects from every tensor, appends `grown` new ones, and updates the layers.
-    /// New units read their inputs by fresh weights and are read by zeros. Returns how many connections it grew and pruned.
+    /// New units read their inputs by fresh weights and are read by zeros. Returns how many connections came and went.
     pub fn resize(&mut self, axis: &Axis, keep: &[bool], grown: usize) -> Result<Moved> {
         let mut moved = Moved { grown: 0, pruned: 0 };
         if grown == 0 && !keep.contains(&false) {

@@ -1,7 +1,7 @@
 //! Matrices of which only the nonzeros are written.
 //!
 //! - `csr`: `NAME.values`, `NAME.col_indices`, `NAME.crow_indices`, as in PyTorch.
-//! - `bitmask`: `NAME.compressed`, the nonzeros row by row, and `NAME.bitmask`, one bit per entry, lowest first, rows starting
+//! - `bitmask`: `NAME.compressed`, the nonzeros row by row, and `NAME.bitmask`, a bit per entry, lowest first, rows starting
 //!   at a byte; `NAME.shape`. Readers of the old `sparse-bitmask` and `sparse-24-bitmask` checkpoints know it.
 //! - `entropy`: `NAME.compressed` as above, and `NAME.code`: the bits of the mask by an arithmetic coder that knows the
 //!   density, within a few bytes of n H(density).

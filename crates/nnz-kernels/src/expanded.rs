@@ -15,9 +15,9 @@ const WIDE: usize = 16;
 const ROWS: usize = 16;
 
 /// `y = x Wᵀ + bias` for one or a few samples: one bit per place, and the nonzeros row by row. Sixteen bits spread as
-/// many of the next nonzeros over a register, next to their columns' inputs, so nothing is gathered: a group costs the same
+/// many of the next nonzeros over a register, next to their columns' inputs; nothing is gathered: a group costs the same
 /// whatever its density. A little over half the memory of [`crate::Sliced`] (values of eight bits: about a third), which is
-/// what single samples of large layers wait for; [`crate::Single`] chooses. Fast only on hardware that expands registers by a
+/// what single samples of large layers wait for; [`crate::Single`] chooses. Fast only on hardware that expands by a
 /// mask (AVX-512).
 #[derive(Clone, Debug)]
 pub struct Expanded<T> {

@@ -3,7 +3,7 @@
 use crate::shape::volume;
 use crate::{Csc, Csr, Encoding, Plan, Real, Rows, Start, Tiled, gemm};
 
-/// A matrix `[out, in]` in some format, compiled, with values, on activations in tiles. The format may come from anywhere:
+/// A matrix `[out, in]` in some format, compiled, with values, on activations in tiles. The format may be from anywhere:
 /// any implementation can be measured, chosen and run like those of this crate.
 ///
 /// Values and their gradients cross this interface row by row, columns ascending, one number per entry.

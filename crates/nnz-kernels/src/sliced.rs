@@ -56,7 +56,7 @@ impl<T: Real> Sliced<T> {
         layer
     }
 
-    /// [`Sliced::new`] with every value rounded to one of 255 multiples of a 127th of its row's largest: three bytes per
+    /// [`Sliced::new`] with values rounded to one of 255 multiples of a 127th of their row's largest: three bytes per
     /// entry, index included, instead of six for `f32`. Activations and sums keep their precision.
     ///
     /// # Panics

@@ -85,7 +85,7 @@ const SINGLE: &[&str] = &["Add", "Sub", "Mul", "Div", "Where", "Pow", "Min", "Ma
 
 impl Graph {
     /// The weights that can be pruned, in the order of computation: constant matrices and kernels that only products
-    /// read, each once however many products share it. Embeddings, norms and kernels of grouped convolutions are excluded.
+    /// read, each once however many products share it. No embeddings, norms or kernels of grouped convolutions.
     pub fn matrices(&self) -> Vec<Matrix> {
         self.weights().0
     }

@@ -111,7 +111,7 @@ impl Session {
         Ok(session)
     }
 
-    /// Prepares the graph unchanged, step by step, but for nodes that read only constants: for watching the inputs of each node,
+    /// Prepares the graph step by step, folding only nodes that read constants alone: for watching the inputs of each node,
     /// and for changing constants meanwhile.
     ///
     /// # Errors

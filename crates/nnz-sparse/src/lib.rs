@@ -1,4 +1,4 @@
-//! Rooms about sparse weights: which can go, which mask trains from the start, how a topology changes during training, which
+//! Rooms about sparse weights: which can go, which mask trains from the start, how a topology changes in training, which
 //! structured family replaces a matrix, and how fast sparse is. One file per method; a room lists its own.
 #![forbid(unsafe_code)]
 

@@ -269,7 +269,7 @@ impl<T: Real> Var<T> {
         self.backward_to(gradient, &[], create_graph)
     }
 
-    /// [`Var::backward_from`], stopping at `stops` too: the result also holds their gradients, and none upstream of them.
+    /// [`Var::backward_from`], stopping at `stops` too: the result also holds their gradients, none upstream of them.
     pub fn backward_to(self, gradient: Self, stops: &[Self], create_graph: bool) -> Result<Gradients<T>, TapeError> {
         let stops: Vec<u64> = stops.iter().filter_map(|s| Some(s.node.as_ref()?.id)).collect();
         recording(create_graph, || {

@@ -484,7 +484,7 @@ fn damaged_networks_of_other_programs() {
     refused(d, &format!("prune tiny.gguf {wanda} text.txt --calibrate text.txt"), &["join those of --calibrate"]);
 }
 
-/// Killed while it writes (the system kills processes that exceed their limit), `prune` leaves a folder that is refused, and succeeds
+/// Killed while it writes (the system kills processes beyond their limit), `prune` leaves a folder that is refused, and succeeds
 /// the next time.
 #[cfg(unix)]
 #[test]

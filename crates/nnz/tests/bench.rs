@@ -57,7 +57,7 @@ fn kernels_are_rows_and_a_machine_is_measured_once() {
     assert!(again.status.success() && text(&again.stderr).contains("did not hold"), "{}", text(&again.stderr));
 }
 
-/// Thresholds of storage `auto` are chosen when a run begins and stay with it: resumed, repeated, or carried to another machine.
+/// Thresholds of storage `auto` are chosen when a run begins and stay with it: resumed, repeated, or on another machine.
 #[test]
 fn the_choice_of_storage_stays_with_a_run() {
     let [here, unmeasured, measured] = [(); 3].map(|()| tempfile::tempdir().unwrap());

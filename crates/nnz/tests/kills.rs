@@ -190,7 +190,7 @@ fn one_process_a_run_directory() {
     assert!(dir.path().join("run/record.json").exists());
 }
 
-/// A comparison that is killed at three moments and started again ends in the numbers of one that was not. Seconds are kept apart.
+/// A comparison that is killed at three moments and restarted ends in the numbers of one that was not. Seconds are apart.
 #[test]
 fn killed_comparisons_go_on() {
     let dir = tempfile::tempdir().unwrap();

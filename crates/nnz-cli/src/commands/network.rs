@@ -21,7 +21,7 @@ use std::process::ExitCode;
 /// Most images of a folder used for calibration.
 const PICTURES: usize = 64;
 
-/// Resolves the path of a model, or the name of one that `nnz data get` fetched. A file or folder of the name takes precedence.
+/// Resolves a model's path, or the name of one that `nnz data get` fetched. A file or folder of that name wins.
 ///
 /// # Errors
 /// When a model is known, but not installed.

@@ -133,7 +133,7 @@ struct Bidiagonal<'a> {
 
 impl<'a> Bidiagonal<'a> {
     fn new(matrix: &'a Matrix, without: Option<&'a [f64]>) -> Self {
-        // The first vectors span all that their start has of a multiple singular value, so the second start must differ.
+        // The first vectors span all that their start has of a multiple singular value, so the second start differs.
         let mut rng = Rng::stream(0, "spectrum", u64::from(without.is_some()), 0);
         let mut v: Vec<f64> = (0..matrix.right.len()).map(|_| rng.normal()).collect();
         normalize(&mut v);

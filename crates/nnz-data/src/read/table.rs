@@ -232,7 +232,7 @@ impl<'a> Table<'a> {
         Ok(table)
     }
 
-    /// Calls `row` with the line and the cells of every record, header too, until it returns `false`. Returns the checksum
+    /// Calls `row` with the line and cells of every record, header too, until it returns `false`. Returns the checksum
     /// of the bytes read.
     fn each(&self, mut row: impl FnMut(u64, &StringRecord) -> Result<bool>) -> Result<String> {
         let mut reader = csv::ReaderBuilder::new()

@@ -173,7 +173,7 @@ impl Layer {
         })
     }
 
-    /// Times a training step of this layer by itself under a storage, in seconds: both passes from rows to rows, SGD with
+    /// Times a training step of this layer alone under a storage, in seconds: both passes from rows to rows, SGD with
     /// momentum.
     pub fn training(&self, storage: Storage) -> Result<f64> {
         let shape = Shape::matrix("w", self.topology.rows(), self.topology.cols());

@@ -18,7 +18,7 @@ impl Layer for Flatten {
         Ok(ops::reshape(x, &[x.shape()[0], width]))
     }
 
-    /// Of single numbers along one axis.
+    /// Causal for single numbers along one axis.
     fn causal(&self, input: &[usize]) -> bool {
         matches!(*input, [1, _, 1])
     }
@@ -46,7 +46,7 @@ impl Layer for Tokens {
         Ok(ops::reshape(x, &[s[0], s[1] * s[2], s[3]]))
     }
 
-    /// Of pictures of one line.
+    /// Causal for images of one line.
     fn causal(&self, input: &[usize]) -> bool {
         matches!(*input, [1, _, _])
     }

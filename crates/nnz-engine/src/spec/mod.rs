@@ -30,8 +30,8 @@ const MOST: usize = 1 << 40;
 const MOST_ENTRIES: usize = 1 << 52;
 
 impl ModelSpec {
-    /// Parses a network's name, for images of `[channels, height, width]` and `outputs` outputs, such as classes; [`KNOWN`]
-    /// lists the names.
+    /// Parses a network's name, for images of `[channels, height, width]` and `outputs` outputs, such as classes;
+    /// [`KNOWN`] lists the names.
     pub fn parse(text: &str, input: [usize; 3], outputs: usize) -> Result<Self> {
         let bad = |why: String| Error::Model { spec: text.into(), why };
         let layers = zoo::layers(text, input, outputs).map_err(bad)?;

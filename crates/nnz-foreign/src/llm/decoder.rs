@@ -57,7 +57,7 @@ enum Kernel {
 }
 
 impl Linear {
-    /// Takes a row-major matrix. `bytes` says that values are multiples of a 127th of the largest of their row, and may be held
+    /// Takes a row-major matrix. `bytes`: values are multiples of a 127th of the largest of their row, and may be held
     /// in eight bits.
     pub fn new(rows: usize, cols: usize, values: Vec<f32>, bytes: bool, weights: &Weights) -> Self {
         let nonzeros = values.iter().filter(|v| **v != 0.0).count();
@@ -156,7 +156,7 @@ impl Language {
     /// Opens a file or folder; see [`Archive::open`].
     ///
     /// # Errors
-    /// When it cannot be read, or is not of these families; also when a tensor has another shape than the configuration says.
+    /// When it cannot be read, or is not of these families; also when a tensor's shape contradicts the configuration.
     pub fn open(path: &Path) -> Result<Self> {
         let archive = Archive::open(path)?;
         let config = Config::of(&archive)?;

@@ -158,7 +158,7 @@ pub fn copy(
     folder.finish(&serde_json::Value::Null)
 }
 
-/// Prunes the matrices of all blocks and writes the model to a folder. Every matrix is weighed by its inputs after those before
+/// Prunes the matrices of all blocks and writes the model to a folder. Every matrix is scored on its inputs after those before
 /// it are pruned. Embedding, norms and head stay.
 ///
 /// # Errors

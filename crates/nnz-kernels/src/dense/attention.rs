@@ -90,7 +90,7 @@ impl Attention<'_> {
     }
 
     /// y `[batch, queries, heads, value_width]`, softmax(q kᵀ / √width) v. `log_sums` `[batch, heads, queries]` gets each
-    /// query's log Σ exp of its scores, for the backward pass. A query without visible keys gives zeros and an infinite sum.
+    /// query's log Σ exp of its scores, for the backward pass. A query without visible keys gives zeros, an infinite sum.
     ///
     /// # Panics
     /// When lengths do not match the shape.

@@ -32,7 +32,7 @@ pub(super) struct Map {
 }
 
 impl Map {
-    /// Computes it from the fan-out of each input `[height][width][channels]`. `None` if `image` is none or the inputs are not
+    /// Computes it from the fan-out of the inputs `[height][width][channels]`. `None` if `image` is none or they are not
     /// its pixels.
     pub fn new(image: [usize; 3], fan_out: &[u32]) -> Option<Self> {
         let [channels, height, width] = image;

@@ -347,7 +347,7 @@ impl<'a> Net<'a> {
         })
     }
 
-    /// Adds attention of `heads` heads over queries, keys and values `[batch, places, width]`; `mask` is added to the scores.
+    /// Adds attention of `heads` heads over queries, keys and values `[batch, places, width]`; adds `mask` to the scores.
     fn attention(&mut self, [q, k, v]: [&str; 3], heads: usize, width: usize, mask: Option<&str>) -> String {
         let each = width / heads;
         let apart = self.list(&[0, 0, heads as i64, each as i64]);

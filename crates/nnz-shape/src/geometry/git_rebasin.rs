@@ -1,4 +1,4 @@
-//! Two perceptrons that differ by a permutation of hidden units are one function. Weight matching seeks the permutations under
+//! Two perceptrons that differ by a permutation of hidden units are one function. Weight matching seeks permutations under
 //! which a second network is nearest to a first: with all other layers fixed, the order of layer l maximizes
 //!
 //! Σ_i ⟨W_l^A[i], W_l^B[p_l(i)] P_{l-1}⟩ + b_l^A[i] b_l^B[p_l(i)] + ⟨W_{l+1}^A[:, i], (P_{l+1} W_{l+1}^B)[:, p_l(i)]⟩,

@@ -10,7 +10,7 @@
 //!
 //! Cost: a score per unit and block; time and memory are those of the current network.
 //!
-//! Deviations: only the abstract and notes on the scheme were at hand, so that all constants are chosen here, as is the price's
+//! Deviations: only the abstract and notes on the scheme were at hand, so all constants are chosen here, as is the price's
 //! C/B; a subnetwork is drawn when the network is restructured instead of for each batch, so that parts not drawn are gone;
 //! new parts begin at score 3 instead of near 0 for the same reason, and at zero output, so that nothing jumps. The given network is
 //! the largest possible one.

@@ -1,5 +1,5 @@
 //! RigL with an exploration term: the smallest |w| are dropped, and the zeros of largest
-//! S = |∂L/∂w| + c ln t / (N + ε) are grown, where N counts the rewirings at which the connection was active and t is the step.
+//! S = |∂L/∂w| + c ln t / (N + ε) are grown, N being the number of rewirings with the connection active and t the step.
 //!
 //! Source of the formula: neither the authors' code nor the paper's text was available, only its abstract, which names
 //! exploitation (gradients) and coverage exploration (how often a weight was active) in one acquisition function. The form is that of

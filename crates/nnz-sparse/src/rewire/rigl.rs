@@ -1,7 +1,7 @@
 //! Rigging the lottery: every ΔT steps drop the fraction f(t) of smallest |w| in each layer and grow as many connections
 //! where |∂L/∂w| is largest, with value zero. f(t) = (α / 2) (1 + cos(π t / T_end)) (eq. 1, algorithm 1).
 //!
-//! The momentum of grown connections is zero; connections that are dropped and grown at once keep theirs with their value, as in
+//! The momentum of grown connections is zero; connections dropped and grown at once keep theirs with their value, as in
 //! the authors' code. Layers share the budget as ERK or, with distribution `uniform-plus`, uniformly with a dense first layer.
 //!
 //! Cost: every ΔT steps the gradient of the zeros, on a batch that makes no update.

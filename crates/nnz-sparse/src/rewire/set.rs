@@ -2,7 +2,7 @@
 //! are closest to zero are replaced by as many random connections.
 //!
 //! The scaled version (Curci et al. 2021, arXiv:2102.01732) has importance pruning, an option here: now and then the
-//! neurons with the smallest Σ incoming |w| lose all of them, and the budget shrinks by so much. Its All-ReLU is an activation of
+//! neurons with the smallest Σ incoming |w| lose all of them, and the budget shrinks by as many. All-ReLU is an activation of
 //! networks.
 //!
 //! Cost: at each rewiring one ranking of the weights of each layer; no gradients.

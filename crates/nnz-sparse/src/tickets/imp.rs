@@ -1,5 +1,5 @@
 //! Iterative magnitude pruning with rewinding: train to the end, remove the smallest weights, rewind the rest to their
-//! values at step k, and repeat. With n rounds each keeps the same share of the weights, d^(1/n); the share removed is as near
+//! values at step k, and repeat. With n rounds each keeps the same share of weights, d^(1/n); the share removed is as near
 //! to `fraction` as a whole number of rounds allows. Step k is zero in the first paper and early in training in the later
 //! one (Frankle et al. 2020, arXiv:1912.05671).
 //!

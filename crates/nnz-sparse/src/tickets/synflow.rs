@@ -1,4 +1,4 @@
-//! Prunes before training and without data, so that the flow through the network survives: with R = Σ f(1; |θ|) the score
+//! Prunes before training and without data, so that the flow through the network survives: for R = Σ f(1; |θ|) the score
 //! is ∂R/∂|θ| ⊙ |θ| (eq. 2). In round k of n the density falls to ρ^(k/n) and scores are recomputed (algorithm 1), one
 //! threshold for the whole network.
 //!

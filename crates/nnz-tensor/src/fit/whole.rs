@@ -182,7 +182,7 @@ impl<'h, T: Real> Fit<'h, T> {
         Ok(FitProgress { steps: (self.step, steps), loss, lr, numbers: seen.numbers })
     }
 
-    /// Writes everything needed to resume bit for bit, whole or not at all. `run` names what determines this fit: its data,
+    /// Writes everything needed to resume bit for bit, whole or not at all. `run` names what determines the fit: its data,
     /// options and seed.
     ///
     /// # Errors

@@ -116,7 +116,7 @@ fn select<T: Real>(x: &Tensor<T>, w: &Tensor<T>, b: Option<&Tensor<T>>, k: usize
 /// only (Gao et al. 2024, arXiv:2406.04093, appendix D, for autoencoders).
 ///
 /// # Panics
-/// When extents differ, or there are more rows than can be numbered.
+/// When extents differ, or rows are empty.
 pub fn linear_topk<T: Real>(x: &Var<T>, w: &Var<T>, b: Option<&Var<T>>, k: usize, by: Rank) -> SparseVar<T> {
     let ((rows, inputs), (cols, of_w)) = (x.value().rows_cols(), w.value().rows_cols());
     assert!(

@@ -36,7 +36,7 @@ pub fn fft<T: Real>(x: &Var<T>, axis: usize, inverse: bool) -> Var<T> {
     Var::op("fft", value, &[x], || Box::new(move |g| vec![Some(fft(g, axis, !inverse))]))
 }
 
-/// The first n/2 + 1 coefficients of the transform of n real numbers, which fix the rest: `[.., n]` to `[.., n/2 + 1, 2]`.
+/// The first n/2 + 1 coefficients of the transform of n reals, which fix the rest: `[.., n]` to `[.., n/2 + 1, 2]`.
 pub fn rfft<T: Real>(x: &Var<T>) -> Var<T> {
     let rank = x.shape().len();
     let zeros = Var::constant(Tensor::zeros(x.shape()));
