@@ -1,4 +1,4 @@
-//! Recipes, results, papers and data are compiled in; cargo does not see by itself that they changed.
+//! Recipes, results, papers and data are compiled in; cargo does not notice their changes by itself.
 
 fn main() {
     for folder in ["recipes", "results", "papers", "data"] {

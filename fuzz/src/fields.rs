@@ -1,5 +1,5 @@
-//! Valid files with one field changed: a number that lies reaches what noise in bytes does not, since everything before it is in
-//! order.
+//! Valid files with one field changed: a wrong number reaches code that random bytes do not, since everything before it is
+//! valid.
 
 /// SplitMix64.
 struct Random(u64);
@@ -21,7 +21,7 @@ impl Random {
     }
 }
 
-/// Numbers at the edges of what sizes, places and their products can be.
+/// Numbers at the edges of possible sizes, positions and their products.
 const NUMBERS: [u64; 26] = [
     0,
     1,
@@ -51,11 +51,11 @@ const NUMBERS: [u64; 26] = [
     u64::MAX,
 ];
 
-/// What stands in the place of a number in a text.
+/// Replacements for a number in a text.
 const TEXTS: [&str; 10] =
     ["-1", "1e308", "-1e999", "0.0", "NaN", "\"\"", "[]", "null", "1.5", "9999999999999999999999"];
 
-/// A file with one field changed; empty where it has none of the kind that the seed chooses.
+/// A file with one field changed; empty if it has none of the kind that the seed chooses.
 pub fn change(bytes: &[u8], seed: u64) -> Vec<u8> {
     let mut random = Random(seed);
     match random.below(4) {
@@ -66,7 +66,7 @@ pub fn change(bytes: &[u8], seed: u64) -> Vec<u8> {
     }
 }
 
-/// Another number in a text or in a header that is one. The length that stands before the headers of safetensors and NumPy follows.
+/// Changes a number in a text or in a textual header. The length before the headers of safetensors and NumPy follows.
 fn text(bytes: &[u8], random: &mut Random) -> Vec<u8> {
     let readable = &bytes[..bytes.len().min(1 << 16)];
     let digit = |i: usize| readable.get(i).is_some_and(u8::is_ascii_digit);
@@ -92,7 +92,7 @@ fn text(bytes: &[u8], random: &mut Random) -> Vec<u8> {
     out
 }
 
-/// Another number of two, four or eight bytes, in either order.
+/// Changes a number of two, four or eight bytes, in either order.
 fn integer(bytes: &[u8], random: &mut Random) -> Vec<u8> {
     let size = random.pick(&[2, 4, 8]);
     if bytes.len() < size {
@@ -106,7 +106,7 @@ fn integer(bytes: &[u8], random: &mut Random) -> Vec<u8> {
     out
 }
 
-/// A piece of the file once more, behind itself.
+/// Duplicates a piece of the file right after itself.
 fn twice(bytes: &[u8], random: &mut Random) -> Vec<u8> {
     let from = random.below(bytes.len());
     let to = (from + 1 + random.below(64)).min(bytes.len());
@@ -137,8 +137,8 @@ fn put(mut n: u64, out: &mut Vec<u8>) {
     out.push(n as u8);
 }
 
-/// A message of Protocol Buffers with field number `left`, counted through all that lies in it, set to `new`; none where the bytes
-/// are no message.
+/// Rewrites a Protocol Buffers message with field number `left`, counted through all nested ones, set to `new`; `None` if the bytes
+/// are not a message.
 fn rewrite(bytes: &[u8], deep: usize, left: &mut usize, new: u64) -> Option<Vec<u8>> {
     let (mut at, mut out) = (0, Vec::with_capacity(bytes.len() + 10));
     while at < bytes.len() {
@@ -177,7 +177,7 @@ fn rewrite(bytes: &[u8], deep: usize, left: &mut usize, new: u64) -> Option<Vec<
     Some(out)
 }
 
-/// Another number in a message, whose lengths follow.
+/// Changes a number in a message, whose lengths follow.
 fn message(bytes: &[u8], random: &mut Random) -> Vec<u8> {
     let mut left = usize::MAX;
     if rewrite(bytes, 0, &mut left, 0).is_none() {

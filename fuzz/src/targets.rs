@@ -1,4 +1,4 @@
-//! Every reader of bytes that may come from anywhere, by the name of its fuzz target.
+//! Every reader of untrusted bytes, by the name of its fuzz target.
 
 use nnz_engine::data::{Dataset, Inputs, Normalization, Split};
 use nnz_engine::file::{Header, parse_model};
@@ -7,7 +7,7 @@ use nnz_formats::Archive;
 use nnz_onnx::{Array, Budget, DType, Graph, Session, Value};
 use std::path::{Path, PathBuf};
 
-/// All of them.
+/// All targets.
 pub const ALL: [&str; 26] = [
     "adapter",
     "checkpoint",
@@ -37,7 +37,7 @@ pub const ALL: [&str; 26] = [
     "weights",
 ];
 
-/// Hands bytes to a reader and drops what it answers.
+/// Passes bytes to a reader and drops its result.
 ///
 /// # Panics
 /// When no target has this name, and when a reader breaks a promise.
@@ -77,7 +77,7 @@ fn archive(bytes: Vec<u8>) {
     }
 }
 
-/// A packed matrix whose shape and parts are the bytes: a number that says how long the first part is, rows and columns, then the parts.
+/// A packed matrix whose shape and parts are the bytes: the length of the first part, rows and columns, then the parts.
 fn packed(packing: &str, bytes: &[u8]) {
     let Some((head, rest)) = bytes.split_at_checked(18) else { return };
     let word = |at: usize| u64::from_le_bytes(head[at..at + 8].try_into().unwrap_or_default());
@@ -122,7 +122,7 @@ fn onnx(bytes: &[u8]) {
     run(&graph, 1 << 16);
 }
 
-/// Runs a network on ones, in every kernel, when it holds so many numbers at most.
+/// Runs a network on ones, in every kernel, if it holds at most so many numbers.
 fn run(graph: &Graph, numbers: usize) -> Option<()> {
     for kernel in ["dense", "sliced", "blocked", "plan"] {
         let session = Session::new(graph, Some(Box::new(move |_, _, _, _| kernel)), Budget { numbers }).ok()?;
@@ -160,7 +160,7 @@ fn small() -> Dataset {
     Dataset::new("small", [1, 1, 3], classes, split(12), split(4), "small".into()).expect("a data set")
 }
 
-/// A training that goes on from the bytes, for a step.
+/// Resumes a training from the bytes, for one step.
 fn checkpoint(bytes: &[u8]) {
     let (path, data) = (scratch("checkpoint"), small());
     let Ok(mut trainer) = trainer(&data) else { return };
@@ -170,7 +170,7 @@ fn checkpoint(bytes: &[u8]) {
     }
 }
 
-/// What [`checkpoint`] reads.
+/// Makes a checkpoint for [`checkpoint`].
 ///
 /// # Panics
 /// When scratch memory cannot be written to.
@@ -213,7 +213,7 @@ fn trainer(data: &Dataset) -> nnz_engine::Result<Trainer<'_, f32>> {
     Ok(trainer)
 }
 
-/// A file of this process and thread alone.
+/// A file for this process and thread only.
 fn scratch(name: &str) -> PathBuf {
     let thread = format!("{:?}", std::thread::current().id());
     std::env::temp_dir().join(format!(
@@ -237,7 +237,7 @@ fn recipe(bytes: &[u8]) {
     }
 }
 
-/// Recipes carried out up to the first step, on a table, when their networks are small.
+/// Carries out recipes up to the first step, on a table, if their networks are small.
 fn experiment(bytes: &[u8]) {
     struct Stop;
     impl nnz::lab::run::Observer for Stop {
@@ -274,7 +274,7 @@ fn report(bytes: &[u8]) {
     }
 }
 
-/// How topologies moved: what a run keeps of it, the numbers and the page made of that.
+/// How topologies changed: the record of a run, and the numbers and the page made from it.
 fn history(bytes: &[u8]) {
     let Ok(events) = nnz::lab::history::parse(bytes, Path::new("fuzz")) else { return };
     if let Ok(history) = nnz::lab::history::tell(&events, "arm", 0, "title", [1, 4, 4]) {
@@ -282,7 +282,7 @@ fn history(bytes: &[u8]) {
     }
 }
 
-/// Adapters, put on a network and taken off it.
+/// Adapters, fused into a network and unfused.
 fn adapter(bytes: &[u8]) {
     let Ok(difference) = nnz::foreign::adapter::Difference::parse(bytes, Path::new("fuzz")) else { return };
     let _ = (difference.columns(), difference.values());
@@ -293,7 +293,7 @@ fn adapter(bytes: &[u8]) {
     let _ = difference.unfuse(&mut model);
 }
 
-/// A `tokenizer.json`, asked for the tokens of a text and for their text.
+/// A `tokenizer.json`, used to encode a text and decode it.
 fn tokenizer(bytes: &[u8]) {
     let path = scratch("tokenizer");
     std::fs::write(&path, bytes).expect("scratch memory");

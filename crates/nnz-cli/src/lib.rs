@@ -1,4 +1,4 @@
-//! The command line of nnz. [`main`] is handed the methods of every room; it knows none itself.
+//! The command line of nnz. [`main`] is given the methods of every room; it knows none itself.
 #![forbid(unsafe_code)]
 
 mod commands;
@@ -14,10 +14,10 @@ use std::process::ExitCode;
 struct Cli {
     #[command(subcommand)]
     command: Command,
-    /// Print one JSON document on stdout; everything for people goes to stderr
+    /// Print one JSON document on stdout; text for people goes to stderr
     #[arg(long, global = true)]
     json: bool,
-    /// Say nothing that was not asked for
+    /// Print only what was asked for
     #[arg(long, short, global = true)]
     quiet: bool,
     /// Threads to compute with [default: all cores]
@@ -43,11 +43,11 @@ enum Command {
     Train(commands::train::Args),
     /// Compare methods fairly: equal steps, equal tuning, control arms, paired intervals
     Compare(commands::compare::Args),
-    /// Run a recipe: a file, the name of one that comes with nnz, or a run directory to go on with
+    /// Run a recipe: a file, the name of one that comes with nnz, or a run directory to resume
     Run(commands::run::Args),
     /// Prune a trained model
     Prune(commands::prune::Args),
-    /// Take what fine-tuning made of a network out of it, fuse, unfuse and switch it, to the bit
+    /// Extract the changes of fine-tuning from a network; fuse, unfuse and switch them, to the bit
     Adapter(commands::adapter::Args),
     /// How well a language model predicts a text
     Perplexity(commands::language::PerplexityArgs),
@@ -55,15 +55,15 @@ enum Command {
     Convert(commands::language::ConvertArgs),
     /// Accuracy and loss of a model on a data set
     Eval(commands::model::EvalArgs),
-    /// What a model is made of: density, bytes, degrees, dead units, components, spectral gap
+    /// What a model consists of: density, bytes, degrees, dead units, components, spectral gap
     Inspect(commands::model::InspectArgs),
-    /// What a model answers: the class of a picture or a row, the vector of a text, how a text goes on, which text fits a picture
+    /// Apply a model: the class of an image or a row, the vector of a text, how a text continues, which text fits an image
     Predict(commands::model::PredictArgs),
     /// List the methods
     Methods(commands::methods::MethodsArgs),
     /// Everything about one method: idea, paper, options, claims
     Show(commands::methods::ShowArgs),
-    /// What to cite for a method or a recipe, as BibTeX
+    /// BibTeX entries to cite for a method or a recipe
     Cite(commands::methods::CiteArgs),
     /// Run the claims of a method and judge them
     Reproduce(commands::reproduce::Args),
@@ -73,9 +73,9 @@ enum Command {
     Bench(commands::bench::Args),
     /// List, fetch and check data sets
     Data(commands::data::Args),
-    /// Show a run while it goes
+    /// Show a run in progress
     Top(commands::top::Args),
-    /// Look at processor, threads, memory, data and directories; exit code 1 when something will not work
+    /// Check processor, threads, memory, data and directories; exit code 1 if something will not work
     Doctor,
     /// Print completions of commands and options for a shell
     Completions(commands::shell::CompletionsArgs),

@@ -1,4 +1,4 @@
-//! What people see: tables on stdout, everything that passes by on stderr.
+//! User interface: tables on stdout, notes and progress on stderr.
 
 use anyhow::Result;
 use comfy_table::{CellAlignment, Table, presets};
@@ -14,26 +14,26 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, OnceLock};
 use std::time::{Duration, Instant};
 
-/// What every command is handed: how to speak, and which methods there are.
+/// Context of every command: output settings and registry.
 #[derive(Clone, Copy)]
 pub struct Ui {
     /// The methods of every room.
     pub registry: Registry,
-    /// One document on stdout.
+    /// Whether to print one JSON document on stdout.
     pub json: bool,
-    /// No remarks.
+    /// Whether to suppress notes.
     pub quiet: bool,
 }
 
 impl Ui {
-    /// A remark on stderr.
+    /// Prints a note on stderr.
     pub fn note(self, text: impl AsRef<str>) {
         if !self.quiet {
             eprintln!("{}", shown(text.as_ref()));
         }
     }
 
-    /// The answer: a document for `--json`, else text.
+    /// Prints the answer: a document for `--json`, else text.
     pub fn answer<S: Serialize>(self, document: &S, text: impl FnOnce() -> String) -> Result<()> {
         match self.json {
             true => put(&json(&serde_json::to_string_pretty(document)?)),
@@ -42,8 +42,8 @@ impl Ui {
     }
 }
 
-/// Whether a terminal takes a character as it is: those of control move the cursor or change colours, and marks of direction reorder
-/// what stands beside them. Lines and tabs stay.
+/// Whether a terminal can safely take a character: control characters move the cursor or change colours, and bidirectional marks
+/// reorder their surroundings. Newlines and tabs stay.
 fn harmless(c: char) -> bool {
     match c {
         '\n' | '\t' => true,
@@ -52,12 +52,12 @@ fn harmless(c: char) -> bool {
     }
 }
 
-/// A text as a terminal may have it: names of tensors, columns and files are other people's.
+/// Escapes a text for a terminal: names of tensors, columns and files come from others.
 pub fn shown(text: &str) -> Cow<'_, str> {
     written_out(text, |c| c.escape_default().to_string())
 }
 
-/// JSON likewise; what stands for such a character is JSON again.
+/// Escapes JSON likewise; the result is valid JSON.
 fn json(text: &str) -> Cow<'_, str> {
     written_out(text, |c| format!("\\u{:04x}", u32::from(c)))
 }
@@ -69,12 +69,12 @@ fn written_out(text: &str, escape: impl Fn(char) -> String) -> Cow<'_, str> {
     }
 }
 
-/// Writes a text to stdout as a terminal may have it.
+/// Prints a text to stdout, escaped for a terminal.
 pub fn print(text: &str) -> Result<()> {
     put(&shown(text))
 }
 
-/// Writes a text to stdout; a reader that left early (`| head`) is no error.
+/// Writes a text to stdout; a reader that left early (`| head`) is not an error.
 fn put(text: &str) -> Result<()> {
     let mut out = std::io::stdout().lock();
     match writeln!(out, "{}", text.trim_end()).and_then(|()| out.flush()) {
@@ -83,14 +83,14 @@ fn put(text: &str) -> Result<()> {
     }
 }
 
-/// One sentence on stderr and the exit code: 130 when interrupted, 2 for everything else.
+/// Prints one sentence on stderr and returns the exit code: 130 when interrupted, 2 for everything else.
 pub fn fail(error: &anyhow::Error) -> ExitCode {
     let interrupted = matches!(error.downcast_ref(), Some(nnz_lab::Error::Interrupted { .. }));
     eprintln!("{}{}", if interrupted { "" } else { "error: " }, shown(&format!("{error:#}")));
     ExitCode::from(if interrupted { 130 } else { 2 })
 }
 
-/// A table with a header; the first column is words, the others are numbers.
+/// Formats a table with a header; the first column is text, the others are numbers.
 pub fn table(header: &[&str], rows: Vec<Vec<String>>) -> String {
     let mut table = Table::new();
     table.load_style(presets::NOTHING).set_header(header.iter().copied());
@@ -105,7 +105,7 @@ pub fn table(header: &[&str], rows: Vec<Vec<String>>) -> String {
     table.trim_fmt()
 }
 
-/// A table of words.
+/// Formats a table of text.
 pub fn words(header: &[&str], rows: Vec<Vec<String>>) -> String {
     let mut table = Table::new();
     table.load_style(presets::NOTHING).set_header(header.iter().copied());
@@ -115,7 +115,7 @@ pub fn words(header: &[&str], rows: Vec<Vec<String>>) -> String {
     table.trim_fmt()
 }
 
-/// 1234567 as `1,234,567`.
+/// Formats 1234567 as `1,234,567`.
 pub fn count(n: usize) -> String {
     let digits = n.to_string();
     let mut out = String::new();
@@ -128,7 +128,7 @@ pub fn count(n: usize) -> String {
     out
 }
 
-/// Bytes in decimal units.
+/// Formats bytes in decimal units.
 pub fn bytes(n: usize) -> String {
     match n {
         0..1_000 => format!("{n} B"),
@@ -138,7 +138,7 @@ pub fn bytes(n: usize) -> String {
     }
 }
 
-/// A share in percent, with its interval when there is one.
+/// Formats a share in percent, with its interval if there is one.
 pub fn percent(share: f64, half_width: Option<f64>) -> String {
     match half_width {
         Some(h) => format!("{:.2} ± {:.2}%", share * 100.0, h * 100.0),
@@ -146,7 +146,7 @@ pub fn percent(share: f64, half_width: Option<f64>) -> String {
     }
 }
 
-/// A density with as many digits as it needs.
+/// Formats a density with as many digits as it needs.
 pub fn density(d: f64) -> String {
     let text = if d >= 0.001 { format!("{d:.4}") } else { format!("{d:.2e}") };
     match text.contains('e') {
@@ -171,7 +171,7 @@ pub fn stop_flag() -> Result<Arc<AtomicBool>> {
     Ok(stop)
 }
 
-/// Shows a run as it goes: a bar on a terminal, a line for each network elsewhere.
+/// Shows the progress of a run: a bar on a terminal, a line per network elsewhere.
 pub struct Watch {
     ui: Ui,
     stop: Arc<AtomicBool>,
@@ -181,7 +181,7 @@ pub struct Watch {
     count: usize,
     drawn: Instant,
     started: Instant,
-    /// Steps done before this process took over.
+    /// Steps done before this process.
     resumed_at: Option<u64>,
 }
 

@@ -17,7 +17,7 @@ use std::time::{Duration, Instant};
 use tempfile::NamedTempFile;
 use toml::Table;
 
-/// How long a recipe may take at smoke scale, in the development profile on a busy machine.
+/// Most time of a recipe at smoke scale, in the development profile on a busy machine.
 const SMOKE: Duration = Duration::from_secs(20);
 
 type Inputs = BTreeMap<String, Box<dyn Any + Send + Sync>>;
@@ -29,7 +29,7 @@ pub struct Trials {
     whole: OnceLock<Result<(Findings, u64), String>>,
 }
 
-/// Keeps a state in a file, as runs do; stops at a checkpoint where told to.
+/// Keeps a state in a file, as runs do; stops at a given checkpoint.
 #[derive(Default)]
 struct Memory {
     kept: Option<NamedTempFile>,
@@ -65,7 +65,7 @@ impl Host for Memory {
     }
 }
 
-/// Something of every kind an input can have. Networks are briefly trained, each from another seed.
+/// One input of every kind. Networks are briefly trained, each from another seed.
 fn inputs(method: &'static Method, options: &Table) -> Result<Inputs, String> {
     let Ground { data, model: spec } = Ground::of(TargetKind::Weights);
     let experiment = method.launch(options).map_err(|e| e.to_string())?;
@@ -106,7 +106,7 @@ fn inputs(method: &'static Method, options: &Table) -> Result<Inputs, String> {
     Ok(all)
 }
 
-/// What is asked of an experiment.
+/// A check of an experiment.
 pub type Check = fn(&Trials) -> Verdict;
 
 impl Trials {
@@ -120,7 +120,7 @@ impl Trials {
         ("smoke", Self::recipes_take_seconds),
     ];
 
-    /// Trials of an experiment.
+    /// Prepares the trials of an experiment.
     pub fn new(method: &'static Method) -> Self {
         Self { method, inputs: OnceLock::new(), whole: OnceLock::new() }
     }
@@ -128,13 +128,13 @@ impl Trials {
     /// Runs the check of that name.
     ///
     /// # Errors
-    /// What is wrong; also when there is no such check.
+    /// The defect; also when there is no such check.
     pub fn check(&self, name: &str) -> Verdict {
         let found = Self::CHECKS.iter().find(|(known, _)| *known == name);
         found.map_or_else(|| Err(format!("no check `{name}`")), |(_, check)| check(self))
     }
 
-    /// One arm at a seed; `None` where it was stopped.
+    /// Runs one arm at a seed; `None` if it was stopped.
     fn run(&self, seed: u64, host: &mut Memory) -> Result<Option<Findings>, String> {
         let options = quick(self.method)?;
         let inputs = self.inputs.get_or_init(|| inputs(self.method, &options)).as_ref().map_err(Clone::clone)?;
@@ -156,7 +156,7 @@ impl Trials {
         })
     }
 
-    /// At seed 1 on one thread, with the number of its checkpoints.
+    /// Findings at seed 1 on one thread, with the number of its checkpoints.
     fn whole(&self) -> Result<&(Findings, u64), String> {
         self.whole.get_or_init(|| self.through(1, 1)).as_ref().map_err(Clone::clone)
     }
@@ -176,7 +176,7 @@ impl Trials {
         Ok(())
     }
 
-    /// The same seed finds the same; another finds something else, unless the experiment says that it follows from its inputs.
+    /// The same seed finds the same; another finds something else, unless the experiment is declared deterministic.
     fn obeys_its_seed(&self) -> Verdict {
         let stochastic = self.method.launch(&quick(self.method)?).map_err(|e| e.to_string())?.stochastic();
         let (one, _) = self.whole()?;

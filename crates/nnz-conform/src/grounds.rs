@@ -1,4 +1,4 @@
-//! What methods are tried on: small data, a small network, a short training.
+//! Testbed of methods: small data, a small network, a short training.
 
 use nnz_core::{Method, Rng, TargetKind, Topology};
 use nnz_data::Store;
@@ -6,20 +6,20 @@ use nnz_engine::data::{Dataset, Graph, Inputs, Split};
 use nnz_engine::{LrSchedule, ModelSpec, OptimizerSpec, Storage, TrainSpec};
 use std::sync::{Arc, LazyLock};
 
-/// The density at which methods that have one are tried.
+/// The density at which methods that have one are tested.
 pub const DENSITY: f64 = 0.1;
 
-/// Side of the pictures.
+/// Side of the images.
 const SIDE: usize = 14;
 
-/// Data, and a network that fits them.
+/// Data, and a matching network.
 pub(crate) struct Ground {
     pub data: Dataset,
     pub model: ModelSpec,
 }
 
 impl Ground {
-    /// Where the targets of a kind exist.
+    /// The ground on which targets of a kind exist.
     pub fn of(kind: TargetKind) -> &'static Self {
         match kind {
             TargetKind::Edges => &GRAPH,
@@ -88,11 +88,11 @@ static GRAPH: LazyLock<Ground> = LazyLock::new(|| {
     Ground { data: Dataset { graph: Some(Arc::new(graph)), ..data }, model }
 });
 
-/// The options of a card with which it is quick enough to do all it does several times in a short run: at [`DENSITY`], every 50
-/// steps where its interval is in steps, and as the card itself says.
+/// Options with which a method does everything several times in a short run: at [`DENSITY`], every 50
+/// steps if its interval is in steps, and the card's own quick options.
 ///
 /// # Errors
-/// When what the card says is no table of options.
+/// When the card's quick options are not a table of options.
 pub fn quick(method: &Method) -> Result<toml::Table, String> {
     let mut options = method.defaults();
     if options.contains_key("density") {

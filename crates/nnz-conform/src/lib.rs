@@ -1,4 +1,4 @@
-//! What every method and experiment promises, as checks that are chosen by what a card is and by what it builds, never by its key.
+//! Promises of every method and experiment, as checks that are chosen by the kind of a card and of its instance, never by its key.
 //!
 //! A room crate runs all of them on its rooms with a test of three lines:
 //!
@@ -8,7 +8,7 @@
 //! }
 //! ```
 //!
-//! A test is one check of one method and is named `room::file::check`, as the unit tests of that file are, so that
+//! A test is one check of one method and is named `room::file::check`, like the unit tests of that file, so that
 //! `cargo test -p nnz-sparse ::rigl::` runs all tests of one method and nothing else.
 #![forbid(unsafe_code)]
 
@@ -25,7 +25,7 @@ pub use experiments::Trials;
 pub use grounds::{DENSITY, quick};
 pub use sparsify::Bench;
 
-/// What a check found: nothing, or what is wrong in words.
+/// Result of a check: nothing, or the defect in words.
 pub type Verdict = Result<(), String>;
 
 /// Ends a check with a sentence unless a condition holds.

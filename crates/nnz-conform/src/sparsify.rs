@@ -1,4 +1,4 @@
-//! Checks of methods that change weights, units or topologies while something trains.
+//! Checks of methods that change weights, units or topologies during training.
 
 use crate::grounds::{DENSITY, Ground, quick};
 use crate::{Verdict, ensure};
@@ -12,16 +12,16 @@ use std::sync::OnceLock;
 use tempfile::TempDir;
 use toml::Table;
 
-/// The run that methods are built for where nothing trains.
+/// The run for which methods are built when nothing trains.
 const SETTING: Setting = Setting { seed: 0, steps: 240, steps_per_epoch: 30 };
 /// The seed of the run that checks share.
 const SEED: u64 = 5;
-/// Where other numbers of threads are compared with one.
+/// Step at which other numbers of threads are compared with one.
 const EARLY: u64 = 130;
 
 type Check = fn(&Bench) -> Verdict;
 
-/// A method, what it can do, and the run that its checks share.
+/// A method, its capabilities, and the run that its checks share.
 pub struct Bench {
     method: &'static Method,
     options: Table,
@@ -32,7 +32,7 @@ pub struct Bench {
     whole: OnceLock<Result<Whole, String>>,
 }
 
-/// Everything a run computed.
+/// Everything that a run computed.
 #[derive(PartialEq, Debug)]
 struct Print<T> {
     values: Vec<Vec<T>>,
@@ -52,21 +52,21 @@ impl<T: Number> Print<T> {
     }
 }
 
-/// One training from end to end on one thread, step by step, and what was seen on the way.
+/// One training from start to end on one thread, step by step, with its observations.
 struct Whole {
-    /// The network at the end.
+    /// The final network.
     model: Model<f32>,
-    /// Nonzeros at the start, and the first step that was above with its own.
+    /// Nonzeros at the start, and the first step above that with its own count.
     start: usize,
     above: Option<(u64, usize)>,
     early: Print<f32>,
     end: Print<f32>,
-    /// Checkpoints, with the steps they were made at.
+    /// Checkpoints, with their steps.
     cuts: Vec<(u64, PathBuf)>,
     _dir: TempDir,
 }
 
-/// Of every target that a method can have: weights, and the edges of a graph.
+/// Topologies of all possible targets: weights, and the edges of a graph.
 fn topologies<T: Number>(model: &Model<T>) -> Vec<Topology> {
     let target = |name: &str| name.ends_with(".edges");
     model.params.iter().filter(|p| p.weight() || target(&p.shape.name)).map(|p| p.topology()).collect()
@@ -96,7 +96,7 @@ impl Bench {
         Ok(Self { method, options, ground: Ground::of(kind), kind, leaves, whole: OnceLock::new() })
     }
 
-    /// The checks that fit what the method is.
+    /// The checks that apply to the method.
     pub fn checks(&self) -> impl Iterator<Item = (&'static str, fn(&Self) -> Verdict)> {
         let scored = matches!(self.kind, TargetKind::Weights | TargetKind::Edges);
         let (pattern, any) = (self.text("pattern"), Some("unstructured"));
@@ -124,7 +124,7 @@ impl Bench {
     /// Runs the check of that name.
     ///
     /// # Errors
-    /// What is wrong; also when the method has no such check.
+    /// The defect; also when the method has no such check.
     pub fn check(&self, name: &str) -> Verdict {
         let found = self.checks().find(|(known, _)| *known == name);
         found.map_or_else(|| Err(format!("{} has no check `{name}`", self.method.key)), |(_, check)| check(self))
@@ -138,7 +138,7 @@ impl Bench {
         self.options.contains_key("density")
     }
 
-    /// Whether it has an option and takes that word for it.
+    /// Whether it has an option and accepts that word for it.
     fn takes(&self, option: &str, word: &str) -> bool {
         self.options.contains_key(option) && self.build(&[(option, word.into())], &SETTING).is_ok()
     }
@@ -186,7 +186,7 @@ impl Bench {
         }
     }
 
-    /// Where a run is cut off.
+    /// Step at which a run is interrupted.
     fn cut(&self, index: u64, steps: u64) -> u64 {
         1 + Rng::stream(0, self.method.key, index, 0).below(steps - 1)
     }
@@ -220,13 +220,13 @@ impl Bench {
                 early = Some(Print::of(&t));
             }
         }
-        // The act behind the last step, such as a last pruning.
+        // The command after the last step, such as a last pruning.
         t.run(|_, _| true).map_err(words)?;
         let (early, end) = (early.ok_or("the run has no steps")?, Print::of(&t));
         Ok(Whole { model: t.model, start, above, early, end, cuts, _dir: dir })
     }
 
-    /// To one connection; a constant fan-in to one for each row.
+    /// Exact to one connection; a constant fan-in to one per row.
     fn reaches_its_density(&self) -> Verdict {
         let result = &self.whole()?.model;
         let heads = || result.weights().filter(|p| p.shape.head);
@@ -254,7 +254,7 @@ impl Bench {
         Ok(())
     }
 
-    /// What was not there at the start is paid for by what goes.
+    /// Growth beyond the start is balanced by pruning.
     fn never_exceeds_its_start(&self) -> Verdict {
         let Whole { start, above, .. } = self.whole()?;
         match above {
@@ -278,7 +278,7 @@ impl Bench {
         };
         let refs: Vec<&Shape> = shapes.iter().collect();
         let births = work.sparsifier.initial_topologies(&refs).map_err(words)?;
-        // A graph says all it says by which edges it has.
+        // A graph's only information is which edges it has.
         let graph = |s: &Shape| {
             let mut rng = Rng::stream(draw, "edges", 0, 0);
             let above = (0..s.len() as u64).filter(|p| p / 12 < p % 12 && rng.unit64() < 0.5);
@@ -334,7 +334,7 @@ impl Bench {
         let mut edits = Vec::new();
         for step in 0..=SETTING.steps {
             if matches!(work.sparsifier.plan(step), Plan::Rewire(_)) {
-                // Other values at each step, for methods that look at what has changed.
+                // Other values at each step, for methods that track changes.
                 let values: Vec<Vec<f32>> =
                     targets.iter().map(|t| numbers(&format!("w{step}"), t.index, t.values.len())).collect();
                 let moved: Vec<Target> =
@@ -349,7 +349,7 @@ impl Bench {
         let (a, again, other) =
             (&self.whole()?.end, self.through(Storage::Auto, SEED)?, self.through(Storage::Auto, SEED + 1)?);
         ensure!(*a == again, "the same seed gave two results");
-        // Which edges or units go may follow from the data alone.
+        // Which edges or units are pruned may follow from the data alone.
         let sparse = a.topologies.iter().any(|t| t.density() < 1.0) && self.kind != TargetKind::Edges;
         ensure!(!sparse || a.topologies != other.topologies, "two seeds gave one topology");
         ensure!(*a != other, "two seeds gave one network");
@@ -375,7 +375,7 @@ impl Bench {
         self.alike(&[], 200).map(drop)
     }
 
-    /// Masked and sparse storage, step by step in 64 bits; the sparse one at the end.
+    /// Compares masked and sparse storage, step by step in 64 bits; returns the sparse one at the end.
     fn alike(&self, other: &[(&str, toml::Value)], steps: u64) -> Result<Trainer<'static, f64>, String> {
         let mut masked = self.begin_with::<f64>(other, Storage::Masked, 4)?;
         let mut sparse = self.begin_with::<f64>(other, Storage::Sparse, 4)?;
@@ -426,7 +426,7 @@ impl Bench {
                 Err(why) => why,
                 Ok(mut t) => t.run(|_, _| true).err().map_or_else(String::new, words),
             };
-            // A graph without edges is none of the method's business.
+            // A graph without edges is not the method's concern.
             let least = self.kind == TargetKind::Edges && density == 1e-9;
             ensure!(error.contains("density") || error.contains("last unit") || least, "density {density}: {error:?}");
         }
@@ -483,19 +483,19 @@ impl Bench {
         Ok(())
     }
 
-    /// At the density and alike under both storages, with a random zero for each connection.
+    /// Reaches its density and agrees under both storages, with a random zero per connection.
     fn grows_from_samples_too(&self) -> Verdict {
         self.reaches_with(&[("growth", "sampled".into())])
     }
 
-    /// At the density and alike under both storages, from graphs of every kind.
+    /// Reaches its density and agrees under both storages, from graphs of every kind.
     fn starts_from_any_graph(&self) -> Verdict {
         ["small-world", "scale-free", "ramanujan"].into_iter().try_for_each(|start| {
             self.reaches_with(&[("start", start.into())]).map_err(|why| format!("start {start}: {why}"))
         })
     }
 
-    /// What survives training obeys the pattern, unless that is refused by name.
+    /// The survivors of training obey the pattern, unless it is refused by name.
     fn keeps_patterns(&self) -> Verdict {
         for pattern in ["unstructured", "per-row", "1:2", "block:2x2", "row"] {
             let density = if pattern == "1:2" { 0.5 } else { 0.25 };
@@ -505,7 +505,7 @@ impl Bench {
                 begun => begun.map_err(|why| format!("{pattern}: {why}"))?,
             };
             t.run(|_, _| true).map_err(|why| format!("{pattern}: {why}"))?;
-            // A matrix may grow full at the cost of others.
+            // A matrix may become full at the cost of others.
             let found = topologies(&t.model);
             let entries: usize = found.iter().map(|t| t.rows() * t.cols()).sum();
             let nnz: usize = found.iter().map(|t| t.nnz()).sum();
@@ -539,7 +539,7 @@ fn documents_its_options(method: &Method, refusal: impl Fn(&Table) -> Option<Str
     for doc in docs {
         ensure!(!doc.doc.is_empty(), "`{}` is not explained", doc.key);
         let Some(range) = doc.range else { continue };
-        // Where the type leaves no room for a number outside, the parser refuses it.
+        // If the type leaves no room for a number outside, the parser refuses it.
         let value = match doc.default {
             Some(toml::Value::Integer(_)) => toml::Value::from(range.outside() as i64),
             _ => range.outside().into(),
@@ -551,7 +551,7 @@ fn documents_its_options(method: &Method, refusal: impl Fn(&Table) -> Option<Str
     Ok(())
 }
 
-/// A misspelt option is refused with the right one and the key; `refusal` is what options are refused with.
+/// A misspelt option is refused with the right one and the key; `refusal` returns the error for options.
 pub(crate) fn refuses_typos(method: &Method, refusal: impl Fn(&Table) -> Option<String>) -> Verdict {
     let Some((key, _)) = method.defaults().into_iter().next() else { return Ok(()) };
     let typo = format!("{}x{}", &key[..1], &key[1..]);

@@ -1,4 +1,4 @@
-//! Methods that do not do what they say, each of which must be found out; and honest ones that use words which no registered
+//! Methods that do not do what they claim, each of which must be detected; and honest ones with words that no registered
 //! method uses yet.
 
 use nnz_conform::{Bench, Verdict};
@@ -38,7 +38,7 @@ fn random(density: f64, setting: &Setting) -> Static {
     Budget::new(density, DistributionKind::Erk).fixed(setting)
 }
 
-/// Looks at nothing: the first entries win.
+/// Ignores everything: the first entries win.
 struct Blind;
 
 impl Criterion for Blind {
@@ -53,7 +53,7 @@ cheat!(ignores_score, "ignores-score", |density, setting| {
 cheat!(ignores_seed, "ignores-seed", |density, setting| random(density, &Setting { seed: 7, ..*setting }).into());
 cheat!(ignores_density, "ignores-density", |_, setting| by_magnitude(0.3, setting).into());
 
-/// Born like a random topology; then does what `Self::2` says.
+/// Starts from a random topology; then applies the edit `Self::1`.
 struct Born(Static, fn(&Target) -> Edit, usize);
 
 impl Sparsifier for Born {
@@ -85,7 +85,7 @@ cheat!(grows_only, "grows-without-dropping", |density, setting| {
     };
     Born(random(density, setting), grow, 0).into()
 });
-// The classifier is no target: an edit for it is one too many.
+// The classifier is not a target: an edit for it is one too many.
 cheat!(touches_frozen, "touches-a-frozen-layer", |density, setting| {
     Born(random(density, setting), |_| Edit::Keep, 1).into()
 });
@@ -184,7 +184,7 @@ cheat!(cubed, "cubes", |density, setting| {
     }
 });
 
-/// A pull that forgets a factor.
+/// A vector-Jacobian product that forgets a factor.
 struct Half(Cubes);
 
 impl Parametrization for Half {
@@ -217,7 +217,7 @@ cheat!(halved, "pulls-half", |density, setting| {
     }
 });
 
-/// Keeps a counter to itself that no checkpoint knows of.
+/// Keeps a counter that no checkpoint contains.
 struct Forgetful(u64);
 
 impl Sparsifier for Forgetful {
@@ -255,7 +255,7 @@ fn check(method: &'static Method, name: &str) -> Verdict {
 
 #[test]
 fn honest_methods_pass() {
-    // A soup and cubes are words that no method uses yet; what they are idle for says nothing of density and scores.
+    // A soup and cubes are words that no method uses yet; their idle parts say nothing of density and scores.
     static HONEST: [Method; 4] =
         [souped::Options::METHOD, cubed::Options::METHOD, by_magnitude::Options::METHOD, at_random::Options::METHOD];
     for (i, method) in HONEST.iter().enumerate() {

@@ -1,4 +1,4 @@
-//! An honest experiment passes every check, and those that cheat are found out.
+//! An honest experiment passes every check, and those that cheat are detected.
 
 use nnz_conform::{Trials, checks};
 use nnz_core::catalog::Entry;
@@ -24,7 +24,7 @@ impl State for Sum {
     }
 }
 
-/// Keeps how far it is and forgets what it found.
+/// Saves its progress and forgets its findings.
 struct Half<'a>(&'a mut Sum);
 
 impl State for Half<'_> {
@@ -33,7 +33,7 @@ impl State for Half<'_> {
     }
 }
 
-/// What is wrong with it.
+/// The cheat.
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Fault {
     None,

@@ -1,14 +1,14 @@
-/// What fine-tuning made of a weight: some of its columns.
+/// A fine-tuned weight as the columns that fine-tuning changed.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Adapter<T> {
-    /// Which, ascending.
+    /// Indices of those columns, ascending.
     pub columns: Vec<usize>,
-    /// Their values, `[rows, columns]`.
+    /// Values of those columns, `[rows, columns]`.
     pub block: Vec<T>,
 }
 
 impl<T: Copy + PartialEq> Adapter<T> {
-    /// The columns in which `tuned` is not `base`; both row-major `[rows, cols]`.
+    /// Collects the columns in which `tuned` differs from `base`; both row-major `[rows, cols]`.
     pub fn between(base: &[T], tuned: &[T], cols: usize) -> Self {
         let rows = || base.chunks(cols.max(1)).zip(tuned.chunks(cols.max(1)));
         let columns: Vec<usize> = (0..cols).filter(|&c| rows().any(|(a, b)| a[c] != b[c])).collect();
@@ -16,7 +16,7 @@ impl<T: Copy + PartialEq> Adapter<T> {
         Self { columns, block }
     }
 
-    /// Puts its columns into a weight and takes those that were there: once fuses, twice is as before, to the bit.
+    /// Swaps its columns with those of a weight: once fuses the adapter, twice restores the weight to the bit.
     pub fn swap(&mut self, weight: &mut [T], cols: usize) {
         let width = self.columns.len();
         for (row, block) in weight.chunks_mut(cols.max(1)).zip(self.block.chunks_mut(width.max(1))) {

@@ -1,8 +1,8 @@
-//! The papers: which there are, and which of them have a method.
+//! The catalog of papers, and which of them have a method.
 //!
 //! Two tables in `papers/` are built in. `catalog.tsv` numbers the papers nnz sets out to cover; `baselines.tsv` holds
-//! the methods those papers are compared with, which have no number. A paper's key is its method's key, by which
-//! a card takes its paper and its room from here.
+//! the methods those papers are compared with, without numbers. A paper's key is its method's key, by which
+//! a card looks up its paper and its room here.
 
 use crate::{Method, Registry};
 
@@ -11,37 +11,37 @@ use crate::{Method, Registry};
 pub struct Entry {
     /// Number in `catalog.tsv`, from 1; `None` for a baseline.
     pub number: Option<u16>,
-    /// Name of its method, in lower case with hyphens.
+    /// Key of its method, in lower case with hyphens.
     pub key: &'static str,
     /// The room its method belongs to.
     pub room: &'static str,
     /// Title.
     pub title: &'static str,
-    /// arXiv identifier, or `openreview:` and a forum's.
+    /// arXiv identifier, or `openreview:` and a forum's identifier.
     pub id: &'static str,
     /// First author and co-authors, short.
     pub authors: &'static str,
-    /// Year it appeared.
+    /// Year of publication.
     pub year: u16,
     /// Journal or conference.
     pub venue: &'static str,
 }
 
 impl Entry {
-    /// A line that no list has, for methods that are kept elsewhere.
+    /// An entry that neither table has, for methods that are kept elsewhere.
     pub const fn unlisted(key: &'static str, room: &'static str) -> Self {
         Self { number: None, key, room, title: "", id: "", authors: "", year: 0, venue: "" }
     }
 }
 
-/// Where a paper stands.
+/// State of a paper: its method and its results.
 #[derive(Clone, Copy, Debug)]
 pub struct Status<V> {
     /// The paper.
     pub entry: &'static Entry,
-    /// The method of its key, where one is registered.
+    /// The method with its key, if one is registered.
     pub method: Option<&'static Method>,
-    /// What the ledger of results holds about it.
+    /// Verdict in the ledger of results.
     pub verdict: Option<V>,
 }
 
@@ -49,10 +49,10 @@ const CATALOG: &str = include_str!("../../../papers/catalog.tsv");
 const BASELINES: &str = include_str!("../../../papers/baselines.tsv");
 const COUNT: usize = lines(CATALOG) + lines(BASELINES) - 2;
 
-/// Both tables, read while this crate is compiled: a line that cannot be read does not compile.
+/// Both tables, parsed at compile time: a malformed line is a compile error.
 static ENTRIES: [Entry; COUNT] = parse();
 
-/// Lines of a text that ends with one.
+/// Counts the lines of a text that ends with a newline.
 const fn lines(text: &str) -> usize {
     let (bytes, mut at, mut count) = (text.as_bytes(), 0, 0);
     while at < bytes.len() {
@@ -62,7 +62,7 @@ const fn lines(text: &str) -> usize {
     count
 }
 
-/// The text before the first `end`, and what follows it.
+/// Splits a text at the first `end`: what precedes it and what follows.
 const fn until(text: &'static str, end: u8) -> (&'static str, &'static str) {
     let (bytes, mut at) = (text.as_bytes(), 0);
     while bytes[at] != end {
@@ -118,7 +118,7 @@ const fn equal(a: &str, b: &str) -> bool {
     at == a.len() && at == b.len()
 }
 
-/// The line of `key`, while a card is compiled.
+/// Looks up the line of `key` at compile time.
 pub(crate) const fn listed(key: &str) -> Entry {
     let mut at = 0;
     while at < COUNT {
@@ -130,17 +130,17 @@ pub(crate) const fn listed(key: &str) -> Entry {
     panic!("neither papers/catalog.tsv nor papers/baselines.tsv has this key")
 }
 
-/// Every paper: the numbered ones in order, then the baselines.
+/// Returns every paper: the numbered ones in order, then the baselines.
 pub fn entries() -> &'static [Entry] {
     &ENTRIES
 }
 
-/// The paper of that key.
+/// Finds the paper with that key.
 pub fn find(key: &str) -> Option<&'static Entry> {
     entries().iter().find(|e| e.key == key)
 }
 
-/// For every paper, whether a method of its key is registered, and what `ledger` knows of its results.
+/// Returns for every paper its method, if registered, and what `ledger` knows of its results.
 pub fn status<V>(registry: Registry, ledger: impl Fn(&'static Entry) -> Option<V>) -> Vec<Status<V>> {
     let method = |entry: &Entry| registry.methods().find(|m| m.key == entry.key);
     entries().iter().map(|entry| Status { entry, method: method(entry), verdict: ledger(entry) }).collect()

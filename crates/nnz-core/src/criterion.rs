@@ -4,37 +4,37 @@ use serde_json::Value;
 use std::collections::HashSet;
 use std::hash::{BuildHasherDefault, Hasher};
 
-/// Ranks the existing entries of a target: the larger the score, the longer it is kept.
+/// Ranks the existing entries of a target; the entries with the highest scores are kept.
 pub trait Criterion: Send + Sync {
-    /// What must be measured first.
+    /// Signals that must be measured first.
     fn needs(&self) -> Signals {
         Signals::NONE
     }
 
-    /// One score for each entry of `target.topology`, in its order.
+    /// Scores each entry of `target.topology`, in its order.
     fn score(&self, target: &Target, rng: &mut Rng) -> Vec<f32>;
 }
 
-/// A criterion asked of the zeros: which connections should be born?
+/// A criterion applied to the zeros: which connections should be grown?
 pub trait Growth: Send {
-    /// What must be measured to grow `fraction` of the nonzeros of each target.
+    /// Signals needed to grow `fraction` of the nonzeros of each target.
     fn needs(&self, fraction: f64) -> Signals;
 
-    /// The zeros of target `index` it wants to know the gradient of; see [`crate::Sparsifier::candidates`].
+    /// Zeros of target `index` whose gradient it needs; see [`crate::Sparsifier::candidates`].
     fn candidates(&self, _index: usize, _topology: &Topology, _rng: &mut Rng) -> Vec<u64> {
         Vec::new()
     }
 
-    /// `count` positions that `kept` does not hold, each with its first value, in any order; fewer where it finds no more.
+    /// `count` positions that `kept` does not hold, each with its initial value, in any order; fewer if there are no more.
     /// `kept[i]` tells whether entry `i` of the topology survived the drop.
     fn grow(&mut self, step: u64, target: &Target, kept: &[bool], count: usize, rng: &mut Rng) -> Vec<(u64, f32)>;
 
-    /// What a checkpoint must hold.
+    /// State to be kept in a checkpoint.
     fn state(&self) -> Value {
         Value::Null
     }
 
-    /// Takes back what [`Growth::state`] gave.
+    /// Restores what [`Growth::state`] returned.
     fn restore(&mut self, _state: &Value) -> Result<()> {
         Ok(())
     }
@@ -63,9 +63,9 @@ impl Criterion for Sensitivity {
     }
 }
 
-/// Uniform noise. As growth: zeros drawn uniformly, with normal first values of standard deviation `std`.
+/// Uniform noise. As growth: zeros drawn uniformly, with normal initial values of standard deviation `std`.
 pub struct Random {
-    /// Standard deviation of the first value of a grown connection; unused as a criterion.
+    /// Standard deviation of the initial value of a grown connection; unused as a criterion.
     pub std: f32,
 }
 
@@ -89,7 +89,7 @@ impl Growth for Random {
     }
 }
 
-/// A random number is its own hash.
+/// Hasher that returns its key unchanged: a random number is its own hash.
 #[derive(Default)]
 struct Itself(u64);
 
@@ -98,7 +98,7 @@ impl Hasher for Itself {
         bytes.iter().for_each(|&b| self.0 = self.0 << 8 | u64::from(b));
     }
 
-    /// Its upper bits are spread too, which tables look at first.
+    /// Spreads the upper bits too, which hash tables use first.
     fn write_u64(&mut self, n: u64) {
         self.0 = n.wrapping_mul(0x9e37_79b9_7f4a_7c15);
     }
@@ -108,7 +108,7 @@ impl Hasher for Itself {
     }
 }
 
-/// `count` different zeros, uniform over all such sets; there must be as many. O(count) while at most half of the matrix exists.
+/// Draws `count` distinct zeros, uniform over all such sets; so many must exist. O(count) up to half of the matrix.
 pub fn random_zeros(topology: &Topology, count: usize, rng: &mut Rng) -> Vec<u64> {
     let len = topology.rows() as u64 * topology.cols() as u64;
     let zeros = len - topology.nnz() as u64;
@@ -128,22 +128,22 @@ pub fn random_zeros(topology: &Topology, count: usize, rng: &mut Rng) -> Vec<u64
     rng.distinct(zeros, count).into_iter().map(|i| absent[i as usize]).collect()
 }
 
-/// Which zeros growth by gradient looks at.
+/// Zeros that growth by gradient considers.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum GrowthCandidates {
     /// All, O(out · in · rows) at a rewiring; refused above [`GrowthCandidates::LIMIT`] entries in a layer.
     #[default]
     Exact,
-    /// A random one for each connection, O(nnz · rows): a deviation from the papers.
+    /// One random zero per connection, O(nnz · rows): a deviation from the papers.
     Sampled,
 }
 
 impl GrowthCandidates {
-    /// Entries of a layer whose zeros are all looked at, at most: about ten seconds on a core for a batch of 128.
+    /// Largest layer, in entries, whose zeros are all considered: about ten seconds on a core for a batch of 128.
     pub const LIMIT: u64 = 1 << 32;
 
-    /// What must be measured to choose among as many zeros as `fraction` of the nonzeros.
+    /// Signals needed to choose among as many zeros as `fraction` of the nonzeros.
     pub fn needs(self, fraction: f64) -> Signals {
         match self {
             Self::Exact => Signals { zeros: fraction, ..Signals::GRADIENT },
@@ -151,7 +151,7 @@ impl GrowthCandidates {
         }
     }
 
-    /// As many random zeros as there are connections, for [`GrowthCandidates::Sampled`].
+    /// Draws as many random zeros as there are connections, for [`GrowthCandidates::Sampled`].
     pub fn candidates(self, topology: &Topology, rng: &mut Rng) -> Vec<u64> {
         match self {
             Self::Exact => Vec::new(),
@@ -163,11 +163,11 @@ impl GrowthCandidates {
     }
 }
 
-/// |∂L/∂w| of the zeros: connections of largest gradient are born with value zero (Evci et al. 2020, arXiv:1911.11134,
+/// |∂L/∂w| of the zeros: connections of largest gradient are grown with value zero (Evci et al. 2020, arXiv:1911.11134,
 /// eq. 1). A connection dropped in the same step competes too and, if it wins, keeps its value.
 pub struct Gradient(pub GrowthCandidates);
 
-/// The zeros and what was dropped, each with its gradient and the value it would have.
+/// Collects the zeros and the dropped connections, each with its gradient and the value it would have.
 pub fn contenders(target: &Target, kept: &[bool]) -> Vec<(Zero, f32)> {
     let entries = target.topology.positions().zip(target.gradient).zip(target.values);
     let dropped = entries.zip(kept).filter(|&(_, &kept)| !kept);

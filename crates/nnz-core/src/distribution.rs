@@ -34,7 +34,7 @@ pub enum DistributionKind {
 }
 
 impl DistributionKind {
-    /// The distribution.
+    /// Builds the distribution.
     pub fn build(self) -> Box<dyn Distribution> {
         match self {
             Self::Uniform => Box::new(Uniform),
@@ -166,7 +166,7 @@ fn proportional(shapes: &[&Shape], raw: impl Fn(&Shape) -> f64, density: f64) ->
     }
 }
 
-/// [`Distribution::allocate`]; when a target would end up empty, the error names the smallest density that works.
+/// [`Distribution::allocate`]; if a target would end up empty, the error names the smallest density that works.
 pub fn allocate(
     distribution: &dyn Distribution,
     shapes: &[&Shape],

@@ -1,7 +1,7 @@
 /// Result of this crate.
 pub type Result<T, E = Error> = std::result::Result<T, E>;
 
-/// What can be wrong with a request to the vocabulary. Every message names the operands and the way out.
+/// Invalid requests to the vocabulary. Every message names the operands and the way out.
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
     /// A name that is not registered.
@@ -9,11 +9,11 @@ pub enum Error {
     Unknown {
         /// "method", "data set", ...
         kind: &'static str,
-        /// What was asked for.
+        /// The name asked for.
         name: String,
         /// ", did you mean `x`?" or empty.
         hint: String,
-        /// The command that lists what there is.
+        /// The command that lists the known names.
         list: &'static str,
     },
     /// An option a method does not have, or of the wrong type.
@@ -31,7 +31,7 @@ pub enum Error {
         name: &'static str,
         /// Where it must lie.
         range: String,
-        /// What it was.
+        /// The value given.
         got: f64,
     },
     /// A layer would lose its last connection.
@@ -62,7 +62,7 @@ pub enum Error {
         rows: usize,
         /// Its columns.
         cols: usize,
-        /// What does not fit, and what would.
+        /// The mismatch, and what would fit.
         why: String,
     },
     /// Two choices that exclude each other.
@@ -71,7 +71,7 @@ pub enum Error {
     /// Asked to stop; everything up to here is kept.
     #[error("stopped; what was done is kept")]
     Stopped,
-    /// Text that is not what its grammar says.
+    /// Text that does not follow its grammar.
     #[error("cannot read `{text}` as {what}: {why}")]
     Parse {
         /// The text.
@@ -83,7 +83,7 @@ pub enum Error {
     },
 }
 
-/// ", did you mean `x`?" for the known name nearest to `name`, or an empty string when none is near.
+/// Returns ", did you mean `x`?" for the known name nearest to `name`, or an empty string if none is near.
 pub fn closest<'a>(name: &str, known: impl IntoIterator<Item = &'a str>) -> String {
     let scored = known.into_iter().map(|k| (strsim::damerau_levenshtein(name, k), k)).min();
     match scored {

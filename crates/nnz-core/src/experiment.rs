@@ -1,24 +1,24 @@
-//! Experiments: what runs by itself, one arm at one seed, and reports numbers that it declared.
+//! Experiments: programs that run by themselves, one arm at one seed, and report the metrics they declared.
 //!
-//! An experiment asks its [`Context`] for named inputs, reports metrics, and hands it curves, tables, pictures and files. It says
-//! how far it is through [`Context::checkpoint`], which keeps its [`State`] and ends it when somebody asked for that; the next
-//! run goes on from there, bit for bit.
+//! An experiment asks its [`Context`] for named inputs, reports metrics, and hands it curves, tables, pictures and
+//! files. It reports its progress to [`Context::checkpoint`], which saves its [`State`] and ends it on a requested stop;
+//! the next run resumes from there, bit for bit.
 
 use crate::{Error, Result, Rng, State, closest};
 use serde::{Deserialize, Serialize};
 use std::any::Any;
 use std::collections::BTreeMap;
 
-/// How a number is written.
+/// Unit in which a number is written.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum Unit {
-    /// A plain number, four digits behind the point.
+    /// A plain number, four digits after the point.
     #[default]
     Number,
-    /// A part of a whole, in hundredths.
+    /// A fraction of a whole, in percent.
     Share,
-    /// Things, without a fraction.
+    /// A count, without a fraction.
     Count,
     /// Bytes.
     Bytes,
@@ -35,7 +35,7 @@ pub enum Unit {
 }
 
 impl Unit {
-    /// A value as people read it.
+    /// Formats a value for readers.
     pub fn write(self, value: f64) -> String {
         match self {
             Self::Number => format!("{value:.4}"),
@@ -50,14 +50,14 @@ impl Unit {
         }
     }
 
-    /// A difference of two, with its sign.
+    /// Formats a difference of two values, with its sign.
     pub fn write_difference(self, value: f64) -> String {
         let text = self.write(value);
         if value >= 0.0 { format!("+{text}") } else { text }
     }
 }
 
-/// Which way is better.
+/// Direction in which a metric improves.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum Better {
@@ -65,12 +65,12 @@ pub enum Better {
     Higher,
     /// Less.
     Lower,
-    /// It describes, and judges nothing.
+    /// Descriptive: neither direction is better.
     #[default]
     Neither,
 }
 
-/// A number that an experiment reports once for every arm and seed. Claims name these and nothing else.
+/// A number that an experiment reports once per arm and seed. Claims name these and nothing else.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
 pub struct Metric {
     /// Its name in claims and records.
@@ -79,22 +79,22 @@ pub struct Metric {
     pub unit: Unit,
     /// Which way is better.
     pub better: Better,
-    /// What it is, in a sentence.
+    /// Its meaning, in a sentence.
     pub about: &'static str,
 }
 
 impl Metric {
-    /// A metric.
+    /// Makes a metric.
     pub const fn new(key: &'static str, unit: Unit, better: Better, about: &'static str) -> Self {
         Self { key, unit, better, about }
     }
 }
 
-/// What an input is read as.
+/// Type that an input is read as.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum InputKind {
-    /// A data set of rows with answers: `nnz_engine::data::Dataset`.
+    /// A labelled data set: `nnz_engine::data::Dataset`.
     Rows,
     /// A network that nnz trained, with its header: `nnz_engine::file::Stored`.
     Model,
@@ -102,42 +102,42 @@ pub enum InputKind {
     Text,
 }
 
-/// What is read where a recipe names nothing.
+/// Whether a recipe must name an input, and what is read if it does not.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum Need {
-    /// It must be named.
+    /// The recipe must name it.
     Required,
     /// Nothing.
     Optional,
-    /// This.
+    /// This input.
     Default(&'static str),
 }
 
-/// Something an experiment reads, named in recipes and on the command line.
+/// An input of an experiment, named in recipes and on the command line.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
 pub struct Input {
     /// Its name.
     pub name: &'static str,
-    /// What it is read as.
+    /// Type it is read as.
     pub kind: InputKind,
-    /// What is read where nothing is named.
+    /// Whether it must be named, and its default.
     pub need: Need,
-    /// What it is, in a sentence.
+    /// Its meaning, in a sentence.
     pub about: &'static str,
 }
 
-/// What runs by itself.
+/// A program that runs by itself instead of training.
 pub trait Experiment: Send {
-    /// What it reads.
+    /// Inputs it reads.
     fn inputs(&self) -> &'static [Input] {
         &[]
     }
 
-    /// What it reports: all of these, and nothing else.
+    /// Metrics it reports: all of these, and no others.
     fn metrics(&self) -> &'static [Metric];
 
-    /// Whether the seed changes what it finds. What follows from its inputs and options alone finds the same at every seed.
+    /// Whether the seed changes the results. If they follow from inputs and options alone, every seed gives the same.
     fn stochastic(&self) -> bool {
         true
     }
@@ -149,16 +149,16 @@ pub trait Experiment: Send {
     fn run(&mut self, cx: &mut Context) -> Result<()>;
 }
 
-/// A curve: what a number did along another.
+/// A curve: one number as a function of another.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 pub struct Curve {
-    /// What runs along the axis, e.g. `step`.
+    /// Quantity on the x axis, e.g. `step`.
     pub along: String,
-    /// Pairs of both.
+    /// Points (x, y).
     pub points: Vec<[f64; 2]>,
 }
 
-/// A table with a head; the first column is words.
+/// A table with a header; the first column is text.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 pub struct Table {
     /// Names of the columns.
@@ -167,22 +167,22 @@ pub struct Table {
     pub rows: Vec<Vec<String>>,
 }
 
-/// Numbers in a rectangle, drawn from the smallest (dark) to the largest (light); several are drawn side by side.
+/// Rectangles of numbers, drawn from the smallest (dark) to the largest (light), side by side.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 pub struct Picture {
-    /// Rows and columns of each.
+    /// Rows and columns of each rectangle.
     pub size: [usize; 2],
-    /// Row-major numbers of each.
+    /// Row-major numbers of each rectangle.
     pub tiles: Vec<Vec<f32>>,
 }
 
-/// Everything that one arm found at one seed. Equal runs find equal findings.
+/// All results of one arm at one seed. Equal runs give equal findings.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Findings {
     /// Values of the declared metrics.
     pub metrics: BTreeMap<String, f64>,
-    /// Values row by row (queries, pictures, blocks), for claims over rows.
+    /// Values row by row (queries, images, blocks), for claims over rows.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub rows: BTreeMap<String, Vec<f64>>,
     /// Curves by the metric or quantity they show.
@@ -196,31 +196,31 @@ pub struct Findings {
     pub pictures: BTreeMap<String, Picture>,
 }
 
-/// What a context needs of whoever runs the experiment.
+/// Services that a context needs from its host, which runs the experiment.
 pub trait Host {
-    /// Takes back what the last checkpoint kept; whether there was one.
+    /// Restores the last checkpoint; returns whether there was one.
     fn resume(&mut self, state: &mut dyn State) -> Result<bool>;
 
-    /// `done` of `of` parts are over; keeps `state` where it is time to, and says whether to go on.
+    /// Records that `done` of `of` parts are finished, saves `state` when one is due, and returns whether to go on.
     fn checkpoint(&mut self, done: u64, of: u64, state: &mut dyn State) -> Result<bool>;
 
-    /// Writes a file beside the record; its name is a plain one.
+    /// Writes a file next to the record; its name must be plain.
     fn artifact(&mut self, name: &str, bytes: &[u8]) -> Result<()>;
 }
 
-/// What an experiment is handed: one arm at one seed.
+/// Environment of an experiment: one arm at one seed.
 pub struct Context<'a> {
     seed: u64,
     inputs: &'a BTreeMap<String, Box<dyn Any + Send + Sync>>,
     metrics: &'static [Metric],
     host: &'a mut dyn Host,
     findings: Findings,
-    /// The first report that was refused, so that a run that takes no notice does not pass.
+    /// The first report that was refused, so that a run that ignores the error still fails.
     refused: Option<String>,
 }
 
 impl<'a> Context<'a> {
-    /// A context that collects what is found.
+    /// Makes a context that collects findings.
     pub fn new(
         seed: u64,
         inputs: &'a BTreeMap<String, Box<dyn Any + Send + Sync>>,
@@ -235,12 +235,12 @@ impl<'a> Context<'a> {
         self.seed
     }
 
-    /// Random numbers for a purpose, a part and a step.
+    /// Returns the random stream for a purpose, a part and a step.
     pub fn rng(&self, purpose: &str, index: u64, step: u64) -> Rng {
         Rng::stream(self.seed, purpose, index, step)
     }
 
-    /// An input that the experiment declared, as the type of its kind.
+    /// Returns a declared input as the type of its kind.
     ///
     /// # Errors
     /// When it was not declared, or its kind is read as another type.
@@ -273,7 +273,7 @@ impl<'a> Context<'a> {
         Err(Error::Refused(why))
     }
 
-    /// Reports a metric as the mean over rows (queries, pictures, blocks), which claims can resample.
+    /// Reports a metric as the mean over rows (queries, images, blocks), which claims can resample.
     ///
     /// # Errors
     /// As [`Context::report`].
@@ -301,7 +301,7 @@ impl<'a> Context<'a> {
         self.findings.pictures.insert(title.into(), Picture { size, tiles });
     }
 
-    /// Writes a file beside the record.
+    /// Writes a file next to the record.
     ///
     /// # Errors
     /// When its name is not a plain one, or it cannot be written.
@@ -313,7 +313,7 @@ impl<'a> Context<'a> {
         }
     }
 
-    /// Takes back what the last checkpoint kept; whether there was one. To be called before the first step.
+    /// Restores the last checkpoint; returns whether there was one. Call it before the first step.
     ///
     /// # Errors
     /// When the checkpoint does not fit.
@@ -321,10 +321,10 @@ impl<'a> Context<'a> {
         self.host.resume(&mut Both { findings: &mut self.findings, state })
     }
 
-    /// Says that `done` of `of` parts are over, and keeps what is needed to go on from here.
+    /// Reports that `done` of `of` parts are finished, and saves the state needed to resume here.
     ///
     /// # Errors
-    /// [`Error::Stopped`] where the run was asked to stop: everything is kept, and the experiment must return it.
+    /// [`Error::Stopped`] if a stop was requested: everything is saved, and the experiment must return this error.
     pub fn checkpoint(&mut self, done: u64, of: u64, state: &mut dyn State) -> Result<()> {
         match self.host.checkpoint(done, of, &mut Both { findings: &mut self.findings, state })? {
             true => Ok(()),
@@ -332,7 +332,7 @@ impl<'a> Context<'a> {
         }
     }
 
-    /// What was found.
+    /// Returns the findings.
     ///
     /// # Errors
     /// When a declared metric was not reported, or a report was refused.
@@ -347,7 +347,7 @@ impl<'a> Context<'a> {
     }
 }
 
-/// What an experiment keeps, and what it found before.
+/// State of an experiment together with its findings so far.
 struct Both<'a> {
     findings: &'a mut Findings,
     state: &'a mut dyn State,

@@ -1,20 +1,20 @@
 use crate::Topology;
 use serde::{Deserialize, Serialize};
 
-/// The connections a layer ever had. 8 bytes for each, of which there are at most as many as were there at the start and were
-/// born.
+/// All connections a layer ever had, 8 bytes each. There are at most as many as the layer had at the start plus those
+/// grown.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 pub struct Explored {
-    /// Ascending positions.
+    /// Positions, ascending.
     ever: Vec<u64>,
-    /// Births that are not in there yet, in any order, some of them perhaps again.
+    /// Grown positions not merged into `ever` yet, in any order, possibly with repeats.
     recent: Vec<u64>,
-    /// Births so far.
+    /// Connections grown so far.
     pub births: u64,
 }
 
 impl Explored {
-    /// Takes in that `old` becomes `new`. O(nnz) and now and then O(those ever there).
+    /// Records the change from `old` to `new`. O(nnz), and now and then O(all connections so far).
     pub fn add(&mut self, old: &Topology, new: &Topology) {
         if self.ever.is_empty() {
             self.ever = old.positions().collect();
@@ -28,7 +28,7 @@ impl Explored {
         }
     }
 
-    /// How many there are.
+    /// Counts distinct connections.
     pub fn count(&self) -> usize {
         if self.recent.is_empty() { self.ever.len() } else { self.all().len() }
     }
@@ -51,7 +51,7 @@ mod tests {
         let mut explored = Explored::default();
         explored.add(&at(&[0, 1, 2, 3, 4, 5, 6, 7]), &at(&[0, 1, 2, 3, 4, 5, 6, 9]));
         assert_eq!((explored.count(), explored.births), (9, 1));
-        // One comes back, which is a birth and nothing new.
+        // One is regrown: it counts as grown but is not new.
         explored.add(&at(&[0, 1, 2, 3, 4, 5, 6, 9]), &at(&[0, 1, 2, 3, 4, 5, 7, 19]));
         assert_eq!((explored.count(), explored.births), (10, 3));
         let again: Explored = serde_json::from_str(&serde_json::to_string(&explored).unwrap()).unwrap();

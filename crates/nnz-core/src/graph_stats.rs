@@ -1,4 +1,4 @@
-//! What can be measured about topologies without looking at a value: degrees, paths, components, spectra, overlap.
+//! Statistics of topologies that need no values: degrees, paths, components, spectra, overlap.
 //!
 //! Everything is O(rows + cols + nnz) memory, runs on one thread and gives the same numbers on every run. A *stack* is
 //! a slice of layers, first layer first, in which the rows (outputs) of one are the columns (inputs) of the next; a

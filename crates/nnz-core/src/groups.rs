@@ -20,12 +20,12 @@ group! {
 }
 
 impl Budget {
-    /// Of weights, anywhere.
+    /// For unstructured weights.
     pub const fn new(density: f64, distribution: DistributionKind) -> Self {
         Self { density, distribution, pattern: Pattern::Unstructured, of: TargetKind::Weights }
     }
 
-    /// Keeps what a criterion ranks highest, when a schedule says so.
+    /// Prunes to the entries that a criterion ranks highest, on a schedule.
     pub fn prune(
         self,
         criterion: impl Criterion + 'static,
@@ -46,7 +46,7 @@ impl Budget {
         }
     }
 
-    /// A random topology from the start.
+    /// Draws a random topology at the start.
     pub fn fixed(self, setting: &Setting) -> Static {
         let Self { density, distribution, pattern, of } = self;
         let start = Start::Random;
@@ -55,38 +55,38 @@ impl Budget {
 }
 
 group! {
-    /// A budget that is there from the start.
+    /// A budget for networks that are sparse from initialization.
     Born
 
     #[flatten]
-    /// What exists.
+    /// Number of nonzeros, and where they may fall.
     budget: Budget,
-    /// What the first topology is drawn from: random, small-world, scale-free or ramanujan.
+    /// Initial topology: random, small-world, scale-free or ramanujan.
     start: Start,
 }
 
 impl Born {
-    /// Of weights, at random.
+    /// For unstructured weights, drawn at random.
     pub const fn new(density: f64, distribution: DistributionKind) -> Self {
         Self { budget: Budget::new(density, distribution), start: Start::Random }
     }
 
-    /// The first topology.
+    /// Draws the initial topology.
     pub fn fixed(self, setting: &Setting) -> Static {
         Static { start: self.start, ..self.budget.fixed(setting) }
     }
 }
 
 group! {
-    /// The options of methods that drop and grow.
+    /// Options of methods that drop and grow.
     Rewiring
 
     #[flatten]
-    /// What exists; rewiring keeps only pattern `unstructured`.
+    /// The initial sparse network; rewiring keeps only pattern `unstructured`.
     born: Born,
     /// Fraction of the nonzeros replaced at the first rewiring.
     fraction: f64 => at_least(0.0).at_most(1.0),
-    /// How it falls.
+    /// How that fraction falls.
     decay: Decay,
     /// Time between two rewirings.
     every: Period,
@@ -95,7 +95,7 @@ group! {
 }
 
 impl Rewiring {
-    /// RigL's: ERK at 0.05, of which 0.3 are replaced every 100 steps, falling like a cosine until three quarters of the run.
+    /// RigL's defaults: ERK at 0.05; 0.3 replaced every 100 steps, with cosine decay until three quarters of the run.
     pub const RIGL: Self = Self {
         born: Born::new(0.05, DistributionKind::Erk),
         fraction: 0.3,
@@ -104,12 +104,12 @@ impl Rewiring {
         until: Period::Run(0.75),
     };
 
-    /// When.
+    /// Steps at which it rewires.
     pub fn when(&self, setting: &Setting) -> When {
         When { every: self.every.steps(setting), until: self.until.steps(setting) }
     }
 
-    /// Each target gets as many as it gives up.
+    /// Drops and grows equally many connections per target.
     pub fn drop_grow(self, setting: &Setting, drop: impl Criterion + 'static, grow: impl Growth + 'static) -> DropGrow {
         let Self { fraction, decay, .. } = self;
         let (drop, grow) = (Box::new(drop), Box::new(grow));

@@ -1,4 +1,4 @@
-//! The words of nnz. Everything a sparsity method is made of, and nothing that computes with tensors.
+//! The vocabulary of nnz: everything a sparsity method is made of, and nothing that computes with tensors.
 //!
 //! A method sees [`Target`]s (named sets of entries with a shape, a [`Topology`] and values), asks for [`Signals`],
 //! ranks entries by a [`Criterion`], shares the budget by a [`Distribution`], obeys a [`Pattern`] and a [`Schedule`],

@@ -1,6 +1,6 @@
 use crate::Topology;
 
-/// A bitset over a dense weight, row-major: which entries exist.
+/// A bitset over a dense weight, row-major, of the entries that exist.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Mask {
     words: Vec<u64>,
@@ -8,12 +8,12 @@ pub struct Mask {
 }
 
 impl Mask {
-    /// No entry, of `len`.
+    /// An empty mask over `len` positions.
     pub fn zeros(len: usize) -> Self {
         Self { words: vec![0; len.div_ceil(64)], len }
     }
 
-    /// The entries of a topology. O(nnz + entries / 64).
+    /// The mask of a topology. O(nnz + entries / 64).
     pub fn of(topology: &Topology) -> Self {
         let mut mask = Self::zeros(topology.rows() * topology.cols());
         for r in 0..topology.rows() {

@@ -4,7 +4,7 @@ use crate::{
 };
 use serde::{Serialize, de::DeserializeOwned};
 
-/// Where a method was published.
+/// Publication in which a method appeared.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
 pub struct Paper {
     /// Its number in `papers/catalog.tsv`; `None` for a baseline of `papers/baselines.tsv`.
@@ -22,7 +22,7 @@ pub struct Paper {
 }
 
 impl Paper {
-    /// A BibTeX entry under `key`.
+    /// Formats a BibTeX entry under `key`.
     pub fn bibtex(&self, key: &str) -> String {
         let Self { title, authors, year, venue, arxiv, .. } = self;
         format!(
@@ -33,18 +33,18 @@ impl Paper {
     }
 }
 
-/// A method ready for one run: what it does to targets while training, and where it needs them, the way the training
-/// goes and what weights are made of.
+/// A method built for one run: how it changes targets during training and, optionally, its training procedure
+/// and its parametrization of weights.
 pub struct MethodInstance {
     /// Plans and edits.
     pub sparsifier: Box<dyn Sparsifier>,
-    /// How training goes; none trains once from end to end.
+    /// Training procedure; `None` trains once from start to end.
     pub procedure: Option<Box<dyn Procedure>>,
-    /// What prunable weights are made of; none is plain entries.
+    /// Parametrization of prunable weights; `None` keeps plain entries.
     pub parametrization: Option<Box<dyn Parametrization>>,
-    /// What the finished network is measured by.
+    /// Probe of the finished network.
     pub probe: Option<Box<dyn Probe>>,
-    /// What is tried on a network that can be scored but not trained, instead of the procedure.
+    /// Grid of budgets to try on a network that can be scored but not trained, instead of the procedure.
     pub grid: Option<Grid>,
 }
 
@@ -60,16 +60,16 @@ impl From<Box<dyn Sparsifier>> for MethodInstance {
     }
 }
 
-/// A method's options: plain data with defaults from the paper. Missing ones are filled with the defaults and unknown ones
+/// A method's options: plain data with defaults from the paper. Missing ones take their defaults and unknown ones are
 /// refused by [`Method::build`].
 pub trait Build: Documented + Default + Serialize + DeserializeOwned {
-    /// The method these options describe, for one run. Numbers are within their bounds.
+    /// Builds the method that these options describe, for one run. Numbers are within their bounds.
     ///
     /// # Errors
     /// When options exclude each other.
     fn build(self, setting: &Setting) -> Result<MethodInstance>;
 
-    /// The same after checking the bounds.
+    /// [`Build::build`] after checking the bounds.
     ///
     /// # Errors
     /// When an option is out of its range, or options exclude each other.
@@ -81,14 +81,14 @@ pub trait Build: Documented + Default + Serialize + DeserializeOwned {
 
 /// An experiment's options: plain data with defaults.
 pub trait Launch: Documented + Default + Serialize + DeserializeOwned {
-    /// The experiment these options describe. Numbers are within their bounds.
+    /// Builds the experiment that these options describe. Numbers are within their bounds.
     ///
     /// # Errors
     /// When options exclude each other.
     fn launch(self) -> Result<Box<dyn Experiment>>;
 }
 
-/// A method's card: all that the program, the docs, the report and the bindings say about it comes from here.
+/// A method's card, the source of all that the program, the docs, the report and the bindings say about it.
 #[derive(Clone, Copy, Debug)]
 pub struct Method {
     /// File name, name on the command line, key in the catalog.
@@ -97,11 +97,11 @@ pub struct Method {
     pub name: &'static str,
     /// One sentence.
     pub summary: &'static str,
-    /// The room it lives in.
+    /// The room it belongs to.
     pub room: &'static str,
-    /// Where it comes from.
+    /// Publication.
     pub paper: Paper,
-    /// Raised when a change of the code changes results, so that old runs are not taken for new ones.
+    /// Raised when a code change alters results, so that old runs are not mistaken for new ones.
     pub revision: u32,
     quick: &'static str,
     docs: fn() -> Vec<OptionDoc>,
@@ -109,7 +109,7 @@ pub struct Method {
     entry: Entry,
 }
 
-/// What a card leads to.
+/// The product of a card: a method or an experiment.
 #[derive(Clone, Copy, Debug)]
 enum Entry {
     /// Changes weights, units or topologies while something trains or is pruned.
@@ -121,11 +121,11 @@ enum Entry {
 /// From options to an experiment; the outer error is the parser's, the inner one the experiment's.
 type Launcher = fn(toml::Table) -> Result<Result<Box<dyn Experiment>>, String>;
 
-/// From options and a run to a method at work; the outer error is the parser's, the inner one the method's.
+/// From options and a run to a method instance; the outer error is the parser's, the inner one the method's.
 type Builder = fn(toml::Table, &Setting) -> Result<Result<MethodInstance>, String>;
 
 impl Method {
-    /// A card for the method configured by `O`, whose paper and room stand under `key` in `papers/catalog.tsv` or, for a
+    /// A card for the method configured by `O`, whose paper and room are under `key` in `papers/catalog.tsv` or, for a
     /// baseline, in `papers/baselines.tsv`. A key that is in neither does not compile.
     pub const fn new<O: Build>(key: &'static str, name: &'static str, summary: &'static str) -> Self {
         Self::listed::<O>(catalog::listed(key), name, summary)
@@ -136,7 +136,7 @@ impl Method {
         Self::listed_experiment::<O>(catalog::listed(key), name, summary)
     }
 
-    /// A card for a method that the lists of papers do not have, with a line of its own.
+    /// A card for a method that the lists of papers do not have, with its own entry.
     pub const fn listed<O: Build>(line: catalog::Entry, name: &'static str, summary: &'static str) -> Self {
         let entry = Entry::Sparsify(|table, setting| {
             let options: O = table.try_into().map_err(|e: toml::de::Error| e.message().to_string())?;
@@ -145,7 +145,7 @@ impl Method {
         Self::card::<O>(line, name, summary, entry)
     }
 
-    /// A card for an experiment that the lists of papers do not have, with a line of its own.
+    /// A card for an experiment that the lists of papers do not have, with its own entry.
     pub const fn listed_experiment<O: Launch>(line: catalog::Entry, name: &'static str, summary: &'static str) -> Self {
         let entry = Entry::Run(|table| {
             let options: O = table.try_into().map_err(|e: toml::de::Error| e.message().to_string())?;
@@ -166,26 +166,26 @@ impl Method {
         Self { key, name, summary, room, paper, revision: 1, quick: "", docs: O::docs, defaults, entry }
     }
 
-    /// Whether it runs by itself.
+    /// Whether it is an experiment, which runs by itself.
     pub fn runs(&self) -> bool {
         matches!(self.entry, Entry::Run(_))
     }
 
-    /// The card of a method whose code was changed so that results change.
+    /// Sets the revision, for a method whose results a code change altered.
     pub const fn revised(self, revision: u32) -> Self {
         Self { revision, ..self }
     }
 
-    /// The card of a method that needs other options than its defaults to do all it does in a run of 240 steps on layers of 30
-    /// and 20 inputs: what the conformance suite sets, as lines of TOML.
+    /// Sets options, as lines of TOML, with which the method does all it can in the conformance suite's 240 steps on
+    /// layers of 30 and 20 inputs, for methods whose defaults do not.
     pub const fn quick(self, options: &'static str) -> Self {
         Self { quick: options, ..self }
     }
 
-    /// What [`Method::quick`] was given.
+    /// Parses the argument of [`Method::quick`].
     ///
     /// # Errors
-    /// When it is no table, or names options that there are not.
+    /// When it is not a table, or names unknown options.
     pub fn quick_options(&self) -> Result<toml::Table> {
         let bad = |e: toml::de::Error| Error::Options { method: self.key, message: e.message().into() };
         let quick: toml::Table = self.quick.parse().map_err(bad)?;
@@ -198,13 +198,13 @@ impl Method {
         (self.defaults)()
     }
 
-    /// Every option with its default, what it is, and where it must lie.
+    /// Every option with its default, its documentation, and its range.
     pub fn docs(&self) -> Vec<OptionDoc> {
         let defaults = self.defaults();
         (self.docs)().into_iter().map(|doc| OptionDoc { default: defaults.get(doc.key).cloned(), ..doc }).collect()
     }
 
-    /// Whole numbers as fractions, where the default is one.
+    /// Converts integers to floats for options whose default is a float.
     pub fn floats(&self, mut options: toml::Table) -> toml::Table {
         for (key, default) in self.defaults() {
             if let (toml::Value::Float(_), Some(&toml::Value::Integer(n))) = (default, options.get(&key)) {
@@ -214,7 +214,7 @@ impl Method {
         options
     }
 
-    /// Every option: those given, and the others with their defaults. Unknown options are refused by name.
+    /// Completes the given options with defaults. Unknown options are refused by name.
     pub fn options(&self, given: &toml::Table) -> Result<toml::Table> {
         let mut known = self.defaults();
         if let Some(unknown) = given.keys().find(|k| !known.contains_key(*k)) {
@@ -226,7 +226,7 @@ impl Method {
         Ok(known)
     }
 
-    /// The method, ready for one run.
+    /// Builds the method for one run.
     ///
     /// # Errors
     /// When an option is unknown or out of its range, or the card is that of an experiment.
@@ -243,7 +243,7 @@ impl Method {
         }
     }
 
-    /// The experiment, ready to run.
+    /// Builds the experiment.
     ///
     /// # Errors
     /// When an option is unknown or out of its range, or the card is that of a method.
@@ -269,7 +269,7 @@ impl Registry {
         self.0.iter().flat_map(|room| room.iter().copied())
     }
 
-    /// The method of that key.
+    /// Finds the method with that key.
     pub fn find(self, key: &str) -> Result<&'static Method> {
         self.methods().find(|m| m.key == key).ok_or_else(|| Error::Unknown {
             kind: "method",

@@ -1,4 +1,4 @@
-//! What products cost when an N:M pattern leaves zeros out of two of the three that a training step has.
+//! Costs of a layer's products when an N:M pattern prunes two of the three in a training step.
 
 /// Multiply-adds of the forward, backward and weight products of one layer and step, N:M in the first two.
 pub fn multiply_adds(rows: usize, cols: usize, batch: usize, [n, m]: [usize; 2]) -> [usize; 3] {

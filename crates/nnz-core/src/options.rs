@@ -1,10 +1,10 @@
-//! Options of methods: one definition gives the struct, its defaults, its ranges, and what `nnz show` says.
+//! Options of methods: one definition gives the struct, its defaults, its ranges, and the text of `nnz show`.
 
 use crate::{Error, Result};
 use serde::Serialize;
 use std::fmt;
 
-/// Where a number must lie.
+/// Range of a number.
 ///
 /// ```
 /// use nnz_core::{above, at_least};
@@ -17,7 +17,7 @@ use std::fmt;
 pub struct Bounds {
     low: f64,
     high: f64,
-    /// Whether `low` and `high` themselves lie outside.
+    /// Whether `low` and `high` are excluded.
     open: [bool; 2],
 }
 
@@ -26,35 +26,35 @@ pub const fn above(low: f64) -> Bounds {
     Bounds { low, high: f64::INFINITY, open: [true, true] }
 }
 
-/// `low` and what is greater.
+/// Numbers greater than or equal to `low`.
 pub const fn at_least(low: f64) -> Bounds {
     Bounds { low, high: f64::INFINITY, open: [false, true] }
 }
 
 impl Bounds {
-    /// And no greater than `high`.
+    /// Adds an upper bound, included.
     pub const fn at_most(self, high: f64) -> Self {
         Self { high, open: [self.open[0], false], ..self }
     }
 
-    /// And less than `high`.
+    /// Adds an upper bound, excluded.
     pub const fn below(self, high: f64) -> Self {
         Self { high, open: [self.open[0], true], ..self }
     }
 
-    /// A number that lies outside.
+    /// Returns a number outside the bounds.
     pub fn outside(&self) -> f64 {
         self.low - 1.0
     }
 
-    /// Whether a number lies in them. Infinite and undefined ones never do.
+    /// Whether a number lies within the bounds. Infinities and NaN never do.
     pub fn contains(&self, x: f64) -> bool {
         let low = if self.open[0] { x > self.low } else { x >= self.low };
         let high = if self.open[1] { x < self.high } else { x <= self.high };
         low && high && x.is_finite()
     }
 
-    /// Refuses a number outside by the name of its option.
+    /// Refuses a number outside the bounds, naming its option.
     ///
     /// # Errors
     /// [`Error::Range`].
@@ -83,7 +83,7 @@ impl Serialize for Bounds {
     }
 }
 
-/// What is said about one option.
+/// Documentation of one option.
 #[derive(Clone, Debug, PartialEq, Serialize)]
 pub struct OptionDoc {
     /// Its name.
@@ -91,27 +91,27 @@ pub struct OptionDoc {
     /// Its default, as TOML.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub default: Option<toml::Value>,
-    /// What it is.
+    /// Its text.
     pub doc: String,
-    /// Where it must lie, where it is a number with bounds.
+    /// Its range, for a number with bounds.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub range: Option<Bounds>,
 }
 
 impl OptionDoc {
-    /// From the lines of a documentation comment.
+    /// Joins the lines of a documentation comment.
     pub fn new(key: &'static str, lines: &[&str], range: Option<Bounds>) -> Self {
         let lines: Vec<&str> = lines.iter().map(|l| l.trim()).collect();
         Self { key, default: None, doc: lines.join(" "), range }
     }
 }
 
-/// A set of options that knows what it consists of: what [`options!`](crate::options!) and [`group!`](crate::group!) make.
+/// A self-describing set of options, as made by [`options!`](crate::options!) and [`group!`](crate::group!).
 pub trait Documented {
     /// Every option in order, without its default.
     fn docs() -> Vec<OptionDoc>;
 
-    /// Refuses numbers out of their bounds.
+    /// Refuses numbers outside their bounds.
     ///
     /// # Errors
     /// [`Error::Range`] with the name of the first.
@@ -138,7 +138,7 @@ pub trait Documented {
 /// ```
 ///
 /// This makes the struct `Options` with public fields, its `Default` and its parser. A first entry marked `#[flatten]` is a
-/// group of options, such as [`Budget`](crate::Budget), whose options stand among the method's own.
+/// group of options, such as [`Budget`](crate::Budget), whose options appear among the method's own.
 #[macro_export]
 macro_rules! options {
     (
@@ -184,7 +184,7 @@ macro_rules! options {
 }
 
 /// A group of options that several methods share; as [`options!`](crate::options!), but with a name and without defaults, which
-/// every method has its own of.
+/// every method sets for itself.
 #[macro_export]
 macro_rules! group {
     (

@@ -13,7 +13,7 @@ pub enum Pattern {
     PerRow,
     /// `n` kept in every `m` consecutive inputs; the density is n / m.
     Nm {
-        /// Kept.
+        /// Entries kept per group.
         n: usize,
         /// Group size.
         m: usize,
@@ -83,7 +83,7 @@ impl From<Pattern> for String {
 }
 
 impl Pattern {
-    /// The density the pattern fixes, if it fixes one.
+    /// The density that the pattern fixes, if any.
     pub fn fixed_density(self) -> Option<f64> {
         match self {
             Self::Nm { n, m } => Some(n as f64 / m as f64),
@@ -111,7 +111,7 @@ impl Pattern {
         }
     }
 
-    /// Which entries to keep: `count` of the highest scores, as near as the pattern allows. `score` has one number for
+    /// Selects entries to keep: `count` of the highest scores, as near as the pattern allows. `score` has a number for
     /// each entry of `topology`; ties go to the earlier entry. Structured patterns rank a unit (row, block) by the sum
     /// of its existing scores. O(nnz).
     pub fn select(self, topology: &Topology, score: &[f32], count: usize) -> Vec<bool> {
@@ -149,13 +149,13 @@ impl Pattern {
         keep
     }
 
-    /// How many units of `size` entries come nearest to `count` entries; at least one.
+    /// Number of units of `size` entries that comes nearest to `count` entries; at least one.
     fn units(self, size: usize, count: usize) -> usize {
         ((count as f64 / size as f64).round() as usize).max(1)
     }
 
-    /// A uniformly random topology with `count` connections, as near as the pattern allows.
-    /// O(nnz + rows) memory, and time but for sorting.
+    /// Draws a uniformly random topology with `count` connections, as near as the pattern allows.
+    /// O(nnz + rows) memory, and time except for sorting.
     pub fn random(self, shape: &Shape, count: usize, rng: &mut Rng) -> Topology {
         let (rows, cols) = (shape.rows, shape.cols);
         let wide = cols as u64;

@@ -2,54 +2,54 @@ use crate::{Edit, Result, Signals, Target};
 use serde::{Deserialize, Serialize};
 use std::ops::Range;
 
-/// One thing a procedure has the engine do.
+/// A command of a procedure to the engine.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum Command {
     /// Train, with the sparsifier, through a span of the steps of a training that is `of` steps long: the learning rate
     /// and the order of the rows are those of that span.
     Train {
-        /// Steps of it.
+        /// Span of steps.
         span: Range<u64>,
-        /// Its length.
+        /// Length of that training, in steps.
         of: u64,
-        /// Another number is another order of the rows.
+        /// Index of the order of the rows.
         order: u64,
     },
     /// Measure on a batch, and apply [`Procedure::edit`].
     #[serde(skip)]
     Edit(Signals),
-    /// Keep values, connections and optimizer state under a name.
+    /// Save values, connections and optimizer state under a name.
     Snapshot(String),
-    /// Go back to what was kept.
+    /// Restore a snapshot.
     Restore(String),
-    /// Go back to the values that were kept, of those connections that exist now; optimizer state starts at zero.
+    /// Restore the values of a snapshot, for the connections that exist now; optimizer state starts at zero.
     Rewind(String),
-    /// Take the mean of kept values, entry by entry; connections are those of now, optimizer state starts at zero.
+    /// Average the values of snapshots, entry by entry; keeps the current connections, optimizer state starts at zero.
     Average(Vec<String>),
-    /// Accuracy on the validation split, given to the next call of [`Procedure::next`].
+    /// Measure accuracy on the validation split, given to the next call of [`Procedure::next`].
     Evaluate,
-    /// That was all.
+    /// End the procedure.
     Done,
 }
 
 /// A training that is more than one pass through its steps: pruning with rewinding, soups, search on the validation split.
 ///
-/// A state machine. The engine asks for the next act when the last one is done, and keeps the state with every checkpoint,
-/// so that a run that was cut off goes on where it was.
+/// A state machine. The engine asks for the next command when the last one is done, and checkpoints the state,
+/// so that an interrupted run resumes where it was.
 pub trait Procedure: Send {
-    /// Steps of all its trainings together.
+    /// Total steps of all its trainings.
     fn steps(&self) -> u64;
 
-    /// What to do next; `accuracy` is the answer to [`Command::Evaluate`] when that was the act before.
+    /// Returns the next command; `accuracy` is the answer to [`Command::Evaluate`] if that was the command before.
     fn next(&mut self, accuracy: Option<f64>) -> Command;
 
-    /// One edit for each target, for [`Command::Edit`].
+    /// Returns one edit per target, for [`Command::Edit`].
     fn edit(&mut self, targets: &[Target]) -> Result<Vec<Edit>>;
 
-    /// What a checkpoint must hold.
+    /// State to be kept in a checkpoint.
     fn state(&self) -> serde_json::Value;
 
-    /// Takes back what [`Procedure::state`] gave.
+    /// Restores what [`Procedure::state`] returned.
     fn restore(&mut self, state: &serde_json::Value) -> Result<()>;
 }

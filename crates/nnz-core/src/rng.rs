@@ -58,7 +58,7 @@ impl Rng {
         }
     }
 
-    /// `k` distinct numbers below `n`, ascending, uniform over all such sets. O(k) memory, O(k log k) time.
+    /// Draws `k` distinct numbers below `n`, ascending, uniform over all such sets. O(k) memory, O(k log k) time.
     ///
     /// # Panics
     /// When `k > n`.
@@ -69,7 +69,7 @@ impl Rng {
             let mut out = self.distinct(n, (n - k as u64) as usize).into_iter().peekable();
             return (0..n).filter(|i| out.next_if_eq(i).is_none()).collect();
         }
-        // Independent draws, duplicates thrown away, until k are there: every k-set is equally likely.
+        // Independent draws without duplicates until there are k: every k-set is equally likely.
         let mut set: Vec<u64> = Vec::with_capacity(k + k / 8);
         while set.len() < k {
             let missing = k - set.len();
@@ -119,7 +119,7 @@ mod tests {
                 set.iter().for_each(|&i| hits[i as usize] += 1);
             }
         }
-        // 4000 * (3 + 8) / 10 = 4400 expected hits a number, standard deviation about 40.
+        // 4000 * (3 + 8) / 10 = 4400 expected hits per number, standard deviation about 40.
         assert!(hits.iter().all(|&h| h.abs_diff(4400) < 200), "{hits:?}");
     }
 }

@@ -26,7 +26,7 @@ pub enum Period {
 }
 
 impl Period {
-    /// In steps.
+    /// Converts to steps.
     pub fn steps(self, setting: &Setting) -> u64 {
         match self {
             Self::Steps(n) => n,
@@ -76,13 +76,13 @@ impl From<Period> for String {
     }
 }
 
-/// When the density changes, and to what.
+/// When the density changes, and to what value.
 pub trait Schedule: Send + Sync {
     /// The density to reach at `step`, or `None` to leave the topology alone.
     fn density(&self, step: u64) -> Option<f64>;
 }
 
-/// Once.
+/// Prunes once.
 pub struct OneShot {
     /// The step that prunes.
     pub at: u64,
@@ -122,7 +122,7 @@ impl Schedule for Cubic {
     }
 }
 
-/// When a topology that keeps its density is rewired.
+/// Steps at which a topology of fixed density is rewired.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct When {
     /// Steps between two rewirings.
@@ -132,17 +132,17 @@ pub struct When {
 }
 
 impl When {
-    /// Whether `step` rewires. Never at step 0, when the topology was just born.
+    /// Whether `step` rewires. Never at step 0, when the topology was just drawn.
     pub fn due(self, step: u64) -> bool {
         step > 0 && step < self.until && step.is_multiple_of(self.every.max(1))
     }
 }
 
-/// How the replaced fraction of the nonzeros falls from its start to zero at `until`.
+/// How the replaced fraction of the nonzeros falls from its initial value to zero at `until`.
 #[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum Decay {
-    /// Does not fall.
+    /// No decay.
     Constant,
     /// (α / 2) (1 + cos(π t / until))
     Cosine,
@@ -181,7 +181,7 @@ mod tests {
         // An end off the grid still reaches the density.
         let s = Cubic { start: 0, end: 250, every: 100, initial: 1.0, density: 0.1 };
         assert!((s.density(250).unwrap() - 0.1).abs() < 1e-12);
-        // A ramp of no length is one shot.
+        // A ramp of zero length is one shot.
         let s = Cubic { start: 0, end: 0, every: 100, initial: 1.0, density: 0.1 };
         assert_eq!(s.density(0), Some(0.1));
     }

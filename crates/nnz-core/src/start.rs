@@ -3,27 +3,27 @@ use serde::{Deserialize, Serialize};
 use std::collections::HashSet;
 use std::{fmt, str::FromStr};
 
-/// What a topology is drawn from at birth. Each has exactly the number of connections asked for.
+/// Distribution of the initial topology. Each draw has exactly the number of connections asked for.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Serialize, Deserialize)]
 #[serde(try_from = "String", into = "String")]
 pub enum Start {
-    /// All topologies of the pattern alike; without a pattern, an Erdős-Rényi graph.
+    /// Uniform over all topologies of the pattern; without a pattern, an Erdős-Rényi graph.
     #[default]
     Random,
-    /// Every output reads the inputs around its place, and a share of its connections goes to random ones instead (Watts &
+    /// Every output reads inputs around its position, and a fraction of its connections goes to random ones (Watts &
     /// Strogatz 1998, on two rings).
     SmallWorld {
-        /// That share.
+        /// That fraction.
         rewired: f64,
     },
-    /// A connection is as likely as the product of the weights of its ends, which fall such that degrees have the density k^-γ
+    /// Connections are drawn in proportion to the product of end weights, which fall such that degrees have the density k^-γ
     /// (Goh, Kahng & Kim 2001, arXiv:cond-mat/0106565).
     ScaleFree {
         /// γ, above 2.
         exponent: f64,
     },
-    /// All outputs have equally many connections and all inputs, up to one, and the second singular value of the adjacency matrix is at
-    /// most sqrt(d_in - 1) + sqrt(d_out - 1) where that is found in 20 draws; else it is the best of them.
+    /// Equally many connections for all outputs and for all inputs, up to one; the second singular value of the adjacency matrix is at
+    /// most sqrt(d_in - 1) + sqrt(d_out - 1) if that is found in 20 draws; else the best draw is taken.
     Ramanujan,
 }
 
@@ -80,7 +80,7 @@ impl From<Start> for String {
 }
 
 impl Start {
-    /// A topology of `count` connections, anywhere. O(nnz log nnz) but for scale-free ones above a tenth of all entries, which
+    /// Draws a topology of `count` connections. O(nnz log nnz); scale-free ones above a tenth of all entries
     /// take O(entries).
     pub fn draw(self, shape: &Shape, count: usize, rng: &mut Rng) -> Topology {
         let (rows, cols, count) = (shape.rows, shape.cols, count.min(shape.len()));
@@ -95,7 +95,7 @@ impl Start {
     }
 }
 
-/// `count` split over `n` units, evenly up to one.
+/// Splits `count` over `n` units, evenly up to one.
 fn even(count: usize, n: usize) -> impl Iterator<Item = usize> {
     let upto = move |i: usize| (i as u128 * count as u128 / n as u128) as usize;
     (0..n).map(move |i| upto(i + 1) - upto(i))
@@ -186,7 +186,7 @@ fn ramanujan(rows: usize, cols: usize, count: usize, rng: &mut Rng) -> Topology 
     best.map_or_else(|| Topology::from_positions(rows, cols, []), |(_, t)| t)
 }
 
-/// Degrees of both sides even up to one: a random matching of stubs, in which what meets twice changes partners.
+/// Draws degrees even up to one on both sides: a random matching of stubs, in which repeated pairs swap partners.
 fn biregular(rows: usize, cols: usize, count: usize, rng: &mut Rng) -> Topology {
     let len = (rows * cols) as u64;
     if count as u64 > len / 2 {

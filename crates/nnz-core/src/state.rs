@@ -1,9 +1,9 @@
-//! What a run remembers between two steps, said once for both directions.
+//! State that a run saves between two steps, defined once for both directions.
 
 use crate::{Error, Result};
 
-/// Something that a checkpoint keeps. One function writes and reads: it names everything it remembers, and the visitor either
-/// takes the values or puts others in their place. What is visited must not depend on which of the two happens, but a value
+/// Something that a checkpoint saves. One function writes and reads: it names every variable, and the visitor either
+/// takes the values or replaces them. What is visited must not depend on which of the two happens, but a value
 /// that was visited may decide what is visited after it.
 ///
 /// ```
@@ -19,14 +19,14 @@ use crate::{Error, Result};
 /// }
 /// ```
 pub trait State {
-    /// Shows everything that is remembered.
+    /// Shows every variable to the visitor.
     ///
     /// # Errors
-    /// When what is read does not fit. Then part of it may have been put in place, and this is not to be used further.
+    /// When the values read do not fit. Then some may have been replaced already, and this must not be used further.
     fn visit(&mut self, v: &mut dyn Visit) -> Result<()>;
 }
 
-/// Nothing to remember.
+/// No state.
 impl State for () {
     fn visit(&mut self, _: &mut dyn Visit) -> Result<()> {
         Ok(())
@@ -72,12 +72,12 @@ impl Numbers<'_> {
     }
 }
 
-/// Takes what a [`State`] shows, or puts kept values in its place. Names are unique within one state.
+/// Takes the values that a [`State`] shows, or replaces them by saved ones. Names are unique within one state.
 pub trait Visit {
-    /// An array of the given extents, row-major. Reading gives both back; the type of the numbers must be that of the file.
+    /// An array of the given extents, row-major. Reading sets both; the type of the numbers must be that of the file.
     ///
     /// # Errors
-    /// When there is no such array, or of another type.
+    /// When there is no such array, or it has another type.
     fn array(&mut self, name: &str, extents: &mut Vec<usize>, numbers: Numbers) -> Result<()>;
 
     /// A vector of any length.
@@ -93,7 +93,7 @@ pub trait Visit {
         }
     }
 
-    /// Reals of any number.
+    /// A vector of reals of any length.
     ///
     /// # Errors
     /// Those of [`Visit::vector`].
@@ -104,7 +104,7 @@ pub trait Visit {
     /// One real.
     ///
     /// # Errors
-    /// Those of [`Visit::vector`], or when it is not one.
+    /// Those of [`Visit::vector`], or when its length is not one.
     fn real(&mut self, name: &str, value: &mut f64) -> Result<()> {
         let mut one = vec![*value];
         self.vector(name, Numbers::F64(&mut one))?;
@@ -115,7 +115,7 @@ pub trait Visit {
     /// One count.
     ///
     /// # Errors
-    /// Those of [`Visit::vector`], or when it is not one.
+    /// Those of [`Visit::vector`], or when its length is not one.
     fn count(&mut self, name: &str, value: &mut u64) -> Result<()> {
         let mut one = vec![*value];
         self.vector(name, Numbers::U64(&mut one))?;
@@ -126,7 +126,7 @@ pub trait Visit {
     /// A text.
     ///
     /// # Errors
-    /// Those of [`Visit::vector`], or when it is no text.
+    /// Those of [`Visit::vector`], or when it is not text.
     fn text(&mut self, name: &str, value: &mut String) -> Result<()> {
         let mut bytes = std::mem::take(value).into_bytes();
         self.vector(name, Numbers::U8(&mut bytes))?;

@@ -6,12 +6,12 @@ use crate::{
 };
 use serde_json::{Value, json};
 
-/// The streams of one target at one step.
+/// Opens the random stream of one target at one step.
 fn stream(setting: &Setting, purpose: &str, index: usize, step: u64) -> Rng {
     Rng::stream(setting.seed, purpose, index as u64, step)
 }
 
-/// Checks the pattern against every shape, and a density the pattern fixes against the one asked for.
+/// Checks the pattern against every shape, and a density fixed by the pattern against the one asked for.
 fn check(pattern: Pattern, density: f64, shapes: &[&Shape]) -> Result<()> {
     if !(density > 0.0 && density <= 1.0) {
         return Err(Error::Range { name: "density", range: "above 0 and at most 1".into(), got: density });
@@ -28,25 +28,25 @@ fn check(pattern: Pattern, density: f64, shapes: &[&Shape]) -> Result<()> {
 
 /// Score, allocate, select: every dense-to-sparse method.
 pub struct Prune {
-    /// What is worth keeping.
+    /// Scores the entries to keep.
     pub criterion: Box<dyn Criterion>,
-    /// How the budget is shared.
+    /// How the budget is shared between targets.
     pub distribution: Box<dyn Distribution>,
     /// Where zeros may fall.
     pub pattern: Pattern,
-    /// When, and how far.
+    /// When to prune, and to which density.
     pub schedule: Box<dyn Schedule>,
     /// The density the schedule ends at.
     pub density: f64,
     /// The run.
     pub setting: Setting,
-    /// What is pruned.
+    /// Kind of target that is pruned.
     pub kind: TargetKind,
     /// Rounds n of a step: round k of them, from 1, ends at density^(k / n).
     pub rounds: u32,
     /// Rounds done in this step.
     pub round: u32,
-    /// Edges each graph had when it was first seen, which a density of edges counts by.
+    /// Edges each graph had initially, to which a density of edges is relative.
     pub edges: Vec<usize>,
 }
 
@@ -124,7 +124,7 @@ impl Sparsifier for Dense {
     }
 }
 
-/// Refuses what pruning would and does nothing: for methods whose work is a procedure or a parametrization.
+/// Refuses what pruning would refuse and does nothing: for methods whose work is a procedure or a parametrization.
 pub struct CheckOnly(pub Prune);
 
 impl Sparsifier for CheckOnly {
@@ -155,9 +155,9 @@ pub struct Static {
     pub density: f64,
     /// The run.
     pub setting: Setting,
-    /// What is drawn; only weights can be.
+    /// Kind of target drawn; must be weights.
     pub kind: TargetKind,
-    /// What it is drawn from.
+    /// Distribution it is drawn from.
     pub start: Start,
 }
 
@@ -205,9 +205,9 @@ impl Sparsifier for Static {
     }
 }
 
-/// How many connections each target gives up and gets at a rewiring.
+/// Number of connections that each target drops and grows at a rewiring.
 pub trait Redistribution: Send {
-    /// What must be measured first.
+    /// Signals that must be measured first.
     fn needs(&self) -> Signals {
         Signals::NONE
     }
@@ -217,21 +217,21 @@ pub trait Redistribution: Send {
         false
     }
 
-    /// Dropped and grown connections of each target, when `fraction` is due. What a target cannot give or hold is cut.
+    /// Dropped and grown connections of each target, when `fraction` is due, capped at what it can give or hold.
     fn counts(&mut self, step: u64, fraction: f64, targets: &[Target]) -> Result<Vec<[usize; 2]>>;
 
-    /// What a checkpoint must hold.
+    /// State to be kept in a checkpoint.
     fn state(&self) -> Value {
         Value::Null
     }
 
-    /// Takes back what [`Redistribution::state`] gave.
+    /// Restores what [`Redistribution::state`] returned.
     fn restore(&mut self, _state: &Value) -> Result<()> {
         Ok(())
     }
 }
 
-/// The fraction of its nonzeros, and as many back.
+/// Drops the fraction of each target's nonzeros, and grows as many there.
 pub struct PerLayer;
 
 impl Redistribution for PerLayer {
@@ -250,15 +250,15 @@ impl Redistribution for PerLayer {
 
 /// Drop some, grow some: every dynamic sparse training method.
 pub struct DropGrow {
-    /// The topology at birth.
+    /// The initial topology.
     pub initial_topology: Static,
-    /// Ranks live connections; the lowest are dropped.
+    /// Ranks existing connections; the lowest are dropped.
     pub drop: Box<dyn Criterion>,
-    /// Chooses what is born. Where it finds too few, random zeros are.
+    /// Chooses which are grown. If it finds too few, random zeros fill up.
     pub grow: Box<dyn Growth>,
-    /// How many.
+    /// How many per target.
     pub exchange: Box<dyn Redistribution>,
-    /// When.
+    /// Steps at which it rewires.
     pub when: When,
     /// Fraction of the nonzeros replaced at the first rewiring.
     pub fraction: f64,

@@ -1,7 +1,7 @@
 use crate::Topology;
 use serde::{Deserialize, Serialize};
 
-/// Name and extent of one target before any value exists.
+/// Name and extents of one target before any value exists.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Shape {
     /// Dotted parameter name, e.g. `fc1.weight`.
@@ -33,7 +33,7 @@ impl Shape {
     }
 }
 
-/// What the targets of a method are sets of.
+/// Kind of entries that the targets of a method consist of.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum TargetKind {
@@ -43,16 +43,16 @@ pub enum TargetKind {
     /// Neurons, filters, channels. A target is an axis, `[units, 1]`: every tensor that shares it is cut with it. A value
     /// is the Euclidean norm of the weights that make a unit, a gradient the sum of w ∂L/∂w over them.
     Units,
-    /// Units as above and, behind the axes, runs of residual blocks that leave extents as they are, `[blocks, 1]`. Both can
+    /// Units as above and, after the axes, runs of residual blocks that preserve extents, `[blocks, 1]`. Both can
     /// lose and gain entries. A value is the norm of the weights that *carry the output* of a unit or block, those that read
     /// the unit or the last gains of the block; a gradient is the sum of w ∂L/∂w over them, which is ∂L/∂ ln g of a factor g
-    /// on that output. A value that is changed behind a step scales them.
+    /// on that output. A value changed after a step scales them.
     Structure,
     /// The edges of the graph that the data lie on; a target is its adjacency matrix, with value one everywhere.
     Edges,
 }
 
-/// What a method asks the engine to measure before it is called.
+/// Signals that a method asks the engine to measure before it is called.
 #[derive(Clone, Copy, Debug, Default, PartialEq)]
 pub struct Signals {
     /// Gradient of the loss at the existing entries.
@@ -66,12 +66,12 @@ pub struct Signals {
     pub synaptic_flow: bool,
     /// The first and second moments of the inputs of the target of this index.
     pub gram: Option<usize>,
-    /// The gradient at zeros that the method names ([`crate::Sparsifier::candidates`]). They come besides the largest ones, and
-    /// are not counted among those.
+    /// The gradient at zeros that the method names ([`crate::Sparsifier::candidates`]), besides the largest ones and
+    /// not counted among those.
     pub candidates: bool,
-    /// The mean gradient that the optimizer keeps of the existing entries.
+    /// The optimizer's running mean gradient of the existing entries.
     pub momentum: bool,
-    /// Training rows to measure on; 0 is the batch of the step.
+    /// Training rows to measure on; 0 means the batch of the step.
     pub rows: usize,
 }
 
@@ -91,7 +91,7 @@ impl Signals {
     /// The gradient.
     pub const GRADIENT: Self = Self { gradient: true, ..Self::NONE };
 
-    /// Both.
+    /// Union of both.
     pub fn and(self, other: Self) -> Self {
         Self {
             gradient: self.gradient || other.gradient,
@@ -116,7 +116,7 @@ impl Signals {
     }
 }
 
-/// A connection that does not exist, and the loss gradient it would see.
+/// A connection that does not exist, and the loss gradient it would have.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct Zero {
     /// `row * cols + col`.
@@ -125,7 +125,7 @@ pub struct Zero {
     pub gradient: f32,
 }
 
-/// One set of scored entries as a method sees it.
+/// One set of scored entries, as shown to a method.
 #[derive(Clone, Copy, Debug)]
 pub struct Target<'a> {
     /// Its position among the targets; keys its random streams.
@@ -149,17 +149,17 @@ pub struct Target<'a> {
     pub gram: &'a [f64],
     /// Mean of x over the same rows, `[cols]`; empty likewise.
     pub mean: &'a [f64],
-    /// What the optimizer keeps as mean gradient of the entries: SGD's momentum, or Adam's first moment over the root of its
-    /// second; the gradient where it keeps none. Empty unless [`Signals::momentum`] was asked for.
+    /// The optimizer's running mean gradient of the entries: SGD's momentum, or Adam's first moment over the root of its
+    /// second; the gradient for optimizers without one. Empty unless [`Signals::momentum`] was asked for.
     pub momentum: &'a [f32],
     /// Multiply-adds of a forward pass of one row that each entry takes part in; of [`TargetKind::Structure`] only.
     pub cost: f64,
-    /// Multiply-adds of a forward pass of one row through the whole network; likewise.
+    /// Multiply-adds of a forward pass of one row through the whole network; of [`TargetKind::Structure`] only.
     pub whole: f64,
 }
 
 impl<'a> Target<'a> {
-    /// Without any signal.
+    /// Makes a target without signals.
     pub fn new(index: usize, shape: &'a Shape, topology: &'a Topology, values: &'a [f32]) -> Self {
         Self {
             index,
@@ -179,13 +179,13 @@ impl<'a> Target<'a> {
     }
 }
 
-/// One number about the weights of a network, for rooms that look instead of changing anything.
+/// One number computed from the weights of a network, for rooms that observe instead of changing anything.
 pub trait Probe: Send + Sync {
-    /// The number, from all weights, first layer first.
+    /// Computes the number from all weights, first layer first.
     fn probe(&self, weights: &[Target]) -> f64;
 }
 
-/// A target behind an optimizer step, its values to be changed in place.
+/// A target after an optimizer step; its values may be changed in place.
 #[derive(Debug)]
 pub struct TargetMut<'a> {
     /// Its position among the targets.

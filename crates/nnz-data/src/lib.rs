@@ -1,7 +1,7 @@
-//! The data sets nnz knows by name: which there are, reading them, fetching them, checking them.
+//! The data sets that nnz knows by name: listing, reading, fetching and checking them.
 //!
 //! `mnist10k` is compiled in. Everything else lives in one data directory: `$NNZ_DATA`, else `$XDG_DATA_HOME/nnz`, else
-//! `~/.local/share/nnz`, one folder a set. Files and folders are data sets too, named by their path: see [`read`].
+//! `~/.local/share/nnz`, one folder per set. Files and folders are data sets too, named by their path: see [`read`].
 
 mod error;
 mod get;
@@ -28,7 +28,7 @@ pub use picture::{Fitted, Picture, fit_to, picture};
 pub struct Entry {
     /// Its name.
     pub name: String,
-    /// One line: what it is.
+    /// One-line description.
     pub summary: String,
     /// Rows of the train and the test split.
     pub rows: [usize; 2],
@@ -38,9 +38,9 @@ pub struct Entry {
     pub classes: Vec<String>,
     /// Licence of the data.
     pub licence: String,
-    /// Who made it and how it gets here.
+    /// Its origin and how it is obtained.
     pub source: String,
-    /// The embedded set that is read, with a note, while this one is not installed.
+    /// The embedded set that is read, with a note, as long as this one is not installed.
     pub stand_in: Option<String>,
     /// Train images, train labels, test images, test labels; of a graph, its one file.
     pub files: Vec<FileEntry>,
@@ -48,7 +48,7 @@ pub struct Entry {
     /// embedded set.
     #[serde(default)]
     pub addresses: Vec<String>,
-    /// Where [`Store::get`] finds the files when no address can be reached; `None` for an embedded set.
+    /// Package from which [`Store::get`] takes the files if no address can be reached; `None` for an embedded set.
     pub package: Option<Package>,
 }
 
@@ -68,7 +68,7 @@ pub struct FileEntry {
 #[derive(Clone, Debug, Deserialize, Serialize)]
 #[serde(deny_unknown_fields)]
 pub struct Package {
-    /// What pip is asked for.
+    /// Requirement passed to pip.
     pub requirement: String,
     /// Ends of the paths of its files, in the order of [`Entry::files`].
     pub members: Vec<String>,
@@ -148,12 +148,12 @@ fn embedded(name: &str) -> Option<&'static [&'static [u8]]> {
     }
 }
 
-/// A data set that was read, and what its reader should be told.
+/// A data set that was read, with a note for the user.
 #[derive(Clone, Debug)]
 pub struct Loaded {
     /// The data set.
     pub dataset: Dataset,
-    /// A sentence to print, when something else than what was named stands in for it.
+    /// A sentence to print, if another data set stands in for the named one.
     pub note: Option<String>,
 }
 
@@ -177,7 +177,7 @@ pub struct Status {
     /// The data set.
     #[serde(flatten)]
     pub entry: &'static Entry,
-    /// Whether it can be read. Names and presence only; [`Store::check`] reads the files.
+    /// Whether it can be read, judged by names and presence only; [`Store::check`] reads the files.
     pub state: State,
     /// Bytes it takes: in the program when embedded, on disk when installed, unpacked when missing.
     pub bytes: u64,
@@ -185,16 +185,16 @@ pub struct Status {
     pub folder: Option<PathBuf>,
 }
 
-/// What [`Store::check`] found for one file.
+/// Result of [`Store::check`] for one file.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 pub struct Checked {
     /// Its canonical name.
     pub file: String,
-    /// Where it was read, unless embedded or missing.
+    /// Path that was read, unless embedded or missing.
     pub path: Option<PathBuf>,
-    /// Whether it is as published; `None` when it is missing.
+    /// Whether it matches the published checksum; `None` if it is missing.
     pub right: Option<bool>,
-    /// What is wrong, or empty.
+    /// The defect, or empty.
     pub why: String,
 }
 
@@ -211,13 +211,13 @@ impl Store {
     /// When none of the three is set.
     pub fn open() -> Result<Self> {
         let set = |name| std::env::var_os(name).filter(|v| !v.is_empty()).map(PathBuf::from);
-        // The XDG specification says that relative paths are to be ignored.
+        // The XDG specification requires relative paths to be ignored.
         let xdg = || set("XDG_DATA_HOME").filter(|p| p.is_absolute()).map(|p| p.join("nnz"));
         let home = || std::env::home_dir().filter(|p| p.is_absolute()).map(|p| p.join(".local/share/nnz"));
         set("NNZ_DATA").or_else(xdg).or_else(home).map(Self::at).ok_or(Error::NoDirectory)
     }
 
-    /// A data directory of one's own. Need not exist yet.
+    /// Uses another data directory. Need not exist yet.
     pub fn at(dir: impl Into<PathBuf>) -> Self {
         Self { dir: dir.into() }
     }
@@ -227,12 +227,12 @@ impl Store {
         &self.dir
     }
 
-    /// Every known data set and whether it is there.
+    /// Returns every known data set and its state.
     pub fn list(&self) -> Vec<Status> {
         catalog().iter().chain(models()).map(|entry| self.status(entry)).collect()
     }
 
-    /// Where a fetched model lies: its folder, or its file when it is one alone.
+    /// Path of a fetched model: its folder, or its file if it is a single one.
     pub fn model(&self, name: &str) -> Option<PathBuf> {
         let entry = models().iter().find(|e| e.name == name)?;
         let folder = self.dir.join(name);
@@ -242,7 +242,7 @@ impl Store {
         }
     }
 
-    /// Reads a data set: a known name, or the path of a file or folder with options behind it (see [`read`]).
+    /// Reads a data set: a known name, or the path of a file or folder followed by options (see [`read`]).
     ///
     /// A name wins over a file or folder of that name (write `./NAME` for the latter), and that over one in the data
     /// directory. Installed files are compared with
@@ -254,11 +254,11 @@ impl Store {
         self.load_as(name, None)
     }
 
-    /// As [`Store::load`], for a model that learned from a table: the columns of another table are read as it read its
-    /// own. `encoding` is what its file keeps, as JSON.
+    /// As [`Store::load`], for a model trained on a table: the columns of another table are read like its
+    /// own. `encoding` is stored in the model's file, as JSON.
     ///
     /// # Errors
-    /// As [`Store::load`], and when `encoding` is none or the data is no table.
+    /// As [`Store::load`], and when `encoding` is invalid or the data is not a table.
     pub fn load_as(&self, name: &str, encoding: Option<&serde_json::Value>) -> Result<Loaded> {
         let encoding = encoding.map(read::Encoding::from_json).transpose()?;
         match catalog().iter().find(|e| e.name == name) {
@@ -267,7 +267,7 @@ impl Store {
         }
     }
 
-    /// A file or folder; what lies in the data directory goes by its name there.
+    /// Loads a file or folder; in the data directory, by its name there.
     fn load_own(&self, name: &str, encoding: Option<&read::Encoding>) -> Result<Loaded> {
         let here = self.dir.join(read::split(name).0);
         let plain = !read::split(name).0.contains(std::path::is_separator);
@@ -381,7 +381,7 @@ impl Store {
         }
     }
 
-    /// Reads file `i` of a known set of pictures and compares it with the manifest.
+    /// Reads file `i` of a known set of images and compares it with the manifest.
     fn read(&self, entry: &Entry, i: usize) -> Result<Idx> {
         let file = &entry.files[i];
         let idx = match embedded(&entry.name) {
@@ -403,7 +403,7 @@ impl Store {
     }
 }
 
-/// Hashes what is written to it.
+/// Hashes the bytes written to it.
 struct Hashing<'a>(&'a mut Sha256);
 
 impl std::io::Write for Hashing<'_> {
@@ -417,7 +417,7 @@ impl std::io::Write for Hashing<'_> {
     }
 }
 
-/// The entry of a known name.
+/// Finds the entry of a known name.
 fn find(name: &str) -> Result<&'static Entry> {
     let mut all = catalog().iter().chain(models());
     all.clone().find(|e| e.name == name).ok_or_else(|| unknown("data set or model", name, &mut all))
@@ -428,18 +428,18 @@ fn unknown(kind: &'static str, name: &str, all: &mut dyn Iterator<Item = &Entry>
     Error::Unknown(nnz_core::Error::Unknown { kind, name: name.into(), hint, list: "nnz data list" })
 }
 
-/// `NAME` or `NAME.gz` in a folder; the dot of some copies (`train-images.idx3-ubyte`) is understood.
+/// `NAME` or `NAME.gz` in a folder; the dot of some copies (`train-images.idx3-ubyte`) is accepted.
 fn locate(folder: &Path, name: &str) -> Option<PathBuf> {
     let dotted = name.replacen("-idx", ".idx", 1);
     let names = [name.into(), format!("{name}.gz"), dotted.clone(), format!("{dotted}.gz")];
     names.iter().map(|n| folder.join(n)).find(|p| p.is_file())
 }
 
-/// A file, or a folder.
+/// Loads a file, or a folder.
 fn load_path(name: &str, encoding: Option<&read::Encoding>) -> Result<Loaded> {
     let (path, options) = read::split(name);
     match Path::new(path).metadata() {
-        // A separator or an ending says that a path was meant.
+        // A separator or an ending shows that a path was meant.
         Err(_) if !path.contains(std::path::is_separator) && !path.contains('.') => {
             Err(unknown("data set", name, &mut catalog().iter()))
         }

@@ -1,4 +1,4 @@
-//! Pictures from PNG and JPEG files, for `nnz predict` and for folders of pictures.
+//! Images from PNG and JPEG files, for `nnz predict` and for folders of images.
 
 use std::fs::File;
 use std::io::{Cursor, Read};
@@ -11,11 +11,11 @@ use zune_jpeg::JpegDecoder;
 
 use super::{Error, Result};
 
-/// Largest file and largest picture that are read.
+/// Largest file and largest image that are read.
 const MAX_BYTES: u64 = 64 << 20;
 const MAX_PIXELS: u64 = 1 << 24;
 
-/// A picture, gray or red, green and blue.
+/// An image, gray or red, green and blue.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Picture {
     /// `[height][width][channels]`, 0 = dark, 255 = bright.
@@ -28,20 +28,20 @@ pub struct Picture {
     pub channels: usize,
 }
 
-/// A picture in the shape of a model's input.
+/// An image in the shape of a model's input.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Fitted {
     /// As many values as the model reads, 0 to 255, `[height][width][channels]`.
     pub pixels: Vec<u8>,
-    /// A sentence to print when the picture looks inverted.
+    /// A sentence to print if the image looks inverted.
     pub note: Option<String>,
 }
 
 /// Reads a PNG or JPEG; 16 bits are cut to 8.
 ///
 /// # Errors
-/// When the file cannot be read, is neither, is damaged, larger than 16 million pixels, or has transparent pixels (what
-/// shows through them is not in the file).
+/// When the file cannot be read, is neither, is damaged, larger than 16 million pixels, or has transparent pixels (the
+/// background of those is not in the file).
 pub fn picture(path: &Path) -> Result<Picture> {
     let mut bytes = Vec::new();
     File::open(path).and_then(|f| f.take(MAX_BYTES + 1).read_to_end(&mut bytes)).map_err(|source| Error::Io {
@@ -52,7 +52,7 @@ pub fn picture(path: &Path) -> Result<Picture> {
     decode(&bytes).map_err(|why| Error::Content { place: path.display().to_string(), why })
 }
 
-/// A PNG or JPEG in memory.
+/// Decodes a PNG or JPEG in memory.
 pub(super) fn decode(bytes: &[u8]) -> Result<Picture, String> {
     if bytes.len() as u64 > MAX_BYTES {
         return Err(format!("larger than {} MiB; save it smaller", MAX_BYTES >> 20));
@@ -64,8 +64,8 @@ pub(super) fn decode(bytes: &[u8]) -> Result<Picture, String> {
     }
 }
 
-/// Refuses sizes beyond the limit, and sizes that so few bytes cannot hold: `most` is what one byte unpacks to at best.
-/// `unpacked` is asked after the limit was, since it may not fit a number before.
+/// Refuses sizes beyond the limit, and sizes that so few bytes cannot hold: `most` is what one byte unpacks to at most.
+/// `unpacked` is called after the limit was checked, since it might overflow before.
 fn plausible(
     width: usize,
     height: usize,
@@ -89,7 +89,7 @@ fn png(bytes: &[u8]) -> Result<Picture, String> {
     decoder.set_transformations(png::Transformations::normalize_to_color8());
     let info = decoder.read_header_info().map_err(damaged)?;
     let (width, height) = (info.width as usize, info.height as usize);
-    // Deflate shrinks to 1/1032 at best: a header that claims more than that is not worth an allocation.
+    // Deflate compresses to 1/1032 at best: a header that claims more is not worth an allocation.
     plausible(width, height, || info.raw_bytes(), bytes.len(), 1032)?;
     let mut reader = decoder.read_info().map_err(damaged)?;
     let mut values = vec![0; reader.output_buffer_size().ok_or("too large for this machine")?];
@@ -120,7 +120,7 @@ fn jpeg(bytes: &[u8]) -> Result<Picture, String> {
     let info = decoder.info().ok_or("a JPEG file without a header; save it again")?;
     let gray = decoder.input_colorspace() == Some(ColorSpace::Luma);
     let (width, height, channels) = (usize::from(info.width), usize::from(info.height), if gray { 1 } else { 3 });
-    // A block of 64 values takes at least one bit a scan.
+    // A block of 64 values takes at least one bit per scan.
     plausible(width, height, || width * height, bytes.len(), 8 * 64)?;
     decoder.set_options(options.jpeg_set_out_colorspace(if gray { ColorSpace::Luma } else { ColorSpace::RGB }));
     let pixels = decoder.decode().map_err(|e| damaged(&e))?;
@@ -131,7 +131,7 @@ fn jpeg(bytes: &[u8]) -> Result<Picture, String> {
 }
 
 impl Picture {
-    /// Gray by the luma weights of ITU-R BT.601.
+    /// Converts to gray by the luma weights of ITU-R BT.601.
     fn gray(&self) -> Vec<u8> {
         let luma =
             |c: &[u8]| ((299 * u32::from(c[0]) + 587 * u32::from(c[1]) + 114 * u32::from(c[2]) + 500) / 1000) as u8;
@@ -142,8 +142,8 @@ impl Picture {
     }
 }
 
-/// A picture as input of a model that reads `image` (channels, height, width). Colours become gray for a model of gray
-/// pictures, and gray three equal channels for one of colours; nothing is resized or inverted.
+/// An image as input of a model that reads `image` (channels, height, width). Colours become gray for a model of gray
+/// images, and gray becomes three equal channels for one of colours; nothing is resized or inverted.
 ///
 /// # Errors
 /// When the shapes differ; the message names both.
@@ -218,7 +218,7 @@ mod tests {
         for end in 0..good.len() - 12 {
             assert!(decode(&good[..end]).is_err(), "cut at {end}");
         }
-        // Width and height are at bytes 16 to 24; the checksum of the chunk follows, so a lie must mend it.
+        // Width and height are at bytes 16 to 24; the checksum of the chunk follows and must be forged too.
         let lie = |width: u32, height: u32| {
             let mut bytes = good.clone();
             bytes[16..20].copy_from_slice(&width.to_be_bytes());

@@ -16,7 +16,7 @@ fn store() -> (tempfile::TempDir, Store) {
     (dir, store)
 }
 
-/// What is in the data directory, the lock aside.
+/// Files in the data directory, except the lock.
 fn left(store: &Store) -> Vec<String> {
     let Ok(list) = fs::read_dir(store.dir()) else { return Vec::new() };
     list.map(|e| e.unwrap().file_name().into_string().unwrap()).filter(|n| n != ".lock").collect()
@@ -96,7 +96,7 @@ fn mnist_without_the_full_set_is_the_subset_and_says_so() {
     assert_eq!((loaded.dataset.name.as_str(), loaded.dataset.train.len()), ("mnist10k", 10_000));
     let note = loaded.note.unwrap();
     assert!(note.contains("10000 + 2000 of its 60000 + 10000") && note.contains("`nnz data get mnist`"), "{note}");
-    // A set that is there in part is a mistake to mend, not one to hide behind the subset.
+    // A partly present set is an error to report, not one to hide by the subset.
     fs::create_dir_all(store.dir().join("mnist")).unwrap();
     fs::write(store.dir().join("mnist/t10k-labels-idx1-ubyte"), b"").unwrap();
     let e = store.load("mnist").unwrap_err().to_string();
@@ -160,14 +160,14 @@ fn toy() -> (&'static Entry, [Vec<u8>; 4]) {
     (Box::leak(Box::new(entry)), bytes)
 }
 
-/// A wheel with these members, beside the data directory.
+/// A wheel with these members, next to the data directory.
 fn wheel(dir: &tempfile::TempDir, entry: &Entry, files: &[Vec<u8>]) -> PathBuf {
     let package = entry.package.as_ref().unwrap();
     let path = dir.path().join("fake.whl");
     let mut zip = zip::ZipWriter::new(fs::File::create(&path).unwrap());
     let options = zip::write::SimpleFileOptions::default().compression_method(zip::CompressionMethod::Deflated);
     for (name, bytes) in package.members.iter().zip(files) {
-        // Archives made on a Mac carry a shadow of each file beside it.
+        // Archives made on a Mac contain a shadow of each file.
         zip.start_file(format!("outer/{}", name.replace('/', "/._")), options).unwrap();
         zip.write_all(b"shadow").unwrap();
         zip.start_file(format!("outer/{name}"), options).unwrap();
@@ -279,7 +279,7 @@ fn what_a_killed_process_left_is_swept_and_a_living_one_is_respected() {
 }
 
 /// A server of the packed files of a set that hangs up in the middle of the first answer that is longer than `cut` bytes.
-/// Returns its address and what it was asked for.
+/// Returns its address and the requests it got.
 fn server(files: Vec<(String, Vec<u8>)>, cut: usize) -> (String, std::sync::mpsc::Receiver<String>) {
     let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
     let address = format!("http://{}/", listener.local_addr().unwrap());
@@ -332,7 +332,7 @@ fn addresses_are_asked_first_and_go_on_where_they_were_cut_off() {
     let at = |addresses: Vec<String>| -> &'static Entry { Box::leak(Box::new(Entry { addresses, ..entry.clone() })) };
     let none = |_: &Package, _: &Path| Ok(Err("no network".to_owned()));
 
-    // Cut off in the first file: what came is kept, and the next call asks for the rest.
+    // Cut off in the first file: the received part is kept, and the next call requests the rest.
     let (address, told) = server(named(&files), 20);
     let entry_there = at(vec![address]);
     let e = store.get_with(entry_there, none, &mut quiet).unwrap_err().to_string();

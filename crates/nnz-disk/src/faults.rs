@@ -1,5 +1,5 @@
-//! Stopping at a step of a file system, for tests: [`after`] names how many steps are still done, [`cut`] then takes away what a
-//! power cut would. In a process that never calls these, a step costs the look at a number.
+//! Stopping at a step of a file system, for tests: [`after`] sets how many more steps are done, [`cut`] then removes what a
+//! power cut would lose. In a process that never calls these, a step costs one check of a number.
 
 use std::collections::BTreeMap;
 use std::fs;
@@ -8,37 +8,37 @@ use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
-/// Something that is about to be done.
+/// A step about to be done.
 #[derive(Clone, Copy, Debug)]
 pub(crate) enum Step<'a> {
-    /// A temporary file begins.
+    /// A temporary file is created.
     Create,
-    /// Its bytes were handed over.
+    /// Its bytes are written.
     Write(&'a Path),
-    /// Bytes go to disk.
+    /// Bytes are synced to disk.
     Sync(&'a Path),
-    /// It gets its name.
+    /// It is renamed.
     Rename(&'a Path, &'a Path),
-    /// Bytes are written behind those of a file.
+    /// Bytes are appended to a file.
     Append(&'a Path),
-    /// A file is cut.
+    /// A file is truncated.
     Cut(&'a Path),
-    /// A file goes.
+    /// A file is removed.
     Remove(&'a Path),
-    /// A folder is made.
+    /// A folder is created.
     Folder(&'a Path),
-    /// Names of a folder go to disk.
+    /// Names of a folder are synced to disk.
     SyncFolder,
 }
 
-/// What would be lost, and how many steps are left.
+/// What would be lost, and the number of steps left.
 #[derive(Default)]
 struct Plan {
     left: u64,
     done: u64,
-    /// Files whose bytes are not on disk, with those that are.
+    /// Files whose bytes are not synced, with their synced content.
     bytes: BTreeMap<PathBuf, Vec<u8>>,
-    /// Names that are not on disk, with what had them, in the order in which they were given.
+    /// Names that are not synced, with their previous content, in order.
     names: Vec<(PathBuf, Option<Vec<u8>>)>,
     folders: Vec<PathBuf>,
 }
@@ -51,8 +51,8 @@ fn plan() -> MutexGuard<'static, Option<Plan>> {
     PLAN.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
-/// Lets `steps` more steps be done in this process and none after them, as if it had been killed. Whoever wants to go on calls
-/// [`cut`] first.
+/// Allows `steps` more steps in this process and none after them, as if it had been killed. Call
+/// [`cut`] before going on.
 #[doc(hidden)]
 pub fn after(steps: u64) {
     *plan() = Some(Plan { left: steps, ..Plan::default() });
@@ -60,11 +60,11 @@ pub fn after(steps: u64) {
     ON.store(true, Ordering::SeqCst);
 }
 
-/// Takes away what was not on disk: bytes that were not synced, names in folders that were not. With `kill` alone nothing is lost,
-/// as when a process dies and the machine does not. Answers how many steps were done.
+/// Removes everything unsynced: bytes that were not synced, names in folders that were not. With `kill` alone nothing is lost,
+/// as when a process dies and the machine does not. Returns the number of steps done.
 ///
 /// # Panics
-/// When a file cannot be put back.
+/// When a file cannot be restored.
 #[doc(hidden)]
 pub fn cut(kill: bool) -> u64 {
     ON.store(false, Ordering::SeqCst);
@@ -82,12 +82,12 @@ pub fn cut(kill: bool) -> u64 {
             None => drop(fs::remove_file(path)),
         }
     }
-    // What lies in a folder that is not there is not there.
+    // A folder that is lost takes its files along.
     plan.folders.iter().rev().for_each(|f| drop(fs::remove_dir_all(f)));
     plan.done
 }
 
-/// Whether the process is taken for dead.
+/// Whether the process counts as dead.
 pub(crate) fn dead() -> bool {
     DEAD.load(Ordering::Relaxed)
 }
@@ -106,12 +106,12 @@ pub(crate) fn reach(step: Step<'_>) -> io::Result<()> {
     let held = |path: &Path| fs::read(path).ok();
     match step {
         Step::Create => {}
-        // Of bytes that are not synced, none may be there.
+        // Any part of unsynced bytes may be lost.
         Step::Write(path) => drop(plan.bytes.insert(path.into(), Vec::new())),
         Step::Append(path) | Step::Cut(path) => drop(plan.bytes.insert(path.into(), held(path).unwrap_or_default())),
         Step::Sync(path) => drop(plan.bytes.remove(path)),
         Step::Rename(from, to) => {
-            // A name may come to disk before the bytes.
+            // A name may be synced before the bytes.
             if let Some(lost) = plan.bytes.remove(from) {
                 plan.bytes.insert(to.into(), lost);
             } else {
@@ -125,7 +125,7 @@ pub(crate) fn reach(step: Step<'_>) -> io::Result<()> {
     Ok(())
 }
 
-/// Names in a folder are on disk.
+/// Marks the names in a folder as synced.
 pub(crate) fn synced(folder: &Path) {
     if !ON.load(Ordering::Relaxed) {
         return;

@@ -1,8 +1,8 @@
 //! Files of nnz on disk: written whole or not at all, kept through a power cut, and never through a link.
 //!
-//! Everything that nnz writes goes through the functions here. A file gets its bytes under a temporary name beside it, is synced
-//! and renamed, and its folder is synced; what is written behind a file that is there is synced before the next file may rely on
-//! it. Modes are those that the user's mask gives. [`faults`] lets a test stop at each of these steps and take away what a power
+//! Everything that nnz writes goes through these functions. A file gets its bytes under a temporary name next to it, is synced
+//! and renamed, and its folder is synced; bytes appended to an existing file are synced before the next file may rely on
+//! them. Modes follow the user's umask. [`faults`] lets a test stop at each of these steps and lose what a power
 //! cut would.
 #![forbid(unsafe_code)]
 
@@ -14,10 +14,10 @@ use std::io::{self, Write};
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU64, Ordering};
 
-/// How names of unfinished files begin and end.
+/// Prefix and suffix of unfinished files' names.
 const UNFINISHED: [&str; 2] = [".nnz-", ".tmp"];
 
-/// A file that has no name yet. Dropped, it is gone.
+/// A file without its final name. Removed when dropped.
 #[derive(Debug)]
 pub struct Unfinished {
     file: File,
@@ -27,10 +27,10 @@ pub struct Unfinished {
 }
 
 impl Unfinished {
-    /// Begins a file that will be called `to`, in the folder where that lies.
+    /// Begins a file that will be renamed to `to`, in the same folder.
     ///
     /// # Errors
-    /// When the folder is not there or cannot be written to, or something else than a file has the name.
+    /// When the folder does not exist or cannot be written to, or something other than a file has the name.
     pub fn new(to: &Path) -> io::Result<Self> {
         static NEXT: AtomicU64 = AtomicU64::new(0);
         if to.metadata().is_ok_and(|m| !m.is_file()) {
@@ -49,15 +49,15 @@ impl Unfinished {
         }
     }
 
-    /// To write to.
+    /// The file, for writing.
     pub fn file(&mut self) -> &mut File {
         &mut self.file
     }
 
-    /// Gives the file its name, in the place of one that had it, when its bytes are on disk.
+    /// Renames the file, replacing an existing one, after its bytes are on disk.
     ///
     /// # Errors
-    /// When the system refuses; then what had the name is as it was.
+    /// When the system refuses; then an existing file is unchanged.
     pub fn keep(mut self) -> io::Result<()> {
         faults::reach(Step::Write(&self.at))?;
         faults::reach(Step::Sync(&self.at))?;
@@ -87,7 +87,7 @@ pub fn write(path: &Path, bytes: &[u8]) -> io::Result<()> {
     file.keep()
 }
 
-/// Writes behind what a file holds, and waits until it is on disk. A link is not followed.
+/// Appends to a file, and waits until the bytes are on disk. A link is not followed.
 ///
 /// # Errors
 /// When there is no such file, or the system refuses; then some of the bytes may be there.
@@ -99,7 +99,7 @@ pub fn append(path: &Path, bytes: &[u8]) -> io::Result<()> {
     file.sync_data()
 }
 
-/// Leaves the first `length` bytes of a file. A link is not followed.
+/// Truncates a file to its first `length` bytes. A link is not followed.
 ///
 /// # Errors
 /// When there is no such file, or the system refuses.
@@ -111,7 +111,7 @@ pub fn cut(path: &Path, length: u64) -> io::Result<()> {
     file.sync_data()
 }
 
-/// Removes a file; that it is not there is fine.
+/// Removes a file; a missing one is fine.
 ///
 /// # Errors
 /// When the system refuses.
@@ -123,7 +123,7 @@ pub fn remove(path: &Path) -> io::Result<()> {
     }
 }
 
-/// Makes a folder in `of`, with what lies between; none of them may be a link, which would lead out of `of`.
+/// Creates a folder in `of`, with its parents; none of them may be a link, which would lead out of `of`.
 ///
 /// # Errors
 /// When one is a link or a file, or the system refuses.
@@ -150,10 +150,10 @@ pub fn folder_in(of: &Path, inside: impl AsRef<Path>) -> io::Result<PathBuf> {
     Ok(path)
 }
 
-/// Opens a file to hold a lock on, and makes it where it is not there. Nothing of it is changed, and a link is not followed.
+/// Opens a file to hold a lock on, and creates it if missing. Its content is not changed, and a link is not followed.
 ///
 /// # Errors
-/// When it is a link or no file, or the system refuses.
+/// When it is a link or not a file, or the system refuses.
 pub fn lock_file(path: &Path) -> io::Result<File> {
     match fs::symlink_metadata(path) {
         Ok(m) if !m.is_file() => Err(io::Error::other("it is no file of its own, but a link or a folder")),
@@ -161,17 +161,17 @@ pub fn lock_file(path: &Path) -> io::Result<File> {
     }
 }
 
-/// Whether a file of this name was left unfinished by a process that is gone or at work.
+/// Whether a file of this name is unfinished, left by a dead process or in use by a live one.
 pub fn is_unfinished(name: &str) -> bool {
     name.starts_with(UNFINISHED[0]) && name.ends_with(UNFINISHED[1])
 }
 
-/// Where a file lies.
+/// Folder of a file.
 fn folder(path: &Path) -> &Path {
     path.parent().filter(|d| !d.as_os_str().is_empty()).unwrap_or(Path::new("."))
 }
 
-/// Refuses to follow a link, between two looks too, where the system can.
+/// Refuses to follow a link, even one created meanwhile, where the system can.
 fn unlinked(options: &mut OpenOptions) -> &mut OpenOptions {
     #[cfg(unix)]
     std::os::unix::fs::OpenOptionsExt::custom_flags(options, libc::O_NOFOLLOW);
@@ -183,7 +183,7 @@ fn sync_folder(path: &Path) -> io::Result<()> {
     faults::reach(Step::SyncFolder)?;
     #[cfg(unix)]
     match File::open(path).and_then(|f| f.sync_all()) {
-        // Some network file systems know no such thing, and a folder may be written to and not read.
+        // Some network file systems do not support it, and a folder may be writable but not readable.
         Err(e)
             if !matches!(
                 e.kind(),
@@ -211,7 +211,7 @@ mod tests {
         fs::write(&plain, b"1").unwrap();
         let mode = |p: &Path| p.metadata().unwrap().permissions().mode() & 0o777;
         assert_eq!(mode(&own), mode(&plain));
-        // Another mask, of a process of its own.
+        // Another umask, in a separate process.
         if std::env::var_os("NNZ_DISK_MASKED").is_none() {
             let test = std::env::current_exe().unwrap();
             let run =
@@ -240,7 +240,7 @@ mod tests {
         assert!(append(&at("history"), b"x").is_err() && cut(&at("history"), 0).is_err());
         assert!(folder_in(dir.path(), "arms").is_err() && folder_in(dir.path(), "arms/more").is_err());
         assert!(folder_in(dir.path(), "victim").is_err() && folder_in(dir.path(), "a/b").unwrap().is_dir());
-        // A file takes the place of a link, not of what it leads to.
+        // A file replaces a link, not its target.
         write(&at("file"), b"new").unwrap();
         assert_eq!(
             (fs::read(at("victim")).unwrap(), fs::read(at("file")).unwrap()),

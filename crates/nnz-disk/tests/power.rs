@@ -1,12 +1,12 @@
-//! Power cuts, in a process of their own: they hit every file that it writes.
+//! Power cuts, in a separate process: they hit every file that it writes.
 
 use nnz_disk::faults::{after, cut};
 use nnz_disk::{append, write};
 use std::fs;
 use std::path::Path;
 
-/// Whatever happens, and whatever is lost, there is the old file or the new one; and a file that was written before another is
-/// there when the other is.
+/// Whatever happens, and whatever is lost, the old file or the new one exists; and a file that was written before another
+/// exists if the other does.
 #[test]
 fn a_cut_at_any_step_leaves_whole_files() {
     let dir = tempfile::tempdir().unwrap();

@@ -1,8 +1,8 @@
-//! One side of `benches/peers/dense.py`: trains a network from a file of weights and data and reports what it took.
+//! The nnz side of `benches/peers/dense.py`: trains a network from a file of weights and data and reports its costs.
 //!
 //! `race CASE.safetensors THREADS STEPS`. The file's metadata holds the model's specification (`model`, JSON) and the
 //! update rule (`optimizer`, JSON); its tensors are the parameters by name, `data` `[rows, ..]` and `labels` (I32). Prints
-//! one JSON document: the loss of every step, its milliseconds, and the most memory the process held.
+//! one JSON document: the loss of every step, its milliseconds, and the peak memory of the process.
 
 use nnz_engine::layers::Mode;
 use nnz_engine::{Model, ModelSpec, Optimizer, OptimizerSpec, Pass, Storage, Tensor, Var, ops};

@@ -1,5 +1,5 @@
-//! This side of `benches/peers/sparse.py`: keeps layers and trainings ready and times them on demand, so that peers can
-//! take turns. Reads one JSON request a line, answers one JSON line each. Arrays travel as raw little-endian files.
+//! The nnz side of `benches/peers/sparse.py`: keeps layers and trainings ready and times them on demand, so peers can
+//! take turns. Reads one JSON request per line and answers with one JSON line. Arrays are raw little-endian files.
 //!
 //!     cargo run --release -p nnz-engine --features bench --example sparse_race
 
@@ -131,7 +131,7 @@ impl Layer {
     }
 }
 
-/// A perceptron without biases from the files of its layers, its input, and the answer written beside them.
+/// A perceptron without biases from the files of its layers, its input, and the answer written next to them.
 fn perceptron(dir: &Path, widths: &[usize], batch: usize) -> (Frozen<f32>, Tensor<f32>) {
     let name = format!("mlp:{}", widths.iter().map(usize::to_string).collect::<Vec<_>>().join("-"));
     let classes = widths[widths.len() - 1];
@@ -152,7 +152,7 @@ fn perceptron(dir: &Path, widths: &[usize], batch: usize) -> (Frozen<f32>, Tenso
     (frozen, x)
 }
 
-/// Noise in the shape of MNIST: its numbers do not change what a step costs.
+/// Noise in the shape of MNIST: the values do not affect the cost of a step.
 fn noise() -> Dataset {
     let split = |rows: usize| {
         let inputs = Inputs::Bytes((0..rows * 784).map(|i| ((i * 2_654_435_761) >> 7) as u8).collect());

@@ -1,8 +1,8 @@
-//! Which tensors share an axis of units.
+//! Axes of units, and the tensors that share them.
 //!
 //! An axis begins where a layer makes its outputs, runs through everything that works unit by unit, and ends where the
-//! next layers read it. Both ways of a residual block end in one axis. Inputs and outputs of the network, and axes that run
-//! into a layer that mixes units in a way of its own (attention, recurrence, layer normalization, groups), stay whole.
+//! next layers read it. Both branches of a residual block end in one axis. Inputs and outputs of the network, and axes
+//! that run into a layer that mixes units in its own way (attention, recurrence, layer norm, groups) stay whole.
 
 use crate::Real;
 use crate::layers::{Layer, LayerSpec};
@@ -13,16 +13,16 @@ use nnz_core::Shape;
 /// Units that are cut together.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Axis {
-    /// The first layer that makes it.
+    /// The first layer whose outputs form it.
     pub name: String,
-    /// How many there are.
+    /// Number of units.
     pub units: usize,
     /// Parameters that have it.
     pub(crate) members: Vec<(usize, Along)>,
 }
 
 impl Axis {
-    /// As a target: one entry a unit.
+    /// The axis as a target: one entry per unit.
     pub fn shape(&self) -> Shape {
         Shape::matrix(&self.name, self.units, 1)
     }
@@ -30,14 +30,14 @@ impl Axis {
 
 struct Node {
     axis: Axis,
-    /// The node it was tied to.
+    /// Node it was merged with.
     tied: Option<usize>,
     whole: bool,
 }
 
 struct Walk {
     nodes: Vec<Node>,
-    /// The next parameter.
+    /// Index of the next parameter.
     at: usize,
 }
 
@@ -72,7 +72,7 @@ impl Walk {
         self.nodes[root].axis.members.push((param, along));
     }
 
-    /// The axis behind a layer that reads axis `x`, with the shape `input`.
+    /// Returns the axis after a layer that reads axis `x`, with the shape `input`.
     fn layer(&mut self, layer: &LayerSpec, x: usize) -> usize {
         let (first, params) = (self.at, layer.params());
         let units = self.nodes[self.root(x)].axis.units;
@@ -175,7 +175,7 @@ pub(crate) fn refit<'a, T: Real + 'a>(layers: &mut [LayerSpec], params: &mut imp
     }
 }
 
-/// Splits the linear layer of parameter `at` in two, [`nnz_core::Edit::Replace`]; `false` where it is no linear layer.
+/// Splits the linear layer of parameter `at` in two, [`nnz_core::Edit::Replace`]; `false` if it is not a linear layer.
 pub(crate) fn split(layers: &mut Vec<LayerSpec>, at: usize, rank: usize) -> bool {
     fn walk(layers: &mut Vec<LayerSpec>, next: &mut usize, at: usize, rank: usize) -> bool {
         for i in 0..layers.len() {
@@ -228,7 +228,7 @@ mod tests {
         assert!(super::axes(&transformer).iter().all(|a| a.name.ends_with("up")), "only hidden units are free");
     }
 
-    /// A unit whose outgoing weights are zero does nothing: without it the network computes the same.
+    /// A unit whose outgoing weights are zero has no effect: without it the network computes the same.
     #[test]
     fn cutting_an_unread_unit_changes_nothing() {
         for text in ["resnet8", "lenet5", "vgg-small"] {

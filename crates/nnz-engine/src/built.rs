@@ -1,6 +1,6 @@
-//! What is compiled in this crate, once for `f32` and once for `f64`: the work behind the public generic functions, which every
-//! crate that calls them would compile anew with its own options (see `nnz_kernels`' list of the same kind). The functions here
-//! pass on to it. This file knows the others, and none of them knows it.
+//! Code compiled in this crate, once for `f32` and once for `f64`: the work behind the public generic functions, which every
+//! calling crate would compile again with its own options (see `nnz_kernels`' list of the same kind). The functions here
+//! delegate to it. This file knows the others, and none of them knows it.
 
 use std::path::Path;
 
@@ -18,7 +18,7 @@ use crate::{
 
 macro_rules! built {
     ($(fn $name:ident$(<$life:lifetime>)?($($arg:ident: $type:ty),* $(,)?) $(-> $out:ty)? = $work:path;)*) => {
-        /// The engine, by number.
+        /// The engine's functions for one number type.
         #[allow(missing_docs)]
         #[doc(hidden)]
         pub trait Built: Sized {
@@ -35,7 +35,7 @@ macro_rules! built {
     };
 }
 
-/// A number for which the engine is compiled: `f32` or `f64`. What trains, infers or reads a network asks for it; tensors,
+/// A number type that the engine is compiled for: `f32` or `f64`. Training, inference and file reading need it; tensors,
 /// operations and layers are written for any [`Real`]. Sealed.
 pub trait Number: Real + Built {}
 
@@ -66,7 +66,7 @@ built! {
 }
 
 impl<'a, T: Number> Trainer<'a, T> {
-    /// A fresh network on `data`, built for a method that `build` makes once the length of the run is known.
+    /// Starts training a new network on `data` with the method that `build` makes once the length of the run is known.
     pub fn new<W: Into<MethodInstance>>(
         model: &ModelSpec,
         data: &'a Dataset,
@@ -77,8 +77,8 @@ impl<'a, T: Number> Trainer<'a, T> {
         T::trainer(model, data, spec, seed, Box::new(|setting| Ok(build(setting)?.into())))
     }
 
-    /// Training that goes on from the values of `model`, with the task, normalization and scales it was trained under. A
-    /// method that gives birth to a topology is refused: it would throw the trained values away.
+    /// Continues training from the values of `model`, with the task, normalization and scales it was trained under. A
+    /// method that draws an initial topology is refused: it would discard the trained values.
     pub fn from_model<W: Into<MethodInstance>>(
         model: Model<T>,
         frame: Preprocessing,
@@ -90,22 +90,22 @@ impl<'a, T: Number> Trainer<'a, T> {
         T::trainer_from(model, frame, data, spec, seed, Box::new(|setting| Ok(build(setting)?.into())))
     }
 
-    /// Trains until the end, or until `observe` answers `false`. Returns whether the end was reached.
+    /// Trains until the end, or until `observe` returns `false`. Returns whether the end was reached.
     pub fn run(&mut self, mut observe: impl FnMut(&Self, &Progress) -> bool) -> Result<bool> {
         T::train(self, &mut observe)
     }
 
-    /// One step: the method's plan, then forward, backward and update.
+    /// Makes one step: the method's plan, then forward, backward and update.
     pub fn advance(&mut self) -> Result<Progress> {
         T::advance(self)
     }
 
-    /// Writes everything needed to go on bit for bit. `run` names the run it belongs to.
+    /// Writes everything needed to resume bit for bit. `run` names the run it belongs to.
     pub fn save(&self, path: &Path, header: &Header, run: &str) -> Result<()> {
         T::save_training(self, path, header, run)
     }
 
-    /// Goes to where a checkpoint of `run` was saved; another run's is refused.
+    /// Restores a checkpoint of `run`; another run's is refused.
     pub fn resume(&mut self, path: &Path, run: &str) -> Result<()> {
         T::resume(self, path, run)
     }
@@ -117,7 +117,7 @@ impl<'a, T: Number> Trainer<'a, T> {
 }
 
 impl<T: Number> Model<T> {
-    /// Fresh values. `births` gives the topology of every prunable weight; without it they are dense. A layer born
+    /// Draws initial values. `births` has the topology of every prunable weight; without it they are dense. A layer born
     /// sparse never exists densely. The head is prunable only when `prune_head`.
     pub fn born<'a>(
         spec: &ModelSpec,
@@ -129,14 +129,14 @@ impl<T: Number> Model<T> {
         T::born(spec, births, storage.into(), prune_head, seed)
     }
 
-    /// Output without a tape.
+    /// Computes the output without a tape.
     pub fn infer(&self, input: Tensor<T>) -> Result<Tensor<T>> {
         T::infer(self, input)
     }
 }
 
 impl<T: Number> Frozen<T> {
-    /// Output of inputs `[batch, ..]`. Refuses what [`Model::infer`] refuses.
+    /// Computes the output of inputs `[batch, ..]`. Refuses what [`Model::infer`] refuses.
     pub fn infer(&self, input: Tensor<T>) -> Result<Tensor<T>> {
         T::infer_frozen(self, input)
     }
@@ -164,17 +164,17 @@ pub fn prune<'a, T: Number>(
     T::prune(model, work, batch, storage.into())
 }
 
-/// A measure of a network's weights.
+/// Computes a probe of a network's weights.
 pub fn probe<T: Number>(model: &Model<T>, probe: &dyn Probe) -> f64 {
     T::probe(model, probe)
 }
 
-/// Writes a model; the header's network is that of the model.
+/// Writes a model; the header's network becomes that of the model.
 pub fn save_model<T: Number>(path: &Path, model: &Model<T>, header: &Header, packing: Packing) -> Result<()> {
     T::save(path, model, header, packing)
 }
 
-/// Reads a model. Weights get the storage that `storage` resolves to; `auto` without a choice is what the file says.
+/// Reads a model. Weights get the storage that `storage` resolves to; `auto` without a choice takes the file's policy.
 pub fn load_model<'a, T: Number>(path: &Path, storage: impl Into<PolicyRef<'a>>) -> Result<(Model<T>, Header)> {
     parse_model(&files::read(path)?, path, storage)
 }

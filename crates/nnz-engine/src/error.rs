@@ -3,7 +3,7 @@ use std::path::PathBuf;
 /// Result of this crate.
 pub type Result<T, E = Error> = std::result::Result<T, E>;
 
-/// What can go wrong in the engine.
+/// Errors of the engine.
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
     /// A request the vocabulary refuses.
@@ -15,7 +15,7 @@ pub enum Error {
     /// A gradient that cannot be taken.
     #[error(transparent)]
     Tape(#[from] nnz_tensor::TapeError),
-    /// What a fit or its file refuses.
+    /// An error of a fit or its file.
     #[error(transparent)]
     Tensor(#[from] nnz_tensor::Error),
     /// A model specification that does not parse or does not fit.
@@ -23,28 +23,28 @@ pub enum Error {
     Model {
         /// The specification.
         spec: String,
-        /// What does not fit, and what would.
+        /// The mismatch, and what would fit.
         why: String,
     },
-    /// The loss stopped being a number.
+    /// A loss that is not finite.
     #[error("the loss is {loss} at step {step}{layer}; a smaller learning rate (`--lr`) usually helps")]
     NonFinite {
         /// The loss.
         loss: f64,
         /// The optimizer step.
         step: u64,
-        /// Where numbers first stopped being finite, as the end of the sentence.
+        /// Where numbers first became non-finite, as the end of the sentence.
         layer: String,
     },
     /// Two choices that exclude each other.
     #[error("{0}")]
     Refused(String),
-    /// A file that is not what it should be.
+    /// A malformed file.
     #[error("{}: {why}", .path.display())]
     File {
         /// The file.
         path: PathBuf,
-        /// What is wrong with it, and where.
+        /// The defect, and where it is.
         why: String,
     },
 }
@@ -56,7 +56,7 @@ impl Error {
     }
 }
 
-/// What a method says of an engine that refused it something.
+/// A method's view of an engine error.
 impl From<Error> for nnz_core::Error {
     fn from(e: Error) -> Self {
         match e {

@@ -1,10 +1,10 @@
-//! The loss of a network, and its measure.
+//! Loss and metric of a network.
 
 use crate::Real;
 use crate::data::{Batch, Dataset, Goal, Preprocessing, Split, Task};
 use crate::{Model, Result, Var, ops};
 
-/// Mean loss of outputs `[rows, outputs]`. `smoothing` is the weight that cross-entropy gives to all classes alike.
+/// Mean loss of outputs `[rows, outputs]`. `smoothing` is the weight that cross-entropy spreads over all classes.
 pub(crate) fn loss<T: Real>(output: &Var<T>, goal: &Goal<T>, smoothing: f64) -> Var<T> {
     match goal {
         Goal::Classes(labels) if smoothing == 0.0 => ops::cross_entropy(output, labels),
@@ -20,15 +20,15 @@ pub(crate) fn loss<T: Real>(output: &Var<T>, goal: &Goal<T>, smoothing: f64) -> 
     }
 }
 
-/// What an evaluation saw.
+/// Result of an evaluation.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Evaluation {
-    /// Mean cross-entropy, or mean of squared errors of what was standardized.
+    /// Mean cross-entropy, or mean squared error of standardized values.
     pub loss: f64,
-    /// Share of rows whose class was named, or of the variance that was explained: 1 - Σ (y - ŷ)² / Σ (y - ȳ)², with the
+    /// Share of rows classified correctly, or of the variance explained: 1 - Σ (y - ŷ)² / Σ (y - ȳ)², with the
     /// mean of each output over these rows. See [`Task::measure`].
     pub accuracy: f64,
-    /// Class named for each row, and the probability it was given; empty without classes.
+    /// Predicted class of each row and its probability; empty without classes.
     pub predictions: Vec<(u32, f32)>,
 }
 
@@ -41,7 +41,7 @@ pub(crate) fn evaluate_generic<T: Real>(
 ) -> Result<Evaluation> {
     let mut predictions = Vec::new();
     let (mut loss, mut right) = (0.0, 0usize);
-    // For numbers: errors, and sums and sums of squares of each output.
+    // For regression: errors, and sums and sums of squares of each output.
     let (mut errors, mut sums) = (0.0, Vec::new());
     for chunk in rows.chunks(256) {
         let batch = Batch::<T>::of(data, split, chunk, frame)?;

@@ -2,7 +2,7 @@
 //!
 //! A weight is one dense tensor `NAME`, or the three tensors of PyTorch's CSR layout: `NAME.crow_indices`,
 //! `NAME.col_indices` (32-bit) and `NAME.values`. The header's metadata, one JSON document under the key `nnz`, says which,
-//! and carries the model's specification, so that a file is all one needs. A checkpoint adds optimizer state and position.
+//! and holds the model's specification, so the file is self-contained. A checkpoint adds optimizer state and position.
 //! Equal models are equal files, byte for byte.
 
 use crate::data::{Normalization, Preprocessing, Task};
@@ -20,34 +20,34 @@ use std::borrow::Cow;
 use std::collections::{BTreeMap, HashMap};
 use std::path::Path;
 
-/// What a model file says besides its tensors.
+/// Contents of a model file besides its tensors.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Header {
-    /// The network.
+    /// Specification of the network.
     pub model: ModelSpec,
     /// How inputs are normalized.
     pub normalization: Normalization,
     /// Class names, or names of the targets.
     pub classes: Vec<String>,
-    /// The data it was trained on.
+    /// Name of the data it was trained on.
     pub data: String,
     /// The method and its density, in words.
     pub method: String,
-    /// Whether the classifier at the end was prunable.
+    /// Whether the classifier head was prunable.
     pub prune_head: bool,
     /// How the columns of a table became inputs, see [`crate::data::Dataset::encoding`].
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub encoding: Option<serde_json::Value>,
-    /// What the network is for.
+    /// Task of the network.
     #[serde(default, skip_serializing_if = "Task::is_default")]
     pub task: Task,
-    /// Mean and standard deviation of each target: an output times the second plus the first is in the target's units.
+    /// Mean and standard deviation of each target: output times the second plus the first is in the target's units.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub scales: Vec<[f32; 2]>,
     /// How weights and tables are written.
     #[serde(default, skip_serializing_if = "Dtype::is_default")]
     pub dtype: Dtype,
-    /// How its weights are stored where it was measured, and wherever it is read again.
+    /// Storage of its weights when it was measured, used wherever it is read again.
     #[serde(default, skip_serializing_if = "StoragePolicy::is_default")]
     pub policy: StoragePolicy,
 }
@@ -59,35 +59,35 @@ impl Header {
     }
 }
 
-/// A network as it was read from a file.
+/// A network read from a file.
 #[derive(Clone, Debug)]
 pub struct Stored<T> {
     /// The network.
     pub model: Model<T>,
-    /// What its file says besides.
+    /// Header of its file.
     pub header: Header,
 }
 
-/// Columns that a weight may have, and those more for each byte of its file: a file of nothing but a shape must not make
-/// lists of its columns.
+/// Most columns of a weight, and as many more per byte of its file: a file that holds only a shape must not cause
+/// allocations for its columns.
 const FEW_COLUMNS: usize = 1 << 20;
 const COLUMNS_EACH: usize = 16;
 
-/// How weights with zeros are written.
+/// Format of weights with zeros.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum Packing {
-    /// Compressed rows where that is smaller or a connection has the value zero, else dense with zeros.
+    /// Compressed rows if that is smaller or a connection has the value zero, else dense with zeros.
     #[default]
     Smallest,
     /// Compressed rows for every weight that lacks connections: keeps connections whose value is zero.
     Csr,
-    /// Dense with zeros, which loads everywhere.
+    /// Dense with zeros, which any reader loads.
     Dense,
 }
 
 const FORMAT: &str = "nnz-1";
 
-/// The document under the metadata's key `nnz`. One key, since several would be written in any order.
+/// The document under the metadata's key `nnz`. A single key, since several would be written in any order.
 #[derive(Serialize, Deserialize)]
 struct Metadata {
     format: String,
@@ -97,7 +97,7 @@ struct Metadata {
     checkpoint: Option<CheckpointHeader>,
 }
 
-/// Where a training stands, for [`save_checkpoint`].
+/// Position of a training, for [`save_checkpoint`].
 #[derive(Clone, Debug, Serialize, Deserialize)]
 struct CheckpointHeader {
     /// Hash of everything that determines the run.
@@ -105,20 +105,20 @@ struct CheckpointHeader {
     optimizer: OptimizerSpec,
     #[serde(default)]
     average: bool,
-    /// Where storage `auto` keeps weights sparse: the choice a training began with, whatever a machine would choose now.
+    /// Thresholds of storage `auto`: the choice a training began with, whatever a machine would choose now.
     #[serde(default, skip_serializing_if = "SparseThresholds::is_empty")]
     crossovers: SparseThresholds,
     position: Position,
 }
 
-/// What goes into a checkpoint.
+/// Contents of a checkpoint.
 pub(crate) struct Checkpoint<'a, T: Real> {
     pub model: Cow<'a, Model<T>>,
     pub optimizer: Cow<'a, Optimizer<T>>,
     pub average: Option<Average<T>>,
     pub crossovers: SparseThresholds,
     pub snapshots: Cow<'a, BTreeMap<String, Snapshot<T>>>,
-    /// Values and optimizer state of the leaves of every parametrized weight, one after the other.
+    /// Values and optimizer state of the leaves of every parametrized weight, concatenated.
     pub leaves: Vec<Vec<f64>>,
     pub position: Position,
 }
@@ -209,7 +209,7 @@ pub(crate) fn save_generic<T: Real>(path: &Path, model: &Model<T>, header: &Head
     out.write(path, Header { model: model.spec.clone(), ..header.clone() }, None)
 }
 
-/// Writes everything a training needs to go on bit for bit. `run` names the run it belongs to.
+/// Writes everything a training needs to resume bit for bit. `run` names the run it belongs to.
 pub(crate) fn save_checkpoint<T: Real>(
     path: &Path,
     checkpoint: &Checkpoint<'_, T>,
@@ -261,12 +261,12 @@ struct In<'a> {
     header: Header,
     layout: BTreeMap<String, String>,
     checkpoint: Option<CheckpointHeader>,
-    /// Of the file.
+    /// Length of the file.
     bytes: usize,
 }
 
 impl<'a> In<'a> {
-    /// What can be said before the network is known.
+    /// Parses what does not depend on the network.
     fn parse(path: &'a Path, bytes: &'a [u8]) -> Result<Self> {
         let fail = |why: String| Error::file(path, why);
         let broken = |e: safetensors::SafeTensorError| fail(format!("not a whole safetensors file: {e}"));
@@ -286,7 +286,7 @@ impl<'a> In<'a> {
         Ok(Self { path, tensors, header, layout, checkpoint, bytes: bytes.len() })
     }
 
-    /// With the network checked, whose custom layers are among `layers`.
+    /// Checks the network, whose custom layers are among `layers`.
     fn checked(mut self, layers: &Layers) -> Result<Self> {
         let bound = self.header.model.bind(layers);
         bound.map_err(|why| self.fail(why))?;
@@ -344,7 +344,7 @@ impl<'a> In<'a> {
         }
     }
 
-    /// Refuses a shape that the file is too short for: compressed rows say nothing of columns that have no entry.
+    /// Refuses a shape for which the file is too short: compressed rows do not mention columns without entries.
     fn bounded(&self, name: &str, cols: usize) -> Result<()> {
         match cols <= FEW_COLUMNS.saturating_add(self.bytes.saturating_mul(COLUMNS_EACH)) {
             true => Ok(()),
@@ -358,8 +358,8 @@ impl<'a> In<'a> {
         match self.layout.get(name).map(String::as_str) {
             None => {
                 let values: Vec<T> = self.real(name, shape.len())?;
-                // A file written dense with zeros becomes sparse again: zeros are no connections, but where the policy
-                // knows none that are missing.
+                // A file written dense with zeros becomes sparse again: zeros are not connections, except if the policy
+                // stores all connections.
                 let exist = (0..values.len()).filter(|&i| values[i] != T::ZERO);
                 let topology = Topology::from_positions(shape.rows, shape.cols, exist.map(|i| i as u64));
                 let full = topology.nnz() == shape.len() || topology.nnz() == 0 || self.checkpoint.is_some();
@@ -380,7 +380,7 @@ impl<'a> In<'a> {
         }
     }
 
-    /// What a procedure kept of a network like `model`.
+    /// Reads a procedure's snapshot of a network like `model`.
     fn snapshot<T: Real>(
         &self,
         snapshot: &str,
@@ -398,7 +398,7 @@ impl<'a> In<'a> {
                     let columns = self.index(&format!("{name}.col_indices"))?;
                     Topology::new(rows, cols, starts, columns).map_err(|e| self.fail(format!("`{name}`: {e}")))?
                 }
-                // As many values as that are in the file.
+                // The file holds as many values as that.
                 Err(_) if self.tensor(&format!("{name}.0"))?.shape() == [p.shape.len()] => Topology::full(rows, cols),
                 Err(_) => return Err(self.fail(format!("`{name}.0` is not of {} values", p.shape.len()))),
             };
@@ -458,7 +458,7 @@ pub fn is_checkpoint(path: &Path, run: &str) -> bool {
     read(path).ok().and_then(of_run).unwrap_or(false)
 }
 
-/// Reads a checkpoint of `run`; another run's is refused.
+/// Reads a checkpoint of `run`; refuses another run's.
 pub(crate) fn load_checkpoint<T: Real>(
     path: &Path,
     storage: Storage,

@@ -5,21 +5,21 @@ use nnz_kernels::threads::filled;
 use nnz_kernels::{Blocked, Csr, Dense, Operator, Single, Start, TILE, Tiled, gemm};
 use std::sync::OnceLock;
 
-/// Most rows for which single samples are faster than tiles of eight.
+/// Most rows for which processing single samples is faster than tiles of eight.
 const FEW: usize = 2;
 
-/// A network whose values no longer change. A perceptron answers up to 64 rows from layouts made for one or two and for eight
-/// at once, several times faster than [`Model::infer`]; everything else goes there.
+/// A network for inference. A perceptron computes up to 64 rows from layouts made for one or two and for eight
+/// at once, several times faster than [`Model::infer`]; all other cases use that.
 #[derive(Debug)]
 pub struct Frozen<T: Real> {
     model: Model<T>,
     steps: Option<Vec<Step<T>>>,
 }
 
-/// A layer and the function behind it.
+/// A layer and the function after it.
 #[derive(Debug)]
 struct Step<T: Real> {
-    /// Which parameter its weight is.
+    /// Index of its weight.
     weight: usize,
     bias: Option<usize>,
     then: Then<T>,
@@ -47,7 +47,7 @@ enum Many<T> {
 }
 
 impl<T: Real> Frozen<T> {
-    /// O(layers); layouts are made when a batch of their size first comes.
+    /// O(layers); layouts are made when a batch of their size first arrives.
     pub fn new(model: Model<T>) -> Self {
         let steps = steps(&model);
         Self { model, steps }
@@ -72,7 +72,7 @@ impl<T: Real> Frozen<T> {
         step.bias.map(|i| self.model.params[i].value.data())
     }
 
-    /// Sample by sample.
+    /// Computes sample by sample.
     fn one(&self, steps: &[Step<T>], batch: usize, mut x: Tensor<T>) -> Tensor<T> {
         for step in steps {
             let (weight, bias) = (&self.model.params[step.weight], self.bias(step));
@@ -97,7 +97,7 @@ impl<T: Real> Frozen<T> {
         x
     }
 
-    /// In one tile.
+    /// Computes all samples in one tile.
     fn many(&self, steps: &[Step<T>], batch: usize, x: &Tensor<T>) -> Tensor<T> {
         let mut x = Tiled::from_rows(batch, x.rows_cols().1, x.data());
         for step in steps {
@@ -126,7 +126,7 @@ impl<T: Real> Frozen<T> {
         Tensor::written(&[batch, x.features()], |rows| x.to_rows(rows))
     }
 
-    /// A layer's connections and values in another layout.
+    /// Converts a layer's connections and values to another layout.
     fn sparse<L>(&self, step: &Step<T>, make: impl Fn(Csr, &[T]) -> L) -> L {
         let weight = &self.model.params[step.weight];
         let rows = weight.by_rows();
@@ -136,7 +136,7 @@ impl<T: Real> Frozen<T> {
     }
 }
 
-/// The layers of a perceptron; none when another layer is among them.
+/// The layers of a perceptron; `None` if there is any other layer.
 fn steps<T: Real>(model: &Model<T>) -> Option<Vec<Step<T>>> {
     let mut next = 0..model.params.len();
     let mut steps: Vec<Step<T>> = Vec::new();
@@ -151,7 +151,7 @@ fn steps<T: Real>(model: &Model<T>) -> Option<Vec<Step<T>>> {
             }
             LayerSpec::Relu(_) => Then::Relu,
             LayerSpec::Activation(a) => Then::Map(a.function.op()),
-            // Nothing but training sees these.
+            // These matter only in training.
             LayerSpec::Flatten(_) | LayerSpec::Dropout(_) => continue,
             _ => return None,
         };

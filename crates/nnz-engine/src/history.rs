@@ -1,18 +1,18 @@
-//! How topologies move while a network trains: what was born and what died at every edit.
+//! How topologies change while a network trains: the connections grown and pruned by every edit.
 
 use crate::Real;
 use crate::{Layout, Param};
 use nnz_core::Topology;
 use std::sync::{Mutex, PoisonError};
 
-/// Something that happened to the topology of one prunable weight.
+/// A change of the topology of one prunable weight.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Event {
-    /// What there was before the step; a weight that changes its extent starts anew.
+    /// The topology before the step; a weight that changes its extent starts anew.
     Start {
         /// Steps done.
         step: u64,
-        /// Among the prunable weights.
+        /// Index among the prunable weights.
         layer: usize,
         /// Parameter name.
         name: String,
@@ -20,18 +20,18 @@ pub enum Event {
         rows: usize,
         /// Inputs.
         cols: usize,
-        /// `row * cols + col` of every connection, ascending; `None` for all of them.
+        /// `row * cols + col` of every connection, ascending; `None` if dense.
         positions: Option<Vec<u64>>,
     },
-    /// A change.
+    /// An edit.
     Moved {
         /// Steps done.
         step: u64,
-        /// Among the prunable weights.
+        /// Index among the prunable weights.
         layer: usize,
         /// Positions of new connections, ascending.
         grown: Vec<u64>,
-        /// Positions of removed connections, ascending.
+        /// Positions of pruned connections, ascending.
         pruned: Vec<u64>,
     },
 }
@@ -45,7 +45,7 @@ impl Event {
     }
 }
 
-/// A weight as it was last seen; no topology when every connection exists.
+/// Last seen topology of a weight; `None` if dense.
 #[derive(Clone, Debug)]
 struct Seen {
     name: String,
@@ -73,7 +73,7 @@ impl Seen {
     }
 }
 
-/// Keeps the topologies of all prunable weights, to see what an edit changed: 4 bytes a connection more.
+/// Keeps the topologies of all prunable weights, to detect what an edit changed: 4 more bytes per connection.
 #[derive(Debug)]
 pub struct History {
     seen: Vec<Seen>,
@@ -81,19 +81,19 @@ pub struct History {
 }
 
 impl History {
-    /// From these parameters on. `started`: they have been seen before, and there is no start to tell.
+    /// Starts from these parameters. `started`: they have been seen before, so that no start is reported.
     pub fn new<T: Real>(params: &[Param<T>], step: u64, started: bool) -> Self {
         let seen: Vec<Seen> = params.iter().filter(|p| p.prunable).map(Seen::of).collect();
         let starts = seen.iter().enumerate().filter(|_| !started).map(|(i, s)| s.start(step, i)).collect();
         Self { seen, events: Mutex::new(starts) }
     }
 
-    /// What happened since this was last asked.
+    /// Returns the events since the last call.
     pub fn take(&self) -> Vec<Event> {
         std::mem::take(&mut self.events.lock().unwrap_or_else(PoisonError::into_inner))
     }
 
-    /// Looks at the parameters behind an edit.
+    /// Compares the parameters after an edit.
     pub(crate) fn look<T: Real>(&mut self, params: &[Param<T>], step: u64) {
         let now: Vec<Seen> = params.iter().filter(|p| p.prunable).map(Seen::of).collect();
         let events = self.events.get_mut().unwrap_or_else(PoisonError::into_inner);
@@ -112,7 +112,7 @@ impl History {
     }
 }
 
-/// What is only in the second, and what is only in the first, of two ascending sequences.
+/// Returns what is only in the second, and what is only in the first, of two ascending sequences.
 fn differences(old: impl Iterator<Item = u64>, new: impl Iterator<Item = u64>) -> [Vec<u64>; 2] {
     let (mut grown, mut pruned) = (Vec::new(), Vec::new());
     let mut old = old.peekable();

@@ -1,4 +1,4 @@
-//! The leaves of parametrized weights: what a training moves in the place of the weights themselves.
+//! The leaves of parametrized weights, which are trained in place of the weights.
 
 use crate::Real;
 use crate::{Error, Layout, Model, Optimizer, OptimizerSpec, Param, Result, Role, Tensor, TrainSpec};
@@ -7,13 +7,13 @@ use nnz_core::{Edit, Leaf, Parametrization, Shape};
 /// Leaves of every prunable weight, in 64 bits, and their optimizer state.
 #[derive(Clone, Debug)]
 pub(crate) struct Leaves {
-    /// A parameter and its leaves.
+    /// Indices of parameters, with their leaves.
     of: Vec<(usize, Vec<Leaf>)>,
-    /// One parameter for each leaf, in order; those that no optimizer moves are empty.
+    /// One parameter per leaf, in order; empty for those that no optimizer updates.
     optimizer: Optimizer<f64>,
 }
 
-/// A leaf as optimizers take it.
+/// A leaf as a parameter for optimizers.
 fn param(leaf: &mut Leaf) -> Param<f64> {
     let role = if leaf.decays { Role::Weight } else { Role::Vector };
     let value = Tensor::new(&leaf.dims, std::mem::take(&mut leaf.values));
@@ -48,8 +48,8 @@ impl Leaves {
         Ok(Self { optimizer: Optimizer::new(spec.optimizer, &params), of })
     }
 
-    /// Bytes that the update of leaves remembers: the optimizer's state, and leaves behind the first that a step of its own
-    /// keeps.
+    /// Bytes of update state for the leaves: the optimizer's, and for parametrizations with their own step the leaves after
+    /// the first.
     pub fn state_bytes(&self, p: &dyn Parametrization) -> usize {
         let own = |leaves: &Vec<Leaf>| -> usize {
             let kept = leaves.iter().enumerate().skip(1).filter(|(at, _)| p.phases() > 0 && !p.trains(*at));
@@ -58,7 +58,7 @@ impl Leaves {
         self.optimizer.bytes() + self.of.iter().map(|(_, leaves)| own(leaves)).sum::<usize>()
     }
 
-    /// The matrices that gradients go back through, of all `count` parameters; empty where none differs from its weight.
+    /// The matrices of the backward pass, for all `count` parameters; empty if none differs from its weight.
     pub fn backwards<T: Real>(&self, p: &dyn Parametrization, step: u64, count: usize) -> Vec<Option<Tensor<T>>> {
         let mut all = vec![None; count];
         for (i, leaves) in &self.of {
@@ -69,7 +69,7 @@ impl Leaves {
         all
     }
 
-    /// Whether a parameter is made of leaves.
+    /// Whether a parameter has leaves.
     pub fn has(&self, param: usize) -> bool {
         self.of.iter().any(|(i, _)| *i == param)
     }
@@ -82,7 +82,7 @@ impl Leaves {
         }
     }
 
-    /// One update of every leaf by the optimizer's rule.
+    /// Updates every leaf by the optimizer's rule.
     pub fn update<T: Real>(
         &mut self,
         p: &dyn Parametrization,
@@ -108,12 +108,12 @@ impl Leaves {
         }
     }
 
-    /// One phase of their own step.
+    /// Runs one phase of the parametrization's own step.
     pub fn own_step<T: Real>(&mut self, p: &dyn Parametrization, phase: u32, gradients: &[Tensor<T>], lr: f64) {
         self.of.iter_mut().for_each(|(i, leaves)| p.step(phase, leaves, &wide(&gradients[*i]), lr));
     }
 
-    /// The plain weights they become.
+    /// Returns the plain weights that the leaves become.
     pub fn freeze<T: Real>(&self, p: &dyn Parametrization, model: &Model<T>) -> Vec<Edit> {
         self.of.iter().map(|(i, leaves)| p.freeze(&model.params[*i].shape, leaves)).collect()
     }
@@ -134,7 +134,7 @@ impl Leaves {
         self.of.iter().map(flat).collect()
     }
 
-    /// Takes both back.
+    /// Restores both.
     pub fn with(mut self, extents: &[Vec<Vec<usize>>], tensors: Vec<Vec<f64>>) -> Self {
         let mut at = 0;
         for (((_, leaves), extents), values) in self.of.iter_mut().zip(extents).zip(tensors) {

@@ -7,7 +7,7 @@ use nnz_core::Topology;
 /// A network with its values.
 #[derive(Clone, Debug)]
 pub struct Model<T> {
-    /// What it is.
+    /// Its specification.
     pub spec: ModelSpec,
     /// Parameters and buffers in the order of [`ModelSpec::params`].
     pub params: Vec<Param<T>>,
@@ -27,7 +27,7 @@ impl<T: Real> Model<T> {
             let weight = p.role == Role::Weight;
             let prunable = weight && (prune_head || !p.shape.head);
             let topology = if prunable { births.as_mut().and_then(Iterator::next) } else { None };
-            // Weights have streams of their own, so that a layer norm more does not change them.
+            // Weights have separate streams, so that an added layer norm does not change them.
             let stream = if weight { &mut weights } else { &mut others };
             params.push(Param::born(*stream, &p, prunable, topology, storage, seed)?);
             *stream += 1;
@@ -35,9 +35,9 @@ impl<T: Real> Model<T> {
         Ok(Self { spec: spec.clone(), params })
     }
 
-    /// Output of inputs `[batch, ..]`, and what the layers give besides. `leaves` holds the values of `params` on the tape.
-    /// Refuses names of taps that no layer has, inputs that are no tokens where tokens are needed, and parts of a sequence
-    /// where a layer looks ahead.
+    /// Computes the output of inputs `[batch, ..]`, and layers' side effects. `leaves` holds the values of `params` on the
+    /// tape. Refuses tap names that no layer has, inputs that are not tokens if tokens are needed, and parts of a sequence
+    /// if a layer looks ahead.
     pub fn forward(&self, input: &Var<T>, leaves: &[Var<T>], pass: Pass<'_, T>) -> Result<(Var<T>, Effects<T>)> {
         if let Some(taps) = pass.taps {
             taps.check(&self.spec.taps())?;
@@ -81,7 +81,7 @@ impl<T: Real> Model<T> {
         }
     }
 
-    /// Takes the edges and the features of the graph that the data lie on.
+    /// Takes the edges and the features of the data's graph.
     pub fn adopt(&mut self, graph: &Graph) -> Result<()> {
         for p in self.params.iter_mut().filter(|p| p.role == Role::Structure) {
             let topology = if p.shape.name.ends_with(".edges") { &graph.edges } else { &graph.features };
@@ -112,12 +112,12 @@ impl<T: Real> Model<T> {
         self.params.iter().filter(|p| p.weight())
     }
 
-    /// Weights that exist.
+    /// Counts the existing weights.
     pub fn nonzeros(&self) -> usize {
         self.weights().map(Param::nnz).sum()
     }
 
-    /// Nonzeros / entries over the prunable weights; 1 when there are none.
+    /// Nonzeros / entries over the prunable weights; 1 if there are none.
     pub fn density(&self) -> f64 {
         let sum = |f: fn(&Param<T>) -> usize| self.weights().filter(|p| p.prunable).map(f).sum::<usize>();
         match sum(|p| p.shape.len()) {

@@ -2,7 +2,7 @@ use crate::{Param, Real, Tensor};
 use nnz_tensor::Gradient;
 use nnz_tensor::fit::{At, OptimizerSpec, Rule, Slot};
 
-/// An update rule with its state: for each parameter `slots` tensors that lie as its values do.
+/// An update rule with its state: for each parameter `slots` tensors in the layout of its values.
 #[derive(Clone, Debug)]
 pub struct Optimizer<T> {
     /// The rule.
@@ -18,12 +18,12 @@ impl<T: Real> Optimizer<T> {
         Self { spec, state: params.iter().map(|p| rule.state(p.value.shape())).collect() }
     }
 
-    /// What is kept as mean gradient of parameter `index`; see [`Rule::direction`].
+    /// Running mean gradient of parameter `index`; see [`Rule::direction`].
     pub fn direction(&self, index: usize) -> Option<Tensor<T>> {
         self.spec.rule().direction(&self.state[index])
     }
 
-    /// One update of parameter `index` at learning rate `lr`; `count` counts updates from 1. O(values of the parameter). A
+    /// Updates parameter `index` at learning rate `lr`; `count` counts updates from 1. O(values of the parameter). A
     /// rule that searches updates all of them at once instead ([`Rule::step`]).
     pub fn update(&mut self, index: usize, param: &mut Param<T>, gradient: &Tensor<T>, lr: f64, count: u64) {
         if !param.role.trained() {
@@ -50,7 +50,7 @@ impl<T: Real> Average<T> {
         Self(params.iter().map(|p| p.value.clone()).collect())
     }
 
-    /// Moves towards the values of `params`, which lie as those it was made of.
+    /// Moves towards the values of `params`, which have the layout of the initial ones.
     pub fn update(&mut self, params: &[Param<T>], decay: f64) {
         let (keep, take) = (T::of(decay), T::of(1.0 - decay));
         for (a, p) in self.0.iter_mut().zip(params) {
@@ -58,7 +58,7 @@ impl<T: Real> Average<T> {
         }
     }
 
-    /// Puts the values of `params` in the place of some averages.
+    /// Replaces some averages by the values of `params`.
     pub(crate) fn splice(&mut self, at: std::ops::Range<usize>, params: &[Param<T>]) {
         self.0.splice(at, params.iter().map(|p| p.value.clone()));
     }

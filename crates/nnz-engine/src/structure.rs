@@ -1,5 +1,5 @@
-//! The structure of a network as targets: axes of units, and behind them the runs of residual blocks. Both can lose and gain
-//! entries; a network that gains one computes what it did before.
+//! The structure of a network as targets: axes of units, followed by the runs of residual blocks. Both can lose and gain
+//! entries; a network that gains one computes the same as before.
 
 use crate::Real;
 use crate::axes::{Axis, axes, refit};
@@ -10,18 +10,18 @@ use nnz_core::{Rng, Shape, Topology};
 use std::collections::BTreeSet;
 use std::ops::Range;
 
-/// Residual blocks that follow one another and leave extents as they are: one without another is the same network but for
-/// what the block adds.
+/// Consecutive residual blocks that preserve extents: removing one removes only what the block
+/// adds.
 #[derive(Clone, Debug, PartialEq)]
 pub(crate) struct Run {
-    /// What the names of its blocks begin with.
+    /// Common prefix of the names of its blocks.
     name: String,
     blocks: Vec<Block>,
 }
 
 #[derive(Clone, Debug, PartialEq)]
 struct Block {
-    /// The residual layer, and the activation behind it.
+    /// The residual layer, and the activation after it.
     layers: Range<usize>,
     params: Range<usize>,
 }
@@ -58,8 +58,8 @@ impl Part {
         }
     }
 
-    /// Calls `visit` with every entry that carries the output of one of its parts: the weights that read a unit, what a block
-    /// ends in. Arguments are the parameter, the position row by row, and the part.
+    /// Calls `visit` with every entry that carries the output of one of its parts: weights that read a unit, or the end of a
+    /// block. Arguments are the parameter, the position row by row, and the part.
     fn outlets<T: Real>(&self, model: &Model<T>, mut visit: impl FnMut(usize, &[usize])) {
         match self {
             Self::Axis(axis) => {
@@ -84,7 +84,7 @@ impl Part {
         }
     }
 
-    /// Euclidean norm of what carries the output of each part, and the sum of w g over it.
+    /// Computes the Euclidean norm of what carries the output of each part, and the sum of w g over it.
     pub fn strength<T: Real>(&self, model: &Model<T>, gradient: impl Fn(usize) -> Vec<T>) -> [Vec<f64>; 2] {
         let (mut squares, mut slopes) = (vec![0.0; self.len()], vec![0.0; self.len()]);
         self.outlets(model, |i, parts| {
@@ -98,7 +98,7 @@ impl Part {
         [squares.into_iter().map(f64::sqrt).collect(), slopes]
     }
 
-    /// Multiplies what carries the output of each part.
+    /// Scales what carries the output of each part.
     pub fn scale<T: Real>(&self, model: &mut Model<T>, factors: &[f64]) {
         let mut scaled: Vec<(usize, Vec<T>)> = Vec::new();
         self.outlets(model, |i, parts| {
@@ -112,7 +112,7 @@ impl Part {
         }
     }
 
-    /// Multiply-adds for one row in which each of its parts has a share; `each[i]` are those of parameter `i`.
+    /// Multiply-adds per row in which each of its parts has a share; `each[i]` are those of parameter `i`.
     pub fn cost(&self, each: &[f64]) -> f64 {
         match self {
             Self::Axis(axis) => {
@@ -127,7 +127,7 @@ impl Part {
     }
 }
 
-/// How often one row of the input goes through every parameter: once for each position or pixel that a weight makes.
+/// Counts how often one row of the input goes through every parameter: once per position or pixel that a weight makes.
 fn uses(layers: &[LayerSpec], input: &[usize], out: &mut Vec<usize>) -> Option<Vec<usize>> {
     layers.iter().try_fold(input.to_vec(), |shape, layer| {
         let after = layer.output(&shape).ok()?;
@@ -138,7 +138,7 @@ fn uses(layers: &[LayerSpec], input: &[usize], out: &mut Vec<usize>) -> Option<V
                 uses(&r.shortcut, &shape, out)?;
                 return Some(after);
             }
-            // Each input is spread; a state goes along the whole sequence, whatever comes out.
+            // Each input is spread; a state runs along the whole sequence, whatever the output.
             LayerSpec::ConvTransposed1d(_)
             | LayerSpec::ConvTransposed2d(_)
             | LayerSpec::ConvTransposed3d(_)
@@ -151,7 +151,7 @@ fn uses(layers: &[LayerSpec], input: &[usize], out: &mut Vec<usize>) -> Option<V
 }
 
 impl<T: Real> Model<T> {
-    /// Multiply-adds of one forward pass of one row through every parameter; zero for what is no weight. Counted are
+    /// Multiply-adds of one forward pass of one row through every parameter; zero for all but weights. Counts the
     /// connections that exist, times the positions or pixels they are used at. Products of activations with each other, as in
     /// attention, are not counted.
     pub(crate) fn costs(&self) -> Vec<f64> {
@@ -203,7 +203,7 @@ pub(crate) fn runs(spec: &ModelSpec) -> Vec<Run> {
     all
 }
 
-/// Where newborns get their first values from.
+/// Source of initial values for grown units and blocks.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Fresh {
     pub seed: u64,
@@ -216,7 +216,7 @@ impl Fresh {
     }
 }
 
-/// The model with what lies as its values do.
+/// The model with the tensors in the layout of its values.
 pub(crate) struct Whole<'a, T> {
     pub model: &'a mut Model<T>,
     pub optimizer: Option<&'a mut Optimizer<T>>,
@@ -225,7 +225,7 @@ pub(crate) struct Whole<'a, T> {
     pub fresh: Fresh,
 }
 
-/// Which of the old parts `topology` keeps, and how many it adds behind them.
+/// Returns which of the old parts `topology` keeps, and how many it adds after them.
 pub(crate) fn kept(name: &str, parts: usize, topology: &Topology) -> Result<(Vec<bool>, usize)> {
     let row = |u: usize| !topology.row(u).is_empty();
     if topology.rows() < parts || !(parts..topology.rows()).all(row) {
@@ -239,7 +239,7 @@ pub(crate) fn kept(name: &str, parts: usize, topology: &Topology) -> Result<(Vec
 }
 
 impl<T: Real> Whole<'_, T> {
-    /// Cuts units from every tensor of an axis that `keep` says no to, adds `grown` behind the others, and rewrites the layers.
+    /// Removes the units of an axis that `keep` rejects from every tensor, appends `grown` new ones, and updates the layers.
     /// New units read their inputs by fresh weights and are read by zeros. Returns how many connections came and went.
     pub fn resize(&mut self, axis: &Axis, keep: &[bool], grown: usize) -> Result<Moved> {
         let mut moved = Moved { grown: 0, pruned: 0 };
@@ -270,7 +270,7 @@ impl<T: Real> Whole<'_, T> {
         Ok(moved)
     }
 
-    /// Takes blocks from a run and adds `grown` behind those that stay: copies of the last one with fresh weights, whose last
+    /// Removes blocks from a run and appends `grown` after the rest: copies of the last one with fresh weights, whose last
     /// gains, or weights, are zero, so that they add nothing yet.
     pub fn restack(&mut self, run: &Run, keep: &[bool], grown: usize) -> Result<Moved> {
         let mut moved = Moved { grown: 0, pruned: 0 };
@@ -320,7 +320,7 @@ impl<T: Real> Whole<'_, T> {
     }
 }
 
-/// Copies of the layers of a block under the first number that no parameter has.
+/// Copies the layers of a block under the first number that no parameter has.
 fn renamed(block: &[LayerSpec], stem: &str, taken: &BTreeSet<String>) -> Result<Vec<LayerSpec>> {
     let Some(old) = block.first().and_then(Layer::name) else { return Ok(block.to_vec()) };
     let free = |n: &usize| !taken.iter().any(|t| t.starts_with(&format!("{stem}.{n}.")));
@@ -369,7 +369,7 @@ mod tests {
         Whole { model, optimizer: Some(optimizer), average: Some(average), storage: Storage::Auto.into(), fresh }
     }
 
-    /// What the layers say is what the tensors are, in state and averages too.
+    /// Checks that the layers agree with the tensors, in state and averages too.
     fn consistent(model: &Model<f64>, optimizer: &Optimizer<f64>, average: &Average<f64>) {
         model.spec.check(10).unwrap();
         let specs = model.spec.params();
@@ -407,7 +407,7 @@ mod tests {
             let after = model.infer(input.clone()).unwrap();
             assert!(far(&before, &after) < 1e-9, "{text}: {}", far(&before, &after));
             assert!(model.multiply_adds() > cost);
-            // New units are made of weights that are not zero, so that they can learn.
+            // New units have nonzero weights, so that they can learn.
             let first = &model.params[0];
             let row = first.shape.cols;
             assert!(first.value.data()[(first.shape.rows - 1) * row..].iter().all(|w| *w != 0.0));
@@ -424,7 +424,7 @@ mod tests {
         assert_eq!(names(&model), [("stage1".into(), 3), ("stage2".into(), 2), ("stage3".into(), 2)]);
         let grown = whole(&mut model, &mut optimizer, &mut average).restack(&runs(&spec)[1], &[true, true], 1).unwrap();
         assert!(model.params.iter().any(|p| p.shape.name == "stage2.3.conv1.weight"));
-        // What it gained it loses again, and is what it was.
+        // It loses again what it gained, and is unchanged.
         let run = &runs(&model.spec)[1];
         let lost = whole(&mut model, &mut optimizer, &mut average).restack(run, &[true, true, false], 0).unwrap();
         assert_eq!((grown.grown, grown.pruned, lost.grown, lost.pruned), (lost.pruned, 0, 0, grown.grown));
@@ -459,7 +459,7 @@ mod tests {
                     part.scale(&mut other, &factors);
                     loss(&other)
                 };
-                // So small that no kink of a ReLU lies between.
+                // So small that no kink of a ReLU is crossed.
                 let near = (moved(1e-7) - moved(-1e-7)) / 2e-7;
                 let name = part.shape().name;
                 assert!(
@@ -484,7 +484,7 @@ mod tests {
         let kernels = 1024 * 27 * 16 + stage(1024, 16, 16) + stage(256, 32, 16) + stage(64, 64, 32);
         let rest = 256 * 16 * 32 + 64 * 32 * 64 + 640;
         assert_eq!(resnet.multiply_adds(), (kernels + rest) as f64);
-        // The cost of a part is what the network has less without it, at the extents of the others.
+        // The cost of a part is the network's saving without it, at the extents of the others.
         let each = resnet.costs();
         for (at, part) in Part::all(&spec).into_iter().enumerate() {
             let mut other = resnet.clone();

@@ -3,7 +3,7 @@ use crate::{Error, Result, Tensor, Var};
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, MutexGuard};
 
-/// Changes a value on its way.
+/// Changes a value in passing.
 pub type Change<T> = Arc<dyn Fn(&Var<T>) -> Var<T> + Send + Sync>;
 
 struct Tap<T> {
@@ -25,7 +25,7 @@ fn lock<V>(m: &Mutex<V>) -> MutexGuard<'_, V> {
 }
 
 impl<T: Real> Taps<T> {
-    /// None yet.
+    /// An empty set of taps.
     pub fn new() -> Self {
         Self { taps: BTreeMap::new() }
     }
@@ -46,13 +46,13 @@ impl<T: Real> Taps<T> {
         self
     }
 
-    /// Replaces the activation `name` by `f` of it; gradients flow through `f`. What is read is the new value.
+    /// Replaces the activation `name` by `f` of it; gradients flow through `f`. Readers get the new value.
     pub fn replace(mut self, name: &str, f: impl Fn(&Var<T>) -> Var<T> + Send + Sync + 'static) -> Self {
         self.at(name).activation = Some(Arc::new(f));
         self
     }
 
-    /// Replaces the gradient of the activation `name` by `f` of it. What is read is the gradient before that.
+    /// Replaces the gradient of the activation `name` by `f` of it. Readers get the gradient before that.
     pub fn replace_gradient(mut self, name: &str, f: impl Fn(&Var<T>) -> Var<T> + Send + Sync + 'static) -> Self {
         self.at(name).gradient = Some(Arc::new(f));
         self
@@ -63,7 +63,7 @@ impl<T: Real> Taps<T> {
         lock(&self.taps.get(name)?.seen).clone()
     }
 
-    /// The gradient of the last backward pass; `None` before it, or when the output does not depend on the activation.
+    /// The gradient of the last backward pass; `None` before it, or if the output does not depend on the activation.
     pub fn gradient(&self, name: &str) -> Option<Tensor<T>> {
         lock(&self.taps.get(name)?.seen_gradient).clone()
     }
@@ -78,7 +78,7 @@ impl<T: Real> Taps<T> {
         }
     }
 
-    /// Lets the tap at `name`, if any, see and change an activation.
+    /// Applies the tap at `name`, if any, to an activation.
     pub fn visit(&self, name: &str, x: Var<T>) -> Var<T> {
         let Some(tap) = self.taps.get(name) else { return x };
         let x = tap.activation.as_ref().map_or(x.clone(), |f| f(&x));

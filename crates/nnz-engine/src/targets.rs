@@ -1,11 +1,11 @@
-//! What a method is shown of a network: names and extents of its targets.
+//! Targets of a method in a network: names and extents.
 
 use crate::axes::{Axis, axes};
 use crate::structure::Part;
 use crate::{Model, ModelSpec, Param, Real, Role};
 use nnz_core::{Shape, TargetKind};
 
-/// The shapes a method of a kind may change.
+/// Shapes that a method of a kind may change.
 pub fn targets(spec: &ModelSpec, prune_head: bool, kind: TargetKind) -> Vec<Shape> {
     match kind {
         TargetKind::Weights => spec.weights().into_iter().filter(|s| prune_head || !s.head).collect(),
@@ -19,7 +19,7 @@ pub fn targets(spec: &ModelSpec, prune_head: bool, kind: TargetKind) -> Vec<Shap
 }
 
 impl<T: Real> Model<T> {
-    /// The parameters that are targets of a kind; none of units and structure, which are axes.
+    /// Indices of parameters that are targets of a kind; none for units and structure, which are axes.
     pub(crate) fn places(&self, kind: TargetKind) -> Vec<usize> {
         let wanted = |p: &Param<T>| match kind {
             TargetKind::Weights => p.prunable,

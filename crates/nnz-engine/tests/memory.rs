@@ -1,4 +1,4 @@
-//! What a nonzero costs in memory while it is trained, counted by the allocator.
+//! Memory per nonzero during training, counted by the allocator.
 
 use nnz_core::{Born, Decay, DistributionKind, Magnitude, Period, Random, Rewiring, Setting, Sparsifier, Static};
 use nnz_engine::data::{Dataset, Inputs, Split};
@@ -8,7 +8,7 @@ use peak_alloc::PeakAlloc;
 #[global_allocator]
 static MEMORY: PeakAlloc = PeakAlloc;
 
-/// One test: what others allocate would count too, and the pool of buffers is everybody's.
+/// One test: allocations of others would count too, and the pool of buffers is shared.
 #[test]
 fn a_nonzero_takes_few_bytes_in_a_step_and_in_a_rewiring() {
     training_with_momentum_takes_at_most_24_bytes_a_nonzero();
@@ -24,7 +24,7 @@ fn noise(side: usize) -> Dataset {
     Dataset::new("noise", [1, 1, side], classes, split(40), split(4), "noise".into()).unwrap()
 }
 
-/// Few rows, so that what is counted is weights.
+/// Few rows, so that mostly weights are counted.
 fn spec() -> TrainSpec {
     TrainSpec {
         batch: 2,
@@ -90,7 +90,7 @@ fn training_with_momentum_takes_at_most_24_bytes_a_nonzero() {
     let nnz = trainer.model.params[0].nnz() as f64;
     println!("{nnz} nonzeros: {:.2} bytes each at the peak of a step, {:.2} between steps", peak / nnz, resting / nnz);
     assert!(peak / nnz <= 24.0, "{:.2} bytes a nonzero", peak / nnz);
-    // Values, momentum, gradient, and the plan: nothing is there twice.
+    // Values, momentum, gradient, and the plan: nothing exists twice.
     let account = trainer.model.params[0].bytes() as f64 / nnz + 8.0;
     assert!((19.0..21.5).contains(&account), "{account:.2} bytes by the account");
 }

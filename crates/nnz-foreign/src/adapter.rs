@@ -1,8 +1,8 @@
-//! Adapters as files: what fine-tuning made of a network, apart from it. `s2ft` trains few columns of
-//! few weights, so that this is small; biases and whatever else differs go along.
+//! Adapters as files: the changes of fine-tuning, stored apart from the network. `s2ft` trains few columns of
+//! few weights, so this is small; biases and whatever else differs are included.
 //!
-//! A file holds, for every parameter that differs, the columns that do and base ⊕ tuned of their bits: the same file therefore
-//! fuses and unfuses, and both give back every bit. Checksums of both networks are in it, so that it is never put on another one.
+//! A file holds, for every parameter that differs, its differing columns and base ⊕ tuned of their bits: the same file
+//! fuses and unfuses, and both restore every bit. With checksums of both networks, it is never applied to another one.
 
 use crate::{Error, Result};
 use nnz_core::Adapter;
@@ -16,12 +16,12 @@ use std::path::Path;
 
 const FORMAT: &str = "nnz-adapter-1";
 
-/// One of the two networks an adapter leads between.
+/// One of the two networks that an adapter converts between.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct End {
     /// SHA-256 of its parameters, in hexadecimal.
     pub sha256: String,
-    /// What its file says.
+    /// Its file's header.
     pub header: Header,
 }
 
@@ -43,7 +43,7 @@ struct Metadata {
     tuned: End,
 }
 
-/// Extents of what a parameter's values are: matrices where they lie so, one row elsewhere.
+/// Extents of a parameter's values: those of a matrix if they form one, one row otherwise.
 fn extents(p: &Param<f32>) -> (usize, usize) {
     match (&p.layout, p.value.shape()) {
         (Layout::Dense | Layout::Masked(_), &[rows, cols]) => (rows, cols),
@@ -55,7 +55,7 @@ fn bits(p: &Param<f32>) -> Vec<u32> {
     p.value.data().iter().map(|v| v.to_bits()).collect()
 }
 
-/// Names, extents, connections and bits of all parameters.
+/// Hashes the names, extents, connections and bits of all parameters.
 fn checksum(model: &Model<f32>) -> String {
     let mut hash = Sha256::new();
     for p in &model.params {
@@ -73,7 +73,7 @@ fn checksum(model: &Model<f32>) -> String {
 }
 
 impl Difference {
-    /// What leads from `base` to `tuned`.
+    /// Computes the difference from `base` to `tuned`.
     ///
     /// # Errors
     /// When their layers or connections differ.
@@ -103,17 +103,17 @@ impl Difference {
         Ok(Self { base: end(base), tuned: end(tuned), parts })
     }
 
-    /// Parameters that differ, with how many of their columns do.
+    /// Parameters that differ, with the number of their differing columns.
     pub fn columns(&self) -> Vec<(&str, usize)> {
         self.parts.iter().map(|(name, a)| (&**name, a.columns.len())).collect()
     }
 
-    /// Values that differ or lie in a column that does.
+    /// Counts the values in differing columns or parameters.
     pub fn values(&self) -> usize {
         self.parts.iter().map(|(_, a)| a.block.len()).sum()
     }
 
-    /// Puts it on its base, to the bit, and answers with what its file is to say.
+    /// Applies it to its base, to the bit, and returns the header for the result.
     ///
     /// # Errors
     /// When the network is not the base.
@@ -121,10 +121,10 @@ impl Difference {
         self.lead(model, &self.base, &self.tuned, "it can be fused with that one alone")
     }
 
-    /// Takes it off again, to the bit.
+    /// Removes it again, to the bit.
     ///
     /// # Errors
-    /// When the network is not its base with it.
+    /// When the network is not its base with it applied.
     pub fn unfuse(&self, model: &mut Model<f32>) -> Result<&Header> {
         self.lead(model, &self.tuned, &self.base, "nothing but that can be unfused")
     }
@@ -190,7 +190,7 @@ impl Difference {
         Self::parse(&bytes, path)
     }
 
-    /// The same of bytes; `path` names them in errors.
+    /// Parses bytes; `path` names them in errors.
     pub fn parse(bytes: &[u8], path: &Path) -> Result<Self> {
         let none = || Error::file(path, "is no adapter; `nnz adapter take` makes one");
         let damaged = |why: String| Error::file(path, format!("is a damaged adapter: {why}"));

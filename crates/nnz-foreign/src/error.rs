@@ -3,24 +3,24 @@ use std::path::PathBuf;
 /// Result of this crate.
 pub type Result<T, E = Error> = std::result::Result<T, E>;
 
-/// What can go wrong with somebody else's network.
+/// Errors of networks from elsewhere.
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
     /// A request the vocabulary refuses.
     #[error(transparent)]
     Core(#[from] nnz_core::Error),
-    /// What the engine refuses.
+    /// An error of the engine.
     #[error(transparent)]
     Engine(#[from] nnz_engine::Error),
-    /// Data that cannot be had.
+    /// Unavailable data.
     #[error(transparent)]
     Data(#[from] nnz_data::Error),
     /// A file or directory.
     #[error("{}: {why}", .path.display())]
     File {
-        /// Where.
+        /// Its path.
         path: PathBuf,
-        /// What is wrong with it.
+        /// The defect.
         why: String,
     },
     /// A choice that cannot be carried out.

@@ -10,21 +10,21 @@ use std::path::{Path, PathBuf};
 
 pub use gguf::Value;
 
-/// Where the numbers of a plain tensor lie.
+/// Location of the numbers of a plain tensor.
 #[derive(Clone, Debug)]
 pub(crate) struct Place {
-    /// Which file.
+    /// Index of the file.
     pub blob: usize,
     /// First byte.
     pub at: usize,
     /// Numbers from one index to the next, for each axis; row-major when empty.
     pub strides: Vec<usize>,
-    /// Whether the first byte of a number is its highest.
+    /// Whether numbers are big-endian.
     pub big: bool,
 }
 
 impl Place {
-    /// Row-major, the lowest byte of a number first.
+    /// Row-major and little-endian.
     pub(crate) fn plain(blob: usize, at: usize) -> Self {
         Self { blob, at, strides: Vec::new(), big: false }
     }
@@ -37,18 +37,18 @@ impl Place {
 /// One tensor of an archive.
 #[derive(Clone, Debug)]
 pub struct Entry {
-    /// How its numbers are written.
+    /// Number type.
     pub format: Format,
     /// Extents, outermost first.
     pub shape: Vec<usize>,
-    /// How its zeros are left out.
+    /// Encoding of its zeros.
     pub packing: Packing,
     pub(crate) place: Option<Place>,
-    /// What its parts are called instead of it.
+    /// Stem of its parts' names, if different.
     pub(crate) stem: Option<String>,
-    /// What it is made of, where its numbers do not lie in the file.
+    /// The tensors it is computed from, if its numbers are not in the file.
     pub(crate) made: Option<Made>,
-    /// What its whole numbers are multiples of.
+    /// Scale of its integers.
     pub(crate) scale: Option<Scale>,
 }
 
@@ -57,12 +57,12 @@ impl Entry {
         Self { place: Some(place), ..Self::of(format, shape, Packing::Dense) }
     }
 
-    /// A tensor whose numbers are those of others.
+    /// A tensor computed from others.
     pub(crate) fn of(format: Format, shape: Vec<usize>, packing: Packing) -> Self {
         Self { format, shape, packing, place: None, stem: None, made: None, scale: None }
     }
 
-    /// The same where every name lost a prefix.
+    /// Renames it where every name lost a prefix.
     pub(crate) fn renamed(mut self, prefix: &str) -> Self {
         if let Some(Made::Coo(parts) | Made::Masked(parts) | Made::Normed(parts)) = &mut self.made {
             parts.iter_mut().for_each(|p| *p = p[prefix.len()..].to_owned());
@@ -70,40 +70,40 @@ impl Entry {
         self
     }
 
-    /// Whether its numbers are multiples of scales that the file holds beside it.
+    /// Whether its numbers are multiples of scales stored in the file.
     pub fn is_scaled(&self) -> bool {
         self.scale.is_some()
     }
 
     /// Numbers, zero or not.
     pub fn len(&self) -> usize {
-        // An extent of zero may stand behind some whose product is no number.
+        // A zero extent may follow some whose product overflows.
         if self.shape.contains(&0) { 0 } else { self.shape.iter().product() }
     }
 
-    /// Whether it has none.
+    /// Whether it has no numbers.
     pub fn is_empty(&self) -> bool {
         self.len() == 0
     }
 }
 
-/// Tensors with their names, mapped into memory, and what lies beside them.
+/// Tensors with their names, mapped into memory, and the files next to them.
 #[derive(Debug)]
 pub struct Archive {
-    /// As it was asked for.
+    /// Path as requested.
     pub path: PathBuf,
     /// `safetensors`, `PyTorch`, `GGUF` or `NPZ`.
     pub kind: &'static str,
-    /// What `config.json` says, when there is one.
+    /// Contents of `config.json`, if there is one.
     pub config: Option<serde_json::Value>,
-    /// `tokenizer.json`, when there is one.
+    /// Path of `tokenizer.json`, if there is one.
     pub tokenizer: Option<PathBuf>,
-    /// What a GGUF file says besides its tensors, and the metadata of safetensors files.
+    /// Metadata of a GGUF file, or of safetensors files.
     pub metadata: BTreeMap<String, Value>,
-    /// What was left out or read in another way than it lies there, in sentences.
+    /// Parts that were left out or reinterpreted, in sentences.
     pub notes: Vec<String>,
     pub(crate) entries: BTreeMap<String, Entry>,
-    /// Tensors that others are made of.
+    /// Tensors from which others are computed.
     pub(crate) parts: BTreeSet<String>,
     blobs: Vec<Blob>,
 }
@@ -116,7 +116,7 @@ pub(crate) enum Blob {
 }
 
 impl Blob {
-    /// Of a file that nobody changed since it was opened.
+    /// The bytes, if nobody changed the file since it was opened.
     pub(crate) fn bytes(&self) -> std::io::Result<&[u8]> {
         match self {
             Self::Mapped(m) => m.bytes(),
@@ -125,24 +125,24 @@ impl Blob {
     }
 }
 
-/// What a reader found in the bytes of one file.
+/// Contents of one file.
 #[derive(Default)]
 pub(crate) struct Found {
     pub entries: BTreeMap<String, Entry>,
     pub metadata: BTreeMap<String, Value>,
-    /// Tensors that others are made of.
+    /// Tensors from which others are computed.
     pub parts: BTreeSet<String>,
-    /// What was left out, in sentences.
+    /// Parts that were left out, in sentences.
     pub notes: Vec<String>,
 }
 
 impl Archive {
     /// Opens a file, or a folder such as Hugging Face's: weights in `model.safetensors` or in the shards that
     /// `model.safetensors.index.json` names, or likewise in `pytorch_model.bin`, with `config.json` and `tokenizer.json`. Of a
-    /// GGUF file in parts any part opens the whole.
+    /// GGUF file in parts, any part opens the whole.
     ///
     /// # Errors
-    /// When nothing is there, or it is not whole; the sentence says where.
+    /// When nothing is there, or it is incomplete; the message says where.
     pub fn open(path: &Path) -> Result<Self> {
         if !path.is_dir() {
             let files = gguf::split(path).unwrap_or_else(|| vec![path.into()]);
@@ -194,13 +194,13 @@ impl Archive {
             shards.entry(path.join(file)).or_insert_with(BTreeSet::new).insert(name.clone());
         }
         let files: Vec<PathBuf> = shards.keys().cloned().collect();
-        // A tensor that lies in another file, too, is meant where the index says.
+        // A tensor that is in several files is taken from the one that the index names.
         let meant = |file: &Path, name: &str| {
             let here = |names: &BTreeSet<String>| names.contains(name);
             shards.get(file).is_some_and(here) || !shards.values().any(here)
         };
         let archive = Self::of_some(path, &files, path, &meant)?;
-        // Pickles whose names all begin alike are read without that beginning.
+        // If all names of a pickle share a prefix, it is removed.
         let lost = |n: &&String| {
             !archive.entries.contains_key(*n) && !archive.entries.keys().any(|k| n.ends_with(&format!(".{k}")))
         };
@@ -216,7 +216,7 @@ impl Archive {
         Self::of_some(path, files, folder, &|_, _| true)
     }
 
-    /// The tensors of files that are meant.
+    /// Reads the selected tensors of files.
     fn of_some(path: &Path, files: &[PathBuf], folder: &Path, meant: &dyn Fn(&Path, &str) -> bool) -> Result<Self> {
         let mut blobs = Vec::new();
         for file in files {
@@ -225,7 +225,7 @@ impl Archive {
         }
         let mut archive = Self::of_blobs(path, blobs, meant)?;
         let config = folder.join("config.json");
-        // Beside a GGUF file, which says everything itself, a config belongs to something else.
+        // A GGUF file is self-contained, so a config next to it belongs to something else.
         if archive.kind != "GGUF" && config.is_file() {
             let text = std::fs::read(&config).map_err(|e| Error::new(&config, format!("cannot read: {e}")))?;
             archive.config = Some(serde_json::from_slice(&text).map_err(|e| Error::new(&config, e))?);
@@ -269,7 +269,7 @@ impl Archive {
                     return Err(fail(format!("`{name}` is in two files")));
                 }
             }
-            // Of a file in parts the first says everything.
+            // For a file in parts, the first has all metadata.
             for (key, value) in found.metadata {
                 metadata.entry(key).or_insert(value);
             }
@@ -291,7 +291,7 @@ impl Archive {
         Ok(archive)
     }
 
-    /// Finds weights of which only nonzeros are written, and lists them as the matrices they are.
+    /// Finds weights of which only nonzeros are written, and lists them as the matrices they represent.
     fn unpack(&mut self) -> Result<()> {
         let fail = |path: &Path, why: String| Error::new(path, why);
         let document = match self.metadata.get("nnz") {
@@ -347,7 +347,7 @@ impl Archive {
             let shape = if dims.is_empty() { shape.into() } else { dims };
             let ends = packing.parts().iter().chain(packed::MORE);
             self.parts.extend(ends.map(|p| format!("{name}.{p}")).filter(|p| self.entries.contains_key(p)));
-            // compressed-tensors from 0.9 on calls the parts after the layer.
+            // compressed-tensors from 0.9 on names the parts after the layer.
             let whole = format!("{name}.weight");
             let layer = document["format"] != packed::FORMAT
                 && !name.ends_with(".weight")
@@ -358,12 +358,12 @@ impl Archive {
         Ok(())
     }
 
-    /// What the parts of a packed tensor are called.
+    /// Stem of the part names of a packed tensor.
     fn stem<'a>(&'a self, name: &'a str) -> &'a str {
         self.entries.get(name).and_then(|e| e.stem.as_deref()).unwrap_or(name)
     }
 
-    /// Whether a tensor was written in eight bits by nnz: multiples of a 127th of the largest of its row.
+    /// Whether nnz wrote a tensor in eight bits: multiples of a 127th of the largest of its row.
     pub fn by_steps(&self, name: &str) -> bool {
         self.entries.contains_key(&format!("{name}.steps")) && self.entries.get(name).is_some_and(|e| e.scale.is_none())
     }
@@ -373,7 +373,7 @@ impl Archive {
         self.entries.iter().filter(|(n, _)| !self.parts.contains(*n)).map(|(n, e)| (n.as_str(), e))
     }
 
-    /// One of them.
+    /// Looks up a tensor.
     pub fn get(&self, name: &str) -> Option<&Entry> {
         self.entries.get(name)
     }
@@ -417,7 +417,7 @@ impl Archive {
         }
     }
 
-    /// Whole numbers of a plain tensor of integers.
+    /// Integers of a plain tensor.
     pub(crate) fn integers(&self, name: &str) -> Result<Vec<usize>> {
         let (entry, bytes) = self.raw(name)?;
         let word = match entry.format {
@@ -431,10 +431,10 @@ impl Archive {
         numbers.map_err(|_| self.fail(format!("`{name}` holds numbers that are too large")))
     }
 
-    /// The numbers of a tensor, row-major, decoded, with their zeros and scales.
+    /// Reads and decodes a tensor, row-major, with its zeros and scales.
     ///
     /// # Errors
-    /// When it is missing, of a type that is not decoded, or its parts do not fit together.
+    /// When it is missing, of an unsupported type, or its parts do not fit together.
     pub fn read(&self, name: &str) -> Result<Vec<f32>> {
         let entry = self.entry(name)?;
         let named = |why: String| self.fail(format!("`{name}`: {why}"));
@@ -468,7 +468,7 @@ impl Archive {
         Ok(values)
     }
 
-    /// The bytes of a tensor as it lies in the file, row-major, the lowest byte of a number first.
+    /// The bytes of a tensor as stored in the file, row-major, little-endian.
     ///
     /// # Errors
     /// When it is missing or packed.
@@ -498,10 +498,10 @@ impl Archive {
         Ok(found)
     }
 
-    /// Rows `range` of a plain matrix.
+    /// Reads rows `range` of a plain matrix.
     ///
     /// # Errors
-    /// As [`Archive::read`]; also when rows do not begin with a block.
+    /// As [`Archive::read`]; also when rows are not aligned to blocks.
     pub fn rows(&self, name: &str, range: std::ops::Range<usize>) -> Result<Vec<f32>> {
         let entry = self.entry(name)?;
         let (rows, cols) = (entry.shape.first().copied().unwrap_or(0), entry.shape.iter().skip(1).product::<usize>());
@@ -519,7 +519,7 @@ impl Archive {
     }
 }
 
-/// A safetensors file.
+/// Parses a safetensors file.
 fn safe(bytes: &[u8], blob: usize) -> Result<Found, String> {
     let broken = |e: safetensors::SafeTensorError| format!("not a whole safetensors file: {e}");
     let (header, metadata) = SafeTensors::read_metadata(bytes).map_err(broken)?;

@@ -1,18 +1,18 @@
-//! GGML's blocks of 2 to 5 bits, and numbers of 8 bits with fractions. Products and sums are taken in the order of the `gguf`
+//! GGML's blocks of 2 to 5 bits, and 8-bit floats. Products and sums are computed in the order of the `gguf`
 //! package, so that numbers are equal bit for bit.
 
 use half::f16;
 
-/// Levels of 4 bits that lie closer around zero.
+/// Levels of 4 bits that are denser around zero.
 const UNEVEN: [i8; 16] = [-127, -104, -83, -65, -49, -35, -22, -10, 1, 13, 25, 38, 53, 69, 89, 113];
-/// Twice the numbers of 4 bits with 2 of exponent and 1 of fraction.
+/// Doubled values of 4-bit floats with 2 exponent bits and 1 mantissa bit.
 const E2M1: [i8; 16] = [0, 1, 2, 3, 4, 6, 8, 12, 0, -1, -2, -3, -4, -6, -8, -12];
 
 fn half(b: &[u8], at: usize) -> f32 {
     f16::from_le_bytes([b[at], b[at + 1]]).to_f32()
 }
 
-/// 8 bits with 4 of exponent and 3 of fraction, without infinities.
+/// 8-bit floats with 4 exponent and 3 mantissa bits, without infinities.
 pub(crate) fn e4m3(b: u8) -> f32 {
     let (exponent, fraction) = (i32::from(b >> 3 & 15), f32::from(b & 7));
     let size = match exponent {
@@ -23,12 +23,12 @@ pub(crate) fn e4m3(b: u8) -> f32 {
     if b & 0x80 != 0 { -size } else { size }
 }
 
-/// 8 bits with 5 of exponent and 2 of fraction: the upper half of 16.
+/// 8-bit floats with 5 exponent and 2 mantissa bits: the upper half of 16-bit floats.
 pub(crate) fn e5m2(b: u8) -> f32 {
     f16::from_bits(u16::from(b) << 8).to_f32()
 }
 
-/// Scale and minimum of a part of a K block, of 6 bits each: parts 4 to 7 have their upper two bits where 0 to 3 leave some free.
+/// Scale and minimum of a part of a K block, 6 bits each: parts 4 to 7 have their upper two bits where 0 to 3 leave some free.
 pub(crate) fn six(six: &[u8], part: usize) -> (f32, f32) {
     let (scale, minimum) = match part {
         0..4 => (six[part] & 63, six[part + 4] & 63),
@@ -37,7 +37,7 @@ pub(crate) fn six(six: &[u8], part: usize) -> (f32, f32) {
     (f32::from(scale), f32::from(minimum))
 }
 
-/// 32 numbers of 5 bits, the fifth apart, behind `at` bytes.
+/// 32 numbers of 5 bits, the fifth apart, from byte `at` on.
 fn fives(b: &[u8], at: usize) -> impl Iterator<Item = u8> {
     (0..32).map(move |i| (b[at + 4 + i % 16] >> (i / 16 * 4) & 15) | (b[at + i / 8] >> (i % 8) & 1) << 4)
 }
@@ -64,7 +64,7 @@ pub(crate) fn q2_k(b: &[u8], to: &mut [f32]) {
     }
 }
 
-/// 16 parts of 3 bits, the third apart and turned over, with scales of 6.
+/// 16 parts of 3 bits, the third apart and inverted, with scales of 6.
 pub(crate) fn q3_k(b: &[u8], to: &mut [f32]) {
     let (high, low, scales, d) = (&b[..32], &b[32..96], &b[96..108], half(b, 108));
     for (i, y) in to.iter_mut().enumerate() {
@@ -107,7 +107,7 @@ pub(crate) fn iq4_xs(b: &[u8], to: &mut [f32]) {
     }
 }
 
-/// 32 numbers of 4 bits with fractions, times a power of two.
+/// 32 4-bit floats, times a power of two.
 pub(crate) fn mxfp4(b: &[u8], to: &mut [f32]) {
     let e = u32::from(b[0]);
     let d = f32::from_bits(if e < 2 { 0x0020_0000 << e } else { (e - 1) << 23 });
@@ -121,7 +121,7 @@ pub(crate) fn nvfp4(b: &[u8], to: &mut [f32]) {
     for (i, y) in to.iter_mut().enumerate() {
         let (part, l) = (i / 16, i % 16);
         let scale = b[part];
-        // A scale has no sign; its largest pattern stands for none.
+        // A scale has no sign; its largest pattern means NaN.
         let (exponent, fraction) = (i32::from(scale >> 3 & 15), f32::from(scale & 7));
         let d = match exponent {
             _ if scale == 0x7f => 0.0,

@@ -1,10 +1,10 @@
-//! How numbers lie in files: plain, and GGML's blocks of small integers with a scale.
+//! Number formats of files: plain, and GGML's blocks of small integers with a scale.
 
 use crate::blocks;
 use half::{bf16, f16};
 use rayon::prelude::*;
 
-/// A type of numbers in a file.
+/// A number type of a file.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[allow(missing_docs, reason = "the names are those of the formats")]
 pub enum Format {
@@ -21,9 +21,9 @@ pub enum Format {
     U16,
     U64,
     Bool,
-    /// 8 bits, of which 3 are a fraction; no infinities.
+    /// 8-bit floats with 3 mantissa bits; no infinities.
     F8E4M3,
-    /// 8 bits, of which 2 are a fraction.
+    /// 8-bit floats with 2 mantissa bits.
     F8E5M2,
     /// 32 numbers d (q - 8) of 4 bits.
     Q4_0,
@@ -49,7 +49,7 @@ pub enum Format {
     Iq4Nl,
     /// 256 such numbers in 8 parts.
     Iq4Xs,
-    /// 32 numbers of 4 bits with fractions.
+    /// 32 4-bit floats.
     Mxfp4,
     /// 64 such numbers in 4 parts.
     Nvfp4,
@@ -94,7 +94,7 @@ impl Format {
         }
     }
 
-    /// Numbers of a block, and its bytes.
+    /// Numbers per block, and its bytes.
     pub fn block(self) -> (usize, usize) {
         match self {
             Self::F64 | Self::I64 | Self::U64 => (1, 8),
@@ -124,21 +124,21 @@ impl Format {
         !matches!(self, Self::Opaque(..))
     }
 
-    /// Whether its numbers have fractions.
+    /// Whether it is a floating-point type.
     pub fn is_float(self) -> bool {
         !self.is_whole() && self.readable()
     }
 
-    /// Whether it is a type of whole numbers or truth values.
+    /// Whether it is an integer or Boolean type.
     pub fn is_whole(self) -> bool {
         use Format::{Bool, I8, I16, I32, I64, U8, U16, U32, U64};
         matches!(self, I64 | I32 | I16 | I8 | U8 | U16 | U32 | U64 | Bool)
     }
 
-    /// Turns blocks of a big-endian file into those of a little-endian one.
+    /// Converts blocks of a big-endian file to little-endian.
     ///
     /// # Errors
-    /// Blocks of which it is not settled how such files have them.
+    /// For blocks whose big-endian layout is not settled.
     pub(crate) fn swap(self, bytes: &mut [u8]) -> Result<(), String> {
         let (numbers, size) = self.block();
         let halves: &[usize] = match self {
@@ -156,13 +156,13 @@ impl Format {
         Ok(())
     }
 
-    /// Bytes of `len` numbers; none where they do not fill blocks, or overflow.
+    /// Bytes of `len` numbers; `None` if they do not fill blocks, or overflow.
     pub fn bytes(self, len: usize) -> Option<usize> {
         let (numbers, bytes) = self.block();
         (len.is_multiple_of(numbers)).then(|| (len / numbers).checked_mul(bytes)).flatten()
     }
 
-    /// The numbers of whole blocks.
+    /// Decodes whole blocks.
     ///
     /// # Panics
     /// When lengths do not fit.
@@ -176,7 +176,7 @@ impl Format {
         });
     }
 
-    /// One block.
+    /// Decodes one block.
     fn one(self, b: &[u8], to: &mut [f32]) {
         let half = |at: usize| f16::from_le_bytes([b[at], b[at + 1]]).to_f32();
         let four = || [b[0], b[1], b[2], b[3]];

@@ -7,20 +7,20 @@ use std::path::{Path, PathBuf};
 /// A value of a file's metadata.
 #[derive(Clone, Debug, PartialEq)]
 pub enum Value {
-    /// A whole number.
+    /// An integer.
     Int(i64),
     /// A number.
     Float(f64),
-    /// Yes or no.
+    /// A Boolean.
     Bool(bool),
     /// A text.
     Text(String),
-    /// Many of them.
+    /// A list.
     List(Vec<Value>),
 }
 
 impl Value {
-    /// As a size.
+    /// Converts to a size.
     pub fn size(&self) -> Option<usize> {
         match self {
             Self::Int(i) => usize::try_from(*i).ok(),
@@ -28,7 +28,7 @@ impl Value {
         }
     }
 
-    /// As a number.
+    /// Converts to a number.
     pub fn number(&self) -> Option<f64> {
         match self {
             Self::Int(i) => Some(*i as f64),
@@ -37,7 +37,7 @@ impl Value {
         }
     }
 
-    /// As a text.
+    /// Returns a text.
     pub fn text(&self) -> Option<&str> {
         match self {
             Self::Text(t) => Some(t),
@@ -45,7 +45,7 @@ impl Value {
         }
     }
 
-    /// As many.
+    /// Returns a list.
     pub fn list(&self) -> Option<&[Value]> {
         match self {
             Self::List(l) => Some(l),
@@ -54,13 +54,13 @@ impl Value {
     }
 }
 
-/// Most values of a list; a vocabulary has some hundred thousand.
+/// Longest list; a vocabulary has some hundred thousand.
 const LONGEST: u64 = 1 << 24;
 
 struct Reader<'a> {
     bytes: &'a [u8],
     at: usize,
-    /// Whether the first byte of a number is its highest.
+    /// Whether numbers are big-endian.
     big: bool,
 }
 
@@ -112,7 +112,7 @@ impl<'a> Reader<'a> {
     }
 }
 
-/// The format of GGML's number; what is not decoded is listed by its name.
+/// Maps GGML's number to a format; unsupported types are listed by name.
 fn format(kind: u64) -> Result<Format, String> {
     Ok(match kind {
         0 => Format::F32,
@@ -153,7 +153,7 @@ fn format(kind: u64) -> Result<Format, String> {
     })
 }
 
-/// All files of a model that is split, by the name of one: `NAME-00001-of-00003.gguf`.
+/// Lists all files of a split model, by the name of one: `NAME-00001-of-00003.gguf`.
 pub(crate) fn split(path: &Path) -> Option<Vec<PathBuf>> {
     let name = path.file_name()?.to_str()?.strip_suffix(".gguf")?;
     let (rest, count) = name.rsplit_once("-of-")?;
@@ -163,7 +163,7 @@ pub(crate) fn split(path: &Path) -> Option<Vec<PathBuf>> {
     Some((1..=count).map(|i| path.with_file_name(format!("{stem}-{i:05}-of-{count:05}.gguf"))).collect())
 }
 
-/// A file.
+/// Parses a file.
 pub(crate) fn read(bytes: &[u8], blob: usize) -> Result<Found, String> {
     let mut r = Reader { bytes, at: 4, big: false };
     let mut version = r.number(4)?;

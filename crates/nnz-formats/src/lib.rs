@@ -1,8 +1,8 @@
 //! Model files of other programs: safetensors (sharded too), PyTorch's `.pth` and `.pt`, GGUF, NumPy's `.npz`.
 //!
-//! [`Archive::open`] maps a file or a folder into memory and lists its tensors; [`Archive::read`] gives the numbers of one. No
-//! reader executes anything or allocates what a header merely claims: every length is checked against the bytes that are
-//! there. [`Writer`] writes safetensors, tensor by tensor, dense with zeros or packed ([`Packing`]).
+//! [`Archive::open`] maps a file or a folder into memory and lists its tensors; [`Archive::read`] decodes one. No
+//! reader executes anything or allocates what a header merely claims: every length is checked against the available
+//! bytes. [`Writer`] writes safetensors, tensor by tensor, dense with zeros or packed ([`Packing`]).
 #![forbid(unsafe_code)]
 
 mod archive;
@@ -31,14 +31,14 @@ pub type Result<T, E = Error> = std::result::Result<T, E>;
 #[derive(Debug, thiserror::Error)]
 #[error("{}: {why}", .path.display())]
 pub struct Error {
-    /// Where.
+    /// Its path.
     pub path: PathBuf,
-    /// What is wrong with it, and what would be right.
+    /// The defect, and the remedy.
     pub why: String,
 }
 
 impl Error {
-    /// What is wrong with a file.
+    /// Reports a defect of a file.
     pub fn new(path: &Path, why: impl ToString) -> Self {
         Self { path: path.into(), why: why.to_string() }
     }

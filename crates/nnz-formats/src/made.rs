@@ -1,16 +1,16 @@
-//! Tensors that a file holds in parts: weights under a mask of `torch.nn.utils.prune`, sparse tensors of PyTorch, and whole numbers
+//! Tensors that a file stores in parts: weights under a mask of `torch.nn.utils.prune`, sparse tensors of PyTorch, and integers
 //! or 8-bit floats with scales.
 
 use crate::archive::Entry;
 use crate::packed::MOST;
 use crate::{Archive, Error, Format, Packing, Result};
 
-/// What a tensor is made of.
+/// Composition of a tensor.
 #[derive(Clone, Debug)]
 pub(crate) enum Made {
     /// `NAME_orig` times `NAME_mask`.
     Masked([String; 2]),
-    /// Places and values, summed where places repeat.
+    /// Positions and values, summed over repeated positions.
     Coo([String; 2]),
     /// Directions of rows, and their lengths: those of `torch.nn.utils.weight_norm`.
     Normed([String; 2]),
@@ -24,7 +24,7 @@ impl Made {
     }
 }
 
-/// The numbers of a tensor that is made of others.
+/// Computes a tensor from the others it is made of.
 pub(crate) fn read(archive: &Archive, entry: &Entry, made: &Made) -> Result<Vec<f32>, String> {
     let [a, b] = match made {
         Made::Masked(parts) | Made::Coo(parts) | Made::Normed(parts) => parts,
@@ -63,7 +63,7 @@ pub(crate) fn read(archive: &Archive, entry: &Entry, made: &Made) -> Result<Vec<
     Ok(values)
 }
 
-/// A sparse tensor of places and values, when what it claims is not beyond what is there.
+/// A sparse tensor of positions and values, if its claimed size is not beyond the data.
 pub(crate) fn coo(name: &str, shape: Vec<usize>, values: &Entry, bytes: usize) -> Result<Entry, String> {
     let len = shape.iter().try_fold(1usize, |n, &d| n.checked_mul(d));
     if shape.is_empty() || len.is_none_or(|n| n > bytes.saturating_mul(MOST)) {
@@ -73,16 +73,16 @@ pub(crate) fn coo(name: &str, shape: Vec<usize>, values: &Entry, bytes: usize) -
     Ok(Entry { made: Some(Made::Coo(parts)), ..Entry::of(values.format, shape, Packing::Dense) })
 }
 
-/// What whole numbers, or floats of 8 bits, are multiples of: a scale for the tensor, for each row, or for each block.
+/// The unit of integers or 8-bit floats: a scale for the tensor, for each row, or for each block.
 #[derive(Clone, Debug)]
 pub(crate) struct Scale {
     /// The scales.
     pub name: String,
-    /// What stands for zero.
+    /// Name of the zero point.
     zero: Option<String>,
     /// Rows and columns that share one.
     block: [usize; 2],
-    /// What scales are divided by.
+    /// Divisor of the scales.
     by: f32,
 }
 
@@ -102,7 +102,7 @@ impl Scale {
     }
 }
 
-/// Side of a block of 8-bit floats where no configuration says it.
+/// Side of a block of 8-bit floats without a configuration.
 const SIDE: usize = 128;
 
 impl Archive {
@@ -124,7 +124,7 @@ impl Archive {
         self.norm();
     }
 
-    /// Lists weights of `torch.nn.utils.weight_norm`: of today `LAYER.parametrizations.NAME.original0` and `original1`, before
+    /// Lists weights of `torch.nn.utils.weight_norm`: now `LAYER.parametrizations.NAME.original0` and `original1`, before
     /// `LAYER.NAME_g` and `NAME_v`.
     fn norm(&mut self) {
         let names: Vec<String> = self.entries.keys().cloned().collect();

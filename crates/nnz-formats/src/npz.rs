@@ -5,7 +5,7 @@ use crate::Format;
 use crate::archive::{Entry, Found, Place};
 use std::io::{Cursor, Read};
 
-/// Bytes a header may have; NumPy's own are below a thousand.
+/// Most bytes of a header; NumPy's own are below a thousand.
 const HEADER: usize = 1 << 16;
 
 /// Whether a zip archive holds arrays.
@@ -14,7 +14,7 @@ pub(crate) fn fits(bytes: &[u8]) -> bool {
         .is_ok_and(|zip| zip.file_names().flatten().next().is_some_and(|n| n.ends_with(".npy")))
 }
 
-/// The arrays of an archive whose members lie as they are.
+/// Reads the arrays of an archive whose members are uncompressed.
 pub(crate) fn read(bytes: &[u8], blob: usize) -> Result<Found, String> {
     let broken = |e: zip::result::ZipError| format!("not a whole .npz archive: {e}");
     let mut zip = zip::ZipArchive::new(Cursor::new(bytes)).map_err(broken)?;
@@ -68,12 +68,12 @@ fn array(bytes: &[u8], at: usize, blob: usize) -> Result<Entry, String> {
     Ok(Entry::new(format, shape, Place { strides, ..Place::plain(blob, at + bytes.len() - rest.len()) }))
 }
 
-/// What stands before the numbers of a `.npy` array.
+/// Header of a `.npy` array.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Npy {
     /// The type as NumPy writes it, such as `<f4`: order of bytes, kind, bytes of a number.
     pub kind: String,
-    /// Whether the first index runs fastest.
+    /// Whether the array is column-major.
     pub columns_first: bool,
     /// Extents, outermost first.
     pub shape: Vec<usize>,
@@ -83,7 +83,7 @@ impl Npy {
     /// Reads up to the first number.
     ///
     /// # Errors
-    /// When it is no array of numbers, or ends early; the sentence says where.
+    /// When it is not an array of numbers, or ends early; the message says where.
     pub fn read(from: &mut impl Read) -> Result<Self, String> {
         let mut take = |n: usize, what: &str| -> Result<Vec<u8>, String> {
             let mut bytes = Vec::new();
@@ -109,7 +109,7 @@ impl Npy {
         Self::parse(&take(length, "header")?).map_err(|why| format!("header: {why}"))
     }
 
-    /// A header's dictionary.
+    /// Parses a header's dictionary.
     fn parse(header: &[u8]) -> Result<Self, String> {
         let text = std::str::from_utf8(header).map_err(|_| "not text")?.trim();
         let inside = text.strip_prefix('{').and_then(|t| t.strip_suffix('}')).ok_or("no dictionary")?;

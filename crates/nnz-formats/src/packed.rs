@@ -1,48 +1,48 @@
 //! Matrices of which only the nonzeros are written.
 //!
-//! - `csr`: `NAME.values`, `NAME.col_indices`, `NAME.crow_indices`, as PyTorch has them.
-//! - `bitmask`: `NAME.compressed`, the nonzeros row by row, and `NAME.bitmask`, a bit an entry, lowest first, each row from a
-//!   byte of its own; `NAME.shape`. Readers of the old `sparse-bitmask` and `sparse-24-bitmask` checkpoints know it.
+//! - `csr`: `NAME.values`, `NAME.col_indices`, `NAME.crow_indices`, as in PyTorch.
+//! - `bitmask`: `NAME.compressed`, the nonzeros row by row, and `NAME.bitmask`, a bit per entry, lowest first, rows starting
+//!   at a byte; `NAME.shape`. Readers of the old `sparse-bitmask` and `sparse-24-bitmask` checkpoints know it.
 //! - `entropy`: `NAME.compressed` as above, and `NAME.code`: the bits of the mask by an arithmetic coder that knows the
 //!   density, within a few bytes of n H(density).
 //!
-//! Values of eight bits are multiples of `NAME.steps`, a number a row.
+//! Values of eight bits are multiples of `NAME.steps`, one number per row.
 
 use crate::Archive;
 use serde::{Deserialize, Serialize};
 
 /// The format that the metadata's document under `nnz` names.
 pub(crate) const FORMAT: &str = "nnz-weights-1";
-/// Parts that a matrix may have besides.
+/// Optional parts of a matrix.
 pub(crate) const MORE: &[&str] = &["steps", "shape", "row_offsets"];
-/// Most entries for each byte that a matrix takes, beyond [`FEW`]: what a header claims must not be allocated. A matrix of
-/// which one number in a thousand is left, in two bytes, has 300 behind the best code.
+/// Most entries per byte of a matrix, beyond [`FEW`]: a header's claim must not be allocated. A matrix of
+/// which one number in a thousand is left, in two bytes, has 300 under the best code.
 pub(crate) const MOST: usize = 512;
-/// Entries that any matrix may have.
+/// Number of entries that any matrix may have.
 pub(crate) const FEW: usize = 1 << 22;
 
-/// How the zeros of a matrix are left out.
+/// Encoding of the zeros of a matrix.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum Packing {
-    /// They are not: every entry is written.
+    /// None: every entry is written.
     #[default]
     Dense,
     /// Compressed rows.
     Csr,
-    /// A bit an entry; N:M patterns have rows of equal length.
+    /// One bit per entry; N:M patterns have rows of equal length.
     Bitmask,
     /// The mask by an arithmetic coder.
     Entropy,
 }
 
-/// A packed matrix, as the metadata says.
+/// A packed matrix, as described by the metadata.
 #[derive(Debug, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub(crate) struct Layout {
     pub packing: Packing,
     pub shape: [usize; 2],
-    /// Extents of a kernel, of which all but the first are columns; of a matrix none.
+    /// Extents of a kernel, of which all but the first are columns; empty for a matrix.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub dims: Vec<usize>,
 }
@@ -58,7 +58,7 @@ impl Packing {
         }
     }
 
-    /// What a matrix becomes; its values first.
+    /// Names of the parts of a matrix; its values first.
     pub(crate) fn parts(self) -> &'static [&'static str] {
         match self {
             Self::Dense => &[],
@@ -80,20 +80,20 @@ impl Packing {
     }
 }
 
-/// n H(k / n): bits that no code for a mask of `ones` ones among `entries` can do without on average, when nothing is known but
-/// the density.
+/// n H(k / n): minimum average number of bits for a mask of `ones` ones among `entries` when only the density is
+/// known.
 pub fn entropy_bits(entries: usize, ones: usize) -> f64 {
     let p = ones as f64 / entries.max(1) as f64;
     let part = |p: f64| if p > 0.0 { -p * p.log2() } else { 0.0 };
     entries as f64 * (part(p) + part(1.0 - p))
 }
 
-/// Whether a matrix of `entries` may be written in so many bytes.
+/// Whether a matrix of `entries` may fit in so many bytes.
 pub(crate) fn possible(entries: usize, bytes: usize) -> bool {
     entries <= bytes.saturating_mul(MOST).saturating_add(FEW)
 }
 
-/// The mask as bytes, each row from a byte of its own.
+/// The mask as bytes, each row starting at a byte.
 pub(crate) fn bitmask(cols: usize, values: &[f32]) -> Vec<u8> {
     let byte = |eight: &[f32]| eight.iter().enumerate().fold(0, |b, (i, v)| b | u8::from(*v != 0.0) << i);
     values.chunks(cols.max(1)).flat_map(|row| row.chunks(8).map(byte)).collect()
@@ -138,7 +138,7 @@ pub(crate) fn encode(bits: impl Iterator<Item = bool>, entries: usize, ones: usi
     out
 }
 
-/// The bits of [`encode`]; zeros come out of what is no code.
+/// Decodes the bits of [`encode`]; invalid code gives zeros.
 pub(crate) fn decode(code: &[u8], entries: usize, ones: usize) -> impl Iterator<Item = bool> {
     let odds = odds(entries, ones);
     let mut bytes = code.iter().copied().chain(std::iter::repeat(0));
@@ -159,7 +159,7 @@ pub(crate) fn decode(code: &[u8], entries: usize, ones: usize) -> impl Iterator<
     })
 }
 
-/// A packed matrix with its zeros.
+/// Reads a packed matrix with its zeros.
 pub(crate) fn read(
     archive: &Archive,
     name: &str,
@@ -169,7 +169,7 @@ pub(crate) fn read(
     let part = |i: usize| format!("{name}.{}", packing.parts()[i]);
     let say = |e: crate::Error| e.why;
     let (entry, bytes) = archive.raw(&part(0)).map_err(say)?;
-    // Also what makes `entropy_bits` mean something.
+    // This also makes `entropy_bits` meaningful.
     if entry.len() > rows * cols {
         return Err(format!("{} values for {rows}x{cols} entries", entry.len()));
     }

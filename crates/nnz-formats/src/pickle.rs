@@ -1,12 +1,12 @@
-//! Python's pickles, read and never executed: a stack machine that builds plain values, knows which few names PyTorch uses to
-//! say what a tensor is, and stops at any other.
+//! Python's pickles, read and never executed: a stack machine that builds plain values, knows the few names PyTorch uses to
+//! describe a tensor, and stops at any other.
 
 use std::collections::HashMap;
 
 /// Index of a node.
 pub(crate) type Id = u32;
 
-/// What a pickle says. Nodes refer to each other by index, so that no nesting costs stack.
+/// A value of a pickle. Nodes refer to each other by index, so that nesting costs no stack.
 #[derive(Clone, Debug)]
 pub(crate) enum Node {
     None,
@@ -20,18 +20,18 @@ pub(crate) enum Node {
     Dict(Vec<(Id, Id)>),
     /// `module.name`
     Global(String),
-    /// A thing that lies outside the pickle.
+    /// A reference to data outside the pickle.
     Persistent(Id),
-    /// A call of a known name, not made.
+    /// A call of a known name, not executed.
     Call(Id, Id),
 }
 
-/// Everything one pickle built.
+/// All values of one pickle.
 #[derive(Debug)]
 pub(crate) struct Pickle {
     nodes: Vec<Node>,
     pub root: Id,
-    /// Bytes it took.
+    /// Length in bytes.
     pub bytes: usize,
 }
 
@@ -201,7 +201,7 @@ impl<'a> Machine<'a> {
         }
     }
 
-    /// What a dictionary is made of when it is called with a list of pairs, as Python 2 did.
+    /// Entries of a dictionary that is called with a list of pairs, as in Python 2.
     fn pairs(&self, arguments: Id) -> Vec<(Id, Id)> {
         let list = |id: Id| match &self.nodes[id as usize] {
             Node::List(items) => items.as_slice(),
@@ -223,7 +223,7 @@ impl<'a> Machine<'a> {
         Ok(())
     }
 
-    /// One operation; the root when it was the last.
+    /// Executes one operation; returns the root after the last.
     fn step(&mut self) -> Step<Option<Id>> {
         let op = self.take(1)?[0];
         match op {
@@ -255,7 +255,7 @@ impl<'a> Machine<'a> {
             0x8a | 0x8b => {
                 let len = if op == 0x8a { self.number(1)? } else { self.number(4)? } as usize;
                 let bytes = self.take(len)?;
-                // PyTorch's magic number has ten bytes; what does not fit is only ever compared with it.
+                // PyTorch's magic number has ten bytes; truncated numbers are only ever compared with it.
                 let sign = bytes.last().is_some_and(|b| b & 0x80 != 0);
                 let start = if sign { -1i64 } else { 0 };
                 let n = bytes
@@ -373,7 +373,7 @@ impl<'a> Machine<'a> {
     }
 }
 
-/// Reads one pickle from the start of `bytes`; the sentence says at which byte it is not one.
+/// Reads one pickle from the start of `bytes`; the error names the offending byte.
 pub(crate) fn read(bytes: &[u8]) -> Step<Pickle> {
     let (nodes, stack, marks, memo) = (Vec::new(), Vec::new(), Vec::new(), HashMap::new());
     let mut machine = Machine { bytes, at: 0, nodes, stack, marks, memo };

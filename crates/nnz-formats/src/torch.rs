@@ -1,5 +1,5 @@
-//! PyTorch's `torch.save`: since 1.6 a zip archive of a pickle and one member a storage, before that pickles one after the
-//! other with the storages behind them.
+//! PyTorch's `torch.save`: since 1.6 a zip archive of a pickle and one member per storage, before that pickles in sequence
+//! followed by the storages.
 
 use crate::Format;
 use crate::archive::{Entry, Found, Place};
@@ -9,13 +9,13 @@ use crate::pickle::{self, Id, Node, Pickle};
 use std::collections::BTreeMap;
 use std::io::Cursor;
 
-/// How deep dictionaries may hold dictionaries.
+/// Deepest nesting of dictionaries.
 const DEEP: usize = 16;
 
-/// Where the bytes of a storage lie.
+/// Location of the bytes of each storage.
 type Storages = BTreeMap<String, (usize, usize)>;
 
-/// A zip archive.
+/// Reads a zip archive.
 pub(crate) fn read_zip(bytes: &[u8], blob: usize) -> Result<Found, String> {
     let mut zip = zip::ZipArchive::new(Cursor::new(bytes)).map_err(|e| format!("not a whole zip archive: {e}"))?;
     let (mut members, mut root) = (BTreeMap::new(), None);
@@ -57,7 +57,7 @@ pub(crate) fn read_zip(bytes: &[u8], blob: usize) -> Result<Found, String> {
     tensors(&pickle, &storages, bytes.len(), blob)
 }
 
-/// Pickles one after the other: a magic number, a protocol, the machine, the object, the keys of the storages; then for each
+/// Reads pickles in sequence: a magic number, a protocol, the machine, the object, the keys of the storages; then for each
 /// storage its length and its numbers.
 pub(crate) fn read_legacy(bytes: &[u8], blob: usize) -> Result<Found, String> {
     let mut at = 0;
@@ -89,7 +89,7 @@ pub(crate) fn read_legacy(bytes: &[u8], blob: usize) -> Result<Found, String> {
     tensors(&object, &storages, bytes.len(), blob)
 }
 
-/// A storage as a pickle refers to it: its type and key.
+/// Parses a storage as a pickle refers to it: its type and key.
 fn storage(p: &Pickle, id: Id) -> Option<(Format, &str)> {
     let Node::Persistent(at) = p.node(id) else { return None };
     let parts = p.list(*at)?;
@@ -140,15 +140,15 @@ fn dtype(name: &str) -> Option<Format> {
     })
 }
 
-/// Bytes of a number of each storage.
+/// Bytes per number of each storage.
 fn widths(p: &Pickle) -> BTreeMap<String, usize> {
     let all = (0..p.len()).filter_map(|id| storage(p, id));
     all.map(|(format, key)| (key.to_owned(), format.block().1)).collect()
 }
 
-/// Names under which training scripts keep the weights.
+/// Keys under which training scripts keep the weights.
 const WRAPPERS: [&str; 7] = ["state_dict", "model_state_dict", "model", "module", "net", "network", "weights"];
-/// What wrappers of modules put in front of every name.
+/// Prefixes that wrappers of modules add to every name.
 const PREFIXES: [&str; 4] = ["module.", "_orig_mod.", "model.", "net."];
 
 fn tensors(p: &Pickle, storages: &Storages, end: usize, blob: usize) -> Result<Found, String> {
@@ -165,7 +165,7 @@ fn tensors(p: &Pickle, storages: &Storages, end: usize, blob: usize) -> Result<F
         };
         let others = pairs.iter().filter(|&&(k, v)| k != key && holds(p, v, 0)).filter_map(|(k, _)| p.text(*k));
         let others: Vec<&str> = others.collect();
-        // What lies beside weights in a checkpoint of training; elsewhere a dictionary `model` may be a part of the network.
+        // Companions of weights in a training checkpoint; elsewhere a dictionary `model` may be a part of the network.
         let leftover = |n: &&str| {
             ["optim", "ema", "sched", "scaler", "rng", "amp", "lr"].iter().any(|k| n.to_lowercase().contains(k))
         };
@@ -181,7 +181,7 @@ fn tensors(p: &Pickle, storages: &Storages, end: usize, blob: usize) -> Result<F
         root = inside;
     }
     walk(p, root, String::new(), 0, &mut (p.len() as usize), &mut |name, id| {
-        // A tensor alone has no name.
+        // A single tensor has no name.
         let name = if name.is_empty() { "tensor".into() } else { name };
         if sparse(p, id, storages, end, blob, &name, &mut found)? {
             return Ok(());
@@ -212,7 +212,7 @@ fn holds(p: &Pickle, id: Id, deep: usize) -> bool {
     }
 }
 
-/// Adds a sparse tensor with its parts; false where it is none.
+/// Adds a sparse tensor with its parts; false if it is not one.
 fn sparse(
     p: &Pickle,
     id: Id,
@@ -275,7 +275,7 @@ fn sparse(
     Ok(true)
 }
 
-/// Calls `each` for everything that dictionaries name. A dictionary may be there several times, but all are not looked into more
+/// Calls `each` for everything that dictionaries name. A dictionary may occur several times, but all are not visited more
 /// often than the pickle has parts: a dozen that hold each other twice would otherwise be millions.
 fn walk(
     p: &Pickle,
@@ -298,7 +298,7 @@ fn walk(
     Ok(())
 }
 
-/// The tensor that a call describes; none where it is no tensor.
+/// The tensor that a call describes; `None` if it is not a tensor.
 fn tensor(
     p: &Pickle,
     mut id: Id,
@@ -320,7 +320,7 @@ fn tensor(
         }
         let &[from, offset, shape, strides, ..] = arguments else { return Err(bad("a tensor without shape")) };
         let (mut format, key) = storage(p, from).ok_or_else(|| bad("its numbers are of a type that is not read"))?;
-        // As many axes as PyTorch has at most: one long list may be the shape of thousands of tensors.
+        // PyTorch's largest number of axes: one long list may be the shape of thousands of tensors.
         let few = |l: &&[Id]| l.len() <= 64;
         let sizes =
             |id: Id| p.list(id).filter(few).and_then(|l| l.iter().map(|&i| p.size(i)).collect::<Option<Vec<_>>>());
@@ -343,7 +343,7 @@ fn tensor(
             && match (count, last) {
                 (Some(0), _) => true,
                 (Some(count), Some(last)) => {
-                    // A view may repeat what it shows, but not beyond the size of the file.
+                    // A view may repeat its data, but not beyond the size of the file.
                     last.checked_add(1).and_then(|n| n.checked_mul(width)).is_some_and(|n| n <= len)
                         && count.checked_mul(width).is_some_and(|n| n / 16 <= end)
                 }

@@ -8,17 +8,17 @@ use std::fs::File;
 use std::io::{BufWriter, Read, Seek, SeekFrom, Write};
 use std::path::{Path, PathBuf};
 
-/// How numbers are written.
+/// Number type to write.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum Dtype {
     /// 32 bits.
     F32,
-    /// 16 bits with a fraction of 10.
+    /// 16-bit floats with 10 mantissa bits.
     #[default]
     F16,
-    /// 16 bits with the range of 32.
+    /// 16-bit floats with the range of 32 bits.
     Bf16,
-    /// Whole numbers of 8 bits, multiples of a 127th of the largest of their row; only the nonzeros of matrices, other
+    /// 8-bit integers, multiples of a 127th of the largest of their row; only the nonzeros of matrices, other
     /// tensors are written as [`Dtype::F16`].
     I8,
 }
@@ -50,11 +50,11 @@ impl Dtype {
         }
     }
 
-    /// The type that numbers go into: with 16 bits of small range, [`Dtype::Bf16`] where one of them would become infinite or all
-    /// together would lose more than they do there; and [`Dtype::F32`] where that has not the range either.
+    /// The type used for these numbers: for 16 bits of small range, [`Dtype::Bf16`] if one of them would become infinite or all
+    /// together would lose more than they do there; and [`Dtype::F32`] if that lacks the range too.
     #[must_use]
     pub fn fitting(self, values: &[f32]) -> Self {
-        // Rounding moves a number of F16 by at most 2^-11 of itself, of BF16 by 2^-9; what falls below the least of F16 more.
+        // Rounding moves an F16 number by at most 2^-11 of itself, BF16 by 2^-9; those below the smallest F16 by more.
         let lost = |d: Self| {
             let sums = values.iter().filter(|v| v.is_finite()).map(|&v| {
                 let (v, r) = (f64::from(v), f64::from(d.round(v)));
@@ -70,7 +70,7 @@ impl Dtype {
         }
     }
 
-    /// The number that a reader gets back; of [`Dtype::I8`], which rounds by rows, what it is given.
+    /// The number that a reader gets back; for [`Dtype::I8`], which rounds by rows, the input.
     pub fn round(self, v: f32) -> f32 {
         match self {
             Self::F32 | Self::I8 => v,
@@ -80,23 +80,23 @@ impl Dtype {
     }
 }
 
-/// What a matrix became.
+/// Statistics of a written matrix.
 #[derive(Clone, Copy, Debug, Default, PartialEq)]
 pub struct Written {
-    /// Entries that are not zero.
+    /// Nonzero entries.
     pub nonzeros: usize,
     /// Bytes of values and mask.
     pub bytes: usize,
-    /// Bits of the mask as it is written, and the least that its density asks for.
+    /// Bits of the mask as written.
     pub mask_bits: f64,
     /// n H(density).
     pub entropy_bits: f64,
 }
 
-/// Type, bytes of a number, extents, first byte and the one behind the last.
+/// Type, bytes per number, extents, first byte and end.
 type Piece = (&'static str, usize, Vec<usize>, [u64; 2]);
 
-/// A file under way: whole or not at all, since it gets its name at the end. One tensor is in memory at a time.
+/// A file in progress: whole or not at all, since it is renamed at the end. One tensor is in memory at a time.
 pub struct Writer {
     path: PathBuf,
     body: BufWriter<File>,
@@ -107,10 +107,10 @@ pub struct Writer {
 }
 
 impl Writer {
-    /// A file that will be at `path`.
+    /// Begins a file for `path`.
     ///
     /// # Errors
-    /// When nothing can be written beside it.
+    /// When its folder cannot be written to.
     pub fn create(path: &Path) -> Result<Self> {
         let fail = |e: std::io::Error| Error::new(path, format!("cannot write: {e}"));
         if path.metadata().is_ok_and(|m| !m.is_file()) {
@@ -143,7 +143,7 @@ impl Writer {
         dtype
     }
 
-    /// Tensors whose numbers the type that was asked for has not, and what they are written as, in a sentence.
+    /// Tensors whose numbers exceed the requested type, and the types used instead, in a sentence.
     pub fn widened(&self) -> Option<String> {
         let (name, dtype) = self.widened.first()?;
         let (n, dtype) = (self.widened.len(), dtype.name());
@@ -151,7 +151,7 @@ impl Writer {
         Some(format!("{first} numbers beyond the range of the type asked for and are written as {dtype}"))
     }
 
-    /// A tensor as its bytes lie in another file, row-major, the lowest byte of a number first.
+    /// Copies a tensor as its bytes are in another file, row-major, little-endian.
     ///
     /// # Errors
     /// When the disk refuses, or safetensors have no such type.
@@ -166,7 +166,7 @@ impl Writer {
         self.put(name.into(), format.name(), each, shape.into(), bytes)
     }
 
-    /// A tensor with all its entries.
+    /// Writes a tensor with all its entries.
     ///
     /// # Errors
     /// When the disk refuses.
@@ -176,7 +176,7 @@ impl Writer {
         self.put(name.into(), dtype.name(), dtype.bytes(), shape.into(), &bytes)
     }
 
-    /// A matrix `[rows, values / rows]`, packed; without a packing in the smallest one that other programs read.
+    /// Writes a matrix `[rows, values / rows]`, packed; by default in the smallest packing that other programs read.
     ///
     /// # Errors
     /// When the disk refuses.
@@ -221,7 +221,7 @@ impl Writer {
         let nonzeros = values.iter().filter(|v| **v != 0.0).count();
         let size = |p: &Packing| p.size(rows, cols, nonzeros, dtype.bytes());
         let usual = [Packing::Dense, Packing::Bitmask, Packing::Csr];
-        // Eight bits need a layout of ours, for the steps of their rows.
+        // Eight bits need a layout of ours, for the scales of their rows.
         let usual = if dtype == Dtype::I8 { &usual[1..] } else { &usual[..] };
         let packing = packing.unwrap_or_else(|| usual.iter().copied().min_by_key(size).unwrap_or_default());
         let packing = if packing == Packing::Dense && dtype == Dtype::I8 { Packing::Bitmask } else { packing };
@@ -277,20 +277,20 @@ impl Writer {
         Ok(written)
     }
 
-    /// Puts the header before the tensors and gives the file its name; the bytes it has. `said` is kept in the metadata's document
+    /// Puts the header before the tensors and renames the file; returns its bytes. `said` is kept in the metadata's document
     /// under `nnz`.
     ///
     /// # Errors
-    /// When the disk refuses; then nothing is left behind.
+    /// When the disk refuses; then no file is left.
     pub fn finish(self, said: &serde_json::Value) -> Result<u64> {
         let path = self.path.clone();
         let fail = |e: std::io::Error| Error::new(&path, format!("cannot write: {e}"));
-        // Wide numbers first, so that every one lies where readers that map files want it.
+        // Wide numbers first, so that all are aligned as readers that map files require.
         let mut order: Vec<_> = self.tensors.iter().collect();
         order.sort_by_key(|(name, (_, each, ..))| (std::cmp::Reverse(*each), *name));
         let document = serde_json::json!({"format": FORMAT, "layout": self.layout, "said": said});
         let mut header = serde_json::Map::new();
-        // `format` is what Hugging Face's readers ask for.
+        // Hugging Face's readers require `format`.
         header.insert("__metadata__".into(), serde_json::json!({"format": "pt", "nnz": document.to_string()}));
         let mut at = 0;
         for (name, (dtype, _, shape, [from, to])) in &order {
@@ -321,7 +321,7 @@ impl Writer {
     }
 }
 
-/// Where a file lies.
+/// Folder of a file.
 fn folder(path: &Path) -> &Path {
     path.parent().filter(|d| !d.as_os_str().is_empty()).unwrap_or(Path::new("."))
 }

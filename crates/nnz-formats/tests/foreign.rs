@@ -1,4 +1,4 @@
-//! Files as other programs leave them: `goldens/foreign.py` wrote them and the numbers they stand for.
+//! Files as other programs write them: `goldens/foreign.py` wrote them and the expected numbers.
 
 use nnz_formats::{Archive, Dtype, Format, Packing, Writer};
 use std::path::{Path, PathBuf};
@@ -115,7 +115,7 @@ fn scales_that_do_not_fit_are_refused() {
     assert!(why.contains("a.weight_scale") && why.contains("[4, 8]"), "{why}");
 }
 
-/// 1e5 is beyond 16-bit floats, 1e-9 below them, and 3.4e38 beyond those with 8 bits of fraction: each tensor gets the next type that
+/// 1e5 is beyond 16-bit floats, 1e-9 below them, and 3.4e38 beyond BF16: each tensor gets the next type that
 /// has its numbers, and says so.
 #[test]
 fn numbers_beyond_a_type_go_to_one_that_has_them() {
@@ -147,7 +147,7 @@ fn numbers_beyond_a_type_go_to_one_that_has_them() {
     }
 }
 
-/// A tensor that another shard holds, too, is the one that the index names.
+/// A tensor that several shards hold is read from the one that the index names.
 #[test]
 fn of_twins_in_two_shards_the_index_says_which_is_meant() {
     let folder = tempfile::tempdir().unwrap();

@@ -1,4 +1,4 @@
-//! Files as other programs write them, and files that are broken.
+//! Files as other programs write them, and broken files.
 
 use nnz_formats::{Archive, Dtype, Format, Packing, Writer, entropy_bits};
 use std::path::{Path, PathBuf};
@@ -65,7 +65,7 @@ fn gguf_and_safetensors_hold_the_same_numbers() {
     assert_eq!(kinds.into_iter().collect::<Vec<_>>(), ["BF16", "F16", "F32", "Q4_0", "Q4_1", "Q8_0"]);
 }
 
-/// Zeros where a hash says, `keep` of 100 entries on average.
+/// Zeros by a hash, `keep` of 100 entries on average.
 fn matrix(rows: usize, cols: usize, keep: usize) -> Vec<f32> {
     let hash = |i: usize| (i as u64).wrapping_mul(0x9e37_79b9_7f4a_7c15) >> 40;
     (0..rows * cols).map(|i| if hash(i) as usize % 100 < keep { 1.0 + (i % 7) as f32 / 8.0 } else { 0.0 }).collect()
@@ -214,7 +214,7 @@ fn shards_are_put_together() {
     assert!(broken("{}").contains("weight_map"));
 }
 
-/// One sentence for everything that is wrong.
+/// One sentence for every defect.
 #[test]
 fn broken_files_are_refused_with_the_place() {
     let why =
@@ -262,14 +262,14 @@ fn broken_files_are_refused_with_the_place() {
     assert!(why(with(77, None)).contains("77"), "{}", why(with(77, None)));
     assert!(why(with(gguf[at], Some(0))).contains("overlap"));
     assert!(why(with(gguf[at], Some(u64::MAX))).contains("leaves the file"));
-    // A zip archive that is none of PyTorch's.
+    // A zip archive that is not PyTorch's.
     let zip = golden("zip.pth");
     assert!(why(zip[..zip.len() - 60].to_vec()).contains("zip archive"));
     let mut squeezed = zip.clone();
     let central = zip.windows(4).rposition(|w| w == b"PK\x01\x02").unwrap();
     squeezed[central + 10] = 8;
     assert!(why(squeezed).contains("compressed"));
-    // A packed matrix that claims more than is there.
+    // A packed matrix that claims more than the data.
     let huge: Vec<u8> = [1i64 << 31, 1 << 31].iter().flat_map(|n| n.to_le_bytes()).collect();
     let bomb = plain(&[
         ("w.compressed", "F32", &[1], &[0; 4]),

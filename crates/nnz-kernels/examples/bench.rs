@@ -1,4 +1,4 @@
-//! Speed of the sparse kernels beside a dense product of the same shape, in one interleaved run.
+//! Speed of the sparse kernels against a dense product of the same shape, in one interleaved run.
 //!
 //! `cargo run --release --example bench -- [ROWSxCOLS] [batch=128] [density=0.1,0.05,0.01] [threads=1] [rounds=15]
 //! [tuning=forward_rows,forward_cols,backward_rows,backward_cols]... [baselines=1]`
@@ -65,7 +65,7 @@ impl Layer {
     }
 }
 
-/// What is measured; numbers are tunings.
+/// Kernels measured; numbers are tunings.
 #[derive(Clone, Copy, PartialEq)]
 enum Kind {
     DenseForward,
@@ -82,7 +82,7 @@ enum Kind {
     Pack(usize),
 }
 
-/// A kernel with its work, and what it took.
+/// A kernel with its work and its times.
 struct Arm {
     kind: Kind,
     name: &'static str,
@@ -111,7 +111,7 @@ impl Arm {
     }
 }
 
-/// Runs every arm once a round; without `baselines` only tiles and plans after the first.
+/// Runs every arm once per round; without `baselines` only tiles and plans after the first.
 fn race(arms: &mut [Arm], rounds: usize, baselines: bool, mut run: impl FnMut(Kind)) {
     use Kind::*;
     for arm in arms.iter_mut() {

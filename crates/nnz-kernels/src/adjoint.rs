@@ -24,7 +24,7 @@ pub(crate) struct Adjoint<'a, T> {
     pub dw: &'a mut [T],
     /// Whether `dw` is overwritten rather than added to.
     pub first: bool,
-    /// Whether `dx` becomes zero where `x` is not positive: `x` came out of a ReLU, `dx` is for what went into it.
+    /// Whether `dx` becomes zero where `x` is not positive: `x` is the output of a ReLU, `dx` is for its input.
     pub relu: bool,
 }
 
@@ -53,7 +53,7 @@ impl<T: Real> Kernel<T> for Adjoint<'_, T> {
     }
 }
 
-/// Products wait here, one register an entry, until sixteen at a time are summed across lanes. Few, so that the
+/// Products wait here, one register per entry, until sixteen at a time are summed across lanes. Few, so that the
 /// block of gradients stays in the first-level cache.
 const WAIT: usize = 64;
 

@@ -1,4 +1,4 @@
-//! Sparse inputs: rows that list the few columns in which they are not zero. A one-hot row is one entry, a bag of tokens or
+//! Sparse inputs: rows that list their few nonzero columns. A one-hot row is one entry, a bag of tokens or
 //! features several.
 
 use rayon::prelude::*;
@@ -43,7 +43,7 @@ fn weight<T: Real>(values: Option<&[T]>, entry: usize) -> T {
 }
 
 /// `y[b] = bias + sum of values[e] table[column(e)]` over the entries of row b of `x`: an embedding bag, or a dense layer with
-/// its weight transposed on sparse input. A row may list columns in any order and one of them often. `table` is `[cols, width]`, `y` `[rows, width]`; without `values` all are one.
+/// its weight transposed on sparse input. A row may list columns in any order and repeatedly. `table` is `[cols, width]`, `y` `[rows, width]`; without `values` all are one.
 ///
 /// # Panics
 /// When a slice does not have its shape or `x` is not valid.
@@ -83,8 +83,8 @@ pub(crate) fn bags_on<T: Real>(
 }
 
 /// The gradient of the table of [`bags`] from the gradient `g` `[rows, width]` of its output, for the columns that occur:
-/// those, ascending, and their gradients `[columns, width]`. O(nnz (width + log nnz)); nothing is allocated for a column that
-/// does not occur.
+/// those, ascending, and their gradients `[columns, width]`. O(nnz (width + log nnz)); columns that do not occur take no
+/// memory.
 ///
 /// # Panics
 /// As [`bags`].

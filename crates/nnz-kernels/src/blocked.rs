@@ -3,8 +3,8 @@ use crate::blocks::{Part, Size, cut};
 use crate::simd::Isa;
 use crate::{Csr, Real, Tiled, Tuning};
 
-/// A sparse layer frozen for batches: the forward blocks of a [`crate::Plan`] with their values, in about 6.5 bytes an entry,
-/// and nothing for the way back. Blocks are as long as the first-level cache allows for eight samples. For one or two see
+/// A sparse layer frozen for batches: the forward blocks of a [`crate::Plan`] with their values, in about 6.5 bytes an
+/// entry, and no backward pass. Blocks are as long as the first-level cache allows for eight samples. For one or two see
 /// [`crate::Sliced`].
 #[derive(Clone, Debug)]
 pub struct Blocked<T> {
@@ -18,7 +18,7 @@ impl<T: Real> Blocked<T> {
     /// Freezes a structure with values in row-by-row order. O(nnz).
     ///
     /// # Panics
-    /// When `csr` is not valid or does not have one value an entry.
+    /// When `csr` is not valid or does not have one value per entry.
     pub fn new(csr: Csr, values: &[T]) -> Self {
         csr.check();
         assert_eq!(values.len(), csr.nnz(), "values");
@@ -46,7 +46,7 @@ impl<T: Real> Blocked<T> {
         self.values.len()
     }
 
-    /// `y = x Wᵀ + bias`, and zero where that is below zero with `relu`.
+    /// `y = x Wᵀ + bias`, clamped at zero from below with `relu`.
     ///
     /// # Panics
     /// When shapes differ.

@@ -1,6 +1,6 @@
 //! Entries of a sparse matrix in cache-sized blocks, lines of equal count together.
 //!
-//! A *line* is what keeps its accumulators in registers (a row going forward, a column going backward), *inner* is
+//! A *line* keeps its accumulators in registers (a row going forward, a column going backward), *inner* is
 //! the other axis, whose activations must stay in the first-level cache. Within a block, lines are sorted by their
 //! number of entries, so that loops over entries have a constant trip count and branches are predicted.
 
@@ -10,7 +10,7 @@ use rayon::prelude::*;
 
 /// Fewest multiply-adds worth handing to another thread: about 10 microseconds.
 const PARALLEL: usize = 1 << 19;
-/// How many lines kernels look ahead.
+/// Number of lines that kernels look ahead.
 const AHEAD: usize = 8;
 
 /// The blocks of one range of lines. Only [`cut`] makes them: kernels rely on what it checks.
@@ -112,7 +112,7 @@ fn part(starts: &[usize], index: &[u32], inner: usize, size: usize, lines: Range
     let most = runs.iter().map(|r| r.count as usize).max().unwrap_or(0);
     let runs = counting_sort(&runs, most + 1, |r| r.count as usize);
     let runs = counting_sort(&runs, inner.div_ceil(size), |r| r.block as usize);
-    // `cells` and `index` are what kernels add to pointers: below `inner`, whatever came.
+    // `cells` and `index` are added to pointers by kernels: below `inner`, whatever the input.
     let (nnz, own) = (starts[lines.end] - starts[lines.start], starts[lines.start]..starts[lines.end]);
     assert!(index[own].iter().fold(true, |ok, &i| ok & ((i as usize) < inner)), "an index is not below {inner}");
     let (mut source, mut local) = (Vec::with_capacity(nnz), Vec::with_capacity(nnz));

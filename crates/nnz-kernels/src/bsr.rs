@@ -7,7 +7,7 @@ use crate::simd::{Isa, Kernel, Vector};
 use crate::{Csr, Operator, Real, Tiled};
 
 /// Dense blocks of `high` by `wide` entries. Every input loaded serves all rows of a block, which lifts the limit of
-/// unstructured kernels, one load a product.
+/// unstructured kernels, one load per product.
 ///
 /// Values stay row by row: of block row i, whose blocks are `starts[i]..starts[i + 1]`, the entries of each of its rows
 /// follow each other block after block.
@@ -25,10 +25,10 @@ pub struct Bsr<T> {
 }
 
 impl<T: Real> Bsr<T> {
-    /// A structure of whole blocks on the grid of `high` by `wide`; none when it is not one.
+    /// Converts a structure of whole blocks on the grid of `high` by `wide`; `None` if it is not one.
     ///
     /// # Panics
-    /// When the structure is not valid or there is not one value an entry.
+    /// When the structure is not valid or there is not one value per entry.
     pub fn new(csr: Csr, high: usize, wide: usize, values: &[T]) -> Option<Self> {
         csr.check();
         assert_eq!(values.len(), csr.nnz(), "values");
@@ -51,7 +51,7 @@ impl<T: Real> Bsr<T> {
         Some(Self { rows: csr.rows, cols: csr.cols, high, wide, starts, columns, values: values.to_vec() })
     }
 
-    /// Place of the first entry of row `i` of block row `b`, and the entries of that row.
+    /// Index of the first entry of row `i` of block row `b`, and the entries of that row.
     #[inline(always)]
     fn row(&self, b: usize, i: usize) -> (usize, usize) {
         let long = (self.starts[b + 1] - self.starts[b]) * self.wide;
@@ -333,7 +333,7 @@ mod tests {
     use super::*;
     use crate::testing::{Layer, check_operator, random};
 
-    /// On one instruction set.
+    /// A matrix with an instruction set.
     struct On(Isa, Bsr<f64>);
 
     impl Operator<f64> for On {

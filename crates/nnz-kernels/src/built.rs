@@ -1,6 +1,6 @@
-//! What is compiled in this crate, once for `f32` and once for `f64`.
+//! Code compiled in this crate, once for `f32` and once for `f64`.
 //!
-//! A generic function is compiled anew by every crate that calls it, with that crate's options: each program, test and example would
+//! A generic function is compiled by every crate that calls it, with that crate's options: each program, test and example would
 //! carry its own matrix product for three instruction sets, optimized or not. The functions below are the work behind the public
 //! ones, which reach them through [`Real`]. Functions that take closures cannot be here.
 

@@ -1,16 +1,16 @@
-//! Functions of one entry after the other, on wide registers and all threads.
+//! Elementwise functions, on wide registers and all threads.
 //!
-//! Functions are copied, with what they capture by value: a captured reference might point into what is written, and then
-//! nothing is computed side by side. A function is compiled into every instruction set's loop when it is inlined there; a closure of more than a few
+//! Functions are copied, with what they capture by value: a captured reference might point into the output, and then
+//! nothing is vectorized. A function is compiled into every instruction set's loop when it is inlined there; a closure of more than a few
 //! operations needs `#[inline(always)]` for that.
 //!
-//! Every entry is computed by the same operations wherever it lies, so results depend on no cut.
+//! Every entry is computed by the same operations wherever it lies, so results do not depend on the chunks.
 
 use crate::dense::{Raw, each};
 use crate::simd::{Kernel, Vector};
 use crate::{Isa, Real};
 
-/// Numbers a thread takes at once: a buffer of this length stays in L2.
+/// Numbers that a thread takes at once: a buffer of this length stays in L2.
 const CHUNK: usize = 1 << 15;
 
 /// Cuts `n` numbers into chunks; `f` gets each chunk's range and runs compiled for `isa`.
@@ -64,11 +64,11 @@ loops!(
     update, Update, ()
 );
 loops!(
-    /// `to = f(to, a)`; what `to` held may be ignored.
+    /// `to = f(to, a)`; the old `to` may be ignored.
     update_by, UpdateBy, (a)
 );
 loops!(
-    /// `to = f(to, a, b)`; what `to` held may be ignored.
+    /// `to = f(to, a, b)`; the old `to` may be ignored.
     update_by_two, UpdateByTwo, (a, b)
 );
 
@@ -99,7 +99,7 @@ pub fn zip<T: Real>(a: &[T], b: &[T], to: &mut [T], f: impl Fn(T, T) -> T + Copy
     );
 }
 
-/// Calls `f` on runs of equal ranges of several vectors of `n` numbers that it writes: parameters with their state.
+/// Calls `f` on equal ranges of several vectors of `n` numbers that it writes: parameters with their state.
 ///
 /// # Panics
 /// When lengths differ.

@@ -1,10 +1,10 @@
-//! Encodings of a structure that know more about it than compressed rows do, and take less room: constant fan-in, N:M,
+//! Encodings of a structure that exploit its regularity and take less room than compressed rows: constant fan-in, N:M,
 //! bitmask. All are compiled to the same plan to compute with: none of their kernels would load less than it does.
 
 use crate::Csr;
 use crate::shape::volume;
 
-/// Where the entries of a matrix are.
+/// A format for the positions of a matrix's entries.
 pub trait Encoding {
     /// Name of the format.
     fn format(&self) -> &'static str;
@@ -15,14 +15,14 @@ pub trait Encoding {
     /// Inputs.
     fn cols(&self) -> usize;
 
-    /// Bytes that it takes.
+    /// Bytes it takes.
     fn bytes(&self) -> usize;
 
     /// Start of each row, `rows + 1` numbers, and the column of each entry, ascending in each row.
     fn decode(&self) -> (Vec<usize>, Vec<u32>);
 }
 
-/// ELL: as many entries in every row (constant fan-in), so that there are no row starts.
+/// ELL: equally many entries in every row (constant fan-in), so that there are no row starts.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Ell {
     rows: usize,
@@ -30,7 +30,7 @@ pub struct Ell {
     columns: Vec<u32>,
 }
 
-/// N of every M consecutive columns, a byte an entry.
+/// N of every M consecutive columns, one byte per entry.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct NOfM {
     rows: usize,
@@ -40,7 +40,7 @@ pub struct NOfM {
     offsets: Vec<u8>,
 }
 
-/// A bit for every place, set where an entry is. Smallest of all above a density of about 1/32.
+/// A bit per place, set for entries. The smallest of all above a density of about 1/32.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Bitmask {
     rows: usize,
@@ -50,7 +50,7 @@ pub struct Bitmask {
 }
 
 impl Ell {
-    /// A structure with as many entries in every row; none when it is not one.
+    /// Encodes a structure with equally many entries in every row; `None` if it is not one.
     ///
     /// # Panics
     /// When `csr` is not valid.
@@ -63,7 +63,7 @@ impl Ell {
 }
 
 impl NOfM {
-    /// A structure with `n` entries in each group of `m <= 256` columns; none when it is not one.
+    /// Encodes a structure with `n` entries in each group of `m <= 256` columns; `None` if it is not one.
     ///
     /// # Panics
     /// When `csr` is not valid.
@@ -85,7 +85,7 @@ impl NOfM {
 }
 
 impl Bitmask {
-    /// Any structure.
+    /// Encodes any structure.
     ///
     /// # Panics
     /// When `csr` is not valid.
@@ -190,7 +190,7 @@ mod tests {
     use crate::testing::{Layer, bits, check_operator, random};
     use crate::{Compiled, Operator};
 
-    /// It says the structure again, and computes what plain loops do.
+    /// It decodes to the structure, and computes the same as plain loops.
     fn check(layer: &Layer, encoding: &dyn Encoding, batch: usize, seed: u64) {
         let csr = layer.csr();
         let (starts, columns) = encoding.decode();
@@ -234,7 +234,7 @@ mod tests {
     fn structures_of_another_kind_are_refused() {
         let layer = Layer::new(4, 8, |r, c| c <= r);
         assert!(Ell::new(layer.csr()).is_none() && NOfM::new(layer.csr(), 2, 4).is_none());
-        // As many entries, but not in every group.
+        // Equally many entries, but not in every group.
         let layer = Layer::new(4, 8, |_, c| c < 4);
         assert!(NOfM::new(layer.csr(), 2, 4).is_none() && Ell::new(layer.csr()).is_some());
     }

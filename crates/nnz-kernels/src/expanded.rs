@@ -9,25 +9,25 @@ use crate::simd::{Isa, Kernel, Vector};
 use crate::weight::{PARALLEL, Values, Weight, fits};
 use crate::{Csr, Real};
 
-/// Columns of a group.
+/// Columns per group.
 const WIDE: usize = 16;
-/// Rows of a job.
+/// Rows per job.
 const ROWS: usize = 16;
 
-/// `y = x Wᵀ + bias` for one or a few samples: a bit an entry, and the nonzeros row by row. Sixteen bits spread as many of the
-/// next nonzeros over a register, beside the inputs of those columns, so that nothing is gathered: a group costs the same
+/// `y = x Wᵀ + bias` for one or a few samples: one bit per place, and the nonzeros row by row. Sixteen bits spread as
+/// many of the next nonzeros over a register, next to their columns' inputs; nothing is gathered: a group costs the same
 /// whatever its density. A little over half the memory of [`crate::Sliced`] (values of eight bits: about a third), which is
-/// what single samples of large layers wait for; [`crate::Single`] chooses. Needs hardware that spreads registers by a mask
-/// (AVX-512) to be fast.
+/// what single samples of large layers wait for; [`crate::Single`] chooses. Fast only on hardware that expands by a
+/// mask (AVX-512).
 #[derive(Clone, Debug)]
 pub struct Expanded<T> {
     rows: usize,
     cols: usize,
     /// `[rows, cols / 16]`, the lowest bit first.
     bits: Vec<u16>,
-    /// Where the values of each row start.
+    /// Start of the values of each row.
     starts: Vec<usize>,
-    /// Row by row; a register of zeros behind the last.
+    /// Row by row, followed by a register of zeros.
     values: Values<T>,
 }
 
@@ -35,12 +35,12 @@ impl<T: Real> Expanded<T> {
     /// Freezes a structure with values in row-by-row order. O(rows · cols / 16 + nnz).
     ///
     /// # Panics
-    /// When `csr` is not valid or does not have one value an entry.
+    /// When `csr` is not valid or does not have one value per entry.
     pub fn new(csr: Csr, values: &[T]) -> Self {
         Self::of(csr, values, |values, order| Values::exact(values, order))
     }
 
-    /// The same with values in eight bits; see [`crate::Sliced::rounded`].
+    /// [`Expanded::new`] with values in eight bits; see [`crate::Sliced::rounded`].
     ///
     /// # Panics
     /// As [`Expanded::new`].
@@ -109,8 +109,8 @@ impl<T: Real> Expanded<T> {
         let x = if wide == self.cols { x } else { &padded };
         let job = |(b, first, y): (usize, usize, &mut [T])| {
             let (x, rows) = (&x[b * wide..(b + 1) * wide], first..first + y.len());
-            // SAFETY: each row has `wide / 16` groups of bits and as many values as bits, by `new`, with a register behind
-            // the last; `x` has `wide` numbers.
+            // SAFETY: each row has `wide / 16` groups of bits and as many values as bits, by `new`, followed by a register
+            // of zeros; `x` has `wide` numbers.
             unsafe {
                 match &self.values {
                     Values::Exact(values) => isa.run(Dots { layer: self, values, rows: rows.clone(), x, y: &mut *y }),
@@ -188,7 +188,7 @@ mod tests {
         let plain = Plain::new(layer, &values, batch, &x, &vec![T::ZERO; batch * layer.rows], &bias);
         let frozen = Expanded::new(layer.csr(), &values);
         assert_eq!(frozen.nnz(), layer.nnz());
-        // Rounded values are what the other kernel for them has.
+        // Rounded values equal those of the other kernel for them.
         let (bytes, same) = (Expanded::rounded(layer.csr(), &values), crate::Sliced::rounded(layer.csr(), &values));
         let mut want = vec![T::ZERO; batch * layer.rows];
         same.apply(batch, &x, Some(&bias), &mut want);

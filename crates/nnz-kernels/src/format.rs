@@ -1,6 +1,6 @@
 /// Compressed sparse rows without values: `rows` outputs, `cols` inputs, columns ascending in each row.
 ///
-/// A view; entry order is row by row. Whatever is made of it checks it, in time linear in its entries.
+/// A view; entry order is row by row. Code that uses it checks it, in time linear in its entries.
 #[derive(Clone, Copy, Debug)]
 pub struct Csr<'a> {
     /// Outputs.
@@ -30,10 +30,10 @@ impl Csr<'_> {
         self.columns.len()
     }
 
-    /// The same entries column by column: what [`Csc`] views. O(nnz).
+    /// The same entries column by column: the data of a [`Csc`]. O(nnz).
     ///
     /// # Panics
-    /// When a structure is not valid: starts that run backwards, columns out of range or in no ascending order.
+    /// When a structure is not valid: decreasing starts, columns out of range or not ascending.
     pub fn transpose(&self) -> (Vec<usize>, Vec<u32>, Vec<u32>) {
         self.check();
         let mut starts = vec![0; self.cols + 1];
@@ -57,7 +57,7 @@ impl Csr<'_> {
         check_order("columns", "row", self.starts, self.columns);
     }
 
-    /// As [`Csr::check`], but a row may list its columns in any order and one of them often.
+    /// As [`Csr::check`], but a row may list its columns in any order and repeatedly.
     pub(crate) fn check_range(&self) {
         assert!(u32::try_from(self.cols).is_ok(), "{} columns; fewer than 2^32 are possible", self.cols);
         check_starts("row", self.starts, self.rows, self.columns.len());
@@ -74,7 +74,7 @@ impl Csc<'_> {
         check_below("row", self.rows, csr.rows);
         check_below("entry", self.entries, csr.nnz());
         check_order("rows", "column", self.starts, self.rows);
-        // Places that differ have entries that differ, so these are all entries, each once.
+        // Distinct places have distinct entries, so these are all entries, each once.
         for (c, w) in self.starts.windows(2).enumerate() {
             for (&r, &e) in self.rows[w[0]..w[1]].iter().zip(&self.entries[w[0]..w[1]]) {
                 let (row, e) = (&csr.starts[r as usize..r as usize + 2], e as usize);
@@ -100,7 +100,7 @@ fn check_below(what: &str, index: &[u32], limit: usize) {
     assert!(index.is_empty() || (max as usize) < limit, "{what} {max} is not below {limit}");
 }
 
-/// Within each line; a fold over all for the same reason, with one look at a line that failed.
+/// Checks the order within each line; a fold over all for the same reason, with one look at a line that failed.
 fn check_order(what: &str, line: &str, starts: &[usize], index: &[u32]) {
     let ascends = |w: &[usize]| index[w[0]..w[1]].windows(2).fold(true, |ok, pair| ok & (pair[0] < pair[1]));
     let wrong = starts.windows(2).position(|w| !ascends(w));

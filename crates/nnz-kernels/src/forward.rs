@@ -4,7 +4,7 @@ use crate::blocks::{Part, each};
 use crate::simd::{Isa, Kernel, Vector, fetch};
 use crate::{Real, Tiled};
 
-/// `y = x Wᵀ + bias`, and zero where that is below it with `relu`, over all parts and tiles; `values` in block order.
+/// `y = x Wᵀ + bias`, clamped at zero from below with `relu`, over all parts and tiles; `values` in block order.
 pub(crate) fn forward_on<T: Real>(
     isa: Isa,
     parts: &[Part],
@@ -40,7 +40,7 @@ struct Forward<'a, T> {
     x: &'a [T],
     width: usize,
     bias: Option<&'a [T]>,
-    /// Whether what is below zero becomes zero.
+    /// Whether negative results become zero.
     relu: bool,
     /// `[lines of the part, width]`
     y: &'a mut [T],
@@ -114,7 +114,7 @@ impl<T: Real> Forward<'_, T> {
     }
 }
 
-/// R lines of equal count at once, so that the additions of one hide behind those of another.
+/// R lines of equal count at once, so that the additions of one hide the latency of another's.
 #[inline(always)]
 unsafe fn rows<V: Vector, const N: usize, const R: usize>(
     count: usize,

@@ -1,12 +1,12 @@
-//! Functions that compilers turn into wide registers: no branches, no tables, no calls. For `f32`; `f64` takes the
+//! Functions that compilers vectorize: no branches, no tables, no calls. For `f32`; `f64` takes the
 //! standard ones.
 
-/// eˣ within 2 units in the last place; zero below -87.3, where the result would not be a normal number.
+/// eˣ within 2 units in the last place; zero below -87.3, where the result would be subnormal.
 #[inline(always)]
 pub(crate) fn exp(x: f32) -> f32 {
     const LOW: f32 = -87.336_54;
     const HIGH: f32 = 88.722_84;
-    // Adding 1.5 · 2^23 rounds to the nearest whole number, which then stands in the low bits.
+    // Adding 1.5 · 2^23 rounds to the nearest whole number, which is then in the low bits.
     const ROUND: f32 = 12_582_912.0;
     let inside = if x < LOW { LOW } else { x };
     let inside = if inside > HIGH { HIGH } else { inside };

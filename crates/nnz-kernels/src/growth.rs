@@ -16,8 +16,8 @@ const BLOCK: usize = 1 << 20;
 ///
 /// `x` is the input `[batch, cols]`, `g` the gradient of the output `[batch, rows]`; the gradient of a zero is
 /// `sum_b g[b, row] x[b, col]`, the growth criterion of RigL (Evci et al. 2020). It is computed in blocks of at most
-/// 4 MB (f64: 8 MB), so memory is O(count); time is O(batch rows cols). Fewer come back when there are fewer zeros;
-/// gradients that are not a number are left out. The result does not depend on the number of threads.
+/// 4 MB (f64: 8 MB), so memory is O(count); time is O(batch rows cols). Fewer are returned if there are fewer zeros;
+/// NaN gradients are left out. The result does not depend on the number of threads.
 ///
 /// # Panics
 /// When a slice does not have its shape or `csr` is not valid.
@@ -36,7 +36,7 @@ pub(crate) fn top_zeros<T: Real>(csr: Csr, batch: usize, x: &[T], g: &[T], count
     if count == 0 {
         return Vec::new();
     }
-    // At least 128 rows a block where that fits, so that packing x pays.
+    // At least 128 rows per block if that fits, so that packing x pays.
     let wide = cols.min(BLOCK / 128);
     let high = (BLOCK / wide).min(rows);
     let mut block = vec![T::ZERO; high * wide];
@@ -58,7 +58,7 @@ pub(crate) fn top_zeros<T: Real>(csr: Csr, batch: usize, x: &[T], g: &[T], count
 /// the number of threads.
 ///
 /// # Panics
-/// When the batches differ or a position leaves the layer.
+/// When the batches differ or a position exceeds the layer.
 pub fn gradients_at<T: Real>(positions: &[u64], x: &Tiled<T>, g: &Tiled<T>) -> Vec<T> {
     T::products_at(positions, x, g)
 }
@@ -90,7 +90,7 @@ pub(crate) fn products_at<T: Real>(positions: &[u64], x: &Tiled<T>, g: &Tiled<T>
 pub fn top_zero_gradients_tiled<T: Real>(csr: Csr, x: &Tiled<T>, g: &Tiled<T>, count: usize) -> Vec<(u64, T)> {
     assert_eq!((x.features(), g.features()), (csr.cols, csr.rows), "features of x and g");
     assert_eq!(x.batch(), g.batch(), "batch of x and g");
-    // Row-major operands pack faster, and every block packs x anew.
+    // Row-major operands pack faster, and every block packs x again.
     let (mut xs, mut gs) = (vec![T::ZERO; volume([x.batch(), csr.cols])], vec![T::ZERO; volume([x.batch(), csr.rows])]);
     x.to_rows(&mut xs);
     g.to_rows(&mut gs);
@@ -101,7 +101,7 @@ pub fn top_zero_gradients_tiled<T: Real>(csr: Csr, x: &Tiled<T>, g: &Tiled<T>, c
 struct Best<T> {
     count: usize,
     found: Vec<(u64, T)>,
-    /// The worst of `count` found ones: what does not beat it need not be kept.
+    /// The worst of `count` found ones: candidates that do not beat it need not be kept.
     bar: Option<(u64, T)>,
 }
 
@@ -112,7 +112,7 @@ fn order<T: Real>(a: &(u64, T), b: &(u64, T)) -> Ordering {
 
 impl<T: Real> Best<T> {
     fn offer(&mut self, csr: &Csr, r0: usize, c0: usize, wide: usize, block: &mut [T]) {
-        // A few rows at a time: before there is a bar everything is a candidate.
+        // A few rows at a time: until the bar is set everything is a candidate.
         let part = (1_usize << 15).div_ceil(wide);
         for (i, rows) in block.chunks_mut(part * wide * 8).enumerate() {
             let r0 = r0 + i * part * 8;
@@ -141,7 +141,7 @@ impl<T: Real> Best<T> {
     }
 }
 
-/// What in `rows` (from row `r0`, columns `c0..c0 + wide`) is a zero of the layer and beats the bar.
+/// Collects the zeros in `rows` (from row `r0`, columns `c0..c0 + wide`) that beat the bar.
 fn candidates<T: Real>(
     csr: &Csr,
     r0: usize,
@@ -154,18 +154,18 @@ fn candidates<T: Real>(
     for (r, row) in rows.chunks_mut(wide).enumerate() {
         let active = &csr.columns[csr.starts[r0 + r]..csr.starts[r0 + r + 1]];
         let from = active.partition_point(|&c| (c as usize) < c0);
-        // Not a number is never large, so active entries fall out.
+        // NaN is never large, so active entries fall out.
         for &c in active[from..].iter().take_while(|&&c| (c as usize) < c0 + wide) {
             row[c as usize - c0] = T::nan();
         }
         let first = (r0 + r) as u64 * csr.cols as u64 + c0 as u64;
-        // SAFETY: it has no condition of its own.
+        // SAFETY: it has no conditions.
         unsafe { Isa::best().run(Scan { row, first, bar, found: &mut found }) }
     }
     found
 }
 
-/// Appends what in `row` (positions from `first`) beats the bar.
+/// Appends the numbers of `row` (positions from `first`) that beat the bar.
 struct Scan<'a, T> {
     row: &'a [T],
     first: u64,

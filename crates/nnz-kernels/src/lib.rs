@@ -5,7 +5,7 @@
 //! fixed order. Between instruction sets results agree to rounding.
 //!
 //! A layer is `y = x Wᵀ + bias` with W `[out, in]` sparse; values, and gradients of values, are plain vectors of one
-//! number an entry. Ways to compute it:
+//! number per entry. Ways to compute it:
 //!
 //! - [`Plan`]: the structure compiled to cache blocks, activations in [`Tiled`] layout, values in plan order. For training.
 //! - [`Blocked`], [`Sliced`] and [`Expanded`]: values frozen, for batches, and for one or two samples at low and at higher

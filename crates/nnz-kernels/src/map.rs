@@ -6,13 +6,13 @@ use std::path::Path;
 use std::sync::Arc;
 use std::time::SystemTime;
 
-/// A file's bytes, read by the system when they are looked at. Nothing of them counts against the memory of the process for
-/// longer than the system likes, so a file may be larger than memory. Cloning shares.
+/// A file's bytes, paged in by the system when they are accessed. They count against the memory of the process only as
+/// long as the system likes, so a file may be larger than memory. Cloning shares.
 ///
-/// Somebody else may write to the file meanwhile, and no program can keep them from it. [`Map::bytes`] measures the file anew
-/// each time it is asked, and refuses one that is no longer what was opened; bytes that came before should be asked for again
-/// where a change would matter. What is cut off while it is being read makes Linux end the process by a signal; a program that
-/// called [`answer_cuts`] ends with a sentence instead.
+/// Other processes may write to the file meanwhile, which no program can prevent. [`Map::bytes`] checks the file again
+/// on each call, and refuses one that is no longer what was opened; bytes obtained before should be requested again
+/// where a change would matter. If a part is cut off while it is read, Linux ends the process by a signal; a program that
+/// called [`answer_cuts`] ends with a message instead.
 #[derive(Clone, Debug)]
 pub struct Map(Arc<Open>);
 
@@ -62,16 +62,16 @@ impl Map {
         (said.len(), said.modified().ok())
     }
 
-    /// The bytes, of a file that is still as long and as old as when it was opened.
+    /// Returns the bytes, if the file is still as long and as old as when it was opened.
     ///
     /// # Errors
-    /// When somebody wrote to it or cut it short since.
+    /// When another process wrote to it or cut it short since.
     pub fn bytes(&self) -> io::Result<&[u8]> {
         self.whole()?;
         Ok(&self.0.map)
     }
 
-    /// Whether the file is what was opened, so that what was read of it before counts.
+    /// Checks that the file is what was opened, so that earlier reads count.
     ///
     /// # Errors
     /// As [`Map::bytes`].
@@ -83,8 +83,8 @@ impl Map {
     }
 }
 
-/// Makes a process that reads behind the end of a mapped file, which somebody cut short, end with exit code 2 and a sentence
-/// that names the file, as far as the system allows (Linux); what it had begun to write under temporary names stays. For
+/// Makes a process that reads past the end of a mapped file, which another process cut short, exit with code 2 and a message
+/// that names the file, as far as the system allows (Linux); temporary files it had begun to write stay. For
 /// programs: a library leaves signals to them. Calling it again changes nothing.
 pub fn answer_cuts() {
     #[cfg(target_os = "linux")]
@@ -98,10 +98,10 @@ mod cuts {
     use std::sync::Once;
     use std::sync::atomic::{AtomicPtr, AtomicUsize, Ordering};
 
-    /// Where a file is mapped and what it is called, for a handler of signals, which may neither lock nor allocate: entries
+    /// Address and name of a mapped file, for a signal handler, which may neither lock nor allocate: entries
     /// are never taken out of the list, only used again for a file of the same name.
     struct Entry {
-        /// Zero where the entry is free.
+        /// Zero if the entry is free.
         start: AtomicUsize,
         end: AtomicUsize,
         sentence: Vec<u8>,
@@ -110,14 +110,14 @@ mod cuts {
 
     static FIRST: AtomicPtr<Entry> = AtomicPtr::new(std::ptr::null_mut());
 
-    /// Every entry there is.
+    /// Iterates over all entries.
     fn entries() -> impl Iterator<Item = &'static Entry> {
-        // SAFETY: null, or an entry that was leaked in `Place::new` and never changes but through its atomics.
+        // SAFETY: null, or an entry that was leaked in `Place::new` and never changes except through its atomics.
         let first = unsafe { FIRST.load(Ordering::Acquire).as_ref() };
         std::iter::successors(first, |e| e.next)
     }
 
-    /// An entry for as long as a map lives.
+    /// An entry that a map holds while it lives.
     #[derive(Debug)]
     pub struct Place(&'static Entry);
 
@@ -167,7 +167,7 @@ mod cuts {
     pub fn answer() {
         static ONCE: Once = Once::new();
         ONCE.call_once(|| {
-            // SAFETY: zeros are a valid `sigaction`; the handler keeps to what a handler of signals may do, and runs on the
+            // SAFETY: zeros are a valid `sigaction`; the handler does only what signal handlers may do, and runs on the
             // stack that the standard library gives it.
             unsafe {
                 let mut action: libc::sigaction = std::mem::zeroed();
@@ -188,7 +188,7 @@ mod cuts {
                 libc::write(2, entry.sentence.as_ptr().cast(), entry.sentence.len());
                 libc::_exit(2);
             }
-            // Nothing of ours: as without a handler, when the same instruction runs again.
+            // Not one of ours: as without a handler, when the same instruction runs again.
             libc::signal(signal, libc::SIG_DFL);
         }
     }

@@ -1,12 +1,12 @@
-//! A sparse matrix behind one trait, whatever its format.
+//! A common trait for sparse matrices in any format.
 
 use crate::shape::volume;
 use crate::{Csc, Csr, Encoding, Plan, Real, Rows, Start, Tiled, gemm};
 
-/// A matrix `[out, in]` in some format, compiled and with values, on activations in tiles. The format may live anywhere:
-/// whoever implements this can be measured, chosen and run as those of this crate.
+/// A matrix `[out, in]` in some format, compiled, with values, on activations in tiles. The format may be from anywhere:
+/// any implementation can be measured, chosen and run like those of this crate.
 ///
-/// Values and their gradients cross this border row by row, columns ascending, one number an entry.
+/// Values and their gradients cross this interface row by row, columns ascending, one number per entry.
 pub trait Operator<T: Real>: Send + Sync {
     /// Name of the format.
     fn format(&self) -> &'static str;
@@ -23,10 +23,10 @@ pub trait Operator<T: Real>: Send + Sync {
     /// Bytes of structure and values.
     fn bytes(&self) -> usize;
 
-    /// Takes new values.
+    /// Sets new values.
     ///
     /// # Panics
-    /// When there is not one an entry.
+    /// When there is not one value per entry.
     fn set_values(&mut self, values: &[T]);
 
     /// `y = x Wᵀ + bias`.
@@ -35,7 +35,7 @@ pub trait Operator<T: Real>: Send + Sync {
     /// When shapes differ.
     fn forward(&self, x: &Tiled<T>, bias: Option<&[T]>, y: &mut Tiled<T>);
 
-    /// `dx = g W` where asked for, and `dw[e] = sum_b g[b, row(e)] x[b, col(e)]`. The padding of `g` must be zero.
+    /// `dx = g W` if requested, and `dw[e] = sum_b g[b, row(e)] x[b, col(e)]`. The padding of `g` must be zero.
     ///
     /// # Panics
     /// When shapes differ.
@@ -62,10 +62,10 @@ pub struct Compiled<T> {
 }
 
 impl<T: Real> Compiled<T> {
-    /// O(nnz).
+    /// Compiles a structure. O(nnz).
     ///
     /// # Panics
-    /// When a structure is not valid or there is not one value an entry.
+    /// When a structure is not valid or there is not one value per entry.
     pub fn new(csr: Csr, csc: Csc, values: &[T]) -> Self {
         let plan = Plan::new(csr, csc);
         let none = vec![T::ZERO; plan.nnz()];
@@ -74,7 +74,7 @@ impl<T: Real> Compiled<T> {
         new
     }
 
-    /// The plan of a structure in another encoding, which it is named after. O(entries + rows + columns).
+    /// Compiles a structure in another encoding, which it is named after. O(entries + rows + columns).
     ///
     /// # Panics
     /// As [`Compiled::new`].
@@ -124,21 +124,21 @@ impl<T: Real> Operator<T> for Compiled<T> {
     }
 }
 
-/// Every entry of the matrix stored, zeros too: what a sparse format has to beat.
+/// Every entry of the matrix stored, zeros included: the baseline for sparse formats.
 #[derive(Clone, Debug)]
 pub struct Dense<T> {
     rows: usize,
     cols: usize,
-    /// `row * cols + col` of each entry; none when every place is one.
+    /// `row * cols + col` of each entry; `None` if every place is one.
     places: Option<Vec<usize>>,
     weight: Vec<T>,
 }
 
 impl<T: Real> Dense<T> {
-    /// O(rows cols).
+    /// Expands a structure. O(rows cols).
     ///
     /// # Panics
-    /// When the structure is not valid or there is not one value an entry.
+    /// When the structure is not valid or there is not one value per entry.
     pub fn new(csr: Csr, values: &[T]) -> Self {
         csr.check();
         let row =
@@ -150,10 +150,10 @@ impl<T: Real> Dense<T> {
         new
     }
 
-    /// A matrix of which every place is an entry, row-major.
+    /// A full matrix, row-major.
     ///
     /// # Panics
-    /// When its length is not that of `[rows, cols]`.
+    /// When its length does not match `[rows, cols]`.
     pub fn whole(rows: usize, cols: usize, values: &[T]) -> Self {
         assert_eq!(values.len(), volume([rows, cols]), "values of [{rows}, {cols}]");
         Self { rows, cols, places: None, weight: values.to_vec() }

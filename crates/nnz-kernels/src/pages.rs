@@ -4,19 +4,19 @@
 /// Bytes of a large page.
 pub(crate) const LARGE: usize = 1 << 21;
 
-/// Whether a buffer is so long that it should begin with a large page. Half of one may stay empty.
+/// Whether a buffer is long enough to begin with a large page. Half of one may stay empty.
 pub(crate) fn worth(bytes: usize) -> bool {
     cfg!(all(target_os = "linux", not(miri))) && bytes >= LARGE / 2
 }
 
-/// Asks the system to back memory that nobody has written to yet by large pages. It may not; nothing but speed depends on
+/// Asks the system to back memory that nobody has written to yet by large pages. It may decline; only speed depends on
 /// it.
 pub(crate) fn ask<T>(memory: &mut [T]) {
     #[cfg(all(target_os = "linux", not(miri)))]
     {
         let (start, bytes) = (memory.as_mut_ptr().cast::<u8>(), size_of_val(memory));
         let skip = start.align_offset(LARGE);
-        // Whole pages of any size; what lies around them belongs to others too.
+        // Whole pages of any size; memory around them belongs to others too.
         let len = bytes.saturating_sub(skip) >> 16 << 16;
         if len >= LARGE / 2 {
             // SAFETY: the range lies in `memory`; the advice changes neither content nor access.

@@ -8,7 +8,7 @@ use crate::shape::gatherable;
 use crate::simd::{Isa, Kernel, Vector};
 use crate::{Csc, Csr, Real, Tiled};
 
-/// Sizes of cache blocks. Results depend on them in the last bits, so a run that must repeat keeps its tuning.
+/// Sizes of cache blocks. Results depend on them in the last bits, so reproducible runs keep their tuning.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Tuning {
     /// Rows of a forward block: their outputs stay in the second-level cache.
@@ -24,8 +24,8 @@ pub struct Tuning {
 impl Tuning {
     /// The measured choice for a shape and number of entries, for f32 tiles of 64 samples, 48 KB and 2 MB of cache.
     ///
-    /// Inner blocks give a line about 9 entries forward and 12 backward to amortize its own loads and stores, but have
-    /// about the 128 at least that fit the first-level cache anyway. Lines are cut in four parts or more, so that several
+    /// Inner blocks give a line about 9 entries forward and 12 backward to amortize its loads and stores, but have
+    /// at least the roughly 128 that fit the first-level cache anyway. Lines are cut in four parts or more, so several
     /// threads find work, of at most 1024 lines, which fit the second-level cache.
     pub fn of(rows: usize, cols: usize, nnz: usize) -> Self {
         let density = nnz.max(1) as f64 / (rows as f64 * cols as f64).max(1.0);
@@ -51,8 +51,8 @@ impl Tuning {
 /// Everything element-wise can run on plan order directly. The forward pass reads a copy in its own order, made by
 /// [`Plan::pack`] whenever values change.
 ///
-/// A plan is the whole structure, in 8 bytes an entry and about half a byte for the lines of blocks. Compressed rows come
-/// out of it again with [`Plan::by_rows`].
+/// A plan is the whole structure, in 8 bytes per entry and about half a byte for the lines of blocks. [`Plan::by_rows`]
+/// converts it back to compressed rows.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Plan {
     rows: usize,
@@ -128,7 +128,7 @@ impl Plan {
         self.tuning
     }
 
-    /// The structure in compressed rows, and where each of its entries is in plan order. O(nnz).
+    /// Returns the structure in compressed rows, and the index of each of its entries in plan order. O(nnz).
     pub fn by_rows(&self) -> Rows {
         // Column by column first: parts are ranges of columns, and in each the blocks descend the rows.
         let mut starts = vec![0usize; self.cols + 1];
@@ -182,7 +182,7 @@ impl Plan {
     /// Copies values in plan order to `packed`, the order of the forward pass.
     ///
     /// # Panics
-    /// When a slice does not have one number an entry.
+    /// When a slice does not have one number per entry.
     pub fn pack<T: Real>(&self, values: &[T], packed: &mut [T]) {
         T::pack(self, Isa::best(), values, packed);
     }
@@ -209,7 +209,7 @@ impl Plan {
         self.forward_on(Isa::best(), packed, x, bias, false, y);
     }
 
-    /// `y = max(x Wᵀ + bias, 0)`, which costs no pass of its own.
+    /// `y = max(x Wᵀ + bias, 0)`, fused.
     ///
     /// # Panics
     /// When shapes differ.
@@ -217,7 +217,7 @@ impl Plan {
         self.forward_on(Isa::best(), packed, x, bias, true, y);
     }
 
-    /// `dx = g W` where asked for, and `dw[p] = sum_b g[b, row(p)] x[b, col(p)]`; `values` and `dw` are in plan order.
+    /// `dx = g W` if requested, and `dw[p] = sum_b g[b, row(p)] x[b, col(p)]`; `values` and `dw` are in plan order.
     ///
     /// The padding of `g` must be zero, see [`Tiled`].
     ///
@@ -227,7 +227,7 @@ impl Plan {
         T::spmm_backward(self, Isa::best(), values, x, g, dx, false, dw);
     }
 
-    /// As [`Plan::backward`] where `x` came out of a ReLU: `dx` is the gradient of what went into it.
+    /// As [`Plan::backward`] if `x` is the output of a ReLU: `dx` is the gradient of its input.
     ///
     /// # Panics
     /// When shapes differ.
@@ -310,7 +310,7 @@ impl Plan {
     }
 }
 
-/// A structure in compressed rows, as [`Plan::by_rows`] gives it.
+/// A structure in compressed rows, as returned by [`Plan::by_rows`].
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Rows {
     /// Start of each row, `rows + 1` numbers.
@@ -322,19 +322,19 @@ pub struct Rows {
 }
 
 impl Rows {
-    /// Numbers of entries from plan order into row-by-row order.
+    /// Reorders one number per entry from plan order into row-by-row order.
     ///
     /// # Panics
-    /// When there is not one number an entry.
+    /// When there is not one number per entry.
     pub fn gather<N: Copy>(&self, by_plan: &[N]) -> Vec<N> {
         assert_eq!(by_plan.len(), self.order.len(), "numbers of entries");
         self.order.iter().map(|&p| by_plan[p as usize]).collect()
     }
 
-    /// Numbers of entries from row-by-row order into plan order.
+    /// Reorders one number per entry from row-by-row order into plan order.
     ///
     /// # Panics
-    /// When a slice does not have one number an entry.
+    /// When a slice does not have one number per entry.
     pub fn scatter<N: Copy>(&self, by_row: &[N], by_plan: &mut [N]) {
         assert_eq!((by_row.len(), by_plan.len()), (self.order.len(), self.order.len()), "numbers of entries");
         self.order.iter().zip(by_row).for_each(|(&p, &v)| by_plan[p as usize] = v);

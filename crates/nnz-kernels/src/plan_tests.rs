@@ -3,7 +3,7 @@ use proptest::prelude::*;
 use super::*;
 use crate::testing::{Layer, Plain, near, on_threads, random};
 
-/// The plan does what plain loops do.
+/// The plan computes the same as plain loops.
 fn check<T: Real>(layer: &Layer, plan: &Plan, batch: usize, seed: u64, tolerance: f64) {
     let csr = layer.csr();
     let (rows, cols, nnz) = (layer.rows, layer.cols, layer.nnz());

@@ -1,4 +1,4 @@
-//! Buffers that are used again, so that a training step asks the system for nothing, and that begin with a cache line, so
+//! Buffers that are reused, so that a training step allocates nothing, and that begin with a cache line, so
 //! that no register is loaded from two.
 
 use std::collections::VecDeque;
@@ -13,7 +13,7 @@ const SHORTEST: usize = 1024;
 /// Bytes of a cache line.
 const LINE: usize = 64;
 
-/// Freed buffers of one type, waiting for a request of their very length. Together with the buffers in use they never
+/// Freed buffers of one type, waiting for a request of just their length. Together with the buffers in use they never
 /// hold more than was in use at once before.
 #[derive(Debug)]
 pub struct Pool<T>(Mutex<State<T>>);
@@ -54,7 +54,7 @@ impl<T: Real> Pool<T> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// A vector of `n` numbers, counted as in use.
+    /// Returns a vector of `n` numbers, counted as in use.
     fn take(&self, n: usize) -> Vec<T> {
         if n >= SHORTEST {
             let mut state = self.state();
@@ -70,7 +70,7 @@ impl<T: Real> Pool<T> {
         fresh
     }
 
-    /// Counts a vector that came from elsewhere and will be given to this pool.
+    /// Counts a vector that was allocated elsewhere and will be given to this pool.
     fn adopt(&self, n: usize) {
         if n >= SHORTEST {
             self.state().claim(n);
@@ -85,7 +85,7 @@ impl<T: Real> Pool<T> {
         }
         let mut state = self.state();
         state.used -= n;
-        // One with room to spare would hold more than is counted.
+        // One with spare capacity would hold more than is counted.
         if buffer.capacity() == n {
             state.kept += n;
             state.free.push_back(buffer);
@@ -94,26 +94,26 @@ impl<T: Real> Pool<T> {
     }
 }
 
-/// Numbers that return to the pool of their type.
+/// Numbers whose memory returns to the pool of their type.
 #[derive(Debug)]
 pub struct Buffer<T> {
     data: Vec<T>,
-    /// First number that counts.
+    /// Index of the first number.
     start: usize,
     len: usize,
     give: fn(Vec<T>),
 }
 
 impl<T: Real> Buffer<T> {
-    /// `n` numbers as their last user left them, beginning with a cache line.
+    /// Takes `n` numbers as their last user left them, beginning with a cache line.
     ///
     /// # Panics
-    /// When no memory holds as many.
+    /// When no memory holds that many.
     pub fn any(n: usize) -> Self {
         Self::aligned(n, LINE)
     }
 
-    /// As [`Buffer::any`] for numbers that are not read one after the other: in large pages where the system has them.
+    /// As [`Buffer::any`] for numbers that are not read sequentially: in large pages if the system has them.
     pub(crate) fn scattered(n: usize) -> Self {
         Self::aligned(n, if pages::worth(n * size_of::<T>()) { pages::LARGE } else { LINE })
     }

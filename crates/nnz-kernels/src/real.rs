@@ -37,8 +37,8 @@ pub trait Real:
     /// This value as `f64`, exact.
     fn f64(self) -> f64;
 
-    /// eˣ as loops over many numbers want it: without branches in `f32`, within 2 units in the last place and zero
-    /// where the result is no normal number.
+    /// eˣ for vectorized loops: without branches in `f32`, within 2 units in the last place and zero
+    /// where the result would be subnormal.
     fn quick_exp(self) -> Self;
 
     /// tanh x, likewise within 3 units.
@@ -47,7 +47,7 @@ pub trait Real:
     /// The error function, likewise within 4e-7.
     fn quick_erf(self) -> Self;
 
-    /// Buffers to use again.
+    /// The pool of buffers to reuse.
     fn pool() -> &'static Pool<Self>;
 }
 

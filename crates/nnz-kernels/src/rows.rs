@@ -10,16 +10,16 @@ use crate::shape::volume;
 use crate::simd::{Kernel, Vector};
 use crate::{Isa, Real};
 
-/// Numbers a thread takes at once.
+/// Numbers that a thread takes at once.
 const CHUNK: usize = 1 << 15;
 /// Most parts into which the rows of a sum over columns are cut.
 const PARTS: usize = 16;
-/// Rows summed in the numbers' own precision.
+/// Rows summed in the number type's own precision.
 const BLOCK: usize = 64;
 /// Lanes of a sum over a row.
 const LANES: usize = 16;
 
-/// Rows in a part, and parts.
+/// Number of rows per part, and of parts.
 fn cut(rows: usize, cols: usize) -> (usize, usize) {
     let size = (CHUNK / cols.max(1)).max(1);
     (size, rows.div_ceil(size))
@@ -147,7 +147,7 @@ fn check(len: usize, cols: usize) {
     assert!(cols > 0 && len.is_multiple_of(cols) || len == 0, "{len} numbers are no rows of {cols}");
 }
 
-/// Σ over the rows of a function of a row's entry and of numbers that belong to its column:
+/// Sums over the rows a function of the entries of a row and of numbers that belong to their column:
 /// `sums[c] = Σ_r f([a[r, c] for a in matrices], [v[c] for v in vectors])`.
 ///
 /// # Panics
@@ -164,7 +164,7 @@ pub fn column_sums<T: Real, const I: usize, const J: usize>(
     sums
 }
 
-/// Two sums at once, so that the matrices are read once.
+/// Computes two sums at once, so that the matrices are read once.
 ///
 /// # Panics
 /// As [`column_sums`].
@@ -208,7 +208,7 @@ pub(crate) fn column_moments_of<T: Real>(x: &[T], cols: usize) -> (Vec<f64>, Vec
         ColumnSum { matrices: [x], vectors: [&mean], cols, f, rows, sums: inner }.on_best();
         for c in 0..cols {
             sums[c] += own[c];
-            // What the rounding of the block's mean left over belongs to its sum of squares.
+            // The rounding error of the block's mean belongs to its sum of squares.
             let rounded = mean[c].f64();
             outer[c] += rounded * (2.0 * own[c] - n * rounded);
         }
@@ -261,7 +261,7 @@ impl<T: Real, F: Fn([T; I], [T; J]) -> T + Copy, const I: usize, const J: usize>
         let len = self.matrices[0].len();
         assert!(self.matrices.iter().all(|m| m.len() == len), "as many numbers in every matrix");
         assert!(self.vectors.iter().all(|v| v.len() == self.cols), "one number a column");
-        // SAFETY: it has no condition of its own.
+        // SAFETY: it has no conditions.
         unsafe { Isa::best().run(self) }
     }
 }
@@ -497,7 +497,7 @@ pub(crate) fn layer_norm_sums_on<T: Real>(
     let rows = x.len() / cols.max(1);
     assert!(g.len() == x.len() && mean.len() == rows && rate.len() == rows, "shapes differ");
     let [gain, offset] = blockwise(x.len(), cols, BLOCK, |rows, [gains, offsets]| {
-        // SAFETY: it has no condition of its own.
+        // SAFETY: it has no conditions.
         unsafe { isa.run(LayerNormSums { x, g, mean, rate, rows, cols, gains, offsets }) }
     });
     (gain, offset)

@@ -1,12 +1,12 @@
-//! Sizes of shapes. An unchecked product wraps in a release build, and the memory behind it is smaller than its shape says.
+//! Sizes of shapes. An unchecked product wraps in a release build, and the memory would be smaller than its shape says.
 
-/// More numbers than any memory holds, few enough that a sum of some offsets, in bytes, never wraps.
+/// More numbers than any memory holds, but few enough that a sum of some offsets, in bytes, never wraps.
 const MOST: usize = isize::MAX as usize >> if usize::BITS == 64 { 15 } else { 4 };
 
-/// Numbers of a shape.
+/// Number of elements of a shape.
 ///
 /// # Panics
-/// When they are more than any memory holds. An extent of zero does not hide that: parts of the shape are sizes, too.
+/// When there are more than any memory holds. An extent of zero does not hide that: parts of the shape are sizes, too.
 #[track_caller]
 pub(crate) fn volume<const N: usize>(extents: [usize; N]) -> usize {
     let all = extents.iter().try_fold(1usize, |all, &n| all.checked_mul(n.max(1)).filter(|&all| all <= MOST));
@@ -14,7 +14,7 @@ pub(crate) fn volume<const N: usize>(extents: [usize; N]) -> usize {
     if extents.contains(&0) { 0 } else { all.unwrap_or(0) }
 }
 
-/// Multiply-adds of some work, saturating: to be compared, not to be trusted.
+/// Multiply-adds of some work, saturating: only for comparisons.
 pub(crate) fn work<const N: usize>(extents: [usize; N]) -> usize {
     extents.into_iter().fold(1, usize::saturating_mul)
 }
@@ -27,7 +27,7 @@ pub(crate) fn extent(m: usize, n: usize, rs: usize, cs: usize) -> usize {
     (m - 1).saturating_mul(rs).saturating_add((n - 1).saturating_mul(cs)).saturating_add(1)
 }
 
-/// Panics unless a number of entries fits the 31 bits of an index that registers gather with.
+/// Panics unless a number of entries fits the 31 bits of a gather index.
 #[track_caller]
 pub(crate) fn gatherable(what: &str, n: usize) {
     assert!(i32::try_from(n).is_ok(), "{n} {what} in one layer; fewer than 2^31 are possible");

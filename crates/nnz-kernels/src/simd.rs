@@ -20,7 +20,7 @@ pub trait Registers: Sized {
 ///
 /// # Safety
 /// Every function requires the instruction set of its implementation; `load` and `store` require `LANES` numbers
-/// behind the pointer. No alignment is required.
+/// at the pointer. No alignment is required.
 #[doc(hidden)]
 pub trait Vector: Copy {
     type T: Real;
@@ -30,10 +30,10 @@ pub trait Vector: Copy {
     unsafe fn load(p: *const Self::T) -> Self;
     unsafe fn store(self, p: *mut Self::T);
 
-    /// The first `n <= LANES` numbers behind the pointer, zeros in the other lanes.
+    /// The first `n <= LANES` numbers at the pointer, zeros in the other lanes.
     #[inline(always)]
     unsafe fn load_part(p: *const Self::T, n: usize) -> Self {
-        // SAFETY: `n` numbers behind the pointer by contract; the buffer holds more lanes than any register.
+        // SAFETY: `n` numbers at the pointer by contract; the buffer holds more lanes than any register.
         unsafe {
             let mut lanes = [Self::T::ZERO; 16];
             (0..n).for_each(|i| lanes[i] = *p.add(i));
@@ -59,14 +59,14 @@ pub trait Vector: Copy {
     /// `LANES` whole numbers of eight bits.
     #[inline(always)]
     unsafe fn load_bytes(p: *const i8) -> Self {
-        // SAFETY: `LANES` bytes behind the pointer by contract; the buffer holds more lanes than any register.
+        // SAFETY: `LANES` bytes at the pointer by contract; the buffer holds more lanes than any register.
         unsafe {
             let mut lanes = [Self::T::ZERO; 16];
             (0..Self::LANES).for_each(|i| lanes[i] = Self::T::of(f64::from(*p.add(i))));
             Self::load(lanes.as_ptr())
         }
     }
-    /// The lowest lanes, spread in their order over the lanes that have a bit in `mask`; zeros in the others.
+    /// Expands the lowest lanes, in order, into the lanes that have a bit in `mask`; zeros in the others.
     #[inline(always)]
     unsafe fn expand(self, mask: u32) -> Self {
         // SAFETY: the buffers hold more lanes than any register.
@@ -83,7 +83,7 @@ pub trait Vector: Copy {
     /// As [`Vector::load`], zeros in lanes that have no bit in `mask`.
     #[inline(always)]
     unsafe fn load_where(p: *const Self::T, mask: u32) -> Self {
-        // SAFETY: `LANES` numbers behind the pointer by contract; the buffer holds more lanes than any register.
+        // SAFETY: `LANES` numbers at the pointer by contract; the buffer holds more lanes than any register.
         unsafe {
             let mut lanes = [Self::T::ZERO; 16];
             (0..Self::LANES).filter(|i| mask >> i & 1 == 1).for_each(|i| lanes[i] = *p.add(i));
@@ -96,7 +96,7 @@ pub trait Vector: Copy {
     unsafe fn mul_add(self, b: Self, c: Self) -> Self;
     /// Sum of the lanes in a fixed order.
     unsafe fn sum(self) -> Self::T;
-    /// Bit j is set where |lane j| >= `floor`; not where it is not a number.
+    /// Bit j is set where |lane j| >= `floor`; never for NaN.
     unsafe fn at_least(self, floor: Self::T) -> u32;
 
     /// `to[j * to_stride + i] = from[i * from_stride + j]` for a square of `LANES` by `LANES` numbers.
@@ -110,8 +110,8 @@ pub trait Vector: Copy {
         }
     }
 
-    /// Puts a register aside as number `i` of a list of registers whose lanes [`Vector::sums`] will sum. The list
-    /// has room for a multiple of 16 registers; how it is laid out is private to the two.
+    /// Stores a register as number `i` of a list of registers whose lanes [`Vector::sums`] will sum. The list
+    /// has room for a multiple of 16 registers; its layout is private to the two.
     #[inline(always)]
     unsafe fn put(self, list: *mut Self, i: usize) {
         // SAFETY: the list has room by contract.
@@ -132,7 +132,7 @@ pub trait Vector: Copy {
     }
 }
 
-/// Asks for the cache line behind a pointer, which may be any: nothing is read.
+/// Prefetches the cache line at a pointer, which may be any: nothing is read.
 #[inline(always)]
 pub(crate) fn fetch<T>(p: *const T) {
     #[cfg(target_arch = "x86_64")]
@@ -152,7 +152,7 @@ pub(crate) trait Kernel<T: Real> {
     unsafe fn run<V: Vector<T = T>>(self);
 }
 
-/// An instruction set of this machine: no other can be named, so that whoever holds one may use it.
+/// An instruction set of this machine: no other can be named, so holding one proves that it may be used.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Isa(Set);
 
@@ -202,7 +202,7 @@ impl Isa {
     /// The best instruction set of this machine, or the one that the environment variable `NNZ_ISA` names.
     ///
     /// # Panics
-    /// When it names one that is not here; see [`Isa::forced`].
+    /// When it names one that this machine lacks; see [`Isa::forced`].
     pub fn best() -> Isa {
         static BEST: OnceLock<Isa> = OnceLock::new();
         *BEST.get_or_init(|| Isa::forced().unwrap_or_else(|why| panic!("{why}")).unwrap_or(Isa::available()[0]))
@@ -211,7 +211,7 @@ impl Isa {
     /// The instruction set that the environment variable `NNZ_ISA` names: `portable`, `avx2` or `avx512`.
     ///
     /// # Errors
-    /// When it names none of this machine, with those there are.
+    /// When this machine lacks it; the error lists those it has.
     pub fn forced() -> Result<Option<Isa>, String> {
         let Some(asked) = std::env::var_os("NNZ_ISA") else { return Ok(None) };
         let name = |isa: &Isa| format!("{isa:?}").to_lowercase();
@@ -220,12 +220,12 @@ impl Isa {
         here.map(Some).ok_or_else(|| format!("NNZ_ISA names `{}`; this machine has {}", asked.display(), names()))
     }
 
-    /// Which it is.
+    /// Returns which set it is.
     pub(crate) fn set(self) -> Set {
         self.0
     }
 
-    /// The best set up to this one whose registers divide `width` numbers. Who has AVX-512 here has AVX2.
+    /// The best set up to this one whose registers divide `width` numbers. Machines with AVX-512 have AVX2.
     pub(crate) fn dividing<T: Real>(self, width: usize) -> Isa {
         match self.0 {
             #[cfg(target_arch = "x86_64")]

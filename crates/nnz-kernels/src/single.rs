@@ -8,14 +8,14 @@ use crate::{Csr, Expanded, Real, Sliced};
 pub enum Single<T> {
     /// Few nonzeros, each with its column.
     Sliced(Sliced<T>),
-    /// Many nonzeros, a bit an entry.
+    /// Many nonzeros, one bit per place.
     Expanded(Expanded<T>),
 }
 
 impl<T: Real> Single<T> {
-    /// Name of the format at a density; `bytes` where values are rounded to eight bits. Measured with AVX-512, on the matrices
-    /// of a language model that come from memory (`results/language-models.md`): a bit an entry saves memory, and what it
-    /// costs does not fall with the density. Without AVX-512 registers are spread lane by lane, which never pays.
+    /// Chooses the format at a density; `bytes` if values are rounded to eight bits. Measured with AVX-512, on the matrices
+    /// of a language model that come from memory (`results/language-models.md`): one bit per place saves memory, and its
+    /// cost does not fall with the density. Without AVX-512 registers are expanded lane by lane, which never pays.
     pub fn format(density: f64, bytes: bool) -> &'static str {
         let crossover = match Isa::best().set() {
             #[cfg(target_arch = "x86_64")]
@@ -38,7 +38,7 @@ impl<T: Real> Single<T> {
         }
     }
 
-    /// The same with values in eight bits; see [`Sliced::rounded`].
+    /// [`Single::new`] with values in eight bits; see [`Sliced::rounded`].
     ///
     /// # Panics
     /// As [`Sliced::new`].

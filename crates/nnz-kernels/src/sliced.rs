@@ -14,9 +14,9 @@ const HIGH: usize = 16;
 
 /// `y = x Wᵀ + bias` for one or a few samples: sliced ELLPACK (SELL-C-σ, Kreutzer et al. 2014), values included.
 ///
-/// Rows are sorted by their number of entries and taken sixteen at a time; the entries all sixteen have lie side by
-/// side, so that one register gathers one input for each row and no sum crosses lanes. The few entries beyond stand
-/// row by row behind them; nothing is padded. For batches of more than a handful of samples, [`crate::Plan`] is faster.
+/// Rows are sorted by their number of entries and taken sixteen at a time; the entries that all sixteen have are
+/// interleaved, so that one register gathers one input per row and no sum crosses lanes. The few entries beyond follow
+/// row by row; nothing is padded. For batches of more than a handful of samples, [`crate::Plan`] is faster.
 #[derive(Clone, Debug)]
 pub struct Sliced<T> {
     rows: usize,
@@ -38,7 +38,7 @@ enum Index {
 struct Slice {
     /// Start of its entries.
     start: usize,
-    /// Entries every row has.
+    /// Number of entries that every row has.
     common: usize,
     /// Entries beyond those, by row.
     more: [u32; HIGH],
@@ -48,7 +48,7 @@ impl<T: Real> Sliced<T> {
     /// Freezes a structure with values in row-by-row order. O(nnz + rows log rows).
     ///
     /// # Panics
-    /// When `csr` is not valid or does not have one value an entry.
+    /// When `csr` is not valid or does not have one value per entry.
     pub fn new(csr: Csr, values: &[T]) -> Self {
         let (mut layer, source) = Self::empty(csr);
         assert_eq!(values.len(), source.len(), "values");
@@ -56,7 +56,7 @@ impl<T: Real> Sliced<T> {
         layer
     }
 
-    /// The same with every value rounded to one of 255 multiples of a 127th of the largest of its row: three bytes an
+    /// [`Sliced::new`] with values rounded to one of 255 multiples of a 127th of their row's largest: three bytes per
     /// entry, index included, instead of six for `f32`. Activations and sums keep their precision.
     ///
     /// # Panics
@@ -68,7 +68,7 @@ impl<T: Real> Sliced<T> {
         layer
     }
 
-    /// The structure without values, and the entry that each place holds.
+    /// Builds the structure without values, and the entry that each place holds.
     fn empty(csr: Csr) -> (Self, Vec<usize>) {
         csr.check();
         gatherable("columns", csr.cols);
@@ -136,7 +136,7 @@ impl<T: Real> Sliced<T> {
         if y.is_empty() {
             return;
         }
-        // Sums in sorted order, in whole slices, a fixed number of slices a job.
+        // Sums in sorted order, in whole slices, a fixed number of slices per job.
         let places = self.slices.len() * HIGH;
         let mut sums = vec![T::ZERO; volume([batch, places])];
         let many = self.slices.len().div_ceil(16);
@@ -187,7 +187,7 @@ struct Dots<'a, T, I, W> {
     values: &'a [W],
     slices: Range<usize>,
     x: &'a [T],
-    /// Sixteen numbers a slice.
+    /// Sixteen numbers per slice.
     sums: &'a mut [T],
 }
 
@@ -303,7 +303,7 @@ mod tests {
         }
     }
 
-    /// Rounded values are multiples of a 127th of their row's largest, and are computed with exactly.
+    /// Rounded values are multiples of a 127th of their row's largest, and are used exactly.
     #[test]
     fn bytes_equal_plain_loops_over_what_they_stand_for() {
         for (cols, seed) in [(70, 1), (70_000, 2)] {

@@ -1,4 +1,4 @@
-//! What the tests of this crate share.
+//! Code shared by the tests of this crate.
 
 use crate::{Csc, Csr, Operator, Real, Tiled};
 
@@ -92,7 +92,7 @@ pub fn on_threads<R: PartialEq + Send>(f: impl Fn() -> R + Sync) {
     }
 }
 
-/// What plain triple loops make of a layer: y with and without `bias`, dx, dw.
+/// Results of plain triple loops over a layer: y with and without `bias`, dx, dw.
 pub struct Plain {
     pub y: Vec<f64>,
     pub with_bias: Vec<f64>,

@@ -1,43 +1,43 @@
 //! The threads that kernels run on.
 //!
-//! Where a program gives them the whole machine ([`build_in_main`]), every thread keeps to a processor of its own. Otherwise Linux may wake the workers of a
+//! If a program gives them the whole machine ([`build_in_main`]), every thread is pinned to one processor. Otherwise Linux may wake the workers of a
 //! process that slept for a tenth of a second all on one processor, although others are idle, and takes 10 to 30 ms to notice
-//! (its count of idle processors worth looking at, kept for each shared cache, is brought up to date only now and then):
-//! whoever computes in short bursts would have the speed of one thread.
+//! (its count of idle processors worth looking at, kept for each shared cache, is updated only now and then):
+//! short bursts of computation would run at the speed of one thread.
 
 use rayon::{ThreadPoolBuildError, ThreadPoolBuilder};
 use std::sync::OnceLock;
 
-/// Makes rayon's global pool of `n` threads, as many as there are processors if 0, for a program that computes and does little
-/// else: call it in `main`, before anything else computes. The calling thread becomes one of them for good, since handing every
-/// product to another one would cost two switches of context, and each keeps to a processor where they are as many as those. A
+/// Builds rayon's global pool of `n` threads, as many as there are processors if 0, for a program that mainly
+/// computes: call it in `main`, before anything else computes. The calling thread joins it for good, since handing every
+/// product to another one would cost two context switches, and each is pinned to a processor if there are as many. A
 /// thread that ends, or waits for other things, such as one of an asynchronous runtime, must not call it: whatever the pool
 /// hands to all its threads would wait for that one.
 ///
-/// A library needs none of this. Kernels run on whatever pool the program has, by default on rayon's own, which keeps no thread of
+/// A library needs none of this. Kernels run on whatever pool the program has, by default rayon's, which keeps no thread of
 /// the caller and pins none.
 ///
 /// # Errors
-/// When there is a pool already, or the system gives no threads.
+/// When a pool exists already, or the system gives no threads.
 pub fn build_in_main(n: usize) -> Result<(), ThreadPoolBuildError> {
     ThreadPoolBuilder::new().num_threads(n).use_current_thread().build_global()?;
     pinning::pin();
     Ok(())
 }
 
-/// Processors the process was given, whatever its threads were bound to since; at least 1.
+/// Processors given to the process, whatever its threads were bound to since; at least 1.
 pub fn available() -> usize {
     pinning::given().unwrap_or_else(|| std::thread::available_parallelism().map_or(1, usize::from))
 }
 
-/// Frees the calling thread, and what it will start, to run on every processor the process was given. New threads and
+/// Frees the calling thread, and those it will start, to run on every processor given to the process. New threads and
 /// programs inherit the processor of the thread that starts them.
 pub fn anywhere() {
     pinning::free();
 }
 
-/// What a cell holds, made where it holds nothing: outside of the cell, since whoever fills one with the work of many threads may
-/// come to wait for itself there. Two who come at once make it twice.
+/// Returns the value of a cell, made if it is empty: outside of the cell, since who fills one with the work of many threads may
+/// come to wait for itself there. Two concurrent callers make it twice.
 pub fn filled<T>(cell: &OnceLock<T>, make: impl FnOnce() -> T) -> &T {
     if let Some(there) = cell.get() {
         return there;
@@ -51,10 +51,10 @@ mod pinning {
     use rustix::thread::{CpuSet, sched_getaffinity, sched_setaffinity};
     use std::sync::OnceLock;
 
-    /// The processors of the process before its threads were pinned; none when they were not.
+    /// The processors of the process before its threads were pinned; unset if they were not.
     static GIVEN: OnceLock<CpuSet> = OnceLock::new();
 
-    /// Pins the threads of the global pool if they are as many as the processors. Speed is all that depends on it, so that a
+    /// Pins the threads of the global pool if they are as many as the processors. Only speed depends on it, so a
     /// system that refuses is not asked again.
     pub fn pin() {
         let Ok(given) = sched_getaffinity(None) else { return };
@@ -85,7 +85,7 @@ mod pinning {
         #[test]
         fn what_a_pinned_thread_starts_may_run_anywhere() {
             let before = super::sched_getaffinity(None).unwrap();
-            // Other tests use the global pool, too, and may have made it.
+            // Other tests also use the global pool and may have made it.
             super::pin();
             let cpus = before.count() as usize;
             assert_eq!(crate::threads::available(), cpus);

@@ -1,4 +1,4 @@
-//! Activations in the layout of the kernels.
+//! Activations in the kernels' layout.
 
 use rayon::prelude::*;
 
@@ -10,11 +10,11 @@ use crate::{Buffer, Real};
 /// Samples in a full tile.
 pub const TILE: usize = 64;
 
-/// Activations `[batch, features]` stored tile by tile, each `[features, 64]`: the samples of one feature lie next to
-/// each other, since the inner loop of every sparse kernel runs over samples.
+/// Activations `[batch, features]` stored tile by tile, each `[features, 64]`: the samples of one feature are
+/// adjacent, since the inner loop of every sparse kernel runs over samples.
 ///
 /// The last tile is as wide as the remaining samples rounded up to 8, 16, 32, 48 or 64. Conversions make this padding zero. Sums over
-/// samples run over it too, so it must stay zero in gradients: functions that map 0 to 0 keep it so, as the product with
+/// samples include it, so it must stay zero in gradients: functions that map 0 to 0 keep it so, as the product with
 /// a sparse layer does. In activations it may become anything finite (a layer adds its bias there).
 ///
 /// Memory of dropped tiles is kept for the next of the same size.
@@ -29,24 +29,24 @@ impl<T: Real> Tiled<T> {
     /// Zeros.
     ///
     /// # Panics
-    /// When no memory holds as many.
+    /// When no memory holds that many.
     pub fn zeros(batch: usize, features: usize) -> Self {
         let mut zeros = Self::any(batch, features);
         zeros.as_mut_slice().fill(T::ZERO);
         zeros
     }
 
-    /// Whatever was in memory: for outputs of kernels, which overwrite everything.
+    /// Arbitrary content: for outputs of kernels, which overwrite everything.
     ///
     /// # Panics
-    /// When no memory holds as many.
+    /// When no memory holds that many.
     pub fn any(batch: usize, features: usize) -> Self {
-        // Whole tiles: functions reckon with 64 samples of every feature, there or not.
+        // Whole tiles: functions assume 64 samples of every feature, present or not.
         volume([padded(batch).max(TILE), features]);
         Self { batch, features, data: Buffer::scattered(padded(batch) * features) }
     }
 
-    /// From row-major `[batch, features]`.
+    /// Converts row-major `[batch, features]`.
     ///
     /// # Panics
     /// When `rows` has another length.
@@ -107,7 +107,7 @@ impl<T: Real> Tiled<T> {
         }
     }
 
-    /// Makes the padding zero.
+    /// Zeroes the padding.
     pub fn clear_padding(&mut self) {
         let (batch, features) = (self.batch, self.features);
         let (used, width) = (batch % TILE, padded(batch % TILE));
@@ -118,10 +118,10 @@ impl<T: Real> Tiled<T> {
         self.as_mut_slice()[start..].chunks_exact_mut(width).for_each(|line| line[used..].fill(T::ZERO));
     }
 
-    /// Sum over samples of every feature, the gradient of a bias. Padding must be zero.
+    /// Sums every feature over the samples: the gradient of a bias. Padding must be zero.
     ///
     /// # Panics
-    /// When `sums` does not have one number a feature.
+    /// When `sums` does not have one number per feature.
     pub fn sum_batch(&self, sums: &mut [T]) {
         T::sum_batch(self, Isa::best(), sums);
     }
@@ -157,7 +157,7 @@ impl<T: Real> Tiled<T> {
         }
     }
 
-    /// Every tile cut into runs of this many features: all runs of the first tile, then those of the next.
+    /// Cuts every tile into runs of this many features: all runs of the first tile, then those of the next.
     pub(crate) fn split(&mut self, features: &[usize]) -> Vec<&mut [T]> {
         assert_eq!(features.iter().sum::<usize>(), self.features, "features of the parts");
         let widths: Vec<usize> = (0..self.tiles()).map(|t| self.width(t)).collect();
@@ -243,10 +243,10 @@ fn width(batch: usize, t: usize) -> usize {
     padded((batch - t * TILE).min(TILE))
 }
 
-/// Samples that tiles of a batch hold, padding included: what kernels work on.
+/// Samples stored in the tiles of a batch, padding included: those that kernels work on.
 ///
 /// # Panics
-/// When that is no number.
+/// When that overflows.
 pub fn padded(batch: usize) -> usize {
     // Registers of eight take no less.
     let wide = if (1..=8).contains(&(batch % TILE)) { 8 } else { 16 };

@@ -1,4 +1,4 @@
-//! What the formats for single samples share: values as they are or in eight bits, and what they check.
+//! Common parts of the formats for single samples: values exact or in eight bits, and shape checks.
 
 use crate::shape::volume;
 use crate::simd::Vector;
@@ -7,7 +7,7 @@ use crate::{Csr, Real};
 #[derive(Clone, Debug)]
 pub(crate) enum Values<T> {
     Exact(Vec<T>),
-    /// Whole numbers, and what they are multiples of in each row.
+    /// Whole numbers, and their unit in each row.
     Bytes(Vec<i8>, Vec<T>),
 }
 
@@ -57,7 +57,7 @@ impl<T: Real> Values<T> {
 /// Fewest entries worth handing to another thread.
 pub(crate) const PARALLEL: usize = 1 << 16;
 
-/// Panics where a slice of a frozen layer does not have its shape.
+/// Panics if a slice of a frozen layer does not have its shape.
 pub(crate) fn fits<T>(batch: usize, [rows, cols]: [usize; 2], x: &[T], bias: Option<&[T]>, y: &[T]) {
     assert_eq!(x.len(), volume([batch, cols]), "x of [{batch}, {cols}]");
     assert_eq!(y.len(), volume([batch, rows]), "y of [{batch}, {rows}]");

@@ -1,5 +1,5 @@
-//! Every public function with shapes, strides and indices that lie: it answers right or panics, and touches nothing outside of
-//! its slices. The gate runs this in release under the address sanitizer, where a product that wraps is caught by no one else.
+//! Every public function with invalid shapes, strides and indices: it answers right or panics, and touches nothing outside of
+//! its slices. The gate runs this in release under the address sanitizer, where nothing else catches a product that wraps.
 
 #![forbid(unsafe_code)]
 
@@ -13,12 +13,12 @@ use nnz_kernels::{
 use proptest::prelude::*;
 use proptest::sample::select;
 
-/// What a call answers, when it does not refuse.
+/// Result of a call, unless it panics.
 fn answer<R>(f: impl FnOnce() -> R) -> Option<R> {
     catch_unwind(AssertUnwindSafe(f)).ok()
 }
 
-/// Extents: small ones, and ones so large that products with them wrap, often to something small. Nothing between, which could
+/// Extents: small ones, and ones so large that products with them wrap, often to something small. None between, which could
 /// be allocated.
 fn extent() -> impl Strategy<Value = usize> {
     let small = 0usize..6;
@@ -96,7 +96,7 @@ impl Structure {
     }
 }
 
-/// One number of a structure in another place.
+/// One wrong number in a structure.
 #[derive(Clone, Copy, Debug)]
 enum Broken {
     No,
@@ -126,7 +126,7 @@ fn structure() -> impl Strategy<Value = Structure> {
         1 => (any::<usize>(), index()).prop_map(|(i, v)| Broken::TEntry(i, v)),
         1 => (any::<usize>(), any::<usize>()).prop_map(|(i, j)| Broken::TSwap(i, j)),
     ];
-    // Wider than a block, so that an index outside of its block is one far away.
+    // Wider than a block, so that an index outside of its block is far away.
     let cols = prop_oneof![3 => 0usize..70, 1 => select(vec![400usize, 3000])];
     (0usize..20, cols, 0u64..50, 0u64..100, broken).prop_map(|(rows, cols, percent, seed, broken)| {
         let active = |r: usize, c: usize| {
@@ -184,7 +184,7 @@ proptest! {
             y.to_rows(&mut rows);
             rows
         };
-        // Memory for what an unchecked shape would say is never asked for.
+        // Memory for an unchecked shape is never requested.
         let size = |n: usize| if whole { n } else { 8 };
         let (xt, mut yt) = (Tiled::from_rows(size(batch), size(s.cols), &numbers(size(batch) * size(s.cols))),
             Tiled::zeros(size(batch), size(s.rows)));
@@ -358,7 +358,7 @@ proptest! {
         kernel in [extent(), extent(), extent()], stride in [extent(), extent(), extent()], padding in [extent(), extent(), extent()],
         dilation in [extent(), extent(), extent()], groups in 0usize..4, small in 0u8..8, change in off(),
     ) {
-        // One kind of extent at a time may lie; all together are refused for one of them.
+        // One kind of extent at a time may be wrong; all together are refused for one of them.
         let tame = |bit: u8, of: [usize; 3], least: usize| of.map(|n| if small == bit { n } else { (n % 4).max(least) });
         let (size, kernel) = (tame(0, size, 0), tame(1, kernel, 1));
         let (stride, padding, dilation) = (tame(2, stride, 1), tame(3, padding, 0), tame(4, dilation, 1));
@@ -446,7 +446,7 @@ proptest! {
     }
 }
 
-/// What the audit found: columns that do not ascend were read outside of x.
+/// A former bug: columns that do not ascend were read outside of x.
 #[test]
 fn columns_that_do_not_ascend_are_refused() {
     let columns: Vec<u32> = std::iter::once(9999).chain(0..1999).collect();
@@ -490,7 +490,7 @@ fn shapes_whose_product_wraps_are_refused() {
     assert!(answer(|| Buffer::<f32>::any(usize::MAX)).is_none());
 }
 
-/// Only what the machine has can be named.
+/// Only instruction sets that the machine has can be named.
 #[test]
 fn instruction_sets_are_those_of_the_machine() {
     assert!(Isa::available().contains(&Isa::best()) && Isa::available().contains(&Isa::PORTABLE));

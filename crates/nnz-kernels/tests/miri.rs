@@ -1,5 +1,5 @@
 //! Every kernel on one small shape, for Miri, which sees what no sanitizer does (pointers that leave their slice without a read,
-//! borrows that overlap) and takes a thousand times as long. It has no registers of other instruction sets, so that the portable
+//! borrows that overlap) and takes a thousand times as long. It supports no other instruction sets, so that the portable
 //! path runs. An ordinary test, too.
 
 #![forbid(unsafe_code)]
@@ -13,7 +13,7 @@ fn numbers(n: usize) -> Vec<f32> {
     (0..n).map(|i| (i * 37 % 19) as f32 - 9.0).collect()
 }
 
-/// Runs on this thread alone, since threads that wait for work take most of the time under Miri.
+/// Runs on this thread only, since waiting threads take most of the time under Miri.
 fn alone(f: impl FnOnce() + Send) {
     let pool = rayon::ThreadPoolBuilder::new().num_threads(1).use_current_thread().build().expect("a pool");
     pool.install(f);

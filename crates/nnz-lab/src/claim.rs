@@ -4,33 +4,33 @@ use nnz_core::{Rng, closest};
 use serde::{Deserialize, Serialize};
 use std::fmt;
 
-/// What a recipe is to show: a metric of one arm, beside another arm's or a number.
+/// A claim of a recipe: a metric of one arm, compared with another arm's or a number.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(try_from = "Written")]
 pub struct Claim {
-    /// In words.
+    /// The claim in words.
     pub statement: String,
-    /// The metric's key.
+    /// Key of the metric.
     pub metric: String,
     /// The arm it is about.
     pub arm: String,
     /// The arm it is compared with, seed by seed...
     #[serde(skip_serializing_if = "Option::is_none")]
     pub against: Option<String>,
-    /// ...or a number; zero where neither is said.
+    /// ...or a number; zero if neither is given.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub value: Option<f64>,
     /// How the two are compared.
     pub relation: Relation,
     /// Where the relation must lie.
     pub expect: Expect,
-    /// What the interval is over.
+    /// Source of the variation.
     pub over: Over,
-    /// Where the paper says so.
+    /// Place in the paper that makes the claim.
     pub source: String,
 }
 
-/// A claim as files have it, now and before claims had relations.
+/// A claim in the format of files, with and without relations.
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
 struct Written {
@@ -44,7 +44,7 @@ struct Written {
     expect: Option<Expect>,
     #[serde(default)]
     over: Over,
-    /// Instead of `expect`: above this.
+    /// Old form of `expect`: above this.
     margin: Option<f64>,
     source: String,
 }
@@ -75,12 +75,12 @@ impl TryFrom<Written> for Claim {
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum Relation {
-    /// Arm less the other.
+    /// Arm minus the other.
     #[default]
     Difference,
-    /// Arm over the other.
+    /// Arm divided by the other.
     Ratio,
-    /// Share of the other that the arm did without: 1 - arm / other.
+    /// Fraction of the other that the arm saved: 1 - arm / other.
     Saved,
 }
 
@@ -94,7 +94,7 @@ impl Relation {
     }
 }
 
-/// Where a relation must lie.
+/// Range in which a relation must lie.
 #[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum Expect {
@@ -102,7 +102,7 @@ pub enum Expect {
     Above(f64),
     /// At most this.
     Below(f64),
-    /// From one to the other: an equivalence.
+    /// Between the two: an equivalence.
     Within([f64; 2]),
 }
 
@@ -116,24 +116,24 @@ impl Expect {
     }
 }
 
-/// What varies, and so what an interval is over.
+/// Source of the variation that the interval covers.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum Over {
     /// Seeds: Student's t of the paired relations.
     #[default]
     Seeds,
-    /// Rows of the data (queries, pictures, blocks): a paired bootstrap.
+    /// Rows of the data (queries, images, blocks): a paired bootstrap.
     Rows,
     /// Nothing: the result is computed, and the same for every seed.
     Exact,
 }
 
-/// What the numbers say of a claim.
+/// Outcome of a claim.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum Verdict {
-    /// The whole 95% interval lies where it is expected.
+    /// The whole 95% interval lies in the expected range.
     Holds,
     /// Part of it does.
     NotShown,
@@ -154,15 +154,15 @@ impl fmt::Display for Verdict {
 /// A judged claim.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Judgement {
-    /// What the numbers say.
+    /// Outcome of the claim.
     pub verdict: Verdict,
-    /// The relation, in the mean.
+    /// Mean relation.
     pub effect: f64,
-    /// Its 95% interval; none with one seed, and none where nothing varies.
+    /// Its 95% interval; `None` with one seed, and if nothing varies.
     pub interval: Option<[f64; 2]>,
     /// Mean of the arm.
     pub measured: f64,
-    /// Mean of what it was compared with.
+    /// Mean of the arm or number it was compared with.
     pub reference: f64,
     /// Number of seeds, or of rows.
     pub count: usize,
@@ -170,13 +170,13 @@ pub struct Judgement {
 
 /// Results that claims can be judged on.
 pub trait Measured {
-    /// The metrics there are.
+    /// Returns the recorded metrics.
     fn metrics(&self) -> Vec<MetricRecord>;
 
-    /// A metric of an arm, for every seed in order.
+    /// Values of a metric of an arm, for every seed in order.
     fn values(&self, arm: &str, metric: &str) -> Option<Vec<f64>>;
 
-    /// The same row by row, seeds one after the other.
+    /// Values row by row, seeds one after the other.
     fn rows(&self, _arm: &str, _metric: &str) -> Option<Vec<f64>> {
         None
     }
@@ -186,7 +186,7 @@ pub trait Measured {
 const RESAMPLES: u64 = 10_000;
 
 impl Claim {
-    /// What a claim of the first kind says, whose metric already compared with the arm `dense`.
+    /// Converts a claim of the old form, whose metric already compared with the arm `dense`.
     fn of_margin(self, margin: f64) -> Self {
         let bound = self.value.unwrap_or(0.0) + margin;
         let beside_dense = |metric: &str, relation, expect| Self {
@@ -206,7 +206,7 @@ impl Claim {
         }
     }
 
-    /// Whether the arms and metrics it names exist.
+    /// Checks that the arms and metrics it names exist.
     pub(crate) fn check(&self, arms: &[&str]) -> Result<(), String> {
         for name in [Some(&self.arm), self.against.as_ref()].into_iter().flatten() {
             if !arms.contains(&name.as_str()) {
@@ -226,7 +226,7 @@ impl Claim {
     /// Judges results.
     ///
     /// # Errors
-    /// When an arm or metric is not there, or `over` does not fit what is.
+    /// When an arm or metric is missing, or `over` does not fit the results.
     pub fn judge(&self, results: &dyn Measured) -> Result<Judgement, String> {
         let numbers = |arm: &str, rows: bool| {
             let found = if rows { results.rows(arm, &self.metric) } else { results.values(arm, &self.metric) };
@@ -276,7 +276,7 @@ impl Claim {
         Ok(Judgement { verdict, effect, interval, measured: measured_mean, reference, count: measured.len() })
     }
 
-    /// Percentiles of the relation of means under resampled rows, the same rows of both (Efron 1979).
+    /// Percentiles of the relation of means under resampled rows, the same rows for both (Efron 1979).
     fn bootstrap(&self, measured: &[f64], reference: &[f64]) -> [f64; 2] {
         let n = measured.len() as u64;
         let draw = |k: u64| {
@@ -295,12 +295,12 @@ impl Claim {
         [at(0.025), at(0.975)]
     }
 
-    /// A value of the claim's metric as people read it.
+    /// Formats a value of the claim's metric for readers.
     pub fn write(&self, metrics: &[MetricRecord], value: f64) -> String {
         self.unit(metrics).write(value)
     }
 
-    /// The relation and its interval as people read them.
+    /// Formats the relation and its interval for readers.
     pub fn write_effect(&self, metrics: &[MetricRecord], effect: f64, interval: Option<[f64; 2]>) -> String {
         let one = |v: f64| match self.relation {
             Relation::Difference => self.unit(metrics).write_difference(v),
@@ -313,7 +313,7 @@ impl Claim {
         }
     }
 
-    /// What is expected, in words.
+    /// Formats the expected range in words.
     pub fn write_expected(&self, metrics: &[MetricRecord]) -> String {
         let one = |v| self.write_effect(metrics, v, None);
         match self.expect {
@@ -389,7 +389,7 @@ mod tests {
         assert!(claim("arm = 'none'\nexpect = { above = 0.0 }").judge(&Made).unwrap_err().contains("none"));
     }
 
-    /// Rows that all differ by one: the paired bootstrap has no spread, the means have.
+    /// Rows that all differ by one: the paired bootstrap has no spread, unlike the means.
     #[test]
     fn rows_are_paired() {
         let rows = judged("arm = 'good'\nagainst = 'bad'\nover = 'rows'\nexpect = { within = [0.999, 1.001] }");
@@ -416,7 +416,7 @@ mod tests {
         assert_eq!((bytes.relation, bytes.expect, bytes.value), (Relation::Saved, Expect::Above(0.5), None));
         let plain = old("test-accuracy", "against = \"b\"\nmargin = -0.005");
         assert_eq!((plain.relation, plain.expect), (Relation::Difference, Expect::Above(-0.005)));
-        // Written, it is a claim of today's kind.
+        // Written, it has today's form.
         let text = toml::to_string(&speed).unwrap();
         assert!(!text.contains("margin"), "{text}");
         assert_eq!(toml::from_str::<Claim>(&text).unwrap(), speed);

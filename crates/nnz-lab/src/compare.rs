@@ -1,7 +1,7 @@
 //! The fair comparison: several methods and their controls at several densities, with equal steps, an equal number of
 //! learning rates tried on the validation split, and the same seeds.
 //!
-//! Every arm at every density is a run of its own under `cells/`, so that a comparison that was cut off goes on where it was,
+//! Every arm at every density is a separate run under `cells/`, so that an interrupted comparison resumes where it was,
 //! bit for bit. Runs share the cores, one thread each, which changes no result. Seconds of inference are measured at the
 //! end, one network after the other, and are kept apart.
 
@@ -21,23 +21,23 @@ use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Mutex, mpsc};
 
-/// The seed that learning rates are tried with; none of those that are judged.
+/// The seed with which learning rates are tried; never one of those that are judged.
 const TUNING_SEED: u64 = 1 << 32;
 
-/// What the densities must keep to, when they are not given.
+/// Limit that the densities must keep, if they are not given.
 #[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum Limit {
     /// Bytes of the written network: each method gets the largest density that fits.
     Size(u64),
-    /// Seconds for one row: likewise, measured with random masks on this machine.
+    /// Seconds for one row: the same, measured with random masks on this machine.
     Latency(f64),
-    /// Points of validation accuracy below dense: of the densities compared, the smallest that keeps to it is named for
+    /// Points of validation accuracy below dense: the smallest density compared that keeps the limit is named for
     /// each method.
     Drop(f64),
 }
 
-/// What is compared.
+/// Request for a comparison.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Request {
     /// The data, as recipes name it.
@@ -54,7 +54,7 @@ pub struct Request {
     pub rates: Vec<f64>,
     /// How all networks are trained; its learning rate is not used.
     pub train: TrainSpec,
-    /// In the place of densities, or on top of them.
+    /// Limit instead of densities, or on top of them.
     pub limit: Option<Limit>,
 }
 
@@ -63,7 +63,7 @@ pub struct Request {
 pub struct Cell {
     /// Name of the arm: a method's key, `dense`, `small-dense`, `static-random`.
     pub arm: String,
-    /// The density asked for; none for arms that have no such option.
+    /// The requested density; `None` for arms without that option.
     pub density: Option<f64>,
     /// Validation accuracy of every learning rate tried, in order.
     pub tried: Vec<f64>,
@@ -81,18 +81,18 @@ pub struct Cell {
     pub over_dense: Option<Summary>,
     /// Optimizer steps of one training.
     pub steps: u64,
-    /// Weights that exist.
+    /// Nonzero weights.
     pub nonzeros: usize,
     /// Bytes of the written network of the first seed.
     pub bytes: u64,
-    /// Whether it keeps to the limit, where there is one that can be checked without a clock.
+    /// Whether it keeps the limit, if there is one that can be checked without a clock.
     pub within: Option<bool>,
-    /// Why it could not be run.
+    /// Why it was refused.
     pub refused: Option<String>,
 }
 
 impl Cell {
-    /// How files and tables call it.
+    /// Its name in files and tables.
     pub fn name(&self) -> String {
         self.density.map_or_else(|| self.arm.clone(), |d| format!("{}-{d}", self.arm))
     }
@@ -103,15 +103,15 @@ impl Cell {
 pub struct Comparison {
     /// Hash of the request, the data and the revisions of the methods.
     pub id: String,
-    /// What was compared.
+    /// The request.
     pub request: Request,
     /// Controls first.
     pub cells: Vec<Cell>,
 }
 
-/// What was found, and where it is written.
+/// Result of a comparison, and its directory.
 pub struct Outcome {
-    /// All but seconds.
+    /// All results except seconds.
     pub comparison: Comparison,
     /// Seconds of inference of one row, by cell.
     pub seconds: BTreeMap<String, f64>,
@@ -122,13 +122,13 @@ pub struct Outcome {
 /// One network or several under one learning rate.
 struct Job {
     cell: usize,
-    /// Index of a learning rate that is tried; none is the judged run.
+    /// Index of the learning rate that is tried; `None` for the judged run.
     tried: Option<usize>,
     recipe: Recipe,
     dir: PathBuf,
 }
 
-/// Runs what is not yet there. `stop` saves and ends it; `note` is told of every run that ends.
+/// Runs the missing cells. `stop` saves and ends the comparison; `note` is called for every run that ends.
 pub fn compare(
     request: &Request,
     registry: Registry,
@@ -150,7 +150,7 @@ pub fn compare(
         _ => write_atomically(&marker, id.as_bytes())?,
     }
     run::folder(&dir, "cells")?;
-    // Kept, since a clock would choose others the next time.
+    // Kept, since the clock would give others the next time.
     let chosen = dir.join("densities.json");
     let kept = std::fs::read(&chosen).ok().and_then(|bytes| serde_json::from_slice(&bytes).ok());
     let request = Request { densities: kept.map_or_else(|| densities(&request, registry, &spec), Ok)?, ..request };
@@ -181,7 +181,7 @@ pub fn compare(
         let place = tried.map_or_else(|| "judged".into(), |k| format!("tried-{k}"));
         Some(Job { cell: i, tried, recipe, dir: dir.join("cells").join(format!("{i:02}-{}", arm.name)).join(place) })
     };
-    // Learning rates first, where there is a choice.
+    // Learning rates first, if there is a choice.
     for cell in &mut cells {
         cell.rate = request.rates[0];
     }
@@ -199,7 +199,7 @@ pub fn compare(
                     let last = record.arms[0].seeds[0].epochs.last().map_or(0.0, |e| e.accuracy);
                     cell.tried[job.tried.unwrap_or_default()] = last;
                 }
-                // A rate at which training diverges is a bad rate, not the end.
+                // A rate at which training diverges is a bad rate, not an error.
                 Err(Error::Engine(nnz_engine::Error::NonFinite { .. })) => {
                     cell.tried[job.tried.unwrap_or_default()] = -1.0;
                 }
@@ -207,7 +207,7 @@ pub fn compare(
             }
         })?;
         for cell in cells.iter_mut().filter(|c| !c.tried.is_empty()) {
-            // The first of equals, so that chance does not decide.
+            // The first of equals, so that the choice is deterministic.
             let best = (0..cell.tried.len()).rev().max_by(|&a, &b| cell.tried[a].total_cmp(&cell.tried[b]));
             cell.rate = request.rates[best.unwrap_or_default()];
             cell.tried.iter_mut().filter(|v| !v.is_finite()).for_each(|v| *v = -1.0);
@@ -264,7 +264,7 @@ fn write_json<S: Serialize>(path: &Path, value: &S) -> Result<()> {
     Ok(write_atomically(path, text.as_bytes())?)
 }
 
-/// Refuses what cannot be compared, and puts densities in falling order.
+/// Refuses invalid requests, and sorts densities in descending order.
 fn check(request: &Request, registry: Registry) -> Result<Request> {
     let mut request = request.clone();
     let refuse = |why: String| Err(Error::Refused(why));
@@ -304,7 +304,7 @@ fn id(request: &Request, registry: Registry, data: &Dataset) -> Result<String> {
     Ok(hash.finalize().iter().take(6).map(|b| format!("{b:02x}")).collect())
 }
 
-/// What storage `auto` follows in every cell: chosen once and kept with the comparison, so that cells that are trained after the
+/// Thresholds of storage `auto` for every cell: chosen once and kept with the comparison, so that cells trained after the
 /// machine was measured again are trained alike.
 fn crossovers(request: &Request, spec: &ModelSpec, dir: &Path) -> Result<SparseThresholds> {
     if request.train.storage != Storage::Auto || !request.train.crossovers.is_empty() {
@@ -321,7 +321,7 @@ fn crossovers(request: &Request, spec: &ModelSpec, dir: &Path) -> Result<SparseT
     }
 }
 
-/// The densities that are compared: those given, or what a limit leaves.
+/// The densities to compare: those given, or those within a limit.
 fn densities(request: &Request, registry: Registry, spec: &ModelSpec) -> Result<Vec<f64>> {
     let fits: Box<dyn Fn(f64) -> bool> = match request.limit {
         Some(Limit::Size(bytes)) => Box::new(move |d| file_bytes(spec, request.train.prune_head, d) <= bytes),
@@ -346,7 +346,7 @@ fn densities(request: &Request, registry: Registry, spec: &ModelSpec) -> Result<
     Ok(vec![(10f64.powf(low) * scale).floor() / scale])
 }
 
-/// Bytes of the network's file at a density, about: each matrix in the smaller of its two forms, and the header.
+/// Estimates the bytes of the network's file at a density: each matrix in the smaller of its two forms, and the header.
 fn file_bytes(spec: &ModelSpec, prune_head: bool, density: f64) -> u64 {
     let one = |p: nnz_engine::ParamSpec| {
         let (len, rows) = (p.shape.len() as f64, p.shape.rows as f64);
@@ -367,7 +367,7 @@ fn random(request: &Request, registry: Registry, spec: &ModelSpec, density: f64)
     Ok(Model::born(spec, initial, request.train.storage, request.train.prune_head, 0)?)
 }
 
-/// Median seconds of one row, on the threads at hand.
+/// Median seconds of one row, on the available threads.
 fn latency(model: Frozen<f32>) -> f64 {
     let features = model.model().spec.input.iter().product();
     nnz_engine::cost::timing::seconds(|| {
@@ -467,7 +467,7 @@ fn at_rate(optimizer: OptimizerSpec, rate: f64) -> OptimizerSpec {
     }
 }
 
-/// Stops a run when it is asked to.
+/// Stops a run on request.
 struct Quiet<'a>(&'a AtomicBool);
 
 impl Observer for Quiet<'_> {
@@ -478,7 +478,7 @@ impl Observer for Quiet<'_> {
 
 type Ended = Result<run::record::RunRecord>;
 
-/// Runs jobs on as many workers as there are threads, each with one thread of its own; `done` sees them as they end.
+/// Runs jobs on as many workers as there are threads, one thread each; `done` sees them as they end.
 fn execute(
     jobs: Vec<Job>,
     registry: Registry,
@@ -527,7 +527,7 @@ fn execute(
     if stop.load(Ordering::Relaxed) { Err(Error::Interrupted { dir: dir.into() }) } else { Ok(()) }
 }
 
-/// Differences to the controls, seed by seed, and whether a limit is kept.
+/// Computes differences to the controls, seed by seed, and whether a limit is kept.
 fn relate(cells: &mut [Cell], limit: Option<Limit>) {
     let of = |cells: &[Cell], arm: &str, density: Option<f64>| -> Option<Cell> {
         cells.iter().find(|c| c.arm == arm && c.density == density && !c.test.is_empty()).cloned()
@@ -554,7 +554,7 @@ fn relate(cells: &mut [Cell], limit: Option<Limit>) {
             _ => None,
         };
     }
-    // Of a drop only the smallest density that keeps to it counts.
+    // For a drop, only the smallest density that keeps the limit counts.
     if matches!(limit, Some(Limit::Drop(_))) {
         let kept: Vec<(String, f64)> =
             cells.iter().filter(|c| c.within == Some(true)).filter_map(|c| Some((c.arm.clone(), c.density?))).collect();
@@ -594,12 +594,12 @@ fn row(cell: &Cell, seconds: &BTreeMap<String, f64>) -> [String; 10] {
     ]
 }
 
-/// Head and rows of the table.
+/// Header and rows of the table.
 pub fn table(comparison: &Comparison, seconds: &BTreeMap<String, f64>) -> (Vec<&'static str>, Vec<Vec<String>>) {
     (HEAD.to_vec(), comparison.cells.iter().map(|c| row(c, seconds).to_vec()).collect())
 }
 
-/// What all numbers of the table are, in a sentence.
+/// Explains all numbers of the table, in a sentence.
 pub fn caption(comparison: &Comparison) -> String {
     let Request { seeds, rates, train, limit, .. } = &comparison.request;
     let limit = match limit {
@@ -635,7 +635,7 @@ pub fn markdown(comparison: &Comparison, seconds: &BTreeMap<String, f64>) -> Str
     text
 }
 
-/// One row a cell and seed, with plain numbers.
+/// One row per cell and seed, with plain numbers.
 pub fn csv(comparison: &Comparison, seconds: &BTreeMap<String, f64>) -> String {
     let mut out = csv::Writer::from_writer(Vec::new());
     let head =

@@ -3,35 +3,35 @@ use std::path::PathBuf;
 /// Result of this crate.
 pub type Result<T, E = Error> = std::result::Result<T, E>;
 
-/// What can go wrong around a run.
+/// Errors around a run.
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
     /// A request the vocabulary refuses.
     #[error(transparent)]
     Core(#[from] nnz_core::Error),
-    /// What the engine refuses.
+    /// An error of the engine.
     #[error(transparent)]
     Engine(#[from] nnz_engine::Error),
-    /// A data set that cannot be had.
+    /// An unavailable data set.
     #[error(transparent)]
     Data(#[from] nnz_data::Error),
     /// Data that does not fit.
     #[error(transparent)]
     Rows(#[from] nnz_engine::data::DataError),
-    /// A recipe that does not say what it must.
+    /// An invalid recipe.
     #[error("recipe {place}: {why}")]
     Recipe {
         /// The file or name.
         place: String,
-        /// What is wrong, and what would be right.
+        /// The mistake, and the correction.
         why: String,
     },
     /// A file or directory.
     #[error("{}: {why}", .path.display())]
     File {
-        /// Where.
+        /// Its path.
         path: PathBuf,
-        /// What is wrong with it.
+        /// The defect.
         why: String,
     },
     /// A choice that cannot be carried out.

@@ -1,7 +1,7 @@
 //! Running an experiment: a recipe with arms and seeds, carried out in a run directory like a training.
 //!
-//! The directory holds `recipe.toml`, what every arm found at every seed under `arms/`, files that the experiment wrote under
-//! `artifacts/`, a checkpoint while it goes, and at the end `record.json`, `report.html` and the numbers behind the page.
+//! The directory holds `recipe.toml`, the findings of every arm and seed under `arms/`, files that the experiment wrote under
+//! `artifacts/`, a checkpoint while it runs, and at the end `record.json`, `report.html` and the numbers of the page.
 
 use crate::recipe::merge;
 use crate::run::record::MachineRecord;
@@ -19,7 +19,7 @@ use std::path::{Path, PathBuf};
 use std::time::Instant;
 use toml::Table;
 
-/// Seconds between two checkpoints of an experiment that nobody stops.
+/// Seconds between two checkpoints of an uninterrupted experiment.
 const KEEP_EVERY: f64 = 20.0;
 
 /// Everything a run of an experiment needs.
@@ -30,26 +30,26 @@ pub struct ExperimentRecipe {
     pub title: String,
     /// The experiment: its key, or room/key.
     pub run: String,
-    /// Every arm is run once for each.
+    /// Seeds; every arm runs once for each.
     pub seeds: Vec<u64>,
-    /// What is read, by the names the experiment declares.
+    /// Inputs to read, by the names the experiment declares.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub inputs: BTreeMap<String, String>,
     /// Options of all arms.
     #[serde(default, skip_serializing_if = "Table::is_empty")]
     pub options: Table,
-    /// What is compared; none is one arm named after the experiment.
+    /// Arms to compare; by default one named after the experiment.
     #[serde(default, rename = "arm", skip_serializing_if = "Vec::is_empty")]
     pub arms: Vec<ExperimentArm>,
-    /// What the run is to show.
+    /// Claim of the run.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub claim: Option<Claim>,
-    /// Keys that are other at smoke scale.
+    /// Keys that differ at smoke scale.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub smoke: Option<Table>,
 }
 
-/// One of the things compared.
+/// One of the arms compared.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct ExperimentArm {
@@ -66,7 +66,7 @@ impl ExperimentRecipe {
         self.run.rsplit('/').next().unwrap_or(&self.run)
     }
 
-    /// Refuses what no run can carry out; `place` names it in errors.
+    /// Refuses invalid recipes; `place` names the recipe in errors.
     pub fn check(&self, place: &str) -> Result<()> {
         let bad = |why: String| Err(Error::Recipe { place: place.into(), why });
         let mut seeds = self.seeds.clone();
@@ -99,7 +99,7 @@ impl ExperimentRecipe {
         }
     }
 
-    /// Fills every option of every arm and every input, so that the recipe says all.
+    /// Fills in every option of every arm and every input, so that the recipe is complete.
     fn resolve(mut self, registry: Registry) -> Result<(Self, &'static Method)> {
         let method = registry.find(self.key())?;
         self.run = format!("{}/{}", method.room, method.key);
@@ -132,42 +132,42 @@ impl ExperimentRecipe {
     }
 }
 
-/// What a finished run of an experiment knows about itself.
+/// Record of a finished run of an experiment.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct ExperimentRecord {
-    /// Hash of the resolved recipe, what was read and the experiment's revision.
+    /// Hash of the resolved recipe, the inputs and the experiment's revision.
     pub id: String,
-    /// What was asked for, in one line.
+    /// The request, in one line.
     pub title: String,
     /// The experiment's key.
     pub key: String,
-    /// What it is, in a sentence.
+    /// Description of the experiment, in a sentence.
     pub summary: String,
     /// The resolved recipe, as TOML.
     pub recipe: String,
-    /// Where every input came from.
+    /// Origin of every input.
     pub inputs: BTreeMap<String, String>,
     /// The metrics, in the order they were declared.
     pub metrics: Vec<MetricRecord>,
-    /// Where it ran.
+    /// The machine it ran on.
     pub machine: MachineRecord,
     /// The arms.
     pub arms: Vec<ExperimentArmRecord>,
-    /// The judged claim, where the recipe has one.
+    /// The judged claim, if the recipe has one.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub claim: Option<Claim>,
 }
 
-/// A metric as records keep it.
+/// A metric in the format of records.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct MetricRecord {
     /// Its name.
     pub key: String,
     /// How it is written.
     pub unit: nnz_core::Unit,
-    /// Which way is better.
+    /// Direction in which it improves.
     pub better: nnz_core::Better,
-    /// What it is.
+    /// Description.
     pub about: String,
 }
 
@@ -184,16 +184,16 @@ pub struct ExperimentArmRecord {
     pub name: String,
     /// Options in which it differs from the defaults.
     pub options: Table,
-    /// What it found, in the order of the seeds.
+    /// Findings, in the order of the seeds.
     pub seeds: Vec<SeedFindings>,
 }
 
-/// What an arm found at a seed.
+/// Findings of an arm at a seed.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct SeedFindings {
     /// The seed.
     pub seed: u64,
-    /// What it found.
+    /// Its findings.
     pub findings: Findings,
 }
 
@@ -214,17 +214,17 @@ impl Measured for ExperimentRecord {
     }
 }
 
-/// A run that is over.
+/// A completed run.
 pub struct ExperimentOutcome {
-    /// What it found.
+    /// Its record.
     pub record: ExperimentRecord,
-    /// Where it is written.
+    /// Its directory.
     pub dir: PathBuf,
-    /// Whether it was found finished instead of run.
+    /// Whether it had already finished before.
     pub found: bool,
 }
 
-/// Inputs, read, with what identifies their contents.
+/// Inputs that were read, with the hashes of their contents.
 struct Inputs {
     values: BTreeMap<String, Box<dyn Any + Send + Sync>>,
     checksums: Vec<String>,
@@ -264,7 +264,7 @@ impl Inputs {
     }
 }
 
-/// Keeps an experiment's state, and stops it when the observer says so.
+/// Saves an experiment's state, and stops it when the observer says so.
 struct Keeper<'a> {
     checkpoint: PathBuf,
     dir: PathBuf,
@@ -305,7 +305,7 @@ impl Host for Keeper<'_> {
     }
 }
 
-/// Carries out a recipe, or finds that it was.
+/// Carries out a recipe, or finds its finished run.
 ///
 /// # Errors
 /// When the recipe, an input or the directory does not fit, and [`Error::Interrupted`] when the observer stops it.
@@ -340,7 +340,7 @@ pub fn run(
             let why = format!("holds run {}, not this one ({id}); give another --run-dir", other.trim());
             return Err(Error::file(&dir, why));
         }
-        // First of all, since it says whose directory this is.
+        // First of all, since it marks the owner of this directory.
         _ => write(&marker, id.as_bytes())?,
     }
     folder(&dir, "arms")?;
@@ -384,7 +384,7 @@ pub fn run(
                 }
                 write_json(&done, &cx.finish()?)?;
             }
-            // A process that was killed right after an arm ended left its checkpoint behind; nobody needs it.
+            // A process killed right after an arm ended left a checkpoint that is no longer needed.
             let _ = fs::remove_file(&checkpoint);
             seeds.push(SeedFindings { seed, findings: read_json(&done)? });
         }
@@ -409,7 +409,7 @@ pub fn run(
     Ok(ExperimentOutcome { record, dir, found: false })
 }
 
-/// Writes `report.html` and the numbers behind it under `figures/`.
+/// Writes `report.html` and its numbers under `figures/`.
 ///
 /// # Errors
 /// When they cannot be written.

@@ -1,8 +1,8 @@
-//! How the topologies of a run moved: the record a run keeps of births and deaths, and what can be said of it.
+//! How the topologies of a run changed: its record of grown and pruned connections, and statistics of it.
 //!
-//! The record is a file a network, `arms/ARM-SEED.topology`: a line that names the format, then events one after the other.
-//! Numbers are LEB128; positions are written as differences, in about two bytes each. A run that goes on cuts off what
-//! happened behind its checkpoint.
+//! The record is one file per network, `arms/ARM-SEED.topology`: a line that names the format, then the sequence of events.
+//! Numbers are LEB128; positions are written as differences, in about two bytes each. A resumed run cuts off events
+//! after its checkpoint.
 
 use crate::run::record::ArmRecord;
 use crate::{Error, Result, run};
@@ -15,11 +15,11 @@ use std::fs;
 use std::path::Path;
 
 const MAGIC: &[u8] = b"nnz topology history 1\n";
-/// Looks at the whole topology of a layer in a history.
+/// Snapshots of the whole topology of a layer in a history.
 const LOOKS: usize = 13;
-/// Entries of a layer that began dense.
+/// Most entries of a layer that began dense.
 const MOST_DENSE: u64 = 1 << 24;
-/// Units of a sparse layer: these, and so many for each connection.
+/// Most units of a sparse layer: these, and as many for each connection.
 const FEW_UNITS: u64 = 1 << 20;
 const UNITS_EACH: u64 = 64;
 
@@ -58,7 +58,7 @@ fn write(event: &Event, out: &mut Vec<u8>) {
     }
 }
 
-/// What is left to read.
+/// Bytes not yet read.
 struct Bytes<'a>(&'a [u8]);
 
 impl Bytes<'_> {
@@ -82,7 +82,7 @@ impl Bytes<'_> {
 
     fn ascending(&mut self, below: u64) -> Option<Vec<u64>> {
         let count = self.number()?;
-        // One byte a position at least.
+        // At least one byte per position.
         let mut all = Vec::with_capacity(usize::try_from(count).ok()?.min(self.0.len()));
         let mut last = 0u64;
         for i in 0..count {
@@ -125,15 +125,15 @@ pub fn create(path: &Path) -> Result<()> {
     nnz_disk::write(path, MAGIC).map_err(unwritten(path))
 }
 
-/// Writes events behind those that are there. They are on disk when this returns, so that what is written then may rely on them.
+/// Appends events. They are on disk when this returns, so that later writes may rely on them.
 pub fn append(path: &Path, events: &[Event]) -> Result<()> {
     let mut bytes = Vec::new();
     events.iter().for_each(|e| write(e, &mut bytes));
     nnz_disk::append(path, &bytes).map_err(unwritten(path))
 }
 
-/// Cuts off what happened from a step on, and a last event that was not finished. A history is whole or absent: one without its
-/// beginning goes, and the answer is `false`.
+/// Cuts off events from a step on, and an unfinished last event. A history is whole or absent: one without its
+/// beginning is removed, and the answer is `false`.
 pub fn cut(path: &Path, step: u64) -> Result<bool> {
     let bytes = fs::read(path).unwrap_or_default();
     let (mut extents, mut begun) = (BTreeMap::new(), false);
@@ -150,7 +150,7 @@ pub fn cut(path: &Path, step: u64) -> Result<bool> {
         }
     });
     match end {
-        // Before the first step nothing was told yet.
+        // Before the first step no event was recorded.
         Some(end) if begun || step == 0 => {
             nnz_disk::cut(path, (MAGIC.len() + end) as u64).map_err(unwritten(path))?;
             Ok(true)
@@ -162,13 +162,13 @@ pub fn cut(path: &Path, step: u64) -> Result<bool> {
     }
 }
 
-/// All events.
+/// Reads all events.
 pub fn read(path: &Path) -> Result<Vec<Event>> {
     let bytes = fs::read(path).map_err(|e| Error::file(path, format!("cannot read: {e}")))?;
     parse(&bytes, path)
 }
 
-/// The same of bytes; `path` names them in errors.
+/// Parses all events; `path` names the file in errors.
 pub fn parse(bytes: &[u8], path: &Path) -> Result<Vec<Event>> {
     let body = bytes.strip_prefix(MAGIC).ok_or_else(|| Error::file(path, "is no history of topologies"))?;
     let (mut rest, mut extents, mut events) = (Bytes(body), BTreeMap::new(), Vec::new());
@@ -179,7 +179,7 @@ pub fn parse(bytes: &[u8], path: &Path) -> Result<Vec<Event>> {
     Ok(events)
 }
 
-/// How the topologies of one network moved.
+/// How the topologies of one network changed.
 #[derive(Clone, Debug, Serialize)]
 pub struct History {
     /// Arm of the run.
@@ -190,13 +190,13 @@ pub struct History {
     pub title: String,
     /// Channels, height and width of the input.
     pub input: [usize; 3],
-    /// Steps at which something moved, all layers together.
+    /// Steps at which something changed, over all layers.
     pub rewirings: usize,
     /// The prunable weights, first layer first.
     pub layers: Vec<Layer>,
 }
 
-/// How one weight moved.
+/// How one weight changed.
 #[derive(Clone, Debug, Serialize)]
 pub struct Layer {
     /// Parameter name.
@@ -209,9 +209,9 @@ pub struct Layer {
     pub start: usize,
     /// Every change.
     pub moves: Vec<Move>,
-    /// Ages of those that died, in steps: `(age, how many)`, ascending.
+    /// Ages of pruned connections, in steps: `(age, how many)`, ascending.
     pub lives: Vec<(u64, usize)>,
-    /// The whole topology, looked at now and then, at the start and at the end.
+    /// Snapshots of the whole topology, at the start, now and then, and at the end.
     pub looks: Vec<Look>,
 }
 
@@ -220,15 +220,15 @@ pub struct Layer {
 pub struct Move {
     /// Steps done.
     pub step: u64,
-    /// New connections.
+    /// Grown connections.
     #[serde(rename = "born")]
     pub grown: usize,
-    /// Removed connections.
+    /// Pruned connections.
     #[serde(rename = "died")]
     pub pruned: usize,
-    /// Connections behind it.
+    /// Connections after it.
     pub nonzeros: usize,
-    /// Share of the connections of the start that exist.
+    /// Share of the initial connections that still exist.
     pub overlap: f64,
     /// Mean age of the connections, in steps.
     pub age: f64,
@@ -243,7 +243,7 @@ pub struct Look {
     pub fan_in: Degrees,
     /// Connections of each input.
     pub fan_out: Degrees,
-    /// A power law fitted to the tail of the fan-in, and its alternatives; `None` where there is no tail to fit.
+    /// A power law fitted to the tail of the fan-in, and its alternatives; `None` if there is no tail to fit.
     pub fan_in_tail: Option<Tail>,
     /// The same of the fan-out.
     pub fan_out_tail: Option<Tail>,
@@ -256,19 +256,19 @@ pub struct Look {
     pub inputs: Vec<u32>,
 }
 
-/// A weight while its history is told again.
+/// A weight while its history is replayed.
 struct Replay {
     layer: Layer,
-    /// Step of birth of every connection.
+    /// Step at which every connection was grown.
     alive: BTreeMap<u64, u64>,
-    /// Sum of the steps of birth.
+    /// Sum of those steps.
     births: u128,
-    /// Whether each of the start was there; sorted positions.
+    /// Sorted positions of the initial connections.
     first: Vec<u64>,
     /// How many of them exist.
     left: usize,
     lives: BTreeMap<u64, usize>,
-    /// Changes that are looked at.
+    /// Indices of the changes with a snapshot.
     looks: Vec<usize>,
 }
 
@@ -318,7 +318,7 @@ impl Replay {
     }
 }
 
-/// The history of an arm of a finished run; of the first that has a method, where none is named.
+/// The history of an arm of a finished run; by default of the first that has a method.
 ///
 /// # Errors
 /// When there is no finished run, no such arm, or the run was made before histories were kept.
@@ -344,8 +344,8 @@ pub fn of_run(dir: &Path, arm: Option<&str>) -> Result<History> {
     tell(&read(&kept(&found.name, seed))?, &found.name, seed, &record.title, record.data.image)
 }
 
-/// Tells a history again. Where the extents of weights change, as when units are cut, only what comes after the last
-/// change of them is told.
+/// Replays a history. If the extents of weights change, as when units are cut, only the part after the last
+/// such change.
 pub fn tell(events: &[Event], arm: &str, seed: u64, title: &str, input: [usize; 3]) -> Result<History> {
     let damaged =
         || Error::Refused("the history of topologies contradicts itself; run with --again to make it anew".into());
@@ -361,7 +361,7 @@ pub fn tell(events: &[Event], arm: &str, seed: u64, title: &str, input: [usize; 
                 if *layer != layers.len() {
                     return Err(damaged());
                 }
-                // What a file claims is not what it holds.
+                // A file may claim more than it holds.
                 let entries = (*rows as u64).saturating_mul(*cols as u64);
                 let held = positions.as_ref().map_or(entries, |p| p.len() as u64);
                 let units = (*rows as u64 + *cols as u64).saturating_sub(FEW_UNITS);
@@ -438,7 +438,7 @@ mod tests {
         append(&path, &events()[..2]).unwrap();
         append(&path, &events()[2..]).unwrap();
         assert_eq!(read(&path).unwrap(), events());
-        // A last event that was cut off anywhere, or happened behind the checkpoint, goes.
+        // A last event that was cut off anywhere, or is later than the checkpoint, is removed.
         let whole = fs::read(&path).unwrap();
         for length in whole.len() - 6..=whole.len() {
             fs::write(&path, &whole[..length]).unwrap();
@@ -464,7 +464,7 @@ mod tests {
             (told.rewirings, a.start, a.looks.first().unwrap().step, a.looks.last().unwrap().step),
             (2, 4, 0, 30)
         );
-        // Position 5 died at age 10 and came back; 6 lived from 10 to 30, 599 from 0 to 30.
+        // Position 5 was pruned at age 10 and regrown; 6 lived from 10 to 30, 599 from 0 to 30.
         assert_eq!(a.lives, [(10, 1), (20, 1), (30, 1)]);
         assert_eq!(a.moves[0], Move { step: 10, grown: 1, pruned: 1, nonzeros: 4, overlap: 0.75, age: 7.5 });
         assert_eq!(a.moves[1], Move { step: 30, grown: 2, pruned: 2, nonzeros: 4, overlap: 0.75, age: 15.0 });

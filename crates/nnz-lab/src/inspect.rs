@@ -1,4 +1,4 @@
-//! What a model is made of, layer by layer and as a whole.
+//! Composition of a model, layer by layer and as a whole.
 
 use crate::Result;
 use nnz_core::graph_stats::{self, Components, Degrees, Paths, Spectral};
@@ -11,20 +11,20 @@ use std::collections::BTreeMap;
 /// A model, measured.
 #[derive(Clone, Debug, Serialize)]
 pub struct Inspection {
-    /// Model specification as it was asked for.
+    /// Model specification as requested.
     pub model: String,
     /// Data it was trained on.
     pub data: String,
-    /// Method it was made by.
+    /// Method that made it.
     pub method: String,
     /// Channels, height and width of the input.
     pub input: [usize; 3],
-    /// Connections of each input of the network, `[height][width][channels]`; empty where the first layer does not see
+    /// Connections of each input of the network, `[height][width][channels]`; empty if the first layer does not read
     /// the input as a whole, as a convolution.
     pub input_fan_out: Vec<u32>,
-    /// Weights that exist.
+    /// Nonzero weights.
     pub nonzeros: usize,
-    /// Weights there could be.
+    /// Possible weights.
     pub entries: usize,
     /// Nonzeros / entries of the prunable weights.
     pub density: f64,
@@ -34,12 +34,12 @@ pub struct Inspection {
     pub packed_bytes: usize,
     /// The weights, first layer first.
     pub layers: Vec<Layer>,
-    /// Units that carry nothing and connections on no path, through the whole stack; `None` where layers do not follow
+    /// Dead units and connections on no path, through the whole stack; `None` if layers do not follow
     /// each other unit by unit, as in convolutions.
     pub paths: Option<Paths>,
     /// Connected components of the whole stack, likewise.
     pub components: Option<Components>,
-    /// What methods that only look say of it, by their keys.
+    /// Values of registered probes, by the keys of their methods.
     pub measures: BTreeMap<&'static str, f64>,
 }
 
@@ -68,19 +68,19 @@ pub struct Layer {
     pub fan_out: Degrees,
     /// Components of its bipartite graph.
     pub components: Components,
-    /// Singular values of its adjacency; `None` for a dense layer, where they are known (√(rows cols) and 0).
+    /// Singular values of its adjacency; `None` for a dense layer, whose values are known (√(rows cols) and 0).
     pub spectral: Option<Spectral>,
     /// Smallest, mean and largest |w| of the connections.
     pub magnitude: [f64; 3],
 }
 
-/// Bytes of a parameter: f32 values, and 32-bit row starts and columns where entries are missing.
+/// Bytes of a parameter: f32 values, and 32-bit row starts and columns if entries are missing.
 fn packed(topology: &Topology) -> usize {
     let full = topology.nnz() == topology.rows() * topology.cols();
     4 * topology.nnz() + if full { 0 } else { 4 * (topology.nnz() + topology.starts().len()) }
 }
 
-/// Fan-out of every input of the network, where its first layer has an input for each.
+/// Fan-out of every input of the network, if its first layer has an input for each.
 fn input_fan_out<T: Number>(model: &Model<T>, first: Option<&Topology>) -> Vec<u32> {
     let reads = |l: &LayerSpec| !matches!(l, LayerSpec::Flatten(_) | LayerSpec::Relu(_));
     let linear = matches!(model.spec.layers.iter().find(|l| reads(l)), Some(LayerSpec::Linear(_)));
@@ -108,7 +108,7 @@ fn unit_by_unit<T: Number>(model: &Model<T>) -> bool {
     model.spec.layers.iter().all(plain)
 }
 
-/// Measures a model. O(nonzeros) but for dense layers.
+/// Measures a model. O(nonzeros) except for dense layers.
 pub fn inspect<T: Number>(model: &Model<T>, header: &Header, registry: Registry) -> Result<Inspection> {
     let mut layers = Vec::new();
     let mut topologies = Vec::new();
@@ -156,7 +156,7 @@ pub fn inspect<T: Number>(model: &Model<T>, header: &Header, registry: Registry)
     })
 }
 
-/// Every registered measure.
+/// Computes every registered probe.
 fn measures<T: Number>(model: &Model<T>, registry: Registry) -> BTreeMap<&'static str, f64> {
     let setting = Setting { seed: 0, steps: 1, steps_per_epoch: 1 };
     let of = |m: &'static nnz_core::Method| {

@@ -19,17 +19,17 @@ pub struct Entry {
     pub recipe: String,
     /// The method's key.
     pub key: String,
-    /// What the numbers say.
+    /// Outcome of the claim.
     pub verdict: Verdict,
-    /// The relation that was claimed, in the mean.
+    /// Mean of the claimed relation.
     pub effect: f64,
     /// Its 95% interval.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub interval: Option<[f64; 2]>,
-    /// Mean of the arm the claim is about, where it was recorded.
+    /// Mean of the arm that the claim is about, if recorded.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub measured: Option<f64>,
-    /// Mean of what it is compared with, likewise.
+    /// Mean of what it is compared with, if recorded.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub reference: Option<f64>,
     /// Number of seeds, or of rows.
@@ -38,7 +38,7 @@ pub struct Entry {
     pub date: String,
     /// Id of the run.
     pub run: String,
-    /// What was read.
+    /// The data.
     pub data: String,
     /// Processor.
     pub cpu: String,
@@ -46,7 +46,7 @@ pub struct Entry {
     pub threads: usize,
     /// Version of nnz.
     pub version: String,
-    /// What was claimed.
+    /// The claim.
     pub claim: Claim,
     /// Every arm's numbers.
     pub arm: Vec<ArmEntry>,
@@ -57,29 +57,29 @@ pub struct Entry {
 pub struct ArmEntry {
     /// Name.
     pub name: String,
-    /// Metrics for each seed.
+    /// Values of metrics, one per seed.
     #[serde(flatten)]
     pub metrics: BTreeMap<String, Vec<f64>>,
 }
 
-/// A finished run, whatever it was of.
+/// A finished run of any kind.
 pub struct Finished<'a> {
     /// Its numbers.
     pub results: &'a dyn Measured,
     /// Id of the run.
     pub run: &'a str,
-    /// What was read, in words.
+    /// The data, in words.
     pub data: String,
-    /// Where it ran.
+    /// The machine it ran on.
     pub machine: &'a MachineRecord,
     /// Names of its arms.
     pub arms: Vec<&'a str>,
-    /// The metrics that are recorded of every arm, beside the claim's.
+    /// Metrics recorded for every arm in addition to the claim's.
     pub beside: &'a [&'a str],
 }
 
 impl Entry {
-    /// Today's entry of a judged run.
+    /// Makes today's entry of a judged run.
     pub fn new(recipe: &str, claim: &Claim, judgement: &Judgement, of: &Finished) -> Result<Self> {
         let Some(key) = recipe.split('/').nth(1) else {
             return Err(Error::Recipe { place: recipe.into(), why: "its name is not room/method/claim".into() });
@@ -122,7 +122,7 @@ impl Entry {
     }
 }
 
-/// All recorded results, by recipe.
+/// Returns all recorded results, by recipe.
 pub fn results() -> Vec<Entry> {
     fn walk(dir: &'static Dir, out: &mut Vec<Entry>) {
         let files = dir.files().filter(|f| f.path().extension().is_some_and(|e| e == "toml"));
@@ -140,7 +140,7 @@ pub fn results() -> Vec<Entry> {
     out
 }
 
-/// The table of all judged claims, as `docs/src/claims.md` shows it.
+/// Renders the table of all judged claims for `docs/src/claims.md`.
 pub fn claims(registry: Registry) -> String {
     let mut text =
         "| claim | measured | against | effect [95% interval] | expected | verdict | date |\n|---|---|---|---|---|---|---|\n".to_string();
@@ -162,14 +162,14 @@ pub fn claims(registry: Registry) -> String {
     text
 }
 
-/// The metrics that a method's claims may name.
+/// The metrics that claims about a method may name.
 pub fn metrics_of(registry: Registry, key: &str) -> Vec<MetricRecord> {
     let own = registry.find(key).ok().filter(|m| m.runs()).and_then(|m| m.launch(&m.defaults()).ok());
     let metrics = own.map_or(crate::run::record::METRICS, |experiment| experiment.metrics());
     metrics.iter().map(MetricRecord::from).collect()
 }
 
-/// The table of all papers with their status, as `docs/src/papers.md` shows it.
+/// Renders the table of all papers with their status for `docs/src/papers.md`.
 pub fn markdown(registry: Registry) -> String {
     let results = results();
     let status = |key: &str| -> String {

@@ -1,4 +1,4 @@
-//! The workshop around the methods: a [`Recipe`] says everything a run needs, [`run::run`] carries it out in a run directory,
+//! The workshop around the methods: a [`Recipe`] specifies a run completely, [`run::run`] carries it out in a run directory,
 //! [`report`] shows it, and a [`Claim`] judges it. The methods themselves come in as a [`nnz_core::Registry`].
 #![forbid(unsafe_code)]
 

@@ -28,9 +28,9 @@ pub enum Precision {
 #[derive(Clone, Debug, PartialEq, Serialize)]
 #[serde(untagged)]
 pub enum Network {
-    /// By name, e.g. `mlp:784-300-100-10`, or a TOML file with its layers, which [`Recipe::resolve`] reads.
+    /// A name, e.g. `mlp:784-300-100-10`, or a TOML file with its layers, which [`Recipe::resolve`] reads.
     Named(String),
-    /// Layer by layer.
+    /// A specification, layer by layer.
     Written(ModelSpec),
 }
 
@@ -48,7 +48,7 @@ impl<'de> Deserialize<'de> for Network {
                 Ok(Network::Named(name.into()))
             }
 
-            // Not left to an untagged enum, whose errors do not say what is wrong inside.
+            // Not an untagged enum, whose errors would not name the mistake inside.
             fn visit_map<A: MapAccess<'de>>(self, map: A) -> Result<Network, A::Error> {
                 ModelSpec::deserialize(MapAccessDeserializer::new(map)).map(Network::Written)
             }
@@ -64,7 +64,7 @@ impl From<&str> for Network {
 }
 
 impl Network {
-    /// How tables call it.
+    /// Its name in tables.
     pub fn name(&self) -> &str {
         match self {
             Self::Named(name) => name,
@@ -72,7 +72,7 @@ impl Network {
         }
     }
 
-    /// Puts the layers of a TOML file in the place of its name.
+    /// Replaces the name of a TOML file by its layers.
     fn read(self) -> Result<Self> {
         let Self::Named(file) = &self else { return Ok(self) };
         if !file.ends_with(".toml") {
@@ -111,7 +111,7 @@ impl Network {
     }
 }
 
-/// How large a claim is run.
+/// Size at which a claim is run.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum Scale {
@@ -132,23 +132,23 @@ pub struct Recipe {
     pub data: String,
     /// Network: a name such as `mlp:784-300-100-10`, a TOML file, or a table with its layers.
     pub model: Network,
-    /// One network for each, in every arm.
+    /// Seeds; every arm trains one network for each.
     pub seeds: Vec<u64>,
     /// Precision of all arithmetic.
     #[serde(default)]
     pub precision: Precision,
     /// How every arm is trained.
     pub train: TrainSpec,
-    /// What every arm goes on from instead of random values: the network, trained densely on other data first.
+    /// Pretraining that every arm starts from instead of random values: the network, trained densely on other data.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub pretrain: Option<Pretrain>,
-    /// What is compared; the first arm is the one the report is about.
+    /// Arms to compare; the report is about the first.
     #[serde(rename = "arm")]
     pub arms: Vec<Arm>,
-    /// What the run is to show.
+    /// Claim of the run.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub claim: Option<Claim>,
-    /// Keys that are other at smoke scale; `epochs` is that of every training.
+    /// Keys that differ at smoke scale; `epochs` applies to every training.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub smoke: Option<Table>,
 }
@@ -157,28 +157,28 @@ pub struct Recipe {
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Pretrain {
-    /// Data set, with pictures and as many classes as the recipe's.
+    /// Data set, with images and as many classes as the recipe's.
     pub data: String,
     /// Passes over it.
     pub epochs: u32,
 }
 
-/// One of the things compared.
+/// One of the arms compared.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Arm {
     /// Its name in tables.
     pub name: String,
-    /// The method's key; none trains densely.
+    /// The method's key; `None` trains densely.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub method: Option<String>,
-    /// Another network than the recipe's.
+    /// A network that replaces the recipe's.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub model: Option<Network>,
     /// Narrow the model until it has as many weights as this earlier arm has nonzeros.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub narrow_to: Option<String>,
-    /// What is other in the training of this arm, such as its learning rate.
+    /// Training settings that differ in this arm, such as its learning rate.
     #[serde(default, skip_serializing_if = "Table::is_empty")]
     pub train: Table,
     /// Options of the method.
@@ -209,10 +209,10 @@ impl Recipe {
         Ok(recipe)
     }
 
-    /// How one of its arms is trained.
+    /// Training settings of one of its arms.
     ///
     /// # Errors
-    /// When the arm's own settings are no settings of a training.
+    /// When the arm's own settings are invalid.
     pub fn training(&self, arm: &Arm) -> Result<TrainSpec> {
         if arm.train.is_empty() {
             return Ok(self.train.clone());
@@ -225,12 +225,12 @@ impl Recipe {
         Ok(train)
     }
 
-    /// As TOML.
+    /// Formats it as TOML.
     pub fn to_toml(&self) -> Result<String> {
         toml::to_string_pretty(self).map_err(|e| Error::Recipe { place: self.title.clone(), why: e.to_string() })
     }
 
-    /// Refuses what no run can carry out.
+    /// Refuses invalid recipes.
     pub fn check(&self, place: &str) -> Result<()> {
         let bad = |why: String| Err(Error::Recipe { place: place.into(), why });
         if self.seeds.is_empty() {
@@ -280,7 +280,7 @@ impl Recipe {
     /// The recipe at a scale.
     ///
     /// # Errors
-    /// When what smoke scale changes makes no recipe.
+    /// When the changes of smoke scale are invalid.
     pub fn at(mut self, scale: Scale) -> Result<Self> {
         let (Scale::Smoke, Some(mut smoke)) = (scale, self.smoke.take()) else { return Ok(self) };
         let bad = |why: &str| Error::Recipe { place: format!("{}, [smoke]", self.title), why: why.into() };
@@ -296,8 +296,8 @@ impl Recipe {
         Ok(recipe)
     }
 
-    /// Reads the network's file and fills every option of every arm with its default, so that the recipe says all; a method that is not registered is refused. A pattern that fixes the density
-    /// sets it where none was given.
+    /// Reads the network's file and fills in every option of every arm, so that the recipe is complete; an unregistered method is refused. A pattern that fixes the density
+    /// sets it if none was given.
     pub fn resolve(mut self, registry: Registry) -> Result<Self> {
         self.model = self.model.read()?;
         for arm in &mut self.arms {
@@ -322,7 +322,7 @@ impl Recipe {
     }
 }
 
-/// What a file asks for.
+/// Content of a recipe file.
 #[derive(Clone, Debug, PartialEq)]
 pub enum Plan {
     /// Trainings of a network.
@@ -332,10 +332,10 @@ pub enum Plan {
 }
 
 impl Plan {
-    /// Reads a recipe; one with `run` at its top is of an experiment. `place` names it in errors.
+    /// Parses a recipe; one with `run` at the top level is for an experiment. `place` names it in errors.
     ///
     /// # Errors
-    /// When it is no recipe, with the line.
+    /// When it is not a recipe, with the line.
     pub fn parse(text: &str, place: &str) -> Result<Self> {
         let document: Table = toml::from_str(text).map_err(|e| at_line(&e, text, place))?;
         if !document.contains_key("run") {
@@ -349,7 +349,7 @@ impl Plan {
     /// The recipe at a scale.
     ///
     /// # Errors
-    /// When what smoke scale changes makes no recipe.
+    /// When the changes of smoke scale are invalid.
     pub fn at(self, scale: Scale) -> Result<Self> {
         Ok(match self {
             Self::Training(recipe) => Self::Training(Box::new(recipe.at(scale)?)),
@@ -357,7 +357,7 @@ impl Plan {
         })
     }
 
-    /// What it is to show.
+    /// Its claim.
     pub fn claim(&self) -> Option<&crate::Claim> {
         match self {
             Self::Training(recipe) => recipe.claim.as_ref(),
@@ -365,7 +365,7 @@ impl Plan {
         }
     }
 
-    /// Whether it has a form that takes seconds.
+    /// Whether it has a smoke scale.
     pub fn smokes(&self) -> bool {
         match self {
             Self::Training(recipe) => recipe.smoke.is_some(),
@@ -374,7 +374,7 @@ impl Plan {
     }
 }
 
-/// A parser's error with its line.
+/// Adds the line to a parser's error.
 fn at_line(e: &toml::de::Error, text: &str, place: &str) -> Error {
     let why = e.message().trim().replace('\n', " ");
     match e.span().and_then(|s| text.get(..s.start)) {
@@ -386,7 +386,7 @@ fn at_line(e: &toml::de::Error, text: &str, place: &str) -> Error {
     }
 }
 
-/// Why nothing can be trained so.
+/// Refuses invalid training settings.
 fn check_training(train: &TrainSpec) -> Result<(), String> {
     if train.epochs == 0 {
         return Err("needs at least one epoch".into());
@@ -410,7 +410,7 @@ fn check_training(train: &TrainSpec) -> Result<(), String> {
     }
 }
 
-/// Puts a shared block of settings under `[train]`, where it says `like = "NAME"`; what the recipe says itself wins. Whether it
+/// Merges a shared block of settings into `[train]`, if it says `like = "NAME"`; the recipe's own settings win. Whether it
 /// did. The blocks are `recipes/train/NAME.toml`.
 fn like(document: &mut Table, place: &str) -> Result<bool> {
     let Some(Value::Table(train)) = document.get_mut("train") else { return Ok(false) };
@@ -434,7 +434,7 @@ fn names(known: &[(String, &str)]) -> String {
     known.iter().map(|(n, _)| n.as_str()).collect::<Vec<_>>().join(", ")
 }
 
-/// Puts the keys of one table over another's, table by table. A table with another `name` (an optimizer) replaces the whole.
+/// Lays the keys of one table over another's, table by table. A table with another `name` (an optimizer) replaces the whole.
 fn lay_over(below: &mut Table, above: &Table) {
     for (key, value) in above {
         match (below.get_mut(key), value) {
@@ -456,7 +456,7 @@ pub(crate) fn merge<R: Serialize + DeserializeOwned>(recipe: &R, above: &Table, 
     document.try_into().map_err(|e: toml::de::Error| bad(e.message().trim().replace('\n', " ")))
 }
 
-/// The recipes that come with nnz: `(room/method/claim, text)`, in order of name.
+/// Returns the recipes that come with nnz: `(room/method/claim, text)`, in order of name.
 pub fn embedded() -> Vec<(String, &'static str)> {
     fn walk(dir: &'static Dir, out: &mut Vec<(String, &'static str)>) {
         for file in dir.files().filter(|f| f.path().extension().is_some_and(|e| e == "toml")) {
@@ -467,7 +467,7 @@ pub fn embedded() -> Vec<(String, &'static str)> {
     }
     let mut out = Vec::new();
     walk(&RECIPES, &mut out);
-    // Shared blocks of settings are no recipes.
+    // Shared blocks of settings are not recipes.
     out.retain(|(name, _)| !name.starts_with("train/"));
     out.sort();
     out
@@ -492,7 +492,7 @@ mod tests {
         let named = recipe(&format!("model = {:?}", file.to_str().unwrap())).unwrap().resolve(REGISTRY).unwrap();
         let Network::Written(spec) = &named.model else { panic!("the file was not read") };
         assert_eq!(spec.name, "mlp:784-300-100-10");
-        // A resolved recipe says all, and is a recipe.
+        // A resolved recipe is complete, and is a recipe.
         assert_eq!(Recipe::parse(&named.to_toml().unwrap(), "again").unwrap().resolve(REGISTRY).unwrap(), named);
         std::fs::write(&file, network.replace("outputs", "output")).unwrap();
         let error = recipe(&format!("model = {:?}", file.to_str().unwrap()))

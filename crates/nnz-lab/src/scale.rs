@@ -1,4 +1,4 @@
-//! How large a network this machine trains: whole steps of SET on a perceptron of any width.
+//! Size of the networks that this machine can train: whole steps of SET on a perceptron of any width.
 
 use crate::{Error, Result};
 use nnz_core::{Registry, Rng};
@@ -7,17 +7,17 @@ use nnz_engine::{LrSchedule, ModelSpec, OptimizerSpec, Storage, TrainSpec, Train
 use serde::{Deserialize, Serialize};
 use std::time::Instant;
 
-/// How many connections a network has.
+/// Number of connections of a network.
 #[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum Wiring {
-    /// This many for each hidden neuron, in the mean, shared between layers as `er` does.
+    /// This many per hidden neuron on average, shared between layers as `er` does.
     Degree(f64),
     /// ε (n_in + n_out) between two layers (Mocanu et al. 2018, eq. 1).
     Epsilon(f64),
 }
 
-/// A perceptron with equal hidden layers, and how it is trained.
+/// A perceptron with equal hidden layers, and its training.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Network {
     /// Hidden neurons, all layers together.
@@ -26,27 +26,27 @@ pub struct Network {
     pub layers: usize,
     /// Connections; the classifier is dense, as in SET.
     pub wiring: Wiring,
-    /// Numbers of a row.
+    /// Numbers per row.
     pub inputs: usize,
     /// Classes.
     pub classes: usize,
-    /// Rows of a step.
+    /// Rows per step.
     pub batch: usize,
-    /// Rows of an epoch.
+    /// Rows per epoch.
     pub rows: usize,
     /// Steps that are timed; the median counts.
     pub steps: usize,
 }
 
-/// What a network took.
+/// Costs of a network.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct Scale {
-    /// What was measured.
+    /// The network measured.
     #[serde(flatten)]
     pub network: Network,
-    /// Weights that exist, the dense classifier included.
+    /// Nonzero weights, the dense classifier included.
     pub nonzeros: usize,
-    /// Threads to compute with.
+    /// Threads used.
     pub threads: usize,
     /// Seconds until the first step could begin.
     pub birth: f64,
@@ -58,9 +58,9 @@ pub struct Scale {
     pub epoch: f64,
     /// Bytes of weights with their indices.
     pub weights: usize,
-    /// Largest resident memory of the process behind the steps, in bytes...
+    /// Largest resident memory of the process after the steps, in bytes...
     pub peak_steps: Option<usize>,
-    /// ...and behind the rewiring.
+    /// ...and after the rewiring.
     pub peak: Option<usize>,
     /// Loss of the first step and of the last.
     pub loss: [f64; 2],
@@ -85,7 +85,7 @@ impl Network {
         }
     }
 
-    /// Bytes that its training takes at most, from the sizes of what it holds: 28 a connection, 60 more for each of the
+    /// Upper bound on the bytes of its training, from the sizes of its parts: 28 a connection, 60 more for each of the
     /// widest layer while that is rewired, and the activations of a step with their gradients.
     pub fn bytes(&self) -> f64 {
         let layers = self.layers.max(1) as f64;
@@ -98,7 +98,7 @@ impl Network {
     /// Trains for a few steps and one rewiring. Rows are random.
     ///
     /// # Errors
-    /// When the network cannot be, or would not fit the memory that is free.
+    /// When the network is impossible, or would not fit the free memory.
     pub fn measure(&self, registry: Registry, seed: u64) -> Result<Scale> {
         if self.layers == 0 || self.neurons / self.layers == 0 || self.batch == 0 || self.steps == 0 {
             return Err(Error::Refused("a network needs a neuron in each layer, and a step a row".into()));
@@ -166,7 +166,7 @@ impl Network {
         })
     }
 
-    /// Normal numbers, and classes that depend on the first of them.
+    /// Normal inputs, and classes that depend on the first of them.
     fn data(&self, rows: usize, seed: u64) -> Result<Dataset> {
         let mut rng = Rng::stream(seed, "scale", 0, 0);
         let mut split = |rows: usize| {
@@ -182,7 +182,7 @@ impl Network {
     }
 }
 
-/// A line of a file of the system that gives kilobytes; `None` where there is no such file.
+/// A line of a system file that gives kilobytes; `None` if there is no such file.
 fn memory(file: &str, line: &str) -> Option<usize> {
     let text = std::fs::read_to_string(file).ok()?;
     let number = text.lines().find_map(|l| l.strip_prefix(line))?;

@@ -30,7 +30,7 @@ pub fn summarize(sample: &[f64]) -> Summary {
     Summary { mean, half_width }
 }
 
-/// Middle value; zero for none.
+/// Middle value; zero for an empty sample.
 pub fn median(sample: &[f64]) -> f64 {
     let mut sorted = sample.to_vec();
     sorted.sort_by(f64::total_cmp);

@@ -1,4 +1,4 @@
-//! A network as ONNX has it: nodes, each an operator, between named values.
+//! A network in ONNX's form: nodes, each an operator, between named values.
 
 use crate::proto;
 use crate::value::{Array, Value};
@@ -11,26 +11,26 @@ use prost::Message;
 use std::collections::{BTreeMap, HashMap, HashSet};
 use std::path::{Component, Path, PathBuf};
 
-/// The set of operators that graphs built here are written for.
+/// The operator set that graphs built here use.
 pub const OPSET: i64 = 20;
-/// Sets of operators that are read.
+/// Operator sets that can be read.
 const OPSETS: std::ops::RangeInclusive<i64> = 9..=28;
 /// Most axes of a value.
 pub(crate) const AXES: usize = 8;
-/// Most entries of a sparse tensor for each byte it takes, beyond the entries that any may have.
+/// Most entries of a sparse tensor per byte it takes, beyond the number that any may have.
 const MOST: usize = 512;
 const FEW: usize = 1 << 22;
-/// How often weights may ask for the bytes of a file beside the model: tied weights are few.
+/// How often weights may use the bytes of an external file: tied weights are few.
 const TIED: u64 = 8;
 
-/// Files beside a model, and how many of their bytes were asked for.
+/// External files of a model, and how many of their bytes were used.
 #[derive(Default)]
 struct Files {
     open: HashMap<PathBuf, (Map, Bytes)>,
     asked: u64,
 }
 
-/// How numbers are written.
+/// Number type.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[allow(missing_docs, reason = "the names are those of the format")]
 pub enum DType {
@@ -50,7 +50,7 @@ pub enum DType {
 }
 
 impl DType {
-    /// By its number in the format; texts, complex numbers and those of 4 or 8 bits with fractions are not read.
+    /// Maps its number in the format; texts, complex numbers and floats of 4 or 8 bits are not supported.
     fn of(number: i32) -> Result<Self, String> {
         Ok(match number {
             1 => Self::F32,
@@ -118,12 +118,12 @@ impl DType {
     }
 }
 
-/// Where numbers of a constant lie.
+/// Location of the numbers of a constant.
 #[derive(Clone, Debug)]
 enum Data {
     /// Little-endian in a file that is mapped into memory, or in a message.
     Raw(Bytes),
-    /// Given as a value.
+    /// Held in memory as a value.
     Held(Value),
 }
 
@@ -132,42 +132,42 @@ enum Data {
 pub struct Constant {
     /// Extents, outermost first.
     pub shape: Vec<usize>,
-    /// How its numbers are written.
+    /// Number type.
     pub kind: DType,
     data: Data,
-    /// Where they lie in a file.
+    /// The file they are in.
     file: Option<Map>,
 }
 
 impl Constant {
-    /// Whether the file that its numbers lie in is what was opened, so that what was read counts.
+    /// Checks that the file with its numbers is what was opened, so that earlier reads count.
     pub(crate) fn whole(&self) -> std::io::Result<()> {
         self.file.as_ref().map_or(Ok(()), Map::whole)
     }
 
-    /// Of floats.
+    /// Makes a constant of floats.
     ///
     /// # Panics
-    /// When their number is not the shape's.
+    /// When their number does not match the shape.
     pub fn floats(shape: &[usize], data: Vec<f32>) -> Self {
         Self { shape: shape.to_vec(), kind: DType::F32, data: Data::Held(Value::floats(shape, data)), file: None }
     }
 
-    /// Of whole numbers.
+    /// Makes a constant of integers.
     ///
     /// # Panics
-    /// When their number is not the shape's.
+    /// When their number does not match the shape.
     pub fn ints(shape: &[usize], data: Vec<i64>) -> Self {
         Self { shape: shape.to_vec(), kind: DType::I64, data: Data::Held(Value::ints(shape, data)), file: None }
     }
 
-    /// Other floats of the same shape and type. Numbers of 64 bits that stay the same in 32 stay as they are.
+    /// Replaces the floats, keeping shape and type. 64-bit numbers that are equal in 32 bits stay unchanged.
     ///
     /// # Errors
-    /// Where its numbers are no floats, or the type has not the range of one of them.
+    /// When its numbers are not floats, or one exceeds the range of the type.
     ///
     /// # Panics
-    /// When their number is not the shape's.
+    /// When their number does not match the shape.
     pub fn with(&self, numbers: &[f32]) -> Result<Self, String> {
         assert_eq!(numbers.len(), self.len());
         let data: Bytes = match self.kind {
@@ -190,27 +190,27 @@ impl Constant {
         }
     }
 
-    /// How many numbers.
+    /// Number of elements.
     pub fn len(&self) -> usize {
         self.shape.iter().product()
     }
 
-    /// Whether there are none.
+    /// Whether it is empty.
     pub fn is_empty(&self) -> bool {
         self.len() == 0
     }
 
-    /// Bytes that they take.
+    /// Bytes they take.
     pub fn bytes(&self) -> usize {
         self.len() * self.kind.bytes()
     }
 
-    /// Whether its numbers have fractions.
+    /// Whether it is a floating-point type.
     pub fn is_float(&self) -> bool {
         matches!(self.kind, DType::F32 | DType::F16 | DType::F64 | DType::BF16)
     }
 
-    /// Its numbers, decoded.
+    /// Decodes its numbers.
     pub fn value(&self) -> Value {
         let raw = match &self.data {
             Data::Held(value) => return value.clone(),
@@ -240,12 +240,12 @@ impl Constant {
             DType::I32 => ints!(i32),
             DType::U32 => ints!(u32),
             DType::I64 => ints!(i64),
-            // Beyond 2^63 lies nothing that graphs have; it would turn negative.
+            // No graph uses numbers beyond 2^63, which would turn negative.
             DType::U64 => ints!(u64),
         }
     }
 
-    /// Its numbers as floats, row-major.
+    /// Returns its numbers as floats, row-major.
     pub fn numbers(&self) -> Vec<f32> {
         match self.value() {
             Value::Float(f) => f.rows().data().to_vec(),
@@ -274,7 +274,7 @@ impl Constant {
         }
     }
 
-    /// Little-endian numbers.
+    /// Returns its numbers, little-endian.
     fn raw(&self) -> Bytes {
         match &self.data {
             Data::Raw(raw) => raw.clone(),
@@ -296,14 +296,14 @@ impl Constant {
         }
     }
 
-    /// Nonzeros and their places in row-major order; only of 32-bit floats.
+    /// Nonzeros and their positions in row-major order; only for 32-bit floats.
     fn write_sparse(&self, name: &str) -> Option<proto::Sparse> {
         if self.kind != DType::F32 || self.shape.is_empty() {
             return None;
         }
         let numbers = self.numbers();
         let places: Vec<i64> = (0..numbers.len()).filter(|&i| numbers[i] != 0.0).map(|i| i as i64).collect();
-        // A place takes eight bytes and a number four.
+        // A position takes eight bytes and a number four.
         if places.is_empty() || 12 * places.len() >= 4 * numbers.len() {
             return None;
         }
@@ -357,7 +357,7 @@ impl Constant {
     }
 }
 
-/// Extents from a file.
+/// Parses extents of a file.
 fn extents(dims: &[i64]) -> Result<Vec<usize>, String> {
     if dims.len() > AXES {
         return Err(format!("{} axes; at most {AXES} are read", dims.len()));
@@ -365,16 +365,16 @@ fn extents(dims: &[i64]) -> Result<Vec<usize>, String> {
     dims.iter().map(|&d| usize::try_from(d).map_err(|_| format!("extent {d}"))).collect()
 }
 
-/// Numbers of a shape.
+/// Number of elements of a shape.
 pub(crate) fn count(shape: &[usize]) -> Result<usize, String> {
-    // An extent of zero must not hide one that overflows on the way.
+    // A zero extent must not hide one that overflows on the way.
     let some = shape.iter().filter(|&&d| d > 0).try_fold(1usize, |n, &d| n.checked_mul(d));
     let most = if shape.contains(&0) { 1 << 24 } else { 1 << 40 };
     some.filter(|&n| n <= most).ok_or(format!("shape {shape:?} has too many numbers"))?;
     Ok(shape.iter().product())
 }
 
-/// Numbers in the typed fields of a message.
+/// Reads numbers from the typed fields of a message.
 fn listed(t: &proto::Tensor, kind: DType, count: usize) -> Result<Bytes, String> {
     let have = match kind {
         DType::F32 => t.float_data.len(),
@@ -399,7 +399,7 @@ fn listed(t: &proto::Tensor, kind: DType, count: usize) -> Result<Bytes, String>
     })
 }
 
-/// Numbers in a file beside the model. It must lie in the model's own folder or below.
+/// Reads numbers from an external file. It must lie in the model's own folder or below.
 fn external(t: &proto::Tensor, bytes: usize, folder: Option<&Path>, files: &mut Files) -> Result<(Bytes, Map), String> {
     let said =
         |key: &str| t.external_data.iter().find(|p| p.key.as_deref() == Some(key)).and_then(|p| p.value.as_deref());
@@ -411,7 +411,7 @@ fn external(t: &proto::Tensor, bytes: usize, folder: Option<&Path>, files: &mut 
         return Err(leaves());
     }
     let path = folder.join(location);
-    // A link could lead out all the same.
+    // A link could still lead out.
     let real =
         |p: &Path| p.canonicalize().map_err(|e| format!("lies in {}, which cannot be read: {e}", path.display()));
     let home = if folder.as_os_str().is_empty() { Path::new(".") } else { folder };
@@ -446,7 +446,7 @@ fn mapped(map: &Map) -> std::io::Result<Bytes> {
     struct Mapped(Map);
     impl AsRef<[u8]> for Mapped {
         fn as_ref(&self) -> &[u8] {
-            // Whether it changed is asked in `whole`, of every weight.
+            // `whole` checks for changes, for every weight.
             self.0.bytes().unwrap_or_default()
         }
     }
@@ -454,16 +454,16 @@ fn mapped(map: &Map) -> std::io::Result<Bytes> {
     Ok(Bytes::from_owner(Mapped(map.clone())))
 }
 
-/// What an operator is told besides its inputs.
+/// An attribute of an operator.
 #[derive(Clone, Debug)]
 pub enum Attribute {
-    /// A whole number.
+    /// An integer.
     Int(i64),
     /// A float.
     Float(f32),
     /// A text.
     Text(String),
-    /// Whole numbers.
+    /// Integers.
     Ints(Vec<i64>),
     /// Floats.
     Floats(Vec<f32>),
@@ -476,7 +476,7 @@ pub enum Attribute {
 impl Attribute {
     fn read(a: &proto::Attribute, folder: Option<&Path>, files: &mut Files) -> Result<Self, String> {
         let text = |b: &Bytes| String::from_utf8(b.to_vec()).map_err(|_| "a text that is no UTF-8".to_string());
-        // Old files leave the type out.
+        // Old files omit the type.
         let guess = || match (a.f, a.i, &a.s, &a.t) {
             (Some(_), ..) => 1,
             (_, Some(_), ..) => 2,
@@ -536,23 +536,23 @@ impl Attribute {
     }
 }
 
-/// One operator at work.
+/// A node: one application of an operator.
 #[derive(Clone, Debug, Default)]
 pub struct Node {
     /// The operator, such as `MatMul`.
     pub op: String,
-    /// Its own name; may be empty.
+    /// Its name; may be empty.
     pub name: String,
-    /// Names of what it reads; empty where an optional one is left out.
+    /// Names of its inputs; empty for an omitted optional one.
     pub inputs: Vec<String>,
-    /// Names of what it gives.
+    /// Names of its outputs.
     pub outputs: Vec<String>,
-    /// What it is told.
+    /// Its attributes.
     pub attributes: BTreeMap<String, Attribute>,
 }
 
 impl Node {
-    /// A node; `name` is its own and that of its only output.
+    /// Makes a node; `name` is its name and that of its only output.
     pub fn new(op: &str, name: &str, inputs: &[&str]) -> Self {
         Self {
             op: op.into(),
@@ -563,14 +563,14 @@ impl Node {
         }
     }
 
-    /// With an attribute.
+    /// Adds an attribute.
     #[must_use]
     pub fn with(mut self, name: &str, attribute: Attribute) -> Self {
         self.attributes.insert(name.into(), attribute);
         self
     }
 
-    /// How messages call it.
+    /// Its name in messages.
     pub fn label(&self) -> &str {
         match self.name.is_empty() {
             true => self.outputs.first().map_or("", String::as_str),
@@ -579,40 +579,40 @@ impl Node {
     }
 }
 
-/// What comes in or goes out.
+/// An input or output of a graph.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Port {
     /// Its name.
     pub name: String,
-    /// How its numbers are written; none where the file does not say.
+    /// Number type; `None` if the file does not say.
     pub kind: Option<DType>,
-    /// Extents; none where any will do.
+    /// Extents; `None` for arbitrary ones.
     pub shape: Option<Vec<Option<usize>>>,
 }
 
 /// A network.
 #[derive(Clone, Debug)]
 pub struct Graph {
-    /// Where it came from, for messages.
+    /// Origin, for messages.
     pub path: PathBuf,
     /// Its name.
     pub name: String,
-    /// Version of the set of operators.
+    /// Version of the operator set.
     pub opset: i64,
-    /// In an order in which they can be computed.
+    /// Nodes in topological order.
     pub nodes: Vec<Node>,
     /// Weights and other constants by name.
     pub constants: BTreeMap<String, Constant>,
-    /// What it reads.
+    /// Its inputs.
     pub inputs: Vec<Port>,
-    /// What it gives.
+    /// Its outputs.
     pub outputs: Vec<Port>,
-    /// What else the file says.
+    /// Other metadata of the file.
     pub metadata: BTreeMap<String, String>,
 }
 
 impl Graph {
-    /// Adds a node behind the others; the name of its output.
+    /// Appends a node; returns the name of its output.
     pub fn add(&mut self, op: &str, inputs: &[&str], attributes: &[(&str, Attribute)]) -> String {
         let name = format!("{op}.{}", self.nodes.len());
         let mut node = Node::new(op, &name, inputs);
@@ -621,10 +621,10 @@ impl Graph {
         name
     }
 
-    /// Reads a file; it is mapped into memory, and weights stay in it until they are asked for.
+    /// Reads a file; it is mapped into memory, and weights stay in it until they are used.
     ///
     /// # Errors
-    /// When it cannot be read, is damaged, or holds what is not understood here; the sentence names the place.
+    /// When it cannot be read, is damaged, or contains unsupported parts; the message names the place.
     pub fn open(path: &Path) -> Result<Self> {
         let unread = |e: std::io::Error| Error::file(path, format!("cannot read: {e}"));
         let map = Map::open(path).map_err(unread)?;
@@ -633,7 +633,7 @@ impl Graph {
         Ok(graph)
     }
 
-    /// The same from bytes in memory; `path` names them in messages. Weights outside are looked for in `folder`.
+    /// Parses bytes in memory; `path` names them in messages. External weights are looked up in `folder`.
     ///
     /// # Errors
     /// As [`Graph::open`].
@@ -713,10 +713,10 @@ impl Graph {
         Ok(graph)
     }
 
-    /// Puts nodes into an order in which they can be computed; files should have them so, but need not.
+    /// Sorts nodes topologically; files should have them so, but need not.
     ///
     /// # Errors
-    /// When a value is computed twice, by nobody, or from itself.
+    /// When a value is computed twice, not at all, or from itself.
     pub fn sort(&mut self) -> Result<()> {
         let fail = |why: String| Error::file(&self.path, why);
         let mut names = HashSet::new();
@@ -754,7 +754,7 @@ impl Graph {
         if let Some(p) = self.outputs.iter().find(|p| !known(&p.name) && !makers.contains_key(p.name.as_str())) {
             return Err(fail(format!("its output `{}` is computed by no node", p.name)));
         }
-        // Smallest first, so that an order that holds stays.
+        // Smallest first, so that a valid order is kept.
         let mut ready: std::collections::BTreeSet<usize> = (0..self.nodes.len()).filter(|&i| waits[i] == 0).collect();
         let mut order = Vec::with_capacity(self.nodes.len());
         while let Some(i) = ready.pop_first() {
@@ -779,7 +779,7 @@ impl Graph {
         Ok(())
     }
 
-    /// As an ONNX file. With `sparse`, weights of which less than a third stay are written as sparse initializers.
+    /// Encodes an ONNX file. With `sparse`, weights with a density below a third are written as sparse initializers.
     pub fn write(&self, sparse: bool) -> Vec<u8> {
         let port = |p: &Port| {
             let dim = |d: &Option<usize>| proto::Dim { value: d.map(|d| d as i64), param: None };
@@ -834,7 +834,7 @@ impl Graph {
         model.encode_to_vec()
     }
 
-    /// Numbers of all its weights with fractions.
+    /// Number of all its floating-point weights.
     pub fn len(&self) -> usize {
         self.constants.values().filter(|c| c.is_float()).map(Constant::len).sum()
     }

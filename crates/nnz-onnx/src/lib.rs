@@ -1,9 +1,9 @@
-//! Networks as graphs of operators, as ONNX has them: read from a file or built from a checkpoint of a known architecture, run on
+//! Networks as graphs of operators, in ONNX's form: read from a file or built from a checkpoint of a known architecture, run on
 //! the kernels of nnz, and written.
 //!
-//! [`Graph`] is the network, [`Session`] runs it, [`Graph::matrices`] says which of its weights can be pruned. Graphs come from
-//! ONNX files ([`Graph::open`]), or from weights with the names of a known architecture ([`build`]). An operator that is not
-//! there is refused by name; nothing is computed approximately. Nothing that a file claims is allocated before it is checked.
+//! [`Graph`] is the network, [`Session`] runs it, [`Graph::matrices`] lists the weights that can be pruned. Graphs come from
+//! ONNX files ([`Graph::open`]), or from weights with the names of a known architecture ([`build`]). A missing operator is
+//! refused by name; nothing is computed approximately. Nothing that a file claims is allocated before it is checked.
 #![forbid(unsafe_code)]
 
 pub mod build;
@@ -31,12 +31,12 @@ pub enum Error {
     /// A file.
     #[error("{}: {why}", .path.display())]
     File {
-        /// Where.
+        /// Its path.
         path: PathBuf,
-        /// What is wrong with it, and what would be right.
+        /// The defect, and the remedy.
         why: String,
     },
-    /// An operator that is not there, or cannot do what it is asked for.
+    /// An operator that is missing, or cannot do what the node asks for.
     #[error("{}: {op} `{node}`: {why}", .path.display())]
     Node {
         /// The network.
@@ -45,7 +45,7 @@ pub enum Error {
         op: String,
         /// The node's name, or that of its output.
         node: String,
-        /// What is wrong.
+        /// The reason.
         why: String,
     },
     /// Weights of another program.

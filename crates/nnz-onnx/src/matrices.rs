@@ -1,9 +1,9 @@
-//! Which weights of a graph are matrices.
+//! Matrices among the weights of a graph.
 
 use crate::graph::{Attribute, Constant, DType, Graph, Node};
 use std::collections::HashMap;
 
-/// A weight that inputs are multiplied by: a matrix, or a kernel as the matrix that patches are multiplied by.
+/// A weight that inputs are multiplied by: a matrix, or a kernel as the matrix that multiplies patches.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Matrix {
     /// The constant that holds it.
@@ -14,11 +14,11 @@ pub struct Matrix {
     pub rows: usize,
     /// Inputs; those of a patch for a kernel.
     pub cols: usize,
-    /// Extents of a kernel; none for a matrix.
+    /// Extents of a kernel; empty for a matrix.
     pub kernel: Vec<usize>,
     /// Whether the constant has inputs in rows and outputs in columns.
     pub by_columns: bool,
-    /// Whether nothing but a function of single numbers comes between it and an output of the network.
+    /// Whether only elementwise functions lie between it and an output of the network.
     pub head: bool,
 }
 
@@ -28,17 +28,17 @@ impl Matrix {
         self.rows * self.cols
     }
 
-    /// Whether it has none.
+    /// Whether it has no entries.
     pub fn is_empty(&self) -> bool {
         self.len() == 0
     }
 
-    /// The entries `[rows, cols]` of what the constant holds.
+    /// Converts the constant's content to entries `[rows, cols]`.
     pub fn rows_of(&self, constant: Vec<f32>) -> Vec<f32> {
         self.transposed(constant, self.cols, self.rows)
     }
 
-    /// What the constant holds when these are the entries.
+    /// Converts entries to the constant's content.
     pub fn constant_of(&self, rows: Vec<f32>) -> Vec<f32> {
         self.transposed(rows, self.rows, self.cols)
     }
@@ -53,7 +53,7 @@ impl Matrix {
     }
 }
 
-/// Functions that leave a head a head.
+/// Functions after which a head is still a head.
 const AFTER: &[&str] = &[
     "Add",
     "Cast",
@@ -77,15 +77,15 @@ const AFTER: &[&str] = &[
     "Transpose",
 ];
 
-/// Who reads a constant: a node, at which of its inputs, and whether the constant is turned on the way.
+/// A reader of a constant: a node, the index of its input, and whether the constant is transposed on the way.
 type Use = (usize, usize, bool);
 
-/// Operators on single numbers, whose constants are gains, offsets and masks.
+/// Elementwise operators, whose constants are gains, offsets and masks.
 const SINGLE: &[&str] = &["Add", "Sub", "Mul", "Div", "Where", "Pow", "Min", "Max", "PRelu", "Clip", "Equal", "Expand"];
 
 impl Graph {
-    /// The weights that can be pruned, in the order of computation: constant matrices and kernels that nothing but products
-    /// reads, each once however many products share it. Embeddings, norms, and kernels of grouped convolutions are none.
+    /// The weights that can be pruned, in the order of computation: constant matrices and kernels that only products
+    /// read, each once however many products share it. No embeddings, norms or kernels of grouped convolutions.
     pub fn matrices(&self) -> Vec<Matrix> {
         self.weights().0
     }
@@ -130,7 +130,7 @@ impl Graph {
         (found, stay)
     }
 
-    /// Who reads a constant, through nodes that hand it on.
+    /// Finds the readers of a constant, through nodes that pass it on.
     fn uses(&self, name: &str, readers: &HashMap<&str, Vec<(usize, usize)>>) -> Result<Vec<Use>, Option<String>> {
         let (mut found, mut open) = (Vec::new(), vec![(name, false)]);
         while let Some((name, transposed)) = open.pop() {
@@ -154,7 +154,7 @@ impl Graph {
         Ok(found)
     }
 
-    /// A use as a product by the constant; else why it is none, or nothing where the constant is no weight.
+    /// A use as a product with the constant; else why it is not one, or nothing if the constant is not a weight.
     fn product(
         &self,
         name: &str,
@@ -189,7 +189,7 @@ impl Graph {
             ("MatMul" | "Gemm", 0, _) => no("a matrix on the left of a product"),
             ("Gemm", 1, _) if int("transA", 0) != 0 => no("a product with a transposed input"),
             ("Gemm", 2, _) => Err(None),
-            // A product reads its right side by columns unless told otherwise.
+            // A product reads its right side by columns unless an attribute says otherwise.
             ("MatMul" | "Gemm", 1, &[a, b]) => Ok(match (int("transB", 0) == 0) != transposed {
                 true => matrix(b, a, &[], true),
                 false => matrix(a, b, &[], false),
@@ -201,9 +201,9 @@ impl Graph {
         }
     }
 
-    /// Which nodes are heads: every way back from an output, over functions of single numbers, ends at one product.
+    /// Marks heads: nodes for which every path back from an output, through elementwise functions, ends at one product.
     fn heads(&self, makers: &HashMap<&str, usize>) -> Vec<bool> {
-        // The product that all ways back from a node end at; nodes are in order.
+        // The product at which all paths back from a node end; nodes are in order.
         let mut ends: Vec<Option<usize>> = Vec::with_capacity(self.nodes.len());
         for (i, node) in self.nodes.iter().enumerate() {
             let computed =

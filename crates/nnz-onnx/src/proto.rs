@@ -1,4 +1,4 @@
-//! The messages of an ONNX file that matter here, by the field numbers of `onnx.proto`. What is not listed is skipped when
+//! The messages of an ONNX file that matter here, by the field numbers of `onnx.proto`. Other fields are skipped when
 //! read and not written.
 
 use bytes::Bytes;

@@ -8,14 +8,14 @@ use nnz_engine::Tensor;
 use std::collections::HashMap;
 use std::path::PathBuf;
 
-/// Says in which kernel a constant matrix should be multiplied, `"dense"`, `"sliced"`, `"blocked"` or `"plan"`, given its
+/// Chooses the kernel for a constant matrix, `"dense"`, `"sliced"`, `"blocked"` or `"plan"`, given its
 /// outputs, inputs, density and the number of rows that come at once.
 pub type Advice = Box<dyn Fn(usize, usize, f64, usize) -> &'static str + Send + Sync>;
 
-/// What a network may take.
+/// Memory limit of a network.
 #[derive(Clone, Copy, Debug)]
 pub struct Budget {
-    /// Most numbers that live at one time between nodes; constants apart.
+    /// Most numbers alive between nodes at one time, constants excluded.
     pub numbers: usize,
 }
 
@@ -26,14 +26,14 @@ impl Default for Budget {
     }
 }
 
-/// A weight that was made ready.
+/// A prepared weight.
 enum Ready {
     Nothing,
     /// A constant matrix.
     Linear(Linear),
-    /// A convolution of single places, as a product.
+    /// A 1x1 convolution, as a product.
     Point(Linear),
-    /// A kernel with channels last, as the first shape says, and a bias.
+    /// A kernel with channels last, with its original shape and a bias.
     Conv {
         shape: Tensor<f32>,
         packed: Tensor<f32>,
@@ -46,19 +46,19 @@ struct Step {
     op: Op,
     inputs: Vec<Option<usize>>,
     outputs: Vec<Option<usize>>,
-    /// Values that nobody reads after this.
+    /// Values that are not read after this step.
     dies: Vec<usize>,
     ready: Ready,
 }
 
-/// A graph made ready to run.
+/// A graph prepared to run.
 pub struct Session {
     path: PathBuf,
     opset: i64,
     budget: Budget,
     advice: Option<Advice>,
     steps: Vec<Step>,
-    /// Those that read constants alone and were computed before.
+    /// Steps that read only constants and were computed in advance.
     folded: Vec<Step>,
     constants: Vec<Option<Value>>,
     slots: HashMap<String, usize>,
@@ -66,7 +66,7 @@ pub struct Session {
     outputs: Vec<Port>,
 }
 
-/// Values under way.
+/// Values of a running session.
 pub struct State {
     values: Vec<Option<Value>>,
     live: usize,
@@ -83,9 +83,9 @@ pub struct Layer {
     pub cols: usize,
     /// Nonzeros / entries.
     pub density: f64,
-    /// Rows that came at once.
+    /// Number of rows multiplied at once.
     pub batch: usize,
-    /// The kernel that was advised.
+    /// The kernel that was chosen.
     pub kernel: &'static str,
 }
 
@@ -96,11 +96,11 @@ impl std::fmt::Debug for Session {
 }
 
 impl Session {
-    /// Checks that every operator is there, computes what depends on constants alone, joins norms and biases with the products
-    /// before them, and lays weights out for the kernels. Without `advice` every product is dense.
+    /// Checks that every operator exists, computes what depends only on constants, joins norms and biases with the products
+    /// before them, and arranges weights for the kernels. Without `advice` every product is dense.
     ///
     /// # Errors
-    /// An operator that is not there, with its node; a constant that does not fit.
+    /// When an operator is missing, with its node; or a constant does not fit.
     pub fn new(graph: &Graph, advice: Option<Advice>, budget: Budget) -> Result<Self> {
         let mut session = Self::plain(graph, budget)?;
         session.advice = advice;
@@ -111,8 +111,8 @@ impl Session {
         Ok(session)
     }
 
-    /// The graph as it is, step for step, but for what reads constants alone: for watching what comes into each node, and for
-    /// changing constants meanwhile.
+    /// Prepares the graph step by step, folding only nodes that read constants alone: for watching the inputs of each node,
+    /// and for changing constants meanwhile.
     ///
     /// # Errors
     /// As [`Session::new`].
@@ -130,7 +130,7 @@ impl Session {
                 return Err(Error::node(&graph.path, node, why));
             };
             ops::told::check(node).map_err(|why| Error::node(&graph.path, node, why))?;
-            // A third one would be taken for the bias of a sum that was joined with the product.
+            // A third one would be mistaken for the bias of a sum that was joined with the product.
             if node.op == "MatMul" && node.inputs.len() != 2 {
                 return Err(Error::node(
                     &graph.path,
@@ -174,7 +174,7 @@ impl Session {
         Cx { node, opset: self.opset, most: self.budget.numbers }
     }
 
-    /// Computes nodes that read constants alone.
+    /// Computes nodes that read only constants.
     fn fold(&mut self) -> Result<()> {
         let mut room = self.budget.numbers;
         let mut left = Vec::with_capacity(self.steps.len());
@@ -202,7 +202,7 @@ impl Session {
         Ok(())
     }
 
-    /// Operators walk along axes, some of them by calling themselves.
+    /// Limits the number of axes, since some operators recurse over them.
     fn few_axes(&self, step: &Step, values: &[Value]) -> Result<()> {
         match values.iter().map(|v| v.shape().len()).find(|&rank| rank > crate::graph::AXES) {
             None => Ok(()),
@@ -218,7 +218,7 @@ impl Session {
         }
     }
 
-    /// How many steps and outputs read each value.
+    /// Counts the steps and outputs that read each value.
     fn readers(&self) -> Vec<usize> {
         let mut readers = vec![0; self.constants.len()];
         self.steps.iter().flat_map(|s| &s.inputs).flatten().for_each(|&s| readers[s] += 1);
@@ -310,7 +310,7 @@ impl Session {
         self.steps[step].outputs.iter().flatten().for_each(|&s| _ = makers.insert(s, step));
     }
 
-    /// Makes constant weights ready for their kernels.
+    /// Arranges constant weights for their kernels.
     fn lay_out(&mut self) -> Result<()> {
         for i in 0..self.steps.len() {
             let step = &self.steps[i];
@@ -365,7 +365,7 @@ impl Session {
             };
             self.steps[i].ready = ready;
         }
-        // Weights that were laid out are not needed as they came.
+        // Weights that were arranged are not needed in their original form.
         let mut needed = vec![false; self.constants.len()];
         for step in &self.steps {
             let from = if matches!(step.ready, Ready::Nothing) { 0 } else { step.inputs.len() };
@@ -376,7 +376,7 @@ impl Session {
         Ok(())
     }
 
-    /// Finds where each value is read last.
+    /// Finds the step that reads each value last.
     fn mortality(&mut self) {
         let mut last: HashMap<usize, usize> = HashMap::new();
         for (i, step) in self.steps.iter().enumerate() {
@@ -389,17 +389,17 @@ impl Session {
         }
     }
 
-    /// What it reads.
+    /// Inputs.
     pub fn inputs(&self) -> &[Port] {
         &self.inputs
     }
 
-    /// What it gives.
+    /// Outputs.
     pub fn outputs(&self) -> &[Port] {
         &self.outputs
     }
 
-    /// How many steps it takes.
+    /// Number of steps.
     pub fn len(&self) -> usize {
         self.steps.len()
     }
@@ -409,10 +409,10 @@ impl Session {
         self.steps.is_empty()
     }
 
-    /// Values to begin with, by name.
+    /// Starts a run with named input values.
     ///
     /// # Errors
-    /// When one is missing, unknown, or of another kind or shape than the graph says.
+    /// When one is missing, unknown, or of another type or shape than the graph declares.
     pub fn begin(&self, given: Vec<(&str, Value)>) -> Result<State> {
         let mut state = State { values: vec![None; self.constants.len()], live: 0 };
         for (name, value) in given {
@@ -455,22 +455,22 @@ impl Session {
         Ok(state)
     }
 
-    /// A value that step `i` reads, before it runs.
+    /// Returns a value that step `i` reads, before it runs.
     pub fn reads(&self, i: usize, input: usize, state: &State) -> Option<Value> {
         let slot = self.steps[i].inputs.get(input).copied().flatten()?;
         self.constants[slot].clone().or_else(|| state.values[slot].clone())
     }
 
-    /// The step that computes a value.
+    /// Finds the step that computes a value.
     pub fn position(&self, output: &str) -> Option<usize> {
         let slot = self.slots.get(output)?;
         self.steps.iter().position(|s| s.outputs.contains(&Some(*slot)))
     }
 
-    /// Puts another value in the place of a constant of a plain session, and computes anew what depends on it alone.
+    /// Replaces a constant of a plain session, and recomputes what depends only on constants.
     ///
     /// # Errors
-    /// When it does not fit where the other one did.
+    /// When it does not have the type and shape of the old one.
     pub fn replace(&mut self, name: &str, value: Value) -> Result<()> {
         let Some(&slot) = self.slots.get(name) else { return Ok(()) };
         self.constants[slot] = Some(value);
@@ -491,11 +491,11 @@ impl Session {
         Ok(())
     }
 
-    /// What the matrix of step `i` of a plain session is about to be multiplied by, `[rows, inputs]`: for a convolution the
+    /// Input of the matrix of step `i` of a plain session, `[rows, inputs]`: for a convolution the
     /// patches, at most `most` of them, evenly from all.
     ///
     /// # Errors
-    /// When the step multiplies by no matrix, or its input does not fit.
+    /// When the step has no constant matrix, or its input does not fit.
     pub fn patches(&self, i: usize, state: &State, most: usize) -> Result<Tensor<f32>> {
         let step = &self.steps[i];
         let fail = |why: String| self.fail(step, why);
@@ -514,7 +514,7 @@ impl Session {
         }
     }
 
-    /// The outputs of a state that has gone through every step.
+    /// Returns the outputs of a state that has gone through every step.
     ///
     /// # Errors
     /// When one was not computed.
@@ -527,10 +527,10 @@ impl Session {
         self.outputs.iter().map(&mut take).collect()
     }
 
-    /// Runs one step; `seen` hears of a constant matrix.
+    /// Runs one step; `seen` collects constant matrices.
     ///
     /// # Errors
-    /// What the operator refuses, with its node.
+    /// Those of the operator, with its node.
     pub fn step(&self, i: usize, state: &mut State, seen: Option<&mut Vec<Layer>>) -> Result<()> {
         let step = &self.steps[i];
         let fail = |why: String| self.fail(step, why);
@@ -633,7 +633,7 @@ impl Session {
         ops::one(Value::Float(Floats::channels_last(y)))
     }
 
-    /// Runs all of it: named inputs to the outputs in their order.
+    /// Runs the whole graph: from named inputs to the outputs in their order.
     ///
     /// # Errors
     /// As [`Session::begin`] and [`Session::step`].
@@ -641,7 +641,7 @@ impl Session {
         self.watch(given, None).map(|(values, _)| values)
     }
 
-    /// As [`Session::run`], and says how each constant matrix was multiplied.
+    /// As [`Session::run`], and reports how each constant matrix was multiplied.
     ///
     /// # Errors
     /// As [`Session::run`].

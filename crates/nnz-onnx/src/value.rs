@@ -1,9 +1,9 @@
-//! What flows between nodes.
+//! Values between nodes.
 
 use nnz_engine::Tensor;
 use std::sync::Arc;
 
-/// Whole numbers or truth values, row-major. Cloning shares.
+/// Integers or Booleans, row-major. Cloning shares.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Array<T> {
     shape: Vec<usize>,
@@ -11,10 +11,10 @@ pub struct Array<T> {
 }
 
 impl<T: Copy> Array<T> {
-    /// From values in row-major order.
+    /// Makes an array from values in row-major order.
     ///
     /// # Panics
-    /// When their number is not the shape's.
+    /// When their number does not match the shape.
     pub fn new(shape: &[usize], data: Vec<T>) -> Self {
         assert_eq!(data.len(), shape.iter().product::<usize>(), "values do not fill shape {shape:?}");
         Self { shape: shape.to_vec(), data: Arc::new(data) }
@@ -37,28 +37,28 @@ impl<T: Copy> Array<T> {
     }
 }
 
-/// 32-bit numbers. Pictures may lie with their channels last, as the kernels want them, under the shape of ONNX, which
+/// 32-bit floats. Images may be stored with channels last, as the kernels want them, under the shape of ONNX, which
 /// has channels second.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Floats {
-    /// As it lies in memory.
+    /// The tensor in memory order.
     tensor: Tensor<f32>,
-    /// Whether axis 1 lies last.
+    /// Whether axis 1 is stored last.
     last: bool,
 }
 
 impl Floats {
-    /// Row-major.
+    /// Wraps a row-major tensor.
     pub fn new(tensor: Tensor<f32>) -> Self {
         Self { tensor, last: false }
     }
 
-    /// Of `[batch, places.., channels]` that stands for `[batch, channels, places..]`.
+    /// Wraps `[batch, positions.., channels]` that stands for `[batch, channels, positions..]`.
     pub(crate) fn channels_last(tensor: Tensor<f32>) -> Self {
         Self { tensor, last: true }
     }
 
-    /// Extents as ONNX counts them.
+    /// Extents in ONNX's order.
     pub fn shape(&self) -> Vec<usize> {
         let mut shape = self.tensor.shape().to_vec();
         if self.last {
@@ -67,12 +67,12 @@ impl Floats {
         shape
     }
 
-    /// Whether channels lie last.
+    /// Whether channels are stored last.
     pub(crate) fn is_last(&self) -> bool {
         self.last
     }
 
-    /// The numbers as they lie.
+    /// The numbers in memory order.
     pub(crate) fn raw(self) -> Tensor<f32> {
         self.tensor
     }
@@ -81,12 +81,12 @@ impl Floats {
         &self.tensor
     }
 
-    /// Another tensor in the same layout.
+    /// Wraps another tensor in the same layout.
     pub(crate) fn like(tensor: Tensor<f32>, last: bool) -> Self {
         Self { tensor, last }
     }
 
-    /// Row-major numbers.
+    /// Converts to row-major.
     pub fn rows(self) -> Tensor<f32> {
         if !self.last {
             return self.tensor;
@@ -97,7 +97,7 @@ impl Floats {
         tensor.reshape(&shape)
     }
 
-    /// Numbers with channels last, `[batch, places.., channels]`, of at least three axes.
+    /// Converts to channels last, `[batch, positions.., channels]`, at least three axes.
     pub(crate) fn last(self) -> Tensor<f32> {
         if self.last {
             return self.tensor;
@@ -110,7 +110,7 @@ impl Floats {
     }
 }
 
-/// `[batch, rows, cols]` to `[batch, cols, rows]`.
+/// Transposes `[batch, rows, cols]` to `[batch, cols, rows]`.
 fn transposed(x: &Tensor<f32>, batch: usize, rows: usize, cols: usize) -> Tensor<f32> {
     if rows == 1 || cols == 1 || x.is_empty() {
         return x.clone();
@@ -122,7 +122,7 @@ fn transposed(x: &Tensor<f32>, batch: usize, rows: usize, cols: usize) -> Tensor
     })
 }
 
-/// `[rows, cols]` to `[cols, rows]`, in squares that stay in the cache.
+/// Transposes `[rows, cols]` to `[cols, rows]`, in squares that stay in the cache.
 pub(crate) fn turn<T: Copy>(from: &[T], rows: usize, cols: usize, to: &mut [T]) {
     const SIDE: usize = 16;
     for r0 in (0..rows).step_by(SIDE) {
@@ -136,22 +136,22 @@ pub(crate) fn turn<T: Copy>(from: &[T], rows: usize, cols: usize, to: &mut [T]) 
     }
 }
 
-/// A value of a graph. Floats of 16 and 64 bits are held in 32, whole numbers of 16 to 64 bits in 64.
+/// A value of a graph. Floats of 16 and 64 bits are held in 32, integers of 16 to 64 bits in 64.
 #[derive(Clone, Debug, PartialEq)]
 pub enum Value {
     /// Floats.
     Float(Floats),
-    /// Whole numbers.
+    /// Integers.
     Int(Array<i64>),
-    /// Whole numbers from 0 to 255.
+    /// Integers from 0 to 255.
     Byte(Array<u8>),
-    /// Whole numbers from -128 to 127.
+    /// Integers from -128 to 127.
     Small(Array<i8>),
-    /// Truth values.
+    /// Booleans.
     Bool(Array<bool>),
 }
 
-/// The same on every kind of value: `$f` makes a shape and numbers from numbers and their shape; floats come row-major.
+/// Applies the same to every kind of value: `$f` maps numbers and their shape to new ones; floats come row-major.
 macro_rules! each {
     ($value:expr, |$data:ident, $shape:ident| $f:expr) => {
         match $value {
@@ -176,18 +176,18 @@ macro_rules! each {
 pub(crate) use each;
 
 impl Value {
-    /// Floats from numbers in row-major order.
+    /// Makes floats from numbers in row-major order.
     ///
     /// # Panics
-    /// When their number is not the shape's.
+    /// When their number does not match the shape.
     pub fn floats(shape: &[usize], data: Vec<f32>) -> Self {
         Self::Float(Floats::new(Tensor::new(shape, data)))
     }
 
-    /// Whole numbers, likewise.
+    /// Makes integers from numbers in row-major order.
     ///
     /// # Panics
-    /// When their number is not the shape's.
+    /// When their number does not match the shape.
     pub fn ints(shape: &[usize], data: Vec<i64>) -> Self {
         Self::Int(Array::new(shape, data))
     }
@@ -203,7 +203,7 @@ impl Value {
         }
     }
 
-    /// How many numbers.
+    /// Number of elements.
     pub fn len(&self) -> usize {
         match self {
             Self::Float(f) => f.tensor.len(),
@@ -214,12 +214,12 @@ impl Value {
         }
     }
 
-    /// Whether there are none.
+    /// Whether it is empty.
     pub fn is_empty(&self) -> bool {
         self.len() == 0
     }
 
-    /// What it holds, in words.
+    /// Its type, in words.
     pub fn kind(&self) -> &'static str {
         match self {
             Self::Float(_) => "floats",
@@ -240,7 +240,7 @@ impl Value {
         }
     }
 
-    /// Row-major floats, when it holds floats.
+    /// Row-major floats, if it holds floats.
     pub fn into_floats(self) -> Option<Tensor<f32>> {
         match self {
             Self::Float(f) => Some(f.rows()),

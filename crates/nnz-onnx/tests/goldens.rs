@@ -21,7 +21,7 @@ fn shape(v: &Json) -> Vec<usize> {
     numbers(v, |d| d.as_u64().unwrap() as usize)
 }
 
-/// Numbers that every language makes alike, from -1 to 1.
+/// Numbers from -1 to 1 that are the same in every language.
 fn typical(shape: &[usize]) -> Value {
     let n = shape.iter().product::<usize>() as u64;
     Value::floats(shape, (0..n).map(|i| (i * 7919 % 2003) as f32 / 1001.0 - 1.0).collect())
@@ -46,7 +46,7 @@ fn given(inputs: &Json) -> Vec<(&str, Value)> {
     inputs.as_object().unwrap().iter().map(|(k, v)| (k.as_str(), value(v))).collect()
 }
 
-/// The largest difference, by the size of what is wanted where that is above one.
+/// The largest difference, relative to expected values above one.
 fn far(got: &Value, want: &Json) -> f64 {
     assert_eq!(got.shape(), shape(&want["shape"]));
     let step = want["step"].as_u64().unwrap_or(1) as usize;
@@ -85,7 +85,7 @@ fn every_operator_answers_as_in_onnx_runtime() {
         let bytes = base64(case["model"].as_str().unwrap());
         let graph = Graph::parse(bytes.into(), Path::new(name), None).unwrap();
         graph.nodes.iter().for_each(|n| _ = seen.insert(n.op.clone()));
-        // What was written is what was read, and a plain session computes the same.
+        // The written graph is the one that was read, and a plain session computes the same.
         let again = Graph::parse(graph.write(false).into(), Path::new(name), None).unwrap();
         let plain = Session::plain(&again, Budget::default()).unwrap();
         for session in [Session::new(&graph, None, Budget::default()).unwrap(), plain] {
@@ -103,7 +103,7 @@ fn every_operator_answers_as_in_onnx_runtime() {
             Graph::open(&path).unwrap().nodes.iter().for_each(|n| _ = seen.insert(n.op.clone()));
         }
     }
-    // Whatever is known is tested, but for twins of what is.
+    // Everything known is tested, except aliases.
     let twins = [
         "Acos",
         "Asin",

@@ -21,7 +21,7 @@ fn graph(nodes: Vec<Node>, constants: Vec<(&str, Constant)>) -> Graph {
     }
 }
 
-/// Why a written graph is not read, or not made ready, or not run on ones.
+/// Why a written graph cannot be read, prepared, or run on ones.
 fn why(graph: &Graph) -> String {
     let run = || -> nnz_onnx::Result<()> {
         let read = Graph::parse(graph.write(false).into(), Path::new("net.onnx"), None)?;
@@ -74,7 +74,7 @@ fn shapes_that_do_not_fit_are_refused_with_their_node() {
     let grow = Node::new("Expand", "y", &["x", "s"]);
     let shape = Constant::ints(&[3], vec![1 << 20, 2, 3]);
     holds(&graph(vec![grow], vec![("s", shape)]), &["Expand", "more than"]);
-    // More of them than may live together, though each is small enough.
+    // Too many to be alive together, though each is small enough.
     let mut many: Vec<Node> = (0..8).map(|i| Node::new("Expand", &format!("a{i}"), &["x", "s"])).collect();
     many.push(
         Node::new("Concat", "y", &["a0", "a1", "a2", "a3", "a4", "a5", "a6", "a7"]).with("axis", Attribute::Int(0)),
@@ -190,7 +190,7 @@ fn inputs_of_another_shape_or_kind_are_refused() {
     assert!(why(vec![("x", Value::ints(&[2, 3], vec![0; 6]))]).contains("F32"));
 }
 
-/// Reads, writes and runs a file; whatever it says, nothing panics.
+/// Reads, writes and runs a file; whatever it contains, nothing panics.
 fn try_all(bytes: Vec<u8>) {
     let Ok(graph) = Graph::parse(bytes.into(), Path::new("net.onnx"), None) else { return };
     let _ = graph.matrices();

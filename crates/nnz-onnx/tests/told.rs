@@ -1,4 +1,4 @@
-//! What operators are told is acted on or refused: `goldens/told.py` took the answers from ONNX Runtime.
+//! Attributes of operators are used or refused: `goldens/told.py` took the answers from ONNX Runtime.
 
 use nnz_onnx::{Attribute, Budget, Constant, DType, Graph, Node, OPSET, Port, Session, Value};
 use std::path::{Path, PathBuf};
@@ -54,7 +54,7 @@ fn an_attribute_that_no_operator_acts_on_is_refused_with_its_node() {
         let why = Session::new(&graph, None, Budget::default()).unwrap_err().to_string();
         assert!([op, "`y`", &format!("`{name}`")].iter().all(|part| why.contains(part)), "{why}");
     }
-    // What changes nothing may stand there.
+    // Attributes without effect are allowed.
     let node = Node::new("Dropout", "y", &["x"]).with("seed", Attribute::Int(7));
     assert!(Session::new(&graph(node, vec![]), None, Budget::default()).is_ok());
 }

@@ -1,4 +1,4 @@
-//! Rooms about routes: which part of a network an input needs. One file a method; a room lists its own.
+//! Rooms about routes: which part of a network an input needs. One file per method; a room lists its own.
 #![forbid(unsafe_code)]
 
 nnz_core::rooms![experts];

@@ -1,4 +1,4 @@
-//! Every check on every method of these rooms; `cargo test -p nnz-shape ::teddy::` runs those of one.
+//! Every check on every method of these rooms; `cargo test -p nnz-routes ::routing::` runs those of one.
 
 fn main() -> std::process::ExitCode {
     nnz_conform::main(nnz_routes::ROOMS)

@@ -2,10 +2,10 @@ use crate::{Error, Real, Result, Tensor, Var, ops};
 use nnz_kernels::Csr;
 use std::sync::Arc;
 
-/// The structure of a batch of sparse rows, made anew each step: the features a sample has, the experts it goes to, the spikes
-/// of a moment, the postings of a document. Its values are beside it, in a [`SparseVar`].
+/// The structure of a batch of sparse rows, rebuilt each step: the features of a sample, the experts it goes to, the spikes
+/// at a time step, the postings of a document. Its values are kept in a [`SparseVar`].
 ///
-/// Memory is 4 bytes a row and 4 an entry; clones share it.
+/// Memory is 4 bytes per row and 4 per entry; clones share it.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Codes {
     rows: usize,
@@ -15,10 +15,10 @@ pub struct Codes {
 }
 
 impl Codes {
-    /// From compressed rows: the columns of row `r` are `columns[starts[r]..starts[r + 1]]`, ascending, each once. O(entries).
+    /// Checks compressed rows: row `r` has columns `columns[starts[r]..starts[r + 1]]`, ascending, each once. O(entries).
     ///
     /// # Errors
-    /// When `starts` does not delimit `rows` rows, or columns of a row do not ascend or leave `cols`.
+    /// When `starts` does not delimit `rows` rows, or the columns of a row do not ascend or exceed `cols`.
     pub fn new(
         rows: usize,
         cols: usize,
@@ -46,7 +46,7 @@ impl Codes {
         Ok(codes)
     }
 
-    /// Rows, columns and entries that are known to fit.
+    /// Takes rows, columns and entries that are known to fit.
     pub(crate) fn trusted(cols: usize, starts: Vec<u32>, columns: Vec<u32>) -> Self {
         Self { rows: starts.len() - 1, cols, starts: starts.into(), columns: columns.into() }
     }
@@ -66,7 +66,7 @@ impl Codes {
         self.columns.len()
     }
 
-    /// Where each row starts among the columns, `[rows + 1]`.
+    /// Start of each row among the columns, `[rows + 1]`.
     pub fn starts(&self) -> &[u32] {
         &self.starts
     }
@@ -97,14 +97,14 @@ impl Codes {
         (0..self.rows).flat_map(|r| std::iter::repeat_n(r, self.span(r).len())).collect()
     }
 
-    /// How many rows have each column, `[cols]`.
+    /// Counts the rows of each column, `[cols]`.
     pub fn counts(&self) -> Vec<u32> {
         let mut counts = vec![0; self.cols];
         self.columns.iter().for_each(|&c| counts[c as usize] += 1);
         counts
     }
 
-    /// The same codes with at most `limit` rows a column: the first ones. O(entries).
+    /// Keeps at most the first `limit` rows of each column. O(entries).
     #[must_use]
     pub fn within(&self, limit: usize) -> Self {
         let mut left = vec![limit; self.cols];
@@ -117,7 +117,7 @@ impl Codes {
         Self::trusted(self.cols, starts, columns)
     }
 
-    /// The entries column by column, rows ascending: `[nnz]` positions of entries, and where each column starts,
+    /// Sorts the entries by column, rows ascending: `[nnz]` positions of entries, and where each column starts,
     /// `[cols + 1]`.
     pub fn by_columns(&self) -> (Vec<usize>, Vec<usize>) {
         let mut starts = vec![0; self.cols + 1];
@@ -131,7 +131,7 @@ impl Codes {
         (order, starts)
     }
 
-    /// As kernels take them; `starts` is room for their wider numbers.
+    /// View for the kernels; `starts` is room for their wider numbers.
     pub(crate) fn csr<'a>(&'a self, starts: &'a mut Vec<usize>) -> Csr<'a> {
         starts.clear();
         starts.extend(self.starts.iter().map(|&s| s as usize));
@@ -147,16 +147,16 @@ pub struct SparseVar<T> {
 }
 
 impl<T: Real> SparseVar<T> {
-    /// Values `[nnz]` of `codes`, in the order of [`Codes::columns`].
+    /// Attaches values `[nnz]` to `codes`, in the order of [`Codes::columns`].
     ///
     /// # Panics
-    /// When there is not one value an entry.
+    /// When there is not one value per entry.
     pub fn new(codes: Codes, values: Var<T>) -> Self {
         assert_eq!(values.shape(), [codes.nnz()], "one value for each entry of the codes");
         Self { codes, values }
     }
 
-    /// Where the values are.
+    /// Structure of the values.
     pub fn codes(&self) -> &Codes {
         &self.codes
     }
@@ -166,7 +166,7 @@ impl<T: Real> SparseVar<T> {
         &self.values
     }
 
-    /// The same entries with `f` of their values, `[nnz]` to `[nnz]`.
+    /// Applies `f` to the values, `[nnz]` to `[nnz]`.
     ///
     /// # Panics
     /// When `f` changes their number.
@@ -174,7 +174,7 @@ impl<T: Real> SparseVar<T> {
         Self::new(self.codes.clone(), f(&self.values))
     }
 
-    /// All entries, `[rows, cols]`, zero where there is none. Costs what a dense matrix does.
+    /// Expands to `[rows, cols]`, zero where there is no entry. Costs as much as a dense matrix.
     pub fn dense(&self) -> Var<T> {
         let cols = self.codes.cols;
         let at =
@@ -182,7 +182,7 @@ impl<T: Real> SparseVar<T> {
         ops::place(&self.values, Arc::new(at), &[self.codes.rows, cols])
     }
 
-    /// The entries of a dense matrix `[rows, cols]` that are not zero, without gradient.
+    /// Extracts the nonzero entries of a dense matrix `[rows, cols]`, without gradient.
     ///
     /// # Panics
     /// When there are 2³² of them or more.

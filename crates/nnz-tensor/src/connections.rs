@@ -6,12 +6,12 @@ use nnz_kernels::{Csc, Csr, Plan, Rows, Tuning};
 pub struct Connections(Plan);
 
 impl Connections {
-    /// O(nnz).
+    /// Compiles a topology. O(nnz).
     pub fn new(topology: &Topology) -> Self {
         Self::with_order(topology).0
     }
 
-    /// Also, for each connection in the topology's order, where its value lies. O(nnz).
+    /// Also returns the position of each connection's value, in the topology's order. O(nnz).
     pub fn with_order(topology: &Topology) -> (Self, Vec<u32>) {
         let (rows, cols, t) = (topology.rows(), topology.cols(), topology.transpose());
         let csr = Csr { rows, cols, starts: topology.starts(), columns: topology.columns() };
@@ -20,12 +20,12 @@ impl Connections {
         (Self(plan), order)
     }
 
-    /// The plan; values, gradients and optimizer state lie in its order.
+    /// The plan; values, gradients and optimizer state are stored in its order.
     pub fn plan(&self) -> &Plan {
         &self.0
     }
 
-    /// Row by row again. O(nnz).
+    /// Returns the topology, row by row. O(nnz).
     pub fn topology(&self) -> Topology {
         self.rows().0
     }
@@ -38,7 +38,7 @@ impl Connections {
         positions
     }
 
-    /// Row by row, and where each value lies. O(nnz).
+    /// Returns the topology, row by row, and the position of each value. O(nnz).
     pub fn rows(&self) -> (Topology, Vec<u32>) {
         let Rows { starts, columns, order } = self.0.by_rows();
         let topology = Topology::new(self.0.rows(), self.0.cols(), starts, columns);

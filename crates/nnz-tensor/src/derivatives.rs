@@ -3,7 +3,7 @@
 use crate::Real;
 use crate::{TapeError, Tensor, Var, ops};
 
-/// The Hessian of `f` at `params` times `direction`, without the Hessian: the gradient of g · v (Pearlmutter 1994). Costs
+/// The Hessian of `f` at `params` times `direction`, without forming it: the gradient of g · v (Pearlmutter 1994). Costs
 /// a forward pass and about two backward passes on the tape. `f` gives a `[1]` value.
 ///
 /// # Panics
@@ -26,7 +26,7 @@ pub fn hvp<T: Real, E: From<TapeError>>(
     Ok(leaves.iter().map(of).collect())
 }
 
-/// The gradient of every example by itself: `result[row][parameter]`. `f(row, leaves)` gives the loss of one row. A loop:
+/// Computes the gradient of every example: `result[row][parameter]`. `f(row, leaves)` gives the loss of one row. A loop:
 /// each row costs a forward and a backward pass, and the result takes rows times the parameters' memory.
 pub fn per_sample_gradients<T: Real, E: From<TapeError>>(
     rows: usize,

@@ -3,7 +3,7 @@ use std::path::PathBuf;
 /// Result of this crate.
 pub type Result<T, E = Error> = std::result::Result<T, E>;
 
-/// What can go wrong with tensors, and with what is fitted.
+/// Errors of tensors and of fits.
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
     /// A request the vocabulary refuses.
@@ -15,15 +15,15 @@ pub enum Error {
     /// Two choices that exclude each other, or a number outside its range.
     #[error("{0}")]
     Refused(String),
-    /// A file that is not what it should be.
+    /// A malformed file.
     #[error("{}: {why}", .path.display())]
     File {
         /// The file.
         path: PathBuf,
-        /// What is wrong with it, and where.
+        /// The defect, and where it is.
         why: String,
     },
-    /// What an objective of another crate says.
+    /// An error from an objective of another crate.
     #[error(transparent)]
     Other(Box<dyn std::error::Error + Send + Sync>),
 }

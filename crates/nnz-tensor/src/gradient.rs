@@ -4,11 +4,11 @@ use nnz_kernels::elementwise;
 /// The gradient of a parameter: of all its entries, or of the rows that a step used.
 #[derive(Clone, Debug, PartialEq)]
 pub enum Gradient<T> {
-    /// In the shape of the parameter.
+    /// All entries, in the shape of the parameter.
     Dense(Tensor<T>),
-    /// Zero but for some rows (entries along the first axis).
+    /// Some rows (entries along the first axis), zero elsewhere.
     Rows {
-        /// Which, ascending, each once.
+        /// Indices of those rows, ascending, each once.
         rows: Vec<u32>,
         /// `[rows, ..]`, the other axes those of the parameter.
         values: Tensor<T>,
@@ -22,7 +22,7 @@ impl<T: Real> Gradient<T> {
         Self::Rows { rows: Vec::new(), values: Tensor::zeros(&[&[0], rest].concat()) }
     }
 
-    /// All entries, for a parameter of `shape`.
+    /// Expands to all entries, for a parameter of `shape`.
     pub fn dense(self, shape: &[usize]) -> Tensor<T> {
         match self {
             Self::Dense(all) => all,
@@ -34,21 +34,21 @@ impl<T: Real> Gradient<T> {
         }
     }
 
-    /// The entries that are there.
+    /// The stored entries.
     pub fn values(&self) -> &Tensor<T> {
         match self {
             Self::Dense(values) | Self::Rows { values, .. } => values,
         }
     }
 
-    /// The same, to write.
+    /// The stored entries, to write.
     pub fn values_mut(&mut self) -> &mut Tensor<T> {
         match self {
             Self::Dense(values) | Self::Rows { values, .. } => values,
         }
     }
 
-    /// The sum of rows from several places, each ascending; a row that several have is summed in their order.
+    /// Sums rows from several places, each ascending; a row that several have is summed in their order.
     pub(crate) fn merged(mut parts: Vec<(Vec<u32>, Tensor<T>)>, shape: &[usize]) -> Self {
         if parts.len() < 2 {
             let part = parts.pop();

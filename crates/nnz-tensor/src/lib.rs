@@ -1,4 +1,4 @@
-//! Tensors of nnz: values, a tape, operations on dense and on sparse values, and their derivatives.
+//! Tensors of nnz: values, a tape, operations on dense and sparse values, and their derivatives.
 #![forbid(unsafe_code)]
 
 mod atomic;

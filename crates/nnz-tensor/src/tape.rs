@@ -10,7 +10,7 @@ use std::collections::{BTreeMap, HashMap};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, OnceLock};
 
-/// From the gradient of an output to the gradients of its parents; `None` where a parent has none.
+/// From the gradient of an output to the gradients of its parents; `None` for parents without one.
 pub type Backward<T> = Box<dyn Fn(&Var<T>) -> Vec<Option<Var<T>>> + Send + Sync>;
 
 struct Node<T> {
@@ -29,13 +29,13 @@ pub struct Var<T> {
     node: Option<Arc<Node<T>>>,
 }
 
-/// What a backward pass can refuse.
+/// Reasons to refuse a backward pass.
 #[derive(Debug, thiserror::Error, PartialEq, Eq)]
 pub enum TapeError {
-    /// A gradient of a gradient through an op that has none.
+    /// A second derivative through an op that has none.
     #[error("`{0}` is a fused op without a second derivative; build it from primitive ops to differentiate twice")]
     OnceOnly(&'static str),
-    /// An op whose backward closure leaves out a value that has a gradient.
+    /// An op whose backward closure leaves out a value that needs a gradient.
     #[error("the backward of `{0}` gives no gradient for one of its inputs")]
     Missing(&'static str),
 }
@@ -64,28 +64,28 @@ fn next_id() -> u64 {
     NEXT.fetch_add(1, Ordering::Relaxed)
 }
 
-/// From the gradient of an output to those of its parents, outside the tape; `None` where a parent needs none. The
-/// gradient is the closure's own, to overwrite.
+/// From the gradient of an output to those of its parents, outside the tape; `None` if a parent needs none. The
+/// closure owns the gradient and may overwrite it.
 pub type Quick<T> = Box<dyn Fn(Tensor<T>) -> Vec<Option<Tensor<T>>> + Send + Sync>;
 
-/// The same where some parents are used in a few rows only.
+/// [`Quick`] for ops that use only a few rows of some parents.
 pub type ByRows<T> = Box<dyn Fn(Tensor<T>) -> Vec<Option<Gradient<T>>> + Send + Sync>;
 
-/// How a node's gradient goes to its parents.
+/// How a node's gradient is passed to its parents.
 enum Rule<T> {
     Ops(Backward<T>),
     /// Outside the tape, and on it.
     Either(Quick<T>, Backward<T>),
-    /// Likewise, with the shapes of the parents.
+    /// Outside the tape by rows, and on it, with the shapes of the parents.
     ByRows(ByRows<T>, Backward<T>, Vec<Vec<usize>>),
 }
 
-/// What has reached a node so far.
+/// Gradient that has reached a node so far.
 struct Flow<T> {
     dense: Option<Var<T>>,
-    /// Row by row, not summed yet, so that many small parts cost what they hold.
+    /// Row by row, not summed yet, so that many small parts cost only their entries.
     rows: Vec<(Vec<u32>, Tensor<T>)>,
-    /// Of the node; empty unless there are rows.
+    /// Shape of the node; empty unless there are rows.
     shape: Vec<usize>,
 }
 
@@ -102,7 +102,7 @@ impl<T: Real> Flow<T> {
         });
     }
 
-    /// Everything in one tensor.
+    /// Sums everything into one tensor.
     fn whole(self) -> Var<T> {
         match (self.dense, self.rows) {
             (Some(dense), rows) if rows.is_empty() => dense,
@@ -125,7 +125,7 @@ impl<T: Real> Flow<T> {
 /// The gradient of a leaf.
 enum Found<T> {
     Dense(Var<T>),
-    /// And the same with all entries, once it was asked for.
+    /// Rows, and the dense gradient once it was asked for.
     Rows(Gradient<T>, OnceLock<Var<T>>),
 }
 
@@ -133,7 +133,7 @@ enum Found<T> {
 pub struct Gradients<T>(HashMap<u64, Found<T>>);
 
 impl<T: Real> Gradients<T> {
-    /// The gradient of a leaf (or of a value the pass stopped at); `None` when the output does not depend on it.
+    /// The gradient of a leaf (or of a value the pass stopped at); `None` if the output does not depend on it.
     pub fn get(&self, leaf: &Var<T>) -> Option<&Var<T>> {
         match self.0.get(&leaf.node.as_ref()?.id)? {
             Found::Dense(all) => Some(all),
@@ -141,12 +141,12 @@ impl<T: Real> Gradients<T> {
         }
     }
 
-    /// The same, taken out.
+    /// Takes the gradient out.
     pub fn take(&mut self, leaf: &Var<T>) -> Option<Tensor<T>> {
         self.take_gradient(leaf).map(|g| g.dense(leaf.shape()))
     }
 
-    /// The same as it came: rows where only rows of the leaf were used.
+    /// Takes the gradient out as it was computed: rows if only rows of the leaf were used.
     pub fn take_gradient(&mut self, leaf: &Var<T>) -> Option<Gradient<T>> {
         Some(match self.0.remove(&leaf.node.as_ref()?.id)? {
             Found::Dense(all) => Gradient::Dense(all.value),
@@ -161,7 +161,7 @@ impl<T: Real> Var<T> {
         Self { value, node: None }
     }
 
-    /// A value whose gradient is asked for.
+    /// A value that needs a gradient.
     pub fn leaf(value: Tensor<T>) -> Self {
         let node = Node { id: next_id(), op: "leaf", twice: true, parents: Vec::new(), backward: None };
         Self { value, node: Some(Arc::new(node)) }
@@ -177,12 +177,12 @@ impl<T: Real> Var<T> {
         self.value.shape()
     }
 
-    /// Whether a gradient flows through this value.
+    /// Whether it needs a gradient.
     pub fn tracked(&self) -> bool {
         self.node.is_some()
     }
 
-    /// The value cut off from the tape.
+    /// The value detached from the tape.
     pub fn detach(&self) -> Self {
         Self::constant(self.value.clone())
     }
@@ -202,8 +202,8 @@ impl<T: Real> Var<T> {
         Self::record(op, false, value, parents, || Rule::Ops(backward()))
     }
 
-    /// The output of an op with a fast backward. `backward` makes it, for a first derivative; `composite` is the same
-    /// function built from ops, taken instead when gradients must be on the tape themselves.
+    /// The output of an op with a fast backward. `backward` is used for a first derivative; `composite` is the same
+    /// function built from ops, used instead if the gradients themselves must be on the tape.
     pub fn fast(
         op: &'static str,
         value: Tensor<T>,
@@ -264,12 +264,12 @@ impl<T: Real> Var<T> {
         self.backward_from(ones, create_graph)
     }
 
-    /// The same for the inner product of this value with `gradient`.
+    /// [`Var::backward`] of the inner product of this value with `gradient`.
     pub fn backward_from(self, gradient: Self, create_graph: bool) -> Result<Gradients<T>, TapeError> {
         self.backward_to(gradient, &[], create_graph)
     }
 
-    /// The same, stopping at `stops` too: the result also holds their gradients, and nothing behind them.
+    /// [`Var::backward_from`], stopping at `stops` too: the result also holds their gradients, none upstream of them.
     pub fn backward_to(self, gradient: Self, stops: &[Self], create_graph: bool) -> Result<Gradients<T>, TapeError> {
         let stops: Vec<u64> = stops.iter().filter_map(|s| Some(s.node.as_ref()?.id)).collect();
         recording(create_graph, || {
@@ -328,14 +328,14 @@ impl<T: Real> Var<T> {
     }
 }
 
-/// The backward of a function of `parents` built from ops.
+/// Backward of a function of `parents` built from ops.
 fn through<T: Real>(
     parents: &[&Var<T>],
     composite: impl Fn(&[Var<T>]) -> Var<T> + Send + Sync + 'static,
 ) -> Backward<T> {
     let inputs: Vec<Var<T>> = parents.iter().map(|p| (*p).clone()).collect();
     Box::new(move |g: &Var<T>| {
-        // One value may be several parents: each needs a node of its own to stop at.
+        // One value may be several parents: each needs its own node to stop at.
         let own: Vec<Var<T>> = inputs.iter().map(apart).collect();
         let found = composite(&own).backward_to(g.clone(), &own, true);
         let found = found.expect("composite forms are built from ops that differentiate twice");
@@ -349,7 +349,7 @@ fn sum<T: Real>(a: &Var<T>, b: &Var<T>) -> Var<T> {
     Var::op("sum of gradients", value, &[a, b], || Box::new(|g| vec![Some(g.clone()), Some(g.clone())]))
 }
 
-/// The same value under a node of its own.
+/// The same value under a new node.
 fn apart<T: Real>(x: &Var<T>) -> Var<T> {
     Var::op("apart", x.value.clone(), &[x], || Box::new(|g| vec![Some(g.clone())]))
 }

@@ -10,16 +10,16 @@ pub struct Tensor<T> {
 }
 
 impl<T: Real> Tensor<T> {
-    /// From values in row-major order.
+    /// Takes values in row-major order.
     ///
     /// # Panics
-    /// When their number is not the shape's.
+    /// When their number does not match the shape.
     pub fn new(shape: &[usize], data: Vec<T>) -> Self {
         assert_eq!(data.len(), shape.iter().product::<usize>(), "values do not fill shape {shape:?}");
         Self { data: Arc::new(data.into()), shape: shape.to_vec() }
     }
 
-    /// Any values, to be overwritten: a buffer as its last user left it. `write` gets all of it.
+    /// Allocates values to be overwritten: a buffer as its last user left it. `write` gets all of it.
     pub fn written(shape: &[usize], write: impl FnOnce(&mut [T])) -> Self {
         let mut data = Buffer::any(shape.iter().product());
         write(&mut data);
@@ -61,7 +61,7 @@ impl<T: Real> Tensor<T> {
         &mut Arc::<Buffer<T>>::make_mut(&mut self.data)[..]
     }
 
-    /// The same values under another shape.
+    /// Changes the shape, keeping the values.
     ///
     /// # Panics
     /// When the number of values differs.
@@ -71,18 +71,18 @@ impl<T: Real> Tensor<T> {
         self
     }
 
-    /// As a matrix: everything but the last axis folded into rows.
+    /// Extents as a matrix: everything but the last axis folded into rows.
     pub fn rows_cols(&self) -> (usize, usize) {
         let cols = self.shape.last().copied().unwrap_or(1);
         (self.len().checked_div(cols).unwrap_or(0), cols)
     }
 
-    /// `f` of every value.
+    /// Applies `f` to every value.
     pub fn map(&self, f: impl Fn(T) -> T + Copy + Sync + Send) -> Self {
         Self::written(&self.shape, |to| elementwise::map(self.data(), to, f))
     }
 
-    /// `f` of every pair of values.
+    /// Applies `f` to every pair of values.
     ///
     /// # Panics
     /// When the shapes differ.
@@ -91,7 +91,7 @@ impl<T: Real> Tensor<T> {
         Self::written(&self.shape, |to| elementwise::zip(self.data(), other.data(), to, f))
     }
 
-    /// `f` of every pair of values, in place where nobody else holds these.
+    /// Applies `f` to every pair of values, in place if nothing shares these.
     ///
     /// # Panics
     /// When the shapes differ.
@@ -104,7 +104,7 @@ impl<T: Real> Tensor<T> {
         self
     }
 
-    /// Overwrites the values with `update` where nobody else holds them; otherwise `write` makes new ones from them.
+    /// Overwrites the values with `update` if nothing shares them; otherwise `write` makes new ones from them.
     pub fn rewrite(mut self, update: impl FnOnce(&mut [T]), write: impl FnOnce(&[T], &mut [T])) -> Self {
         match Arc::get_mut(&mut self.data) {
             Some(own) => update(own),

@@ -1,4 +1,4 @@
-//! What codes of a large dictionary cost in memory, counted by the allocator.
+//! Memory of codes of a large dictionary, counted by the allocator.
 
 use nnz_core::Rng;
 use nnz_tensor::ops::Rank;

@@ -1,4 +1,4 @@
-//! How degrees move while SET trains, and whether their tail is a power law: a Markdown table for `results/set-degrees.md`.
+//! How degrees change under SET, and whether their tail is a power law: a Markdown table for `results/set-degrees.md`.
 //!
 //! `cargo run --release -p nnz --example degrees -- mnist10k mlp:784-300-100-10 0.05 100`
 

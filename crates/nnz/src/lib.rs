@@ -1,7 +1,7 @@
 //! nnz: neural networks that are sparse all the way down.
 //!
-//! The crates behind this name, and [`REGISTRY`], which lists the methods of every room. Rooms answer one question each with
-//! methods, one file a method.
+//! Re-exports of the crates, and [`REGISTRY`], which lists the methods of every room. Each room answers one question
+//! with several methods, one file per method.
 #![forbid(unsafe_code)]
 
 pub use nnz_codes as codes;

@@ -1,4 +1,4 @@
-//! Bad input, one row a case: exit code 2, one sentence on stderr that names the place and the way out, and nothing
+//! Bad input, one row per case: exit code 2, one sentence on stderr that names the place and the way out, and nothing
 //! written.
 
 mod program;
@@ -9,7 +9,7 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
 
 fn nnz(dir: &Path, line: &str) -> Output {
-    // Nothing may be written into `dir`; a machine that is measured is measured once for all tests here.
+    // Nothing may be written into `dir`; the machine is measured once for all tests here.
     let cache = Path::new(env!("CARGO_TARGET_TMPDIR")).join("measured-for-bad-input");
     let mut command = program(dir);
     command.env("NNZ_DATA", dir.join("data")).env("NNZ_CACHE", cache).args(line.split_whitespace()).output().unwrap()
@@ -45,7 +45,7 @@ fn refused(dir: &Path, line: &str, says: &[&str]) {
     assert_eq!(out.status.code(), Some(2), "nnz {line}: {said}");
     assert!(out.stdout.is_empty() && !said.contains("panicked"), "nnz {line}: {said}");
     assert!(said.starts_with("error: "), "nnz {line}: {said}");
-    // What the command line itself refuses is followed by its usage.
+    // Errors of the command line itself are followed by its usage.
     let lines = said.lines().filter(|l| !l.trim().is_empty()).count();
     assert!(
         lines == 1 || said.contains("\nUsage: ") || said.contains("try '--help'"),
@@ -292,7 +292,7 @@ fn damaged_models_recipes_and_runs() {
             refused(d, line, &["bad.safetensors", says]);
         }
     }
-    // Weights of another program, and nothing that says what network they are.
+    // Weights of another program, without a description of their network.
     put(d, "bad.safetensors", headed(r#"{"a":{"dtype":"F32","shape":[1],"data_offsets":[0,4]}}"#, &[0; 4]));
     refused(d, "eval bad.safetensors", &["bad.safetensors", "no model of nnz"]);
     refused(d, "predict bad.safetensors good.csv", &["bad.safetensors", "no config.json"]);
@@ -337,7 +337,7 @@ fn bring(dir: &Path, from: &str, to: &str) {
     }
 }
 
-/// Puts another number in the place of the first one of a tensor of 32 bits.
+/// Replaces the first number of a tensor of 32 bits.
 fn set(file: &Path, tensor: &str, value: f32) {
     let mut bytes = std::fs::read(file).unwrap();
     let start = 8 + u64::from_le_bytes(bytes[..8].try_into().unwrap()) as usize;
@@ -372,7 +372,7 @@ fn damaged_networks_of_other_programs() {
     assert!(whole.status.success(), "{}", String::from_utf8_lossy(&whole.stderr));
     let whole = std::fs::read(d.join("vit.onnx")).unwrap();
 
-    // ONNX: cut off, something else, an operator that is not there.
+    // ONNX: cut off, something else, a missing operator.
     for (bytes, says) in [
         (&whole[..whole.len() / 2], "not a whole ONNX file"),
         (&whole[..whole.len() - 1], "not a whole ONNX file"),
@@ -397,7 +397,7 @@ fn damaged_networks_of_other_programs() {
     }
     graph.nodes[gelu].op = "Gelu".into();
 
-    // Numbers that are none.
+    // Numbers that are not finite.
     let matrix = graph.matrices()[2].name.clone();
     let constant = &graph.constants[&matrix];
     let mut numbers = constant.numbers();
@@ -417,7 +417,7 @@ fn damaged_networks_of_other_programs() {
         all_refuse(d, "nan", "pictures/same.png", &["nan", tensor, says]);
     }
 
-    // Checkpoints: what belongs to them is missing, or of something else.
+    // Checkpoints: a part is missing, or belongs to something else.
     let config = std::fs::read_to_string(d.join("vit/config.json")).unwrap();
     let change = |from: &str, to: &str| {
         assert!(config.contains(from), "{config}");
@@ -439,13 +439,13 @@ fn damaged_networks_of_other_programs() {
     put(d, "vit/preprocessor_config.json", r#"{"image_mean": [0.5], "resample": 2}"#);
     all_refuse(d, "vit", "pictures/same.png", &["preprocessor_config.json", "image_mean", "3 channels"]);
 
-    // Sizes that are left out are those of the first CLIP.
+    // Omitted sizes are those of the first CLIP.
     let config = std::fs::read_to_string(d.join("clip/config.json")).unwrap();
     put(d, "clip/config.json", config.replacen("\"hidden_size\": 16,", "", 1));
     all_refuse(d, "clip", "pictures/same.png", &["is [60, 16], but the network needs [60, 512]"]);
     put(d, "clip/config.json", config);
 
-    // Texts and pictures that do not go in.
+    // Texts and images that do not fit.
     let long = std::fs::read_to_string(d.join("bert/tokenizer.json")).unwrap().replace("\"<57>\": 57", "\"<57>\": 61");
     assert!(long.contains("61"));
     put(d, "odd/tokenizer.json", long);
@@ -484,7 +484,7 @@ fn damaged_networks_of_other_programs() {
     refused(d, &format!("prune tiny.gguf {wanda} text.txt --calibrate text.txt"), &["join those of --calibrate"]);
 }
 
-/// Killed while it writes (the system ends who writes more than it may), `prune` leaves a folder that is refused, and goes through
+/// Killed while it writes (the system kills processes beyond their limit), `prune` leaves a folder that is refused, and succeeds
 /// the next time.
 #[cfg(unix)]
 #[test]
@@ -508,7 +508,7 @@ fn a_folder_of_an_interrupted_prune_is_refused() {
     }
 }
 
-/// A disk of 64 kB that only this process sees; `None`, said loudly, where the system does not allow one.
+/// A disk of 64 kB that only this process sees; `None`, with a loud message, if the system does not allow one.
 #[cfg(target_os = "linux")]
 #[test]
 fn a_full_disk_is_said_and_leaves_no_part() {
@@ -537,7 +537,7 @@ fn a_full_disk_is_said_and_leaves_no_part() {
     );
 }
 
-/// A folder that may not be written to. The system lets root write everywhere, so then a place that takes no files is used.
+/// A folder without write permission. The system lets root write everywhere, so then a place that takes no files is used.
 #[cfg(unix)]
 #[test]
 fn no_permission_is_said() {

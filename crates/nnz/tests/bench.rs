@@ -1,4 +1,4 @@
-//! `nnz bench` as a user meets it.
+//! `nnz bench` from a user's perspective.
 
 mod program;
 
@@ -8,7 +8,7 @@ use std::path::Path;
 use std::process::Output;
 
 fn nnz(cache: &Path, args: &[&str]) -> Output {
-    // What was measured decides here.
+    // Measurements decide here.
     program(cache).args(args).env("NNZ_CACHE", cache).env_remove("NNZ_COST").output().unwrap()
 }
 
@@ -50,14 +50,14 @@ fn kernels_are_rows_and_a_machine_is_measured_once() {
     assert_eq!(pairs, want.map(|(p, d)| (p.to_owned(), d)));
     let odd = nnz(cache.path(), &["bench", "kernels", "--shape", "96x63", "--pattern", "2:4"]);
     assert_eq!(odd.status.code(), Some(2), "{}", text(&odd.stderr));
-    // A file that does not hold is measured again, not trusted and not a failure.
+    // An invalid file is measured again, neither trusted nor a failure.
     let file = std::fs::read_dir(cache.path()).unwrap().next().unwrap().unwrap().path();
     std::fs::write(&file, "{\"version\": 1}").unwrap();
     let again = ask();
     assert!(again.status.success() && text(&again.stderr).contains("did not hold"), "{}", text(&again.stderr));
 }
 
-/// What storage `auto` follows is chosen when a run begins and stays with it: resumed, repeated, or carried to another machine.
+/// Thresholds of storage `auto` are chosen when a run begins and stay with it: resumed, repeated, or on another machine.
 #[test]
 fn the_choice_of_storage_stays_with_a_run() {
     let [here, unmeasured, measured] = [(); 3].map(|()| tempfile::tempdir().unwrap());
@@ -91,7 +91,7 @@ fn the_choice_of_storage_stays_with_a_run() {
         (layers("a"), layers("b")),
         (vec_of(["sparse", "sparse", "dense"]), vec_of(["masked", "masked", "dense"]))
     );
-    // The recipe of a run says what was chosen, and gives the same bits on another machine.
+    // The recipe of a run contains the choice, and gives the same bits on another machine.
     run(&nnz(measured.path(), &["run", &path("a/recipe.toml"), "--run-dir", &path("c")]));
     assert_eq!((layers("c"), course("c")), (layers("a"), course("a")));
     // The same request finds its run, whatever was measured since; started anew it chooses anew.

@@ -1,4 +1,4 @@
-//! The program as its users meet it.
+//! The program from its users' perspective.
 
 mod program;
 
@@ -47,7 +47,7 @@ fn train_prints_one_document_and_writes_a_run() {
     assert!((a / b - 1.0).abs() < 0.2, "small-dense has {b} weights, rigl {a} nonzeros");
     assert!(rigl["weight_bytes"].as_u64() < dense["weight_bytes"].as_u64());
     assert!(rigl["optimizer_bytes"].as_u64() < dense["optimizer_bytes"].as_u64());
-    // The small dense network has about three hidden units here: it runs, it need not read.
+    // The small dense network has about three hidden units here: it only has to run, not to learn.
     assert!(arms[..3].iter().all(|a| a["test_accuracy"].as_f64() > Some(0.3)), "{arms:?}");
     assert!(arms.iter().all(|a| a["seconds_per_epoch"].as_f64() > Some(0.0)));
     for file in ["report.html", "record.json", "recipe.toml", "models/rigl.safetensors", "arms/rigl-0.events.jsonl"] {
@@ -98,7 +98,7 @@ fn a_trained_model_is_pruned_measured_and_asked() {
     assert!(size("after") < 0.4 * size("before"), "{} of {} bytes", size("after"), size("before"));
     let after = json(d, "eval small.safetensors mnist10k --json");
     assert_eq!(pruned["after"]["test_accuracy"], after["accuracy"]);
-    // Fine-tuning gives back some of what pruning took.
+    // Fine-tuning recovers some of the accuracy lost to pruning.
     let tuned = json(
         d,
         &format!(
@@ -113,11 +113,11 @@ fn a_trained_model_is_pruned_measured_and_asked() {
     succeed(d, &format!("prune {model} --method magnitude --density 0.1 -o zeros.safetensors --dense-layout"));
     let zeros = json(d, "eval zeros.safetensors mnist10k --json");
     assert_eq!(zeros, after);
-    // A model knows its data; a page about it is written beside the text.
+    // A model knows its data; a page about it is written next to the text.
     assert_eq!(json(d, "eval small.safetensors --json"), after);
     succeed(d, "inspect small.safetensors --html page.html");
     assert!(std::fs::read_to_string(d.join("page.html")).unwrap().contains("fc1.weight"));
-    // Other programs get it as ONNX, of which nnz takes what it takes of theirs.
+    // Other programs get it as ONNX; nnz accepts the same of it as of theirs.
     succeed(d, "convert small.safetensors -o net.onnx");
     bring(d, &["pictures"]);
     assert_eq!(classes(d, "net.onnx", "pictures/large.png").len(), 10);
@@ -128,14 +128,14 @@ fn a_trained_model_is_pruned_measured_and_asked() {
     assert!(density(&graph) < Some(0.15) && density(&graph) > Some(0.0), "{graph}");
     let again = json(d, "prune net.onnx --method magnitude --density 0.05 -o net-small.onnx --json");
     assert!(again["density"].as_f64() < Some(0.06), "{again}");
-    // Pruning to what is there already removes nothing, and says so.
+    // Pruning to the current density removes nothing, and says so.
     let more = nnz(d, "prune small.safetensors --method magnitude --density 0.2 -o more.safetensors");
     assert_eq!(more.status.code(), Some(2));
     assert!(text(&more.stderr).contains("already"), "{}", text(&more.stderr));
-    // A weight that packing would make larger is written dense.
+    // A weight that packing would enlarge is written dense.
     let little = json(d, &format!("prune {model} --method magnitude --density 0.8 -o little.safetensors --json"));
     assert!(little["after"]["file_bytes"].as_f64() < Some(1.05 * size("before")), "{little}");
-    // How much is free is searched for on the data, and what is found is what is written.
+    // The free sparsity is searched for on the data, and the result is written.
     let free = json(
         d,
         &format!(
@@ -146,7 +146,7 @@ fn a_trained_model_is_pruned_measured_and_asked() {
         (free["after"]["density"].as_f64().unwrap(), free["after"]["test_accuracy"].as_f64().unwrap());
     assert!((0.04..0.9).contains(&density) && (density * 20.0 - (density * 20.0).round()).abs() < 0.01, "{free}");
     assert!(kept > 0.9 * before["accuracy"].as_f64().unwrap(), "{free}");
-    // A method that scores by gradients asks for data, one that is born sparse cannot prune.
+    // A method that scores by gradients asks for data, one that starts sparse cannot prune.
     for (method, asks) in
         [("snip --density 0.1", "--data"), ("rigl --density 0.1", "magnitude"), ("essential-sparsity", "--data")]
     {
@@ -157,7 +157,7 @@ fn a_trained_model_is_pruned_measured_and_asked() {
     }
 }
 
-/// Every bit comes back, and the adapter goes on nothing but what it was taken from.
+/// Every bit is restored, and the adapter only fits the network it was taken from.
 #[test]
 fn adapters_are_taken_fused_unfused_and_switched() {
     let dir = tempfile::tempdir().unwrap();
@@ -247,7 +247,7 @@ fn bad_requests_get_a_sentence_and_exit_code_2() {
     );
 }
 
-/// Methods without a density of their own.
+/// Methods without a density.
 const FREE: [&str; 9] = [
     "dlrt",
     "essential-sparsity",
@@ -268,7 +268,7 @@ fn lists_are_whole() {
     assert!(["magnitude", "rigl", "sparsegpt", "teddy", "sparseprop"].iter().all(|k| keys.contains(k)), "{keys:?}");
     for key in keys {
         let shown = succeed(dir.path(), &format!("show {key}"));
-        // A method has a density, but for those that shape something else; an experiment has metrics.
+        // A method has a density, except those that shape something else; an experiment has metrics.
         let whole = shown.contains("density") || shown.contains("\nmetrics\n") || FREE.contains(&key);
         assert!(whole, "{shown}");
         assert!(succeed(dir.path(), &format!("cite {key}")).starts_with("@article{"));
@@ -295,7 +295,7 @@ fn an_interrupted_run_goes_on_where_it_stopped() {
         command.stderr(std::process::Stdio::piped()).stdout(std::process::Stdio::null()).spawn().unwrap()
     };
     let mut child = start("cut");
-    // The run has begun when its directory knows its recipe; a little later it is somewhere in the middle of training.
+    // The run has begun when its directory holds its recipe; a little later it is somewhere in the middle of training.
     let begun = Instant::now();
     while !dir.path().join("cut/recipe.toml").exists() && begun.elapsed() < Duration::from_secs(60) {
         std::thread::sleep(Duration::from_millis(5));
@@ -349,10 +349,10 @@ fn a_table_is_trained_on_measured_and_asked() {
     let hits = answers.iter().zip(&right).filter(|(a, r)| a == r).count();
     assert!(answers.len() == 30 && hits >= 26, "{hits} of 30");
     assert!(succeed(d, &format!("predict {model} new.csv")).lines().count() == 30);
-    // Pruning keeps what the model knows of its table.
+    // Pruning keeps the model's encoding of its table.
     succeed(d, &format!("prune {model} --method magnitude --density 0.3 --data more.csv -o small.safetensors"));
     succeed(d, "eval small.safetensors");
-    // A test file of its own.
+    // A separate test file.
     let own = json(d, &format!("{train} --test more.csv --no-controls --json"));
     assert!(own["run"]["data"].as_str() == Some("table.csv?target=answer&test=more.csv"), "{own}");
     let checked = json(d, "data check table.csv?target=answer --json");
@@ -381,7 +381,7 @@ fn a_table_of_numbers_is_predicted_as_numbers() {
     assert_eq!((same["variance_explained"].as_f64(), &same["rows"]), (Some(explained), &120.into()));
     let all = json(d, &format!("eval {model} homes.csv --split all --json"));
     assert!(all["rows"] == 600 && all["variance_explained"].as_f64() > Some(0.9), "{all}");
-    // Answers are in the unit of the table.
+    // Answers are in the units of the table.
     let (asked, right): (Vec<String>, Vec<f64>) = (600..630).map(row).unzip();
     std::fs::write(d.join("new.csv"), format!("size,colour,other\n{}\n", asked.join("\n"))).unwrap();
     let answers = json(d, &format!("predict {model} new.csv --json"));
@@ -394,7 +394,7 @@ fn a_table_of_numbers_is_predicted_as_numbers() {
     assert!(refused.status.code() == Some(2) && said.contains("answers=classes"), "{said}");
 }
 
-/// Networks of the goldens as somebody has them; those that read texts get a tokenizer.
+/// Networks of the goldens as users have them; those that read texts get a tokenizer.
 fn bring(dir: &Path, names: &[&str]) {
     let goldens = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../goldens/graphs");
     for name in names {
@@ -423,7 +423,7 @@ fn bring(dir: &Path, names: &[&str]) {
     std::fs::write(dir.join("text.txt"), lines).unwrap();
 }
 
-/// The probabilities of a picture's classes, by name.
+/// The probabilities of an image's classes, by name.
 fn classes(dir: &Path, model: &str, input: &str) -> Vec<(String, f64)> {
     let found = json(dir, &format!("predict {model} {input} --json"));
     let row = |c: &Value| (c["class"].as_str().unwrap().to_owned(), c["probability"].as_f64().unwrap());
@@ -438,7 +438,7 @@ fn alike(a: &[(String, f64)], b: &[(String, f64)], within: f64) -> bool {
     a.len() == b.len() && a.iter().zip(b).all(|(a, b)| a.0 == b.0 && (a.1 - b.1).abs() < within)
 }
 
-/// `nnz bench`, which measures the machine once in a folder of its own: what was measured changes what training chooses.
+/// `nnz bench`, which measures the machine once in a separate folder: measurements change what training chooses.
 fn bench_of(dir: &Path, line: &str) -> String {
     let cache = Path::new(env!("CARGO_TARGET_TMPDIR")).join("measured");
     let out = program(dir).env("NNZ_CACHE", &cache).arg("bench").args(line.split(' ')).output().unwrap();
@@ -469,7 +469,7 @@ fn networks_of_other_programs_are_asked_listed_and_timed() {
     for picture in ["gray.png", "large.png", "same.png", "small.png"] {
         assert_eq!(classes(d, "vit", &format!("pictures/{picture}")).len(), 3);
     }
-    // Pictures are made ready as the folder says.
+    // Images are preprocessed as the folder says.
     let plain = classes(d, "vit", "pictures/large.png");
     let says = |what: &str| {
         std::fs::write(d.join("vit/preprocessor_config.json"), what).unwrap();
@@ -506,7 +506,7 @@ fn networks_of_other_programs_are_asked_listed_and_timed() {
     }
 }
 
-/// What a network answers stays, in whatever form it is written.
+/// A network's answers stay the same, in whatever form it is written.
 #[test]
 fn networks_of_other_programs_are_converted() {
     let dir = tempfile::tempdir().unwrap();
@@ -613,7 +613,7 @@ fn networks_of_other_programs_are_pruned() {
         assert!(!d.join("no").exists(), "{method}");
     }
 
-    // Arrays of NumPy, of which nothing is known but their shapes.
+    // NumPy arrays, of which only the shapes are known.
     let rows: Vec<u8> = (0..12).flat_map(|i| (i as f32 - 5.5).to_le_bytes()).collect();
     std::fs::write(d.join("w.npz"), npz(&[("w", "(3, 4)", &rows), ("bias", "(2,)", &rows[..8])])).unwrap();
     let out = nnz(d, "prune w.npz --method magnitude --density 0.25 --numbers f32 -o loose --json");
@@ -631,7 +631,7 @@ fn networks_of_other_programs_are_pruned() {
         .collect();
     assert_eq!(found, [("bias", 1.0), ("w", 0.25)]);
     assert_eq!(json(d, "convert w.npz -o same --layout dense --numbers f32 --json")["layers"][0]["nonzeros"], 12);
-    // Options that a kind of model does not act on are refused by name, and so are endings that are not written.
+    // Options that do not apply to a kind of model are refused by name, and so are endings that cannot be written.
     for (line, says) in [
         ("prune bert --method magnitude --density 0.5 --lr 0.1 -o no", "--lr"),
         ("prune bert --method magnitude --density 0.5 --dtype bf16 -o no", "--numbers"),
@@ -648,7 +648,7 @@ fn networks_of_other_programs_are_pruned() {
         assert!(out.status.code() == Some(2) && text(&out.stderr).contains(says), "nnz {line}: {}", text(&out.stderr));
         assert!(["no", "no.onnx", "no.pth"].iter().all(|n| !d.join(n).exists()), "{line}");
     }
-    // Those that it acts on change something.
+    // Options that apply have an effect.
     succeed(d, "prune vit --method magnitude --density 0.5 --numbers f32 --prune-head -o headless");
     assert!(head("headless").unwrap() < 1.0);
     let of = |how: &str| {
@@ -667,7 +667,7 @@ fn networks_of_other_programs_are_pruned() {
     }
 }
 
-/// What `numpy.savez` writes of arrays of float32: members of a zip archive that are stored as they are.
+/// An archive of float32 arrays as `numpy.savez` writes it: members of a zip archive that are stored uncompressed.
 fn npz(arrays: &[(&str, &str, &[u8])]) -> Vec<u8> {
     let crc = |bytes: &[u8]| {
         !bytes.iter().fold(!0u32, |c, &b| {
@@ -693,7 +693,7 @@ fn npz(arrays: &[(&str, &str, &[u8])]) -> Vec<u8> {
     [file, directory, end].concat()
 }
 
-/// Two towers: probabilities as in PyTorch, and pruning that reaches what it was shown.
+/// Two towers: probabilities as in PyTorch, and pruning of what calibration reaches.
 #[test]
 fn clip_tells_which_text_fits_a_picture() {
     let dir = tempfile::tempdir().unwrap();
@@ -710,7 +710,7 @@ fn clip_tells_which_text_fits_a_picture() {
     std::fs::write(&weights, bytes).unwrap();
     let texts: Vec<&str> = golden["texts"].as_array().unwrap().iter().map(|t| t.as_str().unwrap()).collect();
     let asked: String = texts.iter().map(|t| format!(" --text '{t}'")).collect();
-    // By picture, the probabilities in the order of the texts.
+    // By image, the probabilities in the order of the texts.
     let answers = |model: &str, input: &str| -> Vec<(String, Vec<f64>)> {
         let found = json(d, &format!("predict {model} {input} {asked} --json"));
         let one = |p: &Value| {
@@ -742,7 +742,7 @@ fn clip_tells_which_text_fits_a_picture() {
     let said = succeed(d, "predict clip pictures/large.png --text cat --text 'a large dog'");
     assert!(said.lines().count() == 2 && said.contains("a large dog  ") && said.contains("        cat  "), "{said}");
 
-    // What is shown is what is pruned.
+    // Only what calibration reaches is pruned.
     let prune = |how: &str, output: &str| {
         let out = nnz(d, &format!("prune clip --density 0.5 --numbers f32 -o {output} --json {how}"));
         assert!(out.status.success(), "{}", text(&out.stderr));
@@ -807,11 +807,11 @@ fn a_run_is_watched_from_outside() {
     assert!(networks.iter().all(|n| n["state"] == "done" && n["epochs"].as_array().unwrap().len() == 2), "{look}");
     let text = succeed(d, "top");
     assert!(text.contains("set, seed 1") && text.contains("2/2") && text.contains('█'), "{text}");
-    // Event files for TensorBoard lie beside the events.
+    // Event files for TensorBoard are next to the events.
     let run = look["directory"].as_str().unwrap();
     let events = std::fs::read(d.join(run).join("tensorboard/set-1/events.out.tfevents.0.nnz")).unwrap();
     assert!(events.windows(19).any(|w| w == b"accuracy/validation"));
-    // A run that stopped says how it goes on.
+    // A stopped run says how to resume it.
     std::fs::remove_file(d.join(run).join("record.json")).unwrap();
     std::fs::remove_file(d.join(run).join("arms/set-1.json")).unwrap();
     let text = succeed(d, "top");
@@ -855,14 +855,14 @@ fn the_program_explains_itself() {
     let what = |name: &str| findings.as_array().unwrap().iter().find(|f| f["what"] == name).cloned().unwrap();
     assert!(what("data")["found"].as_str().unwrap().ends_with("no-data") && what("data")["wrong"].is_null());
     assert!(what("kernels")["found"].as_str().unwrap().contains("Portable"));
-    // A data directory that cannot be is found out, and said.
+    // An impossible data directory is detected and reported.
     std::fs::write(d.join("file"), b"").unwrap();
     let sick = program(d).env("NNZ_DATA", d.join("file/x")).arg("doctor").output().unwrap();
     assert_eq!(sick.status.code(), Some(1));
     assert!(text(&sick.stdout).contains("set NNZ_DATA"), "{}", text(&sick.stdout));
 }
 
-/// Colours only where somebody looks, and not where NO_COLOR forbids them; `--quiet` says nothing; `--json` is one document.
+/// Colours only on a terminal, and not if NO_COLOR forbids them; `--quiet` prints nothing; `--json` is one document.
 #[test]
 fn output_is_for_whom_it_is_meant() {
     let dir = tempfile::tempdir().unwrap();

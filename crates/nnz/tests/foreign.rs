@@ -1,4 +1,4 @@
-//! Files of other programs are read whole or refused by name, and what is written is read again to the same numbers.
+//! Files of other programs are read whole or refused by name, and written files are read again to the same numbers.
 
 use nnz_engine::file::Header;
 use nnz_engine::{Model, ModelSpec, Storage, Task, Tensor, data::Normalization};
@@ -22,7 +22,7 @@ fn logits(model: &Language) -> Vec<f32> {
     model.logits(&model.head().unwrap(), &state, 0..tokens.len())
 }
 
-/// A copy of the small Llama, its tensors as `edit` writes them and its configuration as `said` changes it.
+/// A copy of the small Llama, with its tensors written by `edit` and its configuration changed by `said`.
 fn llama(
     to: &Path,
     mut edit: impl FnMut(&mut Writer, &str, &[usize], Vec<f32>),
@@ -45,7 +45,7 @@ fn plain(w: &mut Writer, name: &str, shape: &[usize], values: Vec<f32>) {
 }
 
 /// int8 weights with a scale for each row: the model is that of the products, in any way it is written, and the configuration no longer
-/// speaks of whole numbers.
+/// mentions integers.
 #[test]
 fn whole_numbers_with_scales_are_their_products() {
     let dir = tempfile::tempdir().unwrap();
@@ -115,7 +115,7 @@ fn tensors_that_nobody_reads_are_refused_by_name() {
     };
     llama(&to, buffers, |_| {});
     assert_eq!(logits(&Language::open(&to).unwrap()), logits(&Language::open(&golden("formats/tiny")).unwrap()));
-    // Packed in four bits, by the name of who packed them.
+    // Packed in four bits, under the names of each packer.
     let to = dir.path().join("packed");
     let packed = |w: &mut Writer, name: &str, shape: &[usize], v: Vec<f32>| match name.strip_suffix("q_proj.weight") {
         Some(layer) => w.raw(&format!("{layer}q_proj.qweight"), &[4], Format::I32, &[0; 16]).unwrap(),
@@ -156,7 +156,7 @@ fn answers(network: &Network, given: Vec<(&'static str, Value)>) -> Vec<(String,
     names.zip(found).map(|(n, v)| (n, v.into_floats().unwrap())).collect()
 }
 
-/// Seven of ten tokens are there: the vector is what the folder says of theirs.
+/// Seven of ten tokens are present: the vector is pooled from theirs as the folder says.
 #[test]
 fn sentences_are_pooled_as_their_folder_says() {
     let dir = tempfile::tempdir().unwrap();
@@ -196,7 +196,7 @@ fn sentences_are_pooled_as_their_folder_says() {
                 assert!(far < 1e-5, "{key} {unit}: {far}");
             };
             check(&folder);
-            // What is written says it, too.
+            // Written folders say it, too.
             let out = dir.path().join("out");
             onnx::export(&Network::open(&folder).unwrap(), &out, None, Dtype::F32, false, &json!(null)).unwrap();
             check(&out);
@@ -213,7 +213,7 @@ fn sentences_are_pooled_as_their_folder_says() {
     }
 }
 
-/// A file of weights that says nothing of a network, with whole numbers and truth values.
+/// A file of weights without a description of its network, with integers and Booleans.
 fn loose(file: &Path) {
     let mut w = Writer::create(file).unwrap();
     let values: Vec<f32> =
@@ -228,7 +228,7 @@ fn loose(file: &Path) {
     w.finish(&json!(null)).unwrap();
 }
 
-/// Every layout and type of numbers, to a folder and to a file: read again to the same numbers, and buffers bit for bit.
+/// Every layout and number type, to a folder and to a file: read again to the same numbers, and buffers bit for bit.
 #[test]
 fn what_is_written_is_read_again() {
     let dir = tempfile::tempdir().unwrap();
@@ -289,7 +289,7 @@ fn what_is_written_is_read_again() {
     assert!(why.to_string().contains("a guess"), "{why}");
 }
 
-/// Of every four channels at one place of a kernel two stay, whatever a method weighs by.
+/// Of every four channels at one position of a kernel two stay, whatever a method scores by.
 #[test]
 fn groups_of_kernels_lie_along_channels() {
     let dir = tempfile::tempdir().unwrap();
@@ -347,8 +347,8 @@ fn header(model: ModelSpec, encoding: Option<serde_json::Value>, scales: Vec<[f3
     }
 }
 
-/// Raw rows of a table (numbers, two texts, three texts) and pixels from 0 to 255 give what the network gives for rows that were made
-/// ready by hand, in the units of the targets.
+/// Raw rows of a table (numbers, two texts, three texts) and pixels from 0 to 255 give what the network gives for rows preprocessed
+/// by hand, in the units of the targets.
 #[test]
 fn exported_networks_make_their_rows_ready() {
     let path = Path::new("net.safetensors");
@@ -387,7 +387,7 @@ fn exported_networks_make_their_rows_ready() {
     let pictures = network.pictures().unwrap();
     assert_eq!((pictures.mean[0], pictures.deviation[0]), (0.0, 1.0 / 255.0));
 
-    // The same weights by name, with inputs behind the picture by channels.
+    // The same weights by name, with inputs after the image by channels.
     let dir = tempfile::tempdir().unwrap();
     let file = dir.path().join("state.safetensors");
     onnx::state_dict(&model, &header, path, &file).unwrap();

@@ -1,6 +1,6 @@
-//! A training that is killed without warning and taken up again ends in the bits of one that was not.
+//! A training that is killed without warning and resumed ends in the bits of one that was not.
 //!
-//! Five kills by default; `NNZ_KILLS=100 cargo test -p nnz-cli --release --test kills -- --nocapture` for more.
+//! Five kills by default; `NNZ_KILLS=100 cargo test -p nnz --release --test kills -- --nocapture` for more.
 #![cfg(unix)]
 
 mod program;
@@ -25,7 +25,7 @@ fn finish(child: Child) {
     assert!(out.status.success(), "{}", String::from_utf8_lossy(&out.stderr));
 }
 
-/// Takes the seconds out of a record, wherever they stand.
+/// Removes the seconds from a record, wherever they are.
 fn without_seconds(value: &mut serde_json::Value) {
     match value {
         serde_json::Value::Object(map) => {
@@ -37,8 +37,8 @@ fn without_seconds(value: &mut serde_json::Value) {
     }
 }
 
-/// Every file of a run: name and bytes. Those that hold seconds of their own are compared with what they are made of, and are
-/// there without them.
+/// Every file of a run: name and bytes. Files that contain their own times are compared by their sources, and
+/// appear without them.
 fn results(run: &Path) -> BTreeMap<PathBuf, Vec<u8>> {
     fn walk(root: &Path, dir: &Path, out: &mut BTreeMap<PathBuf, Vec<u8>>) {
         for entry in std::fs::read_dir(dir).unwrap() {
@@ -137,8 +137,8 @@ fn killed_runs_go_on_bit_for_bit() {
     assert_eq!(killed, kills, "too few runs were alive when they were to be killed");
 }
 
-/// A process may die between any two of its last files. Where a network's record is written but its checkpoint is still
-/// there, and where all records are but the run's own, the run goes on all the same.
+/// A process may die between any two of its last files. If a network's record is written but its checkpoint still
+/// exists, or if all records are but the run's own, the run resumes all the same.
 #[test]
 fn the_last_files_may_be_missing_or_too_many() {
     let dir = tempfile::tempdir().unwrap();
@@ -190,7 +190,7 @@ fn one_process_a_run_directory() {
     assert!(dir.path().join("run/record.json").exists());
 }
 
-/// A comparison that is killed at three moments and started again ends in the numbers of one that was not. Seconds are apart.
+/// A comparison that is killed at three moments and restarted ends in the numbers of one that was not. Seconds are apart.
 #[test]
 fn killed_comparisons_go_on() {
     let dir = tempfile::tempdir().unwrap();

@@ -1,17 +1,17 @@
-//! What is written about methods, recipes and results holds for the methods that there are.
+//! The docs on methods, recipes and results agree with the registered methods.
 
 use nnz::REGISTRY;
 use nnz_lab::{Plan, Recipe, Scale, embedded, ledger};
 use std::path::Path;
 
-/// Where the files of a room lie.
+/// Folder of a room's files.
 fn room(name: &str) -> std::path::PathBuf {
     let crates = Path::new(env!("CARGO_MANIFEST_DIR")).join("..");
     let mut found = std::fs::read_dir(&crates).unwrap().map(|e| e.unwrap().path().join("src").join(name));
     found.find(|p| p.join("mod.rs").is_file()).unwrap_or_else(|| panic!("no crate has a room {name}"))
 }
 
-/// Lines of a method's file without its tests, and its text.
+/// Counts the lines of a method's file without its tests, and returns its text.
 fn code(method: &nnz_core::Method) -> (usize, String) {
     let file = room(method.room).join(format!("{}.rs", method.key.replace('-', "_")));
     let text = std::fs::read_to_string(&file).unwrap_or_else(|e| panic!("{}: {e}", file.display()));
@@ -48,7 +48,7 @@ fn every_result_belongs_to_a_recipe_as_it_stands() {
     }
 }
 
-/// The pages of papers and claims are what the ledger says. `NNZ_UPDATE=1` writes them.
+/// The pages of papers and claims agree with the ledger. `NNZ_UPDATE=1` writes them.
 #[test]
 fn the_pages_show_the_ledger() {
     let papers = format!("# Papers\n\n{}", ledger::markdown(REGISTRY));

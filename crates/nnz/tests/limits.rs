@@ -1,11 +1,11 @@
-//! The table of limits in `docs/src/promises.md`, one by one: what is at a limit is read, what is beyond it is refused with a
-//! sentence. Of values, pixels and the header of NumPy, the readers' own tests say it.
+//! The table of limits in `docs/src/promises.md`, one by one: input at a limit is read, input beyond it is refused with a
+//! sentence. Limits of values, pixels and NumPy's header are tested with their readers.
 
 use nnz::data::Store;
 use std::fs::{self, File};
 use std::path::Path;
 
-/// What loading a place says: nothing, or why not.
+/// Result of loading a place: nothing, or why not.
 fn load(dir: &Path, place: &str) -> Result<(), String> {
     Store::at(dir.join("data")).load(&dir.join(place).display().to_string()).map(drop).map_err(|e| e.to_string())
 }
@@ -58,7 +58,7 @@ fn bytes_of_a_line() {
     refused(dir.path(), "long.csv?target=y", "a line or a whole of more bytes than are read at once");
 }
 
-/// Files of nothing but holes: nothing is read of them.
+/// Sparse files, all holes: nothing of them is read.
 #[test]
 fn bytes_of_a_whole_file_and_of_a_picture() {
     let dir = tempfile::tempdir().unwrap();

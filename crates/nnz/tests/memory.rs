@@ -22,7 +22,7 @@ fn noise() -> Dataset {
     Dataset::new("noise", [1, 1, SIDE], classes, split(20), split(4), "noise".into()).unwrap()
 }
 
-/// One test, since the allocator counts for everybody.
+/// One test, since the allocator counts for all.
 #[test]
 fn rewiring_takes_less_than_a_bit_for_each_entry() {
     let data = noise();

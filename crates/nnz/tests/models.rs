@@ -44,7 +44,7 @@ fn a_small_model_answers_as_in_pytorch_from_both_files() {
     for file in ["tiny.gguf", "tiny"] {
         let model = Language::open(&golden(file)).unwrap();
         close(&logits(&model, &tokens), &want, 1e-4);
-        // Token by token, with keys and values kept.
+        // Token by token, with a cache of keys and values.
         let mut generator = Generator::new(&model, &Weights::Dense).unwrap();
         let width = model.config.vocabulary;
         for (i, t) in tokens.iter().enumerate() {
@@ -53,7 +53,7 @@ fn a_small_model_answers_as_in_pytorch_from_both_files() {
     }
 }
 
-/// GPT-2, OPT and GPT-NeoX, the last with attention and perceptron side by side and one behind the other.
+/// GPT-2, OPT and GPT-NeoX, the last with attention and perceptron in parallel and in sequence.
 #[test]
 fn other_families_answer_as_in_transformers_and_are_pruned_in_their_own_layout() {
     for name in ["gpt2", "opt", "neox", "neox-serial"] {
@@ -89,7 +89,7 @@ fn other_families_answer_as_in_transformers_and_are_pruned_in_their_own_layout()
     }
 }
 
-/// Written in eight bits, a model answers nearly as before, and its sparse kernel as its dense one.
+/// Written in eight bits, a model answers nearly as before, and its sparse kernel like its dense one.
 #[test]
 fn eight_bits_and_zeros_go_together() {
     let model = Language::open(&golden("tiny.gguf")).unwrap();

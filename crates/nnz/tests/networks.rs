@@ -72,11 +72,11 @@ fn methods_prune_graphs_and_what_is_written_is_what_they_kept() {
             run(3, Some(Packing::Bitmask), &other);
             let file = |folder: &Path| std::fs::read(folder.join("model.safetensors")).unwrap();
             assert!(file(&one) == file(&other), "{name} {}", method.key);
-            // Packed and as ONNX it answers as what was pruned, and heads stay.
+            // Packed and as ONNX it answers like the pruned network, and heads stay.
             let want = answer(&network, &samples[0]);
             assert!(far(&want, &answer(&Network::open(&golden(name)).unwrap(), &samples[0])) > 1e-4, "nothing changed");
             assert!(far(&want, &answer(&Network::open(&one).unwrap(), &samples[0])) < 1e-5, "{name} {}", method.key);
-            // What a network of guesses computes is not written.
+            // A guessed network is not written.
             if name != "plain.pth" {
                 run(2, None, &onnx);
                 let again = answer(&Network::open(&onnx).unwrap(), &samples[0]);
@@ -139,7 +139,7 @@ fn what_cannot_be_pruned_is_said() {
     assert!(why("bert", "imp", "density = 0.5").contains("rounds"));
 }
 
-/// Networks that nnz trains, of fresh weights.
+/// Networks that nnz trains, with fresh weights.
 fn fresh(text: &str, input: [usize; 3]) -> (Model<f32>, Header) {
     let spec = ModelSpec::parse(text, input, 5).unwrap();
     let mut model: Model<f32> = Model::born(&spec, None, Storage::Masked, false, 3).unwrap();
@@ -165,7 +165,7 @@ fn fresh(text: &str, input: [usize; 3]) -> (Model<f32>, Header) {
     (model, header)
 }
 
-/// Where NNZ_WRITTEN says, files and what they answer are left for goldens/graphs.py to look at.
+/// If NNZ_WRITTEN is set, leaves files and their answers there for goldens/graphs.py to check.
 fn leave(name: &str, network: &Network, given: &[(&'static str, Value)], sparse: bool) {
     let Some(folder) = std::env::var_os("NNZ_WRITTEN").map(PathBuf::from) else { return };
     let file = folder.join(format!("{name}.onnx"));

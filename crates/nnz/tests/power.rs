@@ -1,5 +1,5 @@
-//! A run that stops at any step of the file system, as in a power cut or when it is killed, goes on and ends in the files of one that
-//! was not stopped; and a run touches nothing that is not its own.
+//! A run that stops at any step of the file system, as in a power cut or when it is killed, resumes and ends in the files of one that
+//! was not stopped; and a run touches only its own files.
 
 use nnz::lab::Recipe;
 use nnz::lab::run::{self, Observer, Options};
@@ -71,8 +71,8 @@ fn go(recipe: &Recipe, dir: &Path) -> nnz::lab::Result<()> {
     run::run(recipe, nnz::REGISTRY, &options, &mut Quiet).map(drop)
 }
 
-/// Every file of a run: name and bytes. Those that hold seconds of their own are compared with what they are made of, and are
-/// there without them.
+/// Every file of a run: name and bytes. Files that contain their own times are compared by their sources, and
+/// appear without them.
 fn results(run: &Path) -> BTreeMap<PathBuf, Vec<u8>> {
     fn walk(root: &Path, dir: &Path, out: &mut BTreeMap<PathBuf, Vec<u8>>) {
         for entry in fs::read_dir(dir).unwrap() {
@@ -159,7 +159,7 @@ fn a_run_that_stops_at_any_step_goes_on_to_the_same_files() {
     }
 }
 
-/// A history that lost its beginning is not told as if it were whole.
+/// A history that lost its beginning is not reported as if it were whole.
 #[test]
 fn a_history_is_whole_or_absent() {
     let _alone = alone();
@@ -199,7 +199,7 @@ fn a_folder_of_somebody_else_is_left_alone() {
         assert!(!mine.join("id").exists() && !mine.join("arms").exists(), "{name}");
         fs::remove_dir_all(&mine).unwrap();
     }
-    // What a process that was killed at its start leaves behind is no one's.
+    // Leftovers of a process that was killed at its start belong to nobody.
     let mine = dir.path().join("mine");
     fs::create_dir_all(&mine).unwrap();
     fs::write(mine.join("lock"), "").unwrap();

@@ -19,7 +19,7 @@ fn files_rooms_and_registry_list_the_same_methods() {
             let mut files: Vec<String> = std::fs::read_dir(crates.join(krate).join("src").join(room))
                 .unwrap()
                 .map(|f| f.unwrap().path())
-                // What several methods of a room share has no card.
+                // Code shared by several methods of a room has no card.
                 .filter(|f| std::fs::read_to_string(f).unwrap().contains("pub const METHOD: Method"))
                 .map(|f| f.file_stem().unwrap().to_string_lossy().replace('_', "-"))
                 .collect();

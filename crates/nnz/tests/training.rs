@@ -40,7 +40,7 @@ fn a_network_from_a_file_is_the_named_one_and_travels_in_the_recipe() {
     assert_eq!(file["arms"][0]["test_accuracy"], named["arms"][0]["test_accuracy"]);
     let read = |run: &str| std::fs::read(d.join(run).join("models/rigl.safetensors")).unwrap();
     assert!(read("file") == read("named"));
-    // The recipe says all: the file may go.
+    // The recipe is complete: the file may be deleted.
     std::fs::remove_file(d.join("net.toml")).unwrap();
     let again = nnz(d, "run file/recipe.toml --run-dir again --json");
     assert!(again.status.success(), "{}", String::from_utf8_lossy(&again.stderr));
@@ -117,7 +117,7 @@ fn settings_change_the_result_and_are_checked() {
     let measured: Value = serde_json::from_slice(&out.stdout).unwrap();
     assert_eq!(measured["accuracy"], doc["arms"][0]["test_accuracy"]);
 
-    // A pruned network is written as it is measured.
+    // A pruned network is written as it was measured.
     let line = "prune r0/models/gmp.safetensors --method magnitude --density 0.2 --data mnist10k --dtype bf16 -o p.safetensors";
     let out = nnz(d, &format!("{line} --json"));
     let pruned: Value = serde_json::from_slice(&out.stdout).unwrap();
@@ -135,8 +135,8 @@ fn settings_change_the_result_and_are_checked() {
     refused(d, "--smoothing 2", &["smoothing"]);
 }
 
-/// What a clock measured decides how weights are stored, and with it the last bits of every product. Whatever it decides, a
-/// network is evaluated, pruned and gone on with as it was trained.
+/// Measured times decide how weights are stored, and with it the last bits of every product. Whatever they decide, a
+/// network is evaluated, pruned and resumed as it was trained.
 #[test]
 fn a_network_is_used_as_it_was_trained_whatever_the_cost_model_chose() {
     let dir = tempfile::tempdir().unwrap();
@@ -182,14 +182,14 @@ fn a_network_is_used_as_it_was_trained_whatever_the_cost_model_chose() {
         let pruned = run(force, &format!("{line} -o p{i}.safetensors --json"));
         let measured = run(force, &format!("eval p{i}.safetensors mnist10k --json"));
         assert_eq!(measured["variance_explained"], pruned["after"]["test_accuracy"], "{force:?}");
-        // The recipe that a run writes is that run, on any machine.
+        // The recipe that a run writes reproduces that run, on any machine.
         let again = run(["NNZ_COST", "0.1"], &format!("run r{i}/recipe.toml --run-dir s{i} --json"));
         if force[0] == "NNZ_COST" {
             assert_eq!(again["arms"][0]["test_accuracy"], trained["arms"][0]["test_accuracy"], "{force:?}");
             ids.push(record["id"].as_str().unwrap().to_string());
         }
     }
-    // The choice is part of a run's identity; what was asked for is the same.
+    // The choice is part of a run's identity; the request is the same.
     let of =
         |part: usize| ids.iter().map(|id| id.split('-').nth(part).unwrap()).collect::<std::collections::BTreeSet<_>>();
     // Six choices that differ, and the built-in figures, which may choose as one of them does.

@@ -1,7 +1,7 @@
-//! Every reader of bytes that may come from anywhere, on what fuzzing kept, on small files that lie, and on valid files of which one
-//! field was changed: no panic, and no more memory than so many bytes for each one given.
+//! Every reader of untrusted bytes, on the fuzzing corpora, on small malicious files, and on valid files of which one
+//! field was changed: no panic, and a bounded number of bytes of memory per input byte.
 //!
-//! `NNZ_CHANGES=200 cargo test -p nnz --test untrusted -- --nocapture` tries more changes and says what readers took at most.
+//! `NNZ_CHANGES=200 cargo test -p nnz --test untrusted -- --nocapture` tries more changes and prints the readers' peaks.
 
 #[path = "../../../fuzz/src/fields.rs"]
 mod fields;
@@ -17,14 +17,14 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 #[global_allocator]
 static MEMORY: PeakAlloc = PeakAlloc;
 
-/// Held by every test, since the allocator counts for everybody.
+/// Held by every test, since the allocator counts for all.
 static ALONE: Mutex<()> = Mutex::new(());
 
 fn alone() -> MutexGuard<'static, ()> {
     ALONE.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
-/// Bytes that reading some takes at most.
+/// Peak bytes of memory that a reader takes.
 fn taken(target: &str, bytes: &[u8]) -> usize {
     let before = MEMORY.current_usage();
     MEMORY.reset_peak_usage();
@@ -32,21 +32,21 @@ fn taken(target: &str, bytes: &[u8]) -> usize {
     MEMORY.peak_usage().saturating_sub(before)
 }
 
-/// What a reader may take: so many MiB, and so many bytes for each one given.
+/// Limit of a reader: MiB, and bytes per input byte.
 fn limit(target: &str) -> (usize, usize) {
     match target {
         // A weight may have a million columns more than the file has room for, in two lists of eight bytes each.
         "model" | "checkpoint" => (64, 1024),
         // Four million entries may come out of any matrix, and 512 out of each byte.
         "weights" | "torch" | "gguf" | "packed" | "entropy" => (64, 4096),
-        // A network may hold so many numbers as it is run with, in several kernels.
+        // A network may hold as many numbers as its budget, in several kernels.
         "onnx" => (64, 4096),
         "onnx-run" => (256, 4096),
-        // A picture has 2^24 pixels at most, and unpacks to 64 MiB at most.
+        // An image has 2^24 pixels at most, and unpacks to 64 MiB at most.
         "png" | "jpg" => (256, 256),
-        // What is packed unpacks to a thousand times its bytes; everything is there as it is read, and as it will be.
+        // Packed data unpacks to a thousand times its bytes; it exists both in the form read and in the final one.
         "npz" | "csv" | "svm" | "txt" | "idx" => (16, 16_384),
-        // Of a recipe, the networks and data that it asks for are made.
+        // For a recipe, the networks and data that it asks for are made.
         "experiment" => (64, 1024),
         "tokenizer" => (16, 1024),
         _ => (16, 1024),
@@ -70,14 +70,14 @@ fn corpus(target: &str) -> Vec<(String, Vec<u8>)> {
 fn no_reader_panics_or_takes_more_than_its_share() {
     let _alone = alone();
     let changes: u64 = std::env::var("NNZ_CHANGES").map_or(6, |n| n.parse().unwrap());
-    // Whatever a first use makes for good is made before anything counts.
+    // Whatever a first use allocates for good is allocated before anything counts.
     nnz::REGISTRY.find("set").unwrap();
     let (mut least, mut read) = (usize::MAX, 0);
     for target in targets::ALL {
         let mut files = corpus(target);
         match target {
             "checkpoint" => files.push(("saved".into(), targets::saved_checkpoint())),
-            // Both are made of the others' files.
+            // Both are made from the others' files.
             "adapter" => files.extend(corpus("history")),
             _ => {}
         }
@@ -148,7 +148,7 @@ fn a_code_does_not_unpack_to_more_than_it_can_say() {
     entry(1 << 20, [1 << 10, 1 << 16]).unwrap();
 }
 
-/// What readers say of the lies; the sentence names the place.
+/// Errors of readers on malicious files; the message names the place.
 #[test]
 fn lies_are_refused_by_name() {
     let _alone = alone();

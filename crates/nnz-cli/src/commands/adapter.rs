@@ -24,17 +24,17 @@ pub struct Args {
 
 #[derive(Subcommand, Debug)]
 enum What {
-    /// What fine-tuning made of a network, as a file of its own
+    /// Extract the changes of fine-tuning as a separate file
     Take {
-        /// The network before
+        /// The network before fine-tuning
         base: PathBuf,
-        /// The network behind fine-tuning
+        /// The network after fine-tuning
         tuned: PathBuf,
         /// The adapter
         #[arg(long, short, value_name = "FILE")]
         output: PathBuf,
     },
-    /// Put an adapter on the network it was taken from
+    /// Apply an adapter to the network it was taken from
     Fuse {
         /// The network without it
         base: PathBuf,
@@ -44,7 +44,7 @@ enum What {
         #[arg(long, short, value_name = "FILE")]
         output: PathBuf,
     },
-    /// Take an adapter off again
+    /// Remove an adapter again
     Unfuse {
         /// The network with it
         fused: PathBuf,
@@ -54,7 +54,7 @@ enum What {
         #[arg(long, short, value_name = "FILE")]
         output: PathBuf,
     },
-    /// Take one adapter off and put another on
+    /// Replace one adapter by another
     Switch {
         /// The network with the first
         fused: PathBuf,
@@ -81,7 +81,7 @@ fn apart(output: &Path, inputs: &[&PathBuf]) -> Result<()> {
     }
 }
 
-/// Takes adapters out of networks and puts them in.
+/// Extracts, fuses, unfuses and switches adapters.
 pub fn run(args: &Args, ui: Ui) -> Result<ExitCode> {
     match &args.what {
         What::Take { base, tuned, output } => {
@@ -120,7 +120,7 @@ pub fn run(args: &Args, ui: Ui) -> Result<ExitCode> {
     Ok(ExitCode::SUCCESS)
 }
 
-/// Fuses or unfuses one adapter after the other and writes the network once all went well.
+/// Fuses or unfuses adapters in sequence and writes the network if all succeed.
 fn lead(network: &PathBuf, steps: &[(&PathBuf, bool)], output: &Path, ui: Ui) -> Result<()> {
     let mut read = vec![network];
     read.extend(steps.iter().map(|(adapter, _)| *adapter));

@@ -1,4 +1,4 @@
-//! Arrays of NumPy as inputs of a network, whatever it reads.
+//! NumPy arrays as inputs of any network.
 
 use crate::ui::Ui;
 use anyhow::{Result, bail};
@@ -10,7 +10,7 @@ use serde_json::json;
 use std::path::Path;
 use std::process::ExitCode;
 
-/// An array for an input.
+/// Reads an array for an input.
 fn read(path: &Path, port: &Port) -> Result<Value> {
     let fail = |why: String| anyhow::anyhow!("{}: {why}", path.display());
     let bytes = std::fs::read(path).map_err(|e| fail(format!("cannot read: {e}")))?;
@@ -74,7 +74,7 @@ fn read(path: &Path, port: &Port) -> Result<Value> {
     Ok(value)
 }
 
-/// The outputs of a network for arrays.
+/// Prints the outputs of a network for arrays.
 pub fn predict(network: &Network, arrays: &[String], ui: Ui) -> Result<ExitCode> {
     let ports = &network.graph.inputs;
     let list = || ports.iter().map(|p| format!("`{}`", p.name)).collect::<Vec<_>>().join(", ");

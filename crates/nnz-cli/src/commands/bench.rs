@@ -24,10 +24,10 @@ const BATCH: usize = 1 << 16;
 pub struct Args {
     #[command(subcommand)]
     what: Option<What>,
-    /// A model written by nnz, a language model, or a network that comes as ONNX or a checkpoint
+    /// A model written by nnz, a language model, or a network as ONNX or a checkpoint
     #[arg(value_parser = super::network::place)]
     model: Option<PathBuf>,
-    /// Say for each layer what binds it, the share of that limit that is reached, and where dense would win
+    /// Show for each layer what limits it, the share of that limit that is reached, and where dense would win
     #[arg(long)]
     why: bool,
     /// Samples at once
@@ -37,11 +37,11 @@ pub struct Args {
 
 #[derive(Subcommand, Debug)]
 enum What {
-    /// The sparse kernels on a random layer, beside a dense product
+    /// The sparse kernels on a random layer, compared with a dense product
     Kernels(KernelArgs),
-    /// What a training step under N:M masks would cost on an array of multipliers that skips zeros (BDWP)
+    /// Cost of a training step under N:M masks on an array of multipliers that skips zeros (BDWP)
     Cycles(CycleArgs),
-    /// How large a network this machine trains: whole steps of SET, a rewiring, peak memory
+    /// How large a network this machine can train: whole steps of SET, a rewiring, peak memory
     Scale(ScaleArgs),
 }
 
@@ -71,7 +71,7 @@ struct CycleArgs {
     /// Samples at once
     #[arg(long, value_name = "B", default_value_t = 128)]
     batch: usize,
-    /// Units along a side of the array
+    /// Units per side of the array
     #[arg(long, value_name = "N", default_value_t = 32)]
     side: usize,
 }
@@ -87,13 +87,13 @@ struct ScaleArgs {
     /// Hidden layers, all equally wide
     #[arg(long, value_name = "L", default_value_t = 3)]
     layers: usize,
-    /// Connections for each hidden neuron
+    /// Connections per hidden neuron
     #[arg(long, value_name = "K", default_value_t = 20.0, conflicts_with = "epsilon")]
     degree: f64,
     /// Connections as in the SET paper instead: ε (n_in + n_out) between two layers
     #[arg(long, value_name = "E")]
     epsilon: Option<f64>,
-    /// Numbers of a row
+    /// Inputs per row
     #[arg(long, value_name = "N", default_value_t = 3312)]
     inputs: usize,
     /// Classes
@@ -102,7 +102,7 @@ struct ScaleArgs {
     /// Samples at once
     #[arg(long, value_name = "B", default_value_t = 16)]
     batch: usize,
-    /// Rows of an epoch
+    /// Rows per epoch
     #[arg(long, value_name = "N", default_value_t = 203)]
     rows: usize,
     /// Steps that are timed; the median counts
@@ -162,7 +162,7 @@ fn kernels(args: &KernelArgs, ui: Ui) -> Result<ExitCode> {
     let machine = machine(ui)?;
     let mut measured: Vec<Row> = Vec::new();
     for &pattern in &patterns {
-        // N:M says the density itself.
+        // N:M fixes the density itself.
         let fixed = pattern.fixed_density().map(|d| vec![d]);
         for &d in fixed.as_ref().unwrap_or(&densities) {
             measured.extend(Layer::patterned(pattern, rows, cols, d, batch).rows(&machine, pattern));
@@ -172,7 +172,7 @@ fn kernels(args: &KernelArgs, ui: Ui) -> Result<ExitCode> {
     Ok(ExitCode::SUCCESS)
 }
 
-/// `250k` or `1.5M` as a number.
+/// Parses `250k` or `1.5M`.
 fn many(text: &str) -> Option<usize> {
     let (number, unit) = match text.strip_suffix(['k', 'M', 'G']) {
         Some(number) => (number, [("k", 1e3), ("M", 1e6), ("G", 1e9)].into_iter().find(|u| text.ends_with(u.0))?.1),
@@ -311,32 +311,32 @@ fn table(rows: &[Row]) -> String {
     ui::table(&head, rows.iter().map(line).collect())
 }
 
-/// What one layer of a model costs.
+/// Cost of one layer of a model.
 #[derive(Serialize)]
 struct LayerCost {
     name: String,
     rows: usize,
     cols: usize,
     density: f64,
-    /// The format the cost model picks.
+    /// The format that the cost model picks.
     kernel: &'static str,
-    /// Milliseconds of a forward pass in that format; none for a convolution, which always runs dense.
+    /// Milliseconds of a forward pass in that format; `None` for a convolution, which always runs dense.
     ms: Option<f64>,
     /// Milliseconds of a dense forward pass.
     dense_ms: Option<f64>,
-    /// What limits it: `L1 loads`, `gathers`, `multiply-adds` or `memory`; `call` where a layer is so small that calling the
+    /// What limits it: `L1 loads`, `gathers`, `multiply-adds` or `memory`; `call` if the layer is so small that calling the
     /// kernel takes longest.
     bound: Option<&'static str>,
     /// Share of the limit that is reached.
     share: Option<f64>,
-    /// Density from which dense is faster.
+    /// Density above which dense is faster.
     crossover: Option<f64>,
 }
 
 /// Layers that take less are bound by the call.
 const CALL: f64 = 1.5e-6;
 
-/// What a model costs.
+/// Cost of a model.
 #[derive(Serialize)]
 struct Cost {
     batch: usize,

@@ -24,7 +24,7 @@ pub struct Args {
     /// Network, as for `nnz train`
     #[arg(long, value_name = "MODEL")]
     model: Option<String>,
-    /// Methods, with commas between them
+    /// Methods, separated by commas
     #[arg(long, short, value_name = "METHOD,…", value_delimiter = ',', required = true)]
     methods: Vec<String>,
     /// Densities, above 0 and below 1 [default: 0.1,0.02; with --max-drop 0.5,0.2,0.1,0.05,0.02,0.01]
@@ -36,7 +36,7 @@ pub struct Args {
     /// The largest density that answers one row within this, such as 1ms or 50us
     #[arg(long, value_name = "TIME", conflicts_with_all = ["densities", "max_drop"])]
     max_latency: Option<String>,
-    /// Name the smallest density that loses at most these points of validation accuracy against dense
+    /// Name the smallest density that loses at most this many points of validation accuracy against dense
     #[arg(long, value_name = "POINTS", allow_negative_numbers = true)]
     max_drop: Option<f64>,
     /// Learning rates tried for every arm at every density, on the validation split [default: --lr alone]
@@ -47,7 +47,7 @@ pub struct Args {
     epochs: u32,
     #[command(flatten)]
     train: TrainArgs,
-    /// Networks of each arm, with seeds SEED, SEED + 1, ...
+    /// Networks per arm, with seeds SEED, SEED + 1, ...
     #[arg(long, value_name = "N", default_value_t = 3, value_parser = clap::value_parser!(u64).range(1..=1000))]
     seeds: u64,
     /// First seed
@@ -58,7 +58,7 @@ pub struct Args {
     dir: Option<PathBuf>,
 }
 
-/// `2MB`, `200kB`, `1500`: powers of a thousand.
+/// Parses `2MB`, `200kB`, `1500`: powers of a thousand.
 fn size(text: &str) -> Result<u64> {
     let number = text.trim().trim_end_matches(|c: char| c.is_ascii_alphabetic());
     let factor = match text.trim()[number.len()..].to_ascii_lowercase().as_str() {
@@ -74,7 +74,7 @@ fn size(text: &str) -> Result<u64> {
     }
 }
 
-/// `1ms`, `50us`, `0.2s`.
+/// Parses `1ms`, `50us`, `0.2s`.
 fn duration(text: &str) -> Result<f64> {
     let number = text.trim().trim_end_matches(|c: char| c.is_alphabetic());
     let factor = match &text.trim()[number.len()..] {

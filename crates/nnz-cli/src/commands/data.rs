@@ -34,7 +34,7 @@ pub struct Args {
 
 #[derive(Subcommand, Debug)]
 enum Verb {
-    /// What there is, and whether it is here
+    /// List the data sets and whether they are installed
     List,
     /// Fetch a data set or a model into the data directory (NNZ_DATA, or the user's own)
     Get {
@@ -44,8 +44,8 @@ enum Verb {
         #[arg(long, value_name = "ARCHIVE")]
         from: Option<PathBuf>,
     },
-    /// Compare the files of a data set with their checksums (exit code 1 when one differs), or read a file or folder and
-    /// say what is in it
+    /// Compare the files of a data set with their checksums (exit code 1 if one differs), or read a file or folder and
+    /// describe its contents
     Check {
         /// Its name, or a path
         name: String,
@@ -131,7 +131,7 @@ fn check(store: &Store, name: &str, ui: Ui) -> Result<ExitCode> {
     Ok(if right { ExitCode::SUCCESS } else { ExitCode::from(1) })
 }
 
-/// What was read.
+/// Describes a data set.
 fn describe(data: &Dataset, ui: Ui) -> Result<ExitCode> {
     let count = |split: &Split, class: usize| split.labels.iter().filter(|&&l| l as usize == class).count();
     let classes: Vec<_> = data

@@ -5,15 +5,15 @@ use serde_json::json;
 use std::path::{Path, PathBuf};
 use std::process::{Command, ExitCode, Stdio};
 
-/// One thing looked at.
+/// One check.
 struct Finding {
     what: &'static str,
     found: String,
-    /// What is wrong, and the way out.
+    /// The problem, and the way out.
     wrong: Option<String>,
 }
 
-/// Looks at what nnz depends on. Exit code 1 when something will not work.
+/// Checks what nnz depends on. Exit code 1 if something will not work.
 pub fn run(ui: Ui) -> Result<ExitCode> {
     let fine = |what, found: String| Finding { what, found, wrong: None };
     let isa = nnz_kernels::Isa::best();
@@ -94,14 +94,14 @@ fn cpu() -> Option<String> {
     Some(text.lines().find(|l| l.starts_with("model name"))?.split_once(':')?.1.trim().into())
 }
 
-/// Bytes that can be had without swapping.
+/// Bytes available without swapping.
 fn memory() -> Option<usize> {
     let text = std::fs::read_to_string("/proc/meminfo").ok()?;
     let line = text.lines().find(|l| l.starts_with("MemAvailable:"))?;
     Some(line.split_whitespace().nth(1)?.parse::<usize>().ok()? * 1024)
 }
 
-/// Whether files can be made in a directory, or, while it is not there, in the nearest one above it.
+/// Whether files can be created in a directory, or, if it does not exist, in its nearest existing parent.
 fn writable(dir: &Path) -> std::io::Result<()> {
     let absolute = std::path::absolute(dir)?;
     let there = absolute.ancestors().find(|d| d.exists()).unwrap_or(&absolute);

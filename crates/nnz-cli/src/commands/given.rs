@@ -1,4 +1,4 @@
-//! Which options were given on the command line. Some are for one kind of model only: where another comes, they are refused by
+//! Options that were given on the command line. Some apply to one kind of model only: for another, they are refused by
 //! name instead of being ignored.
 
 use anyhow::{Result, bail};
@@ -8,7 +8,7 @@ use std::sync::OnceLock;
 
 static GIVEN: OnceLock<Vec<String>> = OnceLock::new();
 
-/// Keeps which options of the subcommand were given.
+/// Records which options of the subcommand were given.
 pub fn remember(command: &Command, matches: &ArgMatches) {
     let Some((name, found)) = matches.subcommand() else { return };
     let arguments = command.get_subcommands().filter(|c| c.get_name() == name).flat_map(Command::get_arguments);
@@ -25,7 +25,7 @@ pub fn has(name: &str) -> bool {
     GIVEN.get().is_some_and(|given| given.iter().any(|g| g == name))
 }
 
-/// Refuses options that a kind of model does not know.
+/// Refuses options that do not apply to a kind of model.
 pub fn refuse(names: &[&str], why: &str) -> Result<()> {
     match names.iter().find(|n| has(n)) {
         Some(name) => bail!("--{name} {why}"),
@@ -33,7 +33,7 @@ pub fn refuse(names: &[&str], why: &str) -> Result<()> {
     }
 }
 
-/// Options of training, which models of other programs do not go through.
+/// Options of training, which do not apply to models of other programs.
 const TRAINING: [&str; 12] = [
     "batch",
     "optimizer",
@@ -55,7 +55,7 @@ pub fn no_training() -> Result<()> {
     refuse(&TRAINING, "is for networks that nnz trained; models of other programs are pruned without training")
 }
 
-/// Refuses how weights are written where a file has its own way.
+/// Refuses layout options if a file has its own layout.
 pub fn no_layout(onnx: bool) -> Result<()> {
     match onnx {
         true => refuse(

@@ -1,4 +1,4 @@
-//! Models of other programs: what is in them, how well they predict, pruned and written anew.
+//! Models of other programs: inspection, perplexity, pruning and conversion.
 
 use super::given;
 use super::network::ModelSource;
@@ -17,30 +17,30 @@ use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::time::Instant;
 
-/// How weights are written.
+/// Format of written weights.
 #[derive(ClapArgs, Debug)]
 pub struct Writing {
-    /// How the matrices of a language model are written [default: the smallest of dense, csr and bitmask]
+    /// Layout of the matrices of a language model [default: the smallest of dense, csr and bitmask]
     #[arg(long, value_enum, value_name = "LAYOUT")]
     layout: Option<Layout>,
-    /// How the numbers of a language model are written
+    /// Number type of a language model
     #[arg(long, value_enum, default_value_t = Numbers::F16, value_name = "TYPE")]
     numbers: Numbers,
     /// Tokens that --calibrate takes from the start of its text
     #[arg(long, default_value_t = 16384, value_name = "N")]
     pub calibration_tokens: usize,
-    /// Tokens of a block of the calibration text
+    /// Tokens per block of the calibration text
     #[arg(long, default_value_t = 512, value_name = "N")]
     pub calibration_length: usize,
 }
 
 #[derive(Clone, Copy, Debug, ValueEnum)]
 enum Layout {
-    /// Every entry, zeros too: loads everywhere
+    /// Every entry, zeros included: loads everywhere
     Dense,
     /// Compressed rows
     Csr,
-    /// A bit an entry and the nonzeros; N:M patterns too
+    /// One bit per entry and the nonzeros; N:M patterns too
     Bitmask,
     /// The mask by an arithmetic coder, as small as its density allows
     Entropy,
@@ -51,7 +51,7 @@ enum Numbers {
     F32,
     F16,
     Bf16,
-    /// Nonzeros of matrices in eight bits, multiples of a step for each row; the rest in 16
+    /// Nonzeros of matrices in eight bits, with a scale for each row; the rest in 16
     Int8,
 }
 
@@ -97,10 +97,10 @@ pub struct PerplexityArgs {
     /// Tokens from the start of the text
     #[arg(long, default_value_t = 32768, value_name = "N")]
     tokens: usize,
-    /// Tokens of a block, which sees nothing before itself
+    /// Tokens per block; blocks are independent
     #[arg(long, default_value_t = 512, value_name = "N")]
     length: usize,
-    /// Another model, to be compared block by block
+    /// Another model to compare with, block by block
     #[arg(long, value_name = "MODEL")]
     against: Option<PathBuf>,
 }
@@ -114,44 +114,44 @@ pub struct PerplexityArgs {
   nnz convert runs/ID/models/rigl.safetensors -o state.safetensors    its weights, for PyTorch
   nnz convert minilm -o minilm.onnx --sparse-initializer")]
 pub struct ConvertArgs {
-    /// A language model (a GGUF file, or a folder of safetensors or PyTorch weights), an encoder or a network for pictures
+    /// A language model (a GGUF file, or a folder of safetensors or PyTorch weights), an encoder or an image network
     /// (ONNX, or a checkpoint), or a network that nnz trained
     #[arg(value_parser = super::network::place)]
     pub model: PathBuf,
     /// The folder to write, or a file that ends in .onnx
     #[arg(long, short, value_name = "FOLDER")]
     pub output: PathBuf,
-    /// How matrices are written [default: the smallest of dense, csr and bitmask]
+    /// Layout of matrices [default: the smallest of dense, csr and bitmask]
     #[arg(long, value_enum, value_name = "LAYOUT")]
     layout: Option<Layout>,
-    /// How numbers are written; ONNX files have 32 bits
+    /// Number type; ONNX files have 32 bits
     #[arg(long, value_enum, default_value_t = Numbers::F16, value_name = "TYPE")]
     numbers: Numbers,
-    /// Write matrices of an ONNX file of which less than a third is left as sparse initializers, which few programs read
+    /// Write matrices of an ONNX file with a density below a third as sparse initializers, which few programs read
     #[arg(long)]
     pub sparse_initializer: bool,
-    /// Leave out of an ONNX file what makes rows ready for a network that nnz trained: means, deviations, categories, scales
+    /// Omit the preprocessing of a network that nnz trained from an ONNX file: means, deviations, categories, scales
     #[arg(long)]
     pub raw: bool,
 }
 
 impl ConvertArgs {
-    /// How weights are to be written.
+    /// Format of the written weights.
     pub fn writing(&self) -> Writing {
         Writing { layout: self.layout, numbers: self.numbers, calibration_tokens: 0, calibration_length: 0 }
     }
 }
 
-/// How a language model goes on.
+/// Text generation by a language model.
 #[derive(ClapArgs, Debug)]
 pub struct Generation {
-    /// Most tokens that a language model adds
+    /// Most tokens that a language model generates
     #[arg(long, default_value_t = 64, value_name = "N")]
     tokens: usize,
     /// Softmax temperature of a language model; 0 takes the likeliest token
     #[arg(long, default_value_t = 0.0, value_name = "T")]
     temperature: f64,
-    /// Draw among the likeliest tokens that together have this probability
+    /// Sample among the likeliest tokens that together have this probability
     #[arg(long, default_value_t = 1.0, value_name = "P")]
     top: f64,
     /// Key of all random choices
@@ -159,7 +159,7 @@ pub struct Generation {
     seed: u64,
 }
 
-/// A bar over layers.
+/// A progress bar over layers.
 pub fn bar(ui: Ui, what: &'static str, layers: usize) -> ProgressBar {
     let hidden = ui.quiet || !std::io::stderr().is_terminal();
     let target = if hidden { ProgressDrawTarget::hidden() } else { ProgressDrawTarget::stderr() };
@@ -173,14 +173,14 @@ fn ratio(a: &[f64], b: &[f64]) -> (f64, Option<(f64, f64)>) {
     (s.mean.exp(), s.half_width.map(|h| ((s.mean - h).exp(), (s.mean + h).exp())))
 }
 
-/// Opens a model and says what was left out of its file.
+/// Opens a model and reports what was left out of its file.
 fn open(path: &Path, ui: Ui) -> Result<Language> {
     let model = Language::open(path)?;
     model.archive.notes.iter().for_each(|n| ui.note(n));
     Ok(model)
 }
 
-/// That an output's name is that of a folder.
+/// Checks that an output's name is that of a folder.
 fn to_folder(output: &Path) -> Result<()> {
     match Target::of(output)? {
         Target::Folder => Ok(()),
@@ -231,13 +231,13 @@ pub fn perplexity(args: &PerplexityArgs, ui: Ui) -> Result<ExitCode> {
     Ok(ExitCode::SUCCESS)
 }
 
-/// Numbers of a model, zero or not, and the bytes of its tensors.
+/// Number of weights of a model, zero or not, and the bytes of its tensors.
 fn sizes(model: &Language) -> (usize, usize) {
     let all = model.tensors().iter().map(|(_, s)| s.iter().product::<usize>()).sum();
     (all, model.archive.tensors().filter_map(|(n, _)| model.archive.bytes(n)).sum())
 }
 
-/// What was written of a model with `all` numbers that took `before` bytes, in words and as a document.
+/// Describes a written model with `all` numbers that took `before` bytes, in words and as a document.
 pub fn written(pruned: &Pruned, all: usize, before: usize, output: &Path, dtype: Dtype, ui: Ui) -> Result<ExitCode> {
     let sum = |f: &dyn Fn(&llm::Part) -> f64| pruned.parts.iter().map(f).sum::<f64>();
     let (bits, least) = (sum(&|p| p.written.mask_bits), sum(&|p| p.written.entropy_bits));
@@ -296,7 +296,7 @@ pub fn written(pruned: &Pruned, all: usize, before: usize, output: &Path, dtype:
     Ok(ExitCode::SUCCESS)
 }
 
-/// Writes a model anew.
+/// Converts a model.
 pub fn convert(args: &ConvertArgs, ui: Ui) -> Result<ExitCode> {
     if super::network::kind(&args.model) != ModelSource::Language {
         return super::network::convert(args, ui);
@@ -359,7 +359,7 @@ pub fn prune(args: &super::prune::Args, ui: Ui) -> Result<ExitCode> {
     written(&pruned, all, before, &args.output, args.writing.dtype(), ui)
 }
 
-/// Lists what is in a file or folder of weights.
+/// Lists the contents of a file or folder of weights.
 pub fn inspect(path: &Path, html: Option<&Path>, ui: Ui) -> Result<ExitCode> {
     if html.is_some() {
         bail!("--html is for networks that nnz trained; weights of other programs are listed as a table");
@@ -370,7 +370,7 @@ pub fn inspect(path: &Path, html: Option<&Path>, ui: Ui) -> Result<ExitCode> {
     let (mut all, mut zeros) = (0, 0);
     archive.notes.iter().for_each(|n| ui.note(n));
     for (name, entry) in archive.tensors() {
-        // A type that is not decoded is listed all the same.
+        // A type that cannot be decoded is still listed.
         if !entry.format.readable() {
             let (n, bytes) = (entry.len(), archive.bytes(name).unwrap_or(0));
             all += n;
@@ -423,14 +423,14 @@ pub fn inspect(path: &Path, html: Option<&Path>, ui: Ui) -> Result<ExitCode> {
     Ok(ExitCode::SUCCESS)
 }
 
-/// Goes on with a text.
+/// Continues a text.
 pub fn generate(path: &Path, prompt: &str, how: &Generation, ui: Ui) -> Result<ExitCode> {
     if !(how.temperature >= 0.0 && how.temperature.is_finite() && how.top > 0.0 && how.top <= 1.0) {
         bail!("--temperature is zero or more, --top above 0 and at most 1");
     }
     let model = open(path, ui)?;
     let tokens = model.tokens()?;
-    // The same kernels for any number of threads, so that answers are.
+    // The same kernels for any number of threads, so that answers are the same.
     let (machine, _) = Machine::chooser()?;
     let mut generator = Generator::new(&model, &Weights::Fastest(&machine))?;
     let mut next = tokens.encode(prompt)?;
@@ -452,7 +452,7 @@ pub fn generate(path: &Path, prompt: &str, how: &Generation, ui: Ui) -> Result<E
     Ok(ExitCode::SUCCESS)
 }
 
-/// Times single tokens, as the model is and with every weight stored.
+/// Times single tokens, with the model as stored and with every weight dense.
 pub fn bench(path: &Path, why: bool, ui: Ui) -> Result<ExitCode> {
     const TOKENS: usize = 8;
     let model = open(path, ui)?;
@@ -470,7 +470,7 @@ pub fn bench(path: &Path, why: bool, ui: Ui) -> Result<ExitCode> {
         }
         Ok(best * 1e3)
     };
-    // One after the other, so that a busy machine slows both.
+    // Alternately, so that a busy machine slows both.
     let (mut ms, mut dense_ms) = (f64::INFINITY, f64::INFINITY);
     for _ in 0..3 {
         (ms, dense_ms) = (ms.min(time(&mut sparse)?), dense_ms.min(time(&mut dense)?));

@@ -38,7 +38,7 @@ fn number(m: &Method) -> String {
     m.paper.number.map_or_else(|| "-".into(), |n| n.to_string())
 }
 
-/// Claims of a method with their verdicts, in words.
+/// Describes the claims of a method with their verdicts.
 fn status(m: &Method) -> String {
     let verdicts: Vec<String> =
         ledger::results().iter().filter(|r| r.key == m.key).map(|r| r.verdict.to_string()).collect();
@@ -70,7 +70,7 @@ pub fn list(args: &MethodsArgs, ui: Ui) -> Result<ExitCode> {
     Ok(ExitCode::SUCCESS)
 }
 
-/// An option with its default, what it is, and where it must lie.
+/// Describes an option with its default, its meaning, and its range.
 fn describe(option: &nnz_core::OptionDoc) -> String {
     let default = option.default.as_ref().map_or_else(String::new, ToString::to_string);
     let range = option.range.map_or_else(String::new, |r| format!(" [{r}]"));

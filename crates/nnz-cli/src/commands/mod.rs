@@ -1,4 +1,4 @@
-//! One file a command, or a few that belong together.
+//! One file per command, or per few that belong together.
 pub mod adapter;
 pub mod arrays;
 pub mod bench;
@@ -21,15 +21,15 @@ use anyhow::{Result, bail};
 use clap::Args;
 use nnz_core::Registry;
 
-/// Which data, and what its reader must know.
+/// The data set, and options for its reader.
 #[derive(Args, Debug)]
 pub struct DataArgs {
     /// Data set: a name from `nnz data list`, or a file or folder (`nnz help data` lists the formats)
     data: String,
-    /// The column of a table that has the answers, by name or by number from 1
+    /// The column of a table that has the labels, by name or by number from 1
     #[arg(long, value_name = "COL")]
     target: Option<String>,
-    /// What is tested on: a share of the rows [default: 0.2], or a file
+    /// Test data: a share of the rows [default: 0.2], or a file
     #[arg(long, value_name = "SHARE|FILE")]
     test: Option<String>,
 }
@@ -50,14 +50,14 @@ impl DataArgs {
         Ok(place)
     }
 
-    /// What people call it: the last part of the path.
+    /// Its short name: the last part of the path.
     pub fn name(&self) -> &str {
         let path = self.data.split('?').next().unwrap_or_default().trim_end_matches('/');
         path.rsplit('/').next().unwrap_or(path)
     }
 }
 
-/// Options as `--set KEY=VALUE` gives them.
+/// Parses options as `--set KEY=VALUE` gives them.
 pub fn pairs(set: &[String]) -> Result<toml::Table> {
     let mut options = toml::Table::new();
     for pair in set {
@@ -74,7 +74,7 @@ pub fn pairs(set: &[String]) -> Result<toml::Table> {
     Ok(options)
 }
 
-/// Which method, and how; shared by `train` and `prune`.
+/// The method and its options; shared by `train` and `prune`.
 #[derive(Args, Debug)]
 pub struct MethodArgs {
     /// The method; `nnz methods` lists them
@@ -83,7 +83,7 @@ pub struct MethodArgs {
     /// Nonzeros / prunable weights, above 0 and at most 1
     #[arg(long, short, value_name = "D", conflicts_with = "sparsity", allow_negative_numbers = true)]
     pub density: Option<f64>,
-    /// The same said the other way: zeros / prunable weights
+    /// The same as a sparsity: zeros / prunable weights
     #[arg(long, value_name = "S", allow_negative_numbers = true)]
     pub sparsity: Option<f64>,
     /// Where zeros may fall: unstructured, per-row, row, N:M (2:4), block:RxC (block:4x4)
@@ -98,7 +98,7 @@ pub struct MethodArgs {
 }
 
 impl MethodArgs {
-    /// The options as a table.
+    /// Collects the options as a table.
     pub fn options(&self, registry: Registry) -> Result<toml::Table> {
         let mut options = pairs(&self.set)?;
         if let Some(density) = self.density.or(self.sparsity.map(|s| 1.0 - s)) {
@@ -109,7 +109,7 @@ impl MethodArgs {
         }
         options.extend(self.pattern.iter().map(|p| ("pattern".into(), p.as_str().into())));
         options.extend(self.distribution.iter().map(|d| ("distribution".into(), d.as_str().into())));
-        // A whole number is a fine value for an option that is a fraction.
+        // An integer is a valid value for an option that is a float.
         Ok(registry.find(&self.method)?.floats(options))
     }
 }

@@ -23,9 +23,9 @@ use std::process::ExitCode;
 pub struct EvalArgs {
     /// A model written by nnz
     model: PathBuf,
-    /// Data set: a name from `nnz data list`, or a file or folder [default: what the model was trained on]
+    /// Data set: a name from `nnz data list`, or a file or folder [default: the model's training data]
     data: Option<String>,
-    /// Which rows
+    /// Rows to evaluate on
     #[arg(long, value_enum, default_value_t = Which::Test)]
     split: Which,
 }
@@ -50,13 +50,13 @@ pub struct InspectArgs {
     /// A model written by nnz, any file or folder of weights, or a run's directory with --history
     #[arg(value_parser = network::place)]
     model: PathBuf,
-    /// How the topology moved while it trained: births, deaths, ages, what is left of the start
+    /// How the topology changed during training: growth, pruning, ages, overlap with the start
     #[arg(long)]
     history: bool,
-    /// The arm whose history it is [default: the first]
+    /// The arm whose history is shown [default: the first]
     #[arg(long, value_name = "NAME", requires = "history")]
     arm: Option<String>,
-    /// Write everything measured, with pictures, as a web page, and the numbers behind them as CSV beside it
+    /// Write all measurements, with pictures, as a web page, and its numbers as CSV next to it
     #[arg(long, value_name = "FILE")]
     html: Option<PathBuf>,
 }
@@ -71,18 +71,18 @@ pub struct InspectArgs {
   nnz predict minilm 'A sparse network keeps few of its weights.'
   nnz predict clip cat.jpg --text 'a photo of a cat' --text 'a photo of a dog'")]
 pub struct PredictArgs {
-    /// A model written by nnz, a language model, or an encoder or a network for pictures (ONNX, or a checkpoint)
+    /// A model written by nnz, a language model, or an encoder or image network (ONNX, or a checkpoint)
     #[arg(value_parser = network::place)]
     pub model: PathBuf,
-    /// A picture (PNG, JPEG), a table (CSV, TSV) for a model that learned from one, a text that an encoder reads or a language
-    /// model goes on with; with --text also a folder of pictures
+    /// An image (PNG, JPEG), a table (CSV, TSV) for a model trained on one, or a text for an encoder or a language
+    /// model to continue; with --text also a folder of images
     #[arg(value_name = "INPUT", required_unless_present = "array")]
     pub what: Option<PathBuf>,
-    /// An array of NumPy for an input of a network that comes as ONNX or as a checkpoint; every output is printed. Give the name of
-    /// the input where there are several
+    /// A NumPy array for an input of an ONNX or checkpoint network; prints every output. Give the name of
+    /// the input if there are several
     #[arg(long = "input", id = "array", value_name = "[NAME=]FILE.npy", conflicts_with = "text")]
     pub arrays: Vec<String>,
-    /// A text that a network such as CLIP compares with the picture; give two or more
+    /// A text that a network such as CLIP compares with the image; give two or more
     #[arg(long, value_name = "TEXT")]
     pub text: Vec<String>,
     #[command(flatten)]
@@ -90,12 +90,12 @@ pub struct PredictArgs {
 }
 
 impl PredictArgs {
-    /// What it answers for; nothing beside arrays.
+    /// The input to answer for; empty with arrays.
     pub fn input(&self) -> PathBuf {
         self.what.clone().unwrap_or_default()
     }
 
-    /// That no text came for a model that compares none.
+    /// Refuses texts for a model that compares none.
     pub fn no_texts(&self) -> Result<()> {
         match self.text.is_empty() {
             true => Ok(()),
@@ -153,7 +153,7 @@ pub fn eval(args: &EvalArgs, ui: Ui) -> Result<ExitCode> {
     Ok(ExitCode::SUCCESS)
 }
 
-/// Both splits as one: variance explained is no mean of theirs.
+/// Joins both splits: explained variance is not a mean of theirs.
 fn whole(data: &Dataset) -> Result<Split> {
     let mut all = data.train.clone();
     all.labels.extend(&data.test.labels);
@@ -201,7 +201,7 @@ pub fn inspect(args: &InspectArgs, ui: Ui) -> Result<ExitCode> {
     Ok(ExitCode::SUCCESS)
 }
 
-/// Tells how topologies moved.
+/// Reports how topologies changed.
 fn moves(args: &InspectArgs, ui: Ui) -> Result<ExitCode> {
     let history = nnz_lab::history::of_run(&args.model, args.arm.as_deref())?;
     if let Some(page) = &args.html {
@@ -243,7 +243,7 @@ fn moves(args: &InspectArgs, ui: Ui) -> Result<ExitCode> {
     Ok(ExitCode::SUCCESS)
 }
 
-/// Writes the page about a model, unless over the model.
+/// Writes the page about a model, unless it would overwrite the model.
 fn write_page(inspection: &Inspection, page: &Path, model: &Path) -> Result<()> {
     if page.canonicalize().is_ok_and(|p| model.canonicalize().is_ok_and(|m| p == m)) {
         bail!("--html {} would overwrite the model; give another file", page.display());
@@ -255,7 +255,7 @@ fn write_page(inspection: &Inspection, page: &Path, model: &Path) -> Result<()> 
     Ok(())
 }
 
-/// How bytes compare with those of every entry.
+/// Compares bytes with those of every entry stored.
 fn against_dense(packed: usize, dense: usize) -> String {
     match packed as f64 / dense.max(1) as f64 {
         r if (0.995..1.005).contains(&r) => "as much as dense".into(),
@@ -306,7 +306,7 @@ fn describe(i: &Inspection) -> String {
     text
 }
 
-/// Names the class of a picture, or of every row of a table; or predicts the numbers of a row.
+/// Names the class of an image, or of every row of a table; or predicts the numbers of a row.
 pub fn predict(args: &PredictArgs, ui: Ui) -> Result<ExitCode> {
     match network::kind(&args.model) {
         ModelSource::Graph => return network::predict(args, ui),
@@ -415,7 +415,7 @@ mod tests {
         let sum: usize =
             inputs.lines().skip(1).map(|l| l.split(',').next_back().unwrap().parse::<usize>().unwrap()).sum();
         assert_eq!((inputs.lines().count(), sum), (17, 20));
-        // A page may be written again; the model's own file, by whatever name, may not.
+        // A page may be overwritten; the model's own file, by whatever name, may not.
         write_page(&inspection, &page, &file).unwrap();
         let detour = dir.path().join("../").join(dir.path().file_name().unwrap()).join("model.safetensors");
         for name in [&file, &detour] {

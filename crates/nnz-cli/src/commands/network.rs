@@ -1,4 +1,4 @@
-//! Encoders of texts and networks for pictures that come as ONNX or as checkpoints.
+//! Encoders of texts and image networks, as ONNX or checkpoints.
 
 use super::given;
 use super::language::{bar, written};
@@ -18,13 +18,13 @@ use serde_json::json;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
-/// Most pictures of a folder that a network is weighed by.
+/// Most images of a folder used for calibration.
 const PICTURES: usize = 64;
 
-/// The path of a model, or of one that `nnz data get` fetched, by its name. A file or folder of the name comes first.
+/// Resolves a model's path, or the name of one that `nnz data get` fetched. A file or folder of that name wins.
 ///
 /// # Errors
-/// When a model is known, but not here.
+/// When a model is known, but not installed.
 pub fn place(text: &str) -> Result<PathBuf, String> {
     let path = PathBuf::from(text);
     if path.exists() || !nnz_data::models().iter().any(|m| m.name == text) {
@@ -34,18 +34,18 @@ pub fn place(text: &str) -> Result<PathBuf, String> {
     store.model(text).ok_or_else(|| format!("{text} is not here yet; `nnz data get {text}` fetches it"))
 }
 
-/// Who computes a model.
+/// Kind of a model, by what runs it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum ModelSource {
     /// The engine: nnz trained it.
     Own,
-    /// A language model, or weights of which nothing is known.
+    /// A language model, or weights of an unknown network.
     Language,
-    /// A graph: an ONNX file, or an encoder or network for pictures that comes as a checkpoint.
+    /// A graph: an ONNX file, or a checkpoint of an encoder or image network.
     Graph,
 }
 
-/// What lies at a path.
+/// Determines the kind of the model at a path.
 pub fn kind(path: &Path) -> ModelSource {
     let onnx = path.extension().is_some_and(|e| e == "onnx");
     match onnx || llm::foreign(path) {
@@ -61,7 +61,7 @@ fn open(path: &Path, ui: Ui) -> Result<Network> {
     Ok(network)
 }
 
-/// Opens a network that can be run, and says what is to be said of it.
+/// Opens a network that can be run, and prints its notes.
 fn open_to_run(path: &Path, ui: Ui) -> Result<Network> {
     let network = Network::open(path)?;
     network.runs()?;
@@ -69,7 +69,7 @@ fn open_to_run(path: &Path, ui: Ui) -> Result<Network> {
     Ok(network)
 }
 
-/// Numbers of a network and the bytes they took.
+/// Number of weights of a network and their bytes.
 fn sizes(network: &Network) -> (usize, usize) {
     let floats = network.graph.constants.values().filter(|c| c.is_float());
     let held = floats.map(nnz_onnx::Constant::bytes).sum();
@@ -77,7 +77,7 @@ fn sizes(network: &Network) -> (usize, usize) {
     (network.graph.len(), before)
 }
 
-/// Writes a network anew.
+/// Converts a network.
 pub fn convert(args: &super::language::ConvertArgs, ui: Ui) -> Result<ExitCode> {
     let onnx = Target::of(&args.output)? == Target::Onnx;
     given::no_layout(onnx)?;
@@ -134,7 +134,7 @@ fn named(inputs: Vec<(&str, Value)>) -> Sample {
     inputs.into_iter().map(|(n, v)| (n.to_owned(), v)).collect()
 }
 
-/// Inputs that a network is weighed by: lines of texts, or pictures; both for a network of two towers.
+/// Calibration inputs for a network: lines of texts, or images; both for a network of two towers.
 fn samples(network: &Network, places: &[PathBuf], tokens: usize, length: usize) -> Result<Vec<Sample>> {
     let (texts, pictures): (Vec<&PathBuf>, Vec<&PathBuf>) = match &network.reads {
         Reads::Tokens { .. } => (places.iter().collect(), Vec::new()),
@@ -151,7 +151,7 @@ fn samples(network: &Network, places: &[PathBuf], tokens: usize, length: usize) 
     }
     if !pictures.is_empty() {
         let files = gather(&pictures)?;
-        // Evenly from all, so that every class of a sorted folder is seen.
+        // Evenly from all, so that every class of a sorted folder occurs.
         let n = files.len().min(PICTURES);
         for file in (0..n).map(|i| &files[i * files.len() / n]) {
             all.push(named(network.of_pictures(&[picture(file)?])?));
@@ -160,7 +160,7 @@ fn samples(network: &Network, places: &[PathBuf], tokens: usize, length: usize) 
     Ok(all)
 }
 
-/// Lines of texts, in pieces that are hardly longer than what is read of them.
+/// Lines of texts, in pieces hardly longer than the part that is read.
 fn lines(network: &Network, places: &[&PathBuf], tokens: usize, length: usize) -> Result<Vec<Sample>> {
     let tokenizer = network.tokens()?;
     let most = length.min(network.context());
@@ -191,7 +191,7 @@ fn is_picture(path: &Path) -> bool {
     ending.is_some_and(|e| ["png", "jpg", "jpeg"].contains(&e.as_str()))
 }
 
-/// Pictures: those that are named, and those in folders and below, sorted.
+/// Collects images: those that are named, and those in folders and below, sorted.
 fn gather(places: &[&PathBuf]) -> Result<Vec<PathBuf>> {
     fn below(folder: &Path, files: &mut Vec<PathBuf>, depth: usize) -> Result<()> {
         let inside =
@@ -266,17 +266,17 @@ pub fn prune(args: &super::prune::Args, ui: Ui) -> Result<ExitCode> {
     written(&pruned, all, before, &args.output, dtype, ui)
 }
 
-/// Times a network, as it is and with every weight stored.
+/// Times a network, as stored and with every weight dense.
 pub fn bench(path: &Path, batch: usize, why: bool, ui: Ui) -> Result<ExitCode> {
     let network = open_to_run(path, ui)?;
-    // What cannot be run is refused before the machine is measured for it.
+    // A network that cannot be run is refused before the machine is measured.
     let (dense, inputs) = (network.session(None)?, network.typical(batch)?);
     let machine = super::bench::machine(ui)?;
     let sparse = network.session(Some(&machine))?;
     let (_, layers) = sparse.explain(inputs.clone())?;
     let time =
         |s: &nnz_onnx::Session| 1e3 * seconds(|| assert!(s.run(inputs.clone()).is_ok(), "it answered a moment ago"));
-    // One after the other, so that a busy machine slows both.
+    // Alternately, so that a busy machine slows both.
     let (mut ms, mut dense_ms) = (f64::INFINITY, f64::INFINITY);
     for _ in 0..3 {
         (ms, dense_ms) = (ms.min(time(&sparse)), dense_ms.min(time(&dense)));
@@ -340,7 +340,7 @@ pub fn bench(path: &Path, batch: usize, why: bool, ui: Ui) -> Result<ExitCode> {
     Ok(ExitCode::SUCCESS)
 }
 
-/// Lists what is in an ONNX file.
+/// Lists the contents of an ONNX file.
 pub fn inspect(path: &Path, html: Option<&Path>, ui: Ui) -> Result<ExitCode> {
     if html.is_some() {
         bail!("--html is for networks that nnz trained; networks of other programs are listed as a table");
@@ -369,7 +369,7 @@ pub fn inspect(path: &Path, html: Option<&Path>, ui: Ui) -> Result<ExitCode> {
             json!({"name": name, "shape": c.shape, "numbers": c.kind.name(), "density": density, "bytes": c.bytes(),
             "not_finite": odd, "prunable": matrix.is_some_and(|m| !m.head), "not_prunable": why(name)}),
         );
-        // What is no weight fills the table.
+        // Small constants would only fill the table.
         if matrix.is_some() || c.len() >= 64 || odd > 0 {
             let shape = c.shape.iter().map(usize::to_string).collect::<Vec<_>>().join("x");
             rows.push(vec![
@@ -407,10 +407,10 @@ pub fn inspect(path: &Path, html: Option<&Path>, ui: Ui) -> Result<ExitCode> {
     Ok(ExitCode::SUCCESS)
 }
 
-/// Pictures that go through a network at once.
+/// Images that go through a network at once.
 const AT_ONCE: usize = 16;
 
-/// Which of several texts fit pictures, by a network of two towers.
+/// Ranks several texts by how well they fit images, with a network of two towers.
 fn compare(network: &Network, place: &PathBuf, texts: &[String], ui: Ui) -> Result<ExitCode> {
     if texts.len() < 2 {
         bail!(
@@ -449,7 +449,7 @@ fn compare(network: &Network, place: &PathBuf, texts: &[String], ui: Ui) -> Resu
     Ok(ExitCode::SUCCESS)
 }
 
-/// An output of a network, all of whose numbers are numbers.
+/// An output of a network, all of whose numbers are finite.
 fn output(network: &Network, values: Vec<Value>, name: &str) -> Result<Tensor<f32>> {
     let at = network.graph.outputs.iter().position(|p| p.name == name);
     let Some(found) = at.and_then(|i| values.into_iter().nth(i)).and_then(Value::into_floats) else {
@@ -464,7 +464,7 @@ fn output(network: &Network, values: Vec<Value>, name: &str) -> Result<Tensor<f3
     Ok(found)
 }
 
-/// Answers for a text or a picture.
+/// Answers for a text or an image.
 pub fn predict(args: &super::model::PredictArgs, ui: Ui) -> Result<ExitCode> {
     given::refuse(&["temperature", "top", "seed"], "is for language models, which go on with a text")?;
     given::refuse(&["tokens"], "is for language models, which go on with a text")?;
@@ -524,7 +524,7 @@ pub fn predict(args: &super::model::PredictArgs, ui: Ui) -> Result<ExitCode> {
         }
         (_, &[1, classes]) if classes > 1 => {
             let mut row = values;
-            // What is a distribution already stays one.
+            // Outputs that are a distribution already stay unchanged.
             let sum: f32 = row.iter().sum();
             if row.iter().any(|v| *v < 0.0) || (sum - 1.0).abs() > 1e-3 {
                 softmax_rows(&mut row, classes);

@@ -27,12 +27,12 @@ use std::process::ExitCode;
   nnz prune mobilenet.pth --method magnitude --density 0.3 -o small.onnx")]
 pub struct Args {
     /// A model written by nnz; a language model (a GGUF file, or a folder of safetensors or PyTorch weights); an encoder or a
-    /// network for pictures (ONNX, or a checkpoint)
+    /// image network (ONNX, or a checkpoint)
     #[arg(value_parser = network::place)]
     pub model: PathBuf,
     #[command(flatten)]
     pub method: MethodArgs,
-    /// Data set to score by, to fine-tune on and to measure with
+    /// Data set for scoring, fine-tuning and evaluation
     #[arg(long, value_name = "DATA")]
     pub data: Option<String>,
     /// Train the survivors for this many epochs
@@ -46,13 +46,13 @@ pub struct Args {
     /// The pruned model: a file; a folder for models of other programs, or a file that ends in .onnx
     #[arg(long, short, value_name = "FILE")]
     pub output: PathBuf,
-    /// Text that a language model or an encoder reads while it is pruned; pictures for others, a folder or a file; for CLIP both,
+    /// Calibration text for a language model or an encoder; images for other networks, a folder or a file; for CLIP both,
     /// each with its own --calibrate
     #[arg(long, value_name = "TEXT|PICTURES", conflicts_with = "data")]
     pub calibrate: Vec<PathBuf>,
     #[command(flatten)]
     pub writing: super::language::Writing,
-    /// Write zeros too, so that any safetensors reader sees plain matrices
+    /// Write zeros too, so that any safetensors reader gets plain matrices
     #[arg(long)]
     pub dense_layout: bool,
 }
@@ -81,7 +81,7 @@ pub fn run(args: &Args, ui: Ui) -> Result<ExitCode> {
         }
     }
     let (mut model, mut header): (Model<f32>, Header) = load_model(&args.model, args.train.spec(0).storage)?;
-    // As the file was measured, unless asked otherwise; a network that was stored dense lacks nothing yet, and will.
+    // The file's storage, unless asked otherwise; a network that was stored dense has no zeros yet, and will.
     header.policy = match args.train.spec(0).policy() {
         asked if !asked.is_default() => asked,
         _ if header.policy.storage == Storage::Dense => StoragePolicy::default(),
@@ -105,11 +105,11 @@ pub fn run(args: &Args, ui: Ui) -> Result<ExitCode> {
     let before = Size::of(&model, &args.model, accuracy(&model, data.as_ref(), &header)?)?;
     let mut options = args.method.options(ui.registry)?;
     let method = ui.registry.find(&args.method.method)?;
-    // A trained model is pruned now, unless told otherwise.
+    // A trained model is pruned now, unless the options say otherwise.
     if method.defaults().contains_key("at") && !options.contains_key("at") {
         options.insert("at".into(), "0 run".into());
     }
-    // A pattern that fixes the density says it.
+    // A pattern that fixes the density determines it.
     let pattern: Option<Pattern> = options.get("pattern").and_then(toml::Value::as_str).and_then(|p| p.parse().ok());
     if let Some(fixed) = pattern.and_then(Pattern::fixed_density)
         && method.defaults().contains_key("density")

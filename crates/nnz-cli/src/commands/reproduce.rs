@@ -19,13 +19,13 @@ use std::process::ExitCode;
 pub struct Args {
     /// The method's key, one of its claims as KEY/CLAIM, or `all`
     method: String,
-    /// How large
+    /// Scale of the runs
     #[arg(long, value_enum, default_value_t = Size::Small)]
     scale: Size,
     /// Write each dated result under this directory, as ROOM/METHOD/CLAIM.toml
     #[arg(long, value_name = "DIR")]
     record: Option<PathBuf>,
-    /// Run again although there is a result
+    /// Run again even if there is a result
     #[arg(long)]
     again: bool,
 }
@@ -38,7 +38,7 @@ enum Size {
     Small,
 }
 
-/// Runs and judges the claims of a method. Exit code 1 when one of them does not hold.
+/// Runs and judges the claims of a method. Exit code 1 if one of them does not hold.
 pub fn run(args: &Args, ui: Ui) -> Result<ExitCode> {
     let (key, claim) = match args.method.split_once('/') {
         Some((key, claim)) => (key, Some(claim)),

@@ -9,16 +9,16 @@ use serde_json::json;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
-/// Where a run is written, and what happens to an earlier one.
+/// Directory of a run, and the treatment of an earlier one.
 #[derive(ClapArgs, Debug, Default)]
 pub struct Place {
     /// Directory of the run [default: runs/ID]
     #[arg(long, value_name = "DIR")]
     pub run_dir: Option<PathBuf>,
-    /// Go on with a run that was cut off; an error if there is none
+    /// Resume an interrupted run; an error if there is none
     #[arg(long, conflicts_with = "again")]
     pub resume: bool,
-    /// Run again although there is a result
+    /// Run again even if there is a result
     #[arg(long)]
     pub again: bool,
 }
@@ -37,7 +37,7 @@ pub struct Args {
     /// Run the recipe's seconds-long form instead
     #[arg(long)]
     smoke: bool,
-    /// What an experiment reads; `nnz show KEY` lists its inputs
+    /// An input of an experiment; `nnz show KEY` lists them
     #[arg(long = "input", value_name = "NAME=PLACE")]
     inputs: Vec<String>,
     /// An option of an experiment; `nnz show KEY` lists them
@@ -120,7 +120,7 @@ pub fn run(args: &Args, ui: Ui) -> Result<ExitCode> {
 }
 
 impl Args {
-    /// The first flag given that only experiments know.
+    /// The first flag given that only applies to experiments.
     fn of_experiments(&self) -> Option<&'static str> {
         let given = [
             ("--input", !self.inputs.is_empty()),
@@ -131,7 +131,7 @@ impl Args {
         given.into_iter().find(|g| g.1).map(|g| g.0)
     }
 
-    /// Puts what the command line says over the recipe.
+    /// Overrides the recipe by the command line.
     fn change(&self, recipe: &mut ExperimentRecipe) -> Result<()> {
         for pair in &self.inputs {
             let Some((name, place)) = pair.split_once('=') else {
@@ -148,7 +148,7 @@ impl Args {
     }
 }
 
-/// Carries the recipe of an experiment out under a watch that Ctrl-C stops.
+/// Runs an experiment's recipe, with progress; Ctrl-C stops it.
 pub fn experiment(recipe: &ExperimentRecipe, place: &Place, ui: Ui) -> Result<ExperimentOutcome> {
     let options = Options { dir: place.run_dir.clone(), again: place.again, resume: place.resume, one_thread: false };
     let mut watch = Watch::new(ui, ui::stop_flag()?);
@@ -172,7 +172,7 @@ pub fn metrics(record: &ExperimentRecord) -> String {
     ui::table(&head, record.arms.iter().map(row).collect())
 }
 
-/// A recipe by path or name.
+/// Finds a recipe by path or name.
 pub fn find(name: &str) -> Result<Plan> {
     if let Some((name, text)) = embedded().into_iter().find(|(n, _)| n == name.trim_end_matches(".toml")) {
         return Ok(Plan::parse(text, &name)?);
@@ -201,7 +201,7 @@ pub fn execute(recipe: &Recipe, place: &Place, ui: Ui) -> Result<ExitCode> {
     Ok(ExitCode::SUCCESS)
 }
 
-/// Carries a recipe out under a watch that Ctrl-C stops.
+/// Runs a recipe, with progress; Ctrl-C stops it.
 pub fn outcome(recipe: &Recipe, place: &Place, ui: Ui) -> Result<Outcome> {
     let options = Options { dir: place.run_dir.clone(), again: place.again, resume: place.resume, one_thread: false };
     let mut watch = Watch::new(ui, ui::stop_flag()?);

@@ -29,7 +29,7 @@ pub struct ManArgs {
     out: Option<PathBuf>,
 }
 
-/// Prints what a shell needs to complete commands and options.
+/// Prints the completion script of a shell.
 pub fn completions(args: &CompletionsArgs, mut program: Command, ui: Ui) -> Result<ExitCode> {
     let mut script = Vec::new();
     clap_complete::generate(args.shell, &mut program, "nnz", &mut script);

@@ -20,12 +20,12 @@ use std::time::Duration;
 pub struct Args {
     /// The run directory [default: the newest under runs/]
     run: Option<PathBuf>,
-    /// Look once and leave
+    /// Print once and exit
     #[arg(long)]
     once: bool,
 }
 
-/// A network of a run, as its event file tells.
+/// A network of a run, read from its event file.
 #[derive(Serialize)]
 struct Network {
     arm: String,
@@ -43,12 +43,12 @@ enum State {
     Done,
 }
 
-/// A run as it stands.
+/// State of a run.
 #[derive(Serialize)]
 struct Look {
     directory: PathBuf,
     title: String,
-    /// Epochs of every network.
+    /// Epochs per network.
     epochs: u32,
     /// Whether a process holds the directory.
     running: bool,
@@ -56,7 +56,7 @@ struct Look {
     networks: Vec<Network>,
 }
 
-/// Shows a run while it goes.
+/// Shows a run in progress.
 pub fn run(args: &Args, ui: Ui) -> Result<ExitCode> {
     let dir = match &args.run {
         Some(dir) => dir.clone(),
@@ -93,7 +93,7 @@ pub fn run(args: &Args, ui: Ui) -> Result<ExitCode> {
     Ok(ExitCode::SUCCESS)
 }
 
-/// The run directory under `runs` that was written to last.
+/// The most recently written run directory under `runs`.
 fn newest() -> Result<PathBuf> {
     let runs = std::fs::read_dir("runs").into_iter().flatten().flatten().map(|e| e.path());
     let age = |p: &PathBuf| p.join("arms").metadata().and_then(|m| m.modified()).ok();
@@ -112,7 +112,7 @@ fn look(dir: &Path) -> Result<Look> {
             let names: Vec<String> = r.arms.into_iter().map(|a| a.name).collect();
             (r.title, r.train.epochs, names, r.seeds)
         }
-        // An experiment has no epochs: what is seen of it is which arms are done.
+        // An experiment has no epochs: its progress is the number of finished arms.
         Plan::Experiment(r) => (r.title, 0, r.arms.into_iter().map(|a| a.name).collect(), r.seeds),
     };
     let held = match std::fs::File::open(dir.join("lock")) {
@@ -131,7 +131,7 @@ fn look(dir: &Path) -> Result<Look> {
             networks.push(Network { arm: arm.clone(), seed, state, epochs });
         }
     }
-    // Networks are trained one after the other: the first one that is not done is being trained.
+    // Networks are trained in sequence: the first unfinished one is in training.
     let finished = dir.join("record.json").is_file();
     if let Some(next) = networks.iter_mut().find(|n| n.state != State::Done) {
         next.state = if held { State::Running } else { State::Stopped };
@@ -139,7 +139,7 @@ fn look(dir: &Path) -> Result<Look> {
     Ok(Look { directory: dir.into(), title, epochs, running: held, finished, networks })
 }
 
-/// A curve in one line of text, from its lowest to its highest value.
+/// Draws a curve in one line of text, from its lowest to its highest value.
 fn curve(values: &[f64], width: usize) -> String {
     const MARKS: [char; 8] = ['▁', '▂', '▃', '▄', '▅', '▆', '▇', '█'];
     let width = width.min(values.len());

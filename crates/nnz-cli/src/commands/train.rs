@@ -11,7 +11,7 @@ use std::process::ExitCode;
 /// Training, shared by `train` and `prune --finetune`.
 #[derive(ClapArgs, Debug)]
 pub struct TrainArgs {
-    /// Rows in a step
+    /// Rows per step
     #[arg(long, value_name = "N", default_value_t = 128)]
     pub batch: usize,
     /// Update rule
@@ -26,10 +26,10 @@ pub struct TrainArgs {
     /// Share of the run over which the learning rate first rises from zero
     #[arg(long, value_name = "SHARE", default_value_t = 0.1)]
     pub warmup: f64,
-    /// How weights are stored
+    /// Storage of weights
     #[arg(long, value_enum, default_value_t = Store::Auto)]
     pub storage: Store,
-    /// Let the method prune the classifier at the end, too
+    /// Let the method prune the classifier head, too
     #[arg(long)]
     pub prune_head: bool,
     /// Scale gradients down to this Euclidean norm, such as 1.0
@@ -38,18 +38,18 @@ pub struct TrainArgs {
     /// Evaluate and keep a moving average of the weights with this decay, such as 0.999
     #[arg(long, value_name = "DECAY")]
     pub ema: Option<f64>,
-    /// Give this share of every target to all classes alike, such as 0.1
+    /// Spread this share of every target evenly over all classes, such as 0.1
     #[arg(long, value_name = "SHARE", default_value_t = 0.0)]
     pub smoothing: f64,
-    /// Change training rows each time they are read, such as flip,crop=4,cutout=8,mixup=0.2
+    /// Augment training rows, such as flip,crop=4,cutout=8,mixup=0.2
     #[arg(long, value_name = "CHANGES", value_parser = augment)]
     pub augment: Option<Augment>,
-    /// How the finished network is rounded and written
+    /// Number type of the finished network
     #[arg(long, value_enum, default_value_t = Values::F32)]
     pub dtype: Values,
 }
 
-/// Numbers of a file.
+/// Number type of a file.
 #[derive(Clone, Copy, Debug, ValueEnum)]
 pub enum Values {
     /// As they were trained
@@ -58,14 +58,14 @@ pub enum Values {
     Bf16,
 }
 
-/// What is learned.
+/// Task of the network.
 #[derive(Clone, Copy, Debug, ValueEnum)]
 pub enum Aim {
-    /// To name classes
+    /// Predict classes
     Classification,
-    /// To predict numbers: targets, or classes that are named by numbers
+    /// Predict numbers: targets, or classes that are named by numbers
     Regression,
-    /// To give the input back; the default model is an autoencoder
+    /// Reconstruct the input; the default model is an autoencoder
     Reconstruction,
 }
 
@@ -97,7 +97,7 @@ pub enum Rule {
     /// Adam with decoupled weight decay 0.01
     #[value(name = "adamw")]
     AdamW,
-    /// L-BFGS, for batches that hold the whole training split, or most of it
+    /// L-BFGS, for batches that contain the whole training split, or most of it
     Lbfgs,
 }
 
@@ -115,18 +115,18 @@ pub enum Schedule {
 /// Storages.
 #[derive(Clone, Copy, Debug, ValueEnum)]
 pub enum Store {
-    /// Sparse where that is smaller and as fast
+    /// Sparse if that is smaller and as fast
     Auto,
     /// Every entry
     Dense,
     /// Every entry and a mask
     Masked,
-    /// Only what exists
+    /// Only the nonzeros
     Sparse,
 }
 
 impl TrainArgs {
-    /// The training of `epochs` epochs.
+    /// Training settings for `epochs` epochs.
     pub fn spec(&self, epochs: u32) -> TrainSpec {
         TrainSpec {
             epochs,
@@ -182,7 +182,7 @@ pub struct Args {
     /// [default: mlp with 300 and 100 hidden units]
     #[arg(long, value_name = "MODEL")]
     model: Option<String>,
-    /// What is learned [default: regression where rows have numbers to predict, else classification]
+    /// The task [default: regression if rows have numbers to predict, else classification]
     #[arg(long, value_enum, value_name = "TASK")]
     task: Option<Aim>,
     /// Passes over the training data
@@ -190,7 +190,7 @@ pub struct Args {
     epochs: u32,
     #[command(flatten)]
     train: TrainArgs,
-    /// Networks in each arm, with seeds SEED, SEED + 1, ...
+    /// Networks per arm, with seeds SEED, SEED + 1, ...
     #[arg(long, value_name = "N", default_value_t = 1, value_parser = clap::value_parser!(u64).range(1..=1000))]
     seeds: u64,
     /// First seed
@@ -199,7 +199,7 @@ pub struct Args {
     /// Train in 64 bits, for checks
     #[arg(long)]
     f64: bool,
-    /// Only the method: no random mask, no dense network, no small dense network
+    /// Train only the method: no random mask, no dense network, no small dense network
     #[arg(long)]
     no_controls: bool,
     #[command(flatten)]
@@ -212,7 +212,7 @@ pub fn run(args: &Args, ui: Ui) -> Result<ExitCode> {
     super::run::execute(&recipe, &args.place, ui)
 }
 
-/// What is learned from data when nothing else was said.
+/// Default task for data.
 pub fn task_of(aim: Option<Aim>, data: &Dataset) -> Task {
     match aim {
         Some(Aim::Classification) => Task::Classification,
@@ -223,7 +223,7 @@ pub fn task_of(aim: Option<Aim>, data: &Dataset) -> Task {
     }
 }
 
-/// The network for data when none was named.
+/// Default network for data.
 pub fn default_model(data: &Dataset, task: Task) -> String {
     match task {
         Task::Reconstruction => format!("autoencoder:{}-128-32", data.features()),
@@ -273,7 +273,7 @@ fn recipe(args: &Args, registry: Registry) -> Result<Recipe> {
     Ok(recipe)
 }
 
-/// The random mask of the same density, pattern and (where it can be drawn without scores) distribution.
+/// Options for the random mask of the same density, pattern and (if it can be drawn without scores) distribution.
 fn static_random(method: &toml::Table) -> toml::Table {
     let mut options: toml::Table =
         ["density", "pattern", "of"].iter().filter_map(|k| Some((k.to_string(), method.get(*k)?.clone()))).collect();

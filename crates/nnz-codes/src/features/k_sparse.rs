@@ -2,10 +2,10 @@
 //!
 //! Γ = the k largest of z,  x̂ = Wᵀ z_Γ + b',  loss ‖x - x̂‖².
 //!
-//! Gradients go through Γ alone. k falls linearly from `first` to `k` over the first half of the training, so that few features
-//! die. What the features are worth is read off a softmax regression on the codes of α k entries.
+//! Gradients go through Γ only. k falls linearly from `first` to `k` over the first half of the training, so that few features
+//! die. The value of the features is measured by a softmax regression on the codes of α k entries.
 //!
-//! Cost: O(rows · inputs · features) a step for the products that choose Γ, O(rows · k · inputs) for all else; memory O(rows · k).
+//! Cost: O(rows · inputs · features) per step for the products that choose Γ, else O(rows · k · inputs); memory O(rows · k).
 //!
 //! Deviations: Adam instead of momentum; α and the start of k are options, since the paper's values could not be looked up. The
 //! gate `relu` is a plain autoencoder of the same size, for comparison.
@@ -28,30 +28,30 @@ pub const METHOD: Method = Method::experiment::<Options>(
     "Learns features of which each input has k, and measures what they are worth to a classifier.",
 );
 
-/// What is kept of z.
+/// Selection of z.
 #[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 enum Gate {
     /// The k largest.
     Topk,
-    /// What is above zero.
+    /// All above zero.
     Relu,
 }
 
 options! {
-    /// What is kept of z: topk, or relu for a plain autoencoder.
+    /// Selection of z: topk, or relu for a plain autoencoder.
     gate: Gate = Gate::Topk,
     /// Size of the dictionary.
     features: usize = 1000 => at_least(1.0),
-    /// Features of an input.
+    /// Active features per input.
     k: usize = 25 => at_least(1.0),
-    /// Features of an input at the first step.
+    /// Active features per input at the first step.
     first: usize = 100,
-    /// The classifier sees this times as many.
+    /// The classifier sees this many times k features.
     alpha: f64 = 1.0 => at_least(1.0),
     /// Passes over the training rows, of the autoencoder and of the classifier.
     epochs: u64 = 20 => at_least(1.0),
-    /// Rows of a step.
+    /// Rows per step.
     batch: usize = 128 => at_least(1.0),
     /// Learning rate of both.
     rate: f64 = 0.001 => above(0.0),
@@ -79,28 +79,28 @@ impl Launch for Options {
 struct KSparse(Options);
 
 impl KSparse {
-    /// z_Γ of rows, with the k of a moment.
+    /// Computes z_Γ of rows, with the current k.
     fn encode(&self, x: &Var<f32>, w: &Var<f32>, b: &Var<f32>, k: usize) -> SparseVar<f32> {
         match self.0.gate {
             Gate::Topk => ops::linear_topk(x, w, Some(b), k, Rank::Value),
-            // As many as there are, of which those above zero stay: a plain autoencoder on the same tape.
+            // All entries are candidates, of which those above zero stay: a plain autoencoder on the same tape.
             Gate::Relu => ops::linear_topk(x, w, Some(b), self.0.features, Rank::Relu),
         }
     }
 
-    /// α k, what the classifier sees.
+    /// α k, the number of features that the classifier sees.
     fn shown(&self) -> usize {
         ((self.0.k as f64 * self.0.alpha) as usize).min(self.0.features)
     }
 
-    /// k at a step of so many.
+    /// k at a step of `steps`.
     fn k(&self, step: u64, steps: u64) -> usize {
         let Options { k, first, features, .. } = self.0.clone();
         let left = 1.0 - (2.0 * step as f64 / steps as f64).min(1.0);
         k + (first.clamp(k, features).saturating_sub(k) as f64 * left).round() as usize
     }
 
-    /// Measures both on the test split.
+    /// Evaluates both on the test split.
     fn judge(&self, cx: &mut Context, data: &Dataset, both: &Both) -> Result<()> {
         let (x, labels) = (tensor(data, &data.test)?, &data.test.labels);
         let (n, width) = x.rows_cols();
@@ -129,7 +129,7 @@ impl KSparse {
     }
 }
 
-/// Both trainings, one after the other.
+/// Both trainings, in sequence.
 struct Both<'a>(Fit<'a, f32>, Fit<'a, f32>);
 
 impl State for Both<'_> {
@@ -187,7 +187,7 @@ impl Experiment for KSparse {
     }
 }
 
-/// One step of one of both trainings.
+/// Makes one step of one of the trainings.
 fn advance(cx: &mut Context, both: &mut Both, first: bool, of: &mut dyn Objective<f32>, steps: u64) -> Result<()> {
     let fit = if first { &mut both.0 } else { &mut both.1 };
     let progress = fit.advance(of).map_err(nnz_engine::Error::from)?;

@@ -6,10 +6,10 @@
 //! m = 4 z² π n / 2, which is π / 2 of MAP-I's. A Bloom filter ORs k = (m / n) ln 2 positions a symbol, and takes a stranger for a
 //! member with probability (1 - e^(-k n / m))^k.
 //!
-//! What is measured: the error over m on a geometric grid; m at δ by a fit of probit(error) = c √m through the origin (of the
+//! Measured: the error over m on a geometric grid; m at δ by a fit of probit(error) = c √m through the origin (for the
 //! filter, ln(error) = c m), which is the form above with a free constant.
 //!
-//! Cost: O(trials n m) a point of the grid.
+//! Cost: O(trials n m) per point of the grid.
 //!
 //! Deviations: the paper bounds failure over all of a set of symbols, up to constants; here the error of one test is measured,
 //! for which the constants are known. ρ is the exact one of an odd n.
@@ -65,7 +65,7 @@ impl Launch for Options {
 
 struct Capacity(Options);
 
-/// Share of the tests that erred at the points that are over.
+/// Share of the tests that erred at the finished points.
 #[derive(Default)]
 struct Errors(Vec<f64>);
 
@@ -83,7 +83,7 @@ impl Experiment for Capacity {
     fn run(&mut self, cx: &mut Context) -> Result<()> {
         let Options { bundle, symbols, error, trials } = self.0.clone();
         let theory = dimension(bundle, symbols, error);
-        // From a third of what theory says to a little more, where errors are neither rare nor a coin's.
+        // From a third of the theoretical value to a little above it, where errors are neither rare nor near chance.
         let grid: Vec<usize> = (0..6).map(|i| (theory * (0.3 + 0.15 * f64::from(i))).round() as usize).collect();
         let mut errors = Errors::default();
         cx.resume(&mut errors)?;
@@ -145,7 +145,7 @@ fn needed(bundle: Bundle, grid: &[usize], errors: &[f64], error: f64) -> Result<
     })
 }
 
-/// Tests that err on one bundle of m dimensions, and all tests: every member, and as many strangers.
+/// Counts the tests that err on one bundle of m dimensions, and all tests: every member, and as many strangers.
 fn errs(bundle: Bundle, symbols: usize, m: usize, rng: &mut Rng) -> [usize; 2] {
     if bundle == Bundle::Bloom {
         let k = ((m as f64 / symbols as f64) * std::f64::consts::LN_2).round().max(1.0) as usize;

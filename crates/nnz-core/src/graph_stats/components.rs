@@ -48,7 +48,7 @@ pub fn components(layers: &[&Topology]) -> Result<Components> {
     Ok(found)
 }
 
-/// The representative of `unit`; halves the way to it.
+/// Finds the representative of `unit`, halving the path to it.
 fn root(parent: &mut [usize], mut unit: usize) -> usize {
     while parent[unit] != unit {
         parent[unit] = parent[parent[unit]];

@@ -3,7 +3,7 @@
 use crate::Topology;
 use serde::Serialize;
 
-/// How the connections of a layer are shared among the units of one side.
+/// Distribution of a layer's connections over the units of one side.
 #[derive(Clone, Debug, PartialEq, Serialize)]
 pub struct Degrees {
     /// `histogram[d]` units have `d` connections; ends at the largest degree.
@@ -23,7 +23,7 @@ pub struct Degrees {
 }
 
 impl Degrees {
-    /// From the number of connections of every unit.
+    /// Computes the statistics from the degree of every unit.
     pub fn of(degrees: &[usize]) -> Self {
         let (min, max) = (degrees.iter().min().copied().unwrap_or(0), degrees.iter().max().copied().unwrap_or(0));
         let mut histogram = vec![0; max + 1];
@@ -47,12 +47,12 @@ impl Degrees {
     }
 }
 
-/// Connections of every output (row).
+/// Degrees of the outputs (rows).
 pub fn fan_in(topology: &Topology) -> Degrees {
     Degrees::of(&topology.row_degrees())
 }
 
-/// Connections of every input (column).
+/// Degrees of the inputs (columns).
 pub fn fan_out(topology: &Topology) -> Degrees {
     Degrees::of(&topology.col_degrees())
 }

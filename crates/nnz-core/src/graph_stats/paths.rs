@@ -3,12 +3,12 @@
 use crate::{Error, Result, Topology};
 use serde::Serialize;
 
-/// What of a stack lies on paths from its inputs to its outputs.
+/// Paths of a stack from its inputs to its outputs, and the connections on them.
 #[derive(Clone, Debug, PartialEq, Serialize)]
 pub struct Paths {
     /// log10 of the number of paths from an input to an output; `None` when there is none.
     pub log10: Option<f64>,
-    /// One entry a level: the inputs, the units after the first layer, ..., the outputs.
+    /// One element per level: the inputs, the units after the first layer, ..., the outputs.
     pub levels: Vec<Level>,
     /// Connections of each layer that lie on at least one path.
     pub effective: Vec<usize>,
@@ -29,9 +29,9 @@ pub struct Level {
     pub unread: usize,
 }
 
-/// Counts paths and what lies on them. O(nnz) time; refuses a stack whose layers do not fit.
+/// Counts paths and the units and connections on them. O(nnz) time; refuses a stack whose layers do not fit.
 ///
-/// The counts are kept as logarithms, one a unit, so that neither many paths nor few leave the range of f64.
+/// The counts are kept as logarithms, one per unit, so that they never leave the range of f64.
 pub fn paths(layers: &[&Topology]) -> Result<Paths> {
     let units = levels(layers)?;
     // log2 of the number of paths from any input to each unit; minus infinity where there is none.
@@ -67,7 +67,7 @@ pub fn paths(layers: &[&Topology]) -> Result<Paths> {
     })
 }
 
-/// log2 Σ 2^x, minus infinity for no terms.
+/// log2 Σ 2^x; minus infinity for no terms.
 fn log2_sum(x: impl Iterator<Item = f64> + Clone) -> f64 {
     let largest = x.clone().fold(f64::NEG_INFINITY, f64::max);
     match largest.is_finite() {
@@ -76,7 +76,7 @@ fn log2_sum(x: impl Iterator<Item = f64> + Clone) -> f64 {
     }
 }
 
-/// Units of every level of a stack, inputs first; refuses a stack that is none.
+/// Counts the units of every level of a stack, inputs first; refuses layers that do not form one.
 pub(super) fn levels(layers: &[&Topology]) -> Result<Vec<usize>> {
     let Some(first) = layers.first() else {
         return Err(Error::Refused("a stack needs at least one layer, got none".into()));

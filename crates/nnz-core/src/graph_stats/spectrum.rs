@@ -8,11 +8,11 @@ use serde::Serialize;
 pub struct Spectrum {
     /// The largest singular value.
     pub first: f64,
-    /// The second largest, equal to the first where that is double.
+    /// The second largest, equal to the first if that is double.
     pub second: f64,
     /// `first - second`.
     pub gap: f64,
-    /// Products with the matrix and its transpose, one of each an iteration.
+    /// Products with the matrix and its transpose, one of each per iteration.
     pub iterations: usize,
     /// Whether both residuals fell below [`TOLERANCE`] within [`ITERATIONS`]. If not, the values are lower bounds.
     pub converged: bool,
@@ -39,12 +39,12 @@ pub const TOLERANCE: f64 = 1e-5;
 /// Most iterations spent on one singular value.
 pub const ITERATIONS: usize = 1000;
 
-/// The spectra of a layer, from a fixed random start. O(nnz) time an iteration.
+/// Computes the spectra of a layer, from a fixed random start. O(nnz) time per iteration.
 ///
 /// Golub-Kahan-Lanczos bidiagonalization that keeps two vectors and no basis. The second singular value is the largest
 /// one orthogonal to the first's right vector, which is projected out in every iteration, so a double value is found
 /// twice. The rounding that makes Lanczos vectors lose orthogonality only repeats values that were found already,
-/// which leaves the largest as it is.
+/// which leaves the largest unchanged.
 pub fn spectral(topology: &Topology) -> Spectral {
     let (fan_in, fan_out) = (topology.row_degrees(), topology.col_degrees());
     let most = |degrees: &[usize]| degrees.iter().max().copied().unwrap_or(0) as f64;
@@ -87,7 +87,7 @@ struct Matrix<'a> {
     topology: &'a Topology,
     left: Vec<f64>,
     right: Vec<f64>,
-    /// At least the largest singular value.
+    /// Upper bound of the largest singular value.
     bound: f64,
 }
 
@@ -133,11 +133,11 @@ struct Bidiagonal<'a> {
 
 impl<'a> Bidiagonal<'a> {
     fn new(matrix: &'a Matrix, without: Option<&'a [f64]>) -> Self {
-        // The first vectors span what their start has of a multiple singular value, so the second start must differ.
+        // The first vectors span all that their start has of a multiple singular value, so the second start differs.
         let mut rng = Rng::stream(0, "spectrum", u64::from(without.is_some()), 0);
         let mut v: Vec<f64> = (0..matrix.right.len()).map(|_| rng.normal()).collect();
         normalize(&mut v);
-        // Where one column is all there is, nothing is left beside it.
+        // A single column leaves nothing orthogonal to it.
         if without.is_some_and(|w| remove(w, &mut v) < 1e-10) {
             v.fill(0.0);
         }
@@ -162,7 +162,7 @@ impl<'a> Bidiagonal<'a> {
 }
 
 impl Largest {
-    /// The largest singular value, or the largest beside the one whose right vector is `without`.
+    /// Finds the largest singular value, or the largest orthogonal to the right vector `without`.
     fn find(matrix: &Matrix, without: Option<&[f64]>) -> Self {
         let mut run = Bidiagonal::new(matrix, without);
         let mut found = Self { value: 0.0, converged: false, iterations: 0, chain: Vec::new() };
@@ -188,7 +188,7 @@ impl Largest {
         found
     }
 
-    /// The right singular vector, by a second run that adds up what the first one did not keep.
+    /// Computes the right singular vector, by a second run that adds up what the first one did not keep.
     fn right_vector(&self, matrix: &Matrix) -> Vec<f64> {
         let mut run = Bidiagonal::new(matrix, None);
         let mut vector = vec![0.0; run.v.len()];
@@ -201,7 +201,7 @@ impl Largest {
     }
 }
 
-/// Scales to unit length and returns the length; zero stays zero.
+/// Scales to unit length and returns the original length; zero stays zero.
 fn normalize(x: &mut [f64]) -> f64 {
     let norm = x.iter().map(|x| x * x).sum::<f64>().sqrt();
     if norm > 0.0 {
@@ -210,14 +210,14 @@ fn normalize(x: &mut [f64]) -> f64 {
     norm
 }
 
-/// Takes the part along the unit vector `w` out of `x` and returns the length of the rest.
+/// Removes the component along the unit vector `w` from `x` and returns the length of the rest.
 fn remove(w: &[f64], x: &mut [f64]) -> f64 {
     let along: f64 = w.iter().zip(&*x).map(|(w, x)| w * x).sum();
     x.iter_mut().zip(w).for_each(|(x, w)| *x -= along * w);
     x.iter().map(|x| x * x).sum::<f64>().sqrt()
 }
 
-/// The largest eigenvalue of the tridiagonal matrix with zeros on the diagonal and `off` beside it, by bisection.
+/// The largest eigenvalue of the tridiagonal matrix with a zero diagonal and off-diagonal `off`, by bisection.
 fn largest_eigenvalue(off: &[f64]) -> f64 {
     // x is above every eigenvalue when all pivots of x I - T are positive.
     let above = |x: f64| {

@@ -2,7 +2,7 @@
 
 use serde::Serialize;
 
-/// A power law fitted to the tail of some degrees, and what else could have made it.
+/// A power law fitted to the tail of a degree distribution, with the alternatives it was tested against.
 #[derive(Clone, Copy, Debug, PartialEq, Serialize)]
 pub struct Tail {
     /// α of p(k) ∝ k^-α, by maximum likelihood on k ≥ `from`.
@@ -11,7 +11,7 @@ pub struct Tail {
     pub from: usize,
     /// Units in the tail.
     pub units: usize,
-    /// That distance.
+    /// Kolmogorov-Smirnov distance of the fit.
     pub distance: f64,
     /// Against p(k) ∝ e^(-λ k) on the same tail.
     pub exponential: Alternative,
@@ -19,22 +19,22 @@ pub struct Tail {
     pub log_normal: Alternative,
 }
 
-/// A likelihood ratio test by Vuong.
+/// Vuong's likelihood ratio test.
 #[derive(Clone, Copy, Debug, PartialEq, Serialize)]
 pub struct Alternative {
     /// Log-likelihood of the power law minus that of the alternative: above zero, the power law is nearer.
     pub ratio: f64,
-    /// Probability of a ratio at least as far from zero if both were equally near. Above 0.1 the data do not tell.
+    /// Probability of a ratio at least as far from zero if both were equally near. Above 0.1 the data do not decide.
     pub p: f64,
 }
 
 /// Fewest units of a tail.
 const FEWEST: usize = 50;
 
-/// Most values a sum over degrees runs over by itself; an integral with Euler and Maclaurin's first terms stands for the rest.
+/// Most terms that a sum over degrees adds directly; an integral with the first Euler-Maclaurin terms covers the rest.
 const SUMMED: usize = 1000;
 
-/// Fits a tail of at least 50 units with two different degrees; `None` where there is none. O(degrees² · 100) in the largest degree.
+/// Fits a tail of at least 50 units with two different degrees; `None` without one. O(degrees² · 100), largest degree.
 pub fn tail(degrees: &[usize]) -> Option<Tail> {
     let most = degrees.iter().copied().max()?;
     let mut count = vec![0usize; most + 1];
@@ -88,7 +88,7 @@ fn power_law(from: usize, tail: &[usize], units: usize) -> f64 {
     maximum(1.01, 30.0, |a| -a * logs - zeta(a, from).ln())
 }
 
-/// Where a function with one maximum has it.
+/// Locates the maximum of a function that has only one.
 fn maximum(mut low: f64, mut high: f64, f: impl Fn(f64) -> f64) -> f64 {
     let golden = (5f64.sqrt() - 1.0) / 2.0;
     let (mut a, mut b) = (high - golden * (high - low), low + golden * (high - low));
@@ -125,7 +125,7 @@ fn weight(k: f64, mu: f64, sigma: f64) -> f64 {
 
 /// ln of their sum over k ≥ from.
 fn log_normal_sum(from: usize, mu: f64, sigma: f64) -> f64 {
-    // As wide as three of them lie apart, terms are as good as their integral.
+    // Once sigma spans three of them, terms are as good as their integral.
     let to = ((3.0 / sigma) as usize).clamp(from + 20, from + SUMMED);
     // Scaled by the largest term, which may be tiny far from the mode.
     let head: Vec<f64> = (from..to).map(|k| weight(k as f64, mu, sigma)).collect();
@@ -138,7 +138,7 @@ fn log_normal_sum(from: usize, mu: f64, sigma: f64) -> f64 {
     top + (head + if rest.is_finite() { rest.max(0.0) } else { 0.0 }).ln()
 }
 
-/// ln p(k) of the discrete log-normal of largest likelihood, by one golden section inside another.
+/// ln p(k) of the discrete log-normal of largest likelihood, by nested golden-section searches.
 fn fit_log_normal(from: usize, tail: &[usize], units: usize) -> impl Fn(usize) -> f64 {
     let (logs, squares) =
         (mean(from, tail, units, |k| (k as f64).ln()), mean(from, tail, units, |k| (k as f64).ln().powi(2)));
@@ -214,13 +214,13 @@ mod tests {
         let found = tail(&draws(5000, |k| k.powf(-2.5))).unwrap();
         assert!((found.exponent - 2.5).abs() < 0.1, "{found:?}");
         assert!(found.distance < 0.03 && found.exponential.ratio > 0.0 && found.exponential.p < 0.01, "{found:?}");
-        // A log-normal can bend as little as a power law: it is not told apart from one.
+        // A log-normal can bend as little as a power law: the test cannot tell them apart.
         assert!(found.log_normal.p > 0.05, "{found:?}");
     }
 
     #[test]
     fn other_tails_are_no_power_laws() {
-        // The cut is where a power law fits best, so that of another tail little is left, and nothing speaks for the law.
+        // The cut is where a power law fits best, so little of another tail remains, and nothing favors the power law.
         let exponential = draws(5000, |k| (-0.1 * k).exp());
         let bell = draws(5000, |k| (-((k.ln() - 2.5).powi(2)) / (2.0 * 0.16)).exp() / k);
         for degrees in [exponential, bell] {

@@ -1,10 +1,10 @@
-//! Named arrays, from NumPy's archives or safetensors, as a data set: which is which, and how they lie.
+//! Named arrays, from NumPy's archives or safetensors, as a data set: their roles and layouts.
 
 use super::{Part, Parts, classes_of, content};
 use crate::{Error, Result};
 use nnz_engine::data::{Inputs, Split};
 
-/// Names under which the four parts of a data set go around.
+/// Common names of the four parts of a data set.
 const TRAIN: [[&str; 6]; 2] = [
     ["x_train", "train_x", "train_images", "train_inputs", "train_data", "X_train"],
     ["y_train", "train_y", "train_labels", "train_targets", "train_target", "Y_train"],
@@ -27,7 +27,7 @@ pub(super) struct Array {
     pub values: Inputs,
 }
 
-/// Types of numbers both formats have.
+/// Number types that both formats have.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Type {
     Bool,
@@ -37,7 +37,7 @@ pub(super) enum Type {
 }
 
 impl Type {
-    /// Bytes of one number.
+    /// Bytes per number.
     pub fn size(self) -> usize {
         match self {
             Self::Bool => 1,
@@ -45,7 +45,7 @@ impl Type {
         }
     }
 
-    /// Appends the numbers in `bytes`, of which there are whole ones, to `out`. Bytes stay bytes.
+    /// Appends the numbers in `bytes`, a whole number of them, to `out`. Bytes stay bytes.
     pub fn append(self, bytes: &[u8], little: bool, out: &mut Inputs) {
         let size = self.size();
         match out {
@@ -69,7 +69,7 @@ impl Type {
         }
     }
 
-    /// An empty array of the kind that numbers of this type go to.
+    /// An empty array for numbers of this type.
     pub fn empty(self) -> Inputs {
         match self {
             Self::Unsigned(1) => Inputs::Bytes(Vec::new()),
@@ -78,7 +78,7 @@ impl Type {
     }
 }
 
-/// The data set that arrays of these names make, each read by `read` when its turn comes.
+/// Builds the data set from arrays of these names, each read by `read` when its turn comes.
 pub(super) fn choose(place: &str, names: &[String], mut read: impl FnMut(&str) -> Result<Array>) -> Result<Parts> {
     let find = |known: &[&str]| known.iter().find_map(|k| names.iter().find(|n| n == k)).cloned();
     let mut pair = |x: &[&str], y: &[&str]| -> Result<Option<Part>> {
@@ -105,14 +105,14 @@ pub(super) fn choose(place: &str, names: &[String], mut read: impl FnMut(&str) -
     })
 }
 
-/// Inputs and their answers as labelled rows. The checksum is left to the caller.
+/// Makes labelled rows from inputs and labels. The checksum is left to the caller.
 pub(super) fn part(inputs: Array, labels: &Array) -> Result<Part> {
     let Array { place, shape, mut values } = inputs;
     let wrong = |why: String| Err::<Part, Error>(content(&place, why));
     let (rows, image, planes) = match shape[..] {
         [rows, n] => (rows, [1, 1, n], false),
         [rows, h, w] => (rows, [1, h, w], false),
-        // Channels are few and pictures are larger; where both ends could be channels, guessing would be wrong half the time.
+        // Channels are few and images are larger; if both ends could be channels, guessing would be wrong half the time.
         [rows, h, w, c @ 1..=4] if h > 4 => (rows, [c, h, w], false),
         [rows, c @ 1..=4, h, w] if w > 4 => (rows, [c, h, w], true),
         _ => {

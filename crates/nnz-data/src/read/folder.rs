@@ -1,4 +1,4 @@
-//! A folder: the four files of MNIST, CIFAR's batches, or one subfolder a class with pictures (PNG, JPEG) or clips (WAV).
+//! A folder: the four files of MNIST, CIFAR's batches, or one subfolder per class with images (PNG, JPEG) or clips (WAV).
 //! Class folders may lie in `train` and `test`.
 
 use super::wav;
@@ -10,9 +10,9 @@ use rayon::prelude::*;
 use sha2::{Digest, Sha256};
 use std::path::{Path, PathBuf};
 
-/// Files of one class a folder may have, over all classes.
+/// Most files in a folder, over all classes.
 const MAX_FILES: usize = 1 << 24;
-/// Bytes of one picture or clip.
+/// Most bytes of one image or clip.
 const MAX_BYTES: u64 = 64 << 20;
 
 pub(super) fn read(path: &Path, options: &Options, _: f64) -> Result<Parts> {
@@ -31,7 +31,7 @@ pub(super) fn read(path: &Path, options: &Options, _: f64) -> Result<Parts> {
     }
 }
 
-/// What lies in a folder, in order of name, without what begins with a dot.
+/// Lists a folder in order of name, without hidden files.
 fn list(folder: &Path) -> Result<Vec<PathBuf>> {
     let failed = |source| Error::Io { what: "read", path: folder.into(), source };
     let mut paths = Vec::new();
@@ -49,7 +49,7 @@ fn ending(path: &Path) -> String {
     path.extension().unwrap_or_default().to_string_lossy().to_lowercase()
 }
 
-/// One subfolder a class.
+/// Reads one subfolder per class.
 fn classes(folder: &Path, samples: Option<usize>) -> Result<Part> {
     let place = folder.display().to_string();
     let (mut files, mut names): (Vec<(PathBuf, u32)>, Vec<String>) = Default::default();
@@ -98,7 +98,7 @@ fn bytes(path: &Path) -> Result<(Vec<u8>, [u8; 32])> {
     Ok((bytes, sum))
 }
 
-/// Reads files side by side and hands them over in order, a block at a time so that few wait in memory.
+/// Reads files in parallel and hands them over in order, a block at a time so that few wait in memory.
 fn each<R: Send>(
     files: &[(PathBuf, u32)],
     read: impl Fn(&[u8], &str) -> Result<R> + Sync,
@@ -126,7 +126,7 @@ fn each<R: Send>(
 fn pictures(place: String, files: Vec<(PathBuf, u32)>, classes: Vec<String>) -> Result<Part> {
     let mut first: Option<(usize, usize)> = None;
     let (mut gray, mut values) = (true, Vec::<u8>::new());
-    // Gray until the first coloured picture comes; then what was gray gets three equal channels.
+    // Gray until the first coloured image; then gray ones get three equal channels.
     let read = |bytes: &[u8], place: &str| decode(bytes).map_err(|why| content(place, why));
     let checksum = each(&files, read, |picture: Picture, path| {
         let size = (picture.height, picture.width);

@@ -1,6 +1,6 @@
-//! Data that nnz does not know by name: a file or a folder, read by its format, one file a format.
+//! Data that nnz does not know by name: a file or a folder, read by its format, one file per format.
 //!
-//! A place is a path, with options behind a question mark: `table.csv?target=species&test=0.3`. It is one string, so
+//! A place is a path, with options after a question mark: `table.csv?target=species&test=0.3`. It is one string, so
 //! that a recipe, a model's file and the command line can name it alike. Readers stream; memory grows with the bytes
 //! that arrive, not with what a header claims, and stops at [`MAX_VALUES`].
 
@@ -24,10 +24,10 @@ use std::path::{Path, PathBuf};
 
 pub use table::{Column, ColumnKind, Encoding};
 
-/// Classes a data set may have.
+/// Most classes of a data set.
 const MAX_CLASSES: usize = 4096;
 
-/// One format of files.
+/// A file format.
 struct Format {
     /// For messages.
     name: &'static str,
@@ -54,28 +54,28 @@ const FORMATS: [Format; 7] = [
     Format { name: "a folder", extensions: &[], options: &["samples"], read: folder::read },
 ];
 
-/// Every option a place may have.
+/// Every option that a place may have.
 const OPTIONS: [&str; 10] =
     ["target", "answers", "drop", "category", "header", "test", "labels", "context", "stride", "samples"];
 
-/// Rows of one file with their answers, before they are divided.
+/// Rows of one file with their labels, before they are divided.
 #[derive(Debug)]
 pub(crate) struct Part {
-    /// Where they come from, for messages.
+    /// Origin, for messages.
     place: String,
     /// Channels, height, width; a row is `[height][width][channels]`.
     image: [usize; 3],
     rows: Split,
-    /// Names of the classes, label l is `classes[l]`; of the targets where rows have those.
+    /// Names of the classes, label l is `classes[l]`; of the targets for regression.
     classes: Vec<String>,
     checksum: String,
 }
 
-/// What a reader found.
+/// Result of a reader.
 #[derive(Debug)]
 pub(crate) struct Parts {
     train: Part,
-    /// Absent where the source has only one part: then a share of its rows is held out.
+    /// `None` if the source has only one part: then a share of its rows is held out.
     test: Option<Part>,
     /// How a table became numbers.
     encoding: Option<Encoding>,
@@ -87,7 +87,7 @@ impl Parts {
     }
 }
 
-/// Options behind the question mark.
+/// Options after the question mark.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Options(BTreeMap<String, String>);
 
@@ -96,7 +96,7 @@ impl Options {
         self.0.get(key).map(String::as_str)
     }
 
-    /// A whole number of at least 1.
+    /// Parses a whole number of at least 1.
     fn count(&self, key: &str, default: usize) -> Result<usize> {
         match self.get(key).map(|v| (v, v.parse::<usize>())) {
             None => Ok(default),
@@ -105,13 +105,13 @@ impl Options {
         }
     }
 
-    /// Names between commas.
+    /// Splits names at commas.
     fn list(&self, key: &str) -> Vec<&str> {
         self.get(key).iter().flat_map(|v| v.split(',')).map(str::trim).filter(|v| !v.is_empty()).collect()
     }
 }
 
-/// What is held out for testing.
+/// Rows held out for testing.
 enum Held {
     Share(f64),
     File(PathBuf),
@@ -122,7 +122,7 @@ fn content(place: impl Into<String>, why: impl Into<String>) -> Error {
     Error::Content { place: place.into(), why: why.into() }
 }
 
-/// Path and options of a place. A question mark that no option follows belongs to the path.
+/// Splits a place into path and options. A question mark that no option follows belongs to the path.
 pub(super) fn split(place: &str) -> (&str, &str) {
     match place.rsplit_once('?') {
         Some((path, options)) if options.contains('=') => (path, options),
@@ -130,7 +130,7 @@ pub(super) fn split(place: &str) -> (&str, &str) {
     }
 }
 
-/// Puts an option behind a place, before those it has.
+/// Adds an option to a place, before existing ones.
 pub fn with_option(place: &str, key: &str, value: &str) -> String {
     match split(place) {
         (path, "") => format!("{path}?{key}={value}"),
@@ -175,7 +175,7 @@ fn format_of(path: &Path) -> Result<&'static Format> {
     })
 }
 
-/// Reads the data set at a place. A table is read as `encoding` says, if it is given, and as its own values say if not.
+/// Reads the data set at a place. A table is read by `encoding`, if given, and otherwise by its own values.
 pub(super) fn load(place: &str, encoding: Option<&Encoding>) -> Result<Loaded> {
     let (path, mut options) = parse(place)?;
     let format = format_of(&path)?;
@@ -218,7 +218,7 @@ pub(super) fn load(place: &str, encoding: Option<&Encoding>) -> Result<Loaded> {
     assemble(place, parts, share)
 }
 
-/// Divides, names classes alike in both parts, and checks the whole.
+/// Splits the data, names classes alike in both parts, and checks the whole.
 fn assemble(name: &str, parts: Parts, share: f64) -> Result<Loaded> {
     let Parts { train, test, encoding } = parts;
     if train.classes.len() > MAX_CLASSES {
@@ -264,7 +264,7 @@ fn assemble(name: &str, parts: Parts, share: f64) -> Result<Loaded> {
     Ok(Loaded { dataset, note: None })
 }
 
-/// Labels of `part` by the numbers that `classes` gives them.
+/// Maps the labels of `part` to the numbers of `classes`.
 fn rename(part: &Part, classes: &[String], origin: &str) -> Result<Vec<u32>> {
     let numbers: BTreeMap<&str, u32> = classes.iter().enumerate().map(|(i, c)| (c.as_str(), i as u32)).collect();
     let number = |c: &String| {
@@ -276,7 +276,7 @@ fn rename(part: &Part, classes: &[String], origin: &str) -> Result<Vec<u32>> {
     Ok(part.rows.labels.iter().map(|&l| map[l as usize]).collect())
 }
 
-/// Rows to keep and rows to hold out, both ascending: of every class the same share, drawn by one fixed seed, at least
+/// Rows to keep and rows to hold out, both ascending: the same share of every class, drawn by one fixed seed, at least
 /// one row kept.
 fn hold_out(labels: &[u32], classes: usize, share: f64) -> (Vec<usize>, Vec<usize>) {
     let mut rows = vec![Vec::new(); classes];
@@ -285,7 +285,7 @@ fn hold_out(labels: &[u32], classes: usize, share: f64) -> (Vec<usize>, Vec<usiz
     let mut due = 0.0;
     for (class, rows) in rows.iter_mut().enumerate() {
         Rng::stream(0, "test", class as u64, 0).shuffle(rows);
-        // What rounding leaves over goes to the next class, so that many small classes give their share, too.
+        // The rounding remainder carries over to the next class, so that many small classes give their share, too.
         due += share * rows.len() as f64;
         let n = (due.round() as usize).min(rows.len().saturating_sub(1));
         due -= n as f64;
@@ -297,7 +297,7 @@ fn hold_out(labels: &[u32], classes: usize, share: f64) -> (Vec<usize>, Vec<usiz
     (kept, held)
 }
 
-/// Some rows of a split.
+/// Selects rows of a split.
 fn pick(from: &Split, features: usize, rows: &[usize]) -> Split {
     fn of<T: Copy>(values: &[T], width: usize, rows: &[usize]) -> Vec<T> {
         rows.iter().flat_map(|r| &values[r * width..(r + 1) * width]).copied().collect()
@@ -320,7 +320,7 @@ fn bounded(place: &str, rows: usize, width: usize) -> Result<()> {
     }
 }
 
-/// Classes by name from the texts of the labels: numbers in their order, before texts in theirs.
+/// Collects classes from the texts of the labels: numbers in numeric order, before texts in theirs.
 fn classes_of(labels: impl Iterator<Item = String>) -> (Vec<u32>, Vec<String>) {
     let mut numbers: BTreeMap<String, u32> = BTreeMap::new();
     let found: Vec<u32> = labels
@@ -342,7 +342,7 @@ fn classes_of(labels: impl Iterator<Item = String>) -> (Vec<u32>, Vec<String>) {
     (found.into_iter().map(|l| place[l as usize]).collect(), classes.into_iter().map(|(c, _)| c).collect())
 }
 
-/// `28x28 with 3 channels`, `13 numbers`.
+/// Describes a shape: `28x28 with 3 channels`, `13 numbers`.
 fn shape([c, h, w]: [usize; 3]) -> String {
     match (c, h) {
         (1, 1) => format!("{w} numbers"),
@@ -350,20 +350,20 @@ fn shape([c, h, w]: [usize; 3]) -> String {
     }
 }
 
-/// Inputs of a table without answers, as a model's encoding says; `[rows][features]`.
+/// Inputs of an unlabelled table, by a model's encoding; `[rows][features]`.
 ///
 /// # Errors
-/// When the file cannot be read, a column is missing, or a cell is not what its column was.
+/// When the file cannot be read, a column is missing, or a cell is not of its column's kind.
 pub fn table_rows(path: &Path, encoding: &Encoding) -> Result<(Inputs, usize)> {
     table::inputs(path, encoding)
 }
 
-/// Every array of a NumPy archive by its name.
+/// Reads every array of a NumPy archive by its name.
 pub(crate) fn npz_arrays(bytes: &[u8], place: &str) -> Result<BTreeMap<String, Inputs>> {
     npy::named(bytes, place)
 }
 
-/// Every reader on bytes instead of files, for fuzzing and tests: `format` is an ending, or `png`, `jpg`, `wav`,
+/// Runs every reader on bytes instead of files, for fuzzing and tests: `format` is an ending, or `png`, `jpg`, `wav`,
 /// `cifar10`, `cifar100`.
 #[doc(hidden)]
 pub fn read_bytes(format: &str, bytes: &[u8]) -> Result<()> {

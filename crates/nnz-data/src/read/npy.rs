@@ -62,7 +62,7 @@ pub(super) fn parse_npz(from: impl Read + Seek, place: &str, checksum: String) -
     Ok(parts)
 }
 
-/// Every array of an archive by its name.
+/// Reads every array of an archive by its name.
 pub(super) fn named(bytes: &[u8], place: &str) -> Result<BTreeMap<String, Inputs>> {
     let broken = |e: zip::result::ZipError| content(place, format!("no whole .npz archive ({e})"));
     let mut zip = zip::ZipArchive::new(std::io::Cursor::new(bytes)).map_err(broken)?;
@@ -88,7 +88,7 @@ fn array(from: &mut impl Read, place: &str) -> Result<Array> {
         return Err(fail(format!("header: shape {shape:?}; more than {MAX_VALUES} values are not read")));
     };
     let mut values = kind.empty();
-    // In pieces of whole numbers, so that memory grows with what arrives.
+    // In pieces of whole numbers, so that memory grows with the bytes that arrive.
     let (mut left, mut bytes) = (count, Vec::new());
     while left > 0 {
         let n = left.min(1 << 16);
@@ -112,7 +112,7 @@ fn array(from: &mut impl Read, place: &str) -> Result<Array> {
     Ok(Array { place: place.into(), shape, values })
 }
 
-/// A type as NumPy writes it, and whether its bytes come little end first.
+/// Parses a type as NumPy writes it, and whether it is little-endian.
 fn number(kind: &str) -> Result<(Type, bool), String> {
     let (order, code) = kind.split_at_checked(1).unwrap_or(("", ""));
     let size = || usize::from(code.as_bytes()[1] - b'0');

@@ -1,4 +1,4 @@
-//! Bytes of a file as readers want them: unpacked, hashed, and never more at once than was allowed.
+//! Bytes of a file for readers: unpacked, hashed, and never more at once than allowed.
 
 use super::super::{Error, Result};
 use flate2::read::MultiGzDecoder;
@@ -8,12 +8,12 @@ use std::fs::File;
 use std::io::{self, Cursor, Read};
 use std::path::Path;
 
-/// Bytes one line or record may have. A file without line ends must not fill the memory.
+/// Most bytes of one line or record. A file without line ends must not fill the memory.
 pub(super) const RECORD: u64 = 16 << 20;
-/// Bytes of a file that is read as a whole.
+/// Most bytes of a file that is read whole.
 pub(super) const WHOLE: u64 = 4 << 30;
 
-/// A file, unpacked when it is gzip.
+/// A file, unpacked if it is gzip.
 pub(crate) struct Stream<'a> {
     inner: Box<dyn Read + 'a>,
     hash: Sha256,
@@ -23,7 +23,7 @@ pub(crate) struct Stream<'a> {
 }
 
 impl<'a> Stream<'a> {
-    /// Of any reader; gzip is told by its first two bytes.
+    /// Wraps any reader; gzip is detected by its first two bytes.
     pub fn new(mut reader: impl Read + 'a) -> io::Result<Self> {
         let mut head = Vec::new();
         reader.by_ref().take(2).read_to_end(&mut head)?;
@@ -33,19 +33,19 @@ impl<'a> Stream<'a> {
         Ok(Self { inner, hash: Sha256::new(), packed, left: RECORD })
     }
 
-    /// Of a file.
+    /// Opens a file.
     pub fn open(path: &Path) -> Result<Stream<'static>> {
         let failed = |source| Error::Io { what: "read", path: path.into(), source };
         let file = File::open(path).map_err(failed)?;
         Stream::new(io::BufReader::with_capacity(1 << 16, file)).map_err(failed)
     }
 
-    /// Lets `bytes` more be read.
+    /// Allows `bytes` more to be read.
     pub fn allow(&mut self, bytes: u64) {
         self.left = bytes;
     }
 
-    /// SHA-256 of what was read, in hexadecimal: of the unpacked file once it was read to its end.
+    /// SHA-256 of the bytes read, in hexadecimal: of the unpacked file once it was read to its end.
     pub fn checksum(&self) -> String {
         hex(&self.hash.clone().finalize())
     }
@@ -70,7 +70,7 @@ impl Read for Stream<'_> {
     }
 }
 
-/// A whole file in memory, unpacked, and its checksum. Memory grows as bytes arrive.
+/// Reads a whole file into memory, unpacked, with its checksum. Memory grows as bytes arrive.
 pub(super) fn whole(path: &Path, most: u64) -> Result<(Vec<u8>, String)> {
     let mut stream = Stream::open(path)?;
     // Before anything of it is read.

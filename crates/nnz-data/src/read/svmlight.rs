@@ -19,7 +19,7 @@ pub(super) fn parse(bytes: &[u8], place: &str) -> Result<Part> {
 fn rows(stream: Stream, place: &str) -> Result<Part> {
     let mut reader = BufReader::new(stream);
     let (mut line, mut number) = (Vec::new(), 0u64);
-    // Compressed rows: where each begins in `entries`.
+    // Compressed rows: start of each in `entries`.
     let (mut labels, mut starts, mut entries) = (Vec::new(), vec![0usize], Vec::<(u32, f32)>::new());
     let (mut lowest, mut highest, mut bytes) = (u32::MAX, 0, 0);
     loop {
@@ -63,7 +63,7 @@ fn rows(stream: Stream, place: &str) -> Result<Part> {
     let base = lowest.min(1);
     let width = (highest - base) as usize + 1;
     bounded(place, labels.len(), width)?;
-    // A single far index must not make every row a long one: what is filled in stands in proportion to what was read.
+    // A single large index must not make every row long: the zeros filled in are proportional to the bytes read.
     if labels.len() * width > 1 << 20 && labels.len() * width / 1000 > bytes {
         let why = format!(
             "{} rows of {width} values for {} that are given; renumber the indices",

@@ -1,8 +1,8 @@
-//! CSV and TSV: one row an example, one column the answer, the others numbers or categories.
+//! CSV and TSV: one row per example, one column with the labels, the others numbers or categories.
 //!
 //! A column whose cells are all numbers is scaled to mean 0 and deviation 1 over the training rows; any other column
-//! becomes one input for each of its texts (one for two). The table is read three times, once to see what its columns
-//! are, once for means and deviations, once for the values, so that memory holds no text of it.
+//! becomes one input for each of its texts (one for two). The table is read three times, once for the kinds of its
+//! columns, once for means and deviations, once for the values, so that memory holds no text of it.
 
 use super::stream::{RECORD, Stream};
 use super::{MAX_CLASSES, Options, Part, Parts, bounded, classes_of, content, hold_out};
@@ -15,19 +15,19 @@ use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 use std::io::{BufRead, BufReader};
 use std::path::Path;
 
-/// Different whole numbers that are still taken for classes, unless it was said what they are.
+/// Most distinct whole numbers that count as classes, unless the options say otherwise.
 const MAX_KINDS: usize = 100;
-/// Different texts a column may have.
+/// Most distinct texts of a column.
 const MAX_TEXTS: usize = 256;
-/// Cells that hold no value.
+/// Cells that count as missing.
 const MISSING: [&str; 9] = ["", "?", "-", "na", "n/a", "nan", "null", "none", "nil"];
 
-/// How a table became numbers; a model keeps it, so that other tables are read alike.
+/// Mapping of a table to numbers; a model keeps it, so that other tables are read alike.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Encoding {
-    /// Name of the column with the answers; its number, from 1, in a table without names.
+    /// Name of the label column; its number, from 1, in a table without names.
     pub target: String,
-    /// The answers; label l is `classes[l]`. None where they are numbers to predict.
+    /// The classes; label l is `classes[l]`. Empty for regression.
     pub classes: Vec<String>,
     /// The other columns, in order.
     pub columns: Vec<Column>,
@@ -38,12 +38,12 @@ pub struct Encoding {
 pub struct Column {
     /// Its name, or number.
     pub name: String,
-    /// What its cells are.
+    /// Kind of its cells.
     #[serde(flatten)]
     pub kind: ColumnKind,
 }
 
-/// What the cells of a column are.
+/// Kind of the cells of a column.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(tag = "kind", rename_all = "kebab-case")]
 pub enum ColumnKind {
@@ -54,7 +54,7 @@ pub enum ColumnKind {
         /// Deviation over the training rows; 1 for a constant column.
         std: f64,
     },
-    /// Texts; an input for each is 1 where it stands and 0 elsewhere. Two texts share one input.
+    /// Texts; an input for each is 1 where it occurs and 0 elsewhere. Two texts share one input.
     Category {
         /// The texts, in order.
         values: Vec<String>,
@@ -71,7 +71,7 @@ impl Column {
 }
 
 impl Encoding {
-    /// What a model's file keeps.
+    /// Parses the form that a model's file keeps.
     ///
     /// # Errors
     /// When the file is damaged.
@@ -96,7 +96,7 @@ struct Table<'a> {
     delimiter: u8,
     quoting: bool,
     names: Vec<String>,
-    /// Whether the first line names the columns.
+    /// Whether the first line holds column names.
     head: bool,
 }
 
@@ -109,7 +109,7 @@ pub(super) fn parse(bytes: &[u8], place: &str, options: &Options) -> Result<Part
     build(&Table::open(place, &open, header(options)?)?, options, 0.2)
 }
 
-/// Reads a table as another one was read.
+/// Reads a table by the encoding of another.
 pub(super) fn read_as(path: &Path, encoding: &Encoding, options: &Options) -> Result<Parts> {
     let place = path.display().to_string();
     let open = || Stream::open(path);
@@ -119,7 +119,7 @@ pub(super) fn read_as(path: &Path, encoding: &Encoding, options: &Options) -> Re
     Ok(Parts { encoding: Some(encoding.clone()), ..Parts::one(part) })
 }
 
-/// Inputs alone, and how many rows.
+/// Reads the inputs only, and counts the rows.
 pub(super) fn inputs(path: &Path, encoding: &Encoding) -> Result<(Inputs, usize)> {
     let place = path.display().to_string();
     let open = || Stream::open(path);
@@ -157,7 +157,7 @@ fn build(table: &Table, options: &Options, share: f64) -> Result<Parts> {
     Ok(Parts { encoding: Some(encoding), ..Parts::one(part) })
 }
 
-/// Whether the first line names the columns, where that was said.
+/// Whether the first line holds column names, if the options say so.
 fn header(options: &Options) -> Result<Option<bool>> {
     match options.get("header") {
         None => Ok(None),
@@ -167,7 +167,7 @@ fn header(options: &Options) -> Result<Option<bool>> {
     }
 }
 
-/// Whether a table with these first two lines has names in the first: where a number follows a text, or where there is no
+/// Whether a table with these first two lines has names in the first: if a number follows a text, or if there is no
 /// number in it at all.
 fn names(first: &[String], second: Option<&Vec<String>>) -> bool {
     let digits = |cell: &String| number(cell).is_some();
@@ -175,7 +175,7 @@ fn names(first: &[String], second: Option<&Vec<String>>) -> bool {
     turns || !first.iter().any(digits)
 }
 
-/// The first names of a list, and how many more.
+/// The first names of a list, and the number of the others.
 fn listed(names: &[String]) -> String {
     let first: Vec<String> = names.iter().take(12).map(|n| format!("`{n}`")).collect();
     match names.len().saturating_sub(12) {
@@ -192,11 +192,11 @@ fn missing(cell: &str) -> bool {
     cell.len() <= 4 && MISSING.contains(&&*cell.to_ascii_lowercase())
 }
 
-/// What the survey knows of a column.
+/// Survey of a column.
 #[derive(Default)]
 struct Seen {
     numbers: usize,
-    /// The first cell that is no number, and its line.
+    /// The first cell that is not a number, and its line.
     other: Option<(u64, String)>,
     texts: BTreeSet<String>,
 }
@@ -209,7 +209,7 @@ impl<'a> Table<'a> {
         let count = |d: u8| first.iter().filter(|&&b| b == d).count();
         // The first of equals wins, so a table of one column is read with commas.
         let delimiter = [b',', b';', b'\t'].into_iter().rev().max_by_key(|&d| count(d)).unwrap_or(b',');
-        // In TSV a quotation mark is a character like any other.
+        // In TSV a quotation mark is an ordinary character.
         let mut table = Self { place, open, delimiter, quoting: delimiter != b'\t', names: Vec::new(), head: false };
         let mut top: Vec<Vec<String>> = Vec::new();
         table.each(|_, cells| {
@@ -232,8 +232,8 @@ impl<'a> Table<'a> {
         Ok(table)
     }
 
-    /// Calls `row` with the line and the cells of every record, header too, until it answers `false`. Gives the checksum
-    /// of what was read.
+    /// Calls `row` with the line and cells of every record, header too, until it returns `false`. Returns the checksum
+    /// of the bytes read.
     fn each(&self, mut row: impl FnMut(u64, &StringRecord) -> Result<bool>) -> Result<String> {
         let mut reader = csv::ReaderBuilder::new()
             .has_headers(false)
@@ -282,7 +282,7 @@ impl<'a> Table<'a> {
         })
     }
 
-    /// A column by name, or by number from 1.
+    /// Finds a column by name, or by number from 1.
     fn find(&self, name: &str, what: &str) -> Result<usize> {
         let by_name = self.names.iter().position(|n| n == name);
         let by_number = || name.parse::<usize>().ok().filter(|n| (1..=self.names.len()).contains(n)).map(|n| n - 1);
@@ -301,7 +301,7 @@ impl<'a> Table<'a> {
         self.at(line, column, format!("`{cell}` is no number"))
     }
 
-    /// A cell that must hold something.
+    /// A cell that must not be empty.
     fn cell<'c>(&self, line: u64, column: &str, cell: &'c str) -> Result<&'c str> {
         match missing(cell) {
             true => {
@@ -313,7 +313,7 @@ impl<'a> Table<'a> {
         }
     }
 
-    /// Answers and kinds of columns; means and deviations are still to be found. `numbers` says whether answers are
+    /// Surveys labels and kinds of columns; means and deviations follow later. `numbers` says whether labels are
     /// numbers to predict; then there are no classes, and every label is 0.
     fn survey(
         &self,
@@ -324,7 +324,7 @@ impl<'a> Table<'a> {
     ) -> Result<(Vec<u32>, Vec<String>, Vec<ColumnKind>)> {
         let mut seen: Vec<Seen> = used.iter().map(|_| Seen::default()).collect();
         let (mut answers, mut known) = (Vec::new(), BTreeMap::<String, u32>::new());
-        // Whether every answer so far is a number, and a whole one.
+        // Whether every label so far is a number, and a whole one.
         let (mut real, mut whole) = (numbers != Some(false), true);
         self.rows(|line, cells| {
             let answer = self.cell(line, &self.names[target], &cells[target])?;
@@ -343,7 +343,7 @@ impl<'a> Table<'a> {
             let next = known.len() as u32;
             answers.push(match known.get(answer) {
                 Some(&l) => l,
-                // Numbers beyond the most classes need no names.
+                // Beyond the largest number of classes, numbers need no names.
                 None if known.len() > MAX_CLASSES => 0,
                 None => *known.entry(answer.to_string()).or_insert(next),
             });
@@ -397,7 +397,7 @@ impl<'a> Table<'a> {
         Ok((labels, classes, kinds))
     }
 
-    /// Means and deviations over `rows`, which ascend.
+    /// Computes means and deviations over `rows`, which ascend.
     fn fit(&self, encoding: &mut Encoding, rows: &[usize]) -> Result<()> {
         let columns = self.columns(encoding)?;
         // Welford's running mean and sum of squared deviations: no cancellation, whatever the offset of a column.
@@ -425,7 +425,7 @@ impl<'a> Table<'a> {
         Ok(())
     }
 
-    /// Where the columns of an encoding are in this table.
+    /// Finds the columns of an encoding in this table.
     fn columns(&self, encoding: &Encoding) -> Result<Vec<usize>> {
         // A table may have millions of columns.
         let places: HashMap<&str, usize> = self.names.iter().enumerate().rev().map(|(i, n)| (n.as_str(), i)).collect();
@@ -456,7 +456,7 @@ impl<'a> Table<'a> {
         Ok(Part { place: self.place.into(), image: [1, 1, encoding.width()], rows, classes, checksum })
     }
 
-    /// The inputs, `[rows][width]`, how many rows, and the checksum of the file.
+    /// The inputs, `[rows][width]`, the number of rows, and the checksum of the file.
     fn values(
         &self,
         encoding: &Encoding,
@@ -519,7 +519,7 @@ mod tests {
         assert_eq!(part.classes, ["a", "b"]);
         let ColumnKind::Number { mean, std } = encoding.columns[0].kind else { panic!() };
         let Inputs::Floats(v) = part.rows.inputs else { panic!() };
-        // Which rows are held out moves mean and deviation; the values follow them.
+        // The held-out rows affect mean and deviation; the values follow them.
         assert!((v[0] - ((1.0 - mean) / std) as f32).abs() < 1e-7 && std > 0.0);
         assert_eq!(v[1..5], [0.0, 0.0, 1.0, 0.0], "red is the last of three colours, no the first of two flags");
         assert_eq!(v[6..10], [1.0, 0.0, 0.0, 1.0]);
@@ -629,7 +629,7 @@ mod tests {
         let first = put("a.csv", "x,c,y\n1,r,no\n2,g,yes\n3,b,no\n4,r,yes\n5,g,no\n");
         let parts = read(&first, &options(&[("target", "y")]), 0.0).unwrap();
         let encoding = parts.encoding.unwrap();
-        // Columns may stand in another order, and others may be there.
+        // Columns may be in another order, and there may be others.
         let other = put("b.csv", "y,id,c,x\nyes,77,g,2\n");
         let part = read_as(&other, &encoding, &options(&[])).unwrap().train;
         let Inputs::Floats(first) = parts.train.rows.inputs else { panic!() };

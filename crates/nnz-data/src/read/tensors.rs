@@ -1,4 +1,4 @@
-//! safetensors: named arrays, as [`super::arrays`] understands their names.
+//! safetensors: named arrays, whose names [`super::arrays`] interprets.
 
 use super::arrays::{Array, Type, choose};
 use super::stream::{WHOLE, whole};

@@ -2,7 +2,7 @@ use super::*;
 use crate::Store;
 use std::fs;
 
-/// A data directory without anything, and a folder for files.
+/// An empty data directory, and a folder for files.
 fn store() -> (tempfile::TempDir, Store) {
     let dir = tempfile::tempdir().unwrap();
     let store = Store::at(dir.path().join("none"));
@@ -65,7 +65,7 @@ fn a_table_is_a_data_set() {
     assert_eq!((other.image, &other.classes, other.len()), (set.image, &set.classes, 5));
     let junk = store.load_as(more.to_str().unwrap(), Some(&serde_json::json!({"target": 3}))).unwrap_err();
     assert!(junk.to_string().contains("`encoding` is damaged"), "{junk}");
-    // A file of its own for testing.
+    // A separate file for testing.
     let tested = store.load(&format!("{place}&test={}", more.display())).unwrap().dataset;
     assert_eq!((tested.train.len(), tested.test.len()), (50, 5));
     for (options, says) in [

@@ -1,7 +1,7 @@
-//! Plain text as next-character prediction: a row is a window of `context` characters, its answer the one that follows.
+//! Plain text as next-character prediction: a row is a window of `context` characters, its label the next one.
 //!
-//! A character is a one among zeros, so a row is `[1][context][characters]`. Windows begin every `stride` characters,
-//! by default side by side. The end of the text is the test part: windows drawn at random would overlap.
+//! A character is one-hot, so a row is `[1][context][characters]`. Windows begin every `stride` characters,
+//! by default without overlap. The end of the text is the test part: windows drawn at random would overlap.
 
 use super::stream::{WHOLE, whole};
 use super::{MAX_CLASSES, Options, Part, Parts, bounded, content};

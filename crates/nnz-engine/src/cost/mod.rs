@@ -1,8 +1,8 @@
-//! What a sparse layer costs on a machine, from one short measurement that is kept in the user's cache, and the choice that
-//! follows: up to which density storage `auto` keeps a weight sparse, and which kernel a frozen layer runs in.
+//! Costs of a sparse layer on a machine, from one short measurement kept in the user's cache, and the choice that
+//! follows: up to which density storage `auto` keeps a weight sparse, and which kernel a frozen layer uses.
 //!
-//! A choice changes sums in their last bits, so it is made once, when a training begins, and kept with it. It comes from this
-//! machine's figures where they were measured before, else from figures that come with nnz: a training never measures, and
+//! A choice changes the last bits of sums, so it is made once, when a training begins, and saved with it. It uses this
+//! machine's figures if they were measured before, else figures that come with nnz: a training never measures, and
 //! on a machine where nobody asked for measurements a recipe gives the same bits as on any other of the kind. The environment
 //! variable `NNZ_COST` forces a choice: `sparse`, `dense`, a density up to which sparse wins, or `built-in`.
 
@@ -19,39 +19,39 @@ use std::path::PathBuf;
 
 pub mod timing;
 
-/// Raised when what is measured changes.
+/// Raised when the set of measurements changes.
 const VERSION: u32 = 3;
 const SIDES: [usize; 2] = [128, 768];
 const BATCHES: [usize; 4] = [1, 8, 32, 128];
 const DENSITIES: [f64; 5] = [0.05, 0.2, 0.4, 0.6, 0.85];
-/// Choices are multiples of this, so that they can be read.
+/// Choices are rounded to multiples of this, for readability.
 const GRID: f64 = 0.05;
 
-/// What a layer is for.
+/// Use of a layer.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum Use {
     /// A whole step: both passes from rows to rows, and SGD with momentum.
     Training,
-    /// A forward pass with values that stay.
+    /// A forward pass with constant values.
     Inference,
 }
 
-/// What was measured, once.
+/// Measured figures of a machine.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Machine {
     version: u32,
     /// Processor, instruction set and threads it was measured for.
     pub name: String,
-    /// GFLOP/s of a thread with everything in the first-level cache: tiles of 64 forward, backward, gathering for one sample.
+    /// GFLOP/s per thread with everything in the first-level cache: tiles of 64 forward, backward, gathering for one sample.
     pub in_cache: [f64; 3],
     /// GFLOP/s of a large dense product on all threads.
     pub dense: f64,
     /// GB/s of reading an array on all threads: one that fits the second-level caches, and a long one.
     pub stream: [f64; 2],
     points: Vec<Point>,
-    /// The crossover of every layer, whatever was measured.
+    /// A crossover that overrides the measured ones for every layer.
     #[serde(skip)]
     forced: Option<f64>,
 }
@@ -65,7 +65,7 @@ struct Point {
     side: usize,
     batch: usize,
     density: f64,
-    /// Seconds with sparse over those with dense storage.
+    /// Time with sparse storage divided by that with dense storage.
     ratio: f64,
 }
 
@@ -82,29 +82,29 @@ fn name(threads: usize) -> String {
     format!("{} {:?} {threads} threads", cpu(), Isa::best())
 }
 
-/// Where measurements are kept: `$NNZ_CACHE`, else `nnz` in the user's cache directory.
+/// Directory of measurements: `$NNZ_CACHE`, else `nnz` in the user's cache directory.
 fn folder() -> Option<PathBuf> {
     let var = |name: &str| std::env::var_os(name).filter(|v| !v.is_empty()).map(PathBuf::from);
     var("NNZ_CACHE").or_else(|| Some(var("XDG_CACHE_HOME").or_else(|| Some(var("HOME")?.join(".cache")))?.join("nnz")))
 }
 
-/// The file this machine's figures for a number of threads are kept in.
+/// File of this machine's figures for a number of threads.
 fn cache(threads: usize) -> Option<PathBuf> {
     let plain: String = name(threads).chars().map(|c| if c.is_ascii_alphanumeric() { c } else { '-' }).collect();
     Some(folder()?.join(format!("kernels-{plain}.json")))
 }
 
 impl Machine {
-    /// The figures that come with nnz, of the machine that is named in them.
+    /// The figures that come with nnz, of the machine named in them.
     pub fn built_in() -> Self {
         serde_json::from_str(include_str!("built-in.json")).unwrap_or_else(|e| unreachable!("a file of ours: {e}"))
     }
 
-    /// What a choice of storage on this machine follows: what was measured before with all its cores, else the built-in
-    /// figures; or what `NNZ_COST` forces. The same for any number of threads, since results are. Also whether it was measured.
+    /// Figures on which this machine chooses storage: those measured before with all its cores, else the built-in ones;
+    /// or those that `NNZ_COST` forces. The same for any number of threads, since results are. Also whether they were measured.
     ///
     /// # Errors
-    /// When `NNZ_COST` says neither.
+    /// When `NNZ_COST` is invalid.
     pub fn chooser() -> Result<(Self, bool)> {
         if let Some(asked) = std::env::var_os("NNZ_COST") {
             return Ok((Self::forced(&asked.to_string_lossy())?, false));
@@ -127,17 +127,17 @@ impl Machine {
         Ok(Self { forced, ..Self::built_in() })
     }
 
-    /// What was measured on this machine before.
+    /// Loads figures measured on this machine before.
     fn known(threads: usize) -> Option<Self> {
         let text = std::fs::read_to_string(cache(threads)?).ok()?;
         serde_json::from_str::<Self>(&text).ok().filter(|m| m.holds(&name(threads)))
     }
 
-    /// What is known about this machine; measured (a few seconds) when nothing is, or when the file does not hold. Also
-    /// says what happened when it measured.
+    /// Returns this machine's figures; measures them (a few seconds) if there are none, or if the file is invalid. Also
+    /// returns a message if it measured.
     ///
     /// # Errors
-    /// When the engine refuses a layer to be measured, which would be an error of ours.
+    /// When the engine refuses a layer to be measured, which would be a bug.
     pub fn load() -> Result<(Self, Option<String>)> {
         let threads = rayon::current_num_threads();
         if let Some(machine) = Self::known(threads) {
@@ -175,7 +175,7 @@ impl Machine {
             && whole
     }
 
-    /// Ratios at all densities; none unless they are all there and sound.
+    /// Ratios at all densities; `None` unless all of them are there and sound.
     fn ratios(&self, what: Use, side: usize, batch: usize) -> Option<[f64; DENSITIES.len()]> {
         let mut found = [f64::NAN; DENSITIES.len()];
         for p in self.points.iter().filter(|p| (p.what, p.side, p.batch) == (what, side, batch)) {
@@ -209,7 +209,7 @@ impl Machine {
         })
     }
 
-    /// Density from which a dense layer of this shape is faster at this batch; 1 when none is.
+    /// Density above which a dense layer of this shape is faster at this batch; 1 if none is.
     pub fn crossover(&self, what: Use, rows: usize, cols: usize, batch: usize) -> f64 {
         if let Some(forced) = self.forced {
             return forced;
@@ -224,28 +224,28 @@ impl Machine {
         if above == 0 {
             return DENSITIES[0] / ratios[0];
         }
-        // Time is about linear in density.
+        // Time is roughly linear in density.
         let (d0, d1, r0, r1) = (DENSITIES[above - 1], DENSITIES[above], ratios[above - 1], ratios[above]);
         d0 + (d1 - d0) * (1.0 - r0) / (r1 - r0)
     }
 
-    /// Up to which density storage `auto` should keep each weight of a network sparse, for steps of `batch` rows. Layers
-    /// that see several rows a sample are taken to see one. Kernels of convolutions stay dense: unfolding patches for a
+    /// Density up to which storage `auto` should keep each weight of a network sparse, for steps of `batch` rows. Layers
+    /// with several rows per sample count as having one. Kernels of convolutions stay dense: unfolding patches for a
     /// sparse product costs more than it saves.
     pub fn crossovers(&self, what: Use, spec: &ModelSpec, batch: usize) -> SparseThresholds {
         let choose = |shape: Shape| {
             let at = match shape.kernel {
-                // A little more than the grid's multiple is that multiple.
+                // Slightly above a multiple of the grid counts as that multiple.
                 [1, 1] => (self.crossover(what, shape.rows, shape.cols, batch) / GRID + 1e-6).floor() * GRID,
                 _ => 0.0,
             };
-            // Two digits, not what binary fractions make of them.
+            // Two digits, to drop binary rounding.
             (shape.name, (at * 100.0).round() / 100.0)
         };
         SparseThresholds(spec.weights().into_iter().map(choose).collect())
     }
 
-    /// The kernel in which a frozen layer should run here.
+    /// Chooses the kernel of a frozen layer on this machine.
     pub fn advice(&self, rows: usize, cols: usize, density: f64, batch: usize) -> &'static str {
         match density >= self.crossover(Use::Inference, rows, cols, batch) {
             true => "dense",
@@ -254,12 +254,12 @@ impl Machine {
     }
 
     /// The resource that limits a layer in a kernel, and the seconds that it allows at best: loads from the first-level
-    /// cache, multiply-adds, or the memory that values and indices come from. `training` counts the gradients too.
+    /// cache, multiply-adds, or the memory that values and indices come from. `training` includes the gradients.
     pub fn bound(&self, kernel: &str, topology: &Topology, batch: usize, training: bool) -> (&'static str, f64) {
         let (nnz, threads) = (topology.nnz() as f64, rayon::current_num_threads() as f64);
         let entries = (topology.rows() * topology.cols()) as f64;
         let (tiles, last) = (batch / TILE, padded(batch % TILE));
-        // Loads an entry: the samples of its input, sixteen at a time, its value and its index.
+        // Loads per entry: the samples of its input, sixteen at a time, its value and its index.
         let loads = |width: usize| if width == 0 { 0.0 } else { width.div_ceil(16) as f64 + 2.0 };
         let tiled = nnz * 2.0 * TILE as f64 * (tiles as f64 + loads(last) / loads(TILE));
         let [forward, backward, gather] = self.in_cache.map(|g| 1e9 * g * threads);
@@ -280,7 +280,7 @@ impl Machine {
     }
 }
 
-/// GB/s of reading `n` numbers again and again.
+/// Measures GB/s of reading `n` numbers repeatedly.
 fn stream(n: usize) -> f64 {
     let long = vec![1.0f32; n];
     let part = |p: &[f32]| {
@@ -294,7 +294,7 @@ fn stream(n: usize) -> f64 {
     4.0 * n as f64 / time / 1e9
 }
 
-/// The sparse kernel for a frozen layer at a density and a batch.
+/// Chooses the sparse kernel for a frozen layer at a density and a batch.
 pub fn frozen(density: f64, batch: usize) -> &'static str {
     match batch {
         ..=2 => Single::<f32>::format(density, false),
@@ -303,7 +303,7 @@ pub fn frozen(density: f64, batch: usize) -> &'static str {
     }
 }
 
-/// GFLOP/s of one thread with a tile's activations in the first-level cache.
+/// Measures GFLOP/s of one thread with a tile's activations in the first-level cache.
 fn in_cache() -> [f64; 3] {
     const N: usize = 64;
     let starts: Vec<usize> = (0..=N).map(|r| r * N / 2).collect();

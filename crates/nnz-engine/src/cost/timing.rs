@@ -1,4 +1,4 @@
-//! Times of the kernels on one layer, beside a dense product of the same shape.
+//! Times of the kernels on one layer, compared with a dense product of the same shape.
 
 use crate::Result;
 use crate::cost::Machine;
@@ -9,7 +9,7 @@ use serde::Serialize;
 use std::hint::black_box;
 use std::time::Instant;
 
-/// Rounds of which the median counts.
+/// Rounds whose median counts.
 const ROUNDS: usize = 5;
 
 /// One kernel on one layer.
@@ -25,23 +25,23 @@ pub struct Row {
     pub kernel: &'static str,
     /// Milliseconds of a forward pass.
     pub forward: f64,
-    /// Milliseconds of both gradients; none where the kernel cannot train.
+    /// Milliseconds of both gradients; `None` if the kernel cannot train.
     pub backward: Option<f64>,
-    /// Milliseconds of a training step: forward, backward, refresh of copied values; forward alone where it cannot train.
+    /// Milliseconds of a training step: forward, backward, refresh of copied values; forward alone if it cannot train.
     pub step: f64,
-    /// Milliseconds of the same with a dense weight.
+    /// Milliseconds of the same step with a dense weight.
     pub dense_ms: f64,
-    /// Dense time over this one.
+    /// Dense time divided by this one.
     pub speedup_step: f64,
-    /// 10⁹ operations on nonzeros a second, in the step.
+    /// 10⁹ operations on nonzeros per second, in the step.
     pub gflops: f64,
-    /// What limits the step.
+    /// Resource that limits the step.
     pub bound: &'static str,
-    /// Share of that limit that is reached.
+    /// Fraction of that limit that is reached.
     pub share: f64,
 }
 
-/// Median seconds of `f` over a few rounds of at least a millisecond each.
+/// Measures the median seconds of `f` over a few rounds of at least a millisecond each.
 pub fn seconds(mut f: impl FnMut()) -> f64 {
     f();
     let start = Instant::now();
@@ -72,26 +72,26 @@ fn random(rng: &mut Rng, n: usize) -> Vec<f32> {
 }
 
 impl Layer {
-    /// A random topology; at least one entry.
+    /// Draws a random topology; at least one entry.
     pub fn random(rows: usize, cols: usize, density: f64, batch: usize) -> Self {
         Self::patterned(Pattern::Unstructured, rows, cols, density, batch)
     }
 
-    /// A random topology under a pattern; at least one entry.
+    /// Draws a random topology under a pattern; at least one entry.
     pub fn patterned(pattern: Pattern, rows: usize, cols: usize, density: f64, batch: usize) -> Self {
         let nnz = ((rows as f64 * cols as f64 * density).round() as usize).clamp(1, rows * cols);
         let mut rng = Rng::stream(0, "bench", rows as u64, cols as u64);
         Self::new(pattern.random(&Shape::matrix("w", rows, cols), nnz, &mut rng), batch)
     }
 
-    /// A given topology.
+    /// Takes a given topology.
     pub fn new(topology: Topology, batch: usize) -> Self {
         let mut rng = Rng::stream(0, "bench", 1, topology.nnz() as u64);
         let (x, g) = (random(&mut rng, batch * topology.cols()), random(&mut rng, batch * topology.rows()));
         Self { values: random(&mut rng, topology.nnz()), topology, batch, x, g }
     }
 
-    /// Where it has entries.
+    /// Its topology.
     pub fn topology(&self) -> &Topology {
         &self.topology
     }
@@ -101,12 +101,12 @@ impl Layer {
         Csr { rows: t.rows(), cols: t.cols(), starts: t.starts(), columns: t.columns() }
     }
 
-    /// Operations of one forward pass over the nonzeros.
+    /// Counts the operations of one forward pass over the nonzeros.
     pub fn flop(&self) -> f64 {
         2.0 * self.topology.nnz() as f64 * self.batch as f64
     }
 
-    /// Seconds of forward and backward pass of a dense layer.
+    /// Times forward and backward pass of a dense layer, in seconds.
     pub fn dense(&self) -> [f64; 2] {
         let (rows, cols, batch) = (self.topology.rows(), self.topology.cols(), self.batch);
         let w = vec![0.5f32; rows * cols];
@@ -124,7 +124,7 @@ impl Layer {
         [forward, backward]
     }
 
-    /// Seconds of forward pass, backward pass and refresh of the values with the plan.
+    /// Times forward pass, backward pass and refresh of the values with the plan, in seconds.
     pub fn plan(&self) -> [f64; 3] {
         let (t, csr) = (self.topology.transpose(), self.csr());
         let csc = nnz_kernels::Csc { starts: &t.starts, rows: &t.rows, entries: &t.entries };
@@ -140,7 +140,7 @@ impl Layer {
         [forward, backward, pack]
     }
 
-    /// Seconds of a forward pass with frozen values.
+    /// Times a forward pass with frozen values, in seconds.
     pub fn sliced(&self) -> f64 {
         let frozen = Sliced::new(self.csr(), &self.values);
         let mut y = vec![0.0; self.batch * self.topology.rows()];
@@ -150,7 +150,7 @@ impl Layer {
         })
     }
 
-    /// Seconds of a forward pass with frozen values, a bit an entry.
+    /// Times a forward pass with frozen values, one bit per entry, in seconds.
     pub fn expanded(&self) -> f64 {
         let frozen = Expanded::new(self.csr(), &self.values);
         let mut y = vec![0.0; self.batch * self.topology.rows()];
@@ -160,7 +160,7 @@ impl Layer {
         })
     }
 
-    /// Seconds of a forward pass with values frozen in blocks, from rows to rows.
+    /// Times a forward pass with values frozen in blocks, from rows to rows, in seconds.
     pub fn blocked(&self) -> f64 {
         let frozen = Blocked::new(self.csr(), &self.values);
         let mut y = vec![0.0; self.batch * self.topology.rows()];
@@ -173,7 +173,7 @@ impl Layer {
         })
     }
 
-    /// Seconds of a training step of this layer by itself under a storage: both passes from rows to rows, and SGD with
+    /// Times a training step of this layer alone under a storage, in seconds: both passes from rows to rows, SGD with
     /// momentum.
     pub fn training(&self, storage: Storage) -> Result<f64> {
         let shape = Shape::matrix("w", self.topology.rows(), self.topology.cols());
@@ -198,7 +198,7 @@ impl Layer {
         Ok(seconds(|| step().unwrap_or_else(|e| unreachable!("it went well a moment ago: {e}"))))
     }
 
-    /// Seconds of a forward pass in a kernel that [`crate::cost::frozen`] names.
+    /// Times a forward pass in a kernel that [`crate::cost::frozen`] names, in seconds.
     pub fn frozen(&self, kernel: &str) -> f64 {
         match kernel {
             "sliced" => self.sliced(),
@@ -208,7 +208,7 @@ impl Layer {
         }
     }
 
-    /// All kernels beside the dense product.
+    /// Times all kernels and the dense product.
     pub fn rows(&self, machine: &Machine, pattern: Pattern) -> Vec<Row> {
         let dense = self.dense();
         let (density, batch) = (self.topology.density(), self.batch);

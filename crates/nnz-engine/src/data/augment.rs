@@ -2,15 +2,15 @@ use crate::Real;
 use nnz_core::Rng;
 use serde::{Deserialize, Serialize};
 
-/// How training rows are changed each time they are read, in the order of the fields. All random numbers come from
+/// Random changes of training rows each time they are read, in the order of the fields. All random numbers come from
 /// streams keyed by (seed, row, epoch): the order of the rows, threads and interruptions do not matter.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct Augment {
-    /// Pictures are mirrored left to right with probability 1/2.
+    /// Mirrors images left to right with probability 1/2.
     #[serde(skip_serializing_if = "std::ops::Not::not")]
     pub flip: bool,
-    /// Black pixels put around the picture before a window of its size is cut out at random.
+    /// Black pixels added around the image before a random crop to its size.
     #[serde(skip_serializing_if = "is_zero")]
     pub crop: usize,
     /// Side of a square at a random centre that is set to the mean (DeVries & Taylor 2017, arXiv:1708.04552).
@@ -18,7 +18,7 @@ pub struct Augment {
     pub cutout: usize,
     /// α of mixup (Zhang et al. 2017, arXiv:1710.09412): inputs and targets become λ times their own and 1 - λ times those
     /// of another training row, λ from Beta(α, α). Every row draws its own λ and partner, and the partner may be any
-    /// training row; the authors' code has one λ a batch and partners inside it.
+    /// training row; the authors' code has one λ per batch and partners inside it.
     #[serde(skip_serializing_if = "is_none")]
     pub mixup: f64,
 }
@@ -32,12 +32,12 @@ fn is_none(x: &f64) -> bool {
 }
 
 impl Augment {
-    /// Whether rows stay as they are.
+    /// Whether rows stay unchanged.
     pub fn is_off(&self) -> bool {
         *self == Self::default()
     }
 
-    /// Why it does not suit pictures of `[channels, height, width]`.
+    /// Returns why it does not suit images of `[channels, height, width]`.
     pub fn check(&self, [_, height, width]: [usize; 3]) -> Result<(), String> {
         if !(self.mixup >= 0.0 && self.mixup <= 100.0) {
             return Err(format!("the mixup α {} is not between 0 and 100", self.mixup));
@@ -51,7 +51,7 @@ impl Augment {
         }
     }
 
-    /// Changes one row `[height][width][channels]` in place. `black` is what a black pixel is in each channel.
+    /// Changes one row `[height][width][channels]` in place. `black` is the value of a black pixel in each channel.
     pub(super) fn picture<T: Real>(
         &self,
         row: &mut [T],
@@ -59,7 +59,7 @@ impl Augment {
         black: &[T],
         mut rng: Rng,
     ) {
-        // Every choice is drawn, whether it is used or not, so that one does not change the others.
+        // Every choice is drawn, whether it is used or not, so that one does not affect the others.
         let mut draw = |n: usize| rng.below(n as u64) as usize;
         let (flip, down, right) = (draw(2) == 1, draw(2 * self.crop + 1), draw(2 * self.crop + 1));
         let (y, x) = (draw(height), draw(width));
@@ -92,20 +92,20 @@ impl Augment {
         }
     }
 
-    /// λ and the partner's place among `rows`, when there is a mixup.
+    /// λ and the partner's index among `rows`, if there is a mixup.
     pub(super) fn partner(&self, rows: usize, mut rng: Rng) -> Option<(f64, usize)> {
         (self.mixup > 0.0).then(|| (beta(self.mixup, &mut rng), rng.below(rows as u64) as usize))
     }
 }
 
-/// A number from Beta(α, α), as x / (x + y) of two from Gamma(α).
+/// Draws from Beta(α, α), as x / (x + y) of two draws from Gamma(α).
 fn beta(alpha: f64, rng: &mut Rng) -> f64 {
     let (x, y) = (gamma(alpha, rng), gamma(alpha, rng));
-    // Both may be too small for a number when α is tiny: then all is one or the other.
+    // Both may underflow when α is tiny: then all weight goes to one or the other.
     if x + y > 0.0 { x / (x + y) } else { (rng.unit64() < 0.5).into() }
 }
 
-/// A number from Gamma(α) by squeezing a cubed normal one (Marsaglia & Tsang 2000); below 1 by way of α + 1.
+/// Draws from Gamma(α) by squeezing a cubed normal one (Marsaglia & Tsang 2000); below 1 by way of α + 1.
 fn gamma(alpha: f64, rng: &mut Rng) -> f64 {
     if alpha < 1.0 {
         return gamma(alpha + 1.0, rng) * (1.0 - rng.unit64()).powf(1.0 / alpha);

@@ -1,17 +1,17 @@
 use std::io;
 
-/// What can be wrong with data. Every message names the place and the way out.
+/// Invalid data. Every message names the place and the way out.
 #[derive(Debug, thiserror::Error)]
 pub enum DataError {
-    /// The operating system refused.
+    /// An error of the operating system.
     #[error("cannot read {file}: {source}")]
     Io {
         /// The file.
         file: String,
-        /// What it said.
+        /// The system's error.
         source: io::Error,
     },
-    /// A file that is not what the IDX format says.
+    /// A file that violates the IDX format.
     #[error("{file}, byte {offset}: {why}")]
     Idx {
         /// The file; "(unpacked)" when the offset counts bytes after gzip.
@@ -21,14 +21,14 @@ pub enum DataError {
         /// What is wrong there, and what to do.
         why: String,
     },
-    /// Parts that do not belong together.
+    /// Inconsistent parts.
     #[error("data set `{name}`, {place}: {why}")]
     Invalid {
         /// The data set.
         name: String,
         /// The part of it.
         place: String,
-        /// What does not fit, and what would.
+        /// The mismatch, and what would fit.
         why: String,
     },
     /// A row that a split does not have.
@@ -36,10 +36,10 @@ pub enum DataError {
     Row {
         /// The row asked for.
         row: u32,
-        /// How many there are.
+        /// Number of rows.
         rows: usize,
     },
-    /// A slice to fill that has the wrong length.
+    /// An output slice of the wrong length.
     #[error("{rows} rows of {width} values need a slice of {}, got one of {got}", rows * width)]
     Length {
         /// Rows asked for.
@@ -49,14 +49,14 @@ pub enum DataError {
         /// Length of the slice.
         got: usize,
     },
-    /// A validation fraction that cannot be taken.
+    /// An invalid validation fraction.
     #[error("a validation fraction of {fraction} of {rows} rows cannot be taken: {why}")]
     Fraction {
         /// The fraction.
         fraction: f64,
         /// Rows of the training split.
         rows: usize,
-        /// Why not, and what can.
+        /// The reason, and what is possible.
         why: String,
     },
 }

@@ -1,5 +1,5 @@
-//! The IDX format of MNIST: two zero bytes, the type (8 = u8), the number of dimensions, one big-endian u32 a
-//! dimension, then the values in row-major order. Plain or gzip, told apart by the first two bytes.
+//! The IDX format of MNIST: two zero bytes, the type (8 = u8), the number of dimensions, one big-endian u32 per
+//! dimension, then the values in row-major order. Plain or gzip, distinguished by the first two bytes.
 
 use std::fs::File;
 use std::io::{self, Read};
@@ -11,7 +11,7 @@ use sha2::{Digest, Sha256};
 use super::error::{DataError, Result};
 use super::hex;
 
-/// Values one file may hold. Full MNIST has 47 million; a gzip bomb stops here.
+/// Most values in one file. Full MNIST has 47 million; a gzip bomb stops here.
 pub const MAX_VALUES: u64 = 1 << 30;
 
 /// A tensor of bytes from an IDX file.
@@ -109,7 +109,7 @@ fn parse<R: Read>(raw: &mut Raw<R>) -> Result<Idx> {
     Ok(Idx { file: raw.file.clone(), shape, data, sha256: hex(&raw.hash.clone().finalize()) })
 }
 
-/// Counts and hashes what passes.
+/// Counts and hashes the bytes that pass through.
 struct Raw<R> {
     inner: R,
     file: String,
@@ -123,7 +123,7 @@ impl<R: Read> Raw<R> {
         Self { inner, file, gzip, offset: 0, hash: Sha256::new() }
     }
 
-    /// Up to `n` bytes; fewer only at the end.
+    /// Reads up to `n` bytes; fewer only at the end.
     fn take(&mut self, n: u64) -> Result<Vec<u8>> {
         let mut out = Vec::new();
         let done = self.inner.by_ref().take(n).read_to_end(&mut out);
@@ -143,7 +143,7 @@ impl<R: Read> Raw<R> {
     }
 }
 
-/// Whether an error speaks of the bytes and not of the disk.
+/// Whether an error is about the bytes and not about the disk.
 fn broken(e: &io::Error) -> bool {
     matches!(e.kind(), io::ErrorKind::InvalidInput | io::ErrorKind::InvalidData | io::ErrorKind::UnexpectedEof)
 }

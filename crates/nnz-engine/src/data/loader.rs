@@ -4,12 +4,12 @@ use crate::{Tensor, ops};
 use nnz_core::Rng;
 use std::sync::Arc;
 
-/// What a network is to give for the rows of a batch.
+/// Targets of a network for the rows of a batch.
 #[derive(Clone, Debug, PartialEq)]
 pub enum Goal<T> {
     /// A class for each row.
     Classes(Vec<u32>),
-    /// A share of every class for each row, `[rows, classes]`.
+    /// Class probabilities for each row, `[rows, classes]`.
     Shares(Tensor<T>),
     /// Numbers, `[rows, outputs]`.
     Values(Tensor<T>),
@@ -20,12 +20,12 @@ pub enum Goal<T> {
 pub struct Batch<T> {
     /// `[rows, features]`
     pub input: Tensor<T>,
-    /// What should come out.
+    /// Targets.
     pub goal: Goal<T>,
 }
 
 impl<T: Real> Batch<T> {
-    /// Rows of a split as they are.
+    /// Collects rows of a split unchanged.
     pub fn of(data: &Dataset, split: &super::Split, rows: &[u32], frame: &Preprocessing) -> Result<Self> {
         let mut input = Tensor::zeros(&[rows.len(), data.features()]);
         data.fill(split, rows, frame.normalization, input.data_mut())?;
@@ -41,13 +41,13 @@ impl<T: Real> Batch<T> {
         Ok(Self { input, goal })
     }
 
-    /// Rows in it.
+    /// Number of rows.
     pub fn rows(&self) -> usize {
         self.input.shape()[0]
     }
 }
 
-/// Makes the batches of a training: shuffled anew each epoch, augmented, normalized. Any batch can be asked for at any
+/// Makes the batches of a training: reshuffled each epoch, augmented, normalized. Any batch can be requested at any
 /// time, and is always the same.
 #[derive(Clone)]
 pub struct Loader<'a> {
@@ -62,7 +62,7 @@ pub struct Loader<'a> {
 }
 
 impl<'a> Loader<'a> {
-    /// Batches of `batch` of the train split's `rows`.
+    /// Makes batches of `batch` from the train split's `rows`.
     pub fn new(
         data: &'a Dataset,
         rows: Vec<u32>,
@@ -74,7 +74,7 @@ impl<'a> Loader<'a> {
         Self { data, rows: Arc::new(rows), batch, seed, augment, frame, order: (u64::MAX, Vec::new()) }
     }
 
-    /// The same rows under another frame.
+    /// The same rows under other preprocessing.
     pub(crate) fn framed(self, frame: Preprocessing) -> Self {
         Self { frame, ..self }
     }
@@ -89,7 +89,7 @@ impl<'a> Loader<'a> {
         self.rows.len().div_ceil(self.batch.max(1)) as u64
     }
 
-    /// The batch of a step.
+    /// Makes the batch of a step.
     pub fn batch<T: Real>(&mut self, step: u64) -> Result<Batch<T>> {
         let (epoch, at) = (step / self.per_epoch(), (step % self.per_epoch()) as usize);
         if self.order.0 != epoch {
@@ -124,7 +124,7 @@ impl<'a> Loader<'a> {
         Ok(batch)
     }
 
-    /// Rows after all changes that need no other row.
+    /// Rows after all changes that involve no other row.
     fn changed<T: Real>(&self, rows: &[u32], epoch: u64) -> Result<Batch<T>> {
         let mut batch = Batch::of(self.data, &self.data.train, rows, &self.frame)?;
         let Augment { flip, crop, cutout, .. } = self.augment;
@@ -143,7 +143,7 @@ impl<'a> Loader<'a> {
         Ok(batch)
     }
 
-    /// Classes as shares of them.
+    /// Converts classes to class probabilities.
     fn shares<T: Real>(&self, goal: Goal<T>) -> Goal<T> {
         match goal {
             Goal::Classes(labels) => {

@@ -1,6 +1,6 @@
 //! Data sets: labelled rows in memory, their splits, their normalization, the order of an epoch, the IDX reader.
 //!
-//! Nothing here knows a data set by name; that is the catalog's task in the crate `nnz`.
+//! Nothing here knows a data set by name; that is the job of the catalog in the crate `nnz`.
 
 mod augment;
 mod error;
@@ -25,14 +25,14 @@ pub use preprocessing::{Preprocessing, Task};
 /// The values of a split, row after row.
 #[derive(Clone, Debug, PartialEq)]
 pub enum Inputs {
-    /// Pictures of 0 to 255, scaled by 1/255 when a batch is filled.
+    /// Bytes of images, 0 to 255, scaled by 1/255 when a batch is filled.
     Bytes(Vec<u8>),
-    /// Any finite numbers, used as they are.
+    /// Any finite numbers, used unchanged.
     Floats(Vec<f32>),
 }
 
 impl Inputs {
-    /// How many values there are.
+    /// Number of values.
     pub fn len(&self) -> usize {
         match self {
             Self::Bytes(v) => v.len(),
@@ -93,14 +93,14 @@ impl Inputs {
     }
 }
 
-/// Rows with what belongs to each: a class, or numbers.
+/// Rows with their labels: classes, or numbers.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Split {
     /// `[rows][features]`.
     pub inputs: Inputs,
-    /// The class of each row; 0 where rows have targets.
+    /// The class of each row; 0 if rows have targets.
     pub labels: Vec<u32>,
-    /// Numbers to predict, `[rows][targets]`; empty where rows have classes.
+    /// Numbers to predict, `[rows][targets]`; empty if rows have classes.
     pub targets: Vec<f32>,
 }
 
@@ -115,7 +115,7 @@ impl Split {
         Self { inputs, labels: vec![0; targets.len() / width.max(1)], targets }
     }
 
-    /// Rows.
+    /// Number of rows.
     pub fn len(&self) -> usize {
         self.labels.len()
     }
@@ -125,7 +125,7 @@ impl Split {
         self.labels.is_empty()
     }
 
-    /// The labels of `rows`, into `out`.
+    /// Copies the labels of `rows` into `out`.
     ///
     /// # Errors
     /// When a row does not exist or the lengths differ.
@@ -147,15 +147,15 @@ pub struct Dataset {
     pub name: String,
     /// Channels, height, width; `[1, 1, n]` for plain vectors of n values. A row is `[height][width][channels]`.
     pub image: [usize; 3],
-    /// Class names; label l is `classes[l]`. Names of the targets where rows have those.
+    /// Class names; label l is `classes[l]`. Names of the targets for regression data.
     pub classes: Vec<String>,
-    /// What is trained on (and validated on, see [`Dataset::split_validation`]).
+    /// Training split (also validated on, see [`Dataset::split_validation`]).
     pub train: Split,
-    /// What is read once, at the end.
+    /// Test split, read once, at the end.
     pub test: Split,
     /// SHA-256 over the raw files, in hexadecimal; part of a run's identity.
     pub checksum: String,
-    /// How a reader turned columns into values, for reading more of the same kind; a model's file keeps it.
+    /// How a reader turned columns into values, for reading more rows of the kind; a model's file keeps it.
     pub encoding: Option<serde_json::Value>,
     /// The graph whose nodes the rows are.
     pub graph: Option<Arc<Graph>>,
@@ -171,7 +171,7 @@ pub struct Graph {
 }
 
 impl Dataset {
-    /// A data set, after checking that its parts belong together.
+    /// Makes a data set after checking that its parts are consistent.
     ///
     /// # Errors
     /// When a size is zero, lengths differ, a label has no class, or a value or target is not finite; the message says
@@ -228,7 +228,7 @@ impl Dataset {
         Ok(set)
     }
 
-    /// A data set from the four IDX files of MNIST and its relatives: images `[rows][height][width]` (or vectors
+    /// Makes a data set from the four IDX files of MNIST and its relatives: images `[rows][height][width]` (or vectors
     /// `[rows][n]`) and labels `[rows]`. Without `classes` they are named "0", "1", ... up to the largest label.
     ///
     /// # Errors
@@ -276,7 +276,7 @@ impl Dataset {
         !self.train.targets.is_empty()
     }
 
-    /// The same rows with the number that names each one's class as its target.
+    /// Turns classes named by numbers into targets with those numbers.
     ///
     /// # Errors
     /// When a class is not named by a number.
@@ -296,7 +296,7 @@ impl Dataset {
         Ok(self)
     }
 
-    /// Mean and standard deviation of the train split's `rows`, for each channel of colour pictures.
+    /// Mean and standard deviation of the train split's `rows`, per channel for colour images.
     ///
     /// # Errors
     /// As [`Normalization::of`].
@@ -312,12 +312,12 @@ impl Dataset {
         Ok(norm)
     }
 
-    /// Values of one row: the product of `image`.
+    /// Values per row: the product of `image`.
     pub fn features(&self) -> usize {
         self.image.iter().product()
     }
 
-    /// Rows of both splits.
+    /// Number of rows of both splits.
     pub fn len(&self) -> usize {
         self.train.len() + self.test.len()
     }
@@ -327,7 +327,7 @@ impl Dataset {
         self.len() == 0
     }
 
-    /// Normalized values of `rows` of one of its splits, into `out` (`[rows][features]`); see [`Inputs::fill`].
+    /// Fills normalized values of `rows` of one of its splits into `out` (`[rows][features]`); see [`Inputs::fill`].
     ///
     /// # Errors
     /// When a row does not exist or `out` has the wrong length.
@@ -344,7 +344,7 @@ impl Dataset {
     /// Divides the rows of the train split into (train, validation), both ascending, the same for the same seed.
     ///
     /// Stratified: `round(fraction * rows)` rows go to validation, shared among the classes in proportion to their size
-    /// (largest remainders first), drawn at random inside a class. A class never gives its last row away.
+    /// (largest remainders first), drawn at random inside a class. A class never loses its last row.
     /// A fraction of 0 leaves validation empty.
     ///
     /// # Errors
@@ -386,27 +386,27 @@ impl Dataset {
     }
 }
 
-/// Shift and scale that give the training rows mean 0 and standard deviation 1, over all values together, or for each
-/// of three channels by itself.
+/// Shift and scale that give the training rows mean 0 and standard deviation 1, over all values together, or per
+/// channel for three channels.
 #[derive(Clone, Copy, Debug, PartialEq, serde::Serialize, serde::Deserialize)]
 pub struct Normalization {
-    /// Mean, after bytes were scaled by 1/255.
+    /// Mean, after bytes are scaled by 1/255.
     pub mean: f32,
     /// Standard deviation, on the same scale.
     pub std: f32,
-    /// Mean and standard deviation of red, green and blue, which then count instead.
+    /// Mean and standard deviation of red, green and blue, which then apply instead.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub channels: Option<[[f32; 2]; 3]>,
-    /// Whether values are numbers of tokens, which stay as they are, bytes too.
+    /// Whether values are token ids, which stay unchanged, bytes too.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub tokens: bool,
 }
 
 impl Normalization {
-    /// Leaves values as they are (bytes still scaled by 1/255).
+    /// Leaves values unchanged (bytes still scaled by 1/255).
     pub const NONE: Self = Self::new(0.0, 1.0);
 
-    /// Leaves values and bytes as they are.
+    /// Leaves values and bytes unchanged.
     pub const TOKENS: Self = Self { tokens: true, ..Self::NONE };
 
     /// The same shift and scale for all values.
@@ -414,7 +414,7 @@ impl Normalization {
         Self { mean, std, channels: None, tokens: false }
     }
 
-    /// Refuses shifts that are no numbers and scales that nothing can be divided by.
+    /// Refuses shifts that are not finite and scales that cannot be divided by.
     pub(crate) fn check(&self) -> std::result::Result<(), String> {
         let parts = self.channels.into_iter().flatten().chain([[self.mean, self.std]]);
         match parts.into_iter().find(|[mean, std]| !mean.is_finite() || !std.is_finite() || *std <= 0.0) {
@@ -425,7 +425,7 @@ impl Normalization {
         }
     }
 
-    /// Mean and standard deviation over `rows` of `split`. Constant data keeps a standard deviation of 1.
+    /// Computes mean and standard deviation over `rows` of `split`. Constant data keeps a standard deviation of 1.
     ///
     /// # Errors
     /// When there are no rows or one does not exist.
@@ -434,7 +434,7 @@ impl Normalization {
         Ok(Self::new(mean, std))
     }
 
-    /// The same over every `step`-th value of each row from `first` on.
+    /// Computes the same over every `step`-th value of each row from `first` on.
     fn moments(split: &Split, rows: &[u32], first: usize, step: usize) -> Result<[f32; 2]> {
         let features = split.inputs.len().checked_div(split.len()).unwrap_or(0);
         let n = rows.len() as f64 * (features / step) as f64;
@@ -482,14 +482,14 @@ impl Normalization {
     }
 }
 
-/// The shuffled order of `n` rows in one epoch: a permutation of `0..n` from the stream ("shuffle", 0, epoch).
+/// Shuffled order of `n` rows in one epoch: a permutation of `0..n` from the stream ("shuffle", 0, epoch).
 pub fn order(seed: u64, epoch: u64, n: u32) -> Vec<u32> {
     let mut rows: Vec<u32> = (0..n).collect();
     Rng::stream(seed, "shuffle", 0, epoch).shuffle(&mut rows);
     rows
 }
 
-/// Bytes (a digest) as lower-case hexadecimal digits.
+/// Formats bytes (a digest) as lower-case hexadecimal digits.
 pub fn hex(bytes: &[u8]) -> String {
     bytes.iter().fold(String::new(), |mut out, b| {
         // Writing to a string cannot fail.

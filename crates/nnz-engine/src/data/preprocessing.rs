@@ -1,31 +1,31 @@
-//! What a network is trained for, and how rows become inputs and goals.
+//! Task of a network, and how rows become inputs and goals.
 
 use super::{Dataset, Normalization, Split};
 use crate::{Error, Real, Result, Tensor};
 use serde::{Deserialize, Serialize};
 
-/// What a network is trained for.
+/// Task of a network.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum Task {
-    /// Naming classes: cross-entropy, measured by accuracy.
+    /// Classification: cross-entropy, measured by accuracy.
     #[default]
     Classification,
-    /// Predicting numbers: the mean of squared errors of standardized targets, measured by the share of their variance
+    /// Regression: the mean squared error of standardized targets, measured by the share of their variance
     /// that is explained.
     Regression,
-    /// Giving the input back: the mean of squared errors of normalized inputs, measured by the share of their variance
+    /// Reconstruction of the input: the mean squared error of normalized inputs, measured by the share of variance
     /// that is explained.
     Reconstruction,
 }
 
 impl Task {
-    /// The default, for serde.
+    /// Whether it is the default, for serde.
     pub fn is_default(&self) -> bool {
         *self == Self::default()
     }
 
-    /// What its measure is called. Every measure is at most 1, and more is better.
+    /// Name of its metric. Every metric is at most 1, and more is better.
     pub fn measure(self) -> &'static str {
         match self {
             Self::Classification => "accuracy",
@@ -33,7 +33,7 @@ impl Task {
         }
     }
 
-    /// Outputs of a network for it, given the number of classes or targets and the picture.
+    /// Number of network outputs it needs, given the number of classes or targets and the image.
     pub fn outputs(self, classes: usize, image: [usize; 3]) -> usize {
         match self {
             Self::Classification | Self::Regression => classes,
@@ -42,10 +42,10 @@ impl Task {
     }
 }
 
-/// How rows become inputs and goals: what a model's file must say so that others can use it.
+/// How rows become inputs and goals; a model's file contains it so that others can use the model.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Preprocessing {
-    /// What the network is for.
+    /// Task of the network.
     pub task: Task,
     /// How inputs are normalized.
     pub normalization: Normalization,
@@ -54,12 +54,12 @@ pub struct Preprocessing {
 }
 
 impl Preprocessing {
-    /// Of classes.
+    /// For classification.
     pub fn classes(normalization: Normalization) -> Self {
         Self { task: Task::Classification, normalization, scales: Vec::new() }
     }
 
-    /// As the train split's `rows` ask for; a network of `tokens` gets them as they are.
+    /// Derives it from the train split's `rows`; a network that reads `tokens` gets them unchanged.
     pub(crate) fn of(data: &Dataset, rows: &[u32], task: Task, tokens: bool) -> Result<Self> {
         if task == Task::Regression && !data.real() {
             return Err(Error::Refused(format!("{} has classes, not numbers to predict", data.name)));

@@ -168,7 +168,7 @@ fn colours_are_normalized_apart_and_tokens_not_at_all() {
         let unit = if matches!(set.train.inputs, Inputs::Bytes(_)) { 1.0 } else { 255.0 };
         assert!(out.iter().zip(&bytes).all(|(o, &b)| (o * unit - f64::from(b)).abs() < 1e-4));
     }
-    // What older files say.
+    // The form in older files.
     let old: Normalization = serde_json::from_str(r#"{"mean": 0.25, "std": 0.5}"#).unwrap();
     assert_eq!(old, Normalization::new(0.25, 0.5));
     assert_eq!(serde_json::to_string(&old).unwrap(), r#"{"mean":0.25,"std":0.5}"#);

@@ -26,7 +26,7 @@ impl Layer for Relu {
     }
 }
 
-/// A function of one entry; see [`crate::ops`].
+/// An elementwise function; see [`crate::ops`].
 #[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum Function {
@@ -46,17 +46,17 @@ pub enum Function {
     LeakyRelu,
     /// x, or eˣ - 1 below zero.
     Elu,
-    /// x cut to `[0, 6]`.
+    /// x clamped to `[0, 6]`.
     Relu6,
     /// x relu6(x + 3) / 6
     Hardswish,
 }
 
-/// A function of every entry.
+/// An elementwise activation.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Activation {
-    /// Which.
+    /// The function.
     pub function: Function,
 }
 

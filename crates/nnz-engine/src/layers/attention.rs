@@ -5,22 +5,22 @@ use crate::{Result, Var};
 use serde::{Deserialize, Serialize};
 
 /// Multi-head self-attention over `[length, width]`: four matrices `NAME.query`, `.key`, `.value`, `.output`. With a
-/// [`crate::Cache`] the keys and values of earlier passes come before those of this one.
+/// [`crate::Cache`], keys and values of earlier passes precede those of this one.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Attention {
     /// Name of its parameters.
     pub name: String,
-    /// Numbers for each position.
+    /// Extent of each position.
     pub width: usize,
     /// Heads of queries.
     pub heads: usize,
-    /// Heads of keys and values; as many as of queries when left out.
+    /// Heads of keys and values; by default as many as of queries.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub groups: Option<usize>,
-    /// Whether a position sees only itself and those before it.
+    /// Whether a position attends only to itself and those before it.
     pub causal: bool,
-    /// Whether queries and keys are turned by their position, base 10000.
+    /// Whether to apply rotary positions to queries and keys, base 10000.
     #[serde(default)]
     pub rotary: bool,
 }
@@ -30,7 +30,7 @@ impl Attention {
         self.groups.unwrap_or(self.heads)
     }
 
-    /// Numbers for each head.
+    /// Width of each head.
     fn each(&self) -> usize {
         self.width / self.heads.max(1)
     }

@@ -3,7 +3,7 @@ use crate::{Real, Tensor};
 use std::collections::BTreeMap;
 use std::sync::{Mutex, MutexGuard};
 
-/// What a causal network keeps of the positions it has seen, so that a sequence can be run in parts, token by token:
+/// State of a causal network over the positions it has seen, so that a sequence can be run in parts, token by token:
 /// the keys and values of attention, the states of recurrent layers. Outside the tape.
 #[derive(Debug, Default)]
 pub struct Cache<T>(Mutex<Kept<T>>);
@@ -12,14 +12,14 @@ pub struct Cache<T>(Mutex<Kept<T>>);
 pub(super) struct Kept<T> {
     seen: usize,
     batch: usize,
-    /// Of attention, by the first parameter of a layer.
+    /// Of attention, by the index of the layer's first parameter.
     pub keys: BTreeMap<usize, KvCache<T>>,
-    /// Of recurrent layers, likewise.
+    /// Of recurrent layers, by the same.
     pub states: BTreeMap<usize, Vec<Tensor<T>>>,
 }
 
 impl<T: Real> Cache<T> {
-    /// Of no position yet.
+    /// An empty cache.
     pub fn new() -> Self {
         Self::default()
     }
@@ -33,7 +33,7 @@ impl<T: Real> Cache<T> {
         self.lock().seen
     }
 
-    /// Rows of the batch it belongs to; zero before the first pass.
+    /// Batch size it belongs to; zero before the first pass.
     pub fn batch(&self) -> usize {
         self.lock().batch
     }

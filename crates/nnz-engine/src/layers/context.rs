@@ -6,10 +6,10 @@ use crate::{Connections, Layout, Param, Result, Tensor, Var};
 use nnz_core::Rng;
 use std::sync::Arc;
 
-/// Mean and variance of one batch, for the running ones of a layer.
+/// Mean and variance of one batch, for the running statistics of a layer.
 #[derive(Clone, Debug)]
 pub struct Statistics<T> {
-    /// The parameter that holds the running mean; the variance is the next one.
+    /// Index of the parameter with the running mean; the variance is the next one.
     pub mean_at: usize,
     /// Mean of every channel.
     pub mean: Tensor<T>,
@@ -17,27 +17,27 @@ pub struct Statistics<T> {
     pub variance: Tensor<T>,
     /// Rows it was taken over.
     pub rows: usize,
-    /// Share of the batch in the new running value.
+    /// Weight of the batch in the new running value.
     pub momentum: f64,
 }
 
-/// What a pass gives besides its output.
+/// Results of a pass besides its output.
 #[derive(Clone)]
 pub struct Effects<T> {
     /// For running statistics; see [`crate::Model::absorb`].
     pub statistics: Vec<Statistics<T>>,
-    /// What layers add to the loss of a training, `[1]`.
+    /// Penalty of the layers in the training loss, `[1]`.
     pub penalty: Option<Var<T>>,
 }
 
-/// A weight that is used many times in one pass; see [`Context::repeated`].
+/// A weight used many times in one pass; see [`Context::repeated`].
 pub struct Repeated<'a, T> {
     at: usize,
     whole: Option<Var<T>>,
     bias: Option<&'a Var<T>>,
 }
 
-/// A forward pass under way: hands every layer its parameters in turn, whatever their storage.
+/// A forward pass in progress: hands every layer its parameters in turn, whatever their storage.
 pub struct Context<'a, T> {
     params: &'a [Param<T>],
     leaves: &'a [Var<T>],
@@ -56,30 +56,30 @@ impl<'a, T: Real> Context<'a, T> {
         self.effects
     }
 
-    /// The position of the next parameter: a key of its own for every layer that has one.
+    /// Index of the next parameter: a unique key for every layer that has one.
     pub fn position(&self) -> usize {
         self.next
     }
 
-    /// The next parameter, as a value on the tape, and its position.
+    /// Takes the next parameter, as a value on the tape, and its index.
     pub fn take(&mut self) -> (usize, &'a Var<T>) {
         self.next += 1;
         (self.next - 1, &self.leaves[self.next - 1])
     }
 
-    /// Whether this is training.
+    /// Whether this is a training pass.
     pub fn training(&self) -> bool {
         self.pass.mode != Mode::Use
     }
 
-    /// A stream of random numbers of its own for every caller, in training.
+    /// Returns a new stream of random numbers for every call, in training.
     pub fn rng(&mut self, purpose: &str) -> Option<Rng> {
         let Mode::Train { seed, step } = self.pass.mode else { return None };
         self.drawn += 1;
         Some(Rng::stream(seed, purpose, self.drawn, step))
     }
 
-    /// Hands over the statistics of a batch.
+    /// Reports the statistics of a batch.
     pub fn observe(&mut self, statistics: Statistics<T>) {
         self.effects.statistics.push(statistics);
     }
@@ -95,7 +95,7 @@ impl<'a, T: Real> Context<'a, T> {
         self.pass.cache.map_or(0, Cache::seen)
     }
 
-    /// Keys and values behind those that the layer at `key` ([`Context::position`]) had in earlier passes.
+    /// Appends keys and values to those that the layer at `key` ([`Context::position`]) had in earlier passes.
     pub fn remember(&self, key: usize, k: &Var<T>, v: &Var<T>) -> (Var<T>, Var<T>) {
         match self.pass.cache {
             Some(cache) => cache.lock().keys.entry(key).or_default().append(k, v),
@@ -103,19 +103,19 @@ impl<'a, T: Real> Context<'a, T> {
         }
     }
 
-    /// The state in which the layer at `key` ended the pass before.
+    /// The final state of the layer at `key` in the previous pass.
     pub fn state(&self, key: usize) -> Option<Vec<Tensor<T>>> {
         self.pass.cache?.lock().states.get(&key).cloned()
     }
 
-    /// Hands over the state for the next pass.
+    /// Saves the state for the next pass.
     pub fn keep(&self, key: usize, state: impl FnOnce() -> Vec<Tensor<T>>) {
         if let Some(cache) = self.pass.cache {
             cache.lock().states.insert(key, state());
         }
     }
 
-    /// x Wᵀ (+ b) over the last axis, by the next weight and, with `bias`, the vector after it.
+    /// x Wᵀ (+ b) over the last axis, with the next weight and, with `bias`, the vector after it.
     pub fn linear(&mut self, x: &Var<T>, bias: bool) -> Var<T> {
         let rows = self.params[self.next].shape.rows;
         self.watch(|| x.clone());
@@ -138,7 +138,7 @@ impl<'a, T: Real> Context<'a, T> {
         self.unfold(y, x, rows)
     }
 
-    /// Adds what the next weight reads to the sum that was asked for.
+    /// Adds the inputs of the next weight to the requested sum.
     fn watch(&self, x: impl FnOnce() -> Var<T>) {
         let Some(gram) = self.pass.gram.filter(|g| g.param == self.next) else { return };
         recording(false, || {
@@ -147,7 +147,7 @@ impl<'a, T: Real> Context<'a, T> {
         });
     }
 
-    /// Rows of the output of a layer back on the axes of its input.
+    /// Reshapes the output rows of a layer to the axes of its input.
     fn unfold(&self, y: Var<T>, x: &Var<T>, outputs: usize) -> Var<T> {
         match x.shape() {
             [lead @ .., _] if lead.len() > 1 => ops::reshape(&y, &[lead, &[outputs]].concat()),
@@ -164,7 +164,7 @@ impl<'a, T: Real> Context<'a, T> {
         Some(Stage { values: values.clone(), bias, connections: connections.clone(), then, probe })
     }
 
-    /// Linear layers stored sparse at the start of a chain, with the functions between them, and how many layers that is.
+    /// Linear layers stored sparse at the start of a chain, with the functions between them, and their number of layers.
     fn stack(&mut self, layers: &[LayerSpec]) -> (Vec<Stage<T>>, usize) {
         let (mut stages, mut at) = (Vec::new(), 0);
         while let Some(LayerSpec::Linear(linear)) = layers.get(at) {
@@ -181,7 +181,7 @@ impl<'a, T: Real> Context<'a, T> {
         (stages, at)
     }
 
-    /// The connections of the next parameter, where they are all there is to it.
+    /// The connections of the next parameter, if they are all it has.
     pub fn structure(&mut self) -> Option<Arc<Connections>> {
         let (at, _) = self.take();
         match &self.params[at].layout {
@@ -190,7 +190,7 @@ impl<'a, T: Real> Context<'a, T> {
         }
     }
 
-    /// The next weight with all its entries, whatever its storage.
+    /// The next weight as a dense matrix, whatever its storage.
     pub fn whole(&mut self) -> Var<T> {
         let (at, weight) = self.take();
         match &self.params[at].layout {
@@ -200,7 +200,7 @@ impl<'a, T: Real> Context<'a, T> {
     }
 
     /// The next weight and, with `bias`, the vector after it, to be used many times in this pass by [`Context::again`].
-    /// While gradients of its zeros are asked for, a sparse weight is multiplied whole, so that they are summed over
+    /// While gradients of its zeros are requested, a sparse weight is multiplied dense, so that they are summed over
     /// all uses.
     pub fn repeated(&mut self, bias: bool) -> Repeated<'a, T> {
         let at = self.next;
@@ -215,7 +215,7 @@ impl<'a, T: Real> Context<'a, T> {
         Repeated { at, whole, bias: bias.then(|| self.take().1) }
     }
 
-    /// x Wᵀ (+ b) by a repeated weight.
+    /// x Wᵀ (+ b) with a repeated weight.
     pub fn again(&mut self, weight: &Repeated<'a, T>, x: &Var<T>) -> Var<T> {
         if let Some(whole) = &weight.whole {
             let y = ops::matmul(x, false, whole, true);
@@ -227,7 +227,7 @@ impl<'a, T: Real> Context<'a, T> {
         y
     }
 
-    /// A convolution of `[batch, .., channels]` by the next weight and, with `bias`, the vector after it.
+    /// A convolution of `[batch, .., channels]` with the next weight and, with `bias`, the vector after it.
     pub fn conv<const D: usize>(&mut self, x: &Var<T>, window: Window<D>, groups: usize, bias: bool) -> Var<T> {
         let backward = self.pass.backwards.get(self.next).is_some_and(Option::is_some);
         if groups == 1 && (backward || matches!(self.params[self.next].layout, Layout::Sparse(_))) {
@@ -244,11 +244,11 @@ impl<'a, T: Real> Context<'a, T> {
         ops::conv(x, &weight, bias, window, groups)
     }
 
-    /// Layers one after the other, with their taps. Neighbours that are stored sparse run as one stack.
+    /// Runs layers in sequence, with their taps. Adjacent layers that are stored sparse run as one stack.
     pub fn chain(&mut self, prefix: &str, layers: &[LayerSpec], mut x: Var<T>) -> Result<Var<T>> {
         let mut at = 0;
         while let Some(layer) = layers.get(at) {
-            // Taps look between layers, and sums of inputs too.
+            // Taps read between layers, and so do sums of inputs.
             if self.pass.taps.is_none() && self.pass.gram.is_none() {
                 let (stages, count) = self.stack(&layers[at..]);
                 if let Some(last) = stages.last() {

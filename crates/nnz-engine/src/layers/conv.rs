@@ -30,40 +30,40 @@ pub struct Conv<const D: usize, const UP: bool = false> {
     pub outputs: usize,
     /// Extent of the kernel along every axis.
     pub kernel: usize,
-    /// Zeros around the picture; what a transposed convolution cuts off on every side.
+    /// Zeros around the image; for a transposed convolution, pixels cut off on every side.
     #[serde(default)]
     pub padding: usize,
-    /// Step.
+    /// Stride.
     #[serde(default = "one", skip_serializing_if = "is_one")]
     pub stride: usize,
-    /// Groups of channels that do not see each other.
+    /// Groups of channels that are convolved separately.
     #[serde(default = "one", skip_serializing_if = "is_one")]
     pub groups: usize,
     /// Distance between neighbours in the kernel.
     #[serde(default = "one", skip_serializing_if = "is_one")]
     pub dilation: usize,
-    /// Pixels more than the shortest output of a transposed convolution, below its stride.
+    /// Pixels beyond the shortest output of a transposed convolution, below its stride.
     #[serde(default, skip_serializing_if = "is_zero")]
     pub extra: usize,
-    /// Whether there is a bias.
+    /// Whether it has a bias.
     #[serde(default = "yes", skip_serializing_if = "is_yes")]
     pub bias: bool,
-    /// First values of the weight.
+    /// Initialization of the weight.
     #[serde(default, skip_serializing_if = "Init::is_default")]
     pub init: Init,
 }
 
-/// Over `[length, channels]`.
+/// Convolution over `[length, channels]`.
 pub type Conv1d = Conv<1>;
-/// Over `[height, width, channels]`.
+/// Convolution over `[height, width, channels]`.
 pub type Conv2d = Conv<2>;
-/// Over `[depth, height, width, channels]`.
+/// Convolution over `[depth, height, width, channels]`.
 pub type Conv3d = Conv<3>;
-/// Transposed, over `[length, channels]`.
+/// Transposed convolution over `[length, channels]`.
 pub type ConvTransposed1d = Conv<1, true>;
-/// Transposed, over `[height, width, channels]`.
+/// Transposed convolution over `[height, width, channels]`.
 pub type ConvTransposed2d = Conv<2, true>;
-/// Transposed, over `[depth, height, width, channels]`.
+/// Transposed convolution over `[depth, height, width, channels]`.
 pub type ConvTransposed3d = Conv<3, true>;
 
 impl<const D: usize, const UP: bool> Conv<D, UP> {
@@ -79,8 +79,8 @@ impl<const D: usize, const UP: bool> Conv<D, UP> {
         Window::new([kernel; D]).padding([padding; D]).stride([stride; D]).dilation([dilation; D])
     }
 
-    /// Extents of the output, unless the numbers make no sense. More padding than picture or kernel would make outputs
-    /// that see nothing, as many as a header likes.
+    /// Extents of the output, unless the numbers are invalid. More padding than image or kernel would make outputs
+    /// that read nothing, as many as a header likes.
     fn extents(&self, size: [usize; D]) -> Option<[usize; D]> {
         let span = self.kernel.checked_sub(1)?.checked_mul(self.dilation)?;
         if !UP {
@@ -93,7 +93,7 @@ impl<const D: usize, const UP: bool> Conv<D, UP> {
         };
         let mut wide = [0; D];
         for (to, n) in wide.iter_mut().zip(size) {
-            // What a header claims must not make a pass allocate without bound.
+            // A header must not make a pass allocate without bound.
             *to = axis(n).filter(|&to| to > 0 && to / super::LONGEST <= n.max(self.kernel))?;
         }
         let back = self.padding <= span && self.extra < self.stride && self.window().fits(wide);
@@ -111,7 +111,7 @@ where
 
     fn params(&self) -> Vec<ParamSpec> {
         let (rows, others) = if UP { (self.inputs, self.outputs) } else { (self.outputs, self.inputs) };
-        // Height and width as distributions see them; the depth of a volume counts with the height.
+        // Height and width as distributions count them; the depth of a volume counts with the height.
         let k = self.kernel;
         let kernel = [[1, k], [k, k], [k.saturating_mul(k), k]][D - 1];
         let mut params = vec![ParamSpec::weight(&self.name, rows, others / self.groups.max(1), kernel, self.init)];

@@ -3,11 +3,11 @@ use crate::Real;
 use crate::{Result, Var, ops};
 use serde::{Deserialize, Serialize};
 
-/// Each entry zero with probability `p` in training (Srivastava et al. 2014).
+/// Zeroes each entry with probability `p` in training (Srivastava et al. 2014).
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Dropout {
-    /// Share of entries that become zero.
+    /// Probability that an entry becomes zero.
     pub p: f64,
 }
 

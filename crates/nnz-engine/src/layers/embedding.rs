@@ -3,7 +3,7 @@ use crate::Real;
 use crate::{Error, Result, Var, ops};
 use serde::{Deserialize, Serialize};
 
-/// A vector for every token: numbers `[length]` to `[length, width]`. Inputs must be whole numbers below the vocabulary.
+/// A vector for every token: ids `[length]` to `[length, width]`. Inputs must be whole numbers below the vocabulary.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Embedding {
@@ -11,7 +11,7 @@ pub struct Embedding {
     pub name: String,
     /// Number of tokens.
     pub vocabulary: usize,
-    /// Numbers for each.
+    /// Extent of each vector.
     pub width: usize,
 }
 
@@ -58,7 +58,7 @@ pub struct Positions {
     pub name: String,
     /// Positions.
     pub length: usize,
-    /// Numbers for each.
+    /// Extent of each vector.
     pub width: usize,
 }
 

@@ -6,7 +6,7 @@ use serde::{Deserialize, Serialize};
 
 /// A graph convolutional network over all nodes of one graph (Kipf & Welling 2017, arXiv:1609.02907):
 /// H ← relu(Â H Wᵀ + b) layer by layer, the last without relu, with Â = D^-½ (A + I) D^-½ of the edges that exist now.
-/// Inputs are numbers of nodes; each gives the outputs of its node. Edges and features come with the data.
+/// Inputs are node ids; each gives the outputs of its node. Edges and features come with the data.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Gcn {

@@ -11,7 +11,7 @@ pub(super) fn is_yes(b: &bool) -> bool {
     *b
 }
 
-/// x Wᵀ + b over numbers or over every position of a sequence.
+/// x Wᵀ + b over a vector or over every position of a sequence.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Linear {
@@ -21,16 +21,16 @@ pub struct Linear {
     pub inputs: usize,
     /// Outputs.
     pub outputs: usize,
-    /// Whether there is a b.
+    /// Whether it has a bias b.
     #[serde(default = "yes", skip_serializing_if = "is_yes")]
     pub bias: bool,
-    /// First values of W.
+    /// Initialization of W.
     #[serde(default, skip_serializing_if = "Init::is_default")]
     pub init: Init,
 }
 
 impl Linear {
-    /// With a bias, He's first values.
+    /// With a bias and He initialization.
     pub fn new(name: &str, inputs: usize, outputs: usize) -> Self {
         Self { name: name.into(), inputs, outputs, bias: true, init: Init::He }
     }

@@ -45,16 +45,16 @@ pub use residual::Residual;
 pub use sample::Sample;
 pub use upsample::Upsample;
 
-/// How many times longer one layer may make an axis.
+/// Largest factor by which one layer may lengthen an axis.
 const LONGEST: usize = 64;
 
-/// Why a layer cannot take an input, in words.
+/// A value, or why a layer cannot take an input.
 pub type Fit<V> = std::result::Result<V, String>;
 
-/// What a layer is: its parameters, the shapes it takes and gives, and its mathematics. Shapes are without the batch:
-/// pictures are `[height, width, channels]`, sequences `[length, width]`.
+/// A layer: its parameters, its input and output shapes, and its mathematics. Shapes are without the batch:
+/// images are `[height, width, channels]`, sequences `[length, width]`.
 pub trait Layer {
-    /// Name of its parameters and of its tap; layers without parameters have none.
+    /// Name of its parameters and of its tap; `None` for layers without parameters.
     fn name(&self) -> Option<&str> {
         None
     }
@@ -70,10 +70,10 @@ pub trait Layer {
         Vec::new()
     }
 
-    /// Shape of the output, or why it cannot take the input.
+    /// Returns the shape of the output, or why it cannot take the input.
     fn output(&self, input: &[usize]) -> Fit<Vec<usize>>;
 
-    /// The output of `x`, `[batch, ..]`.
+    /// Computes the output of `x`, `[batch, ..]`.
     fn forward<T: Real>(&self, x: &Var<T>, cx: &mut Context<'_, T>) -> Result<Var<T>>;
 
     /// Whether its output at a position depends on no later position, so that a sequence can be run in parts
@@ -93,7 +93,7 @@ pub trait Layer {
 
 macro_rules! layers {
     ($($(#[$doc:meta])* $layer:ident),* $(,)?) => {
-        /// One layer, as it travels in a file's header: its kind in kebab-case under `layer`, beside its options.
+        /// One layer, as a file's header stores it: its kind in kebab-case under `layer`, with its options.
         #[derive(Clone, Debug, PartialEq)]
         pub enum LayerSpec {
             $($(#[$doc])* $layer($layer),)*
@@ -101,14 +101,14 @@ macro_rules! layers {
             Open(Open),
         }
 
-        /// The layers of this crate, to read.
+        /// The layers of this crate, for reading.
         #[derive(Deserialize)]
         #[serde(tag = "layer", rename_all = "kebab-case")]
         enum Read {
             $($layer($layer)),*
         }
 
-        /// And to write.
+        /// The layers, for writing.
         #[derive(Serialize)]
         #[serde(tag = "layer", rename_all = "kebab-case")]
         enum Write<'a> {
@@ -179,7 +179,7 @@ macro_rules! layers {
         }
 
         impl LayerSpec {
-            /// What kind of layer it is, as Rust names it.
+            /// Its kind, as Rust names it.
             fn kind(&self) -> &str {
                 match self { $(Self::$layer(_) => stringify!($layer),)* Self::Open(l) => l.kind() }
             }
@@ -197,21 +197,21 @@ layers! {
     Linear,
     /// A convolution along sequences.
     Conv1d,
-    /// A convolution of pictures.
+    /// A convolution over images.
     Conv2d,
-    /// A convolution of volumes.
+    /// A convolution over volumes.
     Conv3d,
     /// The transpose of a convolution along sequences.
     ConvTransposed1d,
-    /// The transpose of a convolution of pictures.
+    /// The transpose of a convolution over images.
     ConvTransposed2d,
-    /// The transpose of a convolution of volumes.
+    /// The transpose of a convolution over volumes.
     ConvTransposed3d,
-    /// Pictures made larger.
+    /// Upsampling.
     Upsample,
     /// max(x, 0)
     Relu,
-    /// Another function of one entry.
+    /// Another elementwise function.
     Activation,
     /// x, or a signed slope times x below zero.
     AllRelu,
@@ -247,11 +247,11 @@ layers! {
     Attention,
     /// A state carried along a sequence.
     Recurrent,
-    /// Normal numbers of given means and variances.
+    /// Normal samples with given means and variances.
     Sample,
     /// A graph convolutional network.
     Gcn,
-    /// A chain beside a shortcut.
+    /// A chain with a shortcut.
     Residual,
 }
 
@@ -274,13 +274,13 @@ fn kebab(name: &str) -> String {
 }
 
 impl LayerSpec {
-    /// The tap behind this layer, the `index`-th of a chain: its name, or its position and kind (`3.relu`).
+    /// The tap after this layer, the `index`-th of a chain: its name, or its position and kind (`3.relu`).
     pub(crate) fn tap(&self, prefix: &str, index: usize) -> String {
         self.name().map_or_else(|| format!("{prefix}{index}.{}", self.kind().to_lowercase()), str::to_owned)
     }
 }
 
-/// The shape behind a chain; the sentence says which layer does not fit.
+/// The output shape of a chain; the error names the layer that does not fit.
 pub(crate) fn chain_output(layers: &[LayerSpec], input: &[usize]) -> Fit<Vec<usize>> {
     layers.iter().enumerate().try_fold(input.to_vec(), |shape, (i, layer)| {
         let place = || layer.name().map_or_else(|| layer.kind().to_lowercase(), str::to_owned);
@@ -301,7 +301,7 @@ pub(crate) fn chain_causal(layers: &[LayerSpec], input: &[usize]) -> Fit<()> {
     Ok(())
 }
 
-/// A chain for another input; see [`Layer::resized`]. A layer that no longer fits ends the chain as it was.
+/// Resizes a chain for another input; see [`Layer::resized`]. A layer that no longer fits ends the chain unchanged.
 pub(crate) fn chain_resized(
     layers: &[LayerSpec],
     input: &[usize],
@@ -309,7 +309,7 @@ pub(crate) fn chain_resized(
     head: Option<usize>,
 ) -> Vec<LayerSpec> {
     let mut shape = input.to_vec();
-    // What a weight gives must fill the shape that a layer behind it lays it out in.
+    // The output of a weight must fill the shape that a later layer gives it.
     let grid = |i: usize| {
         let behind = layers[i + 1..].iter().take_while(|l| l.params().is_empty());
         behind.map(|l| if let LayerSpec::Reshape(r) = l { r.lead() } else { 1 }).fold(1, common_multiple)
@@ -333,7 +333,7 @@ pub(crate) fn common_multiple(a: usize, b: usize) -> usize {
     (a.max(1) / x).saturating_mul(b.max(1))
 }
 
-/// A shape in words.
+/// Describes a shape in words.
 pub(crate) fn describe(shape: &[usize]) -> String {
     match shape {
         [h, w, c] => format!("pictures of {h}x{w} with {c} channels"),

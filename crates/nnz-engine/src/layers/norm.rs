@@ -25,7 +25,7 @@ pub struct BatchNorm {
     /// ε
     #[serde(default = "BatchNorm::epsilon")]
     pub epsilon: f64,
-    /// Share of a batch in the new running statistics.
+    /// Weight of a batch in the new running statistics.
     #[serde(default = "BatchNorm::momentum")]
     pub momentum: f64,
 }
@@ -90,7 +90,7 @@ impl Layer for BatchNorm {
 pub struct LayerNorm {
     /// Name of its parameters.
     pub name: String,
-    /// Numbers that are normalized together.
+    /// Extent that is normalized together.
     pub width: usize,
 }
 
@@ -127,7 +127,7 @@ impl Layer for LayerNorm {
 pub struct RmsNorm {
     /// Name of its parameter.
     pub name: String,
-    /// Numbers that are normalized together.
+    /// Extent that is normalized together.
     pub width: usize,
 }
 

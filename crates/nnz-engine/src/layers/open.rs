@@ -1,4 +1,4 @@
-//! Layers of other crates. A network from a file names them; [`Layers`] says which a program knows.
+//! Layers of other crates. A network from a file names them; [`Layers`] holds those that a program knows.
 
 use super::{Context, Fit, Layer, LayerSpec, ParamSpec};
 use crate::{Error, Real, Result, Var};
@@ -11,13 +11,13 @@ use std::collections::BTreeMap;
 use std::fmt::Debug;
 use std::sync::Arc;
 
-/// A layer that another crate brings: a struct with the numbers that make it, which are its options in a file, and the same
+/// A layer from another crate: a struct with its numbers, which are its options in a file, and the same
 /// mathematics as a [`Layer`] of this crate.
 pub trait CustomLayer: Clone + Debug + Send + Sync + Serialize + DeserializeOwned + 'static {
-    /// Its name in files, such as `top-k`; none of this crate's.
+    /// Its name in files, such as `top-k`; must differ from this crate's.
     const KIND: &'static str;
 
-    /// Name of its parameters and of its tap; layers without parameters have none.
+    /// Name of its parameters and of its tap; `None` for layers without parameters.
     fn name(&self) -> Option<&str> {
         None
     }
@@ -33,7 +33,7 @@ pub trait CustomLayer: Clone + Debug + Send + Sync + Serialize + DeserializeOwne
     /// The output of `x`, `[batch, ..]`.
     ///
     /// # Errors
-    /// What keeps it from being computed.
+    /// Whatever prevents the computation.
     fn forward<T: Real>(&self, x: &Var<T>, cx: &mut Context<'_, T>) -> Result<Var<T>>;
 
     /// See [`Layer::causal`].
@@ -58,7 +58,7 @@ pub trait CustomLayer: Clone + Debug + Send + Sync + Serialize + DeserializeOwne
     }
 }
 
-/// A custom layer behind one number type.
+/// A type-erased custom layer for one number type.
 trait Erased<T: Real>: Debug + Send + Sync {
     fn name(&self) -> Option<&str>;
     fn params(&self) -> Vec<ParamSpec>;
@@ -104,10 +104,10 @@ impl<L: CustomLayer, T: Real> Erased<T> for L {
     }
 }
 
-/// Makes a layer from its options.
+/// Builds a layer from its options.
 type Maker = fn(&Map<String, Value>) -> std::result::Result<Bound, String>;
 
-/// A layer that is known, for each number.
+/// A known layer, for each number type.
 #[derive(Clone, Debug)]
 struct Bound {
     make: Maker,
@@ -131,7 +131,7 @@ impl Bound {
     }
 }
 
-/// A layer of another crate, as it travels in a file's header: its kind under `layer`, beside its options. Until a program that
+/// A layer of another crate, as a file's header stores it: its kind under `layer`, with its options. Until a program that
 /// knows it binds it ([`crate::ModelSpec::bind`]), no network with it passes its check.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct Open {
@@ -150,10 +150,10 @@ impl PartialEq for Open {
 }
 
 impl Open {
-    /// A layer that is known.
+    /// Wraps a known layer.
     ///
     /// # Panics
-    /// When its options are no table.
+    /// When its options are not a table.
     pub fn new<L: CustomLayer>(layer: L) -> Self {
         let Ok(Value::Object(options)) = serde_json::to_value(&layer) else {
             panic!("the options of a layer `{}` are no table", L::KIND)
@@ -171,7 +171,7 @@ impl Open {
         self.bound.as_ref().is_some_and(|b| b.narrow.params().is_empty() && b.narrow.unitwise())
     }
 
-    /// Finds it among `layers`.
+    /// Looks it up among `layers`.
     pub(crate) fn bind(&mut self, layers: &Layers) -> std::result::Result<(), String> {
         let Some(make) = layers.0.get(&*self.kind) else {
             let known = LayerSpec::kinds();
@@ -232,15 +232,15 @@ impl Layer for Open {
 pub struct Layers(BTreeMap<String, Maker>);
 
 impl Layers {
-    /// None.
+    /// An empty set.
     pub fn new() -> Self {
         Self::default()
     }
 
-    /// One more.
+    /// Adds a layer.
     ///
     /// # Panics
-    /// When its name is another layer's.
+    /// When another layer has its name.
     pub fn with<L: CustomLayer>(mut self) -> Self {
         let make: Maker = |options| {
             let layer = L::deserialize(Value::Object(options.clone())).map_err(|e| e.to_string())?;
@@ -251,7 +251,7 @@ impl Layers {
         self
     }
 
-    /// Those that are bound in a network.
+    /// Collects those that are bound in a network.
     pub fn of(layers: &[LayerSpec]) -> Self {
         fn walk(layers: &[LayerSpec], all: &mut Layers) {
             for layer in layers {
@@ -267,7 +267,7 @@ impl Layers {
     }
 }
 
-/// Binds every custom layer of a chain, those inside residual blocks too.
+/// Binds every custom layer of a chain, including those inside residual blocks.
 pub(crate) fn bind(chain: &mut [LayerSpec], layers: &Layers) -> std::result::Result<(), String> {
     chain.iter_mut().try_for_each(|layer| match layer {
         LayerSpec::Open(open) => open.bind(layers),

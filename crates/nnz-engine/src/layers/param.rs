@@ -2,7 +2,7 @@ use crate::Real;
 use nnz_core::{Rng, Shape};
 use serde::{Deserialize, Serialize};
 
-/// What a parameter is for.
+/// Role of a parameter.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Role {
     /// A matrix or kernel `[out, in]`: counted by density, prunable, decayed.
@@ -11,20 +11,20 @@ pub enum Role {
     Vector,
     /// An embedding: rows of numbers, not counted by density.
     Table,
-    /// Kept with the model but not trained: running statistics.
+    /// Saved with the model but not trained: running statistics.
     Buffer,
     /// Connections that come with the data and are not trained: edges of a graph, features of its nodes.
     Structure,
 }
 
 impl Role {
-    /// Whether an optimizer changes it.
+    /// Whether an optimizer updates it.
     pub fn trained(self) -> bool {
         !matches!(self, Self::Buffer | Self::Structure)
     }
 }
 
-/// How first values are drawn. Fans count the connections that exist.
+/// Initialization. Fans count the connections that exist.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum Init {
@@ -35,7 +35,7 @@ pub enum Init {
     Lecun,
     /// Variance 2 / (fan-in of the row + fan-out of the column) (Glorot & Bengio 2010).
     Glorot,
-    /// Deviation 0.02.
+    /// Standard deviation 0.02.
     Small,
     /// Zero.
     Zero,
@@ -44,7 +44,7 @@ pub enum Init {
 }
 
 impl Init {
-    /// The default, for serde.
+    /// Whether it is the default, for serde.
     pub(crate) fn is_default(&self) -> bool {
         *self == Self::default()
     }
@@ -60,7 +60,7 @@ impl Init {
         }
     }
 
-    /// `count` values of a parameter that is no matrix.
+    /// Draws `count` values of a parameter that is not a matrix.
     pub(crate) fn plain<T: Real>(self, count: usize, rng: &mut Rng) -> Vec<T> {
         let mean = if self == Self::One { 1.0 } else { 0.0 };
         let deviation = self.deviation(1, 1);
@@ -73,9 +73,9 @@ impl Init {
 pub struct ParamSpec {
     /// Name and extent; a vector is `[rows, 1]`.
     pub shape: Shape,
-    /// What it is for.
+    /// Its role.
     pub role: Role,
-    /// Its first values.
+    /// Its initialization.
     pub init: Init,
 }
 

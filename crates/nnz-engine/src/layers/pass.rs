@@ -1,4 +1,4 @@
-//! What a forward pass is asked for.
+//! Requests to a forward pass.
 
 use super::Cache;
 use crate::Real;
@@ -7,13 +7,13 @@ use crate::{Taps, Tensor};
 use nnz_kernels::{Start, gemm};
 use std::sync::{Arc, Mutex};
 
-/// What a forward pass is for.
+/// Purpose of a forward pass.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum Mode {
-    /// Dropout off, running statistics.
+    /// Inference: dropout off, running statistics.
     #[default]
     Use,
-    /// Dropout on, statistics of the batch. Seed and step key the random numbers.
+    /// Training: dropout on, statistics of the batch. Seed and step key the random numbers.
     Train {
         /// Seed of the run.
         seed: u64,
@@ -22,30 +22,30 @@ pub enum Mode {
     },
 }
 
-/// What a forward pass is asked for besides its output.
+/// Requests to a forward pass besides its output.
 #[derive(Clone, Copy)]
 pub struct Pass<'a, T> {
-    /// Training or use.
+    /// Training or inference.
     pub mode: Mode,
-    /// `probes[i]` asks for the zero gradients of parameter `i`; may be shorter than the parameters.
+    /// `probes[i]` requests the zero gradients of parameter `i`; may be shorter than the parameters.
     pub probes: &'a [Option<Arc<ZeroProbe>>],
     /// Activations to read or replace.
     pub taps: Option<&'a Taps<T>>,
-    /// What a causal network has seen before: then the input may be any next part of the sequence, `[batch, positions ·
+    /// Earlier positions of a causal network: then the input may be any next part of the sequence, `[batch, positions ·
     /// channels]`.
     pub cache: Option<&'a Cache<T>>,
-    /// A weight whose inputs are to be summed up.
+    /// A weight whose inputs are to be summed.
     pub gram: Option<&'a Gram>,
-    /// `backwards[i]` is what gradients go back through in the place of weight `i`; may be shorter than the parameters.
+    /// `backwards[i]` replaces weight `i` in the backward pass; may be shorter than the parameters.
     pub backwards: &'a [Option<Tensor<T>>],
 }
 
-/// The sums of x and x xᵀ over what a weight reads in a pass.
+/// The sums of x and x xᵀ over the inputs of a weight in a pass.
 #[derive(Debug)]
 pub struct Gram {
     /// The parameter.
     pub param: usize,
-    /// Once there was a pass.
+    /// Set after a pass.
     pub sum: Mutex<Option<Moments>>,
 }
 
@@ -56,7 +56,7 @@ pub struct Moments {
     pub square: Vec<f64>,
     /// Of x, `[cols]`.
     pub first: Vec<f64>,
-    /// Inputs.
+    /// Number of inputs.
     pub rows: usize,
 }
 
@@ -76,7 +76,7 @@ impl Moments {
         self.rows += rows;
     }
 
-    /// Divided by the number of inputs.
+    /// Divides by the number of inputs.
     pub fn mean(mut self) -> Self {
         let n = self.rows.max(1) as f64;
         self.square.iter_mut().chain(&mut self.first).for_each(|v| *v /= n);
@@ -85,7 +85,7 @@ impl Moments {
 }
 
 impl<T> Default for Pass<'_, T> {
-    /// Use, without probes, taps and cache.
+    /// Inference, without probes, taps and cache.
     fn default() -> Self {
         Self { mode: Mode::Use, probes: &[], taps: None, cache: None, gram: None, backwards: &[] }
     }

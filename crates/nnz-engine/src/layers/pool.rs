@@ -7,7 +7,7 @@ use serde::{Deserialize, Serialize};
 fn pooled(window: Window, input: &[usize]) -> Fit<Vec<usize>> {
     let size = window.kernel[0];
     match *input {
-        // Then every window sees a pixel, and a header cannot ask for more pixels than there are.
+        // Then every window covers a pixel, and a header cannot ask for more pixels than there are.
         [h, w, c] if (1..=h.min(w)).contains(&size) && window.padding[0] <= size / 2 && window.fits([h, w]) => {
             let [oh, ow] = window.output([h, w]);
             Ok(vec![oh, ow, c])
@@ -20,16 +20,16 @@ fn window(size: usize, stride: Option<usize>, padding: usize) -> Window {
     Window::new([size; 2]).stride([stride.unwrap_or(size); 2]).padding([padding; 2])
 }
 
-/// Largest value in every window; a rest at the right and lower edge is dropped.
+/// Largest value in every window; a remainder at the right and lower edge is dropped.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct MaxPool {
     /// Window height and width.
     pub size: usize,
-    /// Step; the window's size when left out.
+    /// Step; by default the window's size.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub stride: Option<usize>,
-    /// Pixels around the picture that never win.
+    /// Pixels around the image that never win.
     #[serde(default)]
     pub padding: usize,
 }
@@ -40,10 +40,10 @@ pub struct MaxPool {
 pub struct AvgPool {
     /// Window height and width.
     pub size: usize,
-    /// Step; the window's size when left out.
+    /// Step; by default the window's size.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub stride: Option<usize>,
-    /// Zeros around the picture.
+    /// Zeros around the image.
     #[serde(default)]
     pub padding: usize,
 }
@@ -76,7 +76,7 @@ impl Layer for AvgPool {
     }
 }
 
-/// Mean over all pixels of a picture, or all positions of a sequence.
+/// Mean over all pixels of an image, or all positions of a sequence.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct GlobalAvgPool {}

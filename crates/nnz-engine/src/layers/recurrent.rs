@@ -27,11 +27,11 @@ pub struct Recurrent {
     pub name: String,
     /// Its step.
     pub cell: Cell,
-    /// Numbers for each position.
+    /// Inputs per position.
     pub inputs: usize,
-    /// Numbers of the state.
+    /// Extent of the state.
     pub outputs: usize,
-    /// For `cfc`: whether each position has one more number, the time since the position before; it is 1 otherwise.
+    /// For `cfc`: whether each position has one more number, the time since the previous position; it is 1 otherwise.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub elapsed: bool,
 }
@@ -68,7 +68,7 @@ impl Layer for Recurrent {
             ParamSpec::vector(&input, "bias", rows, Init::Zero),
             ParamSpec::weight(&state, rows, self.outputs, [1, 1], Init::Lecun),
         ];
-        // Only there it is not the same as the other bias: it lies inside a product.
+        // Only here does it differ from the other bias: it lies inside a product.
         params.extend((self.cell == Cell::Gru).then(|| ParamSpec::vector(&state, "bias", rows, Init::Zero)));
         params
     }
@@ -130,7 +130,7 @@ mod tests {
     use super::*;
     use crate::{Model, ModelSpec, Storage};
 
-    /// One unit, one input, weights set by hand: every cell against its equations, written out once more on numbers.
+    /// One unit, one input, weights set by hand: every cell against its equations, written out again on numbers.
     #[test]
     fn cells_follow_their_formulas_along_a_sequence() {
         let sigmoid = |x: f64| 1.0 / (1.0 + (-x).exp());

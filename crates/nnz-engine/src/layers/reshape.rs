@@ -18,7 +18,7 @@ impl Layer for Flatten {
         Ok(ops::reshape(x, &[x.shape()[0], width]))
     }
 
-    /// Of single numbers along one axis.
+    /// Causal for single numbers along one axis.
     fn causal(&self, input: &[usize]) -> bool {
         matches!(*input, [1, _, 1])
     }
@@ -46,7 +46,7 @@ impl Layer for Tokens {
         Ok(ops::reshape(x, &[s[0], s[1] * s[2], s[3]]))
     }
 
-    /// Of pictures of one line.
+    /// Causal for images of one line.
     fn causal(&self, input: &[usize]) -> bool {
         matches!(*input, [1, _, _])
     }
@@ -83,7 +83,7 @@ impl Layer for Last {
     }
 }
 
-/// The same numbers under another shape, without the batch: `[height, width, channels]` of a picture, `[length, width]` of
+/// The same numbers under another shape, without the batch: `[height, width, channels]` of an image, `[length, width]` of
 /// a sequence, four extents of a volume.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -93,7 +93,7 @@ pub struct Reshape {
 }
 
 impl Reshape {
-    /// What the last extent is multiplied by.
+    /// Product of all extents but the last.
     pub(crate) fn lead(&self) -> usize {
         let lead = self.shape.len().saturating_sub(1);
         self.shape[..lead].iter().fold(1, |n: usize, &s| n.saturating_mul(s)).max(1)
@@ -113,7 +113,7 @@ impl Layer for Reshape {
         Ok(ops::reshape(x, &[&x.shape()[..1], &self.shape].concat()))
     }
 
-    /// The last extent takes what there is more or less.
+    /// The last extent absorbs the change.
     fn resized(&self, input: &[usize], _: &dyn Fn(usize) -> usize, _: bool) -> LayerSpec {
         let mut shape = self.shape.clone();
         let all = input.iter().fold(1, |n: usize, &s| n.saturating_mul(s));

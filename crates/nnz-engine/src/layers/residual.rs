@@ -9,9 +9,9 @@ use serde::{Deserialize, Serialize};
 pub struct Residual {
     /// Name of its tap, and prefix of the unnamed ones inside.
     pub name: String,
-    /// The longer way.
+    /// The residual branch.
     pub body: Vec<LayerSpec>,
-    /// The shorter one.
+    /// The shortcut branch.
     #[serde(default)]
     pub shortcut: Vec<LayerSpec>,
 }

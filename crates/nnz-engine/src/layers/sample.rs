@@ -3,9 +3,9 @@ use crate::Real;
 use crate::{Result, Var, ops};
 use serde::{Deserialize, Serialize};
 
-/// A normal number for every pair of a mean and a logarithm of a variance: `[.., 2 n]`, means first, to `[.., n]`. In
-/// training z = μ + σ ε, so that gradients reach μ and σ (Kingma & Welling 2013, arXiv:1312.6114, section 2.4); in use z = μ.
-/// Adds `weight` times the divergence from standard normal numbers, -½ Σ (1 + ln σ² - μ² - σ²), mean over rows
+/// A normal sample for every pair of a mean and a log-variance: `[.., 2 n]`, means first, to `[.., n]`. In
+/// training z = μ + σ ε, so that gradients reach μ and σ (Kingma & Welling 2013, arXiv:1312.6114, section 2.4); else z = μ.
+/// Adds `weight` times the divergence from the standard normal, -½ Σ (1 + ln σ² - μ² - σ²), mean over rows
 /// (appendix B), to the loss of a training.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]

@@ -3,11 +3,11 @@ use crate::Real;
 use crate::{Result, Var, ops};
 use serde::{Deserialize, Serialize};
 
-/// Lines, pictures or volumes made larger: every pixel repeated, or linear interpolation between their centres.
+/// Upsamples sequences, images or volumes: every pixel repeated, or linear interpolation between their centres.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Upsample {
-    /// How many times longer every spatial axis becomes.
+    /// Factor by which every spatial axis becomes longer.
     pub factor: usize,
     /// Whether to interpolate.
     #[serde(default)]

@@ -1,14 +1,14 @@
-//! Where the entries of a parameter lie among its values.
+//! Layout of a parameter's entries among its values.
 
 use super::storage::Storage;
 use crate::{Connections, Real, Tensor};
 use nnz_core::{Mask, Topology};
 use std::sync::Arc;
 
-/// The entries of a parameter row by row, and where each lies among its values.
+/// The entries of a parameter row by row, and the index of each among its values.
 #[derive(Clone, Debug)]
 pub struct Entries {
-    /// Which exist.
+    /// Existing entries.
     pub topology: Topology,
     pub(super) places: Places,
 }
@@ -21,7 +21,7 @@ pub(super) enum Places {
 }
 
 impl Entries {
-    /// The entries of a tensor that lies as the parameter's values do, in the topology's order.
+    /// Reads the entries of a tensor in the layout of the parameter's values, in the topology's order.
     pub fn of<T: Real>(&self, tensor: &Tensor<T>) -> Vec<T> {
         let all = tensor.data();
         match &self.places {
@@ -42,18 +42,18 @@ impl Entries {
     }
 }
 
-/// Which entries of a parameter exist, and how its values lie in memory.
+/// Entries of a parameter that exist, and the memory layout of its values.
 #[derive(Clone, Debug, PartialEq)]
 pub enum Layout {
     /// All of them, row-major.
     Dense,
-    /// Row-major with a bit for each; values outside the mask are zero.
+    /// Row-major with a bit per entry; values outside the mask are zero.
     Masked(Arc<Mask>),
     /// `[nnz]` values in the order of the plan.
     Sparse(Arc<Connections>),
 }
 
-/// Lays vectors of entries out under a resolved storage.
+/// Arranges vectors of entries under a resolved storage.
 pub(super) fn lay_out<T: Real>(topology: Topology, storage: Storage, entries: &[Vec<T>]) -> (Layout, Vec<Tensor<T>>) {
     let (rows, cols) = (topology.rows(), topology.cols());
     if storage == Storage::Sparse {

@@ -1,4 +1,4 @@
-//! Parameters: values, where they lie, and what edits do to them.
+//! Parameters: values, their layouts, and the edits applied to them.
 
 mod layout;
 mod moved;

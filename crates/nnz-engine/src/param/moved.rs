@@ -1,9 +1,9 @@
-/// How many connections one edit made and removed.
+/// Numbers of connections that one edit grew and pruned.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Moved {
-    /// New connections.
+    /// Grown connections.
     pub grown: usize,
-    /// Removed connections.
+    /// Pruned connections.
     pub pruned: usize,
 }
 

@@ -5,21 +5,21 @@ use super::{Moved, Param};
 use crate::{Error, Real, Result, Tensor};
 use nnz_core::Topology;
 
-/// How a tensor lies along an axis.
+/// Which dimension of a tensor an axis is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Along {
     /// The outputs of a weight.
     Rows,
-    /// The inputs of a weight, once for each place of a kernel or pixel.
+    /// The inputs of a weight, repeated for each position of a kernel or pixel.
     Cols,
     /// The entries of a vector.
     Entries,
 }
 
 impl<T: Real> Param<T> {
-    /// Cuts rows, columns or entries away with their units and adds those of `grown` new ones behind the others; columns repeat
-    /// the units of their axis. New connections start at what `first` says, given fan-in and fan-out; state at zero, and what
-    /// lies behind the first `slots` tensors of it where the value does.
+    /// Removes rows, columns or entries with their units and appends those of `grown` new ones; columns repeat
+    /// the units of their axis. New connections get their initial values from `first`, given fan-in and fan-out; state is
+    /// zero, and tensors after the first `slots` start at the value.
     #[allow(clippy::too_many_arguments)]
     pub(crate) fn resize(
         &mut self,
@@ -59,7 +59,7 @@ impl<T: Real> Param<T> {
             };
             Some((r * cols + c) as u64)
         };
-        // Where each connection goes, with its old entry or its first value.
+        // Destination of each connection, with its old entry or its initial value.
         let moved = old.topology.positions().enumerate().filter_map(|(at, p)| Some((to(p)?, Ok(at))));
         let mut all: Vec<(u64, std::result::Result<usize, T>)> = moved.collect();
         let survivors = all.len();

@@ -1,11 +1,11 @@
-//! How weights lie in memory, as it was asked for.
+//! Memory layouts of weights, as requested.
 
 use crate::{Error, Result};
 use nnz_core::{Shape, Topology};
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
 
-/// How the weights of a run are stored. A weight that lacks no connection is dense under any of these.
+/// How the weights of a run are stored. A weight without missing connections is dense under any of these.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum Storage {
@@ -20,7 +20,7 @@ pub enum Storage {
     Sparse,
 }
 
-/// Density up to which `auto` stores a matrix sparse where nothing else is chosen. A training step is faster than a masked one
+/// Default density up to which `auto` stores a matrix sparse. A training step is faster than a masked one
 /// at 0.5 (`results/crossover.md`), and takes no more memory.
 pub const SPARSE_BELOW: f64 = 0.5;
 
@@ -31,11 +31,11 @@ pub const SPARSE_BELOW: f64 = 0.5;
 pub struct SparseThresholds(pub BTreeMap<String, f64>);
 
 impl SparseThresholds {
-    /// No choice: [`SPARSE_BELOW`] for matrices. Behind unfolded patches the transposes cost more than a sparse convolution
+    /// No choice: [`SPARSE_BELOW`] for matrices. For unfolded patches the transposes cost more than a sparse convolution
     /// saves, so kernels stay masked.
     pub const NONE: &'static Self = &Self(BTreeMap::new());
 
-    /// Whether nothing is chosen.
+    /// Whether nothing was chosen.
     pub fn is_empty(&self) -> bool {
         self.0.is_empty()
     }
@@ -46,20 +46,20 @@ impl SparseThresholds {
     }
 }
 
-/// How the weights of a network are stored, as its training said and as every file of it keeps: a product of a masked weight
+/// How the weights of a network are stored, as its training chose and all its files keep: a product of a masked weight
 /// and one of a sparse weight differ in their last bits, so a network is used as it was measured.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct StoragePolicy {
-    /// What was asked for.
+    /// Requested storage.
     pub storage: Storage,
-    /// What `auto` follows.
+    /// Density thresholds of `auto`.
     #[serde(default, skip_serializing_if = "SparseThresholds::is_empty")]
     pub crossovers: SparseThresholds,
 }
 
 impl StoragePolicy {
-    /// Whether it says nothing: `auto` with no choice.
+    /// Whether it is the default: `auto` with no choice.
     pub fn is_default(&self) -> bool {
         *self == Self::default()
     }
@@ -71,12 +71,12 @@ impl<'a> From<&'a StoragePolicy> for PolicyRef<'a> {
     }
 }
 
-/// A storage with what `auto` follows.
+/// A storage with the density thresholds of `auto`.
 #[derive(Clone, Copy, Debug)]
 pub struct PolicyRef<'a> {
-    /// What was asked for.
+    /// Requested storage.
     pub storage: Storage,
-    /// What `auto` follows.
+    /// Density thresholds of `auto`.
     pub crossovers: &'a SparseThresholds,
 }
 
@@ -87,12 +87,12 @@ impl From<Storage> for PolicyRef<'static> {
 }
 
 impl PolicyRef<'_> {
-    /// Whether nothing was asked for, so that a file's own policy holds.
+    /// Whether nothing was requested, so that a file's own policy applies.
     pub(crate) fn open(self) -> bool {
         self.storage == Storage::Auto && self.crossovers.is_empty()
     }
 
-    /// The storage of a weight that has `topology`.
+    /// Resolves the storage of a weight that has `topology`.
     pub(super) fn resolve(self, topology: &Topology, shape: &Shape) -> Result<Storage> {
         let full = topology.nnz() == topology.rows() * topology.cols();
         match self.storage {

@@ -11,23 +11,23 @@ use std::sync::Arc;
 pub struct Param<T> {
     /// Name and extent; a bias is `[rows, 1]`.
     pub shape: Shape,
-    /// What it is for.
+    /// Its role.
     pub role: Role,
     /// Whether the method may change its topology.
     pub prunable: bool,
-    /// Where its values lie.
+    /// Memory layout of its values.
     pub layout: Layout,
     /// The values.
     pub value: Tensor<T>,
 }
 
 impl<T: Real> Param<T> {
-    /// A parameter that is no weight: dense, never pruned.
+    /// A parameter that is not a weight: dense, never pruned.
     pub(crate) fn plain(spec: &ParamSpec, value: Tensor<T>) -> Self {
         Self { shape: spec.shape.clone(), role: spec.role, prunable: false, layout: Layout::Dense, value }
     }
 
-    /// The same in 64 bits.
+    /// Converts to 64 bits.
     pub(crate) fn wide(&self) -> Param<f64> {
         let Self { shape, role, prunable, layout, value } = self;
         let data = value.data().iter().map(|v| v.f64()).collect();
@@ -47,10 +47,10 @@ impl<T: Real> Param<T> {
         self.role == Role::Weight
     }
 
-    /// Values of `topology` under `storage`; the rest is zero.
+    /// Lays out values of `topology` under `storage`; the rest is zero.
     ///
     /// # Errors
-    /// When the storage cannot leave out connections and the topology does.
+    /// When the storage cannot omit connections and the topology does.
     pub fn from_entries<'a>(
         shape: &Shape,
         prunable: bool,
@@ -64,7 +64,7 @@ impl<T: Real> Param<T> {
         Ok(Self { shape: shape.clone(), role: Role::Weight, prunable, layout, value })
     }
 
-    /// Fresh values; those of a weight lie on a topology and know the active fan-in of their row.
+    /// Draws initial values; those of a weight lie on a topology and depend on the active fan-in of their row.
     pub(crate) fn born(
         index: usize,
         spec: &ParamSpec,
@@ -94,7 +94,7 @@ impl<T: Real> Param<T> {
         Self::from_entries(shape, prunable, topology, storage, values)
     }
 
-    /// Whether an entry that exists, of a weight that lacks others, has the value zero: written dense it would be lost.
+    /// Whether an existing entry, of a weight that lacks others, has the value zero, which dense files would lose.
     pub(crate) fn has_zero_connections(&self) -> bool {
         match &self.layout {
             Layout::Dense => false,
@@ -112,12 +112,12 @@ impl<T: Real> Param<T> {
         }
     }
 
-    /// Which entries exist. O(entries); O(nnz) when sparse.
+    /// The entries that exist. O(entries); O(nnz) when sparse.
     pub fn topology(&self) -> Topology {
         self.by_rows().topology
     }
 
-    /// Which entries exist and where their values lie. O(entries); O(nnz) when sparse.
+    /// The entries that exist and the indices of their values. O(entries); O(nnz) when sparse.
     pub fn by_rows(&self) -> Entries {
         let (rows, cols) = (self.shape.rows, self.shape.cols);
         let (topology, places) = match &self.layout {
@@ -133,7 +133,7 @@ impl<T: Real> Param<T> {
         Entries { topology, places }
     }
 
-    /// The entries of a tensor that lies as this parameter's values do, in the topology's order.
+    /// Reads the entries of a tensor in the layout of this parameter's values, in the topology's order.
     pub fn entries(&self, tensor: &Tensor<T>) -> Vec<T> {
         match &self.layout {
             Layout::Dense => tensor.data().to_vec(),
@@ -151,7 +151,7 @@ impl<T: Real> Param<T> {
         }
     }
 
-    /// Whether an edit can be applied, and the storage it leads to.
+    /// Checks that an edit can be applied, and returns the resulting storage.
     pub(crate) fn admits(&self, edit: &Edit, storage: PolicyRef) -> Result<Storage> {
         let (topology, values) = match edit {
             Edit::Rewire { topology, .. } => (topology, None),
@@ -179,8 +179,8 @@ impl<T: Real> Param<T> {
         }
     }
 
-    /// Applies an edit to the values and to every tensor of `state` that lies as they do: survivors keep theirs,
-    /// newborns start at their first value and at zero state.
+    /// Applies an edit to the values and to every tensor of `state` in their layout: survivors keep theirs,
+    /// grown entries start at their initial value and at zero state.
     pub fn apply<'a>(
         &mut self,
         edit: Edit,
@@ -213,7 +213,7 @@ impl<T: Real> Param<T> {
         Ok(Some(moved))
     }
 
-    /// Lays values and state out anew.
+    /// Replaces values and state under a new topology.
     pub(super) fn set(&mut self, topology: Topology, storage: Storage, entries: &[Vec<T>], state: &mut [Tensor<T>]) {
         let (layout, tensors) = lay_out(topology, storage, entries);
         let mut tensors = tensors.into_iter();

@@ -12,11 +12,11 @@ use std::collections::HashSet;
 
 pub use zoo::KNOWN;
 
-/// A network: an input shape and layers, one after the other. The last layer with weights is the head.
+/// A network: an input shape and a sequence of layers. The last layer with weights is the head.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct ModelSpec {
-    /// How it was asked for, e.g. `mlp:784-300-100-10`.
+    /// Name it was requested by, e.g. `mlp:784-300-100-10`.
     pub name: String,
     /// Channels, height and width of the input.
     pub input: [usize; 3],
@@ -24,14 +24,14 @@ pub struct ModelSpec {
     pub layers: Vec<LayerSpec>,
 }
 
-/// Most numbers a row or a dense parameter may claim.
+/// Most values in a row or a dense parameter.
 const MOST: usize = 1 << 40;
 /// Most entries of a weight, zero or not: those of a sparse one are never made. Products of densities and entries stay exact.
 const MOST_ENTRIES: usize = 1 << 52;
 
 impl ModelSpec {
-    /// A network by name, for pictures of `[channels, height, width]` and `outputs` outputs, such as classes; [`KNOWN`]
-    /// lists the names.
+    /// Parses a network's name, for images of `[channels, height, width]` and `outputs` outputs, such as classes;
+    /// [`KNOWN`] lists the names.
     pub fn parse(text: &str, input: [usize; 3], outputs: usize) -> Result<Self> {
         let bad = |why: String| Error::Model { spec: text.into(), why };
         let layers = zoo::layers(text, input, outputs).map_err(bad)?;
@@ -52,7 +52,7 @@ impl ModelSpec {
         Ok(spec)
     }
 
-    /// Finds the layers of other crates among `layers`. Before that no network with one passes [`ModelSpec::check`].
+    /// Looks up the layers of other crates in `layers`. Until then no network with one passes [`ModelSpec::check`].
     ///
     /// # Errors
     /// When one is not among them, or does not take its options.
@@ -60,7 +60,7 @@ impl ModelSpec {
         bind(&mut self.layers, layers).map_err(|why| Error::Model { spec: self.name.clone(), why })
     }
 
-    /// Shape of the output of one example, or where sizes do not fit from layer to layer.
+    /// Returns the output shape of one example, or where sizes do not fit from layer to layer.
     pub fn output(&self) -> Result<Vec<usize>, String> {
         let [c, h, w] = self.input;
         if [c, h, w].into_iter().try_fold(1usize, |n, s| n.checked_mul(s)).is_none_or(|n| n == 0 || n > MOST) {
@@ -79,8 +79,8 @@ impl ModelSpec {
         chain_output(&self.layers, &[h, w, c])
     }
 
-    /// Whether sizes fit from layer to layer and end in `outputs` numbers, or in as many laid out as the input is; the
-    /// sentence says where they do not.
+    /// Checks that sizes fit from layer to layer and end in `outputs` numbers, or in as many arranged as the input; the
+    /// error says where they do not.
     pub fn check(&self, outputs: usize) -> Result<(), String> {
         let [c, h, w] = self.input;
         let shape = self.output()?;
@@ -93,7 +93,7 @@ impl ModelSpec {
         }
     }
 
-    /// Whether inputs are numbers of tokens, or of nodes, which are not to be normalized.
+    /// Whether inputs are token or node ids, which must not be normalized.
     pub fn reads_tokens(&self) -> bool {
         let first = self.layers.iter().find(|l| !l.params().is_empty());
         matches!(first, Some(LayerSpec::Embedding(_) | LayerSpec::Gcn(_)))
@@ -132,7 +132,7 @@ impl ModelSpec {
     }
 
     /// The same network with hidden widths scaled so that its weights come as near as possible to `entries`. Widths stay
-    /// multiples of what heads and groups ask for.
+    /// multiples of what heads and groups require.
     pub fn narrowed(&self, entries: usize) -> Self {
         let multiple = self.layers.iter().map(Layer::multiple).fold(1, common_multiple);
         let head = self.layers.iter().rposition(|l| l.params().iter().any(|p| p.role == Role::Weight));
@@ -235,7 +235,7 @@ mod tests {
         assert!(why.contains("no layer named `liner`, did you mean `linear`?"), "{why}");
     }
 
-    /// What a file claims about windows must not make a pass allocate without bound.
+    /// A file's windows must not make a pass allocate without bound.
     #[test]
     fn windows_far_beyond_the_picture_are_refused() {
         let fits = |layer: &str| {

@@ -85,15 +85,15 @@ fn mlp(widths: &[usize]) -> Vec<LayerSpec> {
     layers
 }
 
-/// Layers down to a code and back up through the same widths; nothing but the code's own matrices touches the code. With
+/// Layers down to a code and back up through the same widths; only the code's own matrices touch the code. With
 /// `variational` the code is drawn (Kingma & Welling 2013, arXiv:1312.6114). Its divergence weighs 2 / inputs: with the
 /// mean of squared errors over the inputs as loss, that is 2 / inputs times the negative evidence bound of normal inputs
 /// of variance 1.
 fn autoencoder(widths: &[usize], variational: bool) -> Vec<LayerSpec> {
     let mut layers = vec![Flatten {}.into()];
     let code = widths.len() - 1;
-    // He's first values are for what comes out of a ReLU. The output starts near the mean of the data, since what begins
-    // as noise on every input takes long to be unlearned.
+    // He's initialization is for inputs from a ReLU. The output starts near the mean of the data, since initial noise
+    // on every input takes long to unlearn.
     let stack = |layers: &mut Vec<LayerSpec>, part: &str, widths: &[usize], last: Init| {
         for (i, w) in widths.windows(2).enumerate() {
             layers.extend((i > 0).then(|| Relu {}.into()));
@@ -161,7 +161,7 @@ fn vgg(mut channels: usize, classes: usize) -> Vec<LayerSpec> {
     layers
 }
 
-/// The residual networks for small pictures of He et al. 2015 (arXiv:1512.03385, section 4.2), 6 · `blocks` + 2 layers and `first`
+/// The residual networks for small images of He et al. 2015 (arXiv:1512.03385, section 4.2), 6 · `blocks` + 2 layers and `first`
 /// channels in the first stage;
 /// shortcuts that change shape are projections (option B).
 fn resnet(blocks: usize, first: usize, channels: usize, classes: usize) -> Vec<LayerSpec> {
@@ -186,7 +186,7 @@ fn resnet(blocks: usize, first: usize, channels: usize, classes: usize) -> Vec<L
     layers
 }
 
-/// Depthwise and pointwise convolutions in turn (Howard et al. 2017, arXiv:1704.04861), for small pictures.
+/// Alternating depthwise and pointwise convolutions (Howard et al. 2017, arXiv:1704.04861), for small images.
 fn mobilenet(channels: usize, classes: usize) -> Vec<LayerSpec> {
     let relu6 = || Activation { function: Function::Relu6 }.into();
     let mut layers = conv_norm("conv1", channels, 16, 3, 1, 1);
@@ -218,7 +218,7 @@ fn block(name: &str, width: usize, heads: usize, causal: bool) -> [LayerSpec; 2]
         .map(|(part, body)| Residual { name: format!("{name}.{part}"), body, shortcut: Vec::new() }.into())
 }
 
-/// Pictures cut into square patches with learned positions, then blocks without mask and the mean over positions
+/// Images cut into square patches with learned positions, then blocks without mask and the mean over positions
 /// (Dosovitskiy et al. 2020, arXiv:2010.11929, without their class token).
 fn picture_transformer(
     [channels, h, w]: [usize; 3],
@@ -240,8 +240,8 @@ fn picture_transformer(
     Ok(layers)
 }
 
-/// Tokens `[1, 1, length]` with rotary positions, then causal blocks; the last position names the next token's class.
-/// Without the `last` layer it gives one for every position.
+/// Tokens `[1, 1, length]` with rotary positions, then causal blocks; the last position predicts the next token.
+/// Without the `last` layer every position makes a prediction.
 fn causal_transformer(
     [channels, h, length]: [usize; 3],
     classes: usize,

@@ -6,7 +6,7 @@ use crate::structure::{Fresh, Part, Whole, kept, runs};
 use crate::{Average, Error, Model, Moved, Optimizer, Param, PolicyRef, Real, Result, Tensor};
 use nnz_core::{Edit, Shape, Sparsifier, Target, TargetKind, TargetMut, Topology};
 
-/// Lets a method change the values of its targets behind an optimizer step.
+/// Lets a method change the values of its targets after an optimizer step.
 pub(crate) fn after_step<T: Real>(model: &mut Model<T>, sparsifier: &mut dyn Sparsifier, step: u64, lr: f64) {
     if sparsifier.kind() == TargetKind::Structure {
         return after_structure(model, sparsifier, step, lr);
@@ -29,7 +29,7 @@ pub(crate) fn after_step<T: Real>(model: &mut Model<T>, sparsifier: &mut dyn Spa
     }
 }
 
-/// A value of a part that a method changed scales the weights that carry its output.
+/// Scales the weights that carry a part's output by the value a method set for it.
 fn after_structure<T: Real>(model: &mut Model<T>, sparsifier: &mut dyn Sparsifier, step: u64, lr: f64) {
     let parts = Part::all(&model.spec);
     let before: Vec<Vec<f64>> = parts.iter().map(|p| p.strength(model, |_| Vec::new())[0].clone()).collect();
@@ -48,10 +48,10 @@ fn after_structure<T: Real>(model: &mut Model<T>, sparsifier: &mut dyn Sparsifie
     }
 }
 
-/// How edits are asked for and applied.
+/// How edits are requested and applied.
 pub(crate) struct Editing<'a> {
     pub kind: TargetKind,
-    /// One layer after the other, so that no more than one is copied.
+    /// One layer after the other, so that at most one is copied.
     pub layerwise: bool,
     pub storage: PolicyRef<'a>,
     pub fresh: Fresh,
@@ -97,7 +97,7 @@ pub(crate) fn rewire<T: Real>(
         for (axis, (keep, grown)) in axes.iter().zip(&changes) {
             sum += whole.resize(axis, keep, *grown)?;
         }
-        // From the last on, since blocks that come or go move what is behind them.
+        // Backwards, since added or removed blocks move those after them.
         let runs = runs(&whole.model.spec);
         for (run, (keep, grown)) in runs.iter().zip(&changes[axes.len()..]).rev() {
             sum += whole.restack(run, keep, *grown)?;
@@ -108,7 +108,7 @@ pub(crate) fn rewire<T: Real>(
     for (i, edit) in model.places(kind).into_iter().zip(&edits) {
         model.params[i].admits(edit, storage)?;
     }
-    // From the last on, since a layer that is replaced by two moves those behind it.
+    // Backwards, since a layer that is replaced by two moves those after it.
     for (i, edit) in model.places(kind).into_iter().zip(edits).rev() {
         let edit = match edit {
             Edit::Replace { left, right } => {
@@ -144,7 +144,7 @@ fn apply_edit<T: Real>(
     let state = optimizer.map_or(&mut none, |o| &mut o.state[i]);
     let old = average.is_some().then(|| model.params[i].topology());
     model.params[i].admits(&edit, storage)?;
-    // An average lies as the values do and moves with them, like one more tensor of state.
+    // An average has the layout of the values and moves with them, like another tensor of state.
     state.extend(average.as_mut().map(|a| std::mem::replace(&mut a.values_mut()[i], Tensor::zeros(&[0]))));
     let moved = model.params[i].apply(edit, storage, state)?;
     if let (Some(average), Some(old)) = (&mut average, old)
@@ -168,7 +168,7 @@ pub(super) fn product(left: &[f64], right: &[f64], rows: usize, cols: usize) -> 
     out
 }
 
-/// Puts two linear layers in the place of one; `None` where the weight is not that of a linear layer, or two would not
+/// Replaces one linear layer by two; `None` if the weight is not that of a linear layer, or two would not
 /// have fewer entries.
 fn replace<T: Real>(
     model: &mut Model<T>,

@@ -1,4 +1,4 @@
-//! One pass over a batch, what a method sees of it, and its edits.
+//! One pass over a batch, a method's view of it, and its edits.
 
 mod edits;
 mod pass;

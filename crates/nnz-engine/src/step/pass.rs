@@ -10,23 +10,23 @@ use std::sync::{Arc, Mutex};
 /// One forward and backward pass, and the signals a method asked for.
 pub(crate) struct Step<T> {
     pub loss: f64,
-    /// One for each parameter; none in [`Step::empty`].
+    /// One per parameter; empty in [`Step::empty`].
     pub gradients: Vec<Tensor<T>>,
     /// Zeros of largest |gradient| of each parameter.
     pub(super) zeros: Vec<Vec<Zero>>,
-    /// Hessian times gradient, one for each parameter where it was asked for.
+    /// Hessian times gradient, one per parameter if requested.
     pub(super) hessian_gradient: Vec<Tensor<T>>,
-    /// Shares of the flow, likewise.
+    /// Shares of the synaptic flow, likewise.
     pub(super) synaptic_flow: Vec<Tensor<f64>>,
     /// A parameter and the moments of its inputs.
     pub(super) gram: Option<(usize, Moments)>,
-    /// What the optimizer keeps as mean gradient, one for each parameter where it was asked for.
+    /// Running mean gradients of the optimizer, one per parameter if requested.
     pub momentum: Vec<Tensor<T>>,
     /// For running statistics.
     pub statistics: Vec<Statistics<T>>,
 }
 
-/// The loss of a batch with what layers add to it, `[1]`, and the statistics of the batch.
+/// The loss of a batch including penalties of layers, `[1]`, and the statistics of the batch.
 fn objective<T: Real>(
     model: &Model<T>,
     batch: &Batch<T>,
@@ -51,7 +51,7 @@ pub(super) fn leaves<T: Real>(model: &Model<T>) -> Vec<Var<T>> {
 }
 
 fn finite<T: Real>(tensor: &Tensor<T>) -> bool {
-    // Without a branch for every entry, so that it costs little beside a pass.
+    // Without a branch per entry, so that it costs little compared to a pass.
     tensor.data().chunks(4096).all(|part| !part.iter().fold(false, |bad, v| bad | !v.is_finite()))
 }
 
@@ -70,7 +70,7 @@ impl<T: Real> Step<T> {
         }
     }
 
-    /// All that a method asked for; loss and gradients only where there is a batch.
+    /// Computes all that a method asked for; loss and gradients only if there is a batch.
     #[allow(clippy::too_many_arguments)]
     pub fn forward_backward(
         model: &Model<T>,
@@ -139,13 +139,13 @@ impl<T: Real> Step<T> {
         Ok(Self { loss: value, gradients, zeros, statistics, ..Self::empty() })
     }
 
-    /// Whether loss and gradients are numbers.
+    /// Whether loss and gradients are finite.
     pub fn finite(&self) -> bool {
         self.loss.is_finite() && self.gradients.iter().all(finite)
     }
 }
 
-/// The Hessian of the loss over the weights times its gradient, with logits over `temperature`.
+/// Computes the Hessian of the loss over the weights times its gradient, with logits over `temperature`.
 fn hessian_gradient<T: Real>(
     model: &Model<T>,
     batch: &Batch<T>,
@@ -190,7 +190,7 @@ pub(super) fn synaptic_flow<T: Real>(model: &Model<T>) -> Result<Vec<Tensor<f64>
     Ok(model.params.iter().zip(&leaves).map(share).collect())
 }
 
-/// The moments of what a target reads.
+/// Computes the moments of a target's inputs.
 pub(super) fn gram<T: Real>(
     model: &Model<T>,
     batch: &Batch<T>,
@@ -213,7 +213,7 @@ pub(super) fn gram<T: Real>(
     }
 }
 
-/// Where a pass first met what is no finite number: a value, then an activation in the order of computation, then a
+/// Locates the first non-finite number of a pass: a value, then an activation in the order of computation, then a
 /// gradient in the order of the backward pass. Runs the pass again, with every tap.
 pub(crate) fn locate_non_finite<T: Real>(
     model: &Model<T>,

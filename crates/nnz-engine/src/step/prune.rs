@@ -8,7 +8,7 @@ use crate::{Error, Mode, Model, Moved, PolicyRef, Real, Result};
 use nnz_core::{Command, MethodInstance, Plan, Probe, Procedure, Setting, Shape, Signals, Sparsifier, TargetKind};
 use std::collections::BTreeMap;
 
-/// A method, once the length of the run is known.
+/// Builds a method once the length of the run is known.
 pub(crate) type Make<'m> = Box<dyn FnOnce(&Setting) -> nnz_core::Result<MethodInstance> + 'm>;
 /// Rows of a data set, and how they become inputs and goals.
 pub(crate) type Rows<'m> = Option<(&'m Dataset, &'m [u32], &'m Preprocessing)>;
@@ -47,7 +47,7 @@ pub(crate) fn prune_generic<T: Real>(
     Ok(moved)
 }
 
-/// Carries out a procedure that trains nothing: it may prune, measure on all rows of the training split, and go back.
+/// Carries out a procedure that trains nothing: it may prune, measure on all rows of the training split, and restore.
 fn search<T: Real>(
     model: &mut Model<T>,
     procedure: &mut dyn Procedure,
@@ -84,7 +84,7 @@ fn search<T: Real>(
     }
 }
 
-/// The zeros a method named, by parameter; empty where it named none.
+/// The zeros a method named, by parameter; empty if it named none.
 pub(crate) fn candidates<T: Real>(
     sparsifier: &dyn Sparsifier,
     step: u64,
@@ -115,7 +115,7 @@ pub(crate) fn check_trained<T: Real>(work: &MethodInstance, model: &Model<T>) ->
     Ok(())
 }
 
-/// A measure of a network's weights.
+/// Computes a probe of a network's weights.
 pub(crate) fn probe_generic<T: Real>(model: &Model<T>, probe: &dyn Probe) -> f64 {
     let empty = Step::empty();
     let all = (0..model.params.len()).filter(|&i| model.params[i].weight()).collect();

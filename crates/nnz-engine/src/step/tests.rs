@@ -53,7 +53,7 @@ fn every_layer_carries_the_whole_flow() {
     }
 }
 
-/// Behind unfolding, a convolution is a matrix, and what it reads are patches.
+/// After unfolding, a convolution is a matrix whose inputs are patches.
 #[test]
 fn the_moments_are_those_of_what_a_weight_reads() {
     let (model, batch) = network("vgg-small");

@@ -4,7 +4,7 @@ use crate::structure::Part;
 use crate::{Model, Real};
 use nnz_core::{Shape, Target, TargetKind, Topology, Zero};
 
-/// What a method sees of its targets.
+/// A method's view of its targets.
 pub(crate) struct Views<'a> {
     pub(super) parts: Vec<View<'a>>,
 }

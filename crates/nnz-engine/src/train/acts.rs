@@ -1,4 +1,4 @@
-//! What a procedure asks for between the spans it trains.
+//! The commands of a procedure between the spans it trains.
 
 use super::record::Snapshot;
 use super::trainer::Trainer;
@@ -6,7 +6,7 @@ use crate::{Average, Error, Optimizer, Param, Real, Result, Tensor};
 use nnz_core::Command;
 
 impl<T: Real> Trainer<'_, T> {
-    /// The steps of the training under way.
+    /// Steps of the current training.
     pub(super) fn span(&self) -> std::ops::Range<u64> {
         match &self.position.act {
             Some(Command::Train { span, .. }) => span.clone(),
@@ -14,12 +14,12 @@ impl<T: Real> Trainer<'_, T> {
         }
     }
 
-    /// The step of the training under way.
+    /// Step within the current training.
     pub(super) fn local(&self) -> u64 {
         self.span().start + self.position.done
     }
 
-    /// Its length, which the learning rate goes by.
+    /// Length of the current training, for the learning rate.
     pub(super) fn length(&self) -> u64 {
         match self.position.act {
             Some(Command::Train { of, .. }) => of,
@@ -27,7 +27,7 @@ impl<T: Real> Trainer<'_, T> {
         }
     }
 
-    /// What is added to its steps to get rows in an order of its own.
+    /// Offset of its steps that gives the rows another order.
     pub(super) fn order(&self) -> u64 {
         match self.position.act {
             Some(Command::Train { order, .. }) => (order << 20) * self.per_epoch(),
@@ -35,7 +35,7 @@ impl<T: Real> Trainer<'_, T> {
         }
     }
 
-    /// Carries out what the procedure wants before it trains on.
+    /// Carries out the procedure's commands up to its next training.
     pub(super) fn enter(&mut self) -> Result<()> {
         while self.work.procedure.is_some() && (self.position.act.is_none() || self.local() >= self.span().end) {
             let accuracy = self.position.accuracy.take();
@@ -87,7 +87,7 @@ impl<T: Real> Trainer<'_, T> {
         self.snapshots.get(name).ok_or_else(missing)
     }
 
-    /// Puts the mean of kept values in the place of those of now. A connection that a snapshot did not have counts as zero.
+    /// Replaces the current values by the mean of snapshots. A connection that a snapshot did not have counts as zero.
     pub(super) fn mean_of(&mut self, names: &[String]) -> Result<()> {
         let kept = names.iter().map(|n| self.kept(n)).collect::<Result<Vec<_>>>()?;
         let share = 1.0 / kept.len().max(1) as f64;

@@ -1,5 +1,5 @@
-//! Training: what it is told ([`TrainSpec`]), what it tells ([`EpochRecord`], [`Progress`]), and [`Trainer`], which does it:
-//! one file for its parts, one for its steps, one for the acts of procedures.
+//! Training: its settings ([`TrainSpec`]), its records ([`EpochRecord`], [`Progress`]), and [`Trainer`], which does it:
+//! one file for its parts, one for its steps, one for the commands of procedures.
 
 mod acts;
 mod record;

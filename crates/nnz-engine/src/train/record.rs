@@ -3,10 +3,10 @@ use nnz_core::{Command, Explored};
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
-/// One pass over the training data.
+/// Record of one epoch.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 pub struct EpochRecord {
-    /// From 1.
+    /// Number of the epoch, from 1.
     pub epoch: u32,
     /// Optimizer steps done.
     pub step: u64,
@@ -16,28 +16,28 @@ pub struct EpochRecord {
     pub accuracy: f64,
     /// Density of the prunable weights after the epoch.
     pub density: f64,
-    /// Connections made during the epoch.
+    /// Connections grown during the epoch.
     #[serde(rename = "born")]
     pub grown: usize,
-    /// Connections removed during the epoch.
+    /// Connections pruned during the epoch.
     #[serde(rename = "died")]
     pub pruned: usize,
     /// Share of the prunable entries that existed at any time so far (Liu et al. 2021, arXiv:2102.02887: the in-time
-    /// over-parametrization rate R_s). None where weights are not rewired, and above 2¹⁹ connections, where it is not counted.
+    /// over-parametrization rate R_s). None if weights are not rewired, and above 2¹⁹ connections, where it is not counted.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub explored: Option<f64>,
     /// Multiply-adds of the training so far, over all weights: connections that existed times rows times the places they are
-    /// used at ([`Model::multiply_adds`]), once forward and twice backward, and what a method measured besides.
+    /// used at ([`Model::multiply_adds`]), once forward and twice backward, and the method's measurements besides.
     #[serde(default)]
     pub multiply_adds: f64,
 }
 
-/// Where a running training stands.
+/// Progress of a running training.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Progress {
-    /// Optimizer steps done and in all.
+    /// Optimizer steps done and total.
     pub steps: (u64, u64),
-    /// Epoch under way, from 1, and epochs in all.
+    /// Current epoch, from 1, and total epochs.
     pub epochs: (u32, u32),
     /// Mean training loss of the epoch so far.
     pub loss: f64,
@@ -49,7 +49,7 @@ pub struct Progress {
     pub finished: Option<(EpochRecord, f64)>,
 }
 
-/// Where a training stands between two steps; what a checkpoint holds besides tensors.
+/// State of a training between two steps; the part of a checkpoint besides tensors.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 pub struct Position {
     /// Steps done.
@@ -58,38 +58,38 @@ pub struct Position {
     pub loss_sum: f64,
     /// Rows seen in the current epoch.
     pub rows_seen: usize,
-    /// Connections made in the current epoch.
+    /// Connections grown in the current epoch.
     #[serde(rename = "born")]
     pub grown: usize,
-    /// Connections removed in the current epoch.
+    /// Connections pruned in the current epoch.
     #[serde(rename = "died")]
     pub pruned: usize,
     /// Finished epochs.
     pub history: Vec<EpochRecord>,
-    /// What the method remembers.
+    /// State of the method.
     pub sparsifier: Value,
-    /// The training under way, where a procedure has several.
+    /// The current training, if a procedure has several.
     #[serde(default)]
     pub act: Option<Command>,
-    /// Steps done of it.
+    /// Steps done in it.
     #[serde(default)]
     pub done: u64,
-    /// Steps done when optimizer state last was zero.
+    /// Steps done when optimizer state was last zero.
     #[serde(default)]
     pub since: u64,
-    /// What the procedure remembers.
+    /// State of the procedure.
     #[serde(default)]
     pub procedure: Value,
-    /// What the procedure has yet to be told.
+    /// Accuracy not yet passed to the procedure.
     #[serde(default)]
     pub accuracy: Option<f64>,
-    /// Names of what a procedure keeps.
+    /// Names of a procedure's snapshots.
     #[serde(default)]
     pub snapshots: Vec<String>,
     /// Extents of the leaves of every parametrized weight.
     #[serde(default)]
     pub leaves: Vec<Vec<Vec<usize>>>,
-    /// What every target ever had, once it was rewired.
+    /// All connections every target ever had, once it was rewired.
     #[serde(default)]
     pub explored: Vec<Explored>,
     /// Multiply-adds so far; see [`EpochRecord::multiply_adds`].
@@ -97,7 +97,7 @@ pub struct Position {
     pub multiply_adds: f64,
 }
 
-/// A network and its optimizer state, kept by a procedure.
+/// A network and its optimizer state, saved by a procedure.
 #[derive(Clone, Debug)]
 pub(crate) struct Snapshot<T> {
     pub params: Vec<Param<T>>,

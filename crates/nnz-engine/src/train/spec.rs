@@ -5,11 +5,11 @@ use crate::{
 use half::bf16;
 use serde::{Deserialize, Serialize};
 
-/// How the weights and tables of a finished network are rounded and written.
+/// Number format of the weights and tables of a finished network.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum Dtype {
-    /// As they were trained.
+    /// Unchanged.
     #[default]
     Native,
     /// 16 bits with the exponent of f32 and 8 bits of precision, rounded to the nearest, ties to even.
@@ -17,7 +17,7 @@ pub enum Dtype {
 }
 
 impl Dtype {
-    /// The default, for serde.
+    /// Whether it is the default, for serde.
     pub fn is_default(&self) -> bool {
         *self == Self::default()
     }
@@ -40,7 +40,7 @@ fn is_zero(x: &f64) -> bool {
     *x == 0.0
 }
 
-/// How a network is trained; everything but the model, the data and the method.
+/// Training settings: everything but the model, the data and the method.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct TrainSpec {
@@ -50,42 +50,42 @@ pub struct TrainSpec {
     pub batch: usize,
     /// The update rule.
     pub optimizer: OptimizerSpec,
-    /// How the learning rate moves.
+    /// Shape of the learning rate.
     pub schedule: LrSchedule,
     /// Share of the run over which the learning rate first rises from zero.
     pub warmup: f64,
     /// How weights are stored.
     pub storage: Storage,
-    /// What storage `auto` follows. A resumed training follows what it began with.
+    /// Density thresholds of storage `auto`. A resumed training keeps those it began with.
     #[serde(default, skip_serializing_if = "SparseThresholds::is_empty")]
     pub crossovers: SparseThresholds,
-    /// Whether the method may prune the classifier at the end too.
+    /// Whether the method may also prune the classifier head.
     pub prune_head: bool,
     /// Fraction of the training rows held out for validation.
     pub validation: f64,
-    /// What the network is for.
+    /// Task of the network.
     #[serde(default, skip_serializing_if = "Task::is_default")]
     pub task: Task,
-    /// Weight that cross-entropy gives to all classes alike (Szegedy et al. 2016, arXiv:1512.00567).
+    /// Weight that cross-entropy spreads over all classes (Szegedy et al. 2016, arXiv:1512.00567).
     #[serde(default, skip_serializing_if = "is_zero")]
     pub smoothing: f64,
     /// Largest Euclidean norm of all gradients together (Pascanu et al. 2013, arXiv:1211.5063).
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub clip: Option<f64>,
     /// Decay d of a moving average a ← d a + (1 - d) w over the steps, which is what is evaluated and kept. At step t,
-    /// from 0, d is at most (1 + t) / (10 + t), so that first values are forgotten in a short run too.
+    /// from 0, d is at most (1 + t) / (10 + t), so that initial values are forgotten in a short run too.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub ema: Option<f64>,
-    /// How training rows are changed each time they are read.
+    /// Random changes of training rows each time they are read.
     #[serde(default, skip_serializing_if = "Augment::is_off")]
     pub augment: Augment,
-    /// How the finished network is rounded and written.
+    /// Number format of the finished network.
     #[serde(default, skip_serializing_if = "Dtype::is_default")]
     pub dtype: Dtype,
 }
 
 impl TrainSpec {
-    /// Why nothing can be trained so, on pictures of `[channels, height, width]`.
+    /// Refuses invalid settings, for images of `[channels, height, width]`.
     pub fn check(&self, image: [usize; 3]) -> Result<()> {
         let refuse = |why: String| Err(Error::Refused(why));
         if self.batch == 0 {
@@ -112,12 +112,12 @@ impl TrainSpec {
         self.augment.check(image).or_else(refuse)
     }
 
-    /// The same as files keep it.
+    /// The storage policy that files keep.
     pub fn policy(&self) -> StoragePolicy {
         StoragePolicy { storage: self.storage, crossovers: self.crossovers.clone() }
     }
 
-    /// Its storage, with what `auto` follows.
+    /// Its storage, with the thresholds of `auto`.
     pub fn policy_ref(&self) -> PolicyRef<'_> {
         PolicyRef { storage: self.storage, crossovers: &self.crossovers }
     }
@@ -146,7 +146,7 @@ impl Default for TrainSpec {
     }
 }
 
-/// Steps of an epoch over `rows` rows.
+/// Steps per epoch over `rows` rows.
 pub fn steps_per_epoch(rows: usize, batch: usize) -> u64 {
     rows.div_ceil(batch.max(1)) as u64
 }

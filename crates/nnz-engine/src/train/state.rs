@@ -1,4 +1,4 @@
-//! A training as the state of an experiment: its checkpoint, whole.
+//! A training as the state of an experiment: its entire checkpoint.
 
 use super::Trainer;
 use crate::file::Header;
@@ -6,7 +6,7 @@ use crate::{Dtype, Number};
 use nnz_core::{Error, Numbers, Result, State, Visit};
 
 impl<T: Number> State for Trainer<'_, T> {
-    /// The bytes of a checkpoint; other bytes are gone on from.
+    /// Visits the bytes of a checkpoint; resumes from them if they differ.
     fn visit(&mut self, v: &mut dyn Visit) -> Result<()> {
         let refused = |e: std::io::Error| Error::Refused(format!("the state of a training: {e}"));
         let file = tempfile::NamedTempFile::new().map_err(refused)?.into_temp_path();

@@ -14,7 +14,7 @@ use nnz_tensor::fit::{At, Slot};
 use std::sync::mpsc::sync_channel;
 use std::time::Instant;
 
-/// Connections up to which those that ever existed are counted: 8 bytes each would be too much for larger networks.
+/// Most connections for which those that ever existed are counted: 8 bytes each would be too much for larger networks.
 const COUNTED: usize = 1 << 19;
 
 /// Batches made ahead of the step that needs them.
@@ -36,7 +36,7 @@ impl<'a, T: Real> Trainer<'a, T> {
                     });
                 }
                 let end = self.drive(self.position.step + span.end - self.local(), observe);
-                // The thread ends when nobody listens.
+                // The thread ends when its receiver is gone.
                 self.ahead = None;
                 end
             });
@@ -47,7 +47,7 @@ impl<'a, T: Real> Trainer<'a, T> {
         Ok(true)
     }
 
-    /// Trains up to a step; whether `observe` always said to go on.
+    /// Trains up to a step; returns whether `observe` always said to go on.
     fn drive(&mut self, stop: u64, observe: &mut Observer<'_, 'a, T>) -> Result<bool> {
         while self.position.step < stop {
             let progress = self.advance_generic()?;
@@ -111,7 +111,7 @@ impl<'a, T: Real> Trainer<'a, T> {
         })
     }
 
-    /// Plan and edits of one step, in as many rounds as the method has; the loss of the first, where it was measured.
+    /// Plan and edits of one step, in as many rounds as the method has; returns the loss of the first, if measured.
     pub(super) fn rounds(&mut self, batch: &Batch<T>, step: u64) -> Result<Option<f64>> {
         let mut loss = None;
         for _ in 0..self.work.sparsifier.rounds(step) {
@@ -124,7 +124,7 @@ impl<'a, T: Real> Trainer<'a, T> {
         Ok(loss)
     }
 
-    /// What a method asked for, on as many rows as it asked for.
+    /// Measures what a method asked for, on as many rows as it asked for.
     pub(super) fn signals(&self, batch: &Batch<T>, signals: Signals) -> Result<Step<T>> {
         if !signals.any() {
             return Ok(Step::empty());
@@ -138,7 +138,7 @@ impl<'a, T: Real> Trainer<'a, T> {
         self.forward_backward(Some(&Batch::of(self.data, &self.data.train, &rows, &self.frame)?), signals)
     }
 
-    /// Turns leaves into plain weights where their time is over.
+    /// Turns leaves into plain weights when their time is over.
     pub(super) fn freeze(&mut self, step: u64) -> Result<()> {
         let Some(parametrization) = self.work.parametrization.as_ref().filter(|p| step >= p.until()) else {
             return Ok(());
@@ -161,7 +161,7 @@ impl<'a, T: Real> Trainer<'a, T> {
         Mode::Train { seed: self.seed, step: self.position.step }
     }
 
-    /// Counts the multiply-adds of what was measured on a batch.
+    /// Counts the multiply-adds of measurements on a batch.
     pub(super) fn charge(&mut self, rows: usize, signals: Signals) {
         if !signals.data() {
             return;
@@ -171,7 +171,7 @@ impl<'a, T: Real> Trainer<'a, T> {
             let part = |(p, cost): (&Param<T>, &f64)| cost * p.shape.len() as f64 / p.nnz().max(1) as f64;
             [each.iter().sum(), self.model.params.iter().zip(&each).map(part).sum()]
         });
-        // Forward and two backward products; the gradient of zeros is that of all entries; a Hessian times a vector is two
+        // Forward and two backward products; the gradient of zeros is that of all entries; a Hessian-vector product is two
         // gradients more.
         let zeros = if signals.zeros > 0.0 { all - exist } else { 0.0 };
         let hessian_gradient = if signals.hessian_gradient.is_some() { 6.0 * exist } else { 0.0 };
@@ -182,7 +182,7 @@ impl<'a, T: Real> Trainer<'a, T> {
         self.position.multiply_adds += rows as f64 * (3.0 * exist + zeros + hessian_gradient);
     }
 
-    /// A pass whose loss and gradients are numbers, or the place where they stopped being any.
+    /// A pass with finite loss and gradients, or an error with the place where they stopped being finite.
     pub(super) fn forward_backward(&self, batch: Option<&Batch<T>>, signals: Signals) -> Result<Step<T>> {
         let (smoothing, mode, kind) = (self.spec.smoothing, self.mode(), self.work.sparsifier.kind());
         let backwards = match (&self.leaves, &self.work.parametrization) {
@@ -204,7 +204,7 @@ impl<'a, T: Real> Trainer<'a, T> {
         }
     }
 
-    /// One update, and the loss before it.
+    /// Makes one update and returns the loss before it.
     pub(super) fn update(&mut self, batch: &Batch<T>, signals: Signals) -> Result<f64> {
         let step = self.local();
         if let (Some(leaves), Some(p)) = (&self.leaves, &self.work.parametrization) {
@@ -248,7 +248,7 @@ impl<'a, T: Real> Trainer<'a, T> {
         Ok(pass.loss)
     }
 
-    /// One step of the leaves: by the optimizer, or by their own in phases, each with a pass at what the last one left.
+    /// Makes one step of the leaves: by the optimizer, or by their own in phases, each with a pass after the last.
     pub(super) fn move_leaves(
         &mut self,
         leaves: &mut Leaves,
@@ -275,7 +275,7 @@ impl<'a, T: Real> Trainer<'a, T> {
         Ok(())
     }
 
-    /// One step of a rule that searches, on the loss of this batch and from the pass at its start.
+    /// Makes one step of a rule that searches, on the loss of this batch and from the pass at its start.
     fn search(&mut self, batch: &Batch<T>, pass: &Step<T>, at: At) -> Result<()> {
         let (smoothing, mode) = (self.spec.smoothing, self.mode());
         let trained: Vec<usize> =

@@ -15,7 +15,7 @@ use std::collections::BTreeMap;
 use std::path::Path;
 use std::sync::mpsc::Receiver;
 
-/// A training under way: model, optimizer, method, data and position.
+/// A training in progress: model, optimizer, method, data and position.
 pub struct Trainer<'a, T> {
     pub(super) data: &'a Dataset,
     pub(super) spec: TrainSpec,
@@ -28,26 +28,26 @@ pub struct Trainer<'a, T> {
     pub(super) work: MethodInstance,
     pub(super) leaves: Option<Leaves>,
     pub(super) explored: Vec<Explored>,
-    /// Multiply-adds of a forward pass of one row through what exists and through every entry, as long as no edit changes it.
+    /// Multiply-adds of a forward pass of one row through existing and through all entries, as long as no edit changes it.
     pub(super) cost: Option<[f64; 2]>,
     pub(super) snapshots: BTreeMap<String, Snapshot<T>>,
-    /// The network under training; [`Trainer::result`] is the one to keep.
+    /// The network in training; [`Trainer::result`] is the one to keep.
     pub model: Model<T>,
     /// The update rule with its state.
     pub optimizer: Optimizer<T>,
-    /// The moving average of the values, when there is one.
+    /// The moving average of the values, if any.
     pub average: Option<Average<T>>,
-    /// Where it stands.
+    /// Its state.
     pub position: Position,
-    /// Sees what every edit changes, when there is one. Changes no result.
+    /// Records what every edit changes, if set. Changes no result.
     pub history: Option<History>,
-    /// Whether [`Trainer::run`] makes batches ahead on a thread of its own. Changes no result.
+    /// Whether [`Trainer::run`] makes batches ahead on a separate thread. Changes no result.
     pub prefetch: bool,
     /// Time spent in the steps of the current epoch; never part of a result.
     pub(super) seconds: f64,
 }
 
-/// Sees every step of a training; `false` ends it.
+/// Observes every step of a training; `false` ends it.
 pub type Observer<'o, 'a, T> = dyn FnMut(&Trainer<'a, T>, &Progress) -> bool + 'o;
 
 impl<'a, T: Real> Trainer<'a, T> {
@@ -171,7 +171,7 @@ impl<'a, T: Real> Trainer<'a, T> {
         Ok(())
     }
 
-    /// The network to keep: the average where there is one, rounded to what its file will hold.
+    /// The network to keep: the average if there is one, rounded to what its file will hold.
     pub fn result(&self) -> Cow<'_, Model<T>> {
         if self.average.is_none() && self.spec.dtype == Dtype::Native {
             return Cow::Borrowed(&self.model);
@@ -184,13 +184,13 @@ impl<'a, T: Real> Trainer<'a, T> {
         Cow::Owned(model)
     }
 
-    /// Steps in the whole run.
+    /// Total steps of the run.
     pub fn steps(&self) -> u64 {
         self.work.procedure.as_ref().map_or_else(|| self.plain_steps(), |p| p.steps())
     }
 
-    /// Bytes that updates remember: the optimizer's, without those of weights that are made of leaves, and what their
-    /// leaves need in their place.
+    /// Bytes of update state: the optimizer's, without those of weights with leaves, and the state of
+    /// their leaves instead.
     pub fn optimizer_bytes(&self) -> usize {
         let (Some(leaves), Some(p)) = (&self.leaves, &self.work.parametrization) else { return self.optimizer.bytes() };
         let plain = self.optimizer.state.iter().enumerate().filter(|(i, _)| !leaves.has(*i));
@@ -202,7 +202,7 @@ impl<'a, T: Real> Trainer<'a, T> {
         self.per_epoch() * u64::from(self.spec.epochs)
     }
 
-    /// How the weights are stored; what files of this training keep.
+    /// How the weights are stored, as files of this training keep it.
     pub fn policy(&self) -> StoragePolicy {
         self.spec.policy()
     }

@@ -1,4 +1,4 @@
-//! The files under `networks/` are the named networks, so that each can be taken as the start of another.
+//! The files under `networks/` are the named networks, so that each can serve as the start of another.
 
 use nnz_engine::ModelSpec;
 use std::path::Path;
@@ -18,7 +18,7 @@ const NETWORKS: [(&str, &str, [usize; 3], usize); 11] = [
     ("vae", "vae:784-256-16", [1, 28, 28], 784),
 ];
 
-/// Set `NNZ_WRITE_NETWORKS` to write the files anew.
+/// Set `NNZ_WRITE_NETWORKS` to rewrite the files.
 #[test]
 fn every_named_network_is_a_file_too() {
     let dir = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../networks");
@@ -34,7 +34,7 @@ fn every_named_network_is_a_file_too() {
         assert_eq!(read, spec, "{file}");
         files.retain(|f| *f != format!("{file}.toml"));
     }
-    // The rest are networks that have no name; they are whole.
+    // The rest are networks without a name; they are whole.
     for file in files {
         let spec: ModelSpec = toml::from_str(&std::fs::read_to_string(dir.join(&file)).unwrap()).unwrap();
         spec.output().unwrap_or_else(|why| panic!("{file}: {why}"));

@@ -24,7 +24,7 @@ const PICTURES: [&str; 10] = [
     "wider",
 ];
 
-/// A network with what the named ones lack.
+/// A network with the layers that the named ones lack.
 const TOML: &str = r#"
 name = "toml"
 input = [3, 8, 8]
@@ -96,7 +96,7 @@ inputs = 96
 outputs = 3
 "#;
 
-/// Recurrent layers with gates, behind a convolution along the lines of the picture.
+/// Recurrent layers with gates, after a convolution along the lines of the image.
 const GATES: &str = r#"
 name = "gates"
 input = [3, 8, 8]
@@ -138,7 +138,7 @@ layers = [
 ]
 "#;
 
-/// Pictures and lines made larger.
+/// Upsampled images and sequences.
 const WIDER: &str = r#"
 name = "wider"
 input = [3, 8, 8]
@@ -202,7 +202,7 @@ fn pass<'a, T>(mode: Mode) -> Pass<'a, T> {
     Pass { mode, ..Default::default() }
 }
 
-/// One step of training; the loss.
+/// Makes one step of training; returns the loss.
 fn step<T: Real>(model: &mut Model<T>, optimizer: &mut Optimizer<T>, at: u64, lr: f64) -> f64 {
     let (x, labels) = batch::<T>(&model.spec, 12, at % 4);
     let l = leaves(model);
@@ -320,7 +320,7 @@ fn files_keep_every_network_with_its_running_statistics() {
     }
 }
 
-/// Runs rows of `width` numbers in parts of the given positions and puts the outputs behind each other.
+/// Runs rows of `width` numbers in parts of the given positions and concatenates the outputs.
 fn in_parts(model: &Model<f64>, x: &Tensor<f64>, channels: usize, parts: &[usize]) -> nnz_engine::Result<Tensor<f64>> {
     let (cache, constants) = (Cache::new(), leaves(model));
     let (mut from, mut outputs) = (0, Vec::new());
@@ -473,7 +473,7 @@ fn taps_read_and_replace_activations_and_gradients() {
     let ablated = Taps::new().replace("2.relu", |x| ops::scale(x, 0.0));
     let (y, g, _) = run(&ablated).unwrap();
     assert!(y.data().iter().all(|&v| v == 0.0) && g.unwrap().data().iter().all(|&v| v == 0.0));
-    // A doubled gradient doubles what lies before it and leaves the rest.
+    // A doubled gradient doubles those before it and leaves the rest.
     let doubled = Taps::new().replace_gradient("2.relu", |g| ops::scale(g, 2.0));
     let (y, g, _) = run(&doubled).unwrap();
     let twice = g.unwrap().zip(&first.unwrap(), |a, b| (a - 2.0 * b).abs());
@@ -589,7 +589,7 @@ fn lbfgs_finds_the_minimum_of_rosenbrock() {
     assert!(calls < 100, "{calls} calls; gradient descent needs thousands");
 }
 
-/// The largest `k` numbers of each row, the others zero: a layer of another crate, with a matrix of its own before it.
+/// The largest `k` numbers of each row, the others zero: a layer of another crate, with its own matrix before it.
 #[derive(Clone, Debug, PartialEq, serde::Serialize, serde::Deserialize)]
 #[serde(deny_unknown_fields)]
 struct TopK {

@@ -1,4 +1,4 @@
-//! The engine beside its methods: edits carry state, storages agree, files keep what they are given.
+//! The engine without methods: edits carry state, storages agree, files keep what they are given.
 
 use nnz_core::{Edit, Pattern, Rng, Shape, Topology};
 use nnz_engine::data::Normalization;

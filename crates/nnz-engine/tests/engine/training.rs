@@ -10,7 +10,7 @@ use nnz_engine::{
 };
 use std::sync::OnceLock;
 
-/// 90 pictures of three classes to train on, 30 to test on.
+/// 90 images of three classes to train on, 30 to test on.
 fn pictures() -> &'static Dataset {
     static DATA: OnceLock<Dataset> = OnceLock::new();
     DATA.get_or_init(|| {
@@ -55,7 +55,7 @@ fn base() -> TrainSpec {
     }
 }
 
-/// What is trained on what, and how.
+/// Models, data and settings of the trainings.
 fn cases() -> Vec<(&'static str, &'static str, &'static Dataset, TrainSpec)> {
     let augment = Augment { flip: true, crop: 1, cutout: 3, mixup: 0.3 };
     let adamw = OptimizerSpec::adamw(0.003);
@@ -143,7 +143,7 @@ impl Sparsifier for Shuffled {
     fn rewire(&mut self, step: u64, targets: &[Target]) -> nnz_core::Result<Vec<Edit>> {
         let edit = |t: &Target| {
             let topology = self.draw(t.shape, t.index, step);
-            // Newborns start at 0.5, which an average must know.
+            // Grown connections start at 0.5, which an average must know.
             let grown = t.topology.carry(&topology).filter(Option::is_none).map(|_| 0.5).collect();
             Edit::Rewire { topology, grown }
         };
@@ -218,8 +218,8 @@ fn threads_prefetch_and_interruptions_change_no_bit() {
     }
 }
 
-/// What storage `auto` follows changes the last bits, so a training goes on with what it began with, whatever it is given when
-/// it is resumed.
+/// Thresholds of storage `auto` change the last bits, so a resumed training keeps those it began with, whatever it is given
+/// when it is resumed.
 #[test]
 fn a_resumed_training_keeps_its_choice_of_storage() {
     let dir = tempfile::tempdir().unwrap();
@@ -262,7 +262,7 @@ fn every_task_learns_and_its_file_measures_the_same() {
             let before = t.evaluate(&data.test, &rows).unwrap();
             t.run(|_, _| true).unwrap();
             let after = t.evaluate(&data.test, &rows).unwrap();
-            // Little of a picture is there to be learned; the rest is noise.
+            // An image has little that can be learned; the rest is noise.
             let enough = [0.75, 0.6, 0.25][spec.task as usize];
             assert!(after.accuracy > enough && after.accuracy > before.accuracy, "{name} {dtype:?}: {after:?}");
             assert!(after.loss < before.loss, "{name}: {} to {}", before.loss, after.loss);
@@ -294,7 +294,7 @@ fn sixteen_bits_take_half_the_bytes_and_cost_eight_bits_of_precision() {
     assert!((bytes[1] / bytes[0] - 0.5).abs() < 0.02, "{bytes:?}");
 }
 
-/// A newborn connection's average starts at its value and moves with it from there.
+/// A grown connection's average starts at its value and moves with it from there.
 #[test]
 fn averages_follow_their_connections() {
     for storage in [Storage::Masked, Storage::Sparse] {
@@ -303,7 +303,7 @@ fn averages_follow_their_connections() {
         for _ in 0..4 {
             t.advance().unwrap();
         }
-        // Steps 0 to 2 trained, step 3 redrew; without gradients it trained once more behind that.
+        // Steps 0 to 2 trained, step 3 redrew; without gradients it trained once more after that.
         let (p, a) = (&t.model.params[0], &t.average.as_ref().unwrap().values()[0]);
         let (values, averages) = (p.entries(&p.value), p.entries(a));
         assert_eq!(values.len(), 192 * 8);

@@ -5,27 +5,27 @@ use nnz_formats::{Archive, Value};
 use serde::{Deserialize, Serialize};
 use serde_json::json;
 
-/// What stands between the matrices of a perceptron.
+/// Activation function of a perceptron.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Activation {
     /// x σ(x).
     Silu,
     /// x Φ(x).
     Gelu,
-    /// The same with the tangent's approximation.
+    /// GELU in the tanh approximation.
     GeluTanh,
     /// max(x, 0).
     Relu,
 }
 
-/// The numbers that make a decoder.
+/// Hyperparameters of a decoder.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Config {
-    /// Whose names and layout it has.
+    /// Family, which determines names and layout.
     pub family: Family,
-    /// Tokens it knows.
+    /// Size of the vocabulary.
     pub vocabulary: usize,
-    /// Numbers for each position.
+    /// Width of the model.
     pub width: usize,
     /// Blocks.
     pub layers: usize,
@@ -33,31 +33,31 @@ pub struct Config {
     pub heads: usize,
     /// Heads of keys and values.
     pub groups: usize,
-    /// Numbers of a head.
+    /// Width of a head.
     pub each: usize,
-    /// Width between the matrices of a perceptron.
+    /// Hidden width of a perceptron.
     pub hidden: usize,
     /// ε of the norms.
     pub epsilon: f64,
-    /// Numbers of a head that turn by position; none where positions are learned.
+    /// Rotary dimensions of a head; zero if positions are learned.
     pub rotary: usize,
     /// Base of the rotary positions.
     pub base: f64,
-    /// What stands between the matrices of a perceptron.
+    /// Activation of the perceptron.
     pub activation: Activation,
     /// Whether the perceptron has a gate.
     pub gated: bool,
     /// Whether matrices have biases and norms are layer norms.
     pub biases: bool,
-    /// Whether attention and perceptron stand side by side.
+    /// Whether attention and perceptron run in parallel.
     pub parallel: bool,
     /// Longest sequence it was made for.
     pub context: usize,
-    /// Whether the head is the embedding.
+    /// Whether the head shares the embedding's weights.
     pub tied: bool,
 }
 
-/// Largest extent that is believed.
+/// Largest extent accepted.
 const MOST: usize = 1 << 20;
 
 fn size(c: &serde_json::Value, key: &str) -> Option<usize> {
@@ -68,7 +68,7 @@ fn need(c: &serde_json::Value, key: &str) -> Result<usize, String> {
     size(c, key).ok_or(format!("it does not say {key}"))
 }
 
-/// Whether rotary positions are said to be scaled.
+/// Whether the configuration scales rotary positions.
 fn scaled(rope: &serde_json::Value) -> bool {
     let kind = rope["rope_type"].as_str().or(rope["type"].as_str());
     !rope.is_null() && kind != Some("default")
@@ -82,10 +82,10 @@ fn refuse(parts: &[(bool, &str)]) -> Result<(), String> {
 }
 
 impl Config {
-    /// From what lies beside or in the weights.
+    /// Reads it from the files next to the weights or from the weights.
     ///
     /// # Errors
-    /// When it is no model of these families, or has a part that is not computed here.
+    /// When the model is not of these families, or has a part that is not implemented.
     pub fn of(archive: &Archive) -> Result<Self> {
         let fail = |why: String| Error::file(&archive.path, why);
         let config = match (archive.kind, &archive.config) {
@@ -156,7 +156,7 @@ impl Config {
         }
     }
 
-    /// What the Llama family has in common; extents are to be filled in.
+    /// Common values of the Llama family; extents are filled in later.
     const LLAMA: Self = Self {
         family: Family::Llama,
         vocabulary: 0,
@@ -205,7 +205,7 @@ impl Config {
         })
     }
 
-    /// The others, of which each head has its own keys and values.
+    /// The other families, in which each head has its own keys and values.
     fn plain(
         c: &serde_json::Value,
         family: Family,
@@ -317,7 +317,7 @@ impl Config {
         }
     }
 
-    /// A Llama model as Hugging Face's readers want it.
+    /// Configuration of a Llama model for Hugging Face's readers.
     pub fn to_json(&self) -> serde_json::Value {
         json!({
             "architectures": ["LlamaForCausalLM"],

@@ -1,5 +1,5 @@
-//! Decoders: embedding; blocks of attention and of a perceptron, each behind a norm and beside a shortcut; a norm and a head.
-//! What families differ in is said by [`Config`] and [`Family`](super::Family).
+//! Decoders: embedding; blocks of attention and perceptron, each after a norm and with a shortcut; a norm and a head.
+//! [`Config`] and [`Family`](super::Family) describe the differences between families.
 
 use super::config::Activation;
 use super::family::{GATE, PARTS, gguf};
@@ -15,7 +15,7 @@ use std::collections::HashSet;
 use std::ops::Range;
 use std::path::Path;
 
-/// Matrices that read the same, by their places in [`PARTS`].
+/// Matrices with the same inputs, by their indices in [`PARTS`].
 pub(super) const SITES: [Range<usize>; 4] = [0..3, 3..4, 4..6, 6..7];
 
 /// A model on disk.
@@ -23,17 +23,17 @@ pub(super) const SITES: [Range<usize>; 4] = [0..3, 3..4, 4..6, 6..7];
 pub struct Language {
     /// Its tensors.
     pub archive: Archive,
-    /// Its numbers.
+    /// Its hyperparameters.
     pub config: Config,
     /// Whether names lack the family's prefix.
     bare: bool,
 }
 
-/// How weights are to be held.
+/// Storage of weights.
 pub enum Weights<'a> {
     /// Every entry.
     Dense,
-    /// What is fastest for single tokens here.
+    /// Whatever is fastest for single tokens here.
     Fastest(&'a Machine),
 }
 
@@ -44,7 +44,7 @@ pub struct Linear {
     pub rows: usize,
     /// Inputs.
     pub cols: usize,
-    /// Entries that are not zero.
+    /// Nonzero entries.
     pub nonzeros: usize,
     kernel: Kernel,
     bias: Option<Vec<f32>>,
@@ -57,7 +57,7 @@ enum Kernel {
 }
 
 impl Linear {
-    /// Of a row-major matrix. `bytes` says that values are multiples of a 127th of the largest of their row, and may be held
+    /// Takes a row-major matrix. `bytes`: values are multiples of a 127th of the largest of their row, and may be held
     /// in eight bits.
     pub fn new(rows: usize, cols: usize, values: Vec<f32>, bytes: bool, weights: &Weights) -> Self {
         let nonzeros = values.iter().filter(|v| **v != 0.0).count();
@@ -77,7 +77,7 @@ impl Linear {
         Self { rows, cols, nonzeros, kernel, bias: None }
     }
 
-    /// The same with a bias, `[rows]`.
+    /// Adds a bias, `[rows]`.
     #[must_use]
     pub fn with_bias(self, bias: Option<Vec<f32>>) -> Self {
         Self { bias, ..self }
@@ -96,7 +96,7 @@ impl Linear {
         }
     }
 
-    /// Bytes of what is multiplied.
+    /// Bytes of the multiplied values and indices.
     pub fn bytes(&self) -> usize {
         match &self.kernel {
             Kernel::Dense(w) => 4 * w.len(),
@@ -120,13 +120,13 @@ impl Linear {
     }
 }
 
-/// A norm's gain, and its offset where it is a layer norm.
+/// A norm's gain, and its offset for a layer norm.
 pub struct Norm(Var<f32>, Option<Var<f32>>);
 
 /// The weights of one block.
 pub struct Block {
     norms: [Norm; 2],
-    /// In the order of [`PARTS`]; none for a gate that the family does not have.
+    /// In the order of [`PARTS`]; `None` for a gate that the family does not have.
     pub weights: [Option<Linear>; PARTS.len()],
 }
 
@@ -141,7 +141,7 @@ impl Block {
     }
 }
 
-/// One sequence on its way: what the blocks add to, and what the next matrices read.
+/// One sequence in progress: the residual stream, and the inputs of the next matrices.
 #[derive(Clone, Debug)]
 pub struct State {
     /// `[positions, width]`
@@ -153,10 +153,10 @@ pub struct State {
 }
 
 impl Language {
-    /// A file or folder; see [`Archive::open`].
+    /// Opens a file or folder; see [`Archive::open`].
     ///
     /// # Errors
-    /// When it cannot be read, or is no model of this family; also when a tensor has another shape than the model says.
+    /// When it cannot be read, or is not of these families; also when a tensor's shape contradicts the configuration.
     pub fn open(path: &Path) -> Result<Self> {
         let archive = Archive::open(path)?;
         let config = Config::of(&archive)?;
@@ -177,12 +177,12 @@ impl Language {
         Ok(model)
     }
 
-    /// That every tensor of the file belongs to the model, or changes nothing of what it computes.
+    /// Checks that every tensor of the file belongs to the model, or does not affect what it computes.
     fn whole(&self) -> Result<()> {
         let c = &self.config;
         let needed: HashSet<String> = self.tensors().iter().map(|(n, _)| self.stored(n)).collect();
         let head = self.stored(c.family.head());
-        // Masks that old checkpoints keep, and frequencies that follow from the configuration.
+        // Masks that old checkpoints contain, and frequencies that follow from the configuration.
         let idle = |name: &str, axes: usize| {
             let mask = [".attn", ".attention"].iter().any(|a| {
                 name.ends_with(&format!("{a}.bias")) && axes == 4
@@ -199,7 +199,7 @@ impl Language {
         Error::file(&self.archive.path, why)
     }
 
-    /// Its tokenizer.
+    /// Opens its tokenizer.
     ///
     /// # Errors
     /// As [`Tokens::of`].
@@ -207,12 +207,12 @@ impl Language {
         Tokens::of(&self.archive, self.config.vocabulary)
     }
 
-    /// Whether blocks have one of [`PARTS`].
+    /// Whether blocks have a given one of [`PARTS`].
     pub fn has(&self, part: usize) -> bool {
         part != GATE || self.config.gated
     }
 
-    /// Every tensor it needs, by Hugging Face's names.
+    /// Lists every tensor it needs, by Hugging Face's names.
     pub fn tensors(&self) -> Vec<(String, Vec<usize>)> {
         let (c, family) = (&self.config, self.config.family);
         let bias = |name: &str| format!("{}.bias", name.trim_end_matches(".weight"));
@@ -256,7 +256,7 @@ impl Language {
         }
     }
 
-    /// The numbers of a tensor, row-major.
+    /// Reads the numbers of a tensor, row-major.
     ///
     /// # Errors
     /// When one of them is not finite.
@@ -273,7 +273,7 @@ impl Language {
         Ok(values)
     }
 
-    /// One of [`PARTS`] of a block, row-major.
+    /// Reads one of [`PARTS`] of a block, row-major.
     ///
     /// # Errors
     /// As [`Language::read`].
@@ -282,7 +282,7 @@ impl Language {
         Ok(place.take(self.config.extents()[part], self.read(&place.name)?))
     }
 
-    /// The bias of one of [`PARTS`].
+    /// Reads the bias of one of [`PARTS`].
     fn bias(&self, layer: usize, part: usize) -> Result<Option<Vec<f32>>> {
         if !self.config.biases {
             return Ok(None);
@@ -299,7 +299,7 @@ impl Language {
         Ok(Norm(read("weight")?, self.config.biases.then(|| read("bias")).transpose()?))
     }
 
-    /// One block, decoded, its matrices as `edit` leaves them.
+    /// Decodes one block, its matrices as changed by `edit`.
     ///
     /// # Errors
     /// As [`Language::read`], and those of `edit`.
@@ -317,7 +317,7 @@ impl Language {
         Ok(Block { norms: [self.norm_of(&before)?, self.norm_of(&between)?], weights: found })
     }
 
-    /// One of [`PARTS`] with its bias, of these numbers.
+    /// Makes one of [`PARTS`] with its bias, from these numbers.
     ///
     /// # Errors
     /// As [`Language::read`].
@@ -328,7 +328,7 @@ impl Language {
         Ok(Linear::new(rows, cols, values, bytes, weights).with_bias(self.bias(layer, part)?))
     }
 
-    /// One block, decoded.
+    /// Decodes one block.
     ///
     /// # Errors
     /// As [`Language::read`].
@@ -336,10 +336,10 @@ impl Language {
         self.edited(layer, weights, |_, values| Ok(values))
     }
 
-    /// The vectors of tokens.
+    /// Embeds tokens.
     ///
     /// # Errors
-    /// When one of them is none, or the sequence is longer than the model was made for.
+    /// When one of them is invalid, or the sequence is longer than the model was made for.
     pub fn begin(&self, tokens: &[u32]) -> Result<State> {
         self.embed(tokens, 0)
     }
@@ -379,7 +379,7 @@ impl Language {
         y.value().clone()
     }
 
-    /// Rotary positions of the first numbers of each head, `[1, positions, heads, each]`.
+    /// Applies rotary positions to the first dimensions of each head, `[1, positions, heads, each]`.
     fn turn(&self, x: Var<f32>, seen: usize) -> Var<f32> {
         let (c, shape) = (&self.config, x.shape().to_vec());
         if c.rotary == 0 {
@@ -397,12 +397,12 @@ impl Language {
         Var::constant(all)
     }
 
-    /// Makes a state ready for the first matrices of a block.
+    /// Prepares a state for the first matrices of a block.
     pub fn enter(&self, block: &Block, state: &mut State) {
         state.read = self.norm(&state.x, &block.norms[0]);
     }
 
-    /// Multiplies by the matrices of one of the four places of a block that read something, and makes ready for the next.
+    /// Multiplies by the matrices of one of the four sites of a block, and prepares the state for the next.
     pub fn site(&self, block: &Block, site: usize, state: &mut State, cache: Option<&mut KvCache<f32>>) {
         let (c, read) = (&self.config, &state.read);
         let apply = |part: usize| block.apply(part, read);
@@ -443,13 +443,13 @@ impl Language {
         }
     }
 
-    /// A whole block.
+    /// Runs a whole block.
     pub fn advance(&self, block: &Block, state: &mut State, mut cache: Option<&mut KvCache<f32>>) {
         self.enter(block, state);
         (0..SITES.len()).for_each(|site| self.site(block, site, state, cache.as_deref_mut()));
     }
 
-    /// The last norm and the head.
+    /// Reads the last norm and the head.
     ///
     /// # Errors
     /// As [`Language::read`].
@@ -469,7 +469,7 @@ impl Language {
     }
 }
 
-/// GGUF files have the pairs of numbers that turn together as neighbours, everybody else half a head apart.
+/// Reorders rows: GGUF files have the pairs that rotate together adjacent, all other formats half a head apart.
 fn unpermute(values: &[f32], cols: usize, each: usize) -> Vec<f32> {
     let rows = values.len() / cols;
     let from = |row: usize| {
@@ -479,7 +479,7 @@ fn unpermute(values: &[f32], cols: usize, each: usize) -> Vec<f32> {
     (0..rows).flat_map(|r| values[from(r) * cols..][..cols].iter().copied()).collect()
 }
 
-/// A model in memory that writes on, token by token, with what attention has seen kept.
+/// A model in memory that generates token by token, with a cache of attention.
 pub struct Generator<'a> {
     model: &'a Language,
     blocks: Vec<Block>,
@@ -489,7 +489,7 @@ pub struct Generator<'a> {
 }
 
 impl<'a> Generator<'a> {
-    /// Decodes all of a model.
+    /// Decodes the entire model.
     ///
     /// # Errors
     /// As [`Language::read`].
@@ -510,10 +510,10 @@ impl<'a> Generator<'a> {
         self.seen = 0;
     }
 
-    /// Scores of what follows these tokens, which follow those given before.
+    /// Scores of the token that follows these, which follow those given before.
     ///
     /// # Errors
-    /// When a token is none, none is given, or the sequence grows too long.
+    /// When a token is invalid, none is given, or the sequence grows too long.
     pub fn next(&mut self, tokens: &[u32]) -> Result<Vec<f32>> {
         if tokens.is_empty() {
             return Err(Error::Refused("a text without a token; give a prompt".into()));
@@ -526,7 +526,7 @@ impl<'a> Generator<'a> {
         Ok(self.model.logits(&self.head, &state, tokens.len() - 1..tokens.len()))
     }
 
-    /// A token drawn from the scores: softmax at a temperature over the likeliest that together have probability `top`;
+    /// Samples a token from the scores: softmax at a temperature over the likeliest with joint probability `top`;
     /// temperature zero takes the largest score, the first of equals.
     pub fn sample(logits: &[f32], temperature: f64, top: f64, rng: &mut Rng) -> u32 {
         let mut order: Vec<usize> = (0..logits.len()).collect();

@@ -1,9 +1,9 @@
-//! How families of models name their tensors and lay out their matrices.
+//! Tensor names and matrix layouts of model families.
 
 use super::Config;
 use serde::{Deserialize, Serialize};
 
-/// The matrices of a block in the order of computation, by Llama's names. Families without a gate leave that out.
+/// The matrices of a block in the order of computation, by Llama's names. Families without a gate omit it.
 pub const PARTS: [&str; 7] = [
     "self_attn.q_proj",
     "self_attn.k_proj",
@@ -14,13 +14,13 @@ pub const PARTS: [&str; 7] = [
     "mlp.down_proj",
 ];
 
-/// Place of the gate among [`PARTS`].
+/// Index of the gate in [`PARTS`].
 pub const GATE: usize = 4;
 
 /// GGUF's names of the same.
 const GGUF: [&str; 7] = ["attn_q", "attn_k", "attn_v", "attn_output", "ffn_gate", "ffn_up", "ffn_down"];
 
-/// Decoders that run here.
+/// Supported decoders.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Family {
     /// Llama (Touvron et al. 2023): root-mean-square norms, rotary positions, grouped heads, a gated perceptron, no biases.
@@ -29,12 +29,12 @@ pub enum Family {
     Gpt2,
     /// OPT (Zhang et al. 2022): layer norms, learned positions from the third row on, relu.
     Opt,
-    /// GPT-NeoX and Pythia (Black et al. 2022): layer norms, a part of each head turned by position, attention and perceptron
-    /// side by side, queries, keys and values of each head in turn.
+    /// GPT-NeoX and Pythia (Black et al. 2022): layer norms, rotary positions on a part of each head, parallel attention and
+    /// perceptron, queries, keys and values of each head in turn.
     Neox,
 }
 
-/// Where the numbers of a matrix lie in a tensor of a file: entry (r, c) at
+/// Location of a matrix in a tensor of a file: entry (r, c) is at
 /// ((r / chunk) · apart + first + r mod chunk) · row + c · col.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Place {
@@ -42,7 +42,7 @@ pub struct Place {
     pub name: String,
     /// Its shape.
     pub shape: [usize; 2],
-    /// Rows that follow each other.
+    /// Number of consecutive rows.
     chunk: usize,
     /// Rows from one chunk to the next.
     apart: usize,
@@ -57,7 +57,7 @@ impl Place {
         Self { name, shape: [rows, cols], chunk: rows, apart: rows, first: 0, row: cols, col: 1 }
     }
 
-    /// A matrix that is stored with its sides exchanged, the `index`th of `of` side by side.
+    /// A matrix that is stored transposed, the `index`th of `of` adjacent ones.
     fn transposed(name: String, [rows, cols]: [usize; 2], index: usize, of: usize) -> Self {
         let wide = rows * of;
         Self { name, shape: [cols, wide], chunk: rows, apart: rows, first: rows * index, row: 1, col: wide }
@@ -83,7 +83,7 @@ impl Place {
         (0..rows).flat_map(move |r| (0..cols).map(move |c| self.output(r) * self.row + c * self.col))
     }
 
-    /// The matrix out of the tensor's numbers.
+    /// Extracts the matrix from the tensor's numbers.
     pub fn take(&self, extents: [usize; 2], tensor: Vec<f32>) -> Vec<f32> {
         if extents == self.shape && self.col == 1 {
             return tensor;
@@ -91,19 +91,19 @@ impl Place {
         self.entries(extents).map(|i| tensor[i]).collect()
     }
 
-    /// The matrix into the tensor's numbers.
+    /// Inserts the matrix into the tensor's numbers.
     pub fn put(&self, extents: [usize; 2], matrix: &[f32], tensor: &mut [f32]) {
         self.entries(extents).zip(matrix).for_each(|(i, v)| tensor[i] = *v);
     }
 
-    /// The matrix's part of the tensor's bias.
+    /// Extracts the matrix's part of the tensor's bias.
     pub fn take_bias(&self, rows: usize, bias: &[f32]) -> Vec<f32> {
         (0..rows).map(|r| bias[self.output(r)]).collect()
     }
 }
 
 impl Family {
-    /// By what a `config.json` calls it.
+    /// Finds the family by its name in `config.json`.
     pub fn named(kind: &str) -> Option<Self> {
         Some(match kind {
             "llama" => Self::Llama,
@@ -114,7 +114,7 @@ impl Family {
         })
     }
 
-    /// What some files leave out in front of every name.
+    /// Prefix that some files omit from every name.
     pub fn prefix(self) -> &'static str {
         match self {
             Self::Llama | Self::Opt => "model.",
@@ -123,7 +123,7 @@ impl Family {
         }
     }
 
-    /// The vectors of tokens.
+    /// Name of the token embedding.
     pub fn embedding(self) -> &'static str {
         match self {
             Self::Llama => "model.embed_tokens.weight",
@@ -133,7 +133,7 @@ impl Family {
         }
     }
 
-    /// The vectors of positions, and the row of the first.
+    /// Name of the position embedding, and the row of the first position.
     pub fn positions(self) -> Option<(&'static str, usize)> {
         match self {
             Self::Gpt2 => Some(("transformer.wpe.weight", 0)),
@@ -142,7 +142,7 @@ impl Family {
         }
     }
 
-    /// The head, where it is not the embedding.
+    /// Name of the head, if it is not the embedding.
     pub fn head(self) -> &'static str {
         match self {
             Self::Neox => "embed_out.weight",
@@ -150,7 +150,7 @@ impl Family {
         }
     }
 
-    /// The last norm, without `.weight`.
+    /// Name of the last norm, without `.weight`.
     pub fn last_norm(self) -> &'static str {
         match self {
             Self::Llama => "model.norm",
@@ -170,7 +170,7 @@ impl Family {
         format!("{blocks}.{layer}.{part}")
     }
 
-    /// The norms before attention and perceptron, without `.weight`.
+    /// Names of the norms before attention and perceptron, without `.weight`.
     pub fn norms(self, layer: usize) -> [String; 2] {
         match self {
             Self::Llama | Self::Neox => ["input_layernorm", "post_attention_layernorm"],
@@ -180,7 +180,7 @@ impl Family {
         .map(|part| self.block(layer, part))
     }
 
-    /// Where one of [`PARTS`] lies; `name` of the place ends in `.weight`.
+    /// Location of one of [`PARTS`]; its `name` ends in `.weight`.
     pub fn place(self, c: &Config, layer: usize, part: usize) -> Place {
         let name = |part: &str| self.block(layer, &format!("{part}.weight"));
         let extents = c.extents()[part];

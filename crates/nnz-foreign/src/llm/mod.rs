@@ -1,4 +1,4 @@
-//! Language models as they lie on disk, of the families of Llama, GPT-2, OPT and GPT-NeoX: loaded by path, run, measured, pruned layer by layer and written.
+//! Language models from disk, of the families of Llama, GPT-2, OPT and GPT-NeoX: loaded by path, run, measured, pruned layer by layer and written.
 //!
 //! Weights stay in the mapped file until a block needs them, and one block is decoded at a time: a model may be larger than
 //! memory. [`Language::pass`] runs many sequences through one block after the other.
@@ -30,7 +30,7 @@ pub fn foreign(path: &Path) -> bool {
     if path.is_dir() || path.extension().is_some_and(known) {
         return true;
     }
-    // A network of ours that is damaged is still one of ours, and refused as such.
+    // A damaged network of ours is still one of ours, and refused as such.
     let packed = |text: &str| {
         let document: serde_json::Value = serde_json::from_str(text).unwrap_or_default();
         document["format"].as_str().is_some_and(|f| f.starts_with("nnz-weights-"))
@@ -45,26 +45,26 @@ impl From<nnz_formats::Error> for Error {
     }
 }
 
-/// How well a model predicts a text, by blocks.
+/// Perplexity of a model on a text, by blocks.
 #[derive(Clone, Debug, serde::Serialize)]
 pub struct Perplexity {
     /// exp of the mean of -ln p over every predicted token.
     pub perplexity: f64,
     /// Mean of -ln p of each block.
     pub blocks: Vec<f64>,
-    /// Tokens of a block; all but its first are predicted.
+    /// Tokens per block; all but its first are predicted.
     pub length: usize,
 }
 
-/// Runs blocks of equal length, each by itself, through a model. `tick` hears of every layer.
+/// Runs blocks of equal length, each independently, through a model. `tick` is called for every layer.
 ///
 /// # Errors
-/// When a weight cannot be read, or a block holds no token of the model.
+/// When a weight cannot be read, or a block contains a token that the model lacks.
 pub fn perplexity(model: &Language, blocks: &[&[u32]], tick: impl FnMut(usize)) -> Result<Perplexity> {
     edited_perplexity(model, blocks, |_, _, values| Ok(values), tick)
 }
 
-/// [`perplexity`] with the matrices of layers as `edit` leaves them, by layer and place in [`PARTS`].
+/// [`perplexity`] with the matrices of layers as changed by `edit`, by layer and index in [`PARTS`].
 fn edited_perplexity(
     model: &Language,
     blocks: &[&[u32]],

@@ -1,4 +1,4 @@
-//! Methods on single matrices of a model that is larger than what is looked at.
+//! Methods applied to single matrices of a model of which only a part is in memory.
 
 use crate::{Error, Result};
 use nnz_core::{
@@ -9,7 +9,7 @@ use nnz_engine::Moments;
 use nnz_formats::{Dtype, Packing};
 use toml::{Table, Value};
 
-/// How a model is to be pruned and written.
+/// How a model is pruned and written.
 pub struct Pruning<'a> {
     /// The method.
     pub method: &'static Method,
@@ -17,22 +17,22 @@ pub struct Pruning<'a> {
     pub options: &'a Table,
     /// Key of all random choices.
     pub seed: u64,
-    /// How matrices are written; the smallest usual way when left out.
+    /// Packing of matrices; by default the smallest common one.
     pub packing: Option<Packing>,
-    /// How numbers are written.
+    /// Number type of the file.
     pub dtype: Dtype,
     /// Whether heads of graphs are pruned, too.
     pub heads: bool,
 }
 
 impl Pruning<'_> {
-    /// The grid along which the method goes on until the model's score falls, where it is such a method.
+    /// The grid along which the method proceeds until the model's score falls, for methods that do.
     pub(crate) fn grid(&self) -> Result<Option<Grid>> {
         let setting = Setting { seed: self.seed, steps: 0, steps_per_epoch: 1 };
         Ok(self.method.build(self.options, &setting)?.grid)
     }
 
-    /// That one budget for all matrices takes the scores of all of them.
+    /// Error: one budget for all matrices needs the scores of all of them.
     fn one_budget(&self) -> Error {
         Error::Refused(format!(
             "{} with one budget for the whole model needs the scores of all its weights at once; give \
@@ -41,13 +41,13 @@ impl Pruning<'_> {
         ))
     }
 
-    /// That the method cannot do without what comes in.
+    /// Error: the method needs the given inputs.
     pub(crate) fn needs(&self, what: &str) -> Error {
         Error::Refused(format!("{} weighs weights by what they read; give {what} with --calibrate", self.method.key))
     }
 }
 
-/// Matrices that are pruned one after the other, by number.
+/// Matrices that are pruned one after the other, by index.
 pub(crate) trait Matrices {
     /// Their names and extents.
     fn shapes(&self) -> Vec<Shape>;
@@ -56,13 +56,13 @@ pub(crate) trait Matrices {
     fn read(&self, index: usize) -> Result<Vec<f32>>;
 }
 
-/// Whether second moments are singular: fewer inputs than they have numbers, or a number that is always zero.
+/// Whether second moments are singular: fewer samples than inputs, or an input that is always zero.
 pub(crate) fn is_singular(moments: &Moments) -> bool {
     let cols = moments.first.len();
     moments.rows < cols || (0..cols).any(|j| moments.square[j * cols + j] == 0.0)
 }
 
-/// What decides.
+/// Selection rule.
 enum By {
     /// The method, under options.
     Method(Table),
@@ -70,11 +70,11 @@ enum By {
     Magnitude(Budget),
 }
 
-/// A method made ready for single matrices.
+/// A method prepared for single matrices.
 pub(crate) struct Planned<'a> {
     pruning: &'a Pruning<'a>,
     by: By,
-    /// Whether it looks at inputs.
+    /// Whether it needs inputs.
     pub reads: bool,
     /// Entries that each matrix keeps under one threshold for all of them.
     counts: Option<Vec<usize>>,
@@ -156,7 +156,7 @@ impl<'a> Planned<'a> {
         Ok(plan)
     }
 
-    /// The method for one matrix.
+    /// Builds the method for one matrix.
     fn build(&self, share: Option<f64>) -> Result<MethodInstance> {
         let setting = Setting { seed: self.pruning.seed, steps: 0, steps_per_epoch: 1 };
         match &self.by {
@@ -173,7 +173,7 @@ impl<'a> Planned<'a> {
         }
     }
 
-    /// A matrix with its zeros, each number as it is read again.
+    /// Prunes a matrix and rounds each number as a reader will get it.
     pub fn rounded(&self, index: usize, values: Vec<f32>, moments: Option<&Moments>) -> Result<Vec<f32>> {
         let mut values = self.prune(index, values, moments)?;
         let dtype = self.pruning.dtype.fitting(&values);
@@ -181,7 +181,7 @@ impl<'a> Planned<'a> {
         Ok(values)
     }
 
-    /// A matrix with its zeros.
+    /// Prunes a matrix.
     pub fn prune(&self, index: usize, values: Vec<f32>, moments: Option<&Moments>) -> Result<Vec<f32>> {
         let shape = &self.shapes[index];
         let share = self.counts.as_ref().map(|c| c[index] as f64 / shape.len() as f64);
@@ -218,7 +218,7 @@ fn threshold(model: &dyn Matrices, shapes: &[Shape], density: f64) -> Result<Vec
     }
     let total: u64 = upper.iter().sum();
     let mut wanted = (density * total as f64).round() as u64;
-    // Down from the largest to the one that the threshold lies in; what is wanted of it.
+    // Down from the largest to the one that contains the threshold; returns the rest of `wanted` within it.
     let cut = |counts: &[u64], wanted: &mut u64| {
         let mut at = counts.len() - 1;
         while at > 0 && *wanted > counts[at] {

@@ -1,4 +1,4 @@
-//! Pruning of a language model, block by block: what is in memory is one block and what the calibration text became up to it.
+//! Pruning of a language model, block by block: memory holds one block and the activations of the calibration text before it.
 
 use super::decoder::SITES;
 use super::family::PARTS;
@@ -10,32 +10,32 @@ use nnz_engine::Moments;
 use nnz_formats::{Dtype, Packing, Writer, Written};
 use std::path::Path;
 
-/// Blocks of tokens, and where they come from.
+/// Blocks of tokens for calibration.
 pub type Calibration<'a> = [&'a [u32]];
 
-/// What became of one tensor of matrices.
+/// Result for one tensor of matrices.
 #[derive(Clone, Debug)]
 pub struct Part {
     /// Its name.
     pub name: String,
     /// Its entries, zero or not.
     pub entries: usize,
-    /// As it was written.
+    /// Statistics of the written tensor.
     pub written: Written,
 }
 
-/// What became of a model.
+/// Result of pruning a model.
 #[derive(Clone, Debug)]
 pub struct Pruned {
-    /// The matrices of the blocks, which are what is pruned.
+    /// The matrices of the blocks, which are pruned.
     pub parts: Vec<Part>,
     /// Bytes of the file of weights.
     pub bytes: u64,
-    /// Density and perplexity of what a search for the essential sparsity tried; the first is the whole model.
+    /// Density and perplexity at each point that a search for the essential sparsity tried; the first is unpruned.
     pub tried: Vec<(f64, f64)>,
     /// Matrices whose inputs had singular second moments: fewer positions than inputs, or an input that is always zero.
     pub singular: usize,
-    /// What went otherwise than asked for, in sentences.
+    /// Deviations from the request, in sentences.
     pub notes: Vec<String>,
 }
 
@@ -47,14 +47,14 @@ impl Pruned {
     }
 }
 
-/// A folder with `model.safetensors`, `config.json` and `tokenizer.json`, under way.
+/// A folder with `model.safetensors`, `config.json` and `tokenizer.json` that is being written.
 struct Folder<'a> {
     model: &'a Language,
     path: &'a Path,
     writer: Writer,
     packing: Option<Packing>,
     dtype: Dtype,
-    /// The tensor that matrices are put into, and the numbers it has yet to get.
+    /// The tensor that matrices are put into, its numbers, and how many are missing.
     open: Option<(String, Vec<f32>, usize)>,
     parts: Vec<Part>,
 }
@@ -72,7 +72,7 @@ impl<'a> Folder<'a> {
         Ok(Self { model, path, writer, packing, dtype, open: None, parts: Vec::new() })
     }
 
-    /// Every tensor that is no matrix of a block, as it is.
+    /// Copies every tensor that is not a matrix of a block.
     fn rest(&mut self) -> Result<()> {
         let matrices: Vec<String> = matrices(self.model).map(|(layer, part)| self.tensor(layer, part)).collect();
         for (name, shape) in self.model.tensors().into_iter().filter(|(name, _)| !matrices.contains(name)) {
@@ -85,7 +85,7 @@ impl<'a> Folder<'a> {
         self.model.config.family.place(&self.model.config, layer, part).name
     }
 
-    /// A matrix of a block; written once all that share its tensor are there.
+    /// Adds a matrix of a block; writes its tensor once all that share it are there.
     fn matrix(&mut self, layer: usize, part: usize, values: &[f32]) -> Result<()> {
         let c = &self.model.config;
         let (place, extents) = (c.family.place(c, layer, part), c.extents()[part]);
@@ -103,7 +103,7 @@ impl<'a> Folder<'a> {
         Ok(())
     }
 
-    /// The file of weights is the last to be there: a folder without it is no model.
+    /// Finishes the folder. The file of weights comes last: a folder without it is not a model.
     fn finish(self, said: &serde_json::Value) -> Result<Pruned> {
         let Self { model, path, writer, parts, .. } = self;
         let mut notes: Vec<String> = writer.widened().into_iter().collect();
@@ -123,7 +123,7 @@ impl<'a> Folder<'a> {
     }
 }
 
-/// A configuration without what it says of quantized numbers, which are written out.
+/// Removes the quantization settings from a configuration, since numbers are written out.
 pub(crate) fn plain_config(mut config: serde_json::Value, notes: &mut Vec<String>) -> serde_json::Value {
     for key in ["quantization_config", "compression_config"] {
         if config.as_object_mut().is_some_and(|c| c.remove(key).is_some()) {
@@ -133,12 +133,12 @@ pub(crate) fn plain_config(mut config: serde_json::Value, notes: &mut Vec<String
     config
 }
 
-/// Block and part of every matrix of a model.
+/// Lists block and part of every matrix of a model.
 fn matrices(model: &Language) -> impl Iterator<Item = (usize, usize)> {
     (0..model.config.layers).flat_map(|layer| (0..PARTS.len()).filter(|&p| model.has(p)).map(move |p| (layer, p)))
 }
 
-/// Writes a model as Hugging Face lays it out, with the zeros it has.
+/// Writes a model in Hugging Face's layout, with the zeros it has.
 ///
 /// # Errors
 /// When something cannot be read or written.
@@ -158,11 +158,11 @@ pub fn copy(
     folder.finish(&serde_json::Value::Null)
 }
 
-/// Prunes the matrices of all blocks and writes the model to a folder. Every matrix is weighed by what it reads behind those
-/// that are pruned already. Embedding, norms and head stay.
+/// Prunes the matrices of all blocks and writes the model to a folder. Every matrix is scored on its inputs after those before
+/// it are pruned. Embedding, norms and head stay.
 ///
 /// # Errors
-/// When the method asks for what is not measured here, such as gradients; when it needs a text and there is none; when
+/// When the method asks for unsupported signals, such as gradients; when it needs a text and there is none; when
 /// something cannot be read or written.
 pub fn prune(
     model: &Language,
@@ -181,7 +181,7 @@ pub fn prune(
     write(model, pruning, &plan, text, to, tick)
 }
 
-/// Writes the model with the matrices of all blocks as a plan leaves them.
+/// Writes the model with the matrices of all blocks pruned by a plan.
 fn write(
     model: &Language,
     pruning: &Pruning,

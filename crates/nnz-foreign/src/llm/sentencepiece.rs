@@ -1,14 +1,14 @@
-//! A GGUF file's vocabulary of sentencepiece's byte-pair encoding as a `tokenizer.json`.
+//! Converts a GGUF file's sentencepiece byte-pair vocabulary to a `tokenizer.json`.
 
 use super::tokens::special;
 use nnz_formats::{Archive, Value};
 use serde_json::json;
 use std::collections::HashMap;
 
-/// How pieces write a space.
+/// Space in pieces.
 const SPACE: &str = "\u{2581}";
 
-/// Neighbours join into the piece of the largest score, and what is in no piece is written byte by byte.
+/// Adjacent pieces merge into the piece of the largest score, and characters in no piece are written byte by byte.
 pub(super) fn json(archive: &Archive) -> Result<Vec<u8>, String> {
     let get = |key: &str| archive.metadata.get(&format!("tokenizer.ggml.{key}"));
     let list = |key: &str| get(key).and_then(Value::list).ok_or(format!("it has no tokenizer.ggml.{key}"));

@@ -12,17 +12,17 @@ use tokenizers::Tokenizer;
 #[derive(Debug)]
 pub struct Tokens {
     inner: Tokenizer,
-    /// As a `tokenizer.json`.
+    /// Its `tokenizer.json`.
     pub json: Vec<u8>,
     /// Tokens that end a text.
     pub ends: Vec<u32>,
 }
 
 impl Tokens {
-    /// From `tokenizer.json`, or from a GGUF file's own vocabulary.
+    /// Reads `tokenizer.json`, or a GGUF file's own vocabulary.
     ///
     /// # Errors
-    /// When there is none, it is of a kind that is not read, or it has tokens that the model has not.
+    /// When there is none, it is of an unsupported kind, or it has tokens that the model lacks.
     pub fn of(archive: &Archive, vocabulary: usize) -> Result<Self> {
         let fail = |path: &Path, why: String| Error::file(path, why);
         let inside = (archive.kind == "GGUF").then(|| from_gguf(archive));
@@ -49,10 +49,10 @@ impl Tokens {
         Ok(tokens)
     }
 
-    /// A `tokenizer.json`, for a model that knows so many tokens, where that is known.
+    /// Opens a `tokenizer.json`, for a model with the given vocabulary size, if that is known.
     ///
     /// # Errors
-    /// When it cannot be read, is of a kind that is not known, or has tokens that the model has not.
+    /// When it cannot be read, is of an unsupported kind, or has tokens that the model lacks.
     pub fn open(path: &Path, vocabulary: Option<usize>) -> Result<Self> {
         let json = std::fs::read(path).map_err(|e| Error::file(path, format!("cannot read: {e}")))?;
         Self::read(path, json, vocabulary)
@@ -62,7 +62,7 @@ impl Tokens {
         let fail = |why: String| Error::file(place, why);
         let mut inner =
             guarded(|| Tokenizer::from_bytes(&json)).map_err(|why| fail(format!("its tokenizer: {why}")))?;
-        // What the file says of lengths is for another use.
+        // The file's limits on lengths are meant for another use.
         inner.with_padding(None);
         guarded(|| inner.with_truncation(None).map(drop)).map_err(|why| fail(format!("its tokenizer: {why}")))?;
         let most = inner.get_vocab(true).into_values().max().map_or(0, |t| t as usize + 1);
@@ -74,10 +74,10 @@ impl Tokens {
         Ok(Self { inner, json, ends })
     }
 
-    /// The tokens of a text with those that encoders want before and behind it, cut to at most so many; no padding.
+    /// Encodes a text with the special tokens that encoders want before and after it, truncated; no padding.
     ///
     /// # Errors
-    /// What the tokenizer cannot read.
+    /// An error of the tokenizer.
     pub fn framed(&self, text: &str, most: usize) -> Result<Vec<u32>> {
         let mut own = self.inner.clone();
         let cut = tokenizers::TruncationParams { max_length: most, ..Default::default() };
@@ -88,15 +88,15 @@ impl Tokens {
         Ok(framed.map_err(refused)?.get_ids().to_vec())
     }
 
-    /// The tokens of a text, without any added before or behind.
+    /// Encodes a text without special tokens.
     ///
     /// # Errors
-    /// What the tokenizer cannot read.
+    /// An error of the tokenizer.
     pub fn encode(&self, text: &str) -> Result<Vec<u32>> {
         Ok(guarded(|| self.inner.encode(text, false)).map_err(refused)?.get_ids().to_vec())
     }
 
-    /// The text of tokens.
+    /// Decodes tokens to text.
     ///
     /// # Errors
     /// As [`Tokens::encode`].
@@ -109,7 +109,7 @@ fn refused(why: String) -> Error {
     Error::Refused(format!("the tokenizer: {why}"))
 }
 
-/// What the `tokenizers` crate answers, also where a file that it takes for granted makes it panic.
+/// Calls the `tokenizers` crate, and turns its panics on malformed files into errors.
 fn guarded<R>(f: impl FnOnce() -> tokenizers::Result<R>) -> Result<R, String> {
     match std::panic::catch_unwind(std::panic::AssertUnwindSafe(f)) {
         Ok(answer) => answer.map_err(|e| e.to_string()),
@@ -117,7 +117,7 @@ fn guarded<R>(f: impl FnOnce() -> tokenizers::Result<R>) -> Result<R, String> {
     }
 }
 
-/// A GGUF vocabulary as a `tokenizer.json`.
+/// Converts a GGUF vocabulary to a `tokenizer.json`.
 fn from_gguf(archive: &Archive) -> Result<Vec<u8>, String> {
     let get = |key: &str| archive.metadata.get(&format!("tokenizer.ggml.{key}"));
     let text = |key: &str| get(key).and_then(Value::text).unwrap_or("unnamed");
@@ -157,7 +157,7 @@ fn from_gguf(archive: &Archive) -> Result<Vec<u8>, String> {
         }
     };
     let normalizer = if before == "qwen2" { json!({"type": "NFC"}) } else { json!(null) };
-    // These take whole words of the vocabulary as they are, whatever the merges say.
+    // These take whole words of the vocabulary unchanged, whatever the merges say.
     let whole = before.starts_with("llama");
     let texts = |key: &str| -> Result<Vec<&str>, String> {
         let list = get(key).and_then(Value::list).ok_or(format!("it has no tokenizer.ggml.{key}"))?;
@@ -190,13 +190,13 @@ pub(super) fn special(tokens: &[&str], kinds: &[Value]) -> Vec<serde_json::Value
     special.map(entry).collect()
 }
 
-/// Most bytes of a text that are read.
+/// Largest text, in bytes.
 const LONGEST: u64 = 1 << 30;
 
-/// A text in UTF-8, plain or packed by gzip.
+/// Reads a text in UTF-8, plain or packed by gzip.
 ///
 /// # Errors
-/// When it cannot be read or is no UTF-8.
+/// When it cannot be read or is not UTF-8.
 pub fn text(path: &Path) -> Result<String> {
     let fail = |why: String| Error::file(path, why);
     let file = std::fs::File::open(path).map_err(|e| fail(format!("cannot read: {e}")))?;

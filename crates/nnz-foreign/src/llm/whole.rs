@@ -1,18 +1,18 @@
-//! That a file of weights is read whole: every tensor is used, changes nothing, or the file is refused by its name.
+//! Checks that a file of weights is read completely: every tensor is used, has no effect, or is refused by name.
 
 use nnz_formats::{Archive, Entry, Format};
 
-/// How packages of quantized weights call what stands for one.
+/// Names that packages of quantized weights use instead of a weight's.
 const PACKED: [&str; 6] = ["qweight", "weight_packed", "weight.absmax", "qzeros", "w_q", "weight.quant_map"];
 
-/// Tensors that say how activations are rounded, which are not rounded here, and counters.
+/// Tensors that define the rounding of activations, which are not rounded here, and counters.
 pub(crate) fn idle(name: &str) -> bool {
     ["input_scale", "output_scale", "k_scale", "v_scale", "num_batches_tracked", "position_ids"]
         .iter()
         .any(|end| name.strip_suffix(end).is_some_and(|n| n.is_empty() || n.ends_with('.')))
 }
 
-/// Why a tensor that a network needs is not there.
+/// Explains why a tensor that a network needs is missing.
 pub(crate) fn missing(archive: &Archive, name: &str) -> String {
     let layer = name.strip_suffix("weight").unwrap_or(name);
     let packed = PACKED.iter().map(|p| format!("{layer}{p}")).find(|p| archive.get(p).is_some());
@@ -28,7 +28,7 @@ fn quantized(archive: &Archive, name: &str) -> String {
     format!("`{name}` holds weights quantized{method} in a way that is not read")
 }
 
-/// That numbers of a weight are what they seem: whole numbers are steps of something.
+/// Checks that numbers of a weight are real values: integers would need a scale.
 pub(crate) fn scaled(archive: &Archive, name: &str, entry: &Entry) -> Result<(), String> {
     let said = archive.config.as_ref().is_some_and(|c| !c["quantization_config"].is_null());
     let small = matches!(entry.format, Format::F8E4M3 | Format::F8E5M2) && said;
@@ -41,7 +41,7 @@ pub(crate) fn scaled(archive: &Archive, name: &str, entry: &Entry) -> Result<(),
     ))
 }
 
-/// That every tensor is known.
+/// Checks that every tensor is known.
 pub(crate) fn check(
     archive: &Archive,
     known: impl Fn(&str, &Entry) -> bool,

@@ -1,4 +1,4 @@
-//! Writing networks: ONNX, or a folder of safetensors as the checkpoint had them.
+//! Writing networks: ONNX, or a folder of safetensors in the checkpoint's layout.
 
 use super::{CLASSES, CONTEXT, Network, READS};
 use crate::llm::prune::plain_config;
@@ -9,33 +9,33 @@ use nnz_onnx::{Constant, DType};
 use std::collections::BTreeMap;
 use std::path::Path;
 
-/// What was written.
+/// Result of an export.
 #[derive(Debug, Default)]
 pub struct Exported {
-    /// What became of each matrix.
+    /// Statistics of each matrix.
     pub written: BTreeMap<String, Written>,
-    /// Bytes of all.
+    /// Total bytes.
     pub bytes: u64,
-    /// What went otherwise than asked for, in sentences.
+    /// Deviations from the request, in sentences.
     pub notes: Vec<String>,
 }
 
-/// What a name asks for.
+/// Format that a file name asks for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Target {
     /// `.onnx`
     Onnx,
     /// `.safetensors`
     File,
-    /// Any name that is no ending of another format.
+    /// Any name without the ending of another format.
     Folder,
 }
 
 impl Target {
-    /// By the ending of a name.
+    /// Determines it by the ending of a name.
     ///
     /// # Errors
-    /// When it is that of a format which is read, but not written.
+    /// When it is the ending of a format that can be read but not written.
     pub fn of(path: &Path) -> Result<Self> {
         let end = path.extension().map(|e| e.to_string_lossy().to_lowercase()).unwrap_or_default();
         match &*end {
@@ -54,7 +54,7 @@ impl Target {
     }
 }
 
-/// Files of a folder that belong to the weights.
+/// Other files of a checkpoint's folder.
 const BESIDE: [&str; 7] = [
     "tokenizer.json",
     "preprocessor_config.json",
@@ -65,11 +65,11 @@ const BESIDE: [&str; 7] = [
     "special_tokens_map.json",
 ];
 
-/// Writes a network as the name asks for: an ONNX file, with sparse initializers when `sparse`; a safetensors file; else a folder, for
+/// Writes a network in the name's format: an ONNX file, with sparse initializers if `sparse`; a safetensors file; else a folder, for
 /// which networks that came as ONNX are written as `model.onnx`.
 ///
 /// # Errors
-/// When it would overwrite what it came from, the file alone would not say what network it is, or the disk refuses.
+/// When it would overwrite its source, the file alone would not describe the network, or the disk refuses.
 pub fn export(
     network: &Network,
     to: &Path,
@@ -130,7 +130,7 @@ pub fn export(
     let mut writer = Writer::create(&place)?;
     let mut written = BTreeMap::new();
     for (name, entry) in archive.tensors() {
-        // Whole numbers are counters, places and masks, which stay to the bit.
+        // Integers are counters, indices and masks, which stay bit-exact.
         if !weight(entry) {
             writer.raw(name, &entry.shape, entry.format, &archive.contents(name)?)?;
             continue;
@@ -154,7 +154,7 @@ pub fn export(
         let bytes = serde_json::to_vec_pretty(&config).unwrap_or_default();
         nnz_engine::file::write_atomically(&to.join("config.json"), &bytes)?;
     }
-    // Beside a file of weights, what lies in its folder belongs to it only where the reader took it so.
+    // The files next to weights belong to them only if the reader took them so.
     if target == Target::Folder && (network.path.is_dir() || archive.config.is_some()) {
         for name in BESIDE {
             beside(network, to, name)?;
@@ -169,7 +169,7 @@ fn create(folder: &Path) -> Result<()> {
         .map_err(|e| Error::file(folder, format!("cannot write: {e}; give the name of a folder")))
 }
 
-/// Copies a file that lies beside a network, where there is one.
+/// Copies a file next to a network, if there is one.
 fn beside(network: &Network, to: &Path, name: &str) -> Result<()> {
     let folder = if network.path.is_dir() { &network.path } else { network.path.parent().unwrap_or(Path::new("")) };
     let from = folder.join(name);
@@ -187,7 +187,7 @@ pub(super) fn weight(entry: &Entry) -> bool {
     entry.format.is_float() || entry.format == Format::I8 && (entry.is_scaled() || entry.packing != Packing::Dense)
 }
 
-/// Nonzeros and bytes of the matrices of an ONNX file, where every entry is written.
+/// Nonzeros and bytes of the matrices of an ONNX file, in which every entry is written.
 fn counted(network: &Network) -> BTreeMap<String, Written> {
     let graph = &network.graph;
     let one = |m: nnz_onnx::Matrix| {
@@ -198,7 +198,7 @@ fn counted(network: &Network) -> BTreeMap<String, Written> {
     graph.matrices().into_iter().map(one).collect()
 }
 
-/// The bytes of an ONNX file, which also says how pictures are made ready, how long texts may be, and what the classes are called.
+/// The bytes of an ONNX file, with metadata on image preprocessing, context length and class names.
 fn file(network: &Network, sparse: bool) -> Vec<u8> {
     let mut graph = network.graph.clone();
     if let Some(p) = network.pictures() {

@@ -1,5 +1,5 @@
 //! Networks of other programs as graphs: ONNX files, and checkpoints of architectures that [`nnz_onnx::build`] knows. Encoders of
-//! texts and networks for pictures are opened, run, timed, pruned and written through one code.
+//! texts and networks for images are opened, run, timed, pruned and written through one code path.
 
 mod export;
 mod own;
@@ -23,19 +23,19 @@ use std::path::{Path, PathBuf};
 /// A network of another program.
 #[derive(Debug)]
 pub struct Network {
-    /// Where it lies.
+    /// Its path.
     pub path: PathBuf,
-    /// What it computes.
+    /// Its graph.
     pub graph: Graph,
     /// Its architecture.
     pub family: String,
-    /// What it reads.
+    /// Its inputs.
     pub reads: Reads,
-    /// Names of its classes, where they are known.
+    /// Names of its classes, if known.
     pub classes: Vec<String>,
-    /// What was taken for granted.
+    /// Assumptions made.
     pub notes: Vec<String>,
-    /// The checkpoint it was built from; none for ONNX.
+    /// The checkpoint it was built from; `None` for ONNX.
     pub archive: Option<Archive>,
 }
 
@@ -63,8 +63,8 @@ pub fn known(path: &Path) -> bool {
         || (path.exists() && Archive::open(path).is_ok_and(|a| build::known(&a) || loose(path, &a)))
 }
 
-/// Whether a file of weights says nothing of a network: its matrices can be pruned and written all the same. Of folders those that
-/// were written of such a file.
+/// Whether a file of weights does not describe its network: its matrices can still be pruned and written. Of folders, only those
+/// written from such a file.
 fn loose(path: &Path, archive: &Archive) -> bool {
     let file = path.extension().is_some_and(|e| ["npz", "pth", "pt", "bin", "safetensors"].iter().any(|k| e == *k));
     (file || archive.metadata.contains_key("nnz"))
@@ -73,7 +73,7 @@ fn loose(path: &Path, archive: &Archive) -> bool {
         && !build::known(archive)
 }
 
-/// Key of what a graph's file says about its inputs.
+/// Metadata key of a graph's inputs.
 const READS: &str = "nnz.pictures";
 /// Key of the longest sequence of tokens.
 const CONTEXT: &str = "nnz.context";
@@ -81,7 +81,7 @@ const CONTEXT: &str = "nnz.context";
 const CLASSES: &str = "nnz.classes";
 
 impl Network {
-    /// An ONNX file, or a checkpoint: a folder or a file.
+    /// Opens an ONNX file, or a checkpoint: a folder or a file.
     ///
     /// # Errors
     /// When it cannot be read, or its architecture is not known.
@@ -121,7 +121,7 @@ impl Network {
         })
     }
 
-    /// Weights of which nothing is known but their names and shapes.
+    /// Wraps weights of which only names and shapes are known.
     fn weights(path: &Path, archive: Archive) -> Result<Self> {
         let mut constants = BTreeMap::new();
         for (name, entry) in archive.tensors().filter(|(_, e)| export::weight(e)) {
@@ -145,7 +145,7 @@ impl Network {
         Ok(Self { path: path.into(), graph, family, reads, classes: Vec::new(), notes, archive })
     }
 
-    /// The weights that can be pruned, and heads; of weights alone every tensor of two or more axes.
+    /// The weights that can be pruned, and heads; for weights alone every tensor of two or more axes.
     pub fn matrices(&self) -> Vec<Matrix> {
         if !self.graph.nodes.is_empty() {
             return self.graph.matrices();
@@ -165,7 +165,7 @@ impl Network {
         self.graph.constants.iter().filter(|(_, c)| c.shape.len() > 1 && !c.is_empty()).map(matrix).collect()
     }
 
-    /// That it can be run.
+    /// Checks that it can be run.
     ///
     /// # Errors
     /// When only its weights are known.
@@ -180,10 +180,10 @@ impl Network {
         }
     }
 
-    /// Ready to run, with matrices sparse where that is fastest on a machine, or all dense.
+    /// Prepares it to run, with matrices sparse if that is fastest on a machine, or all dense.
     ///
     /// # Errors
-    /// An operator that is not there.
+    /// When an operator is missing.
     pub fn session(&self, machine: Option<&Machine>) -> Result<Session> {
         self.runs()?;
         let advice = machine.cloned().map(|m| {
@@ -197,10 +197,10 @@ impl Network {
         Ok(Session::new(&self.graph, advice, Budget::default())?)
     }
 
-    /// The tokenizer beside it.
+    /// Opens the tokenizer next to it.
     ///
     /// # Errors
-    /// When there is none, or it does not fit.
+    /// When there is none, or it does not match.
     pub fn tokens(&self) -> Result<Tokens> {
         let vocabulary = match self.reads {
             Reads::Tokens { vocabulary, .. } | Reads::Both { vocabulary, .. } => vocabulary,
@@ -222,7 +222,7 @@ impl Network {
         }
     }
 
-    /// Rows of the table that tokens are looked up in, where the graph shows it.
+    /// Rows of the embedding table, if the graph shows it.
     fn table(&self) -> Option<usize> {
         let looks = |n: &&nnz_onnx::Node| n.op == "Gather" && n.inputs.get(1).is_some_and(|i| i == "input_ids");
         let node = self.graph.nodes.iter().find(looks)?;
@@ -237,7 +237,7 @@ impl Network {
         }
     }
 
-    /// How pictures are made ready, where it reads them.
+    /// Image preprocessing, if it reads images.
     pub fn pictures(&self) -> Option<&Pictures> {
         match &self.reads {
             Reads::Pictures(p) | Reads::Both { pictures: p, .. } => Some(p),
@@ -245,7 +245,7 @@ impl Network {
         }
     }
 
-    /// Sequences of tokens as inputs, the short ones filled up and masked.
+    /// Makes inputs from sequences of tokens, the short ones padded and masked.
     pub fn of_tokens(&self, texts: &[Vec<u32>]) -> Vec<(&str, Value)> {
         let length = texts.iter().map(Vec::len).max().unwrap_or(0);
         let shape = [texts.len(), length];
@@ -262,11 +262,11 @@ impl Network {
         self.graph.inputs.iter().filter_map(|p| Some((p.name.as_str(), value(&p.name)?))).collect()
     }
 
-    /// Pictures as input: the shorter side of each scaled to the network's, the middle cut out, each channel less its mean and
+    /// Makes an input from images: the shorter side scaled to the network's, center-cropped, each channel less its mean and
     /// divided by its deviation.
     ///
     /// # Errors
-    /// When the network reads no pictures.
+    /// When the network does not read images.
     pub fn of_pictures(&self, pictures: &[Picture]) -> Result<Vec<(&str, Value)>> {
         let Some(want) = self.pictures() else {
             return Err(Error::file(&self.path, "the file does not say how its input is made from a picture"));
@@ -291,7 +291,7 @@ impl Network {
         Ok(vec![(name, Value::floats(&[pictures.len(), channels, height, width], x))])
     }
 
-    /// Inputs of a kind and shape that the network takes, to time it by: `batch` samples.
+    /// Makes inputs of the network's types and shapes, for timing: `batch` samples.
     ///
     /// # Errors
     /// When an input's shape is not known.
@@ -336,16 +336,16 @@ impl Network {
     }
 }
 
-/// Whether a matrix has so many entries for each input and output that turning those into tiles for a sparse product does not cost
+/// Whether a matrix has so many entries per input and output that converting those to tiles for a sparse product does not cost
 /// more than it saves. The cost model measures square layers, the smallest of 128; MobileNetV2 is full of 16x96.
 fn sides(rows: usize, cols: usize) -> bool {
     rows * cols >= 64 * (rows + cols)
 }
 
-/// Tokens of a sequence that encoders are timed with.
+/// Tokens per sequence when timing encoders.
 pub const TOKENS: usize = 128;
 
-/// What a file says about pictures.
+/// Parses a file's image preprocessing.
 fn pictures(v: &serde_json::Value) -> Option<Pictures> {
     let floats = |key: &str| v[key].as_array()?.iter().map(|x| Some(x.as_f64()? as f32)).collect::<Option<Vec<_>>>();
     let shape: Vec<usize> = v["shape"].as_array()?.iter().map(|d| Some(d.as_u64()? as usize)).collect::<Option<_>>()?;
@@ -358,7 +358,7 @@ fn pictures(v: &serde_json::Value) -> Option<Pictures> {
     sound.then_some(Pictures { shape, mean, deviation, cubic: v["cubic"] == true })
 }
 
-/// Pixels `[height, width, channels]` of a picture whose shorter side is scaled and whose middle is cut out.
+/// Pixels `[height, width, channels]` of an image, scaled by its shorter side and center-cropped.
 fn fitted(picture: &Picture, want: &Pictures) -> Vec<u8> {
     let [channels, height, width] = want.shape;
     let from: Vec<u8> = match (channels, picture.channels) {
@@ -378,8 +378,8 @@ fn fitted(picture: &Picture, want: &Pictures) -> Vec<u8> {
     scaled(&narrow, [h, whole_h, height], width * channels, want.cubic)
 }
 
-/// The middle `new` places of an axis `[.., old, inner]` that is scaled to `whole` of them: averages over what a place of the
-/// result covers, in whole numbers, as Pillow has them.
+/// The middle `new` positions of an axis `[.., old, inner]` scaled to `whole` of them: averages over the support of each
+/// output, in integers, as in Pillow.
 fn scaled(from: &[u8], [old, whole, new]: [usize; 3], inner: usize, cubic: bool) -> Vec<u8> {
     let scale = old as f64 / whole as f64;
     let stretch = scale.max(1.0);

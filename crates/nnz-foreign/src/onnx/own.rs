@@ -1,4 +1,4 @@
-//! Networks that nnz trained, as graphs. Pictures have channels second there and last here.
+//! Networks that nnz trained, as graphs. Images have channels second there and last here.
 
 use super::{Network, Pictures, Reads, Target, raw};
 use crate::llm::Part;
@@ -12,11 +12,11 @@ use std::collections::BTreeMap;
 use std::path::Path;
 
 /// A trained network with dense or masked storage as a graph. Its input `x` `[batch, channels, height, width]` has values from 0 to 255,
-/// of a table `[batch, columns]` its cells; they are made ready, and targets scaled back, by nodes. When `bare`, these are left
-/// out: the input is normalized as in training, which the file says.
+/// or for tables `[batch, columns]` its cells; nodes do the preprocessing, and scale targets back. If `bare`, these are left
+/// out: the input must be normalized as in training, as the file's metadata says.
 ///
 /// # Errors
-/// A layer that has no operator here, by name.
+/// A layer without a matching operator, by name.
 pub fn own(model: &Model<f32>, header: &Header, path: &Path, bare: bool) -> Result<Network> {
     let [c, h, w] = header.model.input;
     let graph = Graph {
@@ -52,7 +52,7 @@ pub fn own(model: &Model<f32>, header: &Header, path: &Path, bare: bool) -> Resu
     let graph = walk.graph;
     let [mean, deviation] = match bare {
         true => [0, 1].map(|i| pairs.iter().map(|p| p[i]).collect()),
-        // What pictures are divided by before they are scaled.
+        // Divisor of images before normalization.
         false => [vec![0.0; c], vec![1.0 / 255.0; c]],
     };
     let reads = match header.encoding.is_some() || n.tokens {
@@ -63,7 +63,7 @@ pub fn own(model: &Model<f32>, header: &Header, path: &Path, bare: bool) -> Resu
     Ok(Network { path: path.into(), graph, family, reads, classes, notes, archive: None })
 }
 
-/// The shape of one example as ONNX counts it.
+/// The shape of one example in ONNX's order.
 fn channels_second(shape: &[usize]) -> Vec<usize> {
     match *shape {
         [h, w, c] => vec![c, h, w],
@@ -72,7 +72,7 @@ fn channels_second(shape: &[usize]) -> Vec<usize> {
 }
 
 /// The weights of a trained network with their zeros, by the names of its layers and in PyTorch's order: kernels `[outputs, inputs, height,
-/// width]`, matrices `[outputs, inputs]`, and behind a picture inputs by channels first.
+/// width]`, matrices `[outputs, inputs]`, and after an image inputs by channels first.
 ///
 /// # Errors
 /// As [`own`]; also when the disk refuses.
@@ -104,7 +104,7 @@ pub fn state_dict(model: &Model<f32>, header: &Header, path: &Path, to: &Path) -
     Ok((parts, bytes))
 }
 
-/// Whether the first layer with weights behind a flattened picture is a matrix, whose inputs can be put in another order.
+/// Whether the first layer with weights after a flattened image is a matrix, whose inputs can be reordered.
 fn matrix_next(layers: &[LayerSpec]) -> bool {
     let idle = |l: &&LayerSpec| matches!(l, LayerSpec::Relu(_) | LayerSpec::Activation(_) | LayerSpec::Dropout(_));
     matches!(layers.iter().find(|l| !idle(l)), Some(LayerSpec::Linear(_)))
@@ -129,7 +129,7 @@ impl Walk<'_> {
         self.graph.add(op, inputs, attributes)
     }
 
-    /// The next parameter under its own name, in another order of numbers where `order` says so.
+    /// The next parameter under its own name, with its numbers reordered by `order`.
     fn param(&mut self, shape: &[usize], order: impl FnOnce(&[f32]) -> Vec<f32>) -> Result<String> {
         let Some(p) = self.params.next() else { return Err(self.fail("it has fewer parameters than its layers need")) };
         let numbers = p.value.data();
@@ -177,7 +177,7 @@ impl Walk<'_> {
         Ok(y)
     }
 
-    /// Calls the last node after its weight.
+    /// Names the last node after its weight.
     fn call(&mut self, weight: &str) {
         if let Some(node) = self.graph.nodes.last_mut() {
             node.name = weight.trim_end_matches(".weight").into();
@@ -196,10 +196,10 @@ impl Walk<'_> {
         self.node(op, &[x], &attributes)
     }
 
-    /// Layers one after the other; the shape of one example with channels last.
+    /// Converts a sequence of layers; returns the shape of one example with channels last.
     fn chain(&mut self, layers: &[LayerSpec], mut x: String, mut shape: Vec<usize>) -> Result<(String, Vec<usize>)> {
         use nnz_engine::layers::Layer as _;
-        // Height, width and channels of a picture that was flattened and waits for a matrix.
+        // Height, width and channels of an image that was flattened and waits for a matrix.
         let mut flat: Option<[usize; 3]> = None;
         for (i, layer) in layers.iter().enumerate() {
             let after = layer.output(&shape).map_err(|why| self.fail(why))?;

@@ -1,4 +1,4 @@
-//! Pruning of a graph in the order of computation: every matrix is weighed by what it reads behind those that are pruned already.
+//! Pruning of a graph in the order of computation: every matrix is pruned using its inputs after those before it are pruned.
 
 use super::{Exported, Network, Reads, export};
 use crate::llm::planned::{Matrices, Planned, is_singular};
@@ -10,30 +10,30 @@ use nnz_onnx::{Budget, Graph, Matrix, Session, Value};
 use std::collections::{BTreeMap, HashSet};
 use std::path::Path;
 
-/// Most patches of one sample that a kernel is weighed by.
+/// Most patches of one sample that are used for a kernel.
 const PATCHES: usize = 512;
 
 /// Inputs by name.
 type Sample<'a> = Vec<(&'a str, Value)>;
 
-/// Numbers of matrices and what is left of each.
+/// Indices of matrices with their pruned values.
 type Kept = Vec<(usize, Vec<f32>)>;
 
 /// The matrices of a graph that are pruned.
 struct All<'a> {
     network: &'a Network,
     matrices: Vec<Matrix>,
-    /// Whether the inputs of a kernel are taken with their channels last, so that groups of N:M lie along channels, as the
-    /// units of processors for sparse products have them.
+    /// Whether the inputs of a kernel are taken with channels last, so that groups of N:M run along channels, as sparse
+    /// matrix units of processors require.
     channels: bool,
 }
 
-/// Input channels of a matrix: of one that is no kernel all inputs.
+/// Input channels of a matrix: all inputs, if it is not a kernel.
 fn channels(m: &Matrix) -> usize {
     m.cols / m.kernel.iter().product::<usize>().max(1)
 }
 
-/// Runs of `inner` numbers to the place of their transpose: `[.., a, b]` to `[.., b, a]`.
+/// Transposes runs of `inner` numbers: `[.., a, b]` to `[.., b, a]`.
 fn transposed<T: Copy>(v: &[T], a: usize, b: usize) -> Vec<T> {
     v.chunks_exact((a * b).max(1)).flat_map(|c| (0..b).flat_map(move |j| (0..a).map(move |i| c[i * b + j]))).collect()
 }
@@ -57,7 +57,7 @@ impl Matrices for All<'_> {
 }
 
 impl All<'_> {
-    /// Rows of inputs as the file has them to rows as they are weighed.
+    /// Reorders rows of inputs from the file's order to the pruning order.
     fn last(&self, m: &Matrix, rows: Vec<f32>) -> Vec<f32> {
         match self.channels && !m.kernel.is_empty() {
             true => transposed(&rows, channels(m), m.cols / channels(m)),
@@ -65,7 +65,7 @@ impl All<'_> {
         }
     }
 
-    /// And back.
+    /// The inverse of [`All::last`].
     fn first(&self, m: &Matrix, rows: Vec<f32>) -> Vec<f32> {
         match self.channels && !m.kernel.is_empty() {
             true => transposed(&rows, m.cols / channels(m), channels(m)),
@@ -73,7 +73,7 @@ impl All<'_> {
         }
     }
 
-    /// Moments of inputs in the order that rows are weighed in.
+    /// Reorders the moments of inputs to the pruning order.
     fn ordered(&self, m: &Matrix, moments: Moments) -> Moments {
         if !self.channels || m.kernel.is_empty() {
             return moments;
@@ -86,8 +86,8 @@ impl All<'_> {
         Moments { square, first: turn(&moments.first), rows: moments.rows }
     }
 
-    /// The matrices that samples reach, each weighed by what it reads behind those that are pruned already, with their numbers; and
-    /// of how many the second moments were singular.
+    /// Prunes the matrices that samples reach, each by its inputs after those before it are pruned, with their indices; and counts
+    /// the matrices whose second moments were singular.
     fn weighed(
         &self,
         plan: &Planned,
@@ -101,13 +101,13 @@ impl All<'_> {
             kinds.entry(sample.iter().map(|(name, _)| *name).collect()).or_default().push(sample);
         }
         for (given, samples) in kinds {
-            // Only of two towers one can do without the other; elsewhere an input that is missing is an error.
+            // Only one of two towers can do without the other; elsewhere a missing input is an error.
             let mut session = match network.reads {
                 Reads::Both { .. } => Session::plain(&part(&network.graph, &given), Budget::default())?,
                 _ => Session::plain(&network.graph, Budget::default())?,
             };
             let mut states = samples.into_iter().map(|s| session.begin(s)).collect::<nnz_onnx::Result<Vec<_>>>()?;
-            // Matrices that read the same, such as queries, keys and values, share their moments.
+            // Matrices with the same input, such as queries, keys and values, share their moments.
             let mut last: Option<(&str, usize, Moments)> = None;
             let at: Vec<Option<usize>> =
                 matrices.iter().map(|m| session.position(&network.graph.nodes[m.node].outputs[0])).collect();
@@ -145,7 +145,7 @@ impl All<'_> {
     }
 }
 
-/// What of a graph can be computed from some of its inputs: of a network of two towers, one.
+/// The part of a graph that can be computed from some of its inputs: for a network of two towers, one.
 fn part(graph: &Graph, given: &[&str]) -> Graph {
     let mut part = graph.clone();
     let mut known: HashSet<String> = part.constants.keys().cloned().collect();
@@ -161,13 +161,13 @@ fn part(graph: &Graph, given: &[&str]) -> Graph {
     part
 }
 
-/// Prunes the matrices and kernels of a network, all but its head, and writes it: to an ONNX file when the name ends so, else to a
-/// folder. `samples` are inputs that methods weigh by, each a batch of its own; of a network of two towers one that leaves inputs
-/// out weighs what can be computed from the others, and what no sample reaches stays dense, as a note says. `tick` hears of every
-/// matrix.
+/// Prunes the matrices and kernels of a network, all but its head, and writes it: to an ONNX file if the name ends so, else to a
+/// folder. `samples` are calibration inputs, each a separate batch; for a network of two towers, a sample that leaves inputs
+/// out calibrates what can be computed from the others, and unreached matrices stay dense, as a note says. `tick` is called for
+/// every matrix.
 ///
 /// # Errors
-/// When the method asks for what is not measured here; when it needs samples and there are none; when something cannot be
+/// When the method asks for unsupported signals; when it needs samples and there are none; when something cannot be
 /// read or written.
 pub fn prune(
     network: &mut Network,

@@ -1,4 +1,4 @@
-//! What comes before and behind a trained network, as nodes of its graph: raw rows go in, answers in the units of the data come out.
+//! Pre- and postprocessing of a trained network as nodes of its graph: raw rows go in, answers in the units of the data come out.
 
 use crate::{Error, Result};
 use nnz_data::read::{Column, ColumnKind, Encoding};
@@ -6,7 +6,7 @@ use nnz_engine::file::Header;
 use nnz_onnx::{Attribute, Constant, Graph, Port};
 use std::path::Path;
 
-/// Key of what the columns of a table are, in a graph's file.
+/// Metadata key of the columns of a table, in a graph's file.
 const COLUMNS: &str = "nnz.columns";
 
 fn numbers(graph: &mut Graph, shape: &[usize], values: Vec<f32>) -> String {
@@ -28,8 +28,8 @@ fn scaled(graph: &mut Graph, x: &str, shape: &[usize], mean: Vec<f32>, deviation
     graph.add("Div", &[&x, &deviation], &[])
 }
 
-/// From raw values to what the first layer reads. Of a picture they are 0 to 255, of a table the columns in order: a number as it
-/// stands there, a text as its place, from zero, in the list that the metadata has.
+/// Converts raw values to inputs of the first layer. For an image they are 0 to 255, for a table the columns in order: a number
+/// unchanged, a text as its index, from zero, in the list in the metadata.
 ///
 /// # Errors
 /// When the model's file is damaged.
@@ -84,7 +84,7 @@ pub(super) fn before(graph: &mut Graph, header: &Header, pairs: &[[f32; 2]], pat
     Ok(graph.add("Reshape", &[&x, &shape], &[]))
 }
 
-/// From the last layer to the units of the targets.
+/// Converts the outputs of the last layer to the units of the targets.
 pub(super) fn behind(graph: &mut Graph, header: &Header, y: String) -> String {
     if header.scales.is_empty() {
         return y;

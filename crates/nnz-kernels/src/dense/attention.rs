@@ -1,6 +1,6 @@
-//! Attention that keeps one number a query instead of the matrix of weights.
+//! Attention that keeps one number per query instead of the matrix of weights.
 //!
-//! A block of queries meets all keys it may see; its scores lie in scratch memory, once going forward and once going
+//! A block of queries attends to all its visible keys; its scores lie in scratch memory, once going forward, once going
 //! backward (Rabe & Staats 2021, arXiv:2112.05682; Dao et al. 2022, arXiv:2205.14135).
 
 use super::gemm::{Block, View};
@@ -33,9 +33,9 @@ pub struct Attention<'a> {
     pub width: usize,
     /// Numbers in a value.
     pub value_width: usize,
-    /// Query `i` sees key `j` only when `j + queries <= i + keys`.
+    /// Query `i` attends to key `j` only when `j + queries <= i + keys`.
     pub causal: bool,
-    /// Which of the `[batch, keys]` may be seen; all when empty.
+    /// Which of the `[batch, keys]` are visible; all when empty.
     pub seen: &'a [bool],
 }
 
@@ -44,7 +44,7 @@ struct Head<T> {
     q: View<T>,
     k: View<T>,
     v: View<T>,
-    /// Keys of its example that may be seen; all when empty.
+    /// Visible keys of its example; all when empty.
     first_seen: usize,
 }
 
@@ -60,7 +60,7 @@ impl Attention<'_> {
         assert!(self.seen.is_empty() || self.seen.len() == volume([batch, keys]), "one entry of the mask a key");
     }
 
-    /// Of scores: 1 / √width. Queries without numbers have scores of zero.
+    /// Scale of scores: 1 / √width. Queries of width zero have scores of zero.
     fn scale<T: Real>(&self) -> T {
         T::of(1.0 / (self.width.max(1) as f64).sqrt())
     }
@@ -84,16 +84,16 @@ impl Attention<'_> {
         }
     }
 
-    /// Keys that some of the queries below `last` may see.
+    /// Keys visible to some of the queries below `last`.
     fn reach(&self, last: usize) -> usize {
         if self.causal { (last + self.keys).saturating_sub(self.queries).min(self.keys) } else { self.keys }
     }
 
     /// y `[batch, queries, heads, value_width]`, softmax(q kᵀ / √width) v. `log_sums` `[batch, heads, queries]` gets each
-    /// query's log Σ exp of its scores, for the backward pass. A query that sees no key gives zeros, and an infinite sum.
+    /// query's log Σ exp of its scores, for the backward pass. A query without visible keys gives zeros, an infinite sum.
     ///
     /// # Panics
-    /// When lengths are not those of the shape.
+    /// When lengths do not match the shape.
     pub fn forward<T: Real>(&self, q: &[T], k: &[T], v: &[T], y: &mut [T], log_sums: &mut [T]) {
         T::attention(self, Isa::best(), [q, k, v], y, log_sums);
     }
@@ -140,7 +140,7 @@ impl Attention<'_> {
         });
     }
 
-    /// Scores of a block of queries, before the scale.
+    /// Scores of a block of queries, before scaling.
     ///
     /// # Safety
     /// The head's views lie in their slices.
@@ -172,7 +172,7 @@ impl Attention<'_> {
     /// Gradients of queries, keys and values from that of the output, `g`, given y and the sums of the forward pass.
     ///
     /// # Panics
-    /// When lengths are not those of the shape.
+    /// When lengths do not match the shape.
     #[allow(clippy::too_many_arguments)]
     pub fn backward<T: Real>(
         &self,

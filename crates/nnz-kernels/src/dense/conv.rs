@@ -1,6 +1,6 @@
 //! Convolutions of `[batch, depth, height, width, channels]` as products with windows read where they lie.
 //!
-//! A picture is copied once into a frame of zeros; after that a row of outputs is a tile whose rows are pixels and whose
+//! An image is copied once into a frame of zeros; after that a row of outputs is a tile whose rows are pixels and whose
 //! segments of k are rows of the kernel. The gradient of the input is such a convolution of the gradient of the
 //! output, one for each phase of the stride; the gradient of the weight is a product over pixels.
 
@@ -12,7 +12,7 @@ use crate::shape::{volume, work};
 use crate::simd::{Kernel, Vector};
 use crate::{Buffer, Isa, Real};
 
-/// Shape of a convolution. Pictures and lines are volumes with extents of one.
+/// Shape of a convolution. Images and sequences are volumes with extents of one.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Conv {
     /// Volumes.
@@ -25,13 +25,13 @@ pub struct Conv {
     pub filters: usize,
     /// Extents of the kernel.
     pub kernel: [usize; 3],
-    /// Steps.
+    /// Strides.
     pub stride: [usize; 3],
     /// Zeros on both sides.
     pub padding: [usize; 3],
     /// Distance between neighbours in the kernel.
     pub dilation: [usize; 3],
-    /// Groups of channels that do not see each other.
+    /// Groups of channels that are convolved separately.
     pub groups: usize,
 }
 
@@ -39,11 +39,11 @@ pub struct Conv {
 const PARALLEL: usize = 1 << 18;
 /// Most steps of k for which a panel of the weight stays in L1.
 const DEPTH: usize = 224;
-/// Into how many parts a batch is cut when gradients of weights are summed; by the shape alone.
+/// Number of parts into which a batch is cut when gradients of weights are summed; by the shape alone.
 const PARTS: usize = 8;
 
 impl Conv {
-    /// Extents of the output; zero where the kernel does not fit.
+    /// Extents of the output; zero if the kernel does not fit.
     ///
     /// # Panics
     /// When a stride is zero.
@@ -60,7 +60,7 @@ impl Conv {
         std::array::from_fn(|i| self.size[i] + 2 * self.padding[i])
     }
 
-    /// Panics unless every offset in a framed picture, and every number of input and output, is one that memory could hold.
+    /// Panics unless every offset in a framed image, and every number of input and output, could be held in memory.
     pub(crate) fn geometry(&self) {
         let Self { batch, size, channels, filters, padding, .. } = *self;
         let positive = self.stride.iter().chain(&self.dilation).chain(&self.kernel).all(|&n| n > 0);
@@ -104,7 +104,7 @@ impl Conv {
         work([self.batch, outputs, self.filters, kd, kh, kw, self.each().0]) < PARALLEL
     }
 
-    /// Offset of every entry of the kernel from the first, in pixels of a picture whose extents are `frame`.
+    /// Offset of every entry of the kernel from the first, in pixels of an image whose extents are `frame`.
     fn taps(&self, frame: [usize; 3]) -> Vec<usize> {
         let [kd, kh, kw] = self.kernel;
         let d = self.dilation;
@@ -116,7 +116,7 @@ impl Conv {
     /// y `[batch, output.., filters]`.
     ///
     /// # Panics
-    /// When lengths are not those of the shape.
+    /// When lengths do not match the shape.
     pub fn forward<T: Real>(&self, x: &[T], w: &[T], bias: Option<&[T]>, y: &mut [T]) {
         T::conv(self, Isa::best(), x, w, bias, y);
     }
@@ -130,7 +130,7 @@ impl Conv {
         let frame = self.frame();
         let (cin, _) = self.each();
         let taps = self.taps(frame);
-        // Entries of a row of the kernel lie side by side when all channels are seen.
+        // Entries of a row of the kernel are adjacent when all channels are seen.
         let merged = if self.groups == 1 && self.dilation[2] == 1 { self.kernel[2] } else { 1 };
         let offsets = taps.iter().step_by(merged).map(|t| t * self.channels).collect();
         let pass = Pass {
@@ -159,10 +159,10 @@ impl Conv {
         rows
     }
 
-    /// Gradient of the input from that of the output.
+    /// Computes the gradient of the input from that of the output.
     ///
     /// # Panics
-    /// When lengths are not those of the shape.
+    /// When lengths do not match the shape.
     pub fn backward_input<T: Real>(&self, dy: &[T], w: &[T], dx: &mut [T]) {
         T::conv_input(self, Isa::best(), dy, w, dx);
     }
@@ -241,10 +241,10 @@ impl Conv {
         pass.run(dy, &phases, self.channels, None, dx);
     }
 
-    /// Gradient of the weight from input and gradient of the output.
+    /// Computes the gradient of the weight from input and gradient of the output.
     ///
     /// # Panics
-    /// When lengths are not those of the shape.
+    /// When lengths do not match the shape.
     pub fn backward_weight<T: Real>(&self, x: &[T], dy: &[T], dw: &mut [T]) {
         T::conv_weight(self, Isa::best(), x, dy, dw);
     }
@@ -312,7 +312,7 @@ impl Conv {
                                 let high = micros.even_rows(rows, cols);
                                 for i in (0..rows).step_by(high) {
                                     let micro = micros.pick::<T>(high.min(rows - i), cols, Side::Rows, true);
-                                    // SAFETY: rows i.. of the block lie in the frame behind the block's offset, since a
+                                    // SAFETY: rows i.. of the block lie in the frame after the block's offset, since a
                                     // merged row of the kernel is contiguous; columns j.. lie in a pixel of dy;
                                     // the tile lies in this part's sum.
                                     unsafe {
@@ -341,7 +341,7 @@ impl Conv {
         }
     }
 
-    /// Adds the gradient of a depthwise weight under one picture to `sum`, `[entry][channel]`.
+    /// Adds the gradient of a depthwise weight under one image to `sum`, `[entry][channel]`.
     fn add_depthwise<T: Real>(
         &self,
         isa: Isa,
@@ -355,14 +355,14 @@ impl Conv {
             for ox in 0..self.output()[2] {
                 let x = &picture[from + ox * self.stride[2] * self.channels..];
                 let dy = &dy[to + ox * self.filters..][..self.filters];
-                // SAFETY: it has no condition of its own.
+                // SAFETY: it has no conditions.
                 unsafe { isa.run(DepthwiseWeight { x, offsets, dy, sum }) }
             }
         }
     }
 }
 
-/// A picture in a frame of zeros.
+/// An image in a frame of zeros.
 #[derive(Clone, Copy)]
 struct PaddedImage {
     size: [usize; 3],
@@ -377,12 +377,12 @@ impl PaddedImage {
         Self { size, channels, frame, before }
     }
 
-    /// Numbers a framed picture needs; none when the picture is its own frame.
+    /// Numbers a framed image needs; none when the image is its own frame.
     fn len(&self) -> usize {
         if self.size == self.frame { 0 } else { self.frame.iter().product::<usize>() * self.channels }
     }
 
-    /// Puts a picture into `memory`, which is zero around it; the same places are written every time.
+    /// Puts an image into `memory`, which is zero around it; the same places are written every time.
     fn fill<'a, T: Real>(&self, picture: &'a [T], memory: &'a mut [T]) -> &'a [T] {
         if self.size == self.frame {
             return picture;
@@ -400,13 +400,13 @@ impl PaddedImage {
     }
 }
 
-/// One phase of a pass: a convolution whose outputs lie a stride apart.
+/// One phase of a pass: a convolution whose outputs are a stride apart.
 struct Phase<T> {
     /// `[group][segment · depth][column]`
     weight: Vec<T>,
     /// Steps of k in a segment.
     depth: usize,
-    /// Where each segment begins in a frame, from the pixel of the output.
+    /// Offset of each segment in a frame, from the pixel of the output.
     offsets: Vec<usize>,
     /// First output of the phase along each axis.
     start: [usize; 3],
@@ -414,7 +414,7 @@ struct Phase<T> {
     rows: [usize; 3],
 }
 
-/// What the phases of a pass share.
+/// Common part of the phases of a pass.
 struct Pass {
     batch: usize,
     from: PaddedImage,
@@ -436,20 +436,20 @@ impl Pass {
         let inputs = self.from.size.iter().product::<usize>() * self.from.channels;
         let outputs = y.len() / self.batch;
         let depthwise = self.groups > 1 && self.groups == self.from.channels && self.groups == width;
-        // Panels of columns, packed once for all pictures.
+        // Panels of columns, packed once for all images.
         let packed: Vec<Buffer<T>> = match depthwise {
             true => phases.iter().map(|p| self.by_entry(&p.weight)).collect(),
             false => phases.iter().map(|p| self.panels(micros, p, width / self.groups)).collect(),
         };
         let y = Raw::of_mut(y);
-        // Some pictures for each thread, so that a frame is cleared once for several.
+        // Several images per thread, so that a frame is cleared once for several.
         let some = self.batch.div_ceil(4 * rayon::current_num_threads());
         each(self.batch.div_ceil(some), self.small, |part| {
             scratch(self.from.len(), |memory: &mut [T]| {
                 memory.fill(T::ZERO);
                 for b in part * some..self.batch.min((part + 1) * some) {
                     let picture = self.from.fill(&x[b * inputs..(b + 1) * inputs], memory);
-                    // SAFETY: outputs of a picture are written by one thread.
+                    // SAFETY: outputs of an image are written by one thread.
                     let y = unsafe { std::slice::from_raw_parts_mut(y.get().add(b * outputs), outputs) };
                     for (phase, packed) in phases.iter().zip(&packed) {
                         match depthwise {
@@ -532,8 +532,8 @@ impl Pass {
             let panel = packed[(g * panels + j) * k * nr..].as_ptr();
             let column = g * cout + j * nr;
             let first = bias.map_or(Begin::Zero, |b| Begin::Bias(b[column..].as_ptr()));
-            // Some segments at a time for all lines, so that their part of the panel stays in L1. Without any there is
-            // one empty turn, for the beginning.
+            // Some segments at a time for all lines, so that their part of the panel stays in L1. If there are none,
+            // one empty turn does the beginning.
             for (turn, segments) in
                 segments.chunks(some).chain(std::iter::repeat_n(&[][..], usize::from(k == 0))).enumerate()
             {
@@ -543,7 +543,7 @@ impl Pass {
                     for x in (0..length).step_by(high) {
                         let micro = micros.pick::<T>(high.min(length - x), cols, Side::Steps, false);
                         // SAFETY: the windows of these outputs lie in the frame; the panel holds k rows of whole
-                        // registers; the outputs lie in the picture.
+                        // registers; the outputs lie in the image.
                         unsafe {
                             let a = picture.as_ptr().add((from + x * self.stride[2]) * self.from.channels + g * cin);
                             let c = y.as_mut_ptr().add((to + x * self.to_stride[2]) * width + column);
@@ -562,7 +562,7 @@ impl Pass {
                 let from = &picture[(from + x * self.stride[2]) * channels..];
                 let to = &mut y[(to + x * self.to_stride[2]) * channels..][..channels];
                 let job = Depthwise { x: from, offsets: &phase.offsets, weight, bias, y: to };
-                // SAFETY: it has no condition of its own.
+                // SAFETY: it has no conditions.
                 unsafe { self.isa.run(job) }
             }
         }

@@ -11,32 +11,32 @@ use crate::{Isa, Real};
 const PARALLEL: usize = 1 << 19;
 /// Longest k whose panel of B stays in L2.
 const DEPTH: usize = 256;
-/// Pieces for each thread, so that the slowest core does not set the pace where cores differ or are shared, and fewest rows or
+/// Pieces per thread, so that the slowest core does not set the pace where cores differ or are shared, and fewest rows or
 /// columns of a piece that thread counts alone would not ask for: each packs what all of them need.
 const PIECES: usize = 4;
 const LEAST: usize = 192;
 /// Widest block of B that is packed at once.
 const WIDTH: usize = 1024;
 
-/// What C begins with.
+/// Initial value of C.
 #[derive(Clone, Copy, Debug)]
 pub enum Start<'a, T> {
     /// Zero; C is not read.
     Zero,
-    /// What is there.
+    /// The existing values.
     Add,
     /// A vector of n numbers, added to every row; C is not read.
     Bias(&'a [T]),
 }
 
-/// `C = A B` (plus what `start` says) for A `[m, k]`, B `[k, n]` with (row, column) strides and C `[m, n]` with rows `ldc`
+/// `C = A B` (plus `start`) for A `[m, k]`, B `[k, n]` with (row, column) strides and C `[m, n]` with rows `ldc`
 /// apart.
 ///
 /// Element `(i, j)` of A lies at `i * rs + j * cs`. Every sum runs in one fixed order, so the result does not depend on
 /// the number of threads.
 ///
 /// # Panics
-/// When a matrix leaves its slice or rows of C overlap.
+/// When a matrix exceeds its slice or rows of C overlap.
 #[allow(clippy::too_many_arguments)]
 pub fn gemm<T: Real>(
     m: usize,
@@ -93,7 +93,7 @@ pub(crate) fn gemm_on<T: Real>(
     let small = work([m, n, k]) < PARALLEL;
     let parts = split_depth(m, n, k);
     if parts > 1 {
-        // Few sums over many terms: parts of k by themselves, then added up in their order.
+        // Few sums over many terms: parts of k separately, then added up in their order.
         let step = k.div_ceil(parts);
         let mut sums = vec![T::ZERO; parts * m * n];
         let to = Raw::of_mut(&mut sums);
@@ -125,7 +125,7 @@ pub(crate) fn gemm_on<T: Real>(
         return;
     }
     let threads = if small { 1 } else { rayon::current_num_threads() };
-    // What both halves need is packed twice, so cut along the longer side, but along columns where A is not packed.
+    // Operands of both halves are packed twice, so cut along the longer side, but along columns if A is not packed.
     let by_rows = m >= n && !(a.direct() && n >= 2 * threads * micros.cols());
     let (long, unit) = if by_rows { (m, micros.even_rows(m, n)) } else { (n, micros.cols()) };
     let step = piece(long, threads, unit);
@@ -144,14 +144,14 @@ pub(crate) fn gemm_on<T: Real>(
     });
 }
 
-/// Rows or columns of a piece, a multiple of `unit`.
+/// Rows or columns per piece, a multiple of `unit`.
 fn piece(long: usize, threads: usize, unit: usize) -> usize {
     let even = long.div_ceil(threads);
     let pieces = if threads == 1 { 1 } else { PIECES };
     even.min(even.div_ceil(pieces).max(LEAST)).next_multiple_of(unit)
 }
 
-/// Into how many parts k is cut, by the shape alone.
+/// Number of parts into which k is cut, by the shape alone.
 fn split_depth(m: usize, n: usize, k: usize) -> usize {
     match m * n {
         small if small <= 1 << 14 => (k / 2048).clamp(1, 8),
@@ -168,7 +168,7 @@ pub(crate) struct View<T> {
 }
 
 impl<T: Real> View<T> {
-    /// Whether tiles read it where it lies. Rows that lie a multiple of 4 KB apart would fight for the same sets of L1.
+    /// Whether tiles read it in place. Rows that lie a multiple of 4 KB apart would compete for the same sets of L1.
     fn direct(self) -> bool {
         self.cs == 1 && !self.rs.wrapping_mul(size_of::<T>()).is_multiple_of(4096)
     }
@@ -194,14 +194,14 @@ pub(crate) struct Block<T> {
 
 impl<T: Real> Block<T> {
     /// # Safety
-    /// A, B and C hold their extents, C is nobody else's, and `begin(j)` is what a tile from column j on begins with.
+    /// A, B and C hold their extents, C is exclusive, and `begin(j)` is the initial value of a tile from column j on.
     pub unsafe fn run(&self, begin: &dyn Fn(usize) -> Begin<T>) {
         let Self { micros, m, n, k, a, b, c, ldc } = *self;
         if m == 0 || n == 0 {
             return;
         }
         let (nr, mr) = (micros.cols(), micros.even_rows(m, n));
-        // A packed panel keeps whole registers, unless that would be mostly nothing.
+        // A packed panel keeps whole registers, unless that would be mostly padding.
         let apart = if 4 * mr > 3 * micros.lanes { mr.next_multiple_of(micros.lanes) } else { mr };
         let depth = k.div_ceil(k.div_ceil(DEPTH).max(1)).max(1);
         let wide = WIDTH.min(n.next_multiple_of(nr));
@@ -213,7 +213,7 @@ impl<T: Real> Block<T> {
             let (packed_b, packed_a) = memory.split_at_mut(room);
             for first_col in (0..n).step_by(wide) {
                 let cols = wide.min(n - first_col);
-                // With k = 0 there is one empty pass, so that C gets its beginning.
+                // With k = 0 there is one empty pass, so that C gets its initial value.
                 for first_k in (0..k.max(1)).step_by(depth) {
                     let kc = depth.min(k - first_k);
                     let from = b.at(first_k, first_col);
@@ -254,7 +254,7 @@ impl<T: Real> Block<T> {
     }
 }
 
-/// How rows are packed.
+/// Layout of packed rows.
 #[derive(Clone, Copy)]
 pub(crate) struct Panels {
     /// Rows in a panel.
@@ -266,12 +266,12 @@ pub(crate) struct Panels {
 }
 
 impl Panels {
-    /// Panels of `depth` steps of k. A line of cache between two keeps equal places of theirs out of one set of L1.
+    /// Panels of `depth` steps of k. A cache line between two keeps corresponding places out of one set of L1.
     fn new<T>(wide: usize, apart: usize, depth: usize) -> Self {
         Self { wide, apart, size: depth * apart + 64 / size_of::<T>() }
     }
 
-    /// Panels of `wide` rows with nothing between two steps or panels.
+    /// Panels of `wide` rows without gaps between steps or panels.
     pub fn tight(wide: usize, depth: usize) -> Self {
         Self { wide, apart: wide, size: depth * wide }
     }
@@ -281,17 +281,17 @@ impl Panels {
         n.div_ceil(self.wide) * self.size
     }
 
-    /// Where the panel that begins with a row lies.
+    /// Offset of the panel that begins with a row.
     fn at(self, row: usize) -> usize {
         row / self.wide * self.size
     }
 }
 
 /// Cuts `n` rows of `k` numbers into panels: in panel p, `to[q * apart + i] = from[(p * wide + i) * rs + q * cs]`; zeros
-/// in the place of rows that are not there, anything between `wide` and `apart`.
+/// in place of missing rows, anything between `wide` and `apart`.
 ///
 /// # Safety
-/// The matrix `[n, k]` lies behind `from`, room for the panels behind `to`.
+/// The matrix `[n, k]` lies at `from`, room for the panels at `to`.
 #[allow(clippy::too_many_arguments)]
 pub(crate) unsafe fn pack<T: Real>(
     micros: Micros,
@@ -321,7 +321,7 @@ pub(crate) unsafe fn pack<T: Real>(
     }
 }
 
-/// Panels from columns that lie side by side.
+/// Packs panels from columns that are contiguous.
 struct Copy<T> {
     from: *const T,
     cs: usize,
@@ -340,7 +340,7 @@ impl<T: Real> Kernel<T> for Copy<T> {
         unsafe {
             for q in 0..k {
                 let line = from.wrapping_add(q.wrapping_mul(cs));
-                // Lines lie too far apart for the machine to see them coming.
+                // Lines lie too far apart for the hardware prefetcher.
                 (0..n)
                     .step_by(64 / size_of::<T>())
                     .for_each(|i| prefetch(line.wrapping_add(cs.wrapping_mul(4).wrapping_add(i))));
@@ -361,7 +361,7 @@ impl<T: Real> Kernel<T> for Copy<T> {
 /// Most numbers in a square of registers.
 const SQUARE: usize = 256;
 
-/// One panel from rows that lie side by side, or from any matrix.
+/// Packs one panel from rows that are contiguous, or from any matrix.
 struct Turn<T> {
     from: *const T,
     rs: usize,
@@ -398,7 +398,7 @@ impl<T: Real> Kernel<T> for Turn<T> {
                     }
                 }
             }
-            // What is left, along the rows of the source, whose steps are the short ones.
+            // The rest, along the rows of the source, whose steps are the short ones.
             for i in 0..n {
                 for q in whole_k..k {
                     *to.add(q * apart + i) = *from.add(i * rs + q * cs);

@@ -7,10 +7,10 @@ use crate::simd::{Kernel, Vector};
 use crate::{Isa, Real};
 
 /// Largest value of every channel under every window of `shape` (whose filters and groups do not matter): values
-/// `[batch, output.., channels]` and their positions in x. Padding never wins; of equals the first does.
+/// `[batch, output.., channels]` and their positions in x. Padding never wins; the first of equals does.
 ///
 /// # Panics
-/// When lengths are not those of the shape, a window sees only padding, or positions do not fit 32 bits.
+/// When lengths do not match the shape, a window covers only padding, or positions do not fit 32 bits.
 pub fn max_pool<T: Real>(shape: &Conv, x: &[T], y: &mut [T], at: &mut [u32]) {
     T::max_pool(shape, Isa::best(), x, y, at);
 }

@@ -17,7 +17,7 @@ pub(crate) fn each(n: usize, small: bool, f: impl Fn(usize) + Sync + Send) {
     }
 }
 
-/// Asks for a line of memory. Any address will do.
+/// Prefetches a cache line. Any address will do.
 #[inline(always)]
 pub(crate) fn prefetch<T>(at: *const T) {
     #[cfg(target_arch = "x86_64")]

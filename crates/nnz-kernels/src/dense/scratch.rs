@@ -1,4 +1,4 @@
-//! Memory of a thread that kernels reuse: aligned to cache lines, holding whatever was there before.
+//! Per-thread memory that kernels reuse: aligned to cache lines, with arbitrary content.
 
 use std::cell::RefCell;
 
@@ -14,7 +14,7 @@ thread_local! { static MEMORY: RefCell<Vec<Vec<Line>>> = const { RefCell::new(Ve
 /// Largest scratch a thread keeps, in lines: 16 MB.
 const KEPT: usize = 1 << 18;
 
-/// Calls `f` with `n` numbers of any value. Nested calls get memory of their own.
+/// Calls `f` with `n` numbers of any value. Nested calls get separate memory.
 pub(crate) fn scratch<T: Real, R>(n: usize, f: impl FnOnce(&mut [T]) -> R) -> R {
     let lines = volume([n, size_of::<T>()]).div_ceil(64);
     let mut memory = MEMORY.with_borrow_mut(Vec::pop).unwrap_or_default();

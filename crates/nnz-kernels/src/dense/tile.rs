@@ -6,41 +6,41 @@ use crate::{Isa, Real};
 
 /// A tile `C [m, cols]` = or += Σ over segments, over `depth` steps k of A(i, k) B(k, :).
 ///
-/// Within a segment B(k, :) lies at `b + k * b_row` and A(i, k) at `a + i + k * a_far` when rows of A lie side by side
+/// Within a segment B(k, :) lies at `b + k * b_row` and A(i, k) at `a + i + k * a_far` when rows of A are adjacent
 /// ([`Side::Rows`]), at `a + i * a_far + k` when steps of k do ([`Side::Steps`]). Segments let one kernel read a packed
-/// matrix, a head of attention, or the windows of a picture where they lie.
+/// matrix, a head of attention, or the windows of an image in place.
 #[derive(Clone, Copy)]
 pub(crate) struct Tile<'a> {
-    /// Where each segment begins in A and B.
+    /// Offset of each segment in A and B.
     pub segments: &'a [(usize, usize)],
     /// Steps of k in a segment.
     pub depth: usize,
-    /// Distance of what does not lie side by side in A.
+    /// Stride of the non-contiguous axis of A.
     pub a_far: usize,
-    /// Distance of rows of B.
+    /// Stride of rows of B.
     pub b_row: usize,
-    /// Distance of rows of C.
+    /// Stride of rows of C.
     pub c_row: usize,
     /// Columns of C, at most the width of the kernel.
     pub cols: usize,
 }
 
-/// What lies side by side in A.
+/// The contiguous axis of A.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Side {
     Rows,
     Steps,
 }
 
-/// Steps of k in one turn of the loop when they lie side by side: addresses of rows are found once for all of them.
+/// Steps of k in one turn of the loop when they are contiguous: addresses of rows are found once for all of them.
 const TURN: usize = 4;
 
-/// What a tile of C begins with.
+/// Initial value of a tile of C.
 #[derive(Clone, Copy, Debug)]
 pub(crate) enum Begin<T> {
     /// Zero.
     Zero,
-    /// What is there.
+    /// The existing values.
     Add,
     /// A vector added to every row; as many numbers as the tile has columns.
     Bias(*const T),
@@ -84,7 +84,7 @@ unsafe fn step_of<V: Vector, const M: usize, const NV: usize, const PART: bool>(
 }
 
 /// # Safety
-/// The tile's rows, columns and segments lie in A, B and C; B has whole registers behind every row unless `PART`, where
+/// The tile's rows, columns and segments lie in A, B and C; B has whole registers at every row unless `PART`, where
 /// exactly `cols` numbers are read.
 #[inline(always)]
 unsafe fn tile<V: Vector, const M: usize, const NV: usize, const ROWS: bool, const PART: bool>(
@@ -106,7 +106,7 @@ unsafe fn tile<V: Vector, const M: usize, const NV: usize, const ROWS: bool, con
         for &(from_a, from_b) in t.segments {
             let (mut a, mut b) = (a.add(from_a), b.add(from_b));
             let mut left = t.depth;
-            // More steps in sight would push registers of a large tile out to memory.
+            // Unrolling further would push registers of a large tile out to memory.
             if !ROWS && M * NV <= 20 {
                 left %= TURN;
                 for _ in 0..t.depth / TURN {
@@ -209,7 +209,7 @@ impl Micros {
         Self { isa, rows, narrow, lanes }
     }
 
-    /// Their instruction set.
+    /// Returns their instruction set.
     pub fn isa(self) -> Isa {
         self.isa
     }
@@ -219,14 +219,14 @@ impl Micros {
         2 * self.lanes
     }
 
-    /// Rows of equal tiles that cover `m` rows of `cols` columns.
+    /// Rows per tile for equal tiles that cover `m` rows of `cols` columns.
     pub fn even_rows(self, m: usize, cols: usize) -> usize {
         let most = if cols > self.lanes { self.rows } else { self.narrow };
         m.div_ceil(m.div_ceil(most).max(1)).max(1)
     }
 
-    /// The kernel for `rows` rows and `cols` columns. `part`: B ends with its columns, which needs the rows of A side by
-    /// side; otherwise B has whole registers.
+    /// The kernel for `rows` rows and `cols` columns. `part`: B ends with its columns, which needs contiguous
+    /// rows of A; otherwise B has whole registers.
     pub fn pick<T: Real>(self, rows: usize, cols: usize, side: Side, part: bool) -> Micro<T> {
         debug_assert!(side == Side::Rows || !part);
         let two = cols > self.lanes;

@@ -9,7 +9,7 @@ macro_rules! vector {
         $v:ty, $t:ty, $lanes:literal, $splat:ident, $load:ident, $store:ident, $add:ident, $mul:ident, $fma:ident,
         { $($more:tt)* }
     ) => {
-        // The instruction set of every intrinsic is there by the trait's contract; none asks for alignment.
+        // The instruction set of every intrinsic is present by the trait's contract; none requires alignment.
         impl Vector for $v {
             type T = $t;
             const LANES: usize = $lanes;
@@ -22,13 +22,13 @@ macro_rules! vector {
 
             #[inline(always)]
             unsafe fn load(p: *const $t) -> Self {
-                // SAFETY: `LANES` numbers behind the pointer by contract.
+                // SAFETY: `LANES` numbers at the pointer by contract.
                 unsafe { $load(p) }
             }
 
             #[inline(always)]
             unsafe fn store(self, p: *mut $t) {
-                // SAFETY: `LANES` numbers behind the pointer by contract.
+                // SAFETY: `LANES` numbers at the pointer by contract.
                 unsafe { $store(p, self) }
             }
 
@@ -80,13 +80,13 @@ vector!(
 
         #[inline(always)]
         unsafe fn gather(base: *const f32, index: *const u32) -> Self {
-            // SAFETY: `LANES` indices, and a number behind each, by contract.
+            // SAFETY: `LANES` indices, and a number at each, by contract.
             unsafe { _mm512_i32gather_ps::<4>(_mm512_loadu_si512(index.cast()), base) }
         }
 
         #[inline(always)]
         unsafe fn gather_short(base: *const f32, index: *const u16) -> Self {
-            // SAFETY: `LANES` indices, and a number behind each, by contract.
+            // SAFETY: `LANES` indices, and a number at each, by contract.
             unsafe { _mm512_i32gather_ps::<4>(_mm512_cvtepu16_epi32(_mm256_loadu_si256(index.cast())), base) }
         }
 
@@ -104,7 +104,7 @@ vector!(
 
         #[inline(always)]
         unsafe fn load_bytes(p: *const i8) -> Self {
-            // SAFETY: `LANES` bytes behind the pointer by contract.
+            // SAFETY: `LANES` bytes at the pointer by contract.
             unsafe { _mm512_cvtepi32_ps(_mm512_cvtepi8_epi32(_mm_loadu_si128(p.cast()))) }
         }
 
@@ -180,13 +180,13 @@ vector!(
 
         #[inline(always)]
         unsafe fn gather(base: *const f64, index: *const u32) -> Self {
-            // SAFETY: `LANES` indices, and a number behind each, by contract.
+            // SAFETY: `LANES` indices, and a number at each, by contract.
             unsafe { _mm512_i32gather_pd::<8>(_mm256_loadu_si256(index.cast()), base) }
         }
 
         #[inline(always)]
         unsafe fn gather_short(base: *const f64, index: *const u16) -> Self {
-            // SAFETY: `LANES` indices, and a number behind each, by contract.
+            // SAFETY: `LANES` indices, and a number at each, by contract.
             unsafe { _mm512_i32gather_pd::<8>(_mm256_cvtepu16_epi32(_mm_loadu_si128(index.cast())), base) }
         }
 
@@ -204,7 +204,7 @@ vector!(
 
         #[inline(always)]
         unsafe fn load_bytes(p: *const i8) -> Self {
-            // SAFETY: `LANES` bytes behind the pointer by contract.
+            // SAFETY: `LANES` bytes at the pointer by contract.
             unsafe { _mm512_cvtepi32_pd(_mm256_cvtepi8_epi32(_mm_loadl_epi64(p.cast()))) }
         }
 
@@ -235,19 +235,19 @@ vector!(
     {
         #[inline(always)]
         unsafe fn gather(base: *const f32, index: *const u32) -> Self {
-            // SAFETY: `LANES` indices, and a number behind each, by contract.
+            // SAFETY: `LANES` indices, and a number at each, by contract.
             unsafe { _mm256_i32gather_ps::<4>(base, _mm256_loadu_si256(index.cast())) }
         }
 
         #[inline(always)]
         unsafe fn gather_short(base: *const f32, index: *const u16) -> Self {
-            // SAFETY: `LANES` indices, and a number behind each, by contract.
+            // SAFETY: `LANES` indices, and a number at each, by contract.
             unsafe { _mm256_i32gather_ps::<4>(base, _mm256_cvtepu16_epi32(_mm_loadu_si128(index.cast()))) }
         }
 
         #[inline(always)]
         unsafe fn load_bytes(p: *const i8) -> Self {
-            // SAFETY: `LANES` bytes behind the pointer by contract.
+            // SAFETY: `LANES` bytes at the pointer by contract.
             unsafe { _mm256_cvtepi32_ps(_mm256_cvtepi8_epi32(_mm_loadl_epi64(p.cast()))) }
         }
 
@@ -305,13 +305,13 @@ vector!(
     {
         #[inline(always)]
         unsafe fn gather(base: *const f64, index: *const u32) -> Self {
-            // SAFETY: `LANES` indices, and a number behind each, by contract.
+            // SAFETY: `LANES` indices, and a number at each, by contract.
             unsafe { _mm256_i32gather_pd::<8>(base, _mm_loadu_si128(index.cast())) }
         }
 
         #[inline(always)]
         unsafe fn gather_short(base: *const f64, index: *const u16) -> Self {
-            // SAFETY: `LANES` indices, and a number behind each, by contract.
+            // SAFETY: `LANES` indices, and a number at each, by contract.
             unsafe { _mm256_i32gather_pd::<8>(base, _mm_cvtepu16_epi32(_mm_loadl_epi64(index.cast()))) }
         }
 
@@ -335,7 +335,7 @@ vector!(
     }
 );
 
-/// Lanes of four registers summed over the four elements of each 128-bit lane.
+/// Sums the lanes of four registers over the four elements of each 128-bit lane.
 #[inline(always)]
 unsafe fn four(a: __m512, b: __m512, c: __m512, d: __m512) -> __m512 {
     // SAFETY: AVX-512 F by contract.
@@ -348,7 +348,7 @@ unsafe fn four(a: __m512, b: __m512, c: __m512, d: __m512) -> __m512 {
     }
 }
 
-/// Lower and upper halves of the next four registers of a list added, quarter and quarter: four numbers left of each.
+/// Adds lower and upper halves of the next four registers of a list, quarter by quarter: leaves four numbers of each.
 #[inline(always)]
 unsafe fn quarters(list: *const __m512) -> __m512 {
     // SAFETY: AVX-512 F and four registers by contract.

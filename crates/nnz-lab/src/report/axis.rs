@@ -1,13 +1,13 @@
-//! Axes of the charts: ranges, ticks and where a value lies.
+//! Axes of the charts: ranges, ticks and positions of values.
 
-/// How values become places on an axis.
+/// Mapping of values to positions on an axis.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub(super) enum Spacing {
     /// Equal steps.
     Linear,
     /// Equal ratios; values must be positive.
     Log,
-    /// Equal ratios of what is missing to 1, for accuracies: 90%, 99%, 99.9% are equally far apart.
+    /// Equal ratios of the distance to 1, for accuracies: 90%, 99%, 99.9% are equally far apart.
     NearOne,
 }
 
@@ -26,7 +26,7 @@ pub(super) struct Axis {
     pub label: String,
     spacing: Spacing,
     range: (f64, f64),
-    /// Values and what is written at them.
+    /// Values and their labels.
     pub ticks: Vec<(f64, String)>,
 }
 
@@ -49,7 +49,7 @@ impl Axis {
         };
         let (ticks, spacing) =
             if ticks.len() < 3 { (even_ticks(lo, hi, 5.0), Spacing::Linear) } else { (ticks, spacing) };
-        // Room beyond the outermost values, so that no line lies on the frame.
+        // Margin beyond the outermost values, so that no line lies on the frame.
         let range = match spacing {
             Spacing::Linear => ticks.iter().fold((lo, hi), |(lo, hi), t| (lo.min(t.0), hi.max(t.0))),
             Spacing::Log => (lo / 1.15, hi * 1.15),
@@ -72,7 +72,7 @@ impl Axis {
         Self { label: label.into(), spacing: Spacing::Linear, range, ticks }
     }
 
-    /// Room for `n` bars side by side, without ticks.
+    /// An axis for `n` adjacent bars, without ticks.
     pub fn places(label: &str, n: usize) -> Self {
         Self { label: label.into(), spacing: Spacing::Linear, range: (0.0, n as f64), ticks: vec![] }
     }
@@ -82,7 +82,7 @@ impl Axis {
         self.spacing == Spacing::Linear
     }
 
-    /// Where `v` lies, 0 at the low end and 1 at the high end; `None` for what cannot be drawn.
+    /// Position of `v`, 0 at the low end and 1 at the high end; `None` for values that cannot be drawn.
     pub fn place(&self, v: f64) -> Option<f64> {
         let [v, lo, hi] = [v, self.range.0, self.range.1].map(|v| self.spacing.apply(v));
         let place = if hi > lo { (v - lo) / (hi - lo) } else { 0.5 };
@@ -90,7 +90,7 @@ impl Axis {
     }
 }
 
-/// The smallest and the largest finite value; 0 and 1 when there is none.
+/// The smallest and the largest finite value; 0 and 1 if there is none.
 fn ends(values: impl IntoIterator<Item = f64>) -> (f64, f64) {
     let finite = values.into_iter().filter(|v| v.is_finite());
     let (lo, hi) = finite.fold((f64::INFINITY, f64::NEG_INFINITY), |(lo, hi), v| (lo.min(v), hi.max(v)));
@@ -105,7 +105,7 @@ fn even_ticks(lo: f64, hi: f64, about: f64) -> Vec<(f64, usize)> {
         [1.0, 2.0, 5.0, 10.0].map(|m| m * power).into_iter().find(|s| width / s <= about).unwrap_or(power * 10.0);
     let (first, last) = ((lo / step + 1e-9).floor(), (hi / step - 1e-9).ceil());
     let decimals = (-(step * 1.0001).log10().floor()).clamp(0.0, 12.0) as usize;
-    // At 1e300 the steps drown in rounding: two ends are then all there is to show.
+    // At 1e300 the steps drown in rounding: then only the two ends can be shown.
     if !(last - first).is_finite() || last - first > 20.0 {
         return vec![(lo, 0), (hi, 0)];
     }

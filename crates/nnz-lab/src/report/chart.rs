@@ -3,10 +3,10 @@
 //!
 //! Why not a crate. The page must follow light and dark by CSS variables, name each figure for a screen reader, scale
 //! to a phone, show numbers on hover without a script, and come out byte-equal for equal records. Tried: `plotters`
-//! 0.3.7 (SVG backend) writes fixed `#rrggbb` into every element and knows no hover titles; `poloto` 19.1 is themed by
+//! 0.3.7 (SVG backend) writes fixed `#rrggbb` into every element and has no hover titles; `poloto` 19.1 is themed by
 //! CSS, but has neither log axes nor heat maps nor hover titles; `kuva` 0.6 takes `var(--x)` as a colour, but its SVG
 //! has no viewBox and no label, it numbers clip paths by a counter of the process (two equal pages differ) and is 95,000
-//! lines to build; `charming` 0.6 draws by JavaScript. What is needed is these lines.
+//! lines to build; `charming` 0.6 draws by JavaScript. The code needed is this file.
 //!
 //! All text goes through maud, which escapes it. Colours, dashes and fonts live in `style.css`.
 
@@ -20,9 +20,9 @@ pub(super) fn series(i: usize) -> String {
 
 /// One line of a chart.
 pub(super) struct Line {
-    /// Which series, for colour and dash.
+    /// Index of the series, for colour and dash.
     pub series: usize,
-    /// Whether it is one seed behind a mean.
+    /// Whether it is one seed in the background of a mean.
     pub faint: bool,
     /// Shown on hover.
     pub name: String,
@@ -72,7 +72,7 @@ fn frame(label: &str, x: &Axis, y: &Axis, marks: Markup) -> Markup {
     }
 }
 
-/// Lines over `x` and `y`. Every point of a line that is not faint says its values on hover.
+/// Draws lines over `x` and `y`. Every point of a line that is not faint shows its values on hover.
 pub(super) fn lines(label: &str, x: &Axis, y: &Axis, lines: &[Line], write: fn(f64) -> String) -> Markup {
     let at = |&(u, v): &(f64, f64)| Some((across(x.place(u)?), down(y.place(v)?)));
     let path = |line: &Line| {
@@ -109,7 +109,7 @@ pub(super) fn lines(label: &str, x: &Axis, y: &Axis, lines: &[Line], write: fn(f
 
 /// One class of a histogram.
 pub(super) struct Bin {
-    /// Written below the bar where there is room.
+    /// Label below the bar, if there is room.
     pub label: String,
     /// Height of the bar.
     pub value: f64,

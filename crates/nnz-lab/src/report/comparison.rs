@@ -10,7 +10,7 @@ use std::collections::BTreeMap;
 
 type Seconds = BTreeMap<String, f64>;
 
-/// Arms in the order of the cells, each with its points `(x, mean test accuracy)`, from the smallest x on.
+/// Arms in the order of the cells, each with its points `(x, mean test accuracy)`, by ascending x.
 fn arms(comparison: &Comparison, x: impl Fn(&Cell) -> Option<f64>) -> Vec<Line> {
     let mut all: Vec<Line> = Vec::new();
     for cell in &comparison.cells {
@@ -51,7 +51,7 @@ fn legend(all: &[Line]) -> Markup {
     html! { ul.legend { @for l in all { li { (swatch(l.series)) (l.name) } } } }
 }
 
-/// The two pictures as files: name and SVG.
+/// The two charts as files: name and SVG.
 pub fn pictures(comparison: &Comparison, seconds: &Seconds) -> Vec<(&'static str, String)> {
     let file = |picture: Markup| {
         let text = picture.into_string();
@@ -64,7 +64,7 @@ pub fn pictures(comparison: &Comparison, seconds: &Seconds) -> Vec<(&'static str
     ]
 }
 
-/// The page.
+/// Renders the page.
 pub fn comparison(comparison: &Comparison, seconds: &Seconds) -> String {
     let (head, rows) = table(comparison, seconds);
     let rows: Vec<Vec<Markup>> = rows.into_iter().map(|r| r.into_iter().map(|c| html! { (c) }).collect()).collect();

@@ -10,7 +10,7 @@ use super::view::View;
 use crate::run::record::{ArmRecord, EpochRecord};
 use maud::{Markup, html};
 
-/// The mean of an arm and, with several seeds, each seed behind it.
+/// The mean of an arm and, with several seeds, each seed in the background.
 fn arm_lines(series: usize, arm: &ArmRecord, quantity: fn(&EpochRecord) -> f64) -> Vec<Line> {
     let seed = |s: &crate::run::record::SeedRecord| Line {
         series,
@@ -23,13 +23,13 @@ fn arm_lines(series: usize, arm: &ArmRecord, quantity: fn(&EpochRecord) -> f64) 
     seeds.into_iter().chain([mean]).filter(|l| l.points.iter().any(|p| p.1.is_finite())).collect()
 }
 
-/// Epochs are whole: a chart of two epochs has no tick at 1.5.
+/// Epochs are integers: a chart of two epochs has no tick at 1.5.
 fn epochs(all: &[Line]) -> Axis {
     let values: Vec<f64> = all.iter().flat_map(|l| l.points.iter().map(|p| p.0)).collect();
     Axis::whole("epoch", values)
 }
 
-/// `rigl 2.31 → 0.04`: what a curve does, in words.
+/// Describes a curve in words: `rigl 2.31 → 0.04`.
 fn ends(all: &[Line], write: fn(f64) -> String) -> String {
     let one = |l: &Line| {
         let mut finite = l.points.iter().filter(|p| p.1.is_finite());
@@ -92,7 +92,7 @@ pub(super) fn learning(view: &View) -> Markup {
     }
 }
 
-/// How the connections of the method arm changed while it trained: their number, and how many came and went.
+/// How the connections of the method arm changed during training: their number, and how many were grown and pruned.
 pub(super) fn connections(view: &View) -> Markup {
     let name = &view.method.name;
     let densities: Vec<f64> =
@@ -107,7 +107,7 @@ pub(super) fn connections(view: &View) -> Markup {
     let shrinks = pruned.iter().any(|p| p.1 > 0.0);
     html! {
         @if !constant { (density(view)) }
-        // What only falls is told by the density.
+        // If connections are only pruned, the density shows it.
         @if grows || (shrinks && constant) {
             (moved(view, &grown, &pruned, constant.then_some(hi)))
         } @else if constant {
@@ -129,13 +129,13 @@ fn density(view: &View) -> Markup {
     )
 }
 
-/// Bars in a figure of moves at most.
+/// Most bars in a figure of changes.
 const BARS: usize = 100;
 
 /// Points of a curve: epoch and value.
 type Points<'a> = &'a [(f64, f64)];
 
-/// Connections made and removed in each epoch, as means over the seeds.
+/// Connections grown and pruned in each epoch, as means over the seeds.
 fn moved(view: &View, grown: Points, pruned: Points, constant: Option<f64>) -> Markup {
     let name = &view.method.name;
     let equal = grown.iter().zip(pruned).all(|(b, d)| b.1 == d.1);
@@ -178,12 +178,12 @@ fn moved(view: &View, grown: Points, pruned: Points, constant: Option<f64>) -> M
     };
     let title = if equal { "Connections moved" } else { "Connections removed and made" };
     let x = if group > 1 { format!("epoch ({group} a bar)") } else { "epoch".into() };
-    // The outline keeps the colour of the method and takes another dash.
+    // The outline keeps the method's colour and takes another dash.
     let picture = histogram(&format!("{title} in each epoch, {name}"), &x, "connections", &bins, 0, OUTLINE);
     figure(title, picture, words)
 }
 
-/// The series that has the colour of the first one and another dash.
+/// The series with the colour of the first one and another dash.
 const OUTLINE: usize = 6;
 
 /// `, 1.1 times as many as there are`.

@@ -1,12 +1,12 @@
-//! The numbers behind every figure as CSV tables, one long table a subject, ready for pandas or R.
+//! The numbers of every figure as CSV tables, one long table per subject, ready for pandas or R.
 
 use super::degrees::Tally;
 use super::view::{View, density, unconnected};
 use crate::inspect::Inspection;
 use crate::run::record::{ArmRecord, LayerRecord, RunRecord, SeedRecord};
 
-/// A cell that no spreadsheet takes for a formula: names of classes and layers are other people's. One that begins like a formula and
-/// is no number gets an apostrophe before it, which spreadsheets take for "text".
+/// A cell that no spreadsheet takes for a formula: names of classes and layers come from others. One that begins like a formula and
+/// is not a number gets an apostrophe before it, which spreadsheets take for "text".
 pub(crate) fn cell(text: String) -> String {
     let formula = text.starts_with(['=', '+', '-', '@', '\t', '\r']) && text.parse::<f64>().is_err();
     if formula { format!("'{text}") } else { text }
@@ -33,17 +33,17 @@ impl Table {
     }
 }
 
-/// The tables behind the report's figures, as `(file name, CSV text)`. Names of columns are those of
+/// The tables of the report's figures, as `(file name, CSV text)`. Names of columns are those of
 /// [`crate::run::record`]; a name that begins like a formula has an apostrophe before it; a number that is not finite is written `NaN`, `inf` or `-inf`.
 ///
-/// - `arms.csv`: one row an arm.
+/// - `arms.csv`: one row per arm.
 /// - `seeds.csv`: test accuracy and size of each seed's network.
-/// - `curves.csv`: loss, validation accuracy, density and moved connections by arm, seed and epoch.
+/// - `curves.csv`: loss, validation accuracy, density and grown and pruned connections by arm, seed and epoch.
 /// - `layers.csv`: size, density and unconnected units by arm, seed and layer.
 /// - `degrees.csv`: how many units of a layer have how many connections.
-/// - `inputs.csv`: connections of each input of the first layer; with channel, row and column where it is a picture.
+/// - `inputs.csv`: connections of each input of the first layer; with channel, row and column if it is an image.
 /// - `confusion.csv`: label, prediction, count; zeros left out.
-/// - `misread.csv`: rows that were misread; the pixels stay in the record.
+/// - `misread.csv`: misclassified rows; the pixels stay in the record.
 pub fn csv(record: &RunRecord) -> Vec<(String, String)> {
     vec![
         arms(record),
@@ -57,7 +57,7 @@ pub fn csv(record: &RunRecord) -> Vec<(String, String)> {
     ]
 }
 
-/// The tables behind the page of an inspected model, as `(file name, CSV text)`: `layers.csv`, `degrees.csv` and
+/// The tables of the page of an inspected model, as `(file name, CSV text)`: `layers.csv`, `degrees.csv` and
 /// `inputs.csv`, with the columns they have for a run.
 pub fn inspection_csv(inspection: &Inspection) -> Vec<(String, String)> {
     let head = ["layer", "rows", "cols", "nonzeros", "density", "prunable", "dense_bytes", "packed_bytes"];

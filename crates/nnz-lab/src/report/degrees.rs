@@ -6,7 +6,7 @@ use super::frame::figure;
 use maud::{Markup, html};
 use std::collections::BTreeMap;
 
-/// Histograms beyond this many layers wait behind a click.
+/// Histograms beyond this many layers are folded.
 const OPEN_LAYERS: usize = 4;
 
 /// How many units have how many connections: degree to units.
@@ -14,19 +14,19 @@ const OPEN_LAYERS: usize = 4;
 pub(super) struct Tally(BTreeMap<u64, u64>);
 
 impl Tally {
-    /// Of the degree of every unit.
+    /// Counts the degree of every unit.
     pub fn of(degrees: &[u32]) -> Self {
         let mut units = BTreeMap::new();
         degrees.iter().for_each(|d| *units.entry(u64::from(*d)).or_default() += 1);
         Self(units)
     }
 
-    /// Of `histogram[d]` units with `d` connections.
+    /// Converts `histogram[d]` units with `d` connections.
     pub fn from_histogram(histogram: &[usize]) -> Self {
         Self((0..).zip(histogram.iter().map(|n| *n as u64)).filter(|(_, n)| *n > 0).collect())
     }
 
-    /// (degree, units), degrees rising.
+    /// (degree, units), by ascending degree.
     pub fn iter(&self) -> impl Iterator<Item = (u64, u64)> {
         self.0.iter().map(|(d, n)| (*d, *n))
     }
@@ -44,7 +44,7 @@ impl Tally {
         self.0.range(from..=to).map(|(_, n)| n).sum()
     }
 
-    /// The degree of the unit in the middle, the upper of two.
+    /// The median degree, the upper of two.
     fn median(&self) -> u64 {
         let half = self.units() / 2;
         let mut below = 0u64;
@@ -84,7 +84,7 @@ fn classes(lo: u64, hi: u64) -> Vec<(u64, u64)> {
     let mut out = if lo == 0 { vec![(0, 0)] } else { vec![] };
     let mut from = lo.max(1);
     while from <= hi {
-        // Widths never shrink, so that no class looks empty beside its neighbours only because of rounding.
+        // Widths never shrink, so that no class looks empty next to its neighbours only because of rounding.
         let width = (from as f64 * 0.19).round().max(1.0) as u64;
         out.push((from, from + width - 1));
         from += width;
@@ -94,7 +94,7 @@ fn classes(lo: u64, hi: u64) -> Vec<(u64, u64)> {
 
 /// The degrees of one network in a histogram.
 pub(super) struct Side<'a> {
-    /// What tells it from the other; empty where there is no other.
+    /// Name that distinguishes it from the other; empty if there is no other.
     pub name: &'a str,
     /// Its colour and dash.
     pub series: usize,
@@ -142,7 +142,7 @@ pub(super) fn draw(title: &str, noun: &str, ours: &Side, other: Option<&Side>) -
     figure(title, picture, html! { (words) })
 }
 
-/// Histograms of several layers, two figures each: the first few open, the rest behind a click.
+/// Histograms of several layers, two figures each: the first few open, the rest folded.
 pub(super) fn fold<L>(layers: &[L], draw: impl Fn(&L) -> Markup) -> Markup {
     let (open, closed) = layers.split_at(layers.len().min(OPEN_LAYERS));
     html! {

@@ -1,4 +1,4 @@
-//! The page of an experiment: its claim, a table of metrics, its curves, pictures and tables.
+//! The page of an experiment: its claim, a table of metrics, its curves, images and tables.
 
 use super::axis::{Axis, Spacing};
 use super::chart::{Line, lines};
@@ -88,7 +88,7 @@ fn metrics(record: &ExperimentRecord) -> Markup {
     }
 }
 
-/// Points of the seeds at the same places, averaged.
+/// Averages the points of the seeds at equal x.
 fn mean(curves: &[&Curve]) -> Vec<(f64, f64)> {
     let Some(first) = curves.first() else { return Vec::new() };
     let point = |(i, p): (usize, &[f64; 2])| {
@@ -126,7 +126,7 @@ fn curves(record: &ExperimentRecord) -> Markup {
     }
 }
 
-/// Tiles side by side with a line between them, each stretched from its smallest to its largest number, as a PNG.
+/// Adjacent tiles with a line between them, each stretched from its smallest to its largest number, as a PNG.
 fn png(picture: &Picture) -> Option<String> {
     let [rows, cols] = picture.size;
     let fits = picture.tiles.iter().all(|t| t.len() == rows.saturating_mul(cols));
@@ -211,7 +211,7 @@ fn origin(record: &ExperimentRecord) -> Markup {
     }
 }
 
-/// The numbers behind the page: `metrics.csv`, `curves.csv`.
+/// The numbers of the page: `metrics.csv`, `curves.csv`.
 pub fn csv(record: &ExperimentRecord) -> Vec<(String, String)> {
     let mut metrics = super::data::Table::new(["arm", "seed", "metric", "value"]);
     let mut curves = super::data::Table::new(["arm", "seed", "curve", "along", "x", "y"]);

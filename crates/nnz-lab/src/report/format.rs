@@ -1,6 +1,6 @@
-//! Numbers as people read them. A number that is not finite is written as a dash, never as `NaN`.
+//! Numbers formatted for readers. A number that is not finite is written as a dash, never as `NaN`.
 
-/// What stands where there is no number.
+/// Placeholder for a missing number.
 pub(super) const NONE: &str = "–";
 
 /// `13305` is `13,305`.
@@ -60,12 +60,12 @@ pub(super) fn seconds(s: f64) -> String {
     }
 }
 
-/// `x` in percent; `None` for what is no share or accuracy by any reading.
+/// `x` in percent; `None` if it is not a plausible share or accuracy.
 fn percent(x: f64) -> Option<f64> {
     (x.abs() < 1e4).then_some(x * 100.0)
 }
 
-/// A share in `[0, 1]` with two significant digits at least: `97%`, `5.0%`, `0.21%`, `0.0040%`.
+/// A share in `[0, 1]` with at least two significant digits: `97%`, `5.0%`, `0.21%`, `0.0040%`.
 pub(super) fn share(x: f64) -> String {
     let Some(percent) = percent(x) else { return NONE.into() };
     match percent.abs() {
@@ -96,7 +96,7 @@ pub(super) fn signed_points(x: f64, decimals: usize) -> String {
     format!("{}{size}", if x < 0.0 { '−' } else { '+' })
 }
 
-/// A tick of an axis: `decimals` places, an exponent where it would be wider than its room.
+/// A tick of an axis: `decimals` places, an exponent if it would be too wide.
 pub(super) fn tick(x: f64, decimals: usize) -> String {
     match x.abs() {
         s if s >= 1e6 => format!("{x:.0e}"),
@@ -125,7 +125,7 @@ pub(super) fn significant(x: f64, digits: usize) -> String {
 }
 
 /// How many times smaller or larger `x` is than `base`, e.g. `times(1, 20, "smaller", "larger")` is `20× smaller`.
-/// `None` where the two cannot be compared.
+/// `None` if the two cannot be compared.
 pub(super) fn times(x: f64, base: f64, below: &str, above: &str) -> Option<String> {
     if !(x.is_finite() && base.is_finite() && x > 0.0 && base > 0.0) {
         return None;

@@ -1,4 +1,4 @@
-//! What all pages share: head, style and content policy, and their building blocks.
+//! Common parts of all pages: head, style and content policy, and their building blocks.
 
 use super::chart::series;
 use maud::{DOCTYPE, Markup, PreEscaped, html};
@@ -8,7 +8,7 @@ pub(super) const STYLE: &str = include_str!("style.css");
 const POLICY: &str =
     "default-src 'none'; img-src data:; style-src 'unsafe-inline'; base-uri 'none'; form-action 'none'";
 
-/// A whole page.
+/// Renders a whole page.
 pub(super) fn page(title: &str, version: &str, top: Markup, sections: Markup) -> String {
     let page = html! {
         (DOCTYPE)
@@ -32,7 +32,7 @@ pub(super) fn page(title: &str, version: &str, top: Markup, sections: Markup) ->
     page.into_string()
 }
 
-/// One number that stands out, and what to compare it with.
+/// One number that stands out, and its comparison.
 pub(super) struct Tile {
     pub label: &'static str,
     pub value: String,
@@ -45,7 +45,7 @@ pub(super) fn tiles(tiles: &[Tile]) -> Markup {
     }
 }
 
-/// A picture with its title and what it shows in words.
+/// A picture with its title and a description in words.
 pub(super) fn figure(title: &str, picture: Markup, words: Markup) -> Markup {
     html! { figure { h3 { (title) } (picture) figcaption { (words) } } }
 }

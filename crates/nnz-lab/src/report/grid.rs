@@ -7,7 +7,7 @@ use maud::{Markup, html};
 pub(super) struct Cell {
     /// Its class: `h0` to `h8` from low to high, or another of `style.css`.
     pub class: String,
-    /// Written inside.
+    /// Text inside.
     pub text: String,
     /// Shown on hover.
     pub title: String,

@@ -1,11 +1,11 @@
-//! What the run showed, in plain words computed from its numbers.
+//! Findings of the run, in plain words computed from its numbers.
 
 use super::format::{accuracy, count, points, seconds, share, significant, times};
 use super::frame::Tile;
 use super::view::View;
 use crate::run::record::ArmRecord;
 
-/// One sentence: what was gained and lost against the dense network.
+/// One sentence: gains and losses against the dense network.
 pub(super) fn lead(view: &View) -> String {
     let arm = view.method;
     let test = format!("the {} test {}", count(view.record.data.test as u64), view.rows());
@@ -68,12 +68,12 @@ fn costs(arm: &ArmRecord, dense: &ArmRecord) -> String {
 /// One question a control answers.
 pub(super) struct Answer {
     pub question: String,
-    /// `Yes.`, `No.`, `No difference shown.`: what people look for first.
+    /// `Yes.`, `No.`, `No difference shown.`: what readers look for first.
     pub verdict: String,
     pub reason: String,
 }
 
-/// What each control says about the method, in the order of the arms.
+/// What each control shows about the method, in the order of the arms.
 pub(super) fn answers(view: &View) -> Vec<Answer> {
     view.record.arms[1..].iter().filter_map(|control| answer(view, control)).collect()
 }
@@ -153,7 +153,7 @@ pub(super) fn caution(view: &View) -> String {
     )
 }
 
-/// The numbers of the method arm that people ask for first.
+/// The numbers of the method arm that readers ask for first.
 pub(super) fn tiles(view: &View) -> Vec<Tile> {
     let (arm, dense) = (view.method, view.control("dense"));
     let note = |f: &dyn Fn(&ArmRecord) -> Option<String>, otherwise: String| dense.and_then(f).unwrap_or(otherwise);

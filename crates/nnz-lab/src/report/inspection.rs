@@ -1,4 +1,4 @@
-//! The page of `nnz inspect`: what one model is made of.
+//! The page of `nnz inspect`: composition of one model.
 
 use super::degrees::{self, Side, Tally};
 use super::format::{NONE, bytes, count, counted, share, significant, times};
@@ -52,7 +52,7 @@ fn top(i: &Inspection) -> Markup {
     }
 }
 
-/// How sparse, and what that saves or costs.
+/// How sparse it is, and what that saves or costs.
 fn lead(i: &Inspection) -> String {
     let dense = bytes(i.dense_bytes as u64);
     if i.layers.is_empty() {
@@ -177,7 +177,7 @@ fn sizes(i: &Inspection) -> Markup {
     }
 }
 
-/// The map of a first layer that sees a picture.
+/// The map of a first layer that reads an image.
 fn inputs(i: &Inspection) -> Markup {
     let Some(first) = i.layers.first() else { return html! {} };
     if full(first) {
@@ -242,7 +242,7 @@ fn connections(i: &Inspection) -> Markup {
     }
 }
 
-/// The words of the table's last columns.
+/// Explains the table's last columns.
 fn terms<'a>(mut spectra: impl Iterator<Item = &'a Spectral>) -> Markup {
     let unsure = spectra.any(|s| !(s.normalized.converged && s.adjacency.converged));
     html! {
@@ -274,7 +274,7 @@ fn ramanujan(spectral: Option<&Spectral>) -> Markup {
         return html! { (number("0")) span.note { "dense" } };
     };
     let (value, bound) = (s.adjacency.second, s.ramanujan);
-    // What did not converge is a lower bound: it can be above for certain, but not within.
+    // An unconverged value is a lower bound: it can be above for certain, but not within.
     let side = match (value <= bound, s.adjacency.converged) {
         (true, true) => "within",
         (false, _) => "above",
@@ -316,7 +316,7 @@ fn through(i: &Inspection) -> Markup {
     }
 }
 
-/// 10 to the `log`: as a number where it is small, as a power where it is not.
+/// 10 to the `log`: as a number if it is small, else as a power.
 fn power(log: f64) -> Markup {
     if log < 6.0 {
         return html! { (count(10f64.powf(log).round() as u64)) };
@@ -324,7 +324,7 @@ fn power(log: f64) -> Markup {
     html! { "10" sup { (significant(log, 3)) } }
 }
 
-/// What stands for itself where it is zero and stands out where it is not.
+/// A count that is plain if zero and highlighted otherwise.
 fn trouble(n: usize) -> Markup {
     html! { @if n > 0 { b.wrong { (number(wide(n))) } } @else { (number("0")) } }
 }

@@ -1,4 +1,4 @@
-//! What the method arm got wrong: the confusion matrix and the misread rows as small pictures.
+//! Errors of the method arm: the confusion matrix and the misclassified rows as small images.
 
 use super::format::{count, share};
 use super::frame::figure;
@@ -12,10 +12,10 @@ use maud::{Markup, html};
 const NAMED: usize = 20;
 /// Above this many classes only the list of frequent confusions is shown.
 const DRAWN: usize = 64;
-/// Pictures shown at most.
+/// Most images shown.
 const PICTURES: usize = 24;
 
-/// `name`, cut to `kept` letters where it has more than `most`.
+/// `name`, truncated to `kept` letters if it has more than `most`.
 fn cut(name: &str, most: usize, kept: usize) -> String {
     if name.chars().count() <= most { name.into() } else { name.chars().take(kept).chain(['…']).collect() }
 }
@@ -85,13 +85,13 @@ pub(super) fn confusion(view: &View) -> Markup {
     figure(&title, picture, html! { (words) " Colour counts errors only; the diagonal holds what was read correctly." })
 }
 
-/// Some misread rows of the first seed.
+/// Some misclassified rows of the first seed.
 pub(super) fn misread(view: &View) -> Markup {
     let Some(seed) = first(view.method) else { return html! {} };
     if seed.misread.is_empty() {
         return html! { p.note { "No misread row was recorded." } };
     }
-    // Nobody is 100% sure of what is wrong.
+    // No rounding to 100% confidence in a wrong answer.
     let sure = |m: &Misread| if m.confidence > 0.999 { "over 99.9%".into() } else { share(m.confidence) };
     let one = |m: &Misread| {
         let (label, read) = (view.class(m.label), view.class(m.predicted));
@@ -114,7 +114,7 @@ pub(super) fn misread(view: &View) -> Markup {
     }
 }
 
-/// The row as a PNG in a data URI; `None` when it is no picture.
+/// The row as a PNG in a data URI; `None` if it is not an image.
 fn picture(view: &View, m: &Misread) -> Option<String> {
     let [channels, height, width] = view.record.data.image;
     let area = height.checked_mul(width)?;

@@ -1,5 +1,5 @@
-//! The report of a run and the page of an inspected model: one HTML file each that needs nothing else, and the numbers
-//! behind a run's figures as CSV.
+//! The report of a run and the page of an inspected model: one self-contained HTML file each, and the numbers
+//! of a run's figures as CSV.
 //!
 //! The page is for somebody who trained a sparse network for the first time: it says in words what was gained and lost,
 //! then shows it. It runs no script and loads nothing; its own content policy forbids both. Light and dark follow the
@@ -42,7 +42,7 @@ use maud::{Markup, html};
 use nnz_engine::Task;
 use view::View;
 
-/// The whole page. Never fails: what a record lacks is named as missing on the page.
+/// Renders the whole page. Never fails: missing parts of a record are named as missing on the page.
 pub fn html(record: &RunRecord) -> String {
     let view = View::new(record);
     let sections = html! {

@@ -1,4 +1,4 @@
-//! The page of `nnz inspect RUN --history`: how the topologies of one network moved.
+//! The page of `nnz inspect RUN --history`: how the topologies of one network changed.
 
 use super::axis::{Axis, Spacing};
 use super::chart::{Bin, Line, histogram, lines};
@@ -11,7 +11,7 @@ use crate::history::{History, Layer, Look, Move};
 use maud::{Markup, html};
 use nnz_core::graph_stats::{Alternative, Degrees, Tail};
 
-/// One HTML page about how topologies moved, as self-contained as [`super::html()`]. Never fails.
+/// One HTML page about how topologies changed, as self-contained as [`super::html()`]. Never fails.
 pub fn history(h: &History) -> String {
     let moved: Vec<&Layer> = h.layers.iter().filter(|l| !l.moves.is_empty()).collect();
     let sections = html! {
@@ -34,7 +34,7 @@ fn sum(layers: &[&Layer], f: fn(&Move) -> usize) -> u64 {
 fn top(h: &History, moved: &[&Layer]) -> Markup {
     let (grown, pruned) = (sum(moved, |m| m.grown), sum(moved, |m| m.pruned));
     let start: u64 = h.layers.iter().map(|l| l.start as u64).sum();
-    // Weighted by the connections of the start.
+    // Weighted by the initial connections.
     let kept: f64 = h.layers.iter().map(|l| l.start as f64 * l.moves.last().map_or(1.0, |m| m.overlap)).sum();
     let left = kept / start.max(1) as f64;
     let tiles = [
@@ -79,7 +79,7 @@ fn steps(all: &[Line]) -> Axis {
     Axis::whole("step", all.iter().flat_map(|l| l.points.iter().map(|p| p.0)).collect::<Vec<_>>())
 }
 
-/// One line a layer over the changes.
+/// One line per layer over the changes.
 fn curves(layers: &[&Layer], f: impl Fn(&Layer, &Move) -> f64) -> Vec<Line> {
     let line = |(series, l): (usize, &&Layer)| Line {
         series,
@@ -172,11 +172,11 @@ fn overlap(moved: &[&Layer]) -> Markup {
     }
 }
 
-/// Seconds of one picture of the animation, and how much longer the last one stays.
+/// Seconds per frame of the animation, and the factor for the last one.
 const SECONDS: f64 = 0.7;
 const LAST: usize = 3;
 
-/// The input layer's connections over time: first and last picture, and all of them as an animated SVG.
+/// The input layer's connections over time: first and last image, and all of them as an animated SVG.
 fn inputs(h: &History) -> Markup {
     let looks: Vec<&Look> = h.layers.first().map_or(Vec::new(), |l| l.looks.iter().collect());
     let maps: Vec<(u64, Map)> = looks.iter().filter_map(|l| Some((l.step, Map::new(h.input, &l.inputs)?))).collect();
@@ -214,7 +214,7 @@ fn structure(h: &History) -> Markup {
     let write = |v: f64| significant(v, 3);
     let parts = over(|k| k.components.count as f64);
     let dead = over(|k| (k.fan_in.dead + k.fan_out.dead) as f64);
-    // What stays is said by the table.
+    // Constant values are in the table.
     let moves = |all: &[Line]| all.iter().any(|l| l.points.iter().any(|p| p.1 != l.points[0].1));
     let row = |l: &Layer| {
         let both = |f: &dyn Fn(&Look) -> String| match (l.looks.first(), l.looks.last()) {
@@ -260,7 +260,7 @@ fn structure(h: &History) -> Markup {
     }
 }
 
-/// What the tests of a tail say.
+/// Interprets the tests of a tail.
 fn verdict(t: &Tail) -> &'static str {
     let nearer = |a: &Alternative| a.ratio > 0.0 && a.p < 0.1;
     let farther = |a: &Alternative| a.ratio < 0.0 && a.p < 0.1;
@@ -274,7 +274,7 @@ fn verdict(t: &Tail) -> &'static str {
     }
 }
 
-/// The distribution of degrees at the start, in the middle and at the end, and its tail under test at every look.
+/// The distribution of degrees at the start, in the middle and at the end, and tests of its tail at every snapshot.
 fn tails(h: &History) -> Markup {
     type Side = (&'static str, fn(&Look) -> &Degrees, fn(&Look) -> Option<&Tail>);
     let sides: [Side; 2] = [

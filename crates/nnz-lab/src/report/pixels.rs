@@ -1,29 +1,29 @@
-//! How many connections each pixel of the input has, as a picture.
+//! Connections of each pixel of the input, as an image.
 
 use super::format::{count, counted, share};
 use super::frame::figure;
 use super::grid::{Cell, LEVELS, grid, level};
 use maud::{Markup, html};
 
-/// A picture is pooled until neither side has more squares than this.
+/// An image is pooled until neither side has more squares than this.
 const SIDE: usize = 56;
 
-/// Whether data of `[channels, height, width]` are pictures.
+/// Whether data of `[channels, height, width]` are images.
 pub(super) fn is_picture([channels, height, width]: [usize; 3]) -> bool {
     channels > 0 && height > 1 && width > 1
 }
 
-/// Connections of each pixel, row by row, summed over channels; pooled to at most [`SIDE`] squares a side.
+/// Connections of each pixel, row by row, summed over channels; pooled to at most [`SIDE`] squares per side.
 pub(super) struct Map {
-    /// Mean connections a pixel of each square.
+    /// Mean connections per pixel of each square.
     squares: Vec<Vec<f64>>,
     /// Channels that were summed.
     channels: usize,
-    /// Pixels a side of a square.
+    /// Side of a square in pixels.
     pool: usize,
     /// Share of the connections in the middle half of height and width (a quarter of the area).
     middle: f64,
-    /// The same share if connections lay evenly.
+    /// The same share if connections were spread evenly.
     even: f64,
     empty: u64,
     pixels: u64,
@@ -32,7 +32,7 @@ pub(super) struct Map {
 }
 
 impl Map {
-    /// Of the fan-out of each input `[height][width][channels]`. `None` when `image` is no picture or the inputs are not
+    /// Computes it from the fan-out of the inputs `[height][width][channels]`. `None` if `image` is none or they are not
     /// its pixels.
     pub fn new(image: [usize; 3], fan_out: &[u32]) -> Option<Self> {
         let [channels, height, width] = image;
@@ -80,7 +80,7 @@ impl Map {
         })
     }
 
-    /// What the picture shows, in words.
+    /// Describes the image in words.
     fn describe(&self) -> String {
         let middle = if self.middle.is_finite() {
             format!(
@@ -126,14 +126,14 @@ fn short(v: f64) -> String {
     if v.fract() == 0.0 { format!("{v}") } else { format!("{v:.1}") }
 }
 
-/// Maps of one network at several steps, one after the other and again and again, as an animated SVG that needs no script.
-/// Without animation the last one shows.
+/// Maps of one network at several steps, in a loop, as an animated SVG that needs no script.
+/// Without animation the last one is shown.
 pub(super) fn animate(maps: &[(u64, Map)], seconds: f64, last: usize) -> Markup {
     let top = maps.iter().map(|(_, m)| m.peak.0).fold(0.0, f64::max);
     let sides = |m: &Map| (m.squares.first().map_or(0, Vec::len), m.squares.len());
     let (wide, high) = maps.first().map_or((0, 0), |(_, m)| sides(m));
     let length = maps.len() + last;
-    // Visible from its own time on, until the next one's; the last one stays longer.
+    // Visible from its step until the next one's; the last one stays longer.
     let values = |i: usize| {
         let shown = |t: usize| t.min(maps.len() - 1) == i;
         (0..length).map(|t| if shown(t) { "visible" } else { "hidden" }).collect::<Vec<_>>().join(";")
@@ -146,7 +146,7 @@ pub(super) fn animate(maps: &[(u64, Map)], seconds: f64, last: usize) -> Markup 
                 g visibility=(if i + 1 == maps.len() { "visible" } else { "hidden" }) {
                     animate attributeName="visibility" values=(values(i)) calcMode="discrete" dur=(duration) repeatCount="indefinite" {}
                     @for (r, row) in map.squares.iter().enumerate() {
-                        // Squares of one colour in a row are one rectangle.
+                        // Squares of one colour in a row are merged to one rectangle.
                         @for (from, to, class) in runs(row, top) {
                             rect class=(class) x=(from * 10) y=(r * 10) width=((to - from) * 10) height="10" {}
                         }
@@ -158,7 +158,7 @@ pub(super) fn animate(maps: &[(u64, Map)], seconds: f64, last: usize) -> Markup 
     }
 }
 
-/// From, to and colour of neighbours of one colour.
+/// From, to and colour of adjacent squares of one colour.
 fn runs(row: &[f64], top: f64) -> Vec<(usize, usize, String)> {
     let mut all: Vec<(usize, usize, String)> = Vec::new();
     for (c, &v) in row.iter().enumerate() {
@@ -171,10 +171,10 @@ fn runs(row: &[f64], top: f64) -> Vec<(usize, usize, String)> {
     all
 }
 
-/// Maps of the inputs of one network each, side by side on one scale, with their scale and words.
+/// Maps of the inputs of several networks, side by side on one scale, with their scale and description.
 pub(super) fn draw(maps: &[(&str, Map)]) -> Markup {
     let top = maps.iter().map(|(_, m)| m.peak.0).fold(0.0, f64::max);
-    // Where every pixel has many connections, a scale from zero would show one colour.
+    // If every pixel has many connections, a scale from zero would show one colour.
     let least = maps.iter().map(|(_, m)| m.least()).fold(f64::INFINITY, f64::min);
     let low = if least > top / 2.0 { least } else { 0.0 };
     let channels = maps.first().map_or(1, |m| m.1.channels);

@@ -1,8 +1,8 @@
-//! What the page says about several seeds: means over epochs and the paired difference of two arms.
+//! Statistics over seeds: means over epochs and the paired difference of two arms.
 
 use crate::run::record::{ArmRecord, EpochRecord};
 
-/// Mean of the finite values; `None` when there is none.
+/// Mean of the finite values; `None` if there is none.
 pub(super) fn mean(values: impl IntoIterator<Item = f64>) -> Option<f64> {
     let (sum, n) = values.into_iter().filter(|v| v.is_finite()).fold((0.0, 0u32), |(s, n), v| (s + v, n + 1));
     (n > 0).then(|| sum / f64::from(n))
@@ -30,14 +30,14 @@ pub(super) struct Difference {
 }
 
 impl Difference {
-    /// Whether the interval leaves out zero; `None` without an interval.
+    /// Whether the interval excludes zero; `None` without an interval.
     pub fn shown(self) -> Option<bool> {
         self.interval.map(|(half, _)| self.mean.abs() > half)
     }
 }
 
-/// The difference in test accuracy, paired by seed where two seeds or more are common: the seed's own luck (order of
-/// the data, initial weights) then cancels. `None` when an accuracy is missing.
+/// The difference in test accuracy, paired by seed if two seeds or more are common: the seed's own luck (order of
+/// the data, initial weights) then cancels. `None` if an accuracy is missing.
 pub(super) fn difference(ours: &ArmRecord, theirs: &ArmRecord) -> Option<Difference> {
     let pairs: Vec<f64> = ours
         .seeds
@@ -56,7 +56,7 @@ pub(super) fn difference(ours: &ArmRecord, theirs: &ArmRecord) -> Option<Differe
 }
 
 /// The 97.5% quantile of Student's t: a table up to 10 degrees of freedom, then the Cornish-Fisher expansion
-/// (Abramowitz & Stegun 26.7.5), which is right to 1e-4 there.
+/// (Abramowitz & Stegun 26.7.5), which is accurate to 1e-4 there.
 fn student95(freedom: usize) -> f64 {
     const TABLE: [f64; 10] = [12.7062, 4.3027, 3.1824, 2.7764, 2.5706, 2.4469, 2.3646, 2.3060, 2.2622, 2.2281];
     if let Some(t) = freedom.checked_sub(1).and_then(|i| TABLE.get(i)) {

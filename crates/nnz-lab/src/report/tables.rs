@@ -64,7 +64,7 @@ fn other_widths(view: &View, arm: &ArmRecord) -> Option<String> {
     Some(widths.map(|w| w.to_string()).collect::<Vec<_>>().join("-"))
 }
 
-/// Why the columns do not shrink alike.
+/// Explains why the columns do not shrink alike.
 fn notes(view: &View) -> Vec<String> {
     let (arm, all) = (view.method, layers(view.method));
     let total = all.iter().map(entries).fold(0, u64::saturating_add);
@@ -109,7 +109,7 @@ pub(super) fn bar(name: &str, value: String, part: f64, series: usize) -> Markup
     html! { span.bar { span.note { (name) } (number(value)) (meter(part, series)) } }
 }
 
-/// How dense each layer of the method arm is, beside the sparse arms of the same shape.
+/// Density of each layer of the method arm, and of the sparse arms of the same shape.
 pub(super) fn density_by_layer(view: &View) -> Markup {
     let method = layers(view.method);
     let alike = |arm: &&ArmRecord| {
@@ -143,7 +143,7 @@ pub(super) fn density_by_layer(view: &View) -> Markup {
     figure("Density by layer", bars, words)
 }
 
-/// The layers of the method arm; those of the other arms behind a click.
+/// The layers of the method arm; those of the other arms are folded.
 pub(super) fn all_layers(view: &View) -> Markup {
     html! {
         @if layers(view.method).is_empty() {

@@ -1,4 +1,4 @@
-//! TensorBoard's event files: the curves of a network, for those who have it open anyway.
+//! TensorBoard's event files: the curves of a network, for users who have it open anyway.
 //!
 //! A file is a sequence of records: length (u64), masked CRC-32C of the length, bytes, masked CRC-32C of the bytes, all
 //! little-endian. The bytes are a protocol buffer `Event` of wall time (1), step (2), and either the version of the
@@ -6,7 +6,7 @@
 
 use crate::run::record::EpochRecord;
 
-/// The epochs of a network as an event file. `seconds` are what its epochs took; they count from 1970, so that
+/// The epochs of a network as an event file. `seconds` are the times of its epochs; they count from 1970, so that
 /// equal runs of equal times are equal files and TensorBoard's relative axis shows the time of training.
 pub fn events(history: &[EpochRecord], seconds: &[f64]) -> Vec<u8> {
     let mut out = Vec::new();

@@ -1,4 +1,4 @@
-//! Where the connections are: the picture of the inputs and the degree histograms.
+//! Positions of the connections: the picture of the inputs and the degree histograms.
 
 use super::degrees::{self, Side, Tally};
 use super::format::{count, counted};
@@ -8,7 +8,7 @@ use super::view::{View, entries, first, layers};
 use crate::run::record::{ArmRecord, LayerRecord};
 use maud::{Markup, html};
 
-/// Which inputs kept connections, for the method arm and the random one, on one scale.
+/// Inputs that kept connections, for the method arm and the random one, on one scale.
 pub(super) fn inputs(view: &View) -> Markup {
     let map = |arm: &ArmRecord| Map::new(view.record.data.image, &layers(arm).first()?.fan_out);
     let (Some(layer), Some(ours)) = (layers(view.method).first(), map(view.method)) else {
@@ -25,7 +25,7 @@ pub(super) fn inputs(view: &View) -> Markup {
     }
 }
 
-/// For inputs that are no picture: those with most connections, in words.
+/// For inputs that are not an image: those with most connections, in words.
 fn most_connected(view: &View) -> Markup {
     let Some(layer) = layers(view.method).first() else { return html! {} };
     if view.is_picture() {
@@ -49,7 +49,7 @@ fn side<'a>(view: &View, arm: &'a ArmRecord, degrees: &[u32]) -> Side<'a> {
     Side { name: &arm.name, series: view.series(arm), tally: Tally::of(degrees) }
 }
 
-/// Fan-in and fan-out of every layer the method made sparse.
+/// Fan-in and fan-out of every layer that the method made sparse.
 pub(super) fn histograms(view: &View) -> Markup {
     let all = layers(view.method);
     let (sparse, full): (Vec<&LayerRecord>, Vec<&LayerRecord>) =

@@ -1,15 +1,15 @@
-//! What every part of the page asks of a record: which arm is which, and how its words and decimals go.
+//! Queries on a record by every part of the page: which arm is which, and how its words and decimals are formatted.
 
 use super::pixels::is_picture;
 use super::{format, stats};
 use crate::run::record::{ArmRecord, LayerRecord, RunRecord, SeedRecord};
 use nnz_engine::Task;
 
-/// A record with its arms told apart. Exists only where there is an arm.
+/// A record with its arms identified. Exists only if there is an arm.
 pub(super) struct View<'a> {
     pub record: &'a RunRecord,
     pub method: &'a ArmRecord,
-    /// Decimals of a test accuracy in percent: as many as the size of the test split can tell apart.
+    /// Decimals of a test accuracy in percent: as many as the size of the test split can resolve.
     pub decimals: usize,
 }
 
@@ -19,12 +19,12 @@ impl<'a> View<'a> {
         Some(Self { record, method, decimals: if record.data.test >= 1000 { 2 } else { 1 } })
     }
 
-    /// Whether rows have classes; else what is measured is the share of the variance that is explained.
+    /// Whether rows have classes; otherwise the metric is the share of explained variance.
     pub fn classes(&self) -> bool {
         self.record.task == Task::Classification
     }
 
-    /// What is measured on the test split.
+    /// Metric on the test split.
     pub fn measure(&self) -> &'static str {
         if self.classes() { "Test accuracy" } else { "Variance explained" }
     }
@@ -34,22 +34,22 @@ impl<'a> View<'a> {
         self.record.arms[1..].iter().find(|a| a.name == name)
     }
 
-    /// The arm's place, which decides colour and dash.
+    /// The arm's index, which decides colour and dash.
     pub fn series(&self, arm: &ArmRecord) -> usize {
         self.record.arms.iter().position(|a| std::ptr::eq(a, arm)).unwrap_or(0)
     }
 
-    /// What a row of the data is called.
+    /// Word for a row of the data.
     pub fn rows(&self) -> &'static str {
         if self.is_picture() { "images" } else { "rows" }
     }
 
-    /// Whether a row of the data is a picture.
+    /// Whether a row of the data is an image.
     pub fn is_picture(&self) -> bool {
         is_picture(self.record.data.image)
     }
 
-    /// Which network a picture shows, where there are several: `, seed 0`.
+    /// Names the network of a figure, if there are several: `, seed 0`.
     pub fn seed(&self) -> String {
         match &self.method.seeds[..] {
             [first, _, ..] => format!(", seed {}", first.seed),
@@ -67,7 +67,7 @@ impl<'a> View<'a> {
         format::accuracy(arm.test_accuracy, self.decimals)
     }
 
-    /// Entries of all weights of the method arm, zeros included; what a dense network of its shape would hold.
+    /// Entries of all weights of the method arm, zeros included, as in a dense network of its shape.
     pub fn entries(&self) -> u64 {
         let dense = self.control("dense").map(|a| a.nonzeros as u64);
         dense.unwrap_or_else(|| layers(self.method).iter().map(entries).fold(0, u64::saturating_add))
@@ -79,7 +79,7 @@ impl<'a> View<'a> {
     }
 }
 
-/// The first seed, which the pictures show.
+/// The first seed, which the figures show.
 pub(super) fn first(arm: &ArmRecord) -> Option<&SeedRecord> {
     arm.seeds.first()
 }
@@ -99,7 +99,7 @@ pub(super) fn density(layer: &LayerRecord) -> f64 {
     layer.nonzeros as f64 / entries(layer) as f64
 }
 
-/// How many of these have no connection.
+/// Counts those without connections.
 pub(super) fn unconnected(degrees: &[u32]) -> u64 {
     degrees.iter().filter(|d| **d == 0).count() as u64
 }

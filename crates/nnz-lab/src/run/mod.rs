@@ -1,8 +1,8 @@
 //! Carrying out a recipe in a run directory.
 //!
 //! A request is the hash of a resolved recipe, the data's checksum and the methods' revisions, so the same command finds its
-//! own directory again: finished, it is shown as it was; cut off, it goes on bit for bit. The id of a run adds what storage
-//! `auto` follows, which is chosen when a run begins and travels with all its files.
+//! own directory again: a finished run is shown, an interrupted one resumes bit for bit. A run's id adds the thresholds of
+//! storage `auto`, which are chosen when a run begins and travel with all its files.
 
 pub mod record;
 
@@ -23,32 +23,32 @@ use std::collections::BTreeMap;
 use std::fs;
 use std::path::{Path, PathBuf};
 
-/// Raised when a change of the engine changes results, so that old runs are not taken for new ones.
+/// Raised when an engine change alters results, so that old runs are not mistaken for new ones.
 const ENGINE_REVISION: u32 = 3;
 
-/// How many misread rows a record keeps.
+/// Number of misclassified rows that a record keeps.
 const MISREAD: usize = 24;
 
 /// Where and how a recipe is run.
 #[derive(Clone, Debug, Default)]
 pub struct Options {
-    /// The run directory; `runs/ID` when not given.
+    /// The run directory; by default `runs/ID`.
     pub dir: Option<PathBuf>,
-    /// Throw an earlier result of the same run away and start anew.
+    /// Discard an earlier result of the same run and start anew.
     pub again: bool,
-    /// Refuse to start anew: there must be something to go on from.
+    /// Refuse to start anew: there must be a run to resume.
     pub resume: bool,
-    /// Make no batches ahead on a second thread. Changes no result.
+    /// Do not make batches ahead on a second thread. Changes no result.
     pub one_thread: bool,
 }
 
-/// Sees a run as it goes; answers whether to go on.
+/// Observes a run; returns whether to go on.
 pub trait Observer {
     /// A remark for the user.
     fn note(&mut self, _text: &str) {}
     /// Network `index` of `count` begins.
     fn begin(&mut self, _arm: &str, _seed: u64, _index: usize, _count: usize) {}
-    /// `done` of `of` parts of an experiment are over. `false` saves and stops.
+    /// `done` of `of` parts of an experiment are finished. `false` saves and stops.
     fn part(&mut self, _arm: &str, _done: u64, _of: u64) -> bool {
         true
     }
@@ -58,17 +58,17 @@ pub trait Observer {
     }
 }
 
-/// A run that is over.
+/// A completed run.
 pub struct Outcome {
-    /// What it found.
+    /// Its record.
     pub record: RunRecord,
-    /// Where it is written.
+    /// Its directory.
     pub dir: PathBuf,
-    /// Whether it was found finished instead of run.
+    /// Whether it had already finished before.
     pub found: bool,
 }
 
-/// Carries out a recipe, or finds that it was.
+/// Carries out a recipe, or finds its finished run.
 pub fn run(recipe: &Recipe, registry: Registry, options: &Options, observer: &mut dyn Observer) -> Result<Outcome> {
     let mut recipe = recipe.clone().resolve(registry)?;
     let loaded = nnz_data::Store::open()?.load(&recipe.data)?;
@@ -93,7 +93,7 @@ pub fn run(recipe: &Recipe, registry: Registry, options: &Options, observer: &mu
         Some(pretrain) => Some(other_data(pretrain, &data)?),
         None => None,
     };
-    // What cannot be chosen is refused before anything is written.
+    // Impossible choices are refused before anything is written.
     let chooser = Machine::chooser()?;
     let request = request_id(&recipe, registry, &data, pretrain.as_ref())?;
     let dir = options.dir.clone().unwrap_or_else(|| Path::new("runs").join(&request));
@@ -133,7 +133,7 @@ pub fn run(recipe: &Recipe, registry: Registry, options: &Options, observer: &mu
         Some(id) => id,
         None => identity(&request, &recipe.train.crossovers)?,
     };
-    // First of all, since it says whose directory this is.
+    // First of all, since it marks the owner of this directory.
     write(&old, id.as_bytes())?;
     folder(&dir, "arms")?;
     write(&dir.join("recipe.toml"), recipe.to_toml()?.as_bytes())?;
@@ -190,7 +190,7 @@ pub fn run(recipe: &Recipe, registry: Registry, options: &Options, observer: &mu
         machine: machine(),
         arms,
     };
-    // The record comes last: where it is, everything is.
+    // The record comes last: if it exists, everything does.
     write_report(&record, &dir)?;
     write_json(&dir.join("record.json"), &record)?;
     Ok(Outcome { record, dir, found: false })
@@ -217,7 +217,7 @@ struct Job<'a> {
     recipe: &'a Recipe,
     registry: Registry,
     arm: &'a Arm,
-    /// How this arm is trained.
+    /// Training settings of this arm.
     train: TrainSpec,
     model: &'a ModelSpec,
     data: &'a Dataset,
@@ -225,12 +225,12 @@ struct Job<'a> {
     dir: &'a Path,
     id: &'a str,
     one_thread: bool,
-    /// Data that the network is trained on before.
+    /// Data that the network is pretrained on.
     pretrain: Option<&'a Dataset>,
 }
 
 impl Job<'_> {
-    /// The network to go on from: as it lies in the run's directory, or trained now. Being cut off, it is trained again.
+    /// The pretrained network: read from the run's directory, or trained now. If interrupted, it is trained again.
     fn pretrained<T: Number>(
         &self,
         data: &Dataset,
@@ -263,7 +263,7 @@ impl Job<'_> {
         let checkpoint = self.dir.join("checkpoint.safetensors");
         let run = format!("{}/{name}", self.id);
         if done.exists() {
-            // A process that was killed between the two last lines of this function left its checkpoint behind.
+            // A process killed between the two last lines of this function left its checkpoint.
             if is_checkpoint(&checkpoint, &run) {
                 gone(&checkpoint)?;
             }
@@ -285,11 +285,11 @@ impl Job<'_> {
         } else {
             times.insert(name.clone(), Vec::new());
         }
-        // How topologies move is kept for the first seed only, like the model.
+        // Topology changes are kept for the first seed only, like the model.
         let moves = self.dir.join("arms").join(format!("{name}.topology"));
         if keep && self.arm.method.is_some() {
             let going_on = checkpoint.exists();
-            // The last plan comes behind the last step.
+            // The last plan comes after the last step.
             let step = trainer.position.step + u64::from(trainer.position.step == trainer.steps());
             let kept = match going_on {
                 true => history::cut(&moves, step)?,
@@ -313,7 +313,7 @@ impl Job<'_> {
                     write(&board.join("events.out.tfevents.0.nnz"), &curves)?;
                 }
                 if progress.finished.is_some() || !go_on {
-                    // First, since what is behind the checkpoint is cut off again.
+                    // First, since events after the checkpoint are cut off again.
                     if let Some(history) = &t.history {
                         history::append(&moves, &history.take())?;
                     }
@@ -338,7 +338,7 @@ impl Job<'_> {
         let result = trainer.result();
         let mut record = self.record(&trainer, &result)?;
         if !keep {
-            // Pictures are shown for the first seed only, and are most of a record.
+            // Images are shown for the first seed only, and are most of a record.
             record.misread.clear();
         } else {
             let path = folder(self.dir, "models")?.join(format!("{}.safetensors", self.arm.name));
@@ -424,7 +424,7 @@ fn readings(data: &Dataset, predictions: &[(u32, f32)]) -> (Vec<Vec<u32>>, Vec<M
     (confusion, wrong.into_iter().take(MISREAD).map(misread).collect())
 }
 
-/// One row as a picture; numbers that are no bytes are stretched from their smallest to their largest.
+/// One row as an image; numbers that are not bytes are stretched from their smallest to their largest.
 fn pixels(inputs: &Inputs, features: usize, row: usize) -> Vec<u8> {
     let span = row * features..(row + 1) * features;
     match inputs {
@@ -438,7 +438,7 @@ fn pixels(inputs: &Inputs, features: usize, row: usize) -> Vec<u8> {
     }
 }
 
-/// A weight as records keep it.
+/// Record of a weight.
 pub fn layer<T: Number>(param: &Param<T>) -> LayerRecord {
     let narrow = |degrees: Vec<usize>| degrees.into_iter().map(|d| d as u32).collect();
     let topology: Topology = param.topology();
@@ -455,7 +455,7 @@ pub fn layer<T: Number>(param: &Param<T>) -> LayerRecord {
     }
 }
 
-/// The data that a network is trained on first.
+/// Loads the data that a network is pretrained on.
 fn other_data(pretrain: &Pretrain, data: &Dataset) -> Result<Dataset> {
     let other = nnz_data::Store::open()?.load(&pretrain.data)?.dataset;
     if (other.image, other.classes.len()) != (data.image, data.classes.len()) {
@@ -465,7 +465,7 @@ fn other_data(pretrain: &Pretrain, data: &Dataset) -> Result<Dataset> {
     Ok(other)
 }
 
-/// The method of an arm, ready for one network.
+/// Builds the method of an arm for one network.
 fn work(arm: &Arm, registry: Registry, setting: &Setting) -> nnz_core::Result<MethodInstance> {
     match &arm.method {
         Some(key) => registry.find(key)?.build(&arm.options, setting),
@@ -505,7 +505,7 @@ fn refuse_dense_storage(recipe: &Recipe, arm: &Arm) -> Result<()> {
     }
 }
 
-/// The choice that a run in this directory began with.
+/// Reads the choice that a run in this directory began with.
 fn chosen_before(dir: &Path) -> Result<Option<SparseThresholds>> {
     let path = dir.join("recipe.toml");
     if !dir.join("id").exists() || !path.exists() {
@@ -517,9 +517,9 @@ fn chosen_before(dir: &Path) -> Result<Option<SparseThresholds>> {
     Ok(Some(recipe.train.crossovers).filter(|c| !c.is_empty()))
 }
 
-/// Writes into a recipe what storage `auto` will follow: what the recipe or an earlier part of this run says, else what the
-/// cost model chooses from the figures of this machine or, where it was never measured, from those that come with nnz.
-/// Whether this machine's were followed.
+/// Writes the thresholds of storage `auto` into a recipe: those of the recipe or of an earlier part of this run, else those
+/// of the cost model with the figures of this machine or, if it was never measured, with those that come with nnz.
+/// Returns whether this machine's were used.
 fn choose(
     recipe: &mut Recipe,
     spec: &ModelSpec,
@@ -563,7 +563,7 @@ fn summarize_arm(arm: &Arm, registry: Registry, seeds: Vec<SeedRecord>, seconds:
     }
 }
 
-/// What was asked for, as a hash: the same request finds its run, whatever a cost model chose for it.
+/// Hash of the request: the same request finds its run, whatever a cost model chose for it.
 fn request_id(recipe: &Recipe, registry: Registry, data: &Dataset, pretrain: Option<&Dataset>) -> Result<String> {
     let mut hash = Sha256::new();
     let mut asked = recipe.clone();
@@ -582,7 +582,7 @@ fn request_id(recipe: &Recipe, registry: Registry, data: &Dataset, pretrain: Opt
     Ok(hex(hash, 6))
 }
 
-/// What determines the bits of a run: the request, and the choice of storage that it was begun with.
+/// Everything that determines the bits of a run: the request, and the choice of storage that it was begun with.
 fn identity(request: &str, choice: &SparseThresholds) -> Result<String> {
     if choice.is_empty() {
         return Ok(request.into());
@@ -604,15 +604,15 @@ pub(crate) fn machine() -> MachineRecord {
     }
 }
 
-/// Takes a directory for a `what`, such as a run, and keeps a second process out of it for as long as the file is open. One that
-/// holds something, but no `id`, is somebody else's: nothing in it is touched.
+/// Occupies a directory for a `what`, such as a run, and excludes other processes as long as the file is open. A directory that
+/// holds something, but no `id`, belongs to somebody else: nothing in it is touched.
 pub(crate) fn occupy(dir: &Path, what: &str, option: &str) -> Result<fs::File> {
     let made = |e: std::io::Error| Error::file(dir, format!("cannot create: {e}"));
     if !dir.join("id").exists() {
         for entry in fs::read_dir(dir).into_iter().flatten().flatten() {
             let name = entry.file_name().to_string_lossy().into_owned();
             let empty = entry.metadata().is_ok_and(|m| m.is_file() && m.len() == 0);
-            // What a process leaves that was killed before the directory was its own.
+            // Leftovers of a process that was killed before the directory was its own.
             if !(nnz_disk::is_unfinished(&name) || (name == "lock" && empty)) {
                 let why = format!("holds {name}, but no {what}, and might lose it; give another {option}");
                 return Err(Error::file(dir, why));
@@ -622,7 +622,7 @@ pub(crate) fn occupy(dir: &Path, what: &str, option: &str) -> Result<fs::File> {
     fs::create_dir_all(dir).map_err(made)?;
     let path = dir.join("lock");
     let file = nnz_disk::lock_file(&path).map_err(|e| Error::file(&path, format!("cannot create: {e}")))?;
-    // Whoever only looks, as `nnz top` does, holds it for a moment.
+    // A reader such as `nnz top` holds it for a moment.
     let mut tried = file.try_lock();
     for _ in 0..5 {
         if !matches!(tried, Err(fs::TryLockError::WouldBlock)) {
@@ -641,7 +641,7 @@ pub(crate) fn occupy(dir: &Path, what: &str, option: &str) -> Result<fs::File> {
     }
 }
 
-/// A folder in a run directory, made where it is not there. A link is refused: it leads out of the run.
+/// A folder in a run directory, created if missing. A link is refused: it leads out of the run.
 pub(crate) fn folder(dir: &Path, inside: impl AsRef<Path>) -> Result<PathBuf> {
     let path = dir.join(&inside);
     nnz_disk::folder_in(dir, inside).map_err(|e| Error::file(&path, format!("cannot create: {e}")))
@@ -651,7 +651,7 @@ fn gone(path: &Path) -> Result<()> {
     nnz_disk::remove(path).map_err(|e| Error::file(path, format!("cannot remove: {e}")))
 }
 
-/// Removes files that a killed process had not finished. Best effort: they are in nobody's way.
+/// Removes files that a killed process had not finished. Best effort: they are harmless.
 pub(crate) fn remove_partial_files(dir: &Path) {
     for entry in fs::read_dir(dir).into_iter().flatten().flatten() {
         let (path, name) = (entry.path(), entry.file_name());
@@ -664,7 +664,7 @@ pub(crate) fn remove_partial_files(dir: &Path) {
     }
 }
 
-/// Removes what a run wrote, and nothing else.
+/// Removes the files of a run, and nothing else.
 pub(crate) fn clear(dir: &Path) -> Result<()> {
     for name in ["record.json", "checkpoint.safetensors", "timings.json", "report.html"] {
         gone(&dir.join(name))?;

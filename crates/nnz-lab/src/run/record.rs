@@ -1,4 +1,4 @@
-//! What a finished (or interrupted) run knows about itself: the one document behind the table, the report and `--json`.
+//! Record of a finished (or interrupted) run: the one document from which the table, the report and `--json` are made.
 
 use crate::Measured;
 use crate::experiment::MetricRecord;
@@ -13,7 +13,7 @@ use std::collections::BTreeMap;
 pub struct RunRecord {
     /// Hash of the resolved recipe, the data's checksums and the methods' revisions; 12 hexadecimal digits.
     pub id: String,
-    /// What was asked for, in one line, e.g. "rigl on mnist at density 0.05".
+    /// The request in one line, e.g. "rigl on mnist at density 0.05".
     pub title: String,
     /// The resolved recipe, as TOML.
     pub recipe: String,
@@ -21,10 +21,10 @@ pub struct RunRecord {
     pub data: DataRecord,
     /// The model, e.g. `mlp:784-300-100-10`.
     pub model: String,
-    /// What the networks are for.
+    /// Task of the networks.
     #[serde(default, skip_serializing_if = "Task::is_default")]
     pub task: Task,
-    /// Where it ran.
+    /// The machine it ran on.
     pub machine: MachineRecord,
     /// The arms: the method first, then its controls.
     pub arms: Vec<ArmRecord>,
@@ -35,9 +35,9 @@ pub struct RunRecord {
 pub struct DataRecord {
     /// Name, e.g. `mnist10k`.
     pub name: String,
-    /// Rows to train and validate on.
+    /// Rows for training and validation.
     pub train: usize,
-    /// Rows tested on.
+    /// Rows for testing.
     pub test: usize,
     /// Channels, height, width.
     pub image: [usize; 3],
@@ -61,14 +61,14 @@ pub struct MachineRecord {
 pub struct ArmRecord {
     /// `rigl`, `static-random`, `dense`, `small-dense`.
     pub name: String,
-    /// One sentence: what this arm is.
+    /// One sentence that describes this arm.
     pub summary: String,
-    /// Mean over seeds of the accuracy on the test split, in [0, 1]; of another measure, at most 1, where the task has one
+    /// Mean over seeds of the accuracy on the test split, in [0, 1]; of another metric, at most 1, if the task has one
     /// ([`Task::measure`]).
     pub test_accuracy: f64,
     /// Half width of its 95% interval over seeds (Student's t); `None` with one seed.
     pub interval: Option<f64>,
-    /// Weights that exist, biases not counted.
+    /// Nonzero weights, biases not counted.
     pub nonzeros: usize,
     /// Nonzeros / entries of the prunable weights.
     pub density: f64,
@@ -78,7 +78,7 @@ pub struct ArmRecord {
     pub optimizer_bytes: usize,
     /// Median over epochs and seeds.
     pub seconds_per_epoch: f64,
-    /// One entry a seed.
+    /// One element per seed.
     pub seeds: Vec<SeedRecord>,
 }
 
@@ -87,9 +87,9 @@ pub struct ArmRecord {
 pub struct SeedRecord {
     /// The seed.
     pub seed: u64,
-    /// Accuracy on the test split, or the task's measure.
+    /// Accuracy on the test split, or the task's metric.
     pub test_accuracy: f64,
-    /// Weights that exist, biases not counted.
+    /// Nonzero weights, biases not counted.
     pub nonzeros: usize,
     /// Nonzeros / entries of the prunable weights.
     pub density: f64,
@@ -100,20 +100,20 @@ pub struct SeedRecord {
     /// Median over epochs; known once the arm has ended.
     #[serde(default)]
     pub seconds_per_epoch: f64,
-    /// What methods measured of the network, by their keys.
+    /// Values of probes on the network, by the keys of their methods.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub measures: BTreeMap<String, f64>,
-    /// One entry an epoch.
+    /// One element per epoch.
     pub epochs: Vec<EpochRecord>,
     /// The weights at the end, first layer first.
     pub layers: Vec<LayerRecord>,
     /// `confusion[label][predicted]` on the test split; empty without classes.
     pub confusion: Vec<Vec<u32>>,
-    /// Some of the test rows that were misread, most confident first; kept for the first seed of an arm.
+    /// Some of the misclassified test rows, most confident first; kept for the first seed of an arm.
     pub misread: Vec<Misread>,
 }
 
-/// What every training reports. A method that measures networks adds one under its key.
+/// Metrics of every training. A method with a probe adds one under its key.
 pub const METRICS: &[Metric] = {
     use Better::{Higher, Lower, Neither};
     &[
@@ -147,7 +147,7 @@ impl SeedRecord {
             "optimizer-bytes" => self.optimizer_bytes as f64,
             "seconds-per-epoch" => self.seconds_per_epoch,
             "epochs-per-second" => 1.0 / self.seconds_per_epoch.max(1e-9),
-            // Recipes of before measures had names mean the only one.
+            // In recipes older than the names of probes it means the only one.
             "measure" => return self.measures.values().next().copied(),
             measured => return self.measures.get(measured).copied(),
         })
@@ -187,16 +187,16 @@ pub struct LayerRecord {
     pub fan_out: Vec<u32>,
 }
 
-/// A test row the network got wrong.
+/// A misclassified test row.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct Misread {
     /// Row in the test split.
     pub index: usize,
     /// Its class.
     pub label: usize,
-    /// What the network said.
+    /// The network's prediction.
     pub predicted: usize,
-    /// The softmax probability it gave.
+    /// The softmax probability of the prediction.
     pub confidence: f64,
     /// The image, `[height][width][channels]`, 0 to 255.
     pub pixels: Vec<u8>,

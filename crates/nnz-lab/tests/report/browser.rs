@@ -1,4 +1,4 @@
-//! The page in a real browser: Chromium without a window draws it, and the picture is looked at.
+//! The page in a real browser: headless Chromium renders it, and the picture is examined.
 
 use super::record;
 use std::path::{Path, PathBuf};
@@ -46,7 +46,7 @@ impl Picture {
     }
 }
 
-/// Runs the browser without a window and gives what it prints; a browser that hangs is ended after a minute.
+/// Runs the browser headless and returns its output; a browser that hangs is ended after a minute.
 fn run(browser: &Path, name: &str, arguments: &[String]) -> String {
     let folder = Path::new(env!("CARGO_TARGET_TMPDIR")).join("report");
     let printed = folder.join(format!("{name}.txt"));
@@ -86,7 +86,7 @@ fn draw(browser: &Path, page: &Path, name: &str, dark: bool, width: usize, heigh
     Picture::read(&shot)
 }
 
-/// The browser and a folder for its files; `None`, said loudly, where there is no browser.
+/// The browser and a folder for its files; `None`, with a loud message, if there is no browser.
 fn browser() -> Option<(PathBuf, PathBuf)> {
     let Some(browser) = chromium() else {
         let required = std::env::var_os("NNZ_REQUIRE_CHROMIUM").is_some();
@@ -101,7 +101,7 @@ fn browser() -> Option<(PathBuf, PathBuf)> {
     Some((browser, folder))
 }
 
-/// Draws a page in light, in dark and on a phone, and looks at the pictures.
+/// Renders a page in light, in dark and on a phone, and examines the pictures.
 pub fn assert_drawn(name: &str, html: &str) {
     let Some((browser, folder)) = browser() else { return };
     let page = folder.join(format!("{name}.html"));
@@ -130,11 +130,11 @@ pub fn assert_drawn(name: &str, html: &str) {
     }
 }
 
-/// Nobody should have to scroll sideways, not even on a phone.
+/// Nobody should have to scroll sideways, even on a phone.
 pub fn assert_fits(name: &str, html: &str) {
     const WIDTHS: [usize; 6] = [320, 360, 560, 768, 1200, 2400];
     let Some((browser, folder)) = browser() else { return };
-    // The page forbids scripts, so a page around it measures: each frame is a window of its own width.
+    // The page forbids scripts, so an enclosing page measures: each frame is a window with its own width.
     let quoted = html.replace('&', "&amp;").replace('"', "&quot;");
     let frame = |width: &usize| {
         format!("<iframe style=\"width:{width}px;height:600px;border:0\" srcdoc=\"{quoted}\"></iframe>")

@@ -9,8 +9,8 @@ mod tables;
 
 use nnz_lab::run::record::RunRecord;
 
-/// The record of `nnz train mnist10k --method rigl --density 0.05 --seeds 3`, with the misread rows of the first
-/// network alone to keep the file small:
+/// The record of `nnz train mnist10k --method rigl --density 0.05 --seeds 3`, with the misclassified rows of only the
+/// first network to keep the file small:
 ///
 /// ```sh
 /// jq -c '.arms[0].seeds[0].misread[:12] as $m | .arms[].seeds[].misread = [] | .arms[0].seeds[0].misread = $m' \
@@ -42,7 +42,7 @@ fn the_example_is_consistent() {
     }
 }
 
-/// What fuzzing kept of recipes and records reaches many paths; none of it may panic.
+/// The fuzzing corpora of recipes and records reach many paths; none of them may panic.
 #[test]
 fn the_fuzzers_corpora_never_panic() {
     let root = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("../../fuzz/corpus");

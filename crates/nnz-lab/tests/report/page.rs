@@ -1,4 +1,4 @@
-//! What the page says and what it must never contain.
+//! Required and forbidden content of the page.
 
 use super::record;
 use base64::{Engine, prelude::BASE64_STANDARD};
@@ -25,7 +25,7 @@ pub fn text(page: &str) -> String {
     page.split('<').map(|part| part.split_once('>').map_or(part, |p| p.1)).collect()
 }
 
-/// Whether a page is complete in itself.
+/// Asserts that a page is self-contained.
 pub fn assert_alone(page: &str) {
     for foreign in [
         "<script",
@@ -224,7 +224,7 @@ fn curves_show_every_seed_and_their_mean() {
     assert_eq!(full, 4 * (4 + 4));
 }
 
-/// A method that moves connections shows how many in each epoch, one that only removes them shows the density.
+/// A method that rewires shows its changes per epoch, one that only prunes shows the density.
 #[test]
 fn moved_connections_are_shown() {
     let mut record = record();
@@ -248,7 +248,7 @@ fn moved_connections_are_shown() {
     assert!(page.contains("<h3>Connections removed and made</h3>"));
     assert!(page.contains("<title>epoch 5: 2,933 removed, 3,533 made</title>"), "{page}");
 
-    // Bars are what was removed, the outline what was made.
+    // Bars are the pruned connections, the outline the grown ones.
     grown.arms[0].seeds.iter_mut().flat_map(|s| &mut s.epochs).for_each(|e| (e.grown, e.pruned) = (600, 0));
     let page = html(&grown);
     let figure = page.split("<h3>Connections removed and made</h3>").nth(1).unwrap().split("</figure>").next().unwrap();

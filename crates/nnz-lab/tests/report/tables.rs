@@ -1,4 +1,4 @@
-//! The numbers behind the figures.
+//! The numbers of the figures.
 
 use super::record;
 use nnz_lab::report::csv;

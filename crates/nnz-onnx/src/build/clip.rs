@@ -1,9 +1,9 @@
-//! CLIP (Radford et al. 2021): a tower for texts and one for pictures, compared by the angle between their vectors.
+//! CLIP (Radford et al. 2021): a tower for texts and one for images, compared by the angle between their vectors.
 
 use super::vit::{patches, preceded};
 use super::*;
 
-/// Sizes of a tower, which a configuration may leave out where they are those of the first models.
+/// Sizes of a tower, which a configuration may omit if they are those of the first models.
 const KEYS: [&str; 4] = ["hidden_size", "num_hidden_layers", "num_attention_heads", "intermediate_size"];
 const TEXT: [usize; 4] = [512, 12, 8, 2048];
 const VISION: [usize; 4] = [768, 12, 12, 3072];
@@ -29,7 +29,7 @@ pub(super) fn build(archive: &Archive) -> Result<Built> {
     let (from, length) = (net.list(&[0]), net.node("Shape", &[&ids], &[("start", int(1)), ("end", int(2))]));
     let p = net.node("Slice", &[&places, &from, &length], &[]);
     let x = net.node("Add", &[&x, &p], &[]);
-    // A place sees itself and what is before it.
+    // A position attends to itself and those before it.
     let square = net.node("Concat", &[&length, &length], &[("axis", int(0))]);
     let far = Attribute::Tensor(Constant::floats(&[1], vec![-1e9]));
     let later = net.node("ConstantOfShape", &[&square], &[("value", far)]);
@@ -39,7 +39,7 @@ pub(super) fn build(archive: &Archive) -> Result<Built> {
     let hidden = net.node("Add", &[&hidden, &later], &[]);
     let x = blocks(&mut net, &text, "text_model", x, Some(&hidden))?;
     let x = net.layer_norm(&x, "text_model.final_layer_norm", width, text.epsilon(1e-5))?;
-    // The place of the token that ends a text: of the largest number in the first models, whose configuration says 2.
+    // The position of the token that ends a text: the largest id in the first models, whose configuration says 2.
     let end = text.json["eos_token_id"].as_i64().unwrap_or(49407);
     let at = match end {
         2 => ids,

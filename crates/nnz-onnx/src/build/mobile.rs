@@ -1,11 +1,11 @@
 //! MobileNetV2 (Sandler et al. 2018) as torchvision names it, and EfficientNet-Lite, which is EfficientNet (Tan and Le 2019)
-//! without squeezing and with ReLU6. Both are inverted residuals; strides are those of the papers, since no tensor says them.
+//! without squeezing and with ReLU6. Both are inverted residuals; strides are the papers', since no tensor shows them.
 
 use super::*;
 
-/// Blocks of MobileNetV2 that halve the picture, counted from one.
+/// Blocks of MobileNetV2 that halve the image, counted from one.
 const HALVES: [usize; 4] = [2, 4, 7, 14];
-/// Blocks of EfficientNet-Lite0 that do, counted from zero.
+/// The same for EfficientNet-Lite0, counted from zero.
 const LITE_HALVES: [usize; 4] = [1, 3, 5, 11];
 
 pub(super) fn build_v2(archive: &Archive) -> Result<Built> {

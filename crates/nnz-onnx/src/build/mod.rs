@@ -1,5 +1,5 @@
-//! Graphs of known architectures, from checkpoints: `config.json` says what a transformer is; the names and shapes of their
-//! tensors say it of vision networks. Constants keep the names and layouts of the checkpoint, so what is pruned can be written
+//! Graphs of known architectures, from checkpoints: `config.json` describes a transformer; the names and shapes of their
+//! tensors describe vision networks. Constants keep the checkpoint's names and layouts, so that pruned ones can be written
 //! back.
 
 mod bert;
@@ -15,17 +15,17 @@ use crate::{Error, Result};
 use nnz_formats::Archive;
 use std::collections::BTreeMap;
 
-/// What a network reads.
+/// Inputs of a network.
 #[derive(Clone, Debug, PartialEq)]
 pub enum Reads {
-    /// Texts: tokens, of which it knows so many, in sequences of at most so many.
+    /// Texts: tokens of a vocabulary of the given size, in sequences up to a length.
     Tokens {
-        /// Tokens it knows.
+        /// Size of the vocabulary.
         vocabulary: usize,
         /// Longest sequence.
         context: usize,
     },
-    /// Pictures.
+    /// Images.
     Pictures(Pictures),
     /// Both, in two towers.
     Both {
@@ -33,14 +33,14 @@ pub enum Reads {
         vocabulary: usize,
         /// Longest sequence.
         context: usize,
-        /// What the other tower reads.
+        /// Input of the other tower.
         pictures: Pictures,
     },
-    /// What the file does not say.
+    /// The file does not say.
     Anything,
 }
 
-/// How pictures are made ready: scaled to 0..1, less the mean, by the standard deviation of each channel.
+/// Image preprocessing: scaling to 0..1, minus the mean, divided by the standard deviation of each channel.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Pictures {
     /// Channels, height, width.
@@ -49,24 +49,24 @@ pub struct Pictures {
     pub mean: Vec<f32>,
     /// Standard deviation of each channel.
     pub deviation: Vec<f32>,
-    /// Whether they are scaled by a cubic instead of a triangle.
+    /// Whether they are resized by a cubic filter instead of a triangle.
     pub cubic: bool,
 }
 
 impl Pictures {
-    /// The usual numbers of networks that were trained on ImageNet.
+    /// The usual preprocessing of networks trained on ImageNet.
     fn image_net(size: usize) -> Self {
         let (mean, deviation) = (vec![0.485, 0.456, 0.406], vec![0.229, 0.224, 0.225]);
         Self { shape: [3, size, size], mean, deviation, cubic: false }
     }
 
-    /// Square ones of channels that are all alike.
+    /// Square images with equal statistics in all channels.
     fn even(channels: usize, size: usize, mean: f32, deviation: f32) -> Self {
         let [mean, deviation] = [mean, deviation].map(|v| vec![v; channels]);
         Self { shape: [channels, size, size], mean, deviation, cubic: false }
     }
 
-    /// With what `preprocessor_config.json` says, where it lies beside a checkpoint.
+    /// Updates it from `preprocessor_config.json`, if one is next to the checkpoint.
     fn prepared(mut self, archive: &Archive) -> Result<Self> {
         let file = archive.path.join("preprocessor_config.json");
         if !file.is_file() {
@@ -97,25 +97,25 @@ impl Pictures {
     }
 }
 
-/// The family of plain convolutional networks, whose layers without tensors are taken for granted.
+/// The family of plain convolutional networks, whose layers without tensors are guessed.
 pub const GUESSED: &str = sequential::GUESSED;
 
-/// A network that was built from a checkpoint.
+/// A network built from a checkpoint.
 #[derive(Clone, Debug)]
 pub struct Built {
     /// The network.
     pub graph: Graph,
     /// Its architecture, such as `BERT`.
     pub family: &'static str,
-    /// What it reads.
+    /// Its inputs.
     pub reads: Reads,
-    /// Names of its classes, where the checkpoint says them.
+    /// Names of its classes, if the checkpoint has them.
     pub classes: Vec<String>,
-    /// What was taken for granted, in sentences.
+    /// Assumptions made, in sentences.
     pub notes: Vec<String>,
 }
 
-/// The architecture of an archive: a name and who builds it.
+/// Builds an architecture from an archive.
 type Builder = fn(&Archive) -> Result<Built>;
 
 fn recognize(archive: &Archive) -> Option<Builder> {
@@ -140,15 +140,15 @@ fn recognize(archive: &Archive) -> Option<Builder> {
     sequential::fits(archive).then_some(sequential::build as Builder)
 }
 
-/// Whether an archive has an architecture that is built here.
+/// Whether an archive has a supported architecture.
 pub fn known(archive: &Archive) -> bool {
     recognize(archive).is_some()
 }
 
-/// The network of an archive.
+/// Builds the network of an archive.
 ///
 /// # Errors
-/// When its architecture is not known, or a tensor is missing or has another shape than the architecture asks for.
+/// When its architecture is unknown, or a tensor is missing or has another shape than the architecture requires.
 pub fn build(archive: &Archive) -> Result<Built> {
     let Some(builder) = recognize(archive) else {
         let kind = archive.config.as_ref().and_then(|c| c["model_type"].as_str());
@@ -169,9 +169,9 @@ pub fn build(archive: &Archive) -> Result<Built> {
     Ok(built)
 }
 
-/// That every tensor of the file is part of the network, or changes nothing of what it computes.
+/// Checks that every tensor of the file is part of the network, or does not affect what it computes.
 fn whole(archive: &Archive, built: &Built) -> Result<()> {
-    // Counters and places, and heads of tasks that are not asked for.
+    // Counters and positions, and heads of other tasks.
     let idle = |name: &str| {
         let ends = ["num_batches_tracked", "position_ids"];
         let parts = ["pooler.dense.", "cls.seq_relationship.", "cls.predictions.decoder.bias"];
@@ -197,7 +197,7 @@ fn whole(archive: &Archive, built: &Built) -> Result<()> {
     ))
 }
 
-/// A graph under way.
+/// A graph under construction.
 struct Net<'a> {
     archive: &'a Archive,
     graph: Graph,
@@ -241,7 +241,7 @@ impl<'a> Net<'a> {
         }
     }
 
-    /// A tensor of the checkpoint as a constant.
+    /// Adds a tensor of the checkpoint as a constant.
     fn weight(&mut self, name: &str, shape: &[usize]) -> Result<String> {
         let have = self.shape(name)?;
         if have != shape {
@@ -281,7 +281,7 @@ impl<'a> Net<'a> {
         self.graph.add(op, inputs, attributes)
     }
 
-    /// Calls the last node what the checkpoint calls its layer, which is what people look for.
+    /// Names the last node after the checkpoint's layer, which is the name users look for.
     fn call(&mut self, layer: &str) {
         if let Some(node) = self.graph.nodes.last_mut() {
             node.name = layer.into();
@@ -293,7 +293,7 @@ impl<'a> Net<'a> {
         name.into()
     }
 
-    /// Gives a value to the outside under a name.
+    /// Declares a value as an output with a name.
     fn output(&mut self, value: &str, name: &str, shape: &[Option<usize>]) {
         let mut node = Node::new("Identity", name, &[value]);
         node.name = format!("output.{name}");
@@ -301,7 +301,7 @@ impl<'a> Net<'a> {
         self.graph.outputs.push(Port { name: name.into(), kind: Some(DType::F32), shape: Some(shape.to_vec()) });
     }
 
-    /// x Wᵀ + b for a matrix `[outputs, inputs]` of the checkpoint; without b where there is none.
+    /// Adds x Wᵀ + b for a matrix `[outputs, inputs]` of the checkpoint; without b if there is none.
     fn linear(&mut self, x: &str, prefix: &str, rows: usize, cols: usize) -> Result<String> {
         let w = self.weight(&format!("{prefix}.weight"), &[rows, cols])?;
         let transposed = self.node("Transpose", &[&w], &[("perm", ints(&[1, 0]))]);
@@ -315,7 +315,7 @@ impl<'a> Net<'a> {
         Ok(self.node("Add", &[&y, &b], &[]))
     }
 
-    /// A layer norm; old checkpoints call gain and offset gamma and beta.
+    /// Adds a layer norm; old checkpoints call gain and offset gamma and beta.
     fn layer_norm(&mut self, x: &str, prefix: &str, width: usize, epsilon: f64) -> Result<String> {
         let old = self.has(&format!("{prefix}.gamma"));
         let names = if old { ["gamma", "beta"] } else { ["weight", "bias"] };
@@ -325,7 +325,7 @@ impl<'a> Net<'a> {
         Ok(self.node("LayerNormalization", &[x, &gain, &offset], &attributes))
     }
 
-    /// A function by the name that configurations give it.
+    /// Adds an activation by its name in configurations.
     fn activation(&mut self, x: &str, name: &str) -> Result<String> {
         Ok(match name {
             "gelu" => self.node("Gelu", &[x], &[]),
@@ -347,7 +347,7 @@ impl<'a> Net<'a> {
         })
     }
 
-    /// Attention of `heads` heads over queries, keys and values `[batch, places, width]`; `mask` is added to the scores.
+    /// Adds attention of `heads` heads over queries, keys and values `[batch, places, width]`; adds `mask` to the scores.
     fn attention(&mut self, [q, k, v]: [&str; 3], heads: usize, width: usize, mask: Option<&str>) -> String {
         let each = width / heads;
         let apart = self.list(&[0, 0, heads as i64, each as i64]);
@@ -371,7 +371,7 @@ impl<'a> Net<'a> {
         self.node("Reshape", &[&y, &together], &[])
     }
 
-    /// What is added to scores: nothing where a mask `[batch, places]` is one, so little elsewhere that nothing is left.
+    /// Computes the term added to scores: zero where a mask `[batch, positions]` is one, very negative elsewhere.
     fn hidden(&mut self, mask: &str) -> String {
         let axes = self.list(&[1, 2]);
         let mask = self.node("Unsqueeze", &[mask, &axes], &[]);
@@ -381,7 +381,7 @@ impl<'a> Net<'a> {
         self.node("Mul", &[&gone, &far], &[])
     }
 
-    /// Divides the last axis by its length.
+    /// Normalizes the last axis to unit length.
     fn unit(&mut self, x: &str) -> String {
         let axes = self.list(&[-1]);
         let length = self.node("ReduceL2", &[x, &axes], &[("keepdims", int(1))]);
@@ -390,7 +390,7 @@ impl<'a> Net<'a> {
         self.node("Div", &[x, &length], &[])
     }
 
-    /// A convolution of a kernel of the checkpoint; how many channels it gives.
+    /// Adds a convolution with a kernel of the checkpoint; returns its number of output channels.
     fn conv(&mut self, x: &str, prefix: &str, how: Step) -> Result<(String, usize)> {
         let name = format!("{prefix}.weight");
         let shape = self.shape(&name)?;
@@ -441,13 +441,13 @@ impl<'a> Net<'a> {
         self.node("MaxPool", &[x], &attributes)
     }
 
-    /// The mean of every channel, `[batch, channels]`.
+    /// Adds global average pooling, `[batch, channels]`.
     fn pooled(&mut self, x: &str) -> String {
         let x = self.node("GlobalAveragePool", &[x], &[]);
         self.node("Flatten", &[&x], &[("axis", int(1))])
     }
 
-    /// A classifier as the last layer.
+    /// Adds a classifier as the last layer.
     fn head(&mut self, x: &str, prefix: &str) -> Result<usize> {
         let shape = self.shape(&format!("{prefix}.weight"))?;
         let &[classes, inputs] = shape.as_slice() else {
@@ -459,14 +459,14 @@ impl<'a> Net<'a> {
     }
 }
 
-/// How a convolution goes.
+/// Settings of a convolution.
 #[derive(Clone, Copy)]
 struct Step {
     stride: usize,
     groups: usize,
-    /// Half a kernel of zeros around.
+    /// Whether it is padded by half a kernel.
     padded: bool,
-    /// As many zeros as keep the size up to the stride, the odd one behind.
+    /// Whether padding preserves the size up to the stride, with the odd zero at the end.
     same: bool,
 }
 
@@ -480,7 +480,7 @@ struct Config<'a> {
     json: &'a serde_json::Value,
 }
 
-/// Largest extent that is believed.
+/// Largest extent accepted.
 const MOST: usize = 1 << 20;
 
 impl Config<'_> {
@@ -504,7 +504,7 @@ impl Config<'_> {
         self.json["layer_norm_eps"].as_f64().filter(|e| e.is_finite() && *e > 0.0).unwrap_or(default)
     }
 
-    /// Width and heads, of which the first is a multiple of the second.
+    /// Width and heads; the width is a multiple of the heads.
     fn width(&self) -> Result<(usize, usize)> {
         let (width, heads) = (self.size("hidden_size")?, self.size("num_attention_heads")?);
         match width.is_multiple_of(heads) {

@@ -1,24 +1,24 @@
-//! How a sentence encoder makes one vector of those of its tokens, as its folder says: `modules.json` lists what comes behind the
-//! transformer, `1_Pooling/config.json` how tokens are put together.
+//! How a sentence encoder pools the vectors of its tokens, as its folder says: `modules.json` lists the steps after the
+//! transformer, `1_Pooling/config.json` the kind of pooling.
 
 use super::*;
 
-/// One way of putting tokens together.
+/// A kind of pooling.
 #[derive(Clone, Copy, PartialEq)]
 enum Way {
     First,
     Mean,
     Most,
-    /// The sum divided by the root of how many there are.
+    /// The sum divided by the root of the number of tokens.
     Root,
 }
 
-/// What is done behind the transformer.
+/// Steps after the transformer.
 pub(super) struct Pooling {
     ways: Vec<Way>,
-    /// Whether the vector gets length one.
+    /// Whether the vector is normalized to unit length.
     unit: bool,
-    /// Longest sequence, where the folder says one.
+    /// Longest sequence, if the folder gives one.
     pub most: Option<usize>,
 }
 
@@ -31,7 +31,7 @@ fn json(path: &std::path::Path) -> Result<Option<serde_json::Value>> {
 }
 
 impl Pooling {
-    /// As the folder of an archive says; the mean at length one where it says nothing.
+    /// Reads the folder of an archive; the mean at unit length if it says nothing.
     pub fn of(archive: &Archive) -> Result<Self> {
         let plain = Self { ways: vec![Way::Mean], unit: true, most: None };
         let list = archive.path.join("modules.json");
@@ -86,7 +86,7 @@ impl Pooling {
         }
     }
 
-    /// The vector of each text, from those of its tokens `[batch, places, width]` and the mask of which are there; and its width.
+    /// Pools each text, given its tokens `[batch, positions, width]` and the mask of existing ones; returns also the width.
     pub fn build(&self, net: &mut Net, x: &str, mask: &str, width: usize) -> (String, usize) {
         let m = net.node("Cast", &[mask], &[("to", int(1))]);
         let (last, first) = (net.list(&[-1]), net.list(&[1]));

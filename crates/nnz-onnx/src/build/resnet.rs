@@ -23,7 +23,7 @@ pub(super) fn build(archive: &Archive) -> Result<Built> {
             let name = |part: &str| format!("layer{stage}.{block}.{part}");
             let stride = if stage > 1 && block == 0 { 2 } else { 1 };
             let bottleneck = net.has(&name("conv3.weight"));
-            // Bottlenecks take their step in the 3x3 convolution.
+            // Bottlenecks have their stride in the 3x3 convolution.
             let strides = if bottleneck { [1, stride, 1] } else { [stride, 1, 0] };
             let last = if bottleneck { 3 } else { 2 };
             let mut y = x.clone();

@@ -1,10 +1,10 @@
-//! Plain convolutional networks, `features.*` and `classifier.*` of torch's `Sequential`: tensors tell convolutions, norms and
-//! matrices, and the numbers that are left out between them tell of what has no tensors. That is taken to be ReLU, and a
-//! maximum over 2x2 where one more is missing; the first matrix must fit what comes out, and a note says what was assumed.
+//! Plain convolutional networks, `features.*` and `classifier.*` of torch's `Sequential`: tensors show convolutions, norms and
+//! matrices, and gaps in their numbering show layers without tensors. Those are assumed to be ReLU, and a
+//! maximum over 2x2 where one more is missing; the first matrix must fit the features, and a note says what was assumed.
 
 use super::*;
 
-/// The layers with tensors below a prefix, in order: where they stand, and their number in the last list.
+/// The layers with tensors below a prefix, in order: their positions, and their number in the last list.
 fn numbered(archive: &Archive, prefix: &str) -> Vec<(Vec<usize>, String)> {
     let mut found: Vec<(Vec<usize>, String)> = Vec::new();
     for (name, _) in archive.tensors() {
@@ -33,7 +33,7 @@ pub(super) fn fits(archive: &Archive) -> bool {
         && classifier.iter().all(|(_, n)| shape(n) == 2)
 }
 
-/// AlexNet (Krizhevsky 2014, arXiv:1404.5997) as torchvision has it, whose strides and overlapping maxima no tensor tells.
+/// AlexNet (Krizhevsky 2014, arXiv:1404.5997) as in torchvision, whose strides and overlapping maxima no tensor shows.
 fn alexnet(archive: &Archive) -> Result<Built> {
     let mut net = Net::new(archive, "alexnet");
     let mut x = net.input("pixel_values", DType::F32, &[None, Some(3), Some(224), Some(224)]);
@@ -63,9 +63,9 @@ fn alexnet(archive: &Archive) -> Result<Built> {
     Ok(Built { graph: net.graph, family: "AlexNet", reads, classes: Vec::new(), notes: Vec::new() })
 }
 
-/// The family of a plain network that nothing was taken for granted of, since torchvision has it.
+/// The family of a plain network that needs no guess, since torchvision has it.
 const VGG: &str = "VGG";
-/// Of one whose layers without tensors are a guess.
+/// The family of one whose layers without tensors are a guess.
 pub(super) const GUESSED: &str = "plain convolutional network";
 
 pub(super) fn build(archive: &Archive) -> Result<Built> {
@@ -73,7 +73,7 @@ pub(super) fn build(archive: &Archive) -> Result<Built> {
     if is("features.0.weight", &[64, 3, 11, 11]) && is("classifier.1.weight", &[4096, 256 * 36]) {
         return alexnet(archive);
     }
-    // Simonyan and Zisserman 2014: what is between its layers is what this reader takes for granted anyway.
+    // Simonyan and Zisserman 2014: the layers between its tensors are those that this reader assumes anyway.
     let vgg = is("features.0.weight", &[64, 3, 3, 3])
         && is("classifier.0.weight", &[4096, 512 * 49])
         && is("classifier.3.weight", &[4096, 4096])
@@ -88,7 +88,7 @@ pub(super) fn build(archive: &Archive) -> Result<Built> {
         let shape = net.shape(&format!("{name}.weight"))?;
         let norm = net.has(&format!("{name}.running_mean"));
         match (shape.as_slice(), norm) {
-            // Larger kernels come with strides, which no tensor tells.
+            // Larger kernels come with strides, which no tensor shows.
             ([_, inputs, h, w], false) if *inputs == channels && h == w && [1, 3, 5].contains(h) => {
                 (x, channels) = net.conv(&x, name, Step::ONE)?;
             }
@@ -99,11 +99,11 @@ pub(super) fn build(archive: &Archive) -> Result<Built> {
                 );
             }
         }
-        // What stands between this layer and the next.
+        // Layers between this one and the next.
         let at = *place.last().unwrap_or(&0);
         let missing = match features.get(i + 1) {
             Some((next, _)) if next[..next.len() - 1] == place[..place.len() - 1] => next[next.len() - 1] - at - 1,
-            // The end of a list: a function and a maximum.
+            // The end of a list: an activation and a maximum.
             _ => 2,
         };
         match missing {
@@ -122,7 +122,7 @@ pub(super) fn build(archive: &Archive) -> Result<Built> {
         }
     }
     let first = net.shape(&format!("{}.weight", classifier[0].1))?;
-    // A square picture, halved as often as there are maxima.
+    // A square image, halved as often as there are maxima.
     let side = (first[1] as f64 / channels as f64).sqrt().round() as usize;
     if side == 0 || side * side * channels != first[1] || pools > 12 {
         return Err(net.fail(format!(

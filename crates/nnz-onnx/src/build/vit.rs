@@ -48,7 +48,7 @@ pub(super) fn build(archive: &Archive) -> Result<Built> {
     Ok(Built { graph: net.graph, family: "ViT", reads: Reads::Pictures(pictures), classes, notes })
 }
 
-/// Patches of a picture as vectors, `[batch, patches, width]`.
+/// Embeds the patches of an image, `[batch, patches, width]`.
 pub(super) fn patches(net: &mut Net, x: &str, prefix: &str, patch: usize) -> Result<String> {
     let shape = net.shape(&format!("{prefix}.weight"))?;
     if shape.len() != 4 || shape[2..] != [patch, patch] {
@@ -60,7 +60,7 @@ pub(super) fn patches(net: &mut Net, x: &str, prefix: &str, patch: usize) -> Res
     Ok(net.node("Transpose", &[&x], &[("perm", ints(&[0, 2, 1]))]))
 }
 
-/// A vector `[1, 1, width]` before those of every picture.
+/// Prepends a vector `[1, 1, width]` to those of every image.
 pub(super) fn preceded(net: &mut Net, x: &str, first: &str, width: usize) -> String {
     let batch = net.node("Shape", &[x], &[("start", int(0)), ("end", int(1))]);
     let rest = net.list(&[1, width as i64]);

@@ -1,4 +1,4 @@
-//! Convolutions and pools of lines, pictures and volumes. Numbers lie with channels last meanwhile.
+//! Convolutions and pooling over sequences, images and volumes. Numbers have channels last meanwhile.
 
 use super::{Cx, Done, Given, one, tensor};
 use crate::value::{Floats, Value};
@@ -6,20 +6,20 @@ use nnz_engine::Tensor;
 use nnz_kernels::Conv;
 use rayon::prelude::*;
 
-/// Where a window stands on its input.
+/// Position of a window on its input.
 #[derive(Clone, Debug)]
 pub(crate) struct Window {
     kernel: [usize; 3],
     stride: [usize; 3],
     dilation: [usize; 3],
-    /// Zeros before and behind.
+    /// Zeros before and after.
     pads: [[usize; 2]; 3],
     size: [usize; 3],
     output: [usize; 3],
     rank: usize,
 }
 
-/// The last `n` of three extents are those given; ones before.
+/// The last `n` of three extents are those given; the first are one.
 fn three(list: &[usize]) -> [usize; 3] {
     let mut all = [1; 3];
     all[3 - list.len()..].copy_from_slice(list);
@@ -70,7 +70,7 @@ impl Window {
                 return Err(format!("a window of {span} on {n} places with {:?} zeros around", w.pads[at]));
             };
             w.output[at] = if ceil { room.div_ceil(s) } else { room / s } + 1;
-            // The last window must begin on the input or on what lies before it.
+            // The last window must begin on the input or the padding before it.
             if ceil && (w.output[at] - 1) * s >= n + w.pads[at][0] {
                 w.output[at] -= 1;
             }
@@ -90,7 +90,7 @@ impl Window {
     }
 }
 
-/// Batch, channels and places of an input.
+/// Splits a shape into batch, channels and spatial extents.
 fn parts(shape: &[usize]) -> Done<(usize, usize, Vec<usize>)> {
     match shape {
         [batch, channels, places @ ..] if !places.is_empty() => Ok((*batch, *channels, places.to_vec())),
@@ -103,7 +103,7 @@ pub(crate) fn packed(w: &Tensor<f32>) -> Tensor<f32> {
     Floats::new(w.clone()).last()
 }
 
-/// Zeros around pictures with channels last.
+/// Pads images with channels last by zeros.
 fn framed(x: &Tensor<f32>, batch: usize, w: &Window, channels: usize) -> (Tensor<f32>, [usize; 3]) {
     let size: [usize; 3] = std::array::from_fn(|i| w.size[i] + w.pads[i][0] + w.pads[i][1]);
     let [d, h, wide] = size;
@@ -121,7 +121,7 @@ fn framed(x: &Tensor<f32>, batch: usize, w: &Window, channels: usize) -> (Tensor
     (t, size)
 }
 
-/// A convolution whose weight was packed before, when it was.
+/// Runs a convolution, with its packed weight if there is one.
 pub(crate) fn run(
     cx: &Cx,
     x: Floats,
@@ -152,7 +152,7 @@ pub(crate) fn run(
     if bias.is_some_and(|b| b.len() != filters) {
         return Err(format!("a bias of {} numbers for {filters} channels", bias.map_or(0, Tensor::len)));
     }
-    // The weight is laid out in panels of two registers for each group.
+    // The weight is arranged in panels of two registers per group.
     let panels = (filters / groups).div_ceil(32).saturating_mul(32);
     cx.room(&[&[groups, panels], &shape[1..]].concat())?;
     let x = x.last();
@@ -180,7 +180,7 @@ pub(crate) fn run(
     one(Value::Float(Floats::channels_last(y)))
 }
 
-/// The patches that a kernel of a shape sees, `[patches, channels kernel..]`: at most `most`, evenly from all.
+/// Extracts the patches for a kernel of a shape, `[patches, channels kernel..]`: at most `most`, evenly from all.
 pub(crate) fn patches(cx: &Cx, x: Floats, kernel: &[usize], most: usize) -> Done<Tensor<f32>> {
     let (batch, channels, places) = parts(&x.shape())?;
     if kernel.len() != places.len() + 2 || kernel[1] != channels {
@@ -267,7 +267,7 @@ pub(crate) fn transposed(cx: &Cx, mut given: Given) -> Done {
     }
     let all = [&[batch], &full[..], &[filters]].concat();
     cx.room(&all)?;
-    // The product reads the input in a frame of zeros, as wide as the window is.
+    // The product reads the input in a frame of zeros, as wide as the window.
     let around = |i: usize| places[i] + 2 * ((dilation[i] * (kernel[i] - 1) + 1) / stride[i] + 1);
     cx.room(&[&(0..rank).map(around).collect::<Vec<_>>()[..], &[channels]].concat())?;
     let conv = Conv {
@@ -292,7 +292,7 @@ pub(crate) fn transposed(cx: &Cx, mut given: Given) -> Done {
     });
     let mut y = Floats::channels_last(y);
     if to != full {
-        // Cut off what the pads take.
+        // Crop the padding.
         let (f, t, c) = (three(&full), three(&to), {
             let mut c = [0; 3];
             c[3 - rank..].copy_from_slice(&cut);
@@ -341,7 +341,7 @@ pub(crate) fn pool(cx: &Cx, mut given: Given) -> Done {
         return one(Value::Float(Floats::channels_last(Tensor::zeros(&to))));
     }
     let [_, oh, ow] = w.output;
-    // First and last tap that lie on the input, and how many lie on it or its frame.
+    // First and last tap on the input, and the number of taps on it or its frame.
     let taps = |axis: usize, o: usize| {
         let (k, d) = (w.kernel[axis], w.dilation[axis]);
         let (start, n, [before, behind]) = (o * w.stride[axis], w.size[axis], w.pads[axis]);
@@ -409,7 +409,7 @@ pub(crate) fn global_pool(cx: &Cx, mut given: Given) -> Done {
     one(Value::floats(&shape, y))
 }
 
-/// What a norm with constants does to each channel: times the first, plus the second.
+/// Effect of a norm with constants on each channel: times the first, plus the second.
 fn affine(cx: &Cx, [scale, shift, mean, variance]: [&[f32]; 4]) -> Done<Vec<[f32; 2]>> {
     if [shift.len(), mean.len(), variance.len()] != [scale.len(); 3] {
         return Err(format!("{} scales, {} shifts, {} means", scale.len(), shift.len(), mean.len()));
@@ -453,7 +453,7 @@ pub(crate) fn batch_norm(cx: &Cx, mut given: Given) -> Done {
     tensor(t)
 }
 
-/// A weight and bias that do what a convolution and the norm behind it do.
+/// Folds a norm into the convolution before it: their combined weight and bias.
 pub(crate) fn fold_norm(
     cx: &Cx,
     w: &Tensor<f32>,

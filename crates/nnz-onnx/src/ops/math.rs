@@ -1,11 +1,11 @@
-//! Functions of one number after the other, softmax and norms.
+//! Elementwise functions, softmax and norms.
 
 use super::{Cx, Done, Given, axis, one, runs, strides, tensor};
 use crate::value::{Array, Floats, Value};
 use nnz_engine::Tensor;
 use nnz_kernels::{Real, elementwise, rows};
 
-/// `f` in place where nobody else holds the numbers.
+/// Applies `f`, in place if nothing shares the numbers.
 fn update(x: Floats, f: impl Fn(f32) -> f32 + Copy + Sync + Send) -> Value {
     let last = x.is_last();
     let t = x.raw().rewrite(|own| elementwise::update(own, f), |from, to| elementwise::map(from, to, f));
@@ -120,7 +120,7 @@ pub(crate) fn clip(cx: &Cx, mut given: Given) -> Done {
     }))
 }
 
-/// The shape that two shapes spread to.
+/// The shape that two shapes broadcast to.
 pub(super) fn spread(a: &[usize], b: &[usize]) -> Done<Vec<usize>> {
     let rank = a.len().max(b.len());
     let extent = |s: &[usize], i: usize| if i + s.len() < rank { 1 } else { s[i + s.len() - rank] };
@@ -133,14 +133,14 @@ pub(super) fn spread(a: &[usize], b: &[usize]) -> Done<Vec<usize>> {
         .collect()
 }
 
-/// Strides by which a shape is read as another; zero along axes of one.
+/// Strides for broadcasting a shape to another; zero along axes of one.
 pub(super) fn spread_strides(from: &[usize], to: &[usize]) -> Vec<usize> {
     let own = strides(from);
     let missing = to.len() - from.len();
     (0..to.len()).map(|i| if i < missing || from[i - missing] == 1 { 0 } else { own[i - missing] }).collect()
 }
 
-/// `f` of pairs of two arrays that spread to one shape.
+/// Applies `f` to pairs of two arrays under broadcasting.
 fn zip<A: Copy, B: Copy, R>(
     cx: &Cx,
     (a, sa): (&[A], &[usize]),
@@ -161,7 +161,7 @@ fn zip<A: Copy, B: Copy, R>(
     Ok((shape, to))
 }
 
-/// `f` of pairs of floats, fast where shapes are equal, one is a single number, or one is the end of the other.
+/// Applies `f` to pairs of floats, fast if shapes are equal, one is a single number, or one is the end of the other.
 fn zip_floats(cx: &Cx, a: Floats, b: Floats, f: impl Fn(f32, f32) -> f32 + Copy + Sync + Send) -> Done<Value> {
     let (sa, sb) = (a.shape(), b.shape());
     if sb.len() <= sa.len() && b.raw_ref().len() == 1 {
@@ -177,7 +177,7 @@ fn zip_floats(cx: &Cx, a: Floats, b: Floats, f: impl Fn(f32, f32) -> f32 + Copy 
         let (a, b) = if last { (a.last(), b.last()) } else { (a.rows(), b.rows()) };
         return Ok(Value::Float(Floats::like(a.combine(&b, f), last)));
     }
-    // A number a channel, on channels that lie last.
+    // One number per channel, for channels last.
     let channel = |big: &[usize], small: &[usize]| {
         let small = match small.len() == big.len() && small.first() == Some(&1) {
             true => &small[1..],
@@ -199,7 +199,7 @@ fn zip_floats(cx: &Cx, a: Floats, b: Floats, f: impl Fn(f32, f32) -> f32 + Copy 
     if b.is_last() && channel(&sb, &sa) {
         return Ok(Value::Float(Floats::channels_last(columns(b.raw(), &a.raw(), &|x, v| f(v, x)))));
     }
-    // A number a picture and channel.
+    // One number per image and channel.
     let gate = |big: &[usize], small: &[usize]| {
         big.len() == small.len() && big.len() > 2 && big[..2] == small[..2] && small[2..].iter().all(|&d| d == 1)
     };
@@ -245,7 +245,7 @@ fn zip_floats(cx: &Cx, a: Floats, b: Floats, f: impl Fn(f32, f32) -> f32 + Copy 
     Ok(Value::Float(Floats::new(t)))
 }
 
-/// Power as exporters use it: squares and roots exactly.
+/// Power, exact for squares and roots, as exporters use it.
 #[inline(always)]
 fn power(a: f32, b: f32) -> f32 {
     if b == 2.0 {
@@ -499,7 +499,7 @@ pub(crate) fn layer_norm(cx: &Cx, mut given: Given) -> Done {
     Ok(out)
 }
 
-/// Norms of groups of channels of each picture; a group is one channel for instance normalization.
+/// Normalizes groups of channels of each image; a group is one channel for instance normalization.
 pub(crate) fn group_norm(cx: &Cx, mut given: Given) -> Done {
     let (x, gain, offset) = (given.tensor(0)?, given.tensor(1)?, given.tensor(2)?);
     let shape = x.shape().to_vec();
@@ -514,7 +514,7 @@ pub(crate) fn group_norm(cx: &Cx, mut given: Given) -> Done {
     if groups == 0 || !channels.is_multiple_of(groups) {
         return Err(format!("{channels} channels in {groups} groups"));
     }
-    // Up to version 20 the numbers of group normalization were those of groups.
+    // Up to version 20, group normalization had one number per group.
     let each = gain.len();
     if ![channels, groups].contains(&each) || offset.len() != each || x.is_empty() {
         return Err(format!("gain of {each} and offset of {} numbers for {channels} channels", offset.len()));

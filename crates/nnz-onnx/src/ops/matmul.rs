@@ -9,12 +9,12 @@ use nnz_kernels::{Blocked, Compiled, Csc, Csr, Operator, Sliced, Start, Tiled, g
 use rayon::prelude::*;
 use std::sync::OnceLock;
 
-/// A constant matrix that inputs are multiplied by, `y = x Wᵀ + bias`: dense, and in the sparse layouts that were asked for.
+/// A constant matrix that inputs are multiplied by, `y = x Wᵀ + bias`: dense, and in the sparse layouts used.
 pub(crate) struct Linear {
     /// Outputs and inputs.
     pub rows: usize,
     pub cols: usize,
-    /// `[rows, cols]`, or `[cols, rows]` where it lies by columns.
+    /// `[rows, cols]`, or `[cols, rows]` if stored by columns.
     values: Tensor<f32>,
     by_columns: bool,
     pub bias: Option<Tensor<f32>>,
@@ -65,7 +65,7 @@ impl Linear {
         Lists { starts, columns, values }
     }
 
-    /// The product for `n` inputs, in a kernel that is named as the cost model names them.
+    /// Computes the product for `n` inputs, in a kernel with the name of the cost model.
     pub fn apply(&self, kernel: &str, n: usize, x: &[f32]) -> Tensor<f32> {
         let (rows, cols) = (self.rows, self.cols);
         let bias = self.bias.as_ref().map(Tensor::data);
@@ -112,16 +112,16 @@ impl Linear {
     }
 }
 
-/// Rows and columns of an input as a matrix, all axes but the last in rows.
+/// Number of rows of an input as a matrix, all axes but the last in rows.
 pub(crate) fn flat(x: &Tensor<f32>, cols: usize) -> Done<usize> {
     match x.shape().last() {
-        // Rows without numbers are rows.
+        // Rows without numbers count as rows.
         Some(&c) if c == cols => crate::graph::count(&x.shape()[..x.shape().len() - 1]),
         _ => Err(format!("inputs of shape {:?} for a matrix that reads {cols}", x.shape())),
     }
 }
 
-/// Shape of an output with another last axis.
+/// Shape of an input with another last axis.
 pub(crate) fn linear_shape(input: &[usize], rows: usize) -> Vec<usize> {
     let mut shape = input.to_vec();
     if let Some(last) = shape.last_mut() {
@@ -136,7 +136,7 @@ pub(crate) fn matmul(cx: &Cx, mut given: Given) -> Done {
     if sa.is_empty() || sb.is_empty() {
         return Err("a product with a single number".into());
     }
-    // A vector is a row on the left and a column on the right, and that axis goes again.
+    // A vector is a row on the left and a column on the right, and that axis is removed again.
     let ma = if sa.len() == 1 { vec![1, sa[0]] } else { sa.clone() };
     let mb = if sb.len() == 1 { vec![sb[0], 1] } else { sb.clone() };
     let (outer_a, outer_b) = (&ma[..ma.len() - 2], &mb[..mb.len() - 2]);

@@ -1,4 +1,4 @@
-//! The operators. One is a function from inputs to outputs; [`find`] knows them by name.
+//! The operators. Each is a function from inputs to outputs; [`find`] looks them up by name.
 
 mod conv;
 mod math;
@@ -18,18 +18,18 @@ use crate::graph::{Attribute, Node};
 use crate::value::{Array, Floats, Value};
 use nnz_engine::Tensor;
 
-/// Why an operator cannot do what it is asked for.
+/// A result, or why an operator cannot do what the node asks for.
 pub(crate) type Done<T = Vec<Value>> = Result<T, String>;
 
-/// An operator: its inputs, of which optional ones may be missing, to its outputs.
+/// An operator: from its inputs, of which optional ones may be missing, to its outputs.
 pub(crate) type Op = fn(&Cx, Given) -> Done;
 
-/// A node at work.
+/// Context of a running node.
 #[derive(Clone, Copy)]
 pub(crate) struct Cx<'a> {
     pub node: &'a Node,
     pub opset: i64,
-    /// Most numbers that one value may have.
+    /// Largest number of elements of one value.
     pub most: usize,
 }
 
@@ -70,7 +70,7 @@ impl<'a> Cx<'a> {
         }
     }
 
-    /// As many extents as asked for.
+    /// Reads the requested number of extents.
     pub fn sizes(&self, name: &str, n: usize, default: usize) -> Done<Vec<usize>> {
         let Some(list) = self.ints(name)? else { return Ok(vec![default; n]) };
         if list.len() != n {
@@ -80,7 +80,7 @@ impl<'a> Cx<'a> {
         list.iter().map(size).collect::<Option<_>>().ok_or(format!("attribute `{name}` is {list:?}"))
     }
 
-    /// How many numbers a shape has, when a value may have so many.
+    /// Number of elements of a shape, if a value may have that many.
     pub fn room(&self, shape: &[usize]) -> Done<usize> {
         match crate::graph::count(shape) {
             Ok(n) if n <= self.most => Ok(n),
@@ -89,7 +89,7 @@ impl<'a> Cx<'a> {
     }
 }
 
-/// What comes into a node.
+/// Inputs of a node.
 pub(crate) struct Given(pub Vec<Option<Value>>);
 
 impl Given {
@@ -147,13 +147,13 @@ pub(crate) fn tensor(t: Tensor<f32>) -> Done {
     one(Value::Float(Floats::new(t)))
 }
 
-/// An axis counted from the end when negative.
+/// Resolves an axis, counted from the end if negative.
 pub(crate) fn axis(axis: i64, rank: usize) -> Done<usize> {
     let at = if axis < 0 { axis + rank as i64 } else { axis };
     usize::try_from(at).ok().filter(|&a| a < rank).ok_or(format!("axis {axis} of a value with {rank} axes"))
 }
 
-/// Distances between neighbours of each axis.
+/// Strides of a row-major shape.
 pub(crate) fn strides(shape: &[usize]) -> Vec<usize> {
     let mut strides = vec![1; shape.len()];
     for i in (1..shape.len()).rev() {
@@ -189,7 +189,7 @@ pub(crate) fn runs<const N: usize>(shape: &[usize], strides: [&[usize]; N], mut 
     }
 }
 
-/// The operator of a name.
+/// Finds an operator by name.
 pub(crate) fn find(op: &str) -> Option<Op> {
     Some(match op {
         "Abs" | "Acos" | "Asin" | "Atan" | "Ceil" | "Cos" | "Elu" | "Erf" | "Exp" | "Floor" | "Gelu"
@@ -254,7 +254,7 @@ pub(crate) fn find(op: &str) -> Option<Op> {
     })
 }
 
-/// Operators that are computed, for messages and documents.
+/// Supported operators, for messages and documents.
 pub const KNOWN: &[&str] = &[
     "Abs",
     "Acos",

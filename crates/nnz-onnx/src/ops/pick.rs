@@ -54,7 +54,7 @@ pub(crate) fn slice(cx: &Cx, mut given: Given) -> Done {
             return out;
         }
         if step.iter().all(|&s| s > 0) {
-            // An axis of which one is taken may have any step.
+            // An axis of which one element is taken may have any step.
             let steps: Vec<usize> =
                 own.iter().zip(step).zip(to).map(|((&o, &s), &t)| if t > 1 { o * s as usize } else { o }).collect();
             let inner = steps.last().copied().unwrap_or(0);
@@ -82,7 +82,7 @@ pub(crate) fn slice(cx: &Cx, mut given: Given) -> Done {
     one(each!(x, |data, _shape| (to.clone(), walk(data, &own, &to, first, &step))))
 }
 
-/// Places along an axis of `n`, counted from the end when negative.
+/// Resolves indices along an axis of `n`, counted from the end if negative.
 fn places(indices: &[i64], n: usize) -> Done<Vec<usize>> {
     indices
         .iter()

@@ -8,7 +8,7 @@ use nnz_kernels::{Start, gemm as product};
 /// Most terms whose sum of products of 8-bit numbers is exact in 32-bit floats: 512 · 255 · 128 < 2^24.
 const EXACT: usize = 512;
 
-/// Whole numbers of 8 or more bits, as floats.
+/// Converts integers of 8 or more bits to floats.
 fn whole(value: Value) -> Done<(Vec<usize>, Vec<f32>)> {
     let shape = value.shape();
     Ok((
@@ -22,7 +22,7 @@ fn whole(value: Value) -> Done<(Vec<usize>, Vec<f32>)> {
     ))
 }
 
-/// The number for each entry of an axis: one for all, or one a place.
+/// The number for each entry of an axis: one for all, or one per position.
 fn along(cx: &Cx, shape: &[usize], count: usize) -> Done<impl Fn(usize) -> usize + use<>> {
     let (n, inner) = match count {
         1 => (1, 1),
@@ -60,7 +60,7 @@ pub(crate) fn quantize(cx: &Cx, mut given: Given) -> Done {
         Some(Value::Small(_)) => 3,
         Some(_) => 0,
     };
-    // Zero is the number of no type, and says that the type is that of what stands for zero.
+    // Zero is no type's number, and means the type of the zero point.
     let kind = match cx.int("output_dtype", 0)? {
         0 => given_type,
         said => said,
@@ -105,7 +105,7 @@ pub(crate) fn dynamic(_: &Cx, mut given: Given) -> Done {
     ])
 }
 
-/// Numbers less their zero, which is one for all or one a row (left) or column (right).
+/// Numbers minus their zero point, one for all or one per row (left) or column (right).
 fn centred(value: Value, zero: Option<Value>, rows: bool) -> Done<Tensor<f32>> {
     let (shape, mut x) = whole(value)?;
     let &[.., r, c] = shape.as_slice() else { return Err(format!("shape {shape:?}, which is no matrix")) };

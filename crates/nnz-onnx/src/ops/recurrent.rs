@@ -72,7 +72,7 @@ pub(crate) fn recurrent(cx: &Cx, mut given: Given) -> Done {
         Some(_) => return Err("lengths of sequences that do not fit".into()),
     };
     let late = cx.int("linear_before_reset", 0)? != 0;
-    // States by direction and row of the batch: with the batch first they are turned on the way in and out.
+    // States by direction and row of the batch: with the batch first they are transposed on the way in and out.
     let at = |d: usize, n: usize| if batch_first { (n * dirs + d) * hidden } else { (d * batch + n) * hidden };
     cx.room(&[steps, dirs, batch, hidden])?;
     let mut y = vec![0.0f32; steps * dirs * batch * hidden];
@@ -137,7 +137,7 @@ pub(crate) fn recurrent(cx: &Cx, mut given: Given) -> Done {
     Ok(out)
 }
 
-/// The largest or smallest of an axis and their places, in order.
+/// The largest or smallest along an axis and their indices, in order.
 pub(crate) fn top(cx: &Cx, mut given: Given) -> Done {
     let x = given.tensor(0)?;
     let k = match given.ints(1)?.data() {
@@ -158,7 +158,7 @@ pub(crate) fn top(cx: &Cx, mut given: Given) -> Done {
         let (o, i) = (line / inner, line % inner);
         let v = |p: usize| x.data()[(o * n + p) * inner + i];
         let mut order: Vec<usize> = (0..n).collect();
-        // Of equals the first comes first.
+        // Equal elements keep their order.
         order.sort_by(|&a, &b| if largest { v(b).total_cmp(&v(a)) } else { v(a).total_cmp(&v(b)) }.then(a.cmp(&b)));
         for (j, &p) in order.iter().take(k).enumerate() {
             values[(o * k + j) * inner + i] = v(p);
@@ -168,7 +168,7 @@ pub(crate) fn top(cx: &Cx, mut given: Given) -> Done {
     Ok(vec![Value::floats(&to, values), Value::ints(&to, places)])
 }
 
-/// Single numbers put to places of an axis, or added to what is there, in order.
+/// Writes single numbers to indices of an axis, or adds them, in order.
 pub(crate) fn scatter_elements(cx: &Cx, mut given: Given) -> Done {
     let (x, places, updates) = (given.tensor(0)?, given.ints(1)?, given.tensor(2)?);
     let shape = x.shape().to_vec();
@@ -194,7 +194,7 @@ pub(crate) fn scatter_elements(cx: &Cx, mut given: Given) -> Done {
     super::tensor(Tensor::new(&shape, y))
 }
 
-/// Slices put to places, or added to what is there, in order.
+/// Writes slices to indices, or adds them, in order.
 pub(crate) fn scatter_nd(cx: &Cx, mut given: Given) -> Done {
     let (x, places, updates) = (given.tensor(0)?, given.ints(1)?, given.tensor(2)?);
     let shape = x.shape().to_vec();

@@ -1,9 +1,9 @@
-//! Sums and the like along axes.
+//! Reductions along axes.
 
 use super::{Cx, Done, Given, axis, one, runs, shape, strides};
 use crate::value::Value;
 
-/// Shape with the axes of a reduction left out or made one; strides of the result by the axes of the input.
+/// Shape with the axes of a reduction removed or made one; strides of the result by the axes of the input.
 fn plan(shape: &[usize], axes: &[usize], keep: bool) -> (Vec<usize>, Vec<usize>) {
     let ones: Vec<usize> = (0..shape.len()).map(|i| if axes.contains(&i) { 1 } else { shape[i] }).collect();
     let own = strides(&ones);

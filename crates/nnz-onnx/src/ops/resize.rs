@@ -1,9 +1,9 @@
-//! Resizing, axis by axis, with coordinates in 32 bits as ONNX Runtime has them: whether a tie falls to one side depends on it.
+//! Resizing, axis by axis, with coordinates in 32 bits as in ONNX Runtime: they decide how ties are rounded.
 
 use super::{Cx, Done, Given, axis, one};
 use crate::value::Value;
 
-/// Places of an axis that make one place of the result, and their shares; none for one that lies outside.
+/// Input positions for one output position, and their weights; `None` for one that lies outside.
 type Taps = Option<Vec<(usize, f32)>>;
 
 /// Keys' cubic.
@@ -15,13 +15,13 @@ fn cubic(a: f32, x: f32) -> f32 {
     }
 }
 
-/// Where places of the result lie.
+/// Mapping of output positions to an axis.
 struct Axis<'a> {
     from: usize,
     to: usize,
     scale: f32,
     mode: &'a str,
-    /// What of the axis is shown, for `tf_crop_and_resize`.
+    /// Visible part of the axis, for `tf_crop_and_resize`.
     part: [f32; 2],
 }
 
@@ -141,7 +141,7 @@ pub(crate) fn resize(cx: &Cx, mut given: Given) -> Done {
         let (first, last) = ((c - reach / slope).floor() as i64, (c + reach / slope).ceil() as i64);
         let all = (first..=last).map(|j| (j, weight((j as f32 - c) * slope))).filter(|(_, w)| *w != 0.0);
         let inside = |j: i64| (0..n as i64).contains(&j);
-        // What lies outside counts as the border, or not at all.
+        // Positions outside count as the border, or not at all.
         let mut found: Vec<(usize, f32)> =
             all.filter(|(j, _)| !exclude || inside(*j)).map(|(j, w)| (j.clamp(0, n as i64 - 1) as usize, w)).collect();
         let sum: f32 = found.iter().map(|(_, w)| w).sum();
@@ -150,7 +150,7 @@ pub(crate) fn resize(cx: &Cx, mut given: Given) -> Done {
         }
         Ok(Some(found))
     };
-    // Axis by axis; those that stay are left alone.
+    // Axis by axis; unchanged ones are skipped.
     let mut now = x.data().to_vec();
     let mut extents = shape.clone();
     for k in (0..rank).filter(|&k| to[k] != shape[k] || plans[k].scale != 1.0 || crops && plans[k].part != [0.0, 1.0]) {

@@ -1,4 +1,4 @@
-//! Shapes, layouts and kinds of numbers.
+//! Shapes, layouts and number types.
 
 use super::math::{spread, spread_strides};
 use super::{Cx, Done, Given, axis, one, runs, strides};
@@ -16,7 +16,7 @@ pub(crate) fn identity(cx: &Cx, mut given: Given) -> Done {
     Ok(vec![x, mask])
 }
 
-/// The axes that an operator is told by input or, in older versions, by attribute.
+/// The axes of an operator, given by input or, in older versions, by attribute.
 pub(super) fn axes_arg(cx: &Cx, given: &mut Given, i: usize, rank: usize) -> Done<Option<Vec<usize>>> {
     let list = match given.has(i) {
         true => given.ints(i)?.data().to_vec(),
@@ -109,13 +109,13 @@ pub(crate) fn unsqueeze(cx: &Cx, mut given: Given) -> Done {
     one(x.reshape(&shape))
 }
 
-/// Numbers in the order of other axes.
+/// Permutes the axes of an array.
 fn transposed<T: Copy>(data: &[T], shape: &[usize], perm: &[usize]) -> (Vec<usize>, Vec<T>) {
     let own = strides(shape);
     let to: Vec<usize> = perm.iter().map(|&p| shape[p]).collect();
     let steps: Vec<usize> = perm.iter().map(|&p| own[p]).collect();
     let mut out = Vec::with_capacity(data.len());
-    // Two last axes that change places, and nothing else, are turned square by square.
+    // A swap of the last two axes is done square by square.
     let rank = perm.len();
     if rank >= 2
         && perm[..rank - 2].iter().enumerate().all(|(i, &p)| i == p)
@@ -152,7 +152,7 @@ pub(crate) fn transpose(cx: &Cx, mut given: Given) -> Done {
     match x {
         Value::Float(f) if rank >= 3 => {
             let (last, first) = (f.is_last(), (0..rank).collect::<Vec<_>>());
-            // To channels last and back cost nothing where numbers lie so already.
+            // Conversions to and from channels last cost nothing if that is the layout already.
             let mut apart = first.clone();
             apart[1..].rotate_left(1);
             let mut back = first;
@@ -209,7 +209,7 @@ pub(crate) fn tile(cx: &Cx, mut given: Given) -> Done {
     let to: Vec<usize> = shape.iter().zip(&times).map(|(&d, &t)| d.saturating_mul(t)).collect();
     cx.room(&to)?;
     fn repeat<T: Copy>(data: &[T], shape: &[usize], times: &[usize], to: &[usize]) -> (Vec<usize>, Vec<T>) {
-        // As a spread over two axes for each one.
+        // Computed as broadcasting over two axes for each one.
         let mut paired = Vec::new();
         let (mut steps, own) = (Vec::new(), strides(shape));
         for i in 0..shape.len() {
@@ -275,7 +275,7 @@ pub(crate) fn concat(cx: &Cx, mut given: Given) -> Done {
     })
 }
 
-/// The part from `first` of `n` along an axis.
+/// The part of length `n` from `first` along an axis.
 fn part<T: Copy>(data: &[T], shape: &[usize], at: usize, first: usize, n: usize) -> (Vec<usize>, Vec<T>) {
     let (outer, inner): (usize, usize) = (shape[..at].iter().product(), shape[at + 1..].iter().product());
     let mut out = Vec::with_capacity(outer * n * inner);
@@ -366,7 +366,7 @@ pub(crate) fn cast(cx: &Cx, mut given: Given) -> Done {
     let shape = x.shape();
     let whole = |f: &mut dyn FnMut(i64) -> i64, x: Value| -> Vec<i64> {
         match x {
-            // A cast of what no whole number is, is left open by the format; here it saturates, and NaN becomes zero.
+            // The format leaves casts of unrepresentable numbers open; here they saturate, and NaN becomes zero.
             Value::Float(t) => t.rows().data().iter().map(|&v| f(v as i64)).collect(),
             Value::Int(a) => a.data().iter().map(|&v| f(v)).collect(),
             Value::Byte(a) => a.data().iter().map(|&v| f(i64::from(v))).collect(),
@@ -446,7 +446,7 @@ pub(crate) fn range(cx: &Cx, mut given: Given) -> Done {
     }
 }
 
-/// Where a place outside of `0..n` is read.
+/// The index that is read for one outside of `0..n`.
 fn fold(mode: &str, i: i64, n: i64) -> Option<i64> {
     if (0..n).contains(&i) {
         return Some(i);
@@ -498,7 +498,7 @@ pub(crate) fn pad(cx: &Cx, mut given: Given) -> Done {
     if x.is_empty() && mode != "constant" {
         return Err(format!("mode `{mode}` for shape {shape:?}"));
     }
-    // Where each index of each axis comes from.
+    // Source of each index of each axis.
     let from: Vec<Vec<Option<usize>>> = (0..rank)
         .map(|a| (0..to[a] as i64).map(|i| fold(mode, i - before[a], shape[a] as i64).map(|v| v as usize)).collect())
         .collect();

@@ -1,9 +1,9 @@
-//! What operators may be told. An attribute that none of them acts on is refused by name, but where it changes nothing.
+//! Attributes of operators. An attribute that an operator does not use is refused by name, unless it has no effect.
 
 use super::Done;
 use crate::graph::{Attribute, Graph, Node};
 
-/// Attributes that an operator acts on.
+/// Attributes that an operator uses.
 fn acted(op: &str) -> &'static [&'static str] {
     match op {
         "ArgMax" | "ArgMin" => &["axis", "keepdims", "select_last_index"],
@@ -65,11 +65,11 @@ fn acted(op: &str) -> &'static [&'static str] {
     }
 }
 
-/// Whether an attribute that an operator does not act on changes nothing.
+/// Whether an attribute that an operator does not use has no effect.
 fn idle(node: &Node, name: &str, value: &Attribute) -> bool {
     let is = |v: i64| matches!(value, Attribute::Int(i) if *i == v);
     match (&*node.op, name) {
-        // Of old versions, of training, and of how memory is used.
+        // Attributes of old versions, of training, and of memory use.
         (_, "consumed_inputs") | ("BatchNormalization", "momentum") | ("Dropout", "ratio" | "seed") => true,
         ("BatchNormalization", "spatial") => is(1),
         ("Dropout" | "BatchNormalization", "is_test") => is(1),
@@ -80,9 +80,9 @@ fn idle(node: &Node, name: &str, value: &Attribute) -> bool {
         ("QuantizeLinear" | "DequantizeLinear", "block_size") => is(0),
         ("QuantizeLinear", "precision") => is(0) || is(1),
         ("DequantizeLinear", "output_dtype") => is(0) || is(1),
-        // Indices are not given.
+        // Indices are not returned.
         ("MaxPool", "storage_order") => node.outputs.len() < 2 || is(0),
-        // The weight says it, too.
+        // The weight determines it, too.
         ("ConvTranspose", "kernel_shape") => true,
         ("LSTM", "input_forget") => is(0),
         ("Split", "num_outputs") => is(node.outputs.len() as i64),
@@ -90,7 +90,7 @@ fn idle(node: &Node, name: &str, value: &Attribute) -> bool {
     }
 }
 
-/// That a node is told only what is acted on.
+/// Checks that a node has only attributes that are used.
 pub(crate) fn check(node: &Node) -> Done<()> {
     let acted = acted(&node.op);
     let other =
@@ -101,7 +101,7 @@ pub(crate) fn check(node: &Node) -> Done<()> {
     }
 }
 
-/// A node with what the types of its constants tell: values do not say whether whole numbers have 16 bits.
+/// Adds to a node what only the types of its constants show: values do not say whether integers have 16 bits.
 pub(crate) fn typed(node: &Node, graph: &Graph) -> Node {
     let mut node = node.clone();
     let zero = node.inputs.get(2).and_then(|z| graph.constants.get(z));

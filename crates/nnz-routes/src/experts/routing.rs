@@ -1,11 +1,11 @@
-//! A layer of experts of which a row sees k: with p = softmax(W_r x) and Γ the k largest,
+//! A layer of experts of which a row uses k: with p = softmax(W_r x) and Γ the k largest,
 //!
 //! y = Σ_{i ∈ Γ} p_i E_i(x),  E_i(x) = V_i relu(U_i x + u_i) + v_i,
 //!
-//! at most ⌈c k rows / experts⌉ rows an expert in training (what is over is dropped), and beside the loss
+//! at most ⌈c k rows / experts⌉ rows per expert in training (the excess is dropped), and added to the loss
 //! α experts Σ_i f_i P_i, f_i the share of the rows that chose i and P_i its mean probability, and γ mean(logsumexp²).
 //!
-//! Cost: k experts a row, whatever their number, and the router's experts · inputs.
+//! Cost: k experts per row, whatever their number, and the router's experts · inputs.
 //!
 //! Deviations: the review describes many routers; this is the Switch family's. Rows are dropped by their order in the batch.
 
@@ -28,17 +28,17 @@ pub const METHOD: Method = Method::experiment::<Options>(
 );
 
 options! {
-    /// Experts.
+    /// Number of experts.
     experts: usize = 8 => at_least(1.0),
-    /// Experts of a row.
+    /// Experts per row.
     k: usize = 1 => at_least(1.0),
-    /// Hidden units of an expert.
+    /// Hidden units per expert.
     hidden: usize = 16 => at_least(1.0),
-    /// c: rows an expert takes, over what an even load would be.
+    /// c: capacity of an expert, relative to an even load.
     capacity: f64 = 1.25 => above(0.0),
-    /// α, the weight of the balance.
+    /// α, the weight of the load balancing loss.
     balance: f64 = 0.01 => at_least(0.0),
-    /// γ, the weight of large router logits.
+    /// γ, the weight of the penalty on router logits.
     logits: f64 = 0.001 => at_least(0.0),
     /// Passes over the training rows.
     epochs: u32 = 10 => at_least(1.0),
@@ -90,7 +90,7 @@ impl CustomLayer for Experts {
         let vector = |part: &str, n| ParamSpec::vector(&self.name, part, n, Init::Zero);
         let (up, down) = (experts.saturating_mul(hidden), experts.saturating_mul(outputs));
         vec![
-            // Small logits: no expert is far ahead before anything was learned.
+            // Small logits: no expert is far ahead before training.
             weight("router", experts, inputs, Init::Small),
             weight("up", up, inputs, Init::He),
             vector("up.bias", up),
@@ -138,7 +138,7 @@ impl CustomLayer for Experts {
 }
 
 impl Experts {
-    /// Rows an expert takes of so many.
+    /// Capacity of an expert for a number of rows.
     fn limit(&self, rows: usize) -> usize {
         (self.capacity * (self.k * rows) as f64 / self.experts as f64).ceil() as usize
     }
@@ -185,7 +185,7 @@ impl Experiment for Routing {
     }
 }
 
-/// Rows of a split that each expert gets.
+/// Counts the rows of a split that each expert gets.
 fn loads(model: &Model<f32>, data: &Dataset, split: &Split, frame: &nnz_engine::Preprocessing, k: usize) -> Result<Vec<f64>> {
     let rows: Vec<u32> = (0..split.len() as u32).collect();
     let mut x = vec![0.0; rows.len() * data.features()];

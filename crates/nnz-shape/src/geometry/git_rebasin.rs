@@ -1,5 +1,5 @@
-//! Two perceptrons that differ by an order of their hidden units are one function. Weight matching looks for the orders under
-//! which a second network lies nearest to a first: with all other layers fixed, the order of layer l maximizes
+//! Two perceptrons that differ by a permutation of hidden units are one function. Weight matching seeks permutations under
+//! which a second network is nearest to a first: with all other layers fixed, the order of layer l maximizes
 //!
 //! Σ_i ⟨W_l^A[i], W_l^B[p_l(i)] P_{l-1}⟩ + b_l^A[i] b_l^B[p_l(i)] + ⟨W_{l+1}^A[:, i], (P_{l+1} W_{l+1}^B)[:, p_l(i)]⟩,
 //!
@@ -8,8 +8,8 @@
 //!
 //! Cost: a sweep takes O(Σ_l n_l² (n_{l-1} + n_{l+1} + n_l)).
 //!
-//! Deviations: of the paper's three algorithms this is weight matching. Where two networks normalize their inputs differently,
-//! the second one's first layer takes the difference in.
+//! Deviations: of the paper's three algorithms this is weight matching. If two networks normalize their inputs differently,
+//! the second one's first layer absorbs the difference.
 
 use nnz_core::{Better, Context, Error, Experiment, Input, InputKind, Launch, Method, Metric, Need, Result, Rng, Unit, above, at_least, options};
 use nnz_engine::data::Dataset;
@@ -26,11 +26,11 @@ pub const METHOD: Method = Method::experiment::<Options>(
 );
 
 options! {
-    /// Whether units are matched; else they stay in their order.
+    /// Whether units are matched; otherwise they keep their order.
     matching: bool = true,
     /// Whether the second network is the first with its units in a random order.
     shuffled: bool = false,
-    /// Units of each of the two hidden layers.
+    /// Width of both hidden layers.
     width: usize = 256 => at_least(1.0),
     /// Passes over the training rows.
     epochs: u32 = 10 => at_least(1.0),
@@ -141,7 +141,7 @@ fn shuffle(net: &Perceptron, rng: &mut Rng) -> Orders {
     orders
 }
 
-    /// The orders under which `other` lies nearest.
+    /// Finds the orders under which `other` is nearest.
 fn matching(a: &Perceptron, b: &Perceptron, rng: &mut Rng) -> Result<Orders> {
         let mut orders = a.identity();
         loop {
@@ -149,7 +149,7 @@ fn matching(a: &Perceptron, b: &Perceptron, rng: &mut Rng) -> Result<Orders> {
             let mut layers: Vec<usize> = (0..orders.len()).collect();
             rng.shuffle(&mut layers);
             for l in layers {
-                // Everything else as it is ordered now, this layer as it came.
+                // Everything else in its current order, this layer in its original one.
                 let mut rest = orders.clone();
                 rest[l] = (0..rest[l].len()).collect();
                 let (b, n) = (b.permuted(&rest), rest[l].len());

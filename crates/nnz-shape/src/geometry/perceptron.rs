@@ -1,9 +1,9 @@
-//! Perceptrons as plain matrices: what comparing two minima unit by unit takes.
+//! Perceptrons as plain matrices, for comparing two minima unit by unit.
 
 use nnz_core::{Error, Result};
 use nnz_engine::{Preprocessing, LayerSpec, Layout, Model, ModelSpec};
 
-/// The weights of a layer, a row an output, and its biases.
+/// The weights of a layer, one row per output, and its biases.
 pub type Layer = (Vec<Vec<f64>>, Vec<f64>);
 
 /// Weights `[out][in]` and biases of a perceptron in 64 bits.
@@ -13,11 +13,11 @@ pub struct Perceptron {
     pub layers: Vec<Layer>,
 }
 
-/// For every hidden layer, which unit takes each place.
+/// For every hidden layer, the unit at each place.
 pub type Orders = Vec<Vec<usize>>;
 
 impl Perceptron {
-    /// Of a network of linear layers with biases.
+    /// Converts a network of linear layers with biases.
     ///
     /// # Errors
     /// When it has other layers.
@@ -41,7 +41,7 @@ impl Perceptron {
         Ok(Self { layers: pairs.map(layer).collect() })
     }
 
-    /// The network again, every entry stored.
+    /// Converts back to a network, every entry stored.
     pub fn model(&self, spec: &ModelSpec) -> Model<f32> {
         let mut model = Model::born(spec, None, nnz_engine::Storage::Dense, false, 0).unwrap_or_else(|e| unreachable!("a network of the same spec: {e}"));
         for ((weight, bias), p) in self.layers.iter().zip(model.params.chunks_mut(2)) {
@@ -52,7 +52,7 @@ impl Perceptron {
         model
     }
 
-    /// The same function of inputs that are normalized as `to` says.
+    /// The same function of inputs with the normalization of `to`.
     pub fn framed(mut self, own: &Preprocessing, to: &Preprocessing) -> Result<Self> {
         let (own, to) = (own.normalization, to.normalization);
         if own.channels.is_some() || to.channels.is_some() || own.tokens || to.tokens {
@@ -74,7 +74,7 @@ impl Perceptron {
         self.layers.iter().map(|(w, _)| [w.len(), w.first().map_or(0, Vec::len)]).collect()
     }
 
-    /// Refuses another of other widths.
+    /// Refuses a perceptron of other widths.
     ///
     /// # Errors
     /// When they differ.
@@ -85,12 +85,12 @@ impl Perceptron {
         }
     }
 
-    /// Every unit in its place.
+    /// The identity permutations.
     pub fn identity(&self) -> Orders {
         self.layers[..self.layers.len() - 1].iter().map(|(w, _)| (0..w.len()).collect()).collect()
     }
 
-    /// Unit `p[i]` of a hidden layer in place i.
+    /// Moves unit `p[i]` of a hidden layer to place i.
     pub fn permuted(&self, orders: &Orders) -> Self {
         let mut layers = self.layers.clone();
         for (l, p) in orders.iter().enumerate() {
@@ -103,7 +103,7 @@ impl Perceptron {
         Self { layers }
     }
 
-    /// (1 - share) of this and share of the other.
+    /// Interpolates: (1 - share) of this and share of the other.
     pub fn towards(&self, other: &Self, share: f64) -> Self {
         let mix = |x: &[f64], y: &[f64]| x.iter().zip(y).map(|(x, y)| (1.0 - share) * x + share * y).collect::<Vec<f64>>();
         let layer = |(a, b): (&Layer, &Layer)| {

@@ -1,9 +1,9 @@
-//! Remove the edges of a graph whose ends have many neighbours, once and before training, by degrees alone. With
-//! a_v = Σ_{u ∈ N(v)} deg(u)^-½ / deg(v) the score of an edge is a_u a_v / (deg(u) deg(v)); those of lowest score go.
+//! Removes the edges of a graph whose ends have many neighbours, once and before training, by degrees alone. With
+//! a_v = Σ_{u ∈ N(v)} deg(u)^-½ / deg(v) the score of an edge is a_u a_v / (deg(u) deg(v)); the lowest are pruned.
 //!
 //! Cost: O(edges + nodes), once.
 //!
-//! Deviations: the edges only; the paper also makes the weights sparse while it trains, by projection and distillation.
+//! Deviations: prunes only edges; the paper also makes the weights sparse in training, by projection and distillation.
 
 use nnz_core::{Budget, Build, Criterion, DistributionKind, TargetKind, Method, OneShot, Result, Rng, Setting, Target, MethodInstance, options};
 
@@ -16,7 +16,7 @@ pub const METHOD: Method = Method::new::<Options>(
 
 options! {
     #[flatten]
-    /// What is left.
+    /// Density of edges and its distribution.
     budget: Budget = Budget { of: TargetKind::Edges, ..Budget::new(0.7, DistributionKind::Global) },
 }
 
@@ -37,7 +37,7 @@ impl Criterion for Degrees {
     }
 }
 
-/// The score of every edge of a graph of `nodes` nodes. O(edges + nodes).
+/// Computes the score of every edge of a graph of `nodes` nodes. O(edges + nodes).
 fn scores(edges: &[[usize; 2]], nodes: usize) -> Vec<f64> {
     let mut degree = vec![0.0f64; nodes];
     edges.iter().flatten().for_each(|&v| degree[v] += 1.0);
@@ -65,7 +65,7 @@ mod tests {
         assert!(found[2] < found[0].min(found[3]), "the edge between the two largest degrees goes first");
     }
 
-    /// On Cora: the graph loses its edges, the network learns, and a run that was cut off goes on bit for bit.
+    /// On Cora: the graph loses its edges, the network learns, and an interrupted run resumes bit for bit.
     #[test]
     fn edges_are_a_target_like_any_other() {
         let data = nnz_data::Store::at("nowhere").load("cora").unwrap().dataset;

@@ -1,13 +1,13 @@
 //! How the units of a layer join as connections are added from the strongest down: 0-dimensional persistent homology of
 //! the bipartite graph with weights w' = |w| / max |w| over the network. All units are born at 1; an edge that joins two
-//! components kills one at its w', which is the maximum spanning forest; what is never joined dies at 0. A layer's value is
+//! components kills one at its w', which is the maximum spanning forest; those never joined die at 0. A layer's value is
 //! (Σ (1 - w')²)^½ / (n - 1)^½ over all of them, n its units, and the network's is the mean over its layers (definitions
 //! 5 and 6).
 //!
-//! Cost: O(edges log edges) a layer, once, when training is over.
+//! Cost: O(edges log edges) per layer, once, after training.
 //!
-//! Deviations: connections that do not exist are no edges, so that a sparse layer has as many components that never die as it
-//! is in pieces (the paper has dense layers, which always end as one).
+//! Deviations: missing connections are not edges, so that a sparse layer has as many components that never die as it
+//! has pieces (the paper has dense layers, which always end as one).
 
 use nnz_core::{Build, Dense, Probe, Method, Result, Setting, Target, MethodInstance, options};
 

@@ -1,13 +1,13 @@
-//! An autoencoder whose code keeps the 0-dimensional persistent homology of its batch. A merge of components of the
+//! An autoencoder whose code preserves the 0-dimensional persistent homology of its batch. A merge of components of the
 //! Vietoris-Rips filtration is an edge of the minimum spanning tree, so with the trees of inputs X and codes Z
 //!
 //! L = ‖x - x̂‖² + λ / batch (½ Σ_{e ∈ MST(X)} (d_X(e) - d_Z(e))² + ½ Σ_{e ∈ MST(Z)} (d_X(e) - d_Z(e))²),
 //!
-//! d_X over its largest in the batch, d_Z over a learned scale; the trees are constants to the gradient.
+//! d_X divided by its largest in the batch, d_Z by a learned scale; the trees are constants to the gradient.
 //!
-//! How well a map keeps density is read off KL(p_X ‖ p_Z), p(x) ∝ Σ_y exp(-(d(x, y) / max d)² / σ), σ = 0.1.
+//! How well a map preserves density is measured by KL(p_X ‖ p_Z), p(x) ∝ Σ_y exp(-(d(x, y) / max d)² / σ), σ = 0.1.
 //!
-//! Cost: O(batch²) distances and O(batch²) for each tree a step; the measure is O(points²).
+//! Cost: O(batch²) distances and O(batch²) for each tree per step; the density measure is O(points²).
 //!
 //! Deviations: the spheres have 100 points each instead of 500.
 
@@ -31,7 +31,7 @@ options! {
     dimensions: usize = 100 => at_least(1.0),
     /// Passes over the points.
     epochs: u64 = 100 => at_least(1.0),
-    /// Points of a step.
+    /// Points per step.
     batch: usize = 28 => at_least(3.0),
     /// Learning rate of Adam.
     rate: f64 = 0.001 => above(0.0),
@@ -104,7 +104,7 @@ impl Experiment for Spheres {
 }
 
 impl Spheres {
-    /// Ten spheres of radius 5 with random centers inside one of radius 25; and which sphere each point is of.
+    /// Draws ten spheres of radius 5 with random centers inside one of radius 25; and the sphere of each point.
     fn sample(&self, rng: &mut Rng) -> (Tensor<f32>, Vec<usize>) {
         let Options { points, dimensions, .. } = self.0.clone();
         let width = dimensions + 1;
@@ -124,7 +124,7 @@ impl Spheres {
     }
 }
 
-/// Code and rebuilt points.
+/// Code and reconstructed points.
 fn through(x: &Var<f32>, p: &[Var<f32>]) -> (Var<f32>, Var<f32>) {
     let (mut h, mut code) = (x.clone(), x.clone());
     for layer in 0..6 {
@@ -170,7 +170,7 @@ fn topological(x: &Tensor<f32>, z: &Var<f32>, scale: &Var<f32>) -> Var<f32> {
     let edges = [tree(&dx, n), tree(&dz, n)].concat();
     let ends = |side: usize| edges.iter().map(|e| e[side]).collect::<Vec<_>>();
     let apart = ops::square(&ops::sub(&ops::index_select(z, 0, &ends(0)), &ops::index_select(z, 0, &ends(1))));
-    // A little more than zero, so that equal codes have a gradient.
+    // Slightly above zero, so that equal codes have a gradient.
     let codes = ops::sqrt(&ops::shift(&ops::sum_over(&apart, &[1]), 1e-12));
     let wanted: Vec<f32> = edges.iter().map(|&[i, j]| (dx[i * n + j] / largest) as f32).collect();
     let shape = codes.shape().to_vec();
@@ -178,7 +178,7 @@ fn topological(x: &Tensor<f32>, z: &Var<f32>, scale: &Var<f32>) -> Var<f32> {
     ops::scale(&ops::sum(&ops::square(&difference)), 0.5)
 }
 
-/// How dense it is around each point, summing to one.
+/// Density around each point, summing to one.
 fn density(x: &Tensor<f32>, sigma: f64) -> Vec<f64> {
     let ((n, _), d) = (x.rows_cols(), distances(x));
     let largest = d.iter().copied().fold(f64::MIN_POSITIVE, f64::max);

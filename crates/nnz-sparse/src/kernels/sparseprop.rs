@@ -1,9 +1,9 @@
-//! Training that touches nonzeros only: forward and backward pass of a layer with W in compressed rows cost O(nnz · batch),
+//! Training that touches only nonzeros: forward and backward pass of a layer with W in compressed rows cost O(nnz · batch),
 //!
 //! dX = G W,  dW_ij = Σ_b g_bi x_bj where w_ij exists,
 //!
-//! on activations that lie sample by sample next to each other, so that every nonzero is a vector operation. The claim is
-//! about time: a network whose topology stays as it is trains faster than the dense one, from the first layer's input to
+//! on activations with adjacent samples, so that every nonzero is a vector operation. The claim is
+//! about time: a network with a fixed topology trains faster than the dense one, from the first layer's input to
 //! the optimizer's step.
 //!
 //! Cost: O(nnz · batch) a layer in both passes.
@@ -23,7 +23,7 @@ pub const METHOD: Method = Method::new::<Options>(
 
 options! {
     #[flatten]
-    /// What is left.
+    /// Density and its distribution.
     budget: Budget = Budget::new(0.05, DistributionKind::Uniform),
 }
 

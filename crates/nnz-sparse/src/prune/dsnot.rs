@@ -1,9 +1,9 @@
 //! Prune, then exchange weights without training: in each output, the expected error of pruning is e = Σ_j w_j E[x_j] over
 //! the pruned j. While |e| is above a threshold, the pruned weight that lowers it most for the variance of its input,
-//! argmax sign(e) w_j E[x_j] / Var[x_j], comes back, and of the kept ones that lower it by leaving, sign(e) w_k E[x_k] < 0, the
-//! one of smallest |w_k| |x_k| goes; an exchange that would turn the sign of e ends the row. Values stay.
+//! argmax sign(e) w_j E[x_j] / Var[x_j], is regrown, and of the kept ones whose removal lowers it, sign(e) w_k E[x_k] < 0, the
+//! one of smallest |w_k| |x_k| is pruned; an exchange that would turn the sign of e ends the row. Values stay.
 //!
-//! Cost: for each layer a pass over `rows` rows and O(cols²) memory, as Wanda; then at most `cycles` exchanges a row.
+//! Cost: for each layer a pass over `rows` rows and O(cols²) memory, as Wanda; then at most `cycles` exchanges per row.
 //!
 //! Deviations: none known; of the reference's variants, pruning by any sign is left out.
 
@@ -18,7 +18,7 @@ pub const METHOD: Method = Method::new::<Options>(
     "Exchanges pruned weights for kept ones of the same output until its expected error is gone.",
 );
 
-/// Where the exchange starts from.
+/// Initial mask of the exchange.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum Start {
@@ -31,17 +31,17 @@ pub enum Start {
 
 options! {
     #[flatten]
-    /// What is left.
+    /// Density, its distribution and the pattern.
     budget: Budget = Budget { pattern: Pattern::PerRow, ..Budget::new(0.3, DistributionKind::Uniform) },
     /// When a training run prunes.
     at: Period = Period::Run(1.0),
-    /// What is exchanged: the weights that `wanda` or `magnitude` keeps.
+    /// Initial mask: the weights that `wanda` or `magnitude` keeps.
     start: Start = Start::Wanda,
-    /// Most exchanges in a row of the weight.
+    /// Most exchanges per row of the weight.
     cycles: usize = 50,
     /// |e| that is small enough.
     threshold: f64 = 0.1,
-    /// Training rows that inputs are measured over.
+    /// Training rows over which inputs are measured.
     rows: usize = 1024,
 }
 
@@ -86,13 +86,13 @@ struct Inputs {
 impl Inputs {
     fn of(t: &Target) -> Self {
         let size = wanda::sizes(t.gram, t.shape.cols);
-        // An input that never changes would be divided by zero.
+        // An input that never changes would cause a division by zero.
         let variance = size.iter().zip(t.mean).map(|(s, m)| (s * s - m * m).max(1e-12)).collect();
         Self { mean: t.mean.to_vec(), variance, size }
     }
 }
 
-/// Exchanges weights of one output in place. `group` is the M of N:M, which the exchange stays inside.
+/// Exchanges weights of one output in place. `group` is the M of N:M; exchanges stay within a group.
 fn exchange(
     columns: &[u32],
     weights: &[f32],
@@ -144,7 +144,7 @@ mod tests {
         };
         // 3 / 1 is more than 4 / 4; of -1 and -0.5 the smaller goes. e = 9 - 3 - 0.5.
         assert_eq!(after(None, 1, 0.1), [false, true, false, true, false, true]);
-        // Then 2 / 1 comes back and -1 goes: e = 5.5 - 2 - 1. Then nothing is left that lowers it by leaving.
+        // Then 2 / 1 comes back and -1 goes: e = 5.5 - 2 - 1. Then no kept weight lowers it by leaving.
         assert_eq!(after(None, 50, 0.1), [false, true, true, false, false, true]);
         assert_eq!(after(None, 50, 6.0), after(None, 1, 0.1), "5.5 is below 6");
         assert_eq!(after(None, 50, 9.5), start);

@@ -1,10 +1,10 @@
-//! One-shot |w| on a pre-trained network, no further than is free. s* is the largest sparsity of a grid at which the score
-//! P of the network, pruned at once and not trained again, stays within a tolerance of the dense one:
+//! One-shot |w| on a pre-trained network, as far as it is free. s* is the largest sparsity of a grid at which the score
+//! P of the network, pruned once and not trained again, stays within a tolerance of the dense one:
 //!
 //! s* = max { s : P(s') ≥ (1 - tolerance) P(0) for all s' ≤ s }.
 //!
 //! The grid is 0, step, 2 step, … for unstructured zeros, and M-1:M, M-2:M, … for N:M. P is accuracy on the validation split, or
-//! the inverse of perplexity of a language model. What is left of a training run fine-tunes the survivors.
+//! the inverse of perplexity of a language model. The rest of a training run fine-tunes the survivors.
 //!
 //! Cost: one pruning of the dense network and one evaluation for every point of the grid that is tried.
 //!
@@ -26,11 +26,11 @@ pub const METHOD: Method = Method::new::<Options>(
 options! {
     /// How zeros are shared between layers.
     distribution: DistributionKind = DistributionKind::Global,
-    /// Where zeros may fall; of N:M, the M counts.
+    /// Pattern of the zeros; of N:M, only the M is used.
     pattern: Pattern = Pattern::Unstructured,
     /// Share of the dense score that may be lost.
     tolerance: f64 = 0.01 => above(0.0).below(1.0),
-    /// Distance of the sparsities that are tried.
+    /// Distance between the sparsities tried.
     step: f64 = 0.05 => above(0.0).below(1.0),
     /// When a training run searches; it fine-tunes afterwards.
     at: Period = Period::Run(1.0),
@@ -38,7 +38,7 @@ options! {
 
 
 impl Options {
-    /// What is tried, from many nonzeros to few: densities, and the pattern at each.
+    /// Grid in order of falling density: densities, and the pattern at each.
     ///
     /// # Errors
     /// When the pattern has no grid.
@@ -78,22 +78,22 @@ impl Build for Options {
     }
 }
 
-/// What comes next.
+/// The next stage.
 #[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
 enum Stage {
     Train,
     Keep,
     Measure,
-    /// Look at a score: on along the grid, or back.
+    /// Judge a score: continue along the grid, or go back.
     Judge,
     Prune,
     Finetune,
     End,
 }
 
-/// Train, keep, measure; prune and measure until it costs too much; go back, prune as far as was free, train on.
+/// Train, snapshot, evaluate; prune and evaluate until it costs too much; restore, prune as far as was free, train on.
 struct Search {
-    /// One for each point of the grid.
+    /// One per point of the grid.
     prunes: Vec<Prune>,
     tolerance: f64,
     /// Steps of fine-tuning.

@@ -1,11 +1,11 @@
-//! Remove whole filters, or neurons, with small weights, and everything that was made from them: the tensors shrink, and with
-//! them the time. A unit is ranked by the norm of the weights that make it; units that must stay together (both ways of a
+//! Removes whole filters, or neurons, with small weights, and everything computed from them: the tensors shrink, and so does
+//! the time. A unit is ranked by the norm of the weights that make it; units that must stay together (both branches of a
 //! residual block, a filter and its normalization) are one.
 //!
 //! Cost: one ranking of the units; afterwards time and memory are those of the smaller network.
 //!
 //! Deviations: the Euclidean norm over all tensors that make a unit instead of the sum of absolute values of one filter
-//! (the paper finds both alike); the stream of residual blocks is pruned too, where the paper leaves it whole.
+//! (the paper finds both alike); the stream of residual blocks is pruned too, which the paper leaves whole.
 
 use nnz_core::{Budget, Build, DistributionKind, TargetKind, Magnitude, Method, OneShot, Period, Result, Setting, MethodInstance, options};
 
@@ -18,7 +18,7 @@ pub const METHOD: Method = Method::new::<Options>(
 
 options! {
     #[flatten]
-    /// The share of units that is left.
+    /// Density of units.
     budget: Budget = Budget { of: TargetKind::Units, ..Budget::new(0.5, DistributionKind::Uniform) },
     /// When a training run prunes.
     at: Period = Period::Run(0.5),

@@ -5,7 +5,7 @@
 //! Cost: one ranking of the weights every Δt steps.
 //!
 //! Deviations: pruned weights leave the storage and cannot come back (the paper keeps them masked, where they are not
-//! updated either, so the weights are the same); `start` and `end` are given as spans of the run.
+//! updated either, so the weights are the same); `start` and `end` are given as fractions of the run.
 
 use nnz_core::{Budget, Build, Cubic, DistributionKind, Error, Magnitude, Method, Period, Result, Setting, MethodInstance, above, options};
 
@@ -18,7 +18,7 @@ pub const METHOD: Method = Method::new::<Options>(
 
 options! {
     #[flatten]
-    /// What is left at the end; its density is 1 - s_f.
+    /// Budget at the end; its density is 1 - s_f.
     budget: Budget = Budget::new(0.1, DistributionKind::Uniform),
     /// Density at the start of the ramp, 1 - s_i.
     initial_density: f64 = 1.0 => above(0.0).at_most(1.0),

@@ -1,7 +1,7 @@
 //! Magnitude pruning with one threshold for the network and scores that are comparable between layers:
 //! score(u) = w_u² / Σ w_v² over the v of the same layer with |w_v| ≥ |w_u| (eq. 3).
 //!
-//! Cost: one sort a layer, O(nnz log nnz).
+//! Cost: one sort per layer, O(nnz log nnz).
 //!
 //! Deviations: none known.
 
@@ -16,7 +16,7 @@ pub const METHOD: Method = Method::new::<Options>(
 
 options! {
     #[flatten]
-    /// What is left.
+    /// Density and its distribution.
     budget: Budget = Budget::new(0.1, DistributionKind::Global),
     /// When a training run prunes.
     at: Period = Period::Run(0.5),
@@ -38,7 +38,7 @@ impl Criterion for Lamp {
     }
 }
 
-/// The score of every weight of a layer; `[nnz]` to `[nnz]`. O(nnz log nnz).
+/// Computes the score of every weight of a layer; `[nnz]` to `[nnz]`. O(nnz log nnz).
 fn scores(weights: &[f32]) -> Vec<f32> {
     let mut order: Vec<usize> = (0..weights.len()).collect();
     order.sort_by(|&a, &b| weights[b].abs().total_cmp(&weights[a].abs()).then(a.cmp(&b)));

@@ -1,11 +1,11 @@
-//! Keep the largest |w|, once.
+//! Keeps the largest |w|, once.
 //!
-//! Global by default: one threshold for the whole network. In a training run the cut comes at `at`, and what is left of
-//! the run trains the survivors; on a trained model (`nnz prune`) it comes at once.
+//! Global by default: one threshold for the whole network. A training run prunes at `at`, and the rest of
+//! the run trains the survivors; a trained model (`nnz prune`) is pruned at once.
 //!
 //! Cost: one ranking of all weights; no data.
 //!
-//! Deviations: prunes once, where the paper prunes and trains several times.
+//! Deviations: prunes once, while the paper prunes and trains several times.
 
 use nnz_core::{Budget, Build, DistributionKind, Magnitude, Method, OneShot, Period, Result, Setting, MethodInstance, options};
 
@@ -18,7 +18,7 @@ pub const METHOD: Method = Method::new::<Options>(
 
 options! {
     #[flatten]
-    /// What is left.
+    /// Density and its distribution.
     budget: Budget = Budget::new(0.1, DistributionKind::Global),
     /// When a training run prunes.
     at: Period = Period::Run(0.5),

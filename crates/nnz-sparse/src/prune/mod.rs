@@ -4,16 +4,16 @@ nnz_core::methods![magnitude, gmp, lamp, essential_sparsity, wanda, sparsegpt, d
 
 use nnz_core::{Budget, DistributionKind, Edit, Error, Period, Plan, Result, Setting, Shape, Signals, Sparsifier, Target, allocate};
 
-/// Prunes a trained network in one shot, layer by layer, each measured behind those that are pruned already.
+/// Prunes a trained network in one shot, layer by layer, each measured after the earlier ones are pruned.
 struct Sequential<F> {
     budget: Budget,
     at: u64,
-    /// Training rows that inputs are measured over.
+    /// Training rows over which inputs are measured.
     rows: usize,
     setting: Setting,
-    /// From a layer with the moments of its inputs, and the number of entries it keeps, to its edit.
+    /// Computes the edit of a layer from the moments of its inputs and the number of entries it keeps.
     prune: F,
-    /// The next layer, and how many there are, once seen.
+    /// The next layer, and the number of layers, once known.
     layer: usize,
     layers: Option<usize>,
 }
@@ -41,7 +41,7 @@ impl<F: Fn(&Target, usize) -> Result<Edit> + Send> Sparsifier for Sequential<F> 
         Plan::Rewire(Signals { gram: Some(self.layer), rows: self.rows, ..Signals::NONE })
     }
 
-    /// One for each layer, measured behind the layers that are pruned already.
+    /// One per layer, measured after the earlier layers are pruned.
     fn rounds(&self, _: u64) -> u32 {
         u32::MAX
     }

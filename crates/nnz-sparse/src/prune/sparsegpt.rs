@@ -1,12 +1,12 @@
-//! Prune a trained network layer by layer, each to reconstruct what it gave before: minimize |W X - Ŵ X|² over values and
+//! Prunes a trained network layer by layer, each to reconstruct its old output: minimize |W X - Ŵ X|² over values and
 //! mask. With H = X Xᵀ + λ I and H⁻¹ = Uᵀ U (Cholesky, U upper), columns are visited from left to right; in each block of
-//! columns the entries of smallest w² / U_jj² go (eq. 4 and algorithm 1), and what an entry leaves behind,
-//! e = w / U_jj, moves to the columns that are still to come: W_:k -= e U_jk.
+//! columns the entries of smallest w² / U_jj² are pruned (eq. 4 and algorithm 1), and the error of each,
+//! e = w / U_jj, is compensated in the columns to its right: W_:k -= e U_jk.
 //!
 //! Cost: for each layer a pass over `rows` rows and O(cols²) memory for H, O(cols³) for its inverse and O(rows · cols²) for
 //! the update.
 //!
-//! Deviations: the layers share a budget exactly, so that the last block of a layer takes up what rounding left; no
+//! Deviations: the layers share a budget exactly, so that the last block of a layer absorbs the rounding; no
 //! quantization.
 
 use nalgebra::DMatrix;
@@ -23,15 +23,15 @@ pub const METHOD: Method = Method::new::<Options>(
 
 options! {
     #[flatten]
-    /// What is left; pattern `unstructured` or N:M.
+    /// Density and pattern, `unstructured` or N:M.
     budget: Budget = Budget::new(0.5, DistributionKind::Uniform),
     /// When a training run prunes.
     at: Period = Period::Run(1.0),
-    /// Columns that choose their mask together.
+    /// Columns whose mask is chosen together.
     block: usize = 128,
-    /// λ over the mean of the diagonal of X Xᵀ.
+    /// λ divided by the mean of the diagonal of X Xᵀ.
     damp: f64 = 0.01,
-    /// Training rows that H is taken over.
+    /// Training rows over which H is taken.
     rows: usize = 1024,
 }
 
@@ -50,7 +50,7 @@ impl Build for Options {
     }
 }
 
-/// Which `count` entries of a layer stay, and what they become.
+/// Selects `count` entries of a layer, and computes their new values.
 fn edit(t: &Target, count: usize, pattern: Pattern, block: usize, damp: f64) -> Result<Edit> {
     let (rows, cols) = (t.shape.rows, t.shape.cols);
     let mut weight = vec![0.0; rows * cols];
@@ -64,8 +64,8 @@ fn edit(t: &Target, count: usize, pattern: Pattern, block: usize, damp: f64) -> 
     Ok(Edit::Set { topology, values })
 }
 
-/// U of H⁻¹ = Uᵀ U with H = `gram` + damp · mean(diagonal) · I, row-major `[cols, cols]`. Where that cannot be inverted, damp
-/// grows tenfold until it can; an input that is always zero counts as if it were one, by itself. O(cols³).
+/// U of H⁻¹ = Uᵀ U with H = `gram` + damp · mean(diagonal) · I, row-major `[cols, cols]`. If H cannot be inverted, damp
+/// grows tenfold until it can; an input that is always zero counts as if it were one, on its own. O(cols³).
 fn factor(gram: &[f64], cols: usize, damp: f64) -> Option<Vec<f64>> {
     let gram = DMatrix::from_row_slice(cols, cols, gram);
     let mean = gram.diagonal().mean();
@@ -82,7 +82,7 @@ fn factor(gram: &[f64], cols: usize, damp: f64) -> Option<Vec<f64>> {
     Some(lower.as_slice().to_vec())
 }
 
-/// Prunes `weight`, row-major, to `count` entries and updates the rest; which entries stay. O(rows · cols²).
+/// Prunes `weight`, row-major, to `count` entries and updates the rest; returns which entries stay. O(rows · cols²).
 fn sweep(weight: &mut [f64], upper: &[f64], cols: usize, block: usize, count: usize, pattern: Pattern) -> Vec<bool> {
     let (rows, mut kept, mut left) = (weight.len() / cols, vec![false; weight.len()], count);
     let mut start = 0;
@@ -183,8 +183,8 @@ mod tests {
             let upper = factor(&gram, COLS, 0.01).unwrap();
             let kept = sweep(&mut lazy, &upper, COLS, block, ROWS * COLS / 2, pattern);
             assert_eq!(kept.iter().filter(|k| **k).count(), ROWS * COLS / 2);
-            // The definition: the error of a column goes to all columns behind it at once, each row with the inverse
-            // Hessian of the columns that are left, found anew by inverting.
+            // The definition: the error of a column is spread over all later columns at once, each row with the inverse
+            // Hessian of the remaining columns, recomputed by inversion.
             let mut h = DMatrix::from_row_slice(COLS, COLS, &gram);
             let mean = h.diagonal().mean();
             (0..COLS).for_each(|i| h[(i, i)] += 0.01 * mean);

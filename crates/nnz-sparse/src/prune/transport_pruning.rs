@@ -1,6 +1,6 @@
 //! A soft mask by optimal transport: the scores of n entries send their mass to two bins, keep (k of n) and drop, at entropic
 //! cost ε. In closed form m_i = σ((s_i - τ) / ε) with τ such that Σ m = k exactly. The weight is w ⊙ m; w and s are
-//! trained together. A proximal step for each update makes the temperature fall as ε / t, so that the mask hardens by itself.
+//! trained together. A proximal step per update makes the temperature fall as ε / t, so that the mask hardens by itself.
 //! Its gradient is implicit, ∂m_i/∂s_j = g_i (δ_ij - g_j / Σ g) with g = m (1 - m) / ε_t.
 //!
 //! Cost: weights and scores are dense and in 64 bits; the mask is O(n) for each of about ten Newton steps, at every step.
@@ -20,11 +20,11 @@ pub const METHOD: Method = Method::new::<Options>(
 
 options! {
     #[flatten]
-    /// What is left in every layer; distribution `uniform`, pattern `unstructured`.
+    /// Budget of every layer; distribution `uniform`, pattern `unstructured`.
     budget: Budget = Budget::new(0.1, DistributionKind::Uniform),
     /// Temperature ε at the first epoch; in epoch t it is ε / t.
     temperature: f64 = 0.5,
-    /// When the mask becomes hard.
+    /// Time at which the mask becomes hard.
     until: Period = Period::Run(0.6),
 }
 

@@ -1,8 +1,8 @@
-//! Keep the largest |w_ij| |x_j|, with |x_j| the norm of an input over the data, among the weights of one output. Values stay.
+//! Keeps the largest |w_ij| |x_j|, with |x_j| the norm of an input over the data, among an output's weights. Values stay.
 //!
 //! Cost: for each layer a pass over `rows` rows and the second moments of its inputs, O(cols²) memory; then one ranking.
 //!
-//! Deviations: the root of the mean square takes the place of the norm, which changes no order.
+//! Deviations: the root of the mean square replaces the norm, which does not change the order.
 
 use super::Sequential;
 use nnz_core::{Budget, Build, DistributionKind, Edit, Method, Pattern, Period, Result, Setting, Target, MethodInstance, options};
@@ -16,11 +16,11 @@ pub const METHOD: Method = Method::new::<Options>(
 
 options! {
     #[flatten]
-    /// What is left.
+    /// Density, its distribution and the pattern.
     budget: Budget = Budget { pattern: Pattern::PerRow, ..Budget::new(0.5, DistributionKind::Uniform) },
     /// When a training run prunes.
     at: Period = Period::Run(1.0),
-    /// Training rows that inputs are measured over.
+    /// Training rows over which inputs are measured.
     rows: usize = 1024,
 }
 

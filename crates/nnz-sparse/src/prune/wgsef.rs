@@ -1,15 +1,15 @@
-//! Train so that k groups are left. The regularizer is the sparse envelope over groups, the largest convex function below
+//! Trains towards k nonzero groups. The regularizer is the sparse envelope over groups, the largest convex function below
 //! ½ |w|² + [at most k groups are not zero]:
 //!
 //! S_k(w) = ½ min { Σ_j |w_j|² / u_j : 0 ≤ u ≤ 1, Σ u ≤ k }.
 //!
-//! Its proximal step behind every optimizer step is u_j = clip(|x_j| √(λ/μ) - λ, 0, 1) with μ such that Σ u = k, and
+//! Its proximal step after every optimizer step is u_j = clip(|x_j| √(λ/μ) - λ, 0, 1) with μ such that Σ u = k, and
 //! w_j = x_j u_j / (u_j + λ), where λ is the strength times the learning rate. Groups are the outputs of a layer.
 //!
-//! Cost: behind every step O(groups) for each of 100 bisections, and one pass over the weights.
+//! Cost: after every step O(groups) for each of 100 bisections, and one pass over the weights.
 //!
-//! Deviations: all weights of groups are one, where the paper allows others; at `until` exactly the k groups of largest norm
-//! are kept and the rest of the run trains those; the paper's companion for what is not regularized (HSPG) is left out.
+//! Deviations: all weights of groups are one, while the paper allows others; at `until` exactly the k groups of largest norm
+//! are kept and the rest of the run trains those; the paper's companion for the unregularized part (HSPG) is left out.
 
 use nnz_core::{Budget, Build, DistributionKind, TargetMut, Magnitude, Method, OneShot, Pattern, Period, Plan, Prune, Result, Setting, Shape, Sparsifier, Target, MethodInstance, options};
 
@@ -22,11 +22,11 @@ pub const METHOD: Method = Method::new::<Options>(
 
 options! {
     #[flatten]
-    /// The share of groups that is left in every layer; pattern `row`.
+    /// Density of groups in every layer; pattern `row`.
     budget: Budget = Budget { pattern: Pattern::Row, ..Budget::new(0.25, DistributionKind::Uniform) },
     /// Strength of the regularizer.
     strength: f64 = 0.02,
-    /// When the groups that are left are chosen for good.
+    /// Time at which the groups are chosen for good.
     until: Period = Period::Run(0.75),
 }
 
@@ -85,7 +85,7 @@ fn share(norm: f64, lambda: f64, mu: f64) -> f64 {
     (norm * (lambda / mu).sqrt() - lambda).clamp(0.0, 1.0)
 }
 
-/// What the proximal step of λ S_k multiplies each group by, from the groups' norms. O(groups) for each of 100 bisections.
+/// Factors of the proximal step of λ S_k for the groups, from their norms. O(groups) for each of 100 bisections.
 fn shrink(norms: &[f64], k: f64, lambda: f64) -> Vec<f64> {
     let positive = norms.iter().filter(|n| **n > 0.0).count() as f64;
     if lambda <= 0.0 {

@@ -1,15 +1,15 @@
 //! N:M in both passes: the forward pass takes the N largest |w| of every M consecutive *inputs* of a row, the backward pass to
 //! the inputs the N largest of every M consecutive *outputs* of a column, Y = X W_ffᵀ and ∂X = ∂Y W_bp, so that both products
-//! add up over the axis with the zeros. The gradient of the weight, ∂Yᵀ X, is dense and reaches all weights.
+//! sum over the axis with the zeros. The gradient of the weight, ∂Yᵀ X, is dense and reaches all weights.
 //!
-//! Of the three products of a step two have N / M of their multiply-adds: [`nnz_core::nm::multiply_adds`]. [`nnz_core::nm::cycles`] is a model of an array
+//! Two of the three products of a step have N / M of their multiply-adds: [`nnz_core::nm::multiply_adds`]. [`nnz_core::nm::cycles`] is a model of an array
 //! of `side` × `side` units that skips zeros.
 //!
 //! Cost: weights are dense; two masks of O(entries · M) at every step. The saving is that of an accelerator, which is modelled.
 //!
-//! Deviations: what of an accelerator the abstract does not say is modelled as the simplest output-stationary array; masked
-//! weights decay as under SR-STE; where outputs are no multiple of M, the last group is shorter. At `until` the forward mask
-//! stays.
+//! Deviations: what the abstract omits of an accelerator is modelled as the simplest output-stationary array; masked
+//! weights decay as under SR-STE; if M does not divide the outputs, the last group is shorter. At `until` the forward mask
+//! is fixed.
 
 use super::sr_ste::{self, SrSte, gated, largest};
 use nnz_core::{Build, Edit, Leaf, Method, Parametrization, Pattern, Result, Setting, Shape, MethodInstance, options};
@@ -24,7 +24,7 @@ pub const METHOD: Method = Method::new::<Options>(
 
 options! {
     #[flatten]
-    /// Pattern, what shrinks the weights outside the forward mask, and when that mask stays.
+    /// Pattern, shrinkage of the weights outside the forward mask, and when that mask is fixed.
     forward: sr_ste::Options = sr_ste::Options { pattern: Pattern::Nm { n: 2, m: 8 }, ..Default::default() },
 }
 
@@ -36,10 +36,10 @@ impl Build for Options {
     }
 }
 
-/// SR-STE, with a mask of its own on the way back.
+/// SR-STE, with a separate mask in the backward pass.
 struct Bdwp(SrSte);
 
-/// Row-major `[rows, cols]` as `[cols, rows]`.
+/// Transposes row-major `[rows, cols]` to `[cols, rows]`.
 fn transposed<N: Copy>(values: &[N], rows: usize, cols: usize) -> Vec<N> {
     (0..rows * cols).map(|i| values[i % rows * cols + i / rows]).collect()
 }

@@ -1,12 +1,12 @@
-//! Connections are born by topology alone: where many paths of three connections lead, whose inner units have few connections that lead out of
+//! Growth from topology alone: at the ends of many paths of three connections whose inner units have few connections that lead out of
 //! their local community. For a zero between input v and output u, with the paths u - a - b - v over inputs a and outputs b,
-//! CH3-L3(u, v) = Σ 1 / sqrt((1 + e_a) (1 + e_b)), where e counts the connections of a unit but those to u, to v and to inner
-//! units of other such paths. The smallest |w| of each layer go, every epoch.
+//! CH3-L3(u, v) = Σ 1 / sqrt((1 + e_a) (1 + e_b)), where e counts a unit's connections except those to u, to v and to inner
+//! units of other such paths. The smallest |w| of each layer are pruned, every epoch.
 //!
 //! Cost: at each rewiring, for each layer, O(paths of three) time and O(count + nnz) memory.
 //!
-//! Deviations: layers begin random, or as `start` says, not correlated with the inputs; units that lost all connections on one side are
-//! not cut on the other, and nothing stops early; where fewer zeros have paths than are to be born, random ones fill up.
+//! Deviations: layers start random, or as `start` says, not correlated with the inputs; units that lost all connections on one side are
+//! not cut on the other, and nothing stops early; if fewer zeros have paths than are to be grown, random ones fill up.
 
 use nnz_core::{Build, Decay, Growth, Magnitude, Method, Period, Result, Rewiring, Rng, Setting, Signals, Target, Topology, MethodInstance, options};
 
@@ -41,7 +41,7 @@ impl Growth for Paths {
     }
 }
 
-/// The `count` zeros of largest CH3-L3, ties by position, and their scores; fewer where fewer have a path. O(paths of three) time
+/// The `count` zeros of largest CH3-L3, ties by position, and their scores; fewer if fewer have a path. O(paths of three) time
 /// and O(count + nnz) memory.
 fn best(topology: &Topology, count: usize) -> Vec<(u64, f64)> {
     let (rows, cols, by_col) = (topology.rows(), topology.cols(), topology.transpose());

@@ -1,21 +1,21 @@
-//! Grow a network while it trains, units and residual blocks alike, from a small seed towards a budget of multiply-adds. Every
-//! unit and block has a gate σ(β s) on its output with a score s that is trained; s is drawn down by a price, and what exists is
-//! drawn from the gates, q ~ Bernoulli(σ(β s)), whenever the network is restructured. β = δ^(a/T) grows with the steps a that a
-//! part has been there, apart for each, so that gates of old parts are hard while those of new ones are not. At the end q = 1 if
-//! s ≥ 0. What q leaves out is cut from all tensors; what is new is made in them, so that time and memory follow.
+//! Grows a network during training, units and residual blocks alike, from a small seed to a budget of multiply-adds. Every
+//! unit and block has a gate σ(β s) on its output with a trained score s; a price draws s down, and the existing parts are
+//! drawn from the gates, q ~ Bernoulli(σ(β s)), whenever the network is restructured. β = δ^(a/T) grows with a part's age a
+//! in steps, separately for each, so that gates of old parts are hard while those of new ones are not. At the end q = 1 if
+//! s ≥ 0. Parts with q = 0 are cut from all tensors; new ones are added to them, so that time and memory follow.
 //!
 //! ∂L/∂s = ∂L/∂ln g · β (1 - g) with g = σ(β s), where ∂L/∂ln g is Σ w ∂L/∂w over the weights that carry the output. g is part of
 //! those weights: a step of s multiplies them by g'/g. s ← s - η (∂L/∂s + λ C/B · ∂g/∂s), C and B being the network's
 //! multiply-adds and its budget.
 //!
-//! Cost: a score for each unit and block; time and memory are those of the network that exists.
+//! Cost: a score per unit and block; time and memory are those of the current network.
 //!
-//! Deviations: only the abstract was at hand and notes on the scheme, so that all constants are chosen here, as is the price's
-//! C/B; a subnetwork is drawn when the network is restructured instead of for each batch, so that what is not drawn is gone;
-//! new parts begin at score 3 instead of near 0 for the same reason, and at zero output, so that nothing jumps. The network given is
-//! the largest there can be.
+//! Deviations: only the abstract and notes on the scheme were at hand, so all constants are chosen here, as is the price's
+//! C/B; a subnetwork is drawn when the network is restructured instead of for each batch, so that parts not drawn are gone;
+//! new parts begin at score 3 instead of near 0 for the same reason, and at zero output, so that nothing jumps. The given network is
+//! the largest possible one.
 //!
-//! Long: gates, the budget and restructuring are three parts, and the method is no composition of ready ones.
+//! Long: gates, the budget and restructuring are three parts, and the method is not a composition of ready ones.
 
 use nnz_core::{Build, Edit, Error, TargetKind, TargetMut, Method, Period, Plan, Result, Rng, Setting, Shape, Signals, Sparsifier, Target, Topology, MethodInstance, above, at_least, options};
 use serde::{Deserialize, Serialize};
@@ -30,23 +30,23 @@ pub const METHOD: Method = Method::new::<Options>(
 );
 
 options! {
-    /// Multiply-adds that it grows to, as a share of those of the network given.
+    /// Multiply-adds to grow to, as a fraction of those of the given network.
     budget: f64 = 0.6 => above(0.0).at_most(1.0),
-    /// Share of the units and blocks it begins with.
+    /// Share of the units and blocks at the start.
     seed: f64 = 0.5 => above(0.0).at_most(1.0),
-    /// Share of the units and blocks of the network given that may come at a time.
+    /// Largest growth at a time, as a share of the units and blocks of the given network.
     grow: f64 = 0.25 => at_least(0.0),
     /// How often it is restructured.
     every: Period = Period::Epochs(0.5),
-    /// When that ends, and gates are hard.
+    /// End of restructuring, after which gates are hard.
     until: Period = Period::Run(0.6),
     /// λ: the price of a gate.
     price: f64 = 0.01 => at_least(0.0),
     /// η: learning rate of the scores.
     rate: f64 = 5.0 => at_least(0.0),
-    /// s of what is new.
+    /// Initial s of new parts.
     first: f64 = 3.0 => at_least(0.0),
-    /// δ: what β is after the whole run.
+    /// δ: value of β after the whole run.
     sharpness: f64 = 100.0 => at_least(1.0),
 }
 
@@ -73,15 +73,15 @@ fn gate(beta: f64, score: f64) -> f64 {
 #[derive(Clone, Debug, Default, Serialize, Deserialize)]
 struct Gates {
     scores: Vec<f64>,
-    /// Steps that each part has been there.
+    /// Age of each part in steps.
     ages: Vec<u64>,
 }
 
 #[derive(Clone, Debug, Default, Serialize, Deserialize)]
 struct Memory {
-    /// Multiply-adds of the network given.
+    /// Multiply-adds of the given network.
     whole: f64,
-    /// Most parts of targets of a group.
+    /// Largest numbers of parts, by group of targets.
     most: BTreeMap<String, usize>,
     gates: BTreeMap<String, Gates>,
     /// Whether gates are hard.
@@ -94,7 +94,7 @@ struct Growing {
     every: u64,
     until: u64,
     memory: Memory,
-    /// What the last step of the scores multiplies outputs by.
+    /// Factors on outputs from the last step of the scores.
     factors: Vec<Vec<f64>>,
 }
 
@@ -108,7 +108,7 @@ impl Growing {
         self.options.sharpness.powf(age as f64 / self.setting.steps.max(1) as f64)
     }
 
-    /// The gates of a target, all new where there are none yet.
+    /// The gates of a target, all new if there are none yet.
     fn gates(&mut self, t: &Target) -> &mut Gates {
         let n = t.shape.rows;
         let most = self.memory.most.entry(group_name(&t.shape.name)).or_default();
@@ -120,7 +120,7 @@ impl Growing {
         gates
     }
 
-    /// Which parts a target keeps: the first ones of a seed, what is drawn from the gates, or what is above zero.
+    /// Selects the parts a target keeps: the first ones of a seed, a draw from the gates, or those with s ≥ 0.
     fn draw(&mut self, step: u64, t: &Target) -> Vec<bool> {
         let (seed, n) = (self.setting.seed, t.shape.rows);
         if step == 0 {
@@ -195,7 +195,7 @@ impl Sparsifier for Growing {
                 *s -= self.options.rate * beta * (1.0 - g) * (f64::from(*slope) + pressure * g);
                 *age += 1;
                 let beta = self.beta(*age);
-                // Not so far down that a weight under it would be zero for good.
+                // Not so far down that a weight under it would stay zero for good.
                 *s = s.max(LOWEST / beta);
                 factors.push(gate(beta, *s) / g);
             }
@@ -234,7 +234,7 @@ impl Sparsifier for Growing {
             self.fit(targets, &mut keep, -room);
             room = 0.0;
         }
-        // As many as may come, all in proportion where the budget has no room for them.
+        // As many as may be added, all in proportion if the budget has no room for them.
         let most = |t: &Target| self.memory.most[&group_name(&t.shape.name)];
         let wanted = |(t, keep): (&Target, &Vec<bool>)| -> usize {
             let there = keep.iter().filter(|k| **k).count();
@@ -338,7 +338,7 @@ mod tests {
     fn gates_close_without_end_and_open_again() {
         let mut g = growing(Options { rate: 1e6, ..Options::default() });
         let (shape, full, values) = (Shape::matrix("a", 2, 1), Topology::full(2, 1), [1.0; 2]);
-        // What the gate is over what it was at first.
+        // The gate divided by its initial value.
         let (mut now, mut seen) = (gate(1.0, g.options.first), Vec::new());
         for slope in [[1.0f32; 2], [1.0; 2], [-1.0; 2], [-1.0; 2]] {
             g.observe(1, &[Target { gradient: &slope, ..Target::new(0, &shape, &full, &values) }]);

@@ -1,12 +1,12 @@
-//! N:M with a mask that becomes hard little by little, so that gradients flow through masked weights while they matter. Mask
+//! N:M with a mask that hardens gradually, so that gradients flow through masked weights while they matter. Mask
 //! decay: the forward pass takes w (m + (1 - m) β_t) with β falling from 1 to 0, linearly or exponentially. Structure decay: a
 //! hard mask that becomes sparser, N:M from (M-1):M over M/2:M, M/4:M, ... (`stepwise`), or kN:kM with k = 8, 4, 2, 1
 //! (`geometric`), in spans of equal length. Gradients reach all weights as if there were no mask.
 //!
 //! Cost: that of SR-STE: weights are dense; masks take O(entries · M) at every step.
 //!
-//! Deviations: β reaches zero (linear) or e⁻⁵ (exponential) at `until`, where the paper gives its slope by the step; the rest of
-//! the run trains what is in the final mask. Groups of kM that do not divide a row are cut at its end.
+//! Deviations: β reaches zero (linear) or e⁻⁵ (exponential) at `until`, while the paper gives its slope per step; the rest of
+//! the run trains the weights in the final mask. Groups of kM that do not divide a row are cut at its end.
 
 use super::sr_ste::{self, SrSte, gated, largest};
 use nnz_core::{Build, Edit, Leaf, Method, Parametrization, Pattern, Period, Result, Setting, Shape, MethodInstance, options};
@@ -20,7 +20,7 @@ pub const METHOD: Method = Method::new::<Options>(
 )
 .quick("pattern = \"1:2\"");
 
-/// How a mask hardens.
+/// Schedule on which a mask hardens.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum Hardening {
@@ -41,7 +41,7 @@ options! {
     decay: Hardening = Hardening::Exponential,
     /// Dense training before it begins.
     from: Period = Period::Run(0.1),
-    /// When the mask is hard and stays.
+    /// Time at which the mask is hard and fixed.
     until: Period = Period::Run(0.8),
 }
 
@@ -55,14 +55,14 @@ impl Build for Options {
 }
 
 struct Decaying {
-    /// What it ends as.
+    /// The final mask.
     hard: SrSte,
     decay: Hardening,
     from: u64,
 }
 
 impl Decaying {
-    /// N, M and the share β of what is masked, at a step.
+    /// N, M and the factor β of masked weights, at a step.
     fn at(&self, step: u64) -> (usize, usize, f64) {
         let SrSte { n, m, until, .. } = self.hard;
         if step < self.from {

@@ -1,11 +1,11 @@
 //! Every connection has a parameter θ and a fixed sign s, and weight s θ while θ ≥ 0. θ ← θ - η ∂L/∂θ - η α + sqrt(2 η T) ν with
-//! normal ν; a connection whose θ falls below zero is dropped and a random one is born with θ = 0 and a random sign
+//! normal ν; a connection whose θ falls below zero is dropped and a random one is grown with θ = 0 and a random sign
 //! (algorithm 1).
 //!
-//! Cost: a normal number for each connection at every step, and its sign.
+//! Cost: a normal number per connection at every step, and its sign.
 //!
 //! Deviations: each layer keeps its number of connections; the gradient step is that of the run's optimizer, momentum included;
-//! connections are looked at every `every` steps and end at `until`, since a falling learning rate cannot train the last ones;
+//! connections are rewired every `every` steps until `until`, since a falling learning rate cannot train the last ones;
 //! α and T are chosen here.
 
 use nnz_core::{Build, Criterion, Decay, DropGrow, Edit, Redistribution, TargetMut, Method, Period, Plan, Random, Result, Rewiring, Rng, Setting, Shape, Sparsifier, Target, Topology, MethodInstance, at_least, options};
@@ -20,7 +20,7 @@ pub const METHOD: Method = Method::new::<Options>(
 
 options! {
     #[flatten]
-    /// Interval and end; fraction and decay play no part.
+    /// Interval and end; fraction and decay have no effect.
     rewiring: Rewiring = Rewiring { fraction: 1.0, decay: Decay::Constant, every: Period::Steps(1), ..Rewiring::RIGL },
     /// α of the 1-norm.
     l1: f64 = 1e-4 => at_least(0.0),
@@ -38,7 +38,7 @@ impl Build for Options {
     }
 }
 
-/// θ of every entry, in the place of its weight: the lowest, which are those below zero, go.
+/// θ of every entry, in place of its weight: the lowest, which are those below zero, are dropped.
 struct Unsigned;
 
 impl Criterion for Unsigned {
@@ -62,13 +62,13 @@ struct DeepRewiring {
     inner: DropGrow,
     l1: f64,
     temperature: f64,
-    /// Of every entry of every target, whether its sign is minus.
+    /// Whether the sign is minus, for every entry of every target.
     signs: Vec<Vec<bool>>,
     seed: u64,
 }
 
 impl DeepRewiring {
-    /// The signs of a target, which are those of its weights when it is first seen.
+    /// The signs of a target, initially those of its weights.
     fn signs<'a>(&mut self, index: usize, negative: impl Iterator<Item = bool> + 'a) -> &mut Vec<bool> {
         self.signs.resize(self.signs.len().max(index + 1), Vec::new());
         let signs = &mut self.signs[index];
@@ -79,7 +79,7 @@ impl DeepRewiring {
     }
 }
 
-/// θ one step on.
+/// One step of θ.
 fn step(theta: f64, lr: f64, l1: f64, temperature: f64, noise: f64) -> f64 {
     theta - lr * l1 + (2.0 * lr * temperature).sqrt() * noise
 }
@@ -122,7 +122,7 @@ impl Sparsifier for DeepRewiring {
     }
 
     fn after_step(&mut self, at: u64, lr: f64, targets: &mut [TargetMut]) {
-        // Afterwards the network is trained as it is.
+        // Afterwards the network is trained without changes.
         if at >= self.inner.when.until {
             return;
         }
@@ -169,7 +169,7 @@ mod tests {
         for (value, expected) in values.iter().zip([0.2, 0.05, -0.05, -0.2]) {
             assert!((value - expected).abs() < 1e-12);
         }
-        // The two that crossed zero go; two others come, with value zero and a sign.
+        // The two that crossed zero are dropped; two others are grown, with value zero and a sign.
         let narrow = values.map(|v| v as f32);
         let edits = method.rewire(1, &[Target::new(0, &shape, &topology, &narrow)]).unwrap();
         let [Edit::Rewire { topology: new, grown }] = &edits[..] else { panic!("{edits:?}") };

@@ -1,10 +1,10 @@
 //! One threshold H for the network: every |w| below it is dropped. Layers then share what was dropped in proportion to the connections
-//! they kept and grow at random, with value zero. H is doubled where less than (1 - δ) of the wanted number was dropped, and
-//! halved where it was more than (1 + δ) of it (algorithm 1).
+//! they kept and grow at random, with value zero. H is doubled if less than (1 - δ) of the wanted number was dropped, and
+//! halved if it was more than (1 + δ) of it (algorithm 1).
 //!
 //! Cost: at each rewiring one pass over the weights; no gradients.
 //!
-//! Deviations: no layer loses its last connection; the wanted fraction, first H and δ are chosen here.
+//! Deviations: no layer loses its last connection; the wanted fraction, initial H and δ are chosen here.
 
 use nnz_core::{Build, Decay, DropGrow, Redistribution, Magnitude, Method, Random, Result, Rewiring, Setting, Target, MethodInstance, above, options};
 use serde_json::Value;
@@ -20,9 +20,9 @@ options! {
     #[flatten]
     /// Wanted fraction, its decay, interval and end.
     rewiring: Rewiring = Rewiring { fraction: 0.2, decay: Decay::Cosine, ..Rewiring::RIGL },
-    /// First threshold H.
+    /// Initial threshold H.
     threshold: f64 = 0.05 => above(0.0),
-    /// δ: how far from the wanted number is near enough.
+    /// δ: tolerated relative distance from the wanted number.
     tolerance: f64 = 0.1 => above(0.0),
 }
 

@@ -1,21 +1,21 @@
 //! RigL with an exploration term: the smallest |w| are dropped, and the zeros of largest
-//! S = |∂L/∂w| + c ln t / (N + ε) are grown, where N is how many rewirings the connection was active at and t the step.
+//! S = |∂L/∂w| + c ln t / (N + ε) are grown, N being the number of rewirings with the connection active and t the step.
 //!
-//! Where the formula is from: neither the authors' code nor the paper's text could be had, only its abstract, which names
+//! Source of the formula: neither the authors' code nor the paper's text was available, only its abstract, which names
 //! exploitation (gradients) and coverage exploration (how often a weight was active) in one acquisition function. The form is that of
 //! an upper confidence bound as this method is described elsewhere, ε = 1 is from there too, and is not confirmed. t is the step, not the
-//! count of rewirings; both differ by a constant summand of ln t at an even interval, which N = 0 alone feels.
+//! count of rewirings; both differ by a constant summand of ln t at an even interval, which only N = 0 feels.
 //!
 //! Gradients shrink while ln t grows, so c is relative: the option times the mean |∂L/∂w| of the existing connections. Descriptions
 //! give an absolute c from 1e-5 to 1e-2 that is multiplied by 0.9 now and then; a mean gradient falls by itself.
 //!
-//! Counts are kept for connections that were ever active only, of which there are at most as many as were there at the start and
-//! were born: 12 bytes each, and no dense copy. All others have N = 0 and the same term, so that the largest
-//! gradients among them are all that is needed; the gradients of those that were active and are not are measured apart.
+//! Counts are kept only for connections that were ever active, of which there are at most as many as at the start plus
+//! those grown: 12 bytes each, and no dense copy. All others have N = 0 and the same term, so that only their largest
+//! gradients are needed; the gradients of those that were active and are not now are measured separately.
 //!
-//! Cost: that of RigL, and 12 bytes for each connection that was ever active.
+//! Cost: that of RigL, and 12 bytes per connection that was ever active.
 //!
-//! Deviations: the scale of c, see above; `growth = "sampled"` looks at a random zero for each connection beside those that were ever
+//! Deviations: the scale of c, see above; `growth = "sampled"` considers a random zero per connection besides those that were ever
 //! active.
 
 use nnz_core::{Build, Growth, Magnitude, Method, Result, Rewiring, Rng, GrowthCandidates, Setting, Signals, Target, Topology, MethodInstance, contenders, above, at_least, options};
@@ -32,7 +32,7 @@ options! {
     #[flatten]
     /// Fraction, decay, interval and end.
     rewiring: Rewiring = Rewiring::RIGL,
-    /// Which zeros that were never active are looked at.
+    /// Zeros considered among those that were never active.
     growth: GrowthCandidates = GrowthCandidates::Exact,
     /// c, in mean |∂L/∂w| of the existing connections.
     exploration: f64 = 0.1 => at_least(0.0),
@@ -58,7 +58,7 @@ struct Explore {
     search: GrowthCandidates,
     scale: f64,
     epsilon: f64,
-    /// Of each target, what was ever active, ascending, and at how many rewirings.
+    /// For each target, the positions that were ever active, ascending, and their numbers of rewirings.
     active: Vec<Vec<(u64, u32)>>,
 }
 
@@ -69,7 +69,7 @@ impl Explore {
         active.binary_search_by_key(&position, |a| a.0).map_or(0, |i| active[i].1)
     }
 
-    /// One more rewiring at which the entries of `topology` are active. O(those ever active).
+    /// Counts one more rewiring at which the entries of `topology` are active. O(those ever active).
     fn add(&mut self, target: usize, topology: &Topology) {
         self.active.resize(self.active.len().max(target + 1), Vec::new());
         let mut old = std::mem::take(&mut self.active[target]).into_iter().peekable();

@@ -19,7 +19,7 @@ options! {
     #[flatten]
     /// Density at the end; grown fraction, decay, interval and end.
     rewiring: Rewiring = Rewiring { fraction: 0.5, ..Rewiring::RIGL },
-    /// Which zeros are looked at.
+    /// Zeros considered for growth.
     growth: GrowthCandidates = GrowthCandidates::Exact,
     /// Density at the start.
     initial_density: f64 = 0.5 => above(0.0).at_most(1.0),
@@ -74,7 +74,7 @@ mod tests {
         let values: [Vec<f32>; 2] = [1.0, 10.0].map(|scale| (1..=20).map(|i| scale * i as f32).collect());
         let targets = [0, 1].map(|i| Target::new(i, &shapes[i], &topology, &values[i]));
         let mut ramp = Ramp { initial: 0.5, density: 0.1, end: 200 };
-        // Half way 0.1 + 0.4 / 8 = 0.15 of 80 are left, which are all b's: a layer that would be empty is refused.
+        // Halfway 0.1 + 0.4 / 8 = 0.15 of 80 are left, which are all b's: a layer that would be empty is refused.
         assert!(ramp.counts(100, 0.5, &targets).unwrap_err().to_string().contains("`a`"));
         let near: [Vec<f32>; 2] = [1.0, 1.5].map(|scale| (1..=20).map(|i| scale * i as f32).collect());
         let targets = [0, 1].map(|i| Target::new(i, &shapes[i], &topology, &near[i]));

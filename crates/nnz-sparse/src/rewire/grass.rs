@@ -1,12 +1,12 @@
 //! Structured sparse projection of gradients: every K steps the r rows of largest |∂L/∂W| (Euclidean) of each weight are
-//! chosen, G_C = Pᵀ G with P a selection of rows; Adam remembers moments for these rows alone and moves only them (algorithm 1,
+//! chosen, G_C = Pᵀ G with P a selection of rows; Adam keeps moments only for these rows and moves only them (algorithm 1,
 //! top-r).
 //!
 //! Cost: optimizer state for r rows of each weight; the gradient is computed whole.
 //!
-//! Deviations: the paper's public repository holds no code, so that K = 200 and r / m are choices; moments of rows that stay
-//! chosen are kept, those of new ones begin at zero, and each row's are corrected by the updates it had; the engine computes the
-//! whole gradient before rows are taken from it. A step is Adam's whatever the optimizer of the run, which moves all else.
+//! Deviations: the paper's public repository holds no code, so K = 200 and r / m are choices; moments of rows that stay
+//! chosen are kept, new ones begin at zero, and each row's are corrected by its own count of updates; the engine computes the
+//! whole gradient before rows are taken from it. A step is Adam's whatever the run's optimizer, which updates all else.
 
 use nnz_core::{Build, Dense, Edit, Leaf, Method, Parametrization, Result, Setting, Shape, Topology, MethodInstance, above, at_least, options};
 
@@ -41,7 +41,7 @@ struct Grass(Options);
 
 const EPSILON: f64 = 1e-8;
 
-/// The rows of largest Euclidean norm, ascending, ties to the first.
+/// Selects the rows of largest Euclidean norm, ascending, ties to the first.
 fn top_rows(gradient: &[f64], cols: usize, count: usize) -> Vec<usize> {
     let norms: Vec<f64> = gradient.chunks(cols.max(1)).map(|r| r.iter().map(|g| g * g).sum()).collect();
     let mut order: Vec<usize> = (0..norms.len()).collect();
@@ -51,7 +51,7 @@ fn top_rows(gradient: &[f64], cols: usize, count: usize) -> Vec<usize> {
     order
 }
 
-/// Both moments of an entry in the 64 bits of a leaf's number, 32 each, as optimizers of f32 runs keep them.
+/// Packs both moments of an entry into the 64 bits of a leaf's number, 32 each, as optimizers of f32 runs keep them.
 fn pack(m: f64, v: f64) -> f64 {
     f64::from_bits(u64::from((m as f32).to_bits()) << 32 | u64::from((v as f32).to_bits()))
 }
@@ -134,7 +134,7 @@ mod tests {
     fn the_steepest_rows_move_and_are_remembered() {
         let p = Grass(Options { share: 0.5, every: 2, ..Options::default() });
         let mut leaves = p.leaves(&Shape::matrix("a", 4, 2), &[0.0; 8]);
-        // Rows 1 and 3 are steepest; then row 0, which is not chosen before two steps are over.
+        // Rows 1 and 3 are steepest; then row 0, which is not chosen until two steps are over.
         let first = [0.1, 0.0, 3.0, 0.0, 0.2, 0.0, 0.0, -2.0];
         let second = [9.0, 9.0, 3.0, 0.0, 0.2, 0.0, 0.0, -2.0];
         p.step(0, &mut leaves, &first, 0.1);

@@ -1,6 +1,6 @@
 //! Sparse training is as good as the share R_s of all entries that it has visited by its end, if each was there long enough to be
 //! judged: many replaced connections, a long interval between rewirings, and no early end. The smallest |w| are dropped, random or
-//! steep zeros grown. R_s stands in the record of every run that rewires, under `explored`.
+//! steep zeros grown. R_s is in the record of every run that rewires, as `explored`.
 //!
 //! Cost: at each rewiring one ranking of the weights of each layer, and with `gradient` the gradient of the zeros.
 //!
@@ -16,7 +16,7 @@ pub const METHOD: Method = Method::new::<Options>(
     "Rewires half of the connections at long intervals, so that many are tried and each for long.",
 );
 
-/// What is grown.
+/// Growth criterion.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum Kind {
@@ -24,7 +24,7 @@ pub enum Kind {
     Random,
     /// Zeros of largest |∂L/∂w|, as in RigL.
     Gradient,
-    /// The same among a random zero for each connection.
+    /// Zeros of largest |∂L/∂w| among one random zero per connection.
     Sampled,
 }
 
@@ -38,7 +38,7 @@ options! {
         until: Period::Run(1.0),
         ..Rewiring::RIGL
     },
-    /// What is grown: random, gradient or sampled.
+    /// Growth criterion: random, gradient or sampled.
     growth: Kind = Kind::Random,
 }
 
@@ -59,7 +59,7 @@ mod tests {
     use super::*;
     use nnz_core::{Explored, Plan, Shape, Target, Topology};
 
-    /// 1 - Π (1 - births / zeros) of the zeros are visited by random growth, where no birth repeats.
+    /// Random growth without repeats visits 1 - Π (1 - grown / zeros) of the zeros.
     #[test]
     fn random_growth_visits_as_many_entries_as_its_births_say() {
         let setting = Setting { seed: 0, steps: 1000, steps_per_epoch: 100 };

@@ -1,11 +1,11 @@
 //! The smallest |w| + λ |∂L/∂w| are dropped, and as many random zeros grown with value zero (elastic mutation). With a soft
-//! memory bound growth comes first: between two rewirings there is the replaced fraction more, and the next one drops down to
+//! memory bound growth comes first: between two rewirings the replaced fraction exists in addition, and the next one drops to
 //! the budget before it grows again.
 //!
 //! Cost: at each rewiring the gradient of the connections that exist.
 //!
-//! Deviations: no training rows are left out (the paper's second half is about those); λ is chosen here, since the authors' scripts
-//! were not at hand and their code's default of 0 is magnitude.
+//! Deviations: no training rows are left out (the subject of the paper's second half); λ is chosen here, since the authors' scripts
+//! were not available and their code's default of 0 is magnitude.
 
 use nnz_core::{Build, Criterion, Decay, Distribution, DropGrow, PerLayer, Redistribution, Method, Random, Result, Rewiring, Rng, Setting, Shape, Signals, Target, MethodInstance, allocate, at_least, options};
 
@@ -57,7 +57,7 @@ impl Criterion for Both {
     }
 }
 
-/// Down to the budget, then up by the fraction, but for the last time.
+/// Drops to the budget, then grows by the fraction, except the last time.
 struct Soft {
     distribution: Box<dyn Distribution>,
     density: f64,

@@ -25,8 +25,8 @@ pub use s2ft::co_permute;
 
 use nnz_core::Target;
 
-/// Numbers that add up to `total`, in proportion to `weights`, none above its room; what one cannot take the others share. Less in
-/// all only where there is no room left.
+/// Splits `total` in proportion to `weights`, none above its room; the others share the excess. The sum is less
+/// only if there is no room left.
 fn share(total: usize, weights: &[f64], room: &[usize]) -> Vec<usize> {
     let mut out = vec![0usize; weights.len()];
     let mut left = total.min(room.iter().sum());
@@ -42,7 +42,7 @@ fn share(total: usize, weights: &[f64], room: &[usize]) -> Vec<usize> {
             left -= got;
         }
         if left == before {
-            // Fractions are left: one each, largest first.
+            // Distribute the remainder: one each, largest fraction first.
             let mut order = shares;
             order.sort_by(|a, b| b.1.total_cmp(&a.1).then(a.0.cmp(&b.0)));
             for (i, _) in order.into_iter().take(left) {
@@ -54,7 +54,7 @@ fn share(total: usize, weights: &[f64], room: &[usize]) -> Vec<usize> {
     out
 }
 
-/// Entries of a target that do not exist.
+/// Counts the entries of a target that do not exist.
 fn zeros(t: &Target) -> usize {
     t.shape.len() - t.topology.nnz()
 }

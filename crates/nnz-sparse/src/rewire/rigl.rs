@@ -1,13 +1,13 @@
 //! Rigging the lottery: every ΔT steps drop the fraction f(t) of smallest |w| in each layer and grow as many connections
 //! where |∂L/∂w| is largest, with value zero. f(t) = (α / 2) (1 + cos(π t / T_end)) (eq. 1, algorithm 1).
 //!
-//! The momentum of what is born is zero, and connections that are dropped and grown at once keep theirs with their value, as in
+//! The momentum of grown connections is zero; connections dropped and grown at once keep theirs with their value, as in
 //! the authors' code. Layers share the budget as ERK or, with distribution `uniform-plus`, uniformly with a dense first layer.
 //!
 //! Cost: every ΔT steps the gradient of the zeros, on a batch that makes no update.
 //!
 //! Deviations: none known. Under sparse storage the gradient of the zeros is streamed and never stored; `growth = "sampled"`
-//! looks at a random zero for each connection only, which the paper does not.
+//! considers only a random zero per connection, unlike the paper.
 
 use nnz_core::{Build, Gradient, Magnitude, Method, Result, Rewiring, GrowthCandidates, Setting, MethodInstance, options};
 
@@ -22,7 +22,7 @@ options! {
     #[flatten]
     /// Fraction α every ΔT until T_end.
     rewiring: Rewiring = Rewiring::RIGL,
-    /// Which zeros are looked at.
+    /// Zeros considered for growth.
     growth: GrowthCandidates = GrowthCandidates::Exact,
 }
 
@@ -49,7 +49,7 @@ mod tests {
         let shape = Shape::matrix("a", 2, 4);
         let topology = Topology::from_positions(2, 4, [0, 2, 5, 7]);
         let zeros = [Zero { position: 3, gradient: -9.0 }, Zero { position: 4, gradient: 2.0 }];
-        // Positions 0 and 7 go; 7 has the gradient to come back, with its value.
+        // Positions 0 and 7 are dropped; 7 has the gradient to be regrown, with its value.
         let target = Target {
             gradient: &[1.0, 0.0, 0.0, 5.0],
             zeros: &zeros,
@@ -85,7 +85,7 @@ mod tests {
         assert_eq!(named.len(), 20);
         assert!(named.iter().all(|p| topology.find(*p).is_none()));
         assert_ne!(named, method.candidates(200, 0, &topology));
-        // A layer that is too large to look at all of its zeros is refused, with the way out.
+        // A layer too large to consider all of its zeros is refused, with the way out.
         let large = Shape::matrix("fc1", 100_000, 100_000);
         let exact = Options::default().build(&setting).unwrap().sparsifier;
         assert!(exact.check(&[&large]).unwrap_err().to_string().contains("sampled"));

@@ -1,11 +1,11 @@
-//! Structured sparse fine-tuning: of every block a few heads of attention and a few channels of the feed-forward part are
+//! Structured sparse fine-tuning: in every block a few heads of attention and a few channels of the feed-forward part are
 //! chosen at random, and only the columns that read them, in the matrices `output` and `down`, are trained. With a block's
-//! coupled matrices permuted alike ([`co_permute`]) these columns are one dense submatrix. Everything else stays as it was,
-//! so that what was learned is an [`Adapter`]: columns and a dense block, which fuse, unfuse and switch to the bit.
+//! coupled matrices permuted alike ([`co_permute`]) these columns are one dense submatrix. Everything else stays fixed,
+//! so that the result is an [`Adapter`]: columns and a dense block, which fuse, unfuse and switch to the bit.
 //!
-//! Cost: optimizer state for the chosen columns alone; the gradient is computed whole.
+//! Cost: optimizer state for only the chosen columns; the gradient is computed whole.
 //!
-//! Deviations: columns are read and written where they lie instead of being moved to the front, which computes the same; the
+//! Deviations: columns are read and written in place instead of being moved to the front, which computes the same; the
 //! engine computes the whole gradient of a matrix before columns are taken from it. A network without attention trains the
 //! chosen columns of every hidden weight. Biases, norms and the head are trained by the run's optimizer as always.
 
@@ -54,7 +54,7 @@ impl Columns {
     }
 }
 
-/// Columns of a row-major matrix, side by side.
+/// Extracts columns of a row-major matrix.
 fn take(values: &[f64], cols: usize, columns: &[usize]) -> Vec<f64> {
     values.chunks(cols.max(1)).flat_map(|row| columns.iter().map(|&c| row[c])).collect()
 }
@@ -64,7 +64,7 @@ fn columns(leaf: &Leaf) -> Vec<usize> {
 }
 
 impl Parametrization for Columns {
-    /// What stays; the trained block `[rows, chosen]`; where its columns are.
+    /// The fixed weight; the trained block `[rows, chosen]`; the indices of its columns.
     fn leaves(&self, shape: &Shape, weight: &[f64]) -> Vec<Leaf> {
         let chosen = self.chosen(shape);
         let block = take(weight, shape.cols, &chosen);
@@ -84,7 +84,7 @@ impl Parametrization for Columns {
 
     fn vjp(&self, _: u64, leaves: &[Leaf], gradient: &[f64]) -> Vec<Vec<f64>> {
         let (chosen, cols) = (columns(&leaves[2]), leaves[0].dims[1]);
-        // The base shows where no block covers it, but is not trained.
+        // The base is visible where no block covers it, but is not trained.
         let mut base = gradient.to_vec();
         base.chunks_mut(cols.max(1)).for_each(|row| chosen.iter().for_each(|&c| row[c] = 0.0));
         vec![base, take(gradient, cols, &chosen), vec![0.0; chosen.len()]]
@@ -105,7 +105,7 @@ impl Parametrization for Columns {
 }
 
 /// Moves the chosen channels between two matrices to the front: rows of the one that makes them, columns of the one that reads
-/// them. `maker` is `[channels, inputs]`, `reader` `[outputs, channels]`; their product stays as it is, and the chosen columns
+/// them. `maker` is `[channels, inputs]`, `reader` `[outputs, channels]`; their product is unchanged, and the chosen columns
 /// of the reader are its first ones, a dense submatrix. Returns the order.
 pub fn co_permute<T: Copy>(maker: &mut [T], reader: &mut [T], channels: usize, chosen: &[usize]) -> Vec<usize> {
     let rest = (0..channels).filter(|c| !chosen.contains(c));

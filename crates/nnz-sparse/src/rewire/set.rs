@@ -1,16 +1,16 @@
 //! Sparse evolutionary training: at the end of every epoch the ζ of the positive and the ζ of the negative weights that
 //! are closest to zero are replaced by as many random connections.
 //!
-//! The scaled version (Curci et al. 2021, arXiv:2102.01732) has importance pruning, which is an option here: now and then the
-//! neurons whose incoming |w| sum to least lose them all, and the budget shrinks by so much. Its All-ReLU is an activation of
+//! The scaled version (Curci et al. 2021, arXiv:2102.01732) has importance pruning, an option here: now and then the
+//! neurons with the smallest Σ incoming |w| lose all of them, and the budget shrinks by as many. All-ReLU is an activation of
 //! networks.
 //!
 //! Cost: at each rewiring one ranking of the weights of each layer; no gradients.
 //!
-//! Deviations: the topology is born with an exact number of connections instead of by coin flips with ε (n_in + n_out) /
+//! Deviations: the topology has an exact number of connections instead of coin flips with ε (n_in + n_out) /
 //! (n_in n_out); a connection dropped in a step is not drawn again in the same step; rewiring ends at three quarters of
 //! the run instead of before its last epoch, since our learning rate falls to zero (the paper's stays) and connections
-//! born under a rate near zero cannot learn. Importance pruning ranks neurons that have connections.
+//! grown under a rate near zero cannot learn. Importance pruning ranks neurons that have connections.
 
 use nnz_core::{Build, Criterion, Decay, DropGrow, Edit, Method, Period, Plan, Random, Result, Rewiring, Rng, Setting, Shape, Signals, Sparsifier, Target, Topology, When, MethodInstance, at_least, options};
 use rayon::prelude::*;
@@ -26,13 +26,13 @@ options! {
     #[flatten]
     /// Fraction ζ, interval and end.
     rewiring: Rewiring = Rewiring { decay: Decay::Constant, every: Period::Epochs(1.0), ..Rewiring::RIGL },
-    /// Standard deviation of the first value of a new connection.
+    /// Standard deviation of the initial value of a new connection.
     std: f32 = 0.1,
-    /// Share of the neurons with connections that importance pruning cuts each time, 0.2 in the paper; 0 is none.
+    /// Share of the neurons with connections that importance pruning cuts each time, 0.2 in the paper; 0 turns it off.
     importance: f64 = 0.0 => at_least(0.0).below(1.0),
     /// When importance pruning begins.
     importance_from: Period = Period::Run(0.4),
-    /// Time between two of them.
+    /// Time between two importance prunings.
     importance_every: Period = Period::Epochs(10.0),
 }
 
@@ -48,7 +48,7 @@ impl Build for Options {
     }
 }
 
-/// SET that also cuts neurons: of each layer those with connections whose strength, the sum of incoming |w|, is lowest.
+/// SET that also prunes neurons: in each layer those with connections and the lowest strength, Σ of incoming |w|.
 struct Important {
     inner: DropGrow,
     share: f64,
@@ -62,7 +62,7 @@ impl Important {
     }
 }
 
-/// Which entries stay when the share of weakest neurons loses all incoming connections; at least one neuron stays.
+/// Marks the entries that stay when the weakest neurons lose all incoming connections; at least one neuron stays.
 fn strong(topology: &Topology, values: &[f32], share: f64) -> Vec<bool> {
     let starts = topology.starts();
     let strength = |r: usize| values[starts[r]..starts[r + 1]].iter().map(|v| f64::from(v.abs())).sum::<f64>();
@@ -137,7 +137,7 @@ mod tests {
         assert!(matches!(method.plan(10), Plan::Rewire(_)));
         let shape = Shape::matrix("a", 4, 10);
         let topology = Topology::from_positions(4, 10, [0, 11, 22, 33, 34, 35, 36, 37]);
-        // Positives are much larger than negatives; still half of each goes.
+        // Positives are much larger than negatives; still half of each is dropped.
         let values = [5.0, 6.0, 7.0, 8.0, -0.1, -0.2, -0.3, -0.4];
         let target = Target::new(0, &shape, &topology, &values);
         let edits = method.rewire(10, &[target]).unwrap();
@@ -152,7 +152,7 @@ mod tests {
     #[test]
     fn importance_pruning_cuts_the_weakest_neurons() {
         let topology = Topology::from_positions(5, 4, [0, 1, 4, 8, 9, 10, 16]);
-        // Strengths 0.3, 2, 0.6, none, 0.1: of the four with connections, half goes.
+        // Strengths 0.3, 2, 0.6, none, 0.1: of the four with connections, half are pruned.
         let values = [0.1, -0.2, 2.0, 0.2, 0.2, 0.2, -0.1];
         let kept = topology.filter(&strong(&topology, &values, 0.5));
         assert_eq!(kept.row_degrees(), [0, 1, 3, 0, 0]);

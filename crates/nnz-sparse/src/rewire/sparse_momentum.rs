@@ -4,8 +4,8 @@
 //! Cost: at each rewiring the gradient of the zeros over `rows` training rows.
 //!
 //! Deviations: under sparse storage zeros have no momentum, so they are ranked by their gradient over `rows` training rows,
-//! about as many as a momentum of 0.9 averages over ten batches of 100; a layer at most doubles at once, and what it cannot take
-//! the others share; p falls to zero at `until` instead of to 0.005 at the end of the run, since our learning rate falls to zero.
+//! about as many as a momentum of 0.9 averages over ten batches of 100; a layer at most doubles at once, and the others share
+//! the excess; p falls to zero at `until` instead of to 0.005 at the end of the run, since our learning rate falls to zero.
 
 use nnz_core::{Build, Decay, DropGrow, Redistribution, Gradient, Magnitude, Method, Period, Result, Rewiring, GrowthCandidates, Setting, Signals, Target, MethodInstance, options};
 
@@ -20,11 +20,11 @@ options! {
     #[flatten]
     /// Fraction p, decay, interval and end.
     rewiring: Rewiring = Rewiring { fraction: 0.5, decay: Decay::Cosine, every: Period::Epochs(1.0), ..Rewiring::RIGL },
-    /// Which zeros are looked at.
+    /// Zeros considered for growth.
     growth: GrowthCandidates = GrowthCandidates::Exact,
     /// Training rows over which the gradient of the zeros is taken; 0 is the batch.
     rows: usize = 1000,
-    /// Whether layers exchange connections; otherwise each gets back as many as it gave up.
+    /// Whether layers exchange connections; otherwise each grows as many as it drops.
     redistribute: bool = true,
 }
 
@@ -63,7 +63,7 @@ impl Redistribution for ByMomentum {
     }
 }
 
-/// The fraction of its nonzeros, or of its entries that are zero where that is less: a layer that is nearly full gives up little.
+/// The fraction of its nonzeros, or of its zeros if those are fewer: a layer that is nearly full gives up little.
 fn dropped(t: &Target, fraction: f64) -> usize {
     let sparsity = 1.0 - t.topology.density();
     (fraction.min(sparsity) * t.topology.nnz() as f64).ceil().min(t.topology.nnz() as f64) as usize

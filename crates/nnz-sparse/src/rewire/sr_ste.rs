@@ -3,9 +3,9 @@
 //!
 //! Cost: weights are dense; masks take O(entries · M) at every step.
 //!
-//! Deviations: the paper shrinks by λ_w beside the optimizer's own weight decay, which is what is done here under plain descent;
-//! under Adam the term goes through the moments like a gradient. At `until` the mask stays and the rest of the run trains
-//! what is in it.
+//! Deviations: the paper shrinks by λ_w in addition to the optimizer's own weight decay, which is done here under plain descent;
+//! under Adam the term goes through the moments like a gradient. At `until` the mask is fixed and the rest of the run
+//! trains the weights in it.
 
 use nnz_core::{Budget, Build, DistributionKind, Edit, Error, CheckOnly, Leaf, Magnitude, Method, OneShot, Parametrization, Pattern, Period, Result, Setting, Shape, Topology, MethodInstance, options};
 
@@ -22,7 +22,7 @@ options! {
     pattern: Pattern = Pattern::Nm { n: 2, m: 4 },
     /// λ: how strongly masked weights shrink.
     shrink: f64 = 2e-4,
-    /// When the mask stays.
+    /// Time at which the mask is fixed.
     until: Period = Period::Run(1.0),
 }
 
@@ -35,7 +35,7 @@ impl Build for Options {
 }
 
 impl Options {
-    /// The parametrization they ask for; `method` is named where they make no sense.
+    /// Builds the parametrization for these options; `method` is named if they are invalid.
     pub(super) fn masks(&self, method: &str, setting: &Setting) -> Result<SrSte> {
         let Pattern::Nm { n, m } = self.pattern else {
             let why = format!("{method} keeps a pattern N:M, such as 2:4, not {}", self.pattern);
@@ -55,12 +55,12 @@ pub(super) fn largest(weights: &[f64], n: usize, m: usize) -> Vec<bool> {
     weights.chunks(m).flat_map(group).collect()
 }
 
-/// w where a mask says so, `outside(w)` elsewhere.
+/// w where the mask is set, `outside(w)` elsewhere.
 pub(super) fn gated(w: &[f64], mask: &[bool], outside: impl Fn(f64) -> f64) -> Vec<f64> {
     w.iter().zip(mask).map(|(&w, m)| if *m { w } else { outside(w) }).collect()
 }
 
-/// A dense weight that shows N of M inputs. Other N:M methods hold one and change what the passes see.
+/// A dense weight of which the passes see N of M inputs. Other N:M methods hold one and change what the passes see.
 #[derive(Clone, Copy)]
 pub(super) struct SrSte {
     pub n: usize,
@@ -70,7 +70,7 @@ pub(super) struct SrSte {
 }
 
 impl SrSte {
-    /// The work of a parametrization that ends as this one does: in an N:M topology at `until`.
+    /// The instance for a parametrization that ends like this one: in an N:M topology at `until`.
     pub(super) fn work(&self, setting: &Setting, p: impl Parametrization + 'static) -> MethodInstance {
         let pattern = Pattern::Nm { n: self.n, m: self.m };
         let density = pattern.fixed_density().unwrap_or(1.0);

@@ -1,11 +1,11 @@
-//! RigL under a constant fan-in: every living neuron of a layer has the same number of connections k. At a rewiring the
-//! salient connections are the largest |w| that stay and the zeros of largest |∂L/∂w| that would be born. A neuron with fewer
-//! than γ k of them is ablated, all of its connections with it, and what is left shares the layer's budget:
-//! k' = ⌊budget / living neurons⌋. Each row then keeps its largest weights and grows by gradient up to k'.
+//! RigL under a constant fan-in: every active neuron of a layer has the same number of connections k. At a rewiring the
+//! salient connections are the largest |w| that stay and the zeros of largest |∂L/∂w| that would grow. A neuron with fewer
+//! than γ k of them is ablated, with all of its connections, and the others share the layer's budget:
+//! k' = ⌊budget / active neurons⌋. Each row then keeps its largest weights and grows by gradient up to k'.
 //!
 //! Cost: that of RigL: every ΔT steps the gradient of the zeros, on a batch that makes no update.
 //!
-//! Deviations: gradients are known for as many zeros as the layer has connections; a row that finds none among them grows at
+//! Deviations: gradients are known for as many zeros as the layer has connections; a row with none among them grows at
 //! random; a connection dropped and grown in one step keeps its value.
 
 use nnz_core::{Budget, Build, Decay, DistributionKind, Edit, Error, Method, Pattern, Period, Plan, Result, Rng, Setting, Shape, Signals, Sparsifier, Static, Target, Topology, When, MethodInstance, allocate, at_least, options};
@@ -19,9 +19,9 @@ pub const METHOD: Method = Method::new::<Options>(
 
 options! {
     #[flatten]
-    /// What exists at any time; pattern `per-row`.
+    /// Budget at any time; pattern `per-row`.
     budget: Budget = Budget { pattern: Pattern::PerRow, ..Budget::new(0.05, DistributionKind::Erk) },
-    /// Replaced fraction at the start, α.
+    /// Initial replaced fraction, α.
     fraction: f64 = 0.3 => at_least(0.0).at_most(1.0),
     /// Time between two rewirings, ΔT.
     every: Period = Period::Steps(100),
@@ -87,7 +87,7 @@ fn swap(t: &Target, budget: usize, fraction: f64, salient: f64, rng: &mut Rng) -
     let kept = Pattern::Unstructured.select(t.topology, &sizes, nnz - moved);
     let row_of = |p: u64| (p / cols as u64) as usize;
 
-    // Neurons with too little that matters go; the most salient stay in any case, to hold the budget.
+    // Neurons with too few salient connections are ablated; the most salient stay in any case, to hold the budget.
     let mut count = vec![0usize; rows];
     t.topology.positions().zip(&kept).filter(|(_, k)| **k).for_each(|(p, _)| count[row_of(p)] += 1);
     t.zeros.iter().take(moved).for_each(|z| count[row_of(z.position)] += 1);
@@ -109,7 +109,7 @@ fn swap(t: &Target, budget: usize, fraction: f64, salient: f64, rng: &mut Rng) -
     rest.sort_unstable();
     let fan_in = (budget / rest.len()).clamp(1, cols);
 
-    // Candidates of each row: what was dropped, and the zeros, by gradient.
+    // Candidates of each row: the dropped ones, and the zeros, by gradient.
     let mut births: Vec<Vec<(f32, u64)>> = vec![Vec::new(); rows];
     let entries = t.topology.positions().zip(&kept).zip(t.gradient);
     entries.filter(|((_, k), _)| !**k).for_each(|((p, _), g)| births[row_of(p)].push((g.abs(), p)));

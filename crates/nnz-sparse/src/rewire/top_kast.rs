@@ -1,11 +1,11 @@
-//! Forward passes use the largest |θ| of each layer, the set A; gradients go to a larger set B, which explores. A weight decay on A, and
+//! Forward passes use the largest |θ| of each layer, the set A; gradients go to a larger set B, which explores. Weight decay on A, and
 //! stronger by 1 / density on what only B has, lets the two compete (section 2.2).
 //!
-//! θ is dense, as in the paper, which keeps it off the accelerator instead: this is a parametrization and does not save memory.
+//! θ is dense, as in the paper, which keeps it off the accelerator; this is a parametrization and does not save memory.
 //!
 //! Cost: θ is dense; two selections of each layer at every step.
 //!
-//! Deviations: both sets are chosen anew in every step (the paper does so every hundred and finds no difference).
+//! Deviations: both sets are chosen again at every step (the paper does so every hundred and finds no difference).
 
 use nnz_core::{Budget, Build, DistributionKind, Edit, Error, CheckOnly, Leaf, Magnitude, Method, OneShot, Parametrization, Pattern, Period, Result, Setting, Shape, Topology, MethodInstance, at_least, options};
 
@@ -20,11 +20,11 @@ options! {
     #[flatten]
     /// The set A of every layer; distribution `uniform`, pattern `unstructured`.
     budget: Budget = Budget::new(0.1, DistributionKind::Uniform),
-    /// Size of B over that of A.
+    /// Size of B relative to that of A.
     backward: f64 = 2.0 => at_least(1.0),
     /// Weight decay on A.
     decay: f64 = 1e-4 => at_least(0.0),
-    /// When the set A is fixed.
+    /// Time at which the set A is fixed.
     until: Period = Period::Run(0.75),
 }
 
@@ -51,7 +51,7 @@ struct Sets {
 }
 
 impl Sets {
-    /// Whether each entry is among the largest, as many as `times` the density asks for.
+    /// Marks the largest entries, `times` as many as the density gives.
     fn largest(&self, theta: &[f64], times: f64) -> Vec<bool> {
         let count = ((self.density * times * theta.len() as f64).round() as usize).clamp(1, theta.len());
         let mut order: Vec<usize> = (0..theta.len()).collect();

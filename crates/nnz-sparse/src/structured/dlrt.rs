@@ -1,8 +1,8 @@
-//! Train on the manifold of low-rank matrices: W = U S Vᵀ. A step takes K = U S and L = V Sᵀ down the gradient,
+//! Trains on the manifold of low-rank matrices: W = U S Vᵀ. A step takes K = U S and L = V Sᵀ down the gradient,
 //! K ← K - η G V, L ← L - η Gᵀ U, makes [U | K] and [V | L] orthogonal, writes S in these bases, takes it down the
 //! gradient there, and cuts S by its singular values to the smallest rank with √(Σ_{i>r} σ_i²) ≤ θ |S| (algorithm 1).
 //!
-//! Cost: the time and memory of a dense layer while it trains; afterwards that of the factors.
+//! Cost: the time and memory of a dense layer during training; afterwards those of the factors.
 //!
 //! Deviations: the engine shows the dense gradient G of W, so that training takes a dense layer's memory and time (the paper
 //! differentiates by the factors); plain gradient steps without momentum or decay. At the end of the run a linear layer
@@ -22,9 +22,9 @@ pub const METHOD: Method = Method::new::<Options>(
 options! {
     /// θ: the share of S, in Euclidean norm, that a step may cut off.
     tolerance: f64 = 0.1 => above(0.0).below(1.0),
-    /// Rank to begin with, at most half of the smaller side.
+    /// Initial rank, at most half of the smaller side.
     rank: usize = 64 => at_least(1.0),
-    /// When factors become two plain layers.
+    /// Time at which factors become two plain layers.
     until: Period = Period::Run(1.0),
 }
 
@@ -60,7 +60,7 @@ fn three([u, s, v]: [&Matrix; 3]) -> Vec<Leaf> {
     vec![leaf("u", u), leaf("s", s), leaf("v", v)]
 }
 
-/// An orthonormal basis of the columns of both.
+/// Computes an orthonormal basis of the columns of both.
 fn basis(a: &Matrix, b: &Matrix) -> Matrix {
     let both = Matrix::from_fn(a.nrows(), a.ncols() + b.ncols(), |i, j| {
         if j < a.ncols() { a[(i, j)] } else { b[(i, j - a.ncols())] }
@@ -68,7 +68,7 @@ fn basis(a: &Matrix, b: &Matrix) -> Matrix {
     both.qr().q()
 }
 
-/// The smallest rank, at least one, that leaves at most `tolerance` of all singular values, which fall.
+/// The smallest rank, at least one, that leaves at most `tolerance` of all singular values, which descend.
 fn rank(sigma: &[f64], tolerance: f64) -> usize {
     let total: f64 = sigma.iter().map(|s| s * s).sum();
     let mut tail = 0.0;

@@ -1,10 +1,10 @@
-//! Prune once before training and keep the flow of gradients: removing a weight changes gᵀg, to first order, by
+//! Prunes once before training so as to keep the gradient flow: removing a weight changes gᵀg, to first order, by
 //! S(-θ) = -θ ⊙ H g (eq. 8); weights whose removal would lower it most stay. H and g are those of the loss with logits over
 //! a temperature; one threshold for the whole network.
 //!
 //! Cost: one Hessian-vector product of the dense network before training.
 //!
-//! Deviations: one batch measures H g, of `rows` rows, where the paper sums over ten a class twice over.
+//! Deviations: H g is measured on one batch of `rows` rows, while the paper sums over ten a class twice over.
 
 use nnz_core::{Budget, Build, Criterion, DistributionKind, Method, OneShot, Result, Rng, Setting, Signals, Target, MethodInstance, options};
 
@@ -17,9 +17,9 @@ pub const METHOD: Method = Method::new::<Options>(
 
 options! {
     #[flatten]
-    /// What is left.
+    /// Density and its distribution.
     budget: Budget = Budget::new(0.05, DistributionKind::Global),
-    /// What logits are divided by.
+    /// Divisor of the logits.
     temperature: f64 = 200.0,
     /// Training rows to measure on; no fewer than a batch.
     rows: usize = 128,

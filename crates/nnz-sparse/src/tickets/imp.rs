@@ -1,11 +1,11 @@
-//! Iterative magnitude pruning with rewinding: train to the end, remove the smallest weights, set the rest back to what they
-//! were at step k, and again. With n rounds each keeps the same share of what is left, d^(1/n); the share removed is as near
+//! Iterative magnitude pruning with rewinding: train to the end, remove the smallest weights, rewind the rest to their
+//! values at step k, and repeat. With n rounds each keeps the same share of weights, d^(1/n); the share removed is as near
 //! to `fraction` as a whole number of rounds allows. Step k is zero in the first paper and early in training in the later
 //! one (Frankle et al. 2020, arXiv:1912.05671).
 //!
 //! Cost: n + 1 trainings, and the values of step k are kept.
 //!
-//! Deviations: none known. Every round trains as long as a whole run, so that all of it takes n + 1 times the steps; `each`
+//! Deviations: none known. Every round trains as long as a whole run, so the method takes n + 1 times the steps; `each`
 //! shortens them.
 
 use nnz_core::{Command, Budget, Build, DistributionKind, Edit, CheckOnly, Magnitude, Method, OneShot, Period, Procedure, Prune, Result, Setting, Signals, Target, MethodInstance, above, options, Sparsifier};
@@ -20,11 +20,11 @@ pub const METHOD: Method = Method::new::<Options>(
 
 options! {
     #[flatten]
-    /// What is left.
+    /// Density and its distribution.
     budget: Budget = Budget::new(0.1, DistributionKind::Global),
-    /// Share of the weights that a round removes, about.
+    /// Approximate fraction of the weights that a round removes.
     fraction: f64 = 0.2 => above(0.0).below(1.0),
-    /// The step k that weights go back to.
+    /// The step k to which weights are rewound.
     rewind: Period = Period::Run(0.02),
     /// Length of every training.
     each: Period = Period::Run(1.0),
@@ -32,7 +32,7 @@ options! {
 
 
 impl Options {
-    /// n: enough rounds of at most `fraction`.
+    /// n: number of rounds that remove at most `fraction` each.
     fn rounds(&self) -> u32 {
         ((self.budget.density.ln() / (1.0 - self.fraction).ln() - 1e-9).ceil() as u32).max(1)
     }
@@ -64,7 +64,7 @@ impl Procedure for Imp {
         self.length + u64::from(self.prune.rounds) * (self.length - self.rewind)
     }
 
-    /// Train to k, keep, train to the end; then for each round prune, rewind, train from k to the end.
+    /// Train to k, snapshot, train to the end; then for each round prune, rewind, train from k to the end.
     fn next(&mut self, _: Option<f64>) -> Command {
         let train = |span| Command::Train { span, of: self.length, order: 0 };
         let act = match self.done {

@@ -1,11 +1,11 @@
-//! A random topology at initialization, trained as it is.
+//! A fixed random topology, drawn at initialization.
 //!
 //! What matters is how the budget is shared: uniform, Erdős-Rényi, ERK, or ERK+ (the head dense).
 //!
-//! Cost: none while training; a sparse layer never exists densely.
+//! Cost: none during training; a sparse layer never exists densely.
 //!
 //! Deviations: exact counts instead of independent coin flips, so that the density is met to one connection; the
-//! paper's SNIP and GraSP layer ratios and uniform+ are not here yet.
+//! paper's SNIP and GraSP layer ratios and uniform+ are not implemented yet.
 
 use nnz_core::{Born, Build, DistributionKind, TargetKind, Method, OneShot, Random, Result, Setting, MethodInstance, options};
 
@@ -18,7 +18,7 @@ pub const METHOD: Method = Method::new::<Options>(
 
 options! {
     #[flatten]
-    /// What exists.
+    /// The initial sparse network.
     born: Born = Born::new(0.05, DistributionKind::Erk),
 }
 
@@ -27,7 +27,7 @@ impl Build for Options {
         let budget = self.born.budget;
         Ok(match budget.of {
             TargetKind::Weights => self.born.fixed(setting).into(),
-            // What is there from the start can only be lost.
+            // Units and edges exist at the start and can only be pruned.
             _ => budget.prune(Random { std: 0.0 }, OneShot { at: 0, density: budget.density }, setting).into(),
         })
     }

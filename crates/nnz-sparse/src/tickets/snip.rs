@@ -1,8 +1,8 @@
-//! Prune once before training by connection sensitivity |w ∂L/∂w|, one threshold for the whole network (eq. 5).
+//! Prunes once before training by connection sensitivity |w ∂L/∂w|, one threshold for the whole network (eq. 5).
 //!
 //! Cost: one gradient of the dense network before training.
 //!
-//! Deviations: sensitivities come from one batch of the run's size (the paper takes one batch of about ten rows a
+//! Deviations: sensitivities come from one batch of the run's size (the paper takes one batch of about ten rows per
 //! class).
 
 use nnz_core::{Budget, Build, DistributionKind, Method, OneShot, Result, Sensitivity, Setting, MethodInstance, options};
@@ -16,7 +16,7 @@ pub const METHOD: Method = Method::new::<Options>(
 
 options! {
     #[flatten]
-    /// What is left.
+    /// Density and its distribution.
     budget: Budget = Budget::new(0.05, DistributionKind::Global),
 }
 

@@ -1,10 +1,10 @@
-//! Prune before training and without data, so that the flow through the network survives: with R = Σ f(1; |θ|) the score
-//! is ∂R/∂|θ| ⊙ |θ| (eq. 2). In round k of n the density falls to ρ^(k/n) and scores are taken anew (algorithm 1), one
+//! Prunes before training and without data, so that the flow through the network survives: for R = Σ f(1; |θ|) the score
+//! is ∂R/∂|θ| ⊙ |θ| (eq. 2). In round k of n the density falls to ρ^(k/n) and scores are recomputed (algorithm 1), one
 //! threshold for the whole network.
 //!
 //! Cost: n passes through the dense network in 64 bits before training; no data.
 //!
-//! Deviations: scores are divided by R, which changes no order; the flow is computed in 64 bits.
+//! Deviations: scores are divided by R, which does not change the order; the flow is computed in 64 bits.
 
 use nnz_core::{Budget, Build, Criterion, DistributionKind, Method, OneShot, Result, Rng, Setting, Signals, Target, MethodInstance, options};
 
@@ -18,7 +18,7 @@ pub const METHOD: Method = Method::new::<Options>(
 
 options! {
     #[flatten]
-    /// What is left.
+    /// Density and its distribution.
     budget: Budget = Budget::new(0.05, DistributionKind::Global),
     /// Rounds n.
     rounds: u32 = 100,
@@ -50,7 +50,7 @@ mod tests {
     use super::*;
     use nnz_engine::{Model, ModelSpec, Storage, Tensor, prune};
 
-    /// Two inputs, two hidden units, one output: R = Σ_h |v_h| Σ_i |w_hi|, so that a weight's score is what passes it.
+    /// Two inputs, two hidden units, one output: R = Σ_h |v_h| Σ_i |w_hi|, so a weight's score is the flow through it.
     #[test]
     fn a_path_that_leads_nowhere_goes_and_layers_conserve_the_flow() {
         let spec = ModelSpec::parse("mlp:2-2-1", [1, 1, 2], 1).unwrap();

@@ -13,17 +13,17 @@ pub struct Adam {
     pub beta2: f64,
     /// ε
     pub epsilon: f64,
-    /// λ of g + λ w, or of w - η λ w where the decay is decoupled.
+    /// λ of g + λ w, or of w - η λ w if the decay is decoupled.
     pub weight_decay: f64,
-    /// Whether the decay is apart from the gradient (AdamW).
+    /// Whether the decay is decoupled from the gradient (AdamW).
     pub decoupled: bool,
-    /// Whether a gradient of rows moves those rows and their moments alone, as if the others had not been asked: another rule
-    /// than Adam, in which a row that is not used moves on with its momentum.
+    /// Whether a gradient of rows updates only those rows and their moments, as if the others had no step: a different rule
+    /// from Adam, in which an unused row keeps moving with its momentum.
     pub lazy: bool,
 }
 
 impl Adam {
-    /// The paper's constants, no decay.
+    /// Adam with the paper's constants and no decay.
     pub fn new(lr: f64) -> Self {
         Self { lr, beta1: 0.9, beta2: 0.999, epsilon: 1e-8, weight_decay: 0.0, decoupled: false, lazy: false }
     }
@@ -61,7 +61,7 @@ impl<T: Real> Rule<T> for Adam {
         match gradient {
             Gradient::Rows { rows, values } if self.lazy => each_row(rows, values, all, |all, g| step(all, g, one)),
             Gradient::Rows { rows, values } => {
-                // Rows that were not used have a zero gradient.
+                // Unused rows have a zero gradient.
                 let mut dense = Tensor::zeros(&[all[0].len()]);
                 let width = values.len().checked_div(rows.len()).unwrap_or(0);
                 for (&row, g) in rows.iter().zip(values.data().chunks_exact(width.max(1))) {

@@ -1,4 +1,4 @@
-//! Limited-memory BFGS (Liu & Nocedal 1989): over flat vectors, and as an update rule.
+//! Limited-memory BFGS (Liu & Nocedal 1989): on flat vectors, and as an update rule.
 
 use super::rule::{At, Loss, Rule, Slot};
 use crate::{Gradient, Real, Result, Tensor};
@@ -6,11 +6,11 @@ use crate::{Gradient, Real, Result, Tensor};
 /// Options of [`lbfgs`].
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct LbfgsOptions {
-    /// Pairs of steps and gradient changes remembered.
+    /// Number of stored pairs of steps and gradient changes.
     pub memory: usize,
     /// Most iterations.
     pub iterations: usize,
-    /// Stops when no entry of the gradient is larger.
+    /// Stops when no entry of the gradient is larger in magnitude.
     pub tolerance: f64,
 }
 
@@ -36,7 +36,7 @@ impl Pair {
     }
 }
 
-/// Where an iteration arrived.
+/// State after an iteration.
 struct Point {
     pub x: Vec<f64>,
     pub value: f64,
@@ -81,7 +81,7 @@ fn iterate(
     for _ in 0..50 {
         let next = along(x, t, &d);
         let (v, g) = f(&next);
-        // A value that is no number shortens the step too.
+        // A NaN also shortens the step.
         let lower = v <= value + 1e-4 * t * slope;
         if !lower {
             high = t;
@@ -120,16 +120,16 @@ pub fn lbfgs(x: &mut Vec<f64>, options: LbfgsOptions, mut f: impl FnMut(&[f64]) 
     (value, flat(&gradient))
 }
 
-/// One iteration with its line search on the loss of each step, so that it makes sense where a step's batch is the whole data,
+/// One iteration with its line search on the loss of each step, so that it makes sense if a step's batch is all of the data,
 /// or most of it. Takes no learning rate and no schedule.
 ///
-/// Slots `i` and `memory + i` of the state hold the i-th step and its change of the gradient, oldest first, zero where there is
-/// none yet.
+/// Slots `i` and `memory + i` of the state hold the i-th step and its change of the gradient, oldest first, zero if not
+/// filled yet.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct Lbfgs {
-    /// Steps remembered; each takes two vectors of state.
+    /// Stored steps; each takes two vectors of state.
     pub memory: usize,
-    /// λ of ½ λ |w|² added to the loss, over what decays.
+    /// λ of ½ λ |w|² added to the loss, over parameters that decay.
     pub weight_decay: f64,
 }
 
@@ -146,7 +146,7 @@ impl<T: Real> Rule<T> for Lbfgs {
         vec![Tensor::zeros(shape); 2 * self.memory]
     }
 
-    /// Nothing: an iteration is about all parameters.
+    /// Does nothing: an iteration updates all parameters together.
     fn update(&self, _: Slot<'_, T>, _: &Gradient<T>, _: At) {}
 
     fn step(
@@ -196,7 +196,7 @@ impl<T: Real> Rule<T> for Lbfgs {
             let span = from..from + slot.value.len();
             from = span.end;
             match &found {
-                // No step lowers the loss along this direction: forget what it was made of.
+                // No step lowers the loss along this direction: forget the pairs it was made of.
                 None => slot.state.iter_mut().for_each(|s| s.data_mut().fill(T::ZERO)),
                 Some(found) => {
                     let values = slot.value.data_mut().iter_mut().zip(&found.x[span.clone()]);

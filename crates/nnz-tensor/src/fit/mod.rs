@@ -1,5 +1,5 @@
-//! A loop that knows no model: parameters by name ([`Parameter`]), a function of them ([`Objective`]), an update rule ([`Rule`]),
-//! what looks on and steps in ([`Hook`]), and [`Fit`], which runs them and can be interrupted at any step.
+//! A model-agnostic loop: parameters by name ([`Parameter`]), a function of them ([`Objective`]), an update rule ([`Rule`]),
+//! observers that may step in ([`Hook`]), and [`Fit`], which runs them and can be interrupted at any step.
 
 mod adam;
 mod lbfgs;

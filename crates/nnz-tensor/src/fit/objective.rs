@@ -2,7 +2,7 @@ use crate::{Codes, Error, Real, Result, Tensor, Var};
 use nnz_core::State;
 use std::collections::BTreeMap;
 
-/// A tensor that is fitted, by name.
+/// A named tensor to be fitted.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Parameter<T> {
     /// Unique among the parameters of a fit.
@@ -11,28 +11,28 @@ pub struct Parameter<T> {
     pub value: Tensor<T>,
     /// Whether weight decay applies.
     pub decays: bool,
-    /// Whether the rule moves it; a constant otherwise.
+    /// Whether the rule updates it; otherwise it is constant.
     pub trained: bool,
 }
 
 impl<T: Real> Parameter<T> {
-    /// Trained and decayed: a matrix or kernel.
+    /// A trained and decayed parameter: a matrix or kernel.
     pub fn weight(name: &str, value: Tensor<T>) -> Self {
         Self { name: name.into(), value, decays: true, trained: true }
     }
 
-    /// Trained and not decayed: a bias, a gain.
+    /// A trained parameter without decay: a bias, a gain.
     pub fn vector(name: &str, value: Tensor<T>) -> Self {
         Self { decays: false, ..Self::weight(name, value) }
     }
 
-    /// Kept with the others and not trained: running statistics, what a hook moves.
+    /// An untrained parameter kept with the others: running statistics, or a tensor that a hook updates.
     pub fn buffer(name: &str, value: Tensor<T>) -> Self {
         Self { decays: false, trained: false, ..Self::weight(name, value) }
     }
 }
 
-/// What an objective tells of a pass besides its loss: numbers for the progress, tensors and codes for hooks.
+/// Outputs of a pass besides its loss: numbers for the progress, tensors and codes for hooks.
 #[derive(Clone, Debug, Default)]
 pub struct Seen<T> {
     /// Numbers by name.
@@ -44,20 +44,20 @@ pub struct Seen<T> {
 }
 
 impl<T: Real> Seen<T> {
-    /// Nothing yet.
+    /// An empty set of outputs.
     pub fn new() -> Self {
         Self { numbers: BTreeMap::new(), tensors: BTreeMap::new(), codes: BTreeMap::new() }
     }
 }
 
-/// What is made small. It owns its data, and what it gives depends on the step and the parameters alone, so that a fit can be
-/// interrupted at any step: batches are made from the step, random numbers from streams keyed by it ([`nnz_core::Rng`]).
+/// A function to minimize. It owns its data, and its results depend on step and parameters alone, so that a fit can be
+/// interrupted at any step: batches come from the step, random numbers from streams keyed by it ([`nnz_core::Rng`]).
 pub trait Objective<T: Real> {
     /// The loss of a step, `[1]`. `params` are the values of the fit's parameters on the tape, in their order. A rule that
-    /// searches asks several times at one step.
+    /// searches calls this several times at one step.
     ///
     /// # Errors
-    /// What keeps it from being computed; [`Error::other`] carries those of other crates.
+    /// Whatever prevents the computation; [`Error::other`] carries those of other crates.
     fn loss(&mut self, step: u64, params: &[Var<T>], seen: &mut Seen<T>) -> Result<Var<T>>;
 }
 
@@ -67,23 +67,23 @@ impl<T: Real, F: FnMut(u64, &[Var<T>], &mut Seen<T>) -> Result<Var<T>>> Objectiv
     }
 }
 
-/// A fit at one step, for its hooks.
+/// A fit at one step, as hooks see it.
 pub struct Fitting<'a, T> {
     /// The step, from 0.
     pub step: u64,
-    /// Steps in all.
+    /// Total steps.
     pub steps: u64,
     /// The parameters. Values may change; names and extents stay.
     pub params: &'a mut [Parameter<T>],
-    /// `state[parameter][slot]`: what the rule remembers.
+    /// `state[parameter][slot]`: state of the rule.
     pub state: &'a mut [Vec<Tensor<T>>],
 }
 
 impl<T: Real> Fitting<'_, T> {
-    /// The position of a parameter.
+    /// Returns the index of a parameter.
     ///
     /// # Errors
-    /// When none has this name.
+    /// When no parameter has this name.
     pub fn position(&self, name: &str) -> Result<usize> {
         position(self.params, name)
     }
@@ -96,21 +96,21 @@ pub(super) fn position<T>(params: &[Parameter<T>], name: &str) -> Result<usize> 
     })
 }
 
-/// What looks on and steps in: norms kept at one, averages, features that died and are sown anew, a history. What it remembers
-/// it shows as [`State`], so that a resumed fit equals an uninterrupted one.
+/// An observer that may step in: norms kept at one, averages, dead features re-initialized, a history. It exposes its
+/// memory as [`State`], so that a resumed fit equals an uninterrupted one.
 pub trait Hook<T: Real>: State {
-    /// Before the loss of a step.
+    /// Called before the loss of a step.
     ///
     /// # Errors
-    /// What keeps the fit from going on.
+    /// Whatever prevents the fit from going on.
     fn before(&mut self, _at: &mut Fitting<'_, T>) -> Result<()> {
         Ok(())
     }
 
-    /// After the update of a step.
+    /// Called after the update of a step.
     ///
     /// # Errors
-    /// What keeps the fit from going on.
+    /// Whatever prevents the fit from going on.
     fn after(&mut self, _at: &mut Fitting<'_, T>, _seen: &Seen<T>) -> Result<()> {
         Ok(())
     }

@@ -4,13 +4,13 @@ use crate::{Gradient, Real, Result, Tensor};
 pub struct Slot<'a, T> {
     /// The values.
     pub value: &'a mut Tensor<T>,
-    /// What the rule remembers of it, as [`Rule::state`] made it.
+    /// The rule's state for it, as made by [`Rule::state`].
     pub state: &'a mut [Tensor<T>],
     /// Whether weight decay applies.
     pub decays: bool,
 }
 
-/// When an update happens.
+/// Learning rate and index of an update.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct At {
     /// The learning rate of this update.
@@ -19,24 +19,24 @@ pub struct At {
     pub count: u64,
 }
 
-/// The loss of a step and its gradients at other values of its parameters.
+/// Computes the loss of a step and its gradients at other values of its parameters.
 pub type Loss<'l, T> = dyn FnMut(&[Tensor<T>]) -> Result<(f64, Vec<Tensor<T>>)> + 'l;
 
-/// An update rule. It holds its constants; what it remembers of a parameter is a list of tensors beside it, so that it can be
+/// An update rule. It holds its constants; its state for a parameter is a list of tensors kept with it, so that it can be
 /// saved, cut with a parameter's units, and counted.
 pub trait Rule<T: Real>: Send + Sync {
     /// The learning rate before any schedule.
     fn lr(&self) -> f64;
 
-    /// First state of a parameter of `shape`. A tensor of that shape lies as the values do, and moves with them when
-    /// connections come and go.
+    /// Initial state of a parameter of `shape`. A tensor of that shape has the layout of the values and moves with them
+    /// when connections change.
     fn state(&self, shape: &[usize]) -> Vec<Tensor<T>>;
 
-    /// One update of one parameter. A gradient of some rows may be answered by touching those alone where that gives what the
-    /// dense gradient gives.
+    /// Updates one parameter. A gradient of some rows may be applied to those alone if that gives the result of the
+    /// dense gradient.
     fn update(&self, slot: Slot<'_, T>, gradient: &Gradient<T>, at: At);
 
-    /// One update of all parameters, where the loss is `value` and its gradients are `gradients`; a rule that searches asks
+    /// Updates all parameters, given the loss `value` and its `gradients`; a rule that searches asks
     /// for both at other values.
     ///
     /// # Errors
@@ -53,8 +53,8 @@ pub trait Rule<T: Real>: Send + Sync {
         Ok(())
     }
 
-    /// What the state keeps as mean gradient: momentum, or Adam's first moment over the root of its second; `None` where
-    /// nothing of the kind is.
+    /// The running mean gradient: momentum, or Adam's first moment over the root of its second; `None` if the state
+    /// has neither.
     fn direction(&self, _state: &[Tensor<T>]) -> Option<Tensor<T>> {
         None
     }
@@ -89,12 +89,12 @@ impl<T: Real, R: Rule<T> + ?Sized> Rule<T> for Box<R> {
     }
 }
 
-/// The same closure: an attribute may stand on an argument, not on what is bound.
+/// Returns the same closure: an attribute may stand on an argument, not on a binding.
 pub(super) fn formula<F>(f: F) -> F {
     f
 }
 
-/// Updates the rows that a gradient has, each by `one` of its values, its slots of state and its gradient.
+/// Updates the rows that a gradient has, calling `one` with each row's values, slots of state and gradient.
 pub(super) fn each_row<T: Real, const K: usize>(
     rows: &[u32],
     values: &Tensor<T>,
@@ -120,12 +120,12 @@ fn clip<T: Real>(mut all: Vec<&mut Tensor<T>>, limit: f64) -> f64 {
 }
 
 /// Scales gradients down so that their common Euclidean norm is at most `limit` (Pascanu et al. 2013, arXiv:1211.5063).
-/// Returns the norm before.
+/// Returns the norm before clipping.
 pub fn clip_by_norm<T: Real>(gradients: &mut [Tensor<T>], limit: f64) -> f64 {
     clip(gradients.iter_mut().collect(), limit)
 }
 
-/// As [`clip_by_norm`], where some gradients are of rows.
+/// [`clip_by_norm`] for gradients of which some are of rows.
 pub fn clip_gradients<T: Real>(gradients: &mut [Gradient<T>], limit: f64) -> f64 {
     clip(gradients.iter_mut().map(Gradient::values_mut).collect(), limit)
 }

@@ -1,20 +1,20 @@
 use serde::{Deserialize, Serialize};
 
-/// How the learning rate moves over a run.
+/// Shape of the learning rate over a run.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum LrSchedule {
-    /// Stays.
+    /// Constant rate.
     Constant,
     /// Half a cosine from the full rate to zero.
     #[default]
     Cosine,
-    /// A tenth of it from half of the run on, a hundredth from three quarters on.
+    /// A tenth of the rate from half of the run on, a hundredth from three quarters on.
     Step,
 }
 
 impl LrSchedule {
-    /// The factor at `step` of `steps`; it rises from zero over the first share `warmup` of them.
+    /// Factor at `step` of `steps`; rises from zero over the first share `warmup` of them.
     pub fn factor(self, step: u64, steps: u64, warmup: f64) -> f64 {
         let t = step as f64 / steps.max(1) as f64;
         let warm = if t < warmup { (step + 1) as f64 / (warmup * steps as f64).max(1.0) } else { 1.0 };

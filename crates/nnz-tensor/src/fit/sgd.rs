@@ -2,14 +2,14 @@ use super::rule::{At, Rule, Slot, each_row, formula};
 use crate::{Gradient, Real, Tensor};
 use nnz_kernels::elementwise::step;
 
-/// v ← μ v + g; w ← w - η v, or w - η (g + μ v) with Nesterov's momentum, for g + λ w in the place of g.
+/// v ← μ v + g; w ← w - η v, or w - η (g + μ v) with Nesterov's momentum, with g + λ w in place of g.
 ///
-/// Without momentum and decay, a gradient of rows touches those rows.
+/// Without momentum and decay, a gradient of rows touches only those rows.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct Sgd {
     /// η
     pub lr: f64,
-    /// μ; without it there is no state.
+    /// μ; no state if zero.
     pub momentum: f64,
     /// Nesterov's form.
     pub nesterov: bool,

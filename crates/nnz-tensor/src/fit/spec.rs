@@ -2,7 +2,7 @@ use super::{Adam, Lbfgs, Rule, Sgd};
 use crate::Real;
 use serde::{Deserialize, Serialize};
 
-/// The update rules that recipes and files name, with their constants; [`Rule`] is open. Weight decay is added to the gradient, but in AdamW, and leaves biases alone.
+/// The update rules that recipes and files name, with constants; [`Rule`] is open. Weight decay is added to the gradient, except in AdamW, and spares biases.
 #[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(tag = "name", rename_all = "kebab-case", deny_unknown_fields)]
 pub enum OptimizerSpec {
@@ -45,9 +45,9 @@ pub enum OptimizerSpec {
         weight_decay: f64,
     },
     /// Limited-memory BFGS (Liu & Nocedal 1989): one iteration with its line search on the loss of each batch, so that it
-    /// makes sense where a batch is the whole data, or most of it. Takes no learning rate and no schedule.
+    /// makes sense if a batch is all of the data, or most of it. Takes no learning rate and no schedule.
     Lbfgs {
-        /// Steps remembered; each takes two vectors of state.
+        /// Stored steps; each takes two vectors of state.
         memory: usize,
         /// λ of ½ λ |w|² added to the loss.
         weight_decay: f64,
@@ -70,7 +70,7 @@ impl OptimizerSpec {
         Self::AdamW { lr, beta1: 0.9, beta2: 0.999, epsilon: 1e-8, weight_decay: 0.01 }
     }
 
-    /// L-BFGS that remembers ten steps.
+    /// L-BFGS that stores ten steps.
     pub fn lbfgs() -> Self {
         Self::Lbfgs { memory: 10, weight_decay: 0.0 }
     }
@@ -83,7 +83,7 @@ impl OptimizerSpec {
         }
     }
 
-    /// Vectors of state for each parameter.
+    /// Vectors of state per parameter.
     pub fn slots(&self) -> usize {
         match self {
             Self::Sgd { momentum: 0.0, .. } => 0,
@@ -93,7 +93,7 @@ impl OptimizerSpec {
         }
     }
 
-    /// The rule itself.
+    /// Builds the rule.
     pub fn rule<T: Real>(self) -> Box<dyn Rule<T>> {
         match self {
             Self::Sgd { lr, momentum, nesterov, weight_decay } => {

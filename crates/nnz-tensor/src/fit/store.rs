@@ -6,7 +6,7 @@ use safetensors::tensor::{Dtype, SafeTensors, TensorView};
 use std::collections::{BTreeSet, HashMap};
 use std::path::Path;
 
-/// The key of the metadata under which the run is; it names the format.
+/// Metadata key of the run; it names the format.
 const FORMAT: &str = "nnz-state-1";
 
 fn refused(why: String) -> nnz_core::Error {
@@ -82,7 +82,7 @@ fn put(extents: &mut Vec<usize>, shape: &[usize], write: impl FnOnce()) -> nnz_c
     Ok(())
 }
 
-/// Writes a state, whole or not at all. `run` names what it belongs to: everything that determines it.
+/// Writes a state, whole or not at all. `run` identifies its run: everything that determines it.
 ///
 /// # Errors
 /// When two arrays have one name, or the file cannot be written.
@@ -100,11 +100,11 @@ pub fn save_state(path: &Path, state: &mut dyn State, run: &str) -> Result<()> {
     write_atomically(path, &bytes)
 }
 
-/// Puts a state that [`save_state`] wrote for `run` in the place of `state`.
+/// Replaces `state` by one that [`save_state`] wrote for `run`.
 ///
 /// # Errors
-/// When the file is of another format or run, lacks an array, or has one that nobody asked for. Then `state` may be changed in
-/// part and is not to be used further.
+/// When the file has another format or run, lacks an array, or has one that nobody asked for. Then `state` may be changed in
+/// part and must not be used further.
 pub fn load_state(path: &Path, state: &mut dyn State, run: &str) -> Result<()> {
     let bytes = std::fs::read(path).map_err(|e| Error::file(path, format!("cannot read: {e}")))?;
     let broken = |e: safetensors::SafeTensorError| Error::file(path, format!("not a whole safetensors file: {e}"));
@@ -125,7 +125,7 @@ pub fn load_state(path: &Path, state: &mut dyn State, run: &str) -> Result<()> {
     }
 }
 
-/// Shows a tensor, whose extents stay.
+/// Visits a tensor of fixed extents.
 ///
 /// # Errors
 /// Those of [`Visit::array`], or when the extents differ.

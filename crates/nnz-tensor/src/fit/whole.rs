@@ -8,13 +8,13 @@ use serde::{Deserialize, Serialize};
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
 
-/// How long and how fast something is fitted.
+/// Length and learning-rate schedule of a fit.
 #[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct FitSpec {
     /// Updates.
     pub steps: u64,
-    /// How the learning rate moves.
+    /// Shape of the learning rate over the run.
     #[serde(default = "constant")]
     pub schedule: LrSchedule,
     /// Share of the run over which the learning rate first rises from zero.
@@ -30,7 +30,7 @@ fn constant() -> LrSchedule {
 }
 
 impl FitSpec {
-    /// At a constant rate.
+    /// A fit at a constant rate.
     pub fn new(steps: u64) -> Self {
         Self { steps, schedule: LrSchedule::Constant, warmup: 0.0, clip: None }
     }
@@ -39,20 +39,20 @@ impl FitSpec {
 /// One step of a fit.
 #[derive(Clone, Debug, PartialEq)]
 pub struct FitProgress {
-    /// Steps done and in all.
+    /// Steps done and total.
     pub steps: (u64, u64),
     /// The loss before the update.
     pub loss: f64,
     /// The learning rate of the update.
     pub lr: f64,
-    /// What the objective told.
+    /// Numbers that the objective reported.
     pub numbers: BTreeMap<&'static str, f64>,
 }
 
-/// Parameters under an update rule, and what looks on. It knows no model and no data: an [`Objective`] is passed to its steps.
+/// Parameters under an update rule, with hooks. It knows no model and no data: an [`Objective`] is passed to its steps.
 ///
-/// It holds, beside the values, what the rule and the hooks remember; [`Fit::save`] writes all of it and [`Fit::resume`] takes
-/// it back, and what follows is the same bit for bit.
+/// Besides the values it holds the state of rule and hooks; [`Fit::save`] writes all of it, [`Fit::resume`] restores it,
+/// and the rest of the fit is the same bit for bit.
 pub struct Fit<'h, T: Real> {
     params: Vec<Parameter<T>>,
     rule: Box<dyn Rule<T> + 'h>,
@@ -63,7 +63,7 @@ pub struct Fit<'h, T: Real> {
 }
 
 impl<'h, T: Real> Fit<'h, T> {
-    /// At step 0.
+    /// Starts a fit at step 0.
     ///
     /// # Errors
     /// When two parameters have one name, or a number of `spec` is out of its range.
@@ -83,7 +83,7 @@ impl<'h, T: Real> Fit<'h, T> {
         Ok(Self { params, state, rule: Box::new(rule), spec, hooks: Vec::new(), step: 0 })
     }
 
-    /// With one more hook, called after those that are there; its state is kept under `name`.
+    /// Adds a hook, called after the existing ones; its state is saved under `name`.
     ///
     /// # Panics
     /// When another hook has this name.
@@ -101,22 +101,22 @@ impl<'h, T: Real> Fit<'h, T> {
     /// The values of a parameter.
     ///
     /// # Errors
-    /// When none has this name.
+    /// When no parameter has this name.
     pub fn value(&self, name: &str) -> Result<&Tensor<T>> {
         Ok(&self.params[position(&self.params, name)?].value)
     }
 
-    /// Steps done and in all.
+    /// Steps done and total.
     pub fn steps(&self) -> (u64, u64) {
         (self.step, self.spec.steps)
     }
 
-    /// Bytes that the rule remembers.
+    /// Bytes of the rule's state.
     pub fn state_bytes(&self) -> usize {
         self.state.iter().flatten().map(|s| s.len() * size_of::<T>()).sum()
     }
 
-    /// Steps until the end, or until `observe` answers `false`. Returns whether the end was reached.
+    /// Runs until the end, or until `observe` returns `false`. Returns whether the end was reached.
     ///
     /// # Errors
     /// Those of [`Fit::advance`].
@@ -134,10 +134,10 @@ impl<'h, T: Real> Fit<'h, T> {
         Ok(true)
     }
 
-    /// One step: hooks, loss, gradients, clipping, update, hooks.
+    /// Makes one step: hooks, loss, gradients, clipping, update, hooks.
     ///
     /// # Errors
-    /// Those of the objective and the hooks, and when the loss or a gradient is no finite number.
+    /// Those of the objective and the hooks, and when the loss or a gradient is not finite.
     pub fn advance(&mut self, objective: &mut dyn Objective<T>) -> Result<FitProgress> {
         let (step, steps) = (self.step, self.spec.steps);
         let Self { params, rule, state, hooks, .. } = self;
@@ -182,7 +182,7 @@ impl<'h, T: Real> Fit<'h, T> {
         Ok(FitProgress { steps: (self.step, steps), loss, lr, numbers: seen.numbers })
     }
 
-    /// Writes everything needed to go on bit for bit, whole or not at all. `run` names what determines this fit: its data,
+    /// Writes everything needed to resume bit for bit, whole or not at all. `run` names what determines the fit: its data,
     /// options and seed.
     ///
     /// # Errors
@@ -191,10 +191,10 @@ impl<'h, T: Real> Fit<'h, T> {
         save_state(path, self, run)
     }
 
-    /// Goes to where a file of `run` was saved.
+    /// Restores the state saved for `run`.
     ///
     /// # Errors
-    /// When it is another run's, or has other parameters, state or hooks. Then this fit is not to be used further.
+    /// When it belongs to another run, or has other parameters, state or hooks. Then this fit must not be used further.
     pub fn resume(&mut self, path: &Path, run: &str) -> Result<()> {
         load_state(path, self, run)
     }

@@ -1,4 +1,4 @@
-//! Functions of one entry. At a kink the derivative is that of the flat or left side, zero for |x|.
+//! Elementwise functions. At a kink the derivative is that of the flat or left side, zero for |x|.
 
 use super::*;
 use crate::tape::{Backward, Quick};
@@ -61,7 +61,7 @@ fn positive<T: Real>(x: T, at: T) -> T {
     if at > T::ZERO { x } else { T::ZERO }
 }
 
-/// The backward of both.
+/// Backward of both.
 fn masked_by<T: Real>(at: Tensor<T>) -> (Quick<T>, Backward<T>) {
     let same = at.clone();
     (
@@ -239,7 +239,7 @@ pub fn elu<T: Real>(x: &Var<T>, alpha: f64) -> Var<T> {
     })
 }
 
-/// x cut to `[low, high]`; the derivative outside is zero, on the border one.
+/// x clamped to `[low, high]`; the derivative outside is zero, on the border one.
 pub fn clamp<T: Real>(x: &Var<T>, low: f64, high: f64) -> Var<T> {
     let (low, high) = (T::of(low), T::of(high));
     let inside = move |x: T| if x < low || x > high { T::ZERO } else { T::ONE };
@@ -259,7 +259,7 @@ pub fn clamp<T: Real>(x: &Var<T>, low: f64, high: f64) -> Var<T> {
     )
 }
 
-/// x cut to `[0, 6]`, flat on the border.
+/// x clamped to `[0, 6]`, flat on the border.
 pub fn relu6<T: Real>(x: &Var<T>) -> Var<T> {
     let six = T::of(6.0);
     let inside = move |x: T| if x > T::ZERO && x < six { T::ONE } else { T::ZERO };
@@ -284,7 +284,7 @@ pub fn hardswish<T: Real>(x: &Var<T>) -> Var<T> {
     scale(&mul(x, &relu6(&shift(x, 3.0))), 1.0 / 6.0)
 }
 
-/// Each entry zero with probability `p`, the rest divided by 1 - p. The same `rng` gives the same zeros.
+/// Zeroes each entry with probability `p`, divides the rest by 1 - p. The same `rng` gives the same zeros.
 ///
 /// # Panics
 /// When `p` is not in `[0, 1)`.

@@ -4,10 +4,10 @@ use super::*;
 use nnz_kernels::Attention as Kernel;
 use rayon::prelude::*;
 
-/// What a query may see.
+/// Keys that a query may attend to.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct AttentionMask<'a> {
-    /// Query `i` of `t` sees only the first `keys - t + i + 1` keys: all before it when there is a cache.
+    /// Query `i` of `t` attends to the first `keys - t + i + 1` keys only: all before it when there is a cache.
     pub causal: bool,
     /// Whether key `j` of example `b` exists, at `b * keys + j`; empty when all do.
     pub keys: &'a [bool],
@@ -15,7 +15,7 @@ pub struct AttentionMask<'a> {
 
 /// softmax(q kᵀ / √d) v: queries `[batch, t, heads, d]`, keys and values `[batch, s, groups, d]`, result
 /// `[batch, t, heads, d]`. Each group of keys serves `heads / groups` neighbouring heads (Ainslie et al. 2023,
-/// arXiv:2305.13245). A query that may see nothing gets zeros. O(t) memory beside the arguments.
+/// arXiv:2305.13245). A query with every key masked gets zeros. O(t) memory besides the arguments.
 ///
 /// # Panics
 /// When shapes do not fit.
@@ -54,7 +54,7 @@ fn attention_by_ops<T: Real>(q: &Var<T>, k: &Var<T>, v: &Var<T>, mask: Attention
         unreachable!("checked before")
     };
     let share = heads / groups;
-    // Heads of a group are more rows of one product.
+    // Heads of a group become additional rows of one product.
     let q = reshape(&permute(q, &[0, 2, 1, 3]), &[batch, groups, share * t, d]);
     let (k, v) = (permute(k, &[0, 2, 1, 3]), permute(v, &[0, 2, 1, 3]));
     let scores = scale(&batch_matmul(&q, false, &k, true), 1.0 / (d as f64).sqrt());
@@ -63,7 +63,7 @@ fn attention_by_ops<T: Real>(q: &Var<T>, k: &Var<T>, v: &Var<T>, mask: Attention
     permute(&reshape(&y, &[batch, heads, t, width]), &[0, 2, 1, 3])
 }
 
-/// Softmax over the keys a query may see; `scores` is `[batch, heads, t, s]`.
+/// Softmax over the keys a query may attend to; `scores` is `[batch, heads, t, s]`.
 fn masked_softmax<T: Real>(scores: &Var<T>, mask: AttentionMask<'_>) -> Var<T> {
     if !mask.causal && mask.keys.is_empty() {
         return softmax(scores);
@@ -93,7 +93,7 @@ pub struct KvCache<T> {
 }
 
 impl<T: Real> KvCache<T> {
-    /// Empty.
+    /// An empty cache.
     pub fn new() -> Self {
         Self { seen: None }
     }
@@ -103,7 +103,7 @@ impl<T: Real> KvCache<T> {
         self.seen.as_ref().map_or(0, |(k, _)| k.shape()[1])
     }
 
-    /// Whether it holds none.
+    /// Whether the cache is empty.
     pub fn is_empty(&self) -> bool {
         self.len() == 0
     }
@@ -131,7 +131,7 @@ pub fn rope<T: Real>(x: &Var<T>, first: usize, base: f64) -> Var<T> {
     turn(x, first, base, false)
 }
 
-/// [`rope`], or its transpose: every pair turned back.
+/// [`rope`], or its transpose, which turns every pair back.
 fn turn<T: Real>(x: &Var<T>, first: usize, base: f64, back: bool) -> Var<T> {
     let &[_, t, heads, d] = x.shape() else { unreachable!("checked by rope") };
     let half = d / 2;

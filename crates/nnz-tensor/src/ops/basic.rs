@@ -77,12 +77,12 @@ pub fn sum<T: Real>(a: &Var<T>) -> Var<T> {
     Var::op("sum", Tensor::new(&[1], vec![T::of(total)]), &[a], || Box::new(move |g| vec![Some(spread(g, &shape))]))
 }
 
-/// Mean of all entries, shape `[1]`; zero when there are none.
+/// Mean of all entries, shape `[1]`; zero if there are none.
 pub fn mean<T: Real>(a: &Var<T>) -> Var<T> {
     scale(&sum(a), 1.0 / a.value().len().max(1) as f64)
 }
 
-/// A `[1]` value everywhere in `shape`.
+/// Repeats a `[1]` value everywhere in `shape`.
 fn spread<T: Real>(a: &Var<T>, shape: &[usize]) -> Var<T> {
     let value = Tensor::full(shape, a.value().data()[0]);
     Var::op("spread", value, &[a], || Box::new(|g| vec![Some(sum(g))]))
@@ -125,7 +125,7 @@ pub fn sum_rows<T: Real>(a: &Var<T>) -> Var<T> {
     Var::op("sum_rows", super::column_sums(a.value()), &[a], || Box::new(move |g| vec![Some(repeat_rows(g, &shape))]))
 }
 
-/// A vector repeated over all axes of `shape` but the last.
+/// Repeats a vector over all axes of `shape` but the last.
 pub fn repeat_rows<T: Real>(a: &Var<T>, shape: &[usize]) -> Var<T> {
     let count = shape.iter().product::<usize>() / a.value().len().max(1);
     let value = Tensor::new(shape, a.value().data().repeat(count));

@@ -1,4 +1,4 @@
-//! Sparse activations: codes of a dictionary, rows sent along them. Costs follow the entries, never rows times columns in memory.
+//! Sparse activations: codes of a dictionary, routed rows. Costs scale with the entries, memory never with rows times columns.
 
 use super::{add, add_bias, column_sums, concat, index_select, index_sum, mul, pick, reshape, sum_over};
 use crate::{Codes, Gradient, Real, SparseVar, Tensor, Var};
@@ -7,25 +7,25 @@ use rayon::prelude::*;
 use std::cmp::Ordering;
 use std::sync::Arc;
 
-/// What the k largest are the largest of.
+/// Quantity that the top k are ranked by.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Rank {
     /// z.
     Value,
-    /// max(z, 0): what is not above zero is left out, so that a row may have fewer than k entries.
+    /// max(z, 0): entries not above zero are left out, so that a row may have fewer than k.
     Relu,
     /// |z|; the values keep their sign.
     Magnitude,
 }
 
-/// Rows of x that are looked at together.
+/// Rows of x that are processed together.
 const ROWS: usize = 512;
 /// Numbers of z that exist at a time.
 const BLOCK: usize = 1 << 18;
 /// Fewest columns of a block, so that a product is worth its packing.
 const NARROWEST: usize = 256;
 
-/// The best so far of one row.
+/// Best entries of one row so far.
 struct Best<T> {
     k: usize,
     by: Rank,
@@ -40,7 +40,7 @@ impl<T: Real> Best<T> {
         Self { k, by, held: Vec::with_capacity(2 * k), bar }
     }
 
-    /// What is compared; what is no number is above all, so that it is not lost.
+    /// The value compared; NaN ranks above all, so that it is not lost.
     fn key(by: Rank, z: T) -> T {
         let key = if by == Rank::Magnitude { z.abs() } else { z };
         if key.is_nan() { T::infinity() } else { key }
@@ -60,7 +60,7 @@ impl<T: Real> Best<T> {
         self.held.truncate(self.k);
     }
 
-    /// Takes the next columns, from `first` on.
+    /// Offers the next columns, from `first` on.
     fn offer(&mut self, first: usize, z: &[T]) {
         for (j, &z) in z.iter().enumerate() {
             let key = Self::key(self.by, z);
@@ -73,7 +73,7 @@ impl<T: Real> Best<T> {
         }
     }
 
-    /// What is left, by column.
+    /// Returns the best entries, by column.
     fn finish(mut self) -> Vec<(T, u32)> {
         self.shrink();
         self.held.sort_unstable_by_key(|e| e.1);
@@ -81,7 +81,7 @@ impl<T: Real> Best<T> {
     }
 }
 
-/// The `k` best entries of each row of x Wᵀ + b, block after block of W.
+/// Selects the `k` best entries of each row of x Wᵀ + b, block after block of W.
 fn select<T: Real>(x: &Tensor<T>, w: &Tensor<T>, b: Option<&Tensor<T>>, k: usize, by: Rank) -> (Codes, Vec<T>) {
     let ((rows, inputs), cols) = (x.rows_cols(), w.shape()[0]);
     let (mut starts, mut columns, mut values) = (vec![0u32], Vec::new(), Vec::new());
@@ -108,15 +108,15 @@ fn select<T: Real>(x: &Tensor<T>, w: &Tensor<T>, b: Option<&Tensor<T>>, k: usize
 }
 
 /// The `k` largest entries of each row of x Wᵀ + b: x `[.., in]`, W `[cols, in]`, b `[cols]`, result `[rows, cols]` with at most
-/// `k` entries a row (all columns where there are fewer). Of equals the first ones; `by` says what is compared. A value that is
-/// no number counts as the largest, so that a training that breaks is seen to break.
+/// `k` entries per row (all columns if there are fewer), the first ones among equals; `by` is the quantity compared. NaN
+/// counts as the largest, so that a diverging training is noticed.
 ///
-/// W is multiplied block by block and each row keeps its best, so that memory is O(rows k) beside a block, never rows times
-/// cols; time is that of the dense product. Backward costs O(in) an entry and gives W and b a gradient of the chosen rows only
-/// (Gao et al. 2024, arXiv:2406.04093, appendix D, for autoencoders).
+/// W is multiplied block by block and each row keeps its best, so that memory is O(rows k) plus a block, never rows times
+/// cols; time is that of the dense product. Backward costs O(in) per entry and gives W and b a gradient of the chosen rows
+/// only (Gao et al. 2024, arXiv:2406.04093, appendix D, for autoencoders).
 ///
 /// # Panics
-/// When extents differ, or rows have no number.
+/// When extents differ, or rows are empty.
 pub fn linear_topk<T: Real>(x: &Var<T>, w: &Var<T>, b: Option<&Var<T>>, k: usize, by: Rank) -> SparseVar<T> {
     let ((rows, inputs), (cols, of_w)) = (x.value().rows_cols(), w.value().rows_cols());
     assert!(
@@ -153,7 +153,7 @@ pub fn linear_topk<T: Real>(x: &Var<T>, w: &Var<T>, b: Option<&Var<T>>, k: usize
     SparseVar::new(codes, values)
 }
 
-/// Σ over entries of a column of their value times what their row has in `g`, `[rows, ..]`: for the columns that occur.
+/// Sums over the entries of a column their value times their row of `g`, `[rows, ..]`, for the columns that occur.
 fn used_rows<T: Real>(csr: Csr, values: Option<&Tensor<T>>, g: &[T], rest: &[usize]) -> Gradient<T> {
     let (rows, sums) = kernels::bags_gradient(csr, values.map(Tensor::data), rest.iter().product(), g);
     let values = Tensor::new(&[&[rows.len()], rest].concat(), sums);
@@ -200,7 +200,7 @@ pub fn decode<T: Real>(z: &SparseVar<T>, d: &Var<T>, b: Option<&Var<T>>) -> Var<
     })
 }
 
-/// The inner product of a row of `a` `[rows, width]` and a row of `d` `[cols, width]` at every entry.
+/// Computes the inner product of a row of `a` `[rows, width]` and a row of `d` `[cols, width]` at every entry.
 fn products<T: Real>(codes: &Codes, a: &Tensor<T>, d: &Tensor<T>) -> Tensor<T> {
     let width = d.rows_cols().1;
     let lines = codes.lines();
@@ -211,7 +211,7 @@ fn products<T: Real>(codes: &Codes, a: &Tensor<T>, d: &Tensor<T>) -> Tensor<T> {
     })
 }
 
-/// In eight sums, which fill a register.
+/// Inner product in eight partial sums, which fill a register.
 fn dot<T: Real>(a: &[T], b: &[T]) -> T {
     let mut sums = [T::ZERO; 8];
     let (a_whole, a_rest) = a.as_chunks::<8>();
@@ -224,7 +224,7 @@ fn dot<T: Real>(a: &[T], b: &[T]) -> T {
 }
 
 /// Rows `index` of x, repeats allowed: `[n, ..]` to `[index, ..]`. As [`index_select`] along axis 0, but x gets a gradient of
-/// the used rows only: a table of which a step reads little.
+/// the used rows only: for a table of which a step reads little.
 ///
 /// # Panics
 /// When there is no such row.
@@ -249,10 +249,10 @@ pub fn rows_of<T: Real>(x: &Var<T>, index: &[u32]) -> Var<T> {
     })
 }
 
-/// Sends rows along codes and sums what comes back: y_r = Σ_e z_e f_{column(e)}(x_r) over the entries of row r. x is
+/// Routes rows along codes and sums the results: y_r = Σ_e z_e f_{column(e)}(x_r) over the entries of row r. x is
 /// `[rows, ..]`; `each` gets a column and the rows of x that have it, `[group, ..]` in ascending order, and gives `[group, out..]`;
-/// the result is `[rows, out..]`. Columns are experts, voxels, neighbours: only those that occur are asked, once each,
-/// ascending. Memory is O(entries). Where no row has an entry, column 0 is asked about an empty group, for the extents.
+/// the result is `[rows, out..]`. Columns are experts, voxels, neighbours: `each` gets those that occur, once each,
+/// ascending. Memory is O(entries). If no row has an entry, column 0 is called with an empty group, for the extents.
 ///
 /// # Errors
 /// Those of `each`.

@@ -43,7 +43,7 @@ pub fn contract<T: Real>(spec: &str, a: &Var<T>, b: &Var<T>) -> Var<T> {
     permute(&z, &order)
 }
 
-/// Sums over the axes that `keep` refuses.
+/// Sums over the axes that `keep` rejects.
 fn only<T: Real>(names: &[char], v: &Var<T>, keep: impl Fn(char) -> bool, spec: &str) -> (Vec<char>, Var<T>) {
     let repeats = (0..names.len()).any(|i| names[..i].contains(&names[i]));
     assert!(names.len() == v.shape().len() && !repeats, "`{spec}` does not name the axes of {:?}", v.shape());

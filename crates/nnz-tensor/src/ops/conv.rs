@@ -1,11 +1,11 @@
 //! Convolutions in one, two and three dimensions over `[batch, .., channels]`, as products with unfolded patches.
 //!
-//! A weight is a matrix `[out, kernel · in / groups]`, the kernel's entries in row-major order, channels innermost: what
-//! a sparse weight is too. [`patches`] and [`unpatch`] around any other product give the sparse forms.
+//! A weight is a matrix `[out, kernel · in / groups]`, the kernel's entries in row-major order, channels innermost, like
+//! a sparse weight. [`patches`] and [`unpatch`] around any other product give the sparse forms.
 
 use super::*;
 
-/// Columns `[rows, kernel · channels]` to one matrix a group, `[groups, rows, kernel · channels / groups]`.
+/// Splits columns `[rows, kernel · channels]` by group, `[groups, rows, kernel · channels / groups]`.
 fn by_group<T: Real>(columns: &Var<T>, area: usize, groups: usize) -> Var<T> {
     let (rows, cols) = columns.value().rows_cols();
     let c = cols / area.max(1) / groups;
@@ -63,7 +63,7 @@ fn conv_unfolded<T: Real, const D: usize>(
     let y = if groups == 1 {
         matmul(&columns, false, weight, true)
     } else if groups == channels && out == channels {
-        // One channel a group: products entry by entry, summed over the kernel.
+        // One channel per group: elementwise products, summed over the kernel.
         let kernel = reshape(&transpose(weight), &[1, window.area(), channels]);
         sum_over(&mul(&reshape(&columns, &[rows, window.area(), channels]), &kernel), &[1])
     } else {

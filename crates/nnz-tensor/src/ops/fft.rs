@@ -6,11 +6,11 @@ use rustfft::{FftPlanner, num_complex::Complex};
 use std::sync::{LazyLock, Mutex};
 
 /// The transform X_k = Σ_j x_j e^(-2πi jk/n) along `axis` of `[.., n, .., 2]`; with e^(+2πi jk/n) when `inverse`. Neither
-/// is divided by n, so that each is the transpose of the other's conjugate, and each the derivative of the other. Taken
+/// is divided by n, so each is the transpose of the other's conjugate, and each the derivative of the other. Computed
 /// in f64, O(n log n) for any n.
 ///
 /// # Panics
-/// When the last axis has not two entries, or is `axis`.
+/// When the last axis does not have two entries, or is `axis`.
 pub fn fft<T: Real>(x: &Var<T>, axis: usize, inverse: bool) -> Var<T> {
     let rank = x.shape().len();
     assert!(rank > 1 && x.shape()[rank - 1] == 2 && axis < rank - 1, "no complex axis {axis} in {:?}", x.shape());
@@ -36,7 +36,7 @@ pub fn fft<T: Real>(x: &Var<T>, axis: usize, inverse: bool) -> Var<T> {
     Var::op("fft", value, &[x], || Box::new(move |g| vec![Some(fft(g, axis, !inverse))]))
 }
 
-/// The first n/2 + 1 coefficients of the transform of n real numbers, which say all: `[.., n]` to `[.., n/2 + 1, 2]`.
+/// The first n/2 + 1 coefficients of the transform of n reals, which fix the rest: `[.., n]` to `[.., n/2 + 1, 2]`.
 pub fn rfft<T: Real>(x: &Var<T>) -> Var<T> {
     let rank = x.shape().len();
     let zeros = Var::constant(Tensor::zeros(x.shape()));
@@ -44,15 +44,15 @@ pub fn rfft<T: Real>(x: &Var<T>) -> Var<T> {
     slice(&fft(&stack(&[x, &zeros], rank), rank - 1, false), rank - 1, 0..half)
 }
 
-/// The inverse of [`rfft`]: `n` real numbers from `[.., n/2 + 1, 2]`. Imaginary parts that no real numbers have, at the
-/// ends, are ignored.
+/// The inverse of [`rfft`]: `n` real numbers from `[.., n/2 + 1, 2]`. Imaginary parts at the ends, where real numbers
+/// have none, are ignored.
 ///
 /// # Panics
 /// When there are not n/2 + 1 coefficients.
 pub fn irfft<T: Real>(x: &Var<T>, n: usize) -> Var<T> {
     let axis = x.shape().len() - 2;
     assert!(n > 0 && x.shape()[axis] == n / 2 + 1, "{:?} holds no {n}/2 + 1 coefficients", x.shape());
-    // The other half is the conjugate, backwards.
+    // The other half is the conjugate, reversed.
     let mirrored: Vec<usize> = (n / 2 + 1..n).map(|k| n - k).collect();
     let conjugate = Var::constant(Tensor::new(&[2], vec![T::ONE, -T::ONE]));
     let rest = mul(&index_select(x, axis, &mirrored), &conjugate);

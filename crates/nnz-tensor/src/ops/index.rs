@@ -1,9 +1,9 @@
-//! Moving entries: every op here is linear, and its transpose is another one of them.
+//! Moving entries: every op here is linear, and its transpose is another one here.
 
 use super::*;
 use std::ops::Range;
 
-/// The entries `at` of `x` (row-major positions), as `shape`.
+/// Gathers the entries `at` of `x` (row-major positions) into `shape`.
 pub fn pick<T: Real>(x: &Var<T>, at: Arc<Vec<usize>>, shape: &[usize]) -> Var<T> {
     let value = Tensor::new(shape, at.iter().map(|&i| x.value().data()[i]).collect());
     let from = x.shape().to_vec();
@@ -19,10 +19,10 @@ pub fn place<T: Real>(g: &Var<T>, at: Arc<Vec<usize>>, shape: &[usize]) -> Var<T
     Var::op("place", value, &[g], || Box::new(move |h| vec![Some(pick(h, at.clone(), &back))]))
 }
 
-/// Axes reordered: axis `i` of the result is axis `order[i]` of `x`.
+/// Reorders axes: axis `i` of the result is axis `order[i]` of `x`.
 ///
 /// # Panics
-/// When `order` is no permutation of the axes.
+/// When `order` is not a permutation of the axes.
 pub fn permute<T: Real>(x: &Var<T>, order: &[usize]) -> Var<T> {
     let rank = x.shape().len();
     let mut inverse = vec![usize::MAX; rank];
@@ -42,7 +42,7 @@ pub fn permute<T: Real>(x: &Var<T>, order: &[usize]) -> Var<T> {
     Var::op("permute", Tensor::new(&shape, value), &[x], || Box::new(move |g| vec![Some(permute(g, &inverse))]))
 }
 
-/// The last two axes swapped.
+/// Swaps the last two axes.
 ///
 /// # Panics
 /// When there are fewer than two.
@@ -54,10 +54,10 @@ pub fn transpose<T: Real>(x: &Var<T>) -> Var<T> {
     permute(x, &order)
 }
 
-/// Entries `range` along `axis`.
+/// Selects entries `range` along `axis`.
 ///
 /// # Panics
-/// When the range leaves the axis.
+/// When the range exceeds the axis.
 pub fn slice<T: Real>(x: &Var<T>, axis: usize, range: Range<usize>) -> Var<T> {
     let (outer, n, inner) = shape::around(x.shape(), axis);
     assert!(range.start <= range.end && range.end <= n, "slice {range:?} of an axis of {n}");
@@ -71,7 +71,7 @@ pub fn slice<T: Real>(x: &Var<T>, axis: usize, range: Range<usize>) -> Var<T> {
     Var::op("slice", Tensor::new(&shape, value), &[x], || Box::new(move |g| vec![Some(pad(g, axis, before, after))]))
 }
 
-/// Zeros put before and after along `axis`.
+/// Pads with zeros before and after along `axis`.
 pub fn pad<T: Real>(x: &Var<T>, axis: usize, before: usize, after: usize) -> Var<T> {
     let (outer, n, inner) = shape::around(x.shape(), axis);
     let mut shape = x.shape().to_vec();
@@ -85,7 +85,7 @@ pub fn pad<T: Real>(x: &Var<T>, axis: usize, before: usize, after: usize) -> Var
     Var::op("pad", value, &[x], || Box::new(move |g| vec![Some(slice(g, axis, before..before + n))]))
 }
 
-/// Cuts `x` along `axis` into parts of `sizes`.
+/// Splits `x` along `axis` into parts of `sizes`.
 ///
 /// # Panics
 /// When the sizes do not add up to the axis.
@@ -100,7 +100,7 @@ pub fn split<T: Real>(x: &Var<T>, axis: usize, sizes: &[usize]) -> Vec<Var<T>> {
     sizes.iter().map(part).collect()
 }
 
-/// Joins along `axis`.
+/// Concatenates along `axis`.
 ///
 /// # Panics
 /// When there is nothing to join or other axes differ.
@@ -136,10 +136,10 @@ pub fn stack<T: Real>(parts: &[&Var<T>], axis: usize) -> Var<T> {
     concat(&parts.iter().collect::<Vec<_>>(), axis)
 }
 
-/// Entries `index` along `axis`, in that order, repeats allowed. On axis 0 of a table this is an embedding.
+/// Selects entries `index` along `axis`, in that order, repeats allowed. On axis 0 of a table this is an embedding.
 ///
 /// # Panics
-/// When an index leaves the axis.
+/// When an index exceeds the axis.
 pub fn index_select<T: Real>(x: &Var<T>, axis: usize, index: &[usize]) -> Var<T> {
     let (outer, n, inner) = shape::around(x.shape(), axis);
     let mut shape = x.shape().to_vec();
@@ -158,7 +158,7 @@ pub fn index_select<T: Real>(x: &Var<T>, axis: usize, index: &[usize]) -> Var<T>
 /// The transpose of [`index_select`]: sums entry `j` of `x` along `axis` into entry `index[j]` of an axis of `n`.
 ///
 /// # Panics
-/// When an index leaves the axis or their number is not the axis's.
+/// When an index exceeds the axis or their number is not the axis's.
 pub fn index_sum<T: Real>(x: &Var<T>, axis: usize, index: &[usize], n: usize) -> Var<T> {
     let (outer, k, inner) = shape::around(x.shape(), axis);
     assert_eq!(k, index.len(), "one index for each entry of the axis");
@@ -175,12 +175,12 @@ pub fn index_sum<T: Real>(x: &Var<T>, axis: usize, index: &[usize], n: usize) ->
     Var::op("index_sum", value, &[x], || Box::new(move |g| vec![Some(index_select(g, axis, &index))]))
 }
 
-/// `base` with entry `j` of `x` along `axis` added to its entry `index[j]`.
+/// Adds entry `j` of `x` along `axis` to entry `index[j]` of `base`.
 pub fn index_add<T: Real>(base: &Var<T>, axis: usize, index: &[usize], x: &Var<T>) -> Var<T> {
     add(base, &index_sum(x, axis, index, base.shape()[axis]))
 }
 
-/// Positions in an array of `shape` that `index` (of shape `of`) names along `axis`.
+/// Computes the positions in an array of `shape` that `index` (of shape `of`) names along `axis`.
 fn positions(shape: &[usize], axis: usize, index: &[usize], of: &[usize]) -> Arc<Vec<usize>> {
     let fits = of.len() == shape.len() && (0..of.len()).all(|i| i == axis || of[i] <= shape[i]);
     assert!(
@@ -204,22 +204,22 @@ fn positions(shape: &[usize], axis: usize, index: &[usize], of: &[usize]) -> Arc
 /// `axis`.
 ///
 /// # Panics
-/// When shapes do not fit or an index leaves the axis.
+/// When shapes do not fit or an index exceeds the axis.
 pub fn gather<T: Real>(x: &Var<T>, axis: usize, index: &[usize], of: &[usize]) -> Var<T> {
     pick(x, positions(x.shape(), axis, index, of), of)
 }
 
-/// `base` with `x` added where [`gather`] with the same index would read; `index` has the shape of `x`.
+/// Adds `x` to `base` where [`gather`] with the same index would read; `index` has the shape of `x`.
 pub fn scatter_add<T: Real>(base: &Var<T>, axis: usize, index: &[usize], x: &Var<T>) -> Var<T> {
     add(base, &place(x, positions(base.shape(), axis, index, x.shape()), base.shape()))
 }
 
-/// Sorted along `axis`, and the index along the axis that each entry came from. Equal entries keep their order.
+/// Sorts along `axis`; also returns the index along the axis that each entry came from. Equal entries keep their order.
 pub fn sort<T: Real>(x: &Var<T>, axis: usize, descending: bool) -> (Var<T>, Vec<usize>) {
     top(x, axis, x.shape()[axis], descending)
 }
 
-/// The `k` largest along `axis`, descending, and their indices along the axis. Of equals the first ones.
+/// The `k` largest along `axis`, descending, and their indices along the axis. The first ones among equals.
 ///
 /// # Panics
 /// When the axis is shorter than `k`.

@@ -15,7 +15,7 @@ pub fn cross_entropy<T: Real>(logits: &Var<T>, labels: &[u32]) -> Var<T> {
     let (share, logits2) = (1.0 / rows.max(1) as f64, logits.clone());
     Var::op("cross_entropy", Tensor::new(&[1], vec![T::of(loss)]), &[logits], || {
         Box::new(move |g| {
-            // dL/dz = (softmax(z) - onehot) / rows; the softmax is taken again on the tape when it must be differentiated.
+            // dL/dz = (softmax(z) - onehot) / rows; the softmax is recomputed on the tape if it must be differentiated.
             let p = if is_recording() { softmax(&logits2) } else { probabilities.clone() };
             vec![Some(scale(&mul(&sub(&p, &target), g), share))]
         })
@@ -26,7 +26,7 @@ fn share<T: Real>(rows: usize, total: Var<T>) -> Var<T> {
     scale(&total, 1.0 / rows.max(1) as f64)
 }
 
-/// Mean cross-entropy against targets that give `smoothing` of their weight to all classes alike (Szegedy et al. 2016,
+/// Mean cross-entropy against targets that spread `smoothing` of their weight over all classes (Szegedy et al. 2016,
 /// arXiv:1512.00567).
 pub fn cross_entropy_smooth<T: Real>(logits: &Var<T>, labels: &[u32], smoothing: f64) -> Var<T> {
     let (rows, classes) = logits.value().rows_cols();
@@ -62,8 +62,8 @@ pub fn hinge<T: Real>(scores: &Var<T>, labels: &[u32], margin: f64) -> Var<T> {
     share(rows, sum(&mul(&relu(&shift(&sub(scores, &right), margin)), &wrong)))
 }
 
-/// Each row of `a` should find its own row of `b` among all of them: mean cross-entropy of a bᵀ / temperature (van den
-/// Oord et al. 2018, arXiv:1807.03748). Rows `[n, d]` are taken as they are; normalize them for cosine similarity.
+/// Each row of `a` should match its own row of `b` among all of them: mean cross-entropy of a bᵀ / temperature (van den
+/// Oord et al. 2018, arXiv:1807.03748). Rows `[n, d]` are used unchanged; normalize them for cosine similarity.
 pub fn info_nce<T: Real>(a: &Var<T>, b: &Var<T>, temperature: f64) -> Var<T> {
     let labels: Vec<u32> = (0..a.value().rows_cols().0 as u32).collect();
     cross_entropy(&scale(&matmul(a, false, b, true), 1.0 / temperature), &labels)

@@ -6,7 +6,7 @@ use crate::{Tensor, Var};
 use nnz_kernels::{self as kernels, Start};
 use rayon::prelude::*;
 
-/// op(A) op(B), where op transposes when asked; matrices `[m, k]`, `[k, n]`.
+/// op(A) op(B), where op transposes if `ta` or `tb` is set; matrices `[m, k]`, `[k, n]`.
 pub fn matmul<T: Real>(a: &Var<T>, ta: bool, b: &Var<T>, tb: bool) -> Var<T> {
     let ((ra, ca), (rb, cb)) = (a.value().rows_cols(), b.value().rows_cols());
     let (k, k2) = (if ta { ra } else { ca }, if tb { cb } else { rb });
@@ -23,7 +23,7 @@ pub fn matmul<T: Real>(a: &Var<T>, ta: bool, b: &Var<T>, tb: bool) -> Var<T> {
     })
 }
 
-/// op(A) op(B), a vector added to every row.
+/// op(A) op(B) with a vector added to every row.
 fn product<T: Real>((a, ta): (&Tensor<T>, bool), (b, tb): (&Tensor<T>, bool), bias: Option<&Tensor<T>>) -> Tensor<T> {
     let ((ra, ca), (rb, cb)) = (a.rows_cols(), b.rows_cols());
     let ((m, k), n) = (if ta { (ca, ra) } else { (ra, ca) }, if tb { rb } else { cb });

@@ -1,8 +1,8 @@
-//! Differentiable ops, by their names in the field. Primitives have derivatives of any order; where a fast backward
+//! Differentiable ops, by their usual names. Primitives have derivatives of any order; where a fast backward
 //! exists, a gradient of a gradient takes the composite form instead ([`Var::fast`]).
 //!
-//! Pictures are `[batch, height, width, channels]`, sequences `[batch, length, channels]`. Sums over many entries are
-//! taken in f64. Shapes that do not fit are programming errors and panic; what users can get wrong is checked where a
+//! Images are `[batch, height, width, channels]`, sequences `[batch, length, channels]`. Sums over many entries are
+//! taken in f64. Shapes that do not fit are programming errors and panic; user errors are caught where a
 //! model is read.
 
 mod activation;

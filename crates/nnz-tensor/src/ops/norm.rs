@@ -3,7 +3,7 @@
 use super::*;
 use nnz_kernels::rows;
 
-/// Mean and variance (divided by the count) over `axes`, which keep an extent of one.
+/// Mean and variance (divided by the count) over `axes`, which remain with extent one.
 fn moments<T: Real>(x: &Tensor<T>, axes: &[usize]) -> (Tensor<T>, Tensor<T>) {
     let kept = shape::without(x.shape(), axes);
     let n = T::of(axes.iter().map(|&a| x.shape()[a]).product::<usize>().max(1) as f64);
@@ -16,7 +16,7 @@ fn moments<T: Real>(x: &Tensor<T>, axes: &[usize]) -> (Tensor<T>, Tensor<T>) {
 pub struct Standardized<T> {
     /// (x - mean) / √(variance + ε)
     pub output: Var<T>,
-    /// Mean over the axes, which keep an extent of one. Outside the tape.
+    /// Mean over the axes, which remain with extent one. Outside the tape.
     pub mean: Tensor<T>,
     /// Variance, divided by the count, likewise.
     pub variance: Tensor<T>,
@@ -124,7 +124,7 @@ pub fn batch_norm<T: Real>(x: &Var<T>, gain: &Var<T>, offset: &Var<T>, epsilon: 
     (output, mean, variance)
 }
 
-/// Batch normalization by given statistics, as after training.
+/// Batch normalization by given statistics, for inference.
 pub fn batch_norm_fixed<T: Real>(
     x: &Var<T>,
     gain: &Var<T>,
@@ -138,7 +138,7 @@ pub fn batch_norm_fixed<T: Real>(
     add(&mul(&sub(x, &Var::constant(mean.clone())), &factor), offset)
 }
 
-/// `running` moved towards `batch` by `momentum`. A variance is first made unbiased: pass the rows it was taken over.
+/// Moves `running` towards `batch` by `momentum`. A variance is made unbiased first: pass the rows it was taken over.
 pub fn move_statistics<T: Real>(running: &mut Tensor<T>, batch: &Tensor<T>, momentum: f64, unbias: Option<usize>) {
     let factor = unbias.map_or(1.0, |n| n as f64 / (n.max(2) - 1) as f64);
     let (keep, take) = (T::of(1.0 - momentum), T::of(momentum * factor));

@@ -3,10 +3,10 @@
 use super::*;
 use nnz_kernels as kernels;
 
-/// Largest value under every window; padding never wins, and of equals the first gets the gradient.
+/// Largest value under every window; padding never wins, and the first of equals gets the gradient.
 ///
 /// # Panics
-/// When a window sees nothing but padding.
+/// When a window covers only padding.
 pub fn max_pool<T: Real, const D: usize>(x: &Var<T>, window: Window<D>) -> Var<T> {
     let (batch, size, c) = pixels::<D>(x.shape());
     let out = window.output(size);
@@ -27,7 +27,7 @@ pub fn max_pool<T: Real, const D: usize>(x: &Var<T>, window: Window<D>) -> Var<T
     })
 }
 
-/// Mean under every window, the zeros of the padding counted.
+/// Mean under every window, counting the zeros of the padding.
 pub fn avg_pool<T: Real, const D: usize>(x: &Var<T>, window: Window<D>) -> Var<T> {
     let (batch, size, c) = pixels::<D>(x.shape());
     let columns = patches(x, window);
@@ -49,7 +49,7 @@ pub fn global_max_pool<T: Real>(x: &Var<T>) -> Var<T> {
     max_over(x, &spatial(x))
 }
 
-/// Every pixel repeated `factor` times along every spatial axis.
+/// Repeats every pixel `factor` times along every spatial axis.
 pub fn upsample_nearest<T: Real>(x: &Var<T>, factor: usize) -> Var<T> {
     spatial(x).into_iter().fold(x.clone(), |x, axis| {
         let index: Vec<usize> = (0..x.shape()[axis] * factor).map(|i| i / factor).collect();
@@ -57,8 +57,8 @@ pub fn upsample_nearest<T: Real>(x: &Var<T>, factor: usize) -> Var<T> {
     })
 }
 
-/// Linear interpolation along every spatial axis to `size` pixels (bilinear for pictures). Pixels are areas: the centre
-/// of output `i` lies at (i + ½) n / size - ½, cut at the border.
+/// Linear interpolation along every spatial axis to `size` pixels (bilinear for images). Pixels are areas: the centre
+/// of output `i` lies at (i + ½) n / size - ½, clamped at the border.
 pub fn upsample_linear<T: Real>(x: &Var<T>, size: &[usize]) -> Var<T> {
     spatial(x).into_iter().zip(size).fold(x.clone(), |x, (axis, &to)| {
         let n = x.shape()[axis];

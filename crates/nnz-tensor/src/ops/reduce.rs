@@ -1,4 +1,4 @@
-//! Reductions over axes; the axes disappear.
+//! Reductions over axes, which are removed.
 
 use super::*;
 
@@ -16,7 +16,7 @@ pub fn sum_over<T: Real>(x: &Var<T>, axes: &[usize]) -> Var<T> {
     reshape(&sum_to(x, &kept), &dropped(x.shape(), axes))
 }
 
-/// Mean over `axes`; zero where there is nothing.
+/// Mean over `axes`; zero for empty ones.
 pub fn mean_over<T: Real>(x: &Var<T>, axes: &[usize]) -> Var<T> {
     scale(&sum_over(x, axes), 1.0 / count(x.shape(), axes))
 }
@@ -31,7 +31,7 @@ pub fn variance_over<T: Real>(x: &Var<T>, axes: &[usize]) -> Var<T> {
 /// Largest value over `axes`; the gradient goes to the first of equals.
 ///
 /// # Panics
-/// When there is nothing to choose from.
+/// When the axes are empty.
 pub fn max_over<T: Real>(x: &Var<T>, axes: &[usize]) -> Var<T> {
     let kept = shape::without(x.shape(), axes);
     let data = x.value().data();

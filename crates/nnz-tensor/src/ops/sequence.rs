@@ -1,5 +1,5 @@
-//! Steps of recurrent cells. They take what the matrices made of input and state (`[batch, gates · hidden]`), so that
-//! dense, masked and sparse weights serve alike: `pre = linear(x, W, b) + linear(h, U, c)`.
+//! Steps of recurrent cells. They take the products of input and state (`[batch, gates · hidden]`), so that
+//! dense, masked and sparse weights work alike: `pre = linear(x, W, b) + linear(h, U, c)`.
 
 use super::*;
 
@@ -32,7 +32,7 @@ pub fn gru_cell<T: Real>(from_input: &Var<T>, from_state: &Var<T>, h: &Var<T>) -
 }
 
 /// Closed-form continuous-time cell (Hasani et al. 2022, arXiv:2106.13898). `pre` holds four heads f, g, a, b over input
-/// and state: with s = σ(a · time + b), h' = (1 - s) tanh(f) + s tanh(g). `time` is the time passed, `[batch, 1]`.
+/// and state: with s = σ(a · time + b), h' = (1 - s) tanh(f) + s tanh(g). `time` is the elapsed time, `[batch, 1]`.
 pub fn cfc_cell<T: Real>(pre: &Var<T>, time: &Var<T>) -> Var<T> {
     let p = gates(pre, 4);
     let s = sigmoid(&add(&mul(&p[2], time), &p[3]));

@@ -1,4 +1,4 @@
-//! Walks over strided views of contiguous arrays.
+//! Traversal of strided views of contiguous arrays.
 
 use crate::Real;
 use crate::Tensor;
@@ -40,7 +40,7 @@ pub(super) fn repeated(from: &[usize], to: &[usize]) -> Vec<usize> {
 }
 
 /// Calls `f(position in row-major order, run length, offsets, steps)` for every run along the last axis of `shape`;
-/// view `k` has its elements at `offsets[k] + j * steps[k]`. Axes that lie alike in all views are merged first.
+/// view `k` has its elements at `offsets[k] + j * steps[k]`. Axes with the same layout in all views are merged first.
 pub(super) fn walk<const K: usize>(
     shape: &[usize],
     views: [&[usize]; K],
@@ -80,7 +80,7 @@ pub(super) fn walk<const K: usize>(
     }
 }
 
-/// `f` of every pair of values under broadcasting.
+/// Applies `f` to every pair of values under broadcasting.
 pub(super) fn zip<T: Real>(a: &Tensor<T>, b: &Tensor<T>, f: impl Fn(T, T) -> T + Copy + Sync + Send) -> Tensor<T> {
     if a.shape() == b.shape() {
         return a.zip(b, f);
@@ -111,7 +111,7 @@ pub(super) fn sum_to<T: Real>(a: &Tensor<T>, shape: &[usize]) -> Tensor<T> {
     Tensor::new(shape, out.into_iter().map(T::of).collect())
 }
 
-/// `shape` with an extent of one along `axes`.
+/// `shape` with extent one along `axes`.
 pub(super) fn without(shape: &[usize], axes: &[usize]) -> Vec<usize> {
     assert!(axes.iter().all(|&a| a < shape.len()), "axes {axes:?} of a shape {shape:?}");
     shape.iter().enumerate().map(|(i, &n)| if axes.contains(&i) { 1 } else { n }).collect()

@@ -1,4 +1,4 @@
-//! Products of a matrix stored as values at connections. Values lie in plan order.
+//! Products with a matrix stored as values at connections, in plan order.
 
 use super::{add_bias, pick, relu, reshape};
 use crate::Real;
@@ -9,14 +9,14 @@ use nnz_kernels::{self as kernels, Csr, TILE, Tiled, elementwise};
 use rayon::prelude::*;
 use std::sync::{Arc, Mutex};
 
-/// Where a sparse layer leaves the zeros of largest |gradient| during a backward pass.
+/// Collects the zeros of largest |gradient| of a sparse layer during a backward pass.
 #[derive(Debug, Default)]
 pub struct ZeroProbe {
-    /// How many to look for.
+    /// Number of zeros to find.
     pub count: usize,
-    /// Ascending positions that are measured besides, whatever their gradient, and not counted.
+    /// Ascending positions that are measured in addition, whatever their gradient, and not counted.
     pub apart: Vec<u64>,
-    /// What was found, descending by |gradient|, ties by position.
+    /// Zeros found, descending by |gradient|, ties by position.
     pub found: Mutex<Vec<Zero>>,
 }
 
@@ -39,7 +39,7 @@ impl ZeroProbe {
         self.keep(found.into_iter().map(zero).collect());
     }
 
-    /// Picks from a dense gradient; `exists` says which positions are connections.
+    /// Picks from a dense gradient; `exists` tells which positions are connections.
     pub fn pick<T: Real>(&self, gradient: &Tensor<T>, exists: impl Fn(usize) -> bool) {
         let value = |&p: &u64| Zero { position: p, gradient: gradient.data()[p as usize].f64() as f32 };
         let mut found: Vec<Zero> = self.apart.iter().filter(|&&p| !exists(p as usize)).map(value).collect();
@@ -58,14 +58,14 @@ impl ZeroProbe {
     }
 }
 
-/// A function of every entry behind a sparse layer.
+/// An elementwise function after a sparse layer.
 #[derive(Clone)]
 pub enum Then<T> {
-    /// None.
+    /// Identity.
     Linear,
     /// max(x, 0), inside the kernels.
     Relu,
-    /// Another op that looks at one entry at a time.
+    /// Another elementwise op.
     Map(fn(&Var<T>) -> Var<T>),
 }
 
@@ -79,28 +79,28 @@ impl<T: Real> Then<T> {
     }
 }
 
-/// One layer of [`sparse_stack`]: x Wᵀ + b and a function of every entry.
+/// One layer of [`sparse_stack`]: x Wᵀ + b and an elementwise function.
 #[derive(Clone)]
 pub struct Stage<T> {
     /// Values of W, `[nnz]`.
     pub values: Var<T>,
     /// b, `[out]`.
     pub bias: Option<Var<T>>,
-    /// Where W has values.
+    /// Connections of W.
     pub connections: Arc<Connections>,
-    /// What follows.
+    /// Activation.
     pub then: Then<T>,
     /// Streams the gradient of the zeros during the backward pass, O(out · in · rows of x).
     pub probe: Option<Arc<ZeroProbe>>,
 }
 
-/// What one stage keeps of one group of rows for its backward pass.
+/// Values of one stage and group of rows saved for the backward pass.
 struct Kept<T: Real> {
     x: Tiled<T>,
     after: After<T>,
 }
 
-/// How to go back through the function behind a stage.
+/// Backward of the function after a stage.
 enum After<T: Real> {
     Linear,
     /// Done by the next stage, which has the output as its input.
@@ -109,12 +109,12 @@ enum After<T: Real> {
     Map(Var<T>, Var<T>),
 }
 
-/// Most values of a stack whose rows are worked on in two groups: their gradient is there twice for a moment.
+/// Most values of a stack whose rows are processed in two groups: their gradient exists twice for a moment.
 const IN_GROUPS: usize = 1 << 19;
 /// Fewest multiply-adds worth a second thread.
 const PARALLEL: usize = 1 << 20;
 
-/// Rows of the two groups in which a stack is computed; no second one where it does not pay. A group stays on one thread
+/// Rows of the two groups in which a stack is computed; the second is empty if it does not pay. A group keeps its thread
 /// from the first layer to the last, so that its activations stay in that core's cache. Depends on sizes alone, since
 /// sums of gradients do.
 fn groups<T: Real>(batch: usize, stages: &[Stage<T>]) -> [usize; 2] {
@@ -124,7 +124,7 @@ fn groups<T: Real>(batch: usize, stages: &[Stage<T>]) -> [usize; 2] {
     [first, batch - first]
 }
 
-/// Sparse layers one after the other, x `[.., in]` to `[rows, out]`. Activations stay tile by tile between them; only x
+/// Sparse layers in sequence, x `[.., in]` to `[rows, out]`. Activations stay in tiles between them; only x
 /// and the result are converted. Costs O(nnz · rows of x).
 pub fn sparse_stack<T: Real>(x: &Var<T>, stages: &[Stage<T>]) -> Var<T> {
     let ((batch, inputs), outputs) = (x.value().rows_cols(), stages.last().map_or(0, |s| s.connections.plan().rows()));
@@ -166,7 +166,7 @@ pub fn sparse_stack<T: Real>(x: &Var<T>, stages: &[Stage<T>]) -> Var<T> {
     )
 }
 
-/// One group of rows through all stages, from `x` to `y`, both row-major.
+/// Runs one group of rows through all stages, from `x` to `y`, both row-major.
 fn forward<T: Real>(
     stages: &[Stage<T>],
     packed: &[Tensor<T>],
@@ -192,7 +192,7 @@ fn forward<T: Real>(
             Then::Relu => After::Relu(y.clone()),
             Then::Map(f) => {
                 let before = if keep { Var::leaf(flat(&y)) } else { Var::constant(flat(&y)) };
-                // The thread may have left a backward pass, which does not record, to take this up.
+                // The thread may have left a backward pass, which does not record, to run this.
                 let after = recording(keep, || f(&before));
                 y.as_mut_slice().copy_from_slice(after.value().data());
                 After::Map(before, after)
@@ -213,7 +213,7 @@ fn flat<T: Real>(tiles: &Tiled<T>) -> Tensor<T> {
     Tensor::written(&[all.len()], |to| to.copy_from_slice(all))
 }
 
-/// Gradients of x (where asked for, in this shape), and of values and bias of every stage.
+/// Gradients of x (if asked for, in this shape), and of values and bias of every stage.
 fn backward<T: Real>(
     stages: &[Stage<T>],
     groups: [usize; 2],
@@ -247,7 +247,7 @@ fn backward<T: Real>(
     std::iter::once(dx).chain(sums.into_iter().map(Some)).collect()
 }
 
-/// Gradients of values and biases, stage after stage, over one group of rows; that of x goes to `dx`.
+/// Gradients of values and biases, stage by stage, over one group of rows; that of x goes to `dx`.
 fn back<T: Real>(
     stages: &[Stage<T>],
     kept: &[Kept<T>],
@@ -362,9 +362,9 @@ pub fn sddmm<T: Real>(x: &Var<T>, g: &Var<T>, connections: &Arc<Connections>) ->
     })
 }
 
-/// The matrix that has `values` at `connections`, `[out, in]`, for ops that need it whole. Costs what a dense weight does.
+/// The dense matrix with `values` at `connections`, `[out, in]`, for ops that need it. Costs as much as a dense weight.
 ///
-/// A `probe` picks the zeros of largest |gradient| from the dense gradient, which is there anyway.
+/// A `probe` picks the zeros of largest |gradient| from the dense gradient, which exists anyway.
 pub fn densify<T: Real>(values: &Var<T>, connections: &Arc<Connections>, probe: Option<Arc<ZeroProbe>>) -> Var<T> {
     let shape = [connections.plan().rows(), connections.plan().cols()];
     let at: Arc<Vec<usize>> = Arc::new(connections.positions());

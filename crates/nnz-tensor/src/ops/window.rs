@@ -1,4 +1,4 @@
-//! Windows over pictures, lines and volumes, and the patches under them.
+//! Windows over images, sequences and volumes, and the patches under them.
 
 use super::*;
 use nnz_kernels as kernels;
@@ -22,17 +22,17 @@ impl<const D: usize> Window<D> {
         Self { kernel, stride: [1; D], padding: [0; D], dilation: [1; D] }
     }
 
-    /// The same with another stride.
+    /// Sets the stride.
     pub fn stride(self, stride: [usize; D]) -> Self {
         Self { stride, ..self }
     }
 
-    /// The same with other padding.
+    /// Sets the padding.
     pub fn padding(self, padding: [usize; D]) -> Self {
         Self { padding, ..self }
     }
 
-    /// The same with another dilation.
+    /// Sets the dilation.
     pub fn dilation(self, dilation: [usize; D]) -> Self {
         Self { dilation, ..self }
     }
@@ -42,7 +42,7 @@ impl<const D: usize> Window<D> {
         self.kernel.iter().product()
     }
 
-    /// Whether it fits at least once into `size`, with numbers that make sense.
+    /// Whether it fits at least once into `size`, and its numbers make sense.
     pub fn fits(&self, size: [usize; D]) -> bool {
         let axis = |i: usize| {
             let span = self.kernel[i].checked_sub(1)?.checked_mul(self.dilation[i])?.checked_add(1)?;
@@ -52,7 +52,7 @@ impl<const D: usize> Window<D> {
         (0..D).all(|i| axis(i).is_some())
     }
 
-    /// Extents of the output over an input of `size`; zero where the window does not fit.
+    /// Extents of the output over an input of `size`; zero if the window does not fit.
     pub fn output(&self, size: [usize; D]) -> [usize; D] {
         std::array::from_fn(|i| {
             let span = self.dilation[i] * (self.kernel[i].max(1) - 1) + 1;
@@ -68,7 +68,7 @@ impl<const D: usize> Window<D> {
         })
     }
 
-    /// As a window over three axes, the missing ones of extent one in front.
+    /// Extends to three axes, the missing ones of extent one in front.
     fn cube(&self) -> Window<3> {
         assert!(D <= 3, "windows have at most three axes");
         let lift = |a: [usize; D], fill| std::array::from_fn(|i| (i + D).checked_sub(3).map_or(fill, |j| a[j]));
@@ -95,7 +95,7 @@ impl<const D: usize> Window<D> {
     }
 
     /// Calls `f(patch row, entry in the kernel, offset of the pixel's channels)` for every pixel under a window; runs
-    /// of neighbours along the last axis come as one call with their number.
+    /// of neighbours along the last axis are passed as one call with their number.
     pub(super) fn runs(&self, batch: usize, size: [usize; D], mut f: impl FnMut(usize, usize, usize, usize)) {
         let cube = self.cube();
         let size: [usize; 3] = std::array::from_fn(|i| (i + D).checked_sub(3).map_or(1, |j| size[j]));
@@ -149,7 +149,7 @@ pub(super) fn picture<const D: usize>(batch: usize, size: [usize; D], channels: 
     shape
 }
 
-/// The patches under a window: `[batch, .., c]` to `[batch · outputs, kernel · c]`, zeros outside the picture.
+/// The patches under a window: `[batch, .., c]` to `[batch · outputs, kernel · c]`, zeros outside the image.
 pub fn patches<T: Real, const D: usize>(x: &Var<T>, window: Window<D>) -> Var<T> {
     let (batch, size, c) = pixels::<D>(x.shape());
     let rows = batch * window.output(size).iter().product::<usize>();
@@ -164,7 +164,7 @@ pub fn patches<T: Real, const D: usize>(x: &Var<T>, window: Window<D>) -> Var<T>
     Var::op("patches", value, &[x], || Box::new(move |g| vec![Some(unpatch(g, window, &shape))]))
 }
 
-/// The transpose of [`patches`]: adds every patch back to where it came from in a picture of `shape`.
+/// The transpose of [`patches`]: adds every patch back to where it came from in an image of `shape`.
 pub fn unpatch<T: Real, const D: usize>(g: &Var<T>, window: Window<D>, shape: &[usize]) -> Var<T> {
     let (batch, size, c) = pixels::<D>(shape);
     let cols = window.area() * c;

@@ -8,7 +8,7 @@ pub fn random(shape: &[usize], stream: u64) -> Tensor<f64> {
     Tensor::new(shape, (0..shape.iter().product()).map(|_| rng.normal()).collect())
 }
 
-/// A scalar from any value, with a different weight for every entry and curvature of its own.
+/// A scalar from any value, with different weight and curvature for every entry.
 pub fn scalar(v: &V) -> V {
     let weights = Var::constant(random(v.shape(), 99));
     let squared = ops::mul(v, v);

@@ -60,7 +60,7 @@ fn derivatives_are_those_of_finite_differences() {
     let sparse = move |v: &V| SparseVar::new(codes.clone(), v.clone());
     let decode = sparse.clone();
     check("decode", &move |v| ops::decode(&decode(&v[0]), &v[1], None), &[random(&[6], 6), random(&[6, 3], 7)]);
-    // The entries of a column go through a matrix of their own.
+    // The entries of a column go through their own matrix.
     let routed = move |v: &[V]| {
         let each = |c: usize, x: &V| Ok::<_, Error>(ops::matmul(x, false, &ops::slice(&v[2], 0, c..c + 2), true));
         ops::routed(&v[0], &sparse(&v[1]), each).unwrap()
@@ -101,7 +101,7 @@ fn of_equals_the_first_are_taken_and_no_number_is_never_lost() {
     }
 }
 
-/// Blocks of columns and groups of rows, more than one of each: the same as everything at once, for any number of threads.
+/// Several blocks of columns and groups of rows give the same as everything at once, for any number of threads.
 #[test]
 fn blocks_and_threads_change_nothing() {
     fn run<T: Real>() -> Vec<u64> {
@@ -137,7 +137,7 @@ fn rows_that_several_ops_use_are_summed_once_each() {
     assert_eq!(gradient, Gradient::Rows { rows: vec![1, 4], values: Tensor::new(&[2, 2], vec![1.0, 1.0, 3.0, 3.0]) });
     let found = twice.clone().backward(false).unwrap();
     same(found.get(&x).unwrap().value().data(), &[0.0, 0.0, 1.0, 1.0, 0.0, 0.0, 0.0, 0.0, 3.0, 3.0, 0.0, 0.0]);
-    // Behind an op that needs all entries, and beside a dense gradient.
+    // After an op that needs all entries, and together with a dense gradient.
     let mixed = ops::add(&ops::sum(&x), &ops::sum(&ops::rows_of(&ops::scale(&x, 5.0), &[0, 0])));
     let all = mixed.backward(false).unwrap().take(&x).unwrap();
     same(all.data(), &[11.0, 11.0, 1.0, 1.0, 1.0, 1.0, 1.0, 1.0, 1.0, 1.0, 1.0, 1.0]);

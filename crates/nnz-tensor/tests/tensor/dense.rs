@@ -19,14 +19,14 @@ fn dense_ops() {
     }
 }
 
-/// x Wᵀ whose gradient to x goes through another matrix B: that of x W'ᵀ at B, and that of W as ever.
+/// x Wᵀ whose gradient to x goes through another matrix B: that of x W'ᵀ at B, and that of W as usual.
 #[test]
 fn a_product_with_another_way_back() {
     let (x, w, b) = (random(&[3, 4], 1), random(&[2, 4], 2), random(&[2, 4], 3));
     let through = |matrix: &Tensor<f64>, back: &Tensor<f64>, second: bool| {
         let leaves = [Var::leaf(x.clone()), Var::leaf(matrix.clone())];
         let y = ops::matmul_back(&leaves[0], &leaves[1], back);
-        // A fixed gradient of y, so that it is the same whatever y is.
+        // A fixed gradient of y, so that it is the same for any y.
         let mut found = ops::sum(&ops::mul(&y, &Var::constant(random(&[3, 2], 9)))).backward(false).unwrap();
         found.take(&leaves[usize::from(second)]).unwrap()
     };

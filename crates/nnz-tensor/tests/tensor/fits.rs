@@ -1,4 +1,4 @@
-//! Fits: their rules against formulas, rows against dense gradients, interruptions against none.
+//! Fits: their rules against formulas, row gradients against dense ones, interrupted against uninterrupted.
 
 use crate::check::*;
 use nnz_core::{Numbers, Rng, State, Visit};
@@ -11,7 +11,7 @@ use nnz_tensor::{Gradient, Result, Tensor, Var};
 const WIDTH: usize = 6;
 const FEATURES: usize = 24;
 
-/// Rows that are sums of two of a few directions, made from the step.
+/// Rows that are sums of two of a few directions, derived from the step.
 fn rows(step: u64) -> Tensor<f64> {
     let atoms = random(&[8, WIDTH], 77);
     let mut rng = Rng::stream(5, "rows", 0, step);
@@ -33,7 +33,7 @@ fn autoencoder(step: u64, params: &[V], seen: &mut Seen<f64>) -> Result<V> {
     Ok(ops::mse(&ops::decode(&z, decoder, Some(bias)), &x))
 }
 
-/// Counts how often a feature was used, and sows what was not used for ten steps anew.
+/// Counts how often a feature was used, and re-initializes those not used for ten steps.
 struct Resample {
     idle: Vec<u32>,
     sown: u64,
@@ -90,7 +90,7 @@ fn rules() -> Vec<(&'static str, Box<dyn Rule<f64>>)> {
     ]
 }
 
-/// Bits of everything a fit holds, by its own account.
+/// Bits of everything in a fit's state.
 fn everything(fit: &mut Fit<'static, f64>) -> Vec<u64> {
     struct Bits(Vec<u64>);
     impl Visit for Bits {
@@ -142,7 +142,7 @@ fn a_fit_that_was_interrupted_is_the_one_that_was_not() {
         second.run(&mut autoencoder, |_, _| true).unwrap();
         assert_eq!(everything(&mut second), everything(&mut whole), "{name}");
     }
-    // What does not belong together is refused by name.
+    // Mismatches are refused by name.
     let resumed = |rule: Box<dyn Rule<f64>>, run: &str| fit(rule, 40).resume(&path, run).unwrap_err().to_string();
     assert!(resumed(OptimizerSpec::lbfgs().rule(), "b").contains("run a, not of b"));
     assert!(resumed(OptimizerSpec::lbfgs().rule(), "a").contains("`rule.encoder.6` is missing"));
@@ -169,7 +169,7 @@ fn threads_change_no_bit_of_a_fit() {
     assert_eq!(run(1), run(3));
 }
 
-/// A gradient of rows does what the dense one does, but under a lazy rule, which leaves the other rows alone.
+/// A gradient of rows does what the dense one does, except under a lazy rule, which leaves the other rows alone.
 #[test]
 fn rows_are_updated_as_the_dense_gradient_would() {
     let rows = Gradient::Rows { rows: vec![0, 3], values: random(&[2, 3], 1) };

@@ -63,7 +63,7 @@ fn a_causal_query_sees_no_later_key() {
     let after = run(&k2, &v2);
     same(&after[..12], &before[..12]);
     assert_ne!(&after[12..], &before[12..]);
-    // The first query sees only itself.
+    // The first query attends only to itself.
     same(&before[..4], &v.data()[..4]);
 }
 

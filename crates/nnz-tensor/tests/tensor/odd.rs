@@ -1,4 +1,4 @@
-//! Empty batches and extents of one, op by op: values, first and second derivatives, and no number that is not finite.
+//! Empty batches and extents of one, op by op: values, first and second derivatives, all finite.
 
 use crate::check::*;
 use nnz_core::{Rng, Topology};
@@ -146,7 +146,7 @@ fn a_missing_backward_is_an_error() {
         Var::op("half", x.value().clone(), &[x, y], || Box::new(gradients)).backward(false).err()
     };
     let constant = Var::constant(random(&[2], 2));
-    // A gradient for each parent that has one is enough; fewer are not.
+    // A gradient for each parent that needs one is enough; fewer are not.
     assert_eq!(op(&x(), &constant, |g| vec![Some(g.clone()), None]), None);
     assert_eq!(op(&x(), &x(), |g| vec![Some(g.clone()), None]), Some(TapeError::Missing("half")));
     assert_eq!(op(&x(), &x(), |g| vec![Some(g.clone())]), Some(TapeError::Missing("half")));

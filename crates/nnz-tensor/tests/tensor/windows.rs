@@ -91,7 +91,7 @@ fn pools_and_resampling() {
     at("upsample_nearest", &[&[1, 2, 3, 2]], |v| ops::upsample_nearest(&v[0], 2));
     at("upsample_linear", &[&[1, 2, 3, 2]], |v| ops::upsample_linear(&v[0], &[3, 5]));
     let x = fixed(&[1, 2, 2, 1], &[-4.0, -3.0, -2.0, -1.0]);
-    // Padding is no zero: every window that sees the picture takes its largest pixel.
+    // Padding does not count as zero: every window that covers the image takes its largest pixel.
     same(ops::max_pool(&x, overlapping).value().data(), &[-1.0]);
     same(ops::avg_pool(&x, overlapping).value().data(), &[-10.0 / 9.0]);
     let line = fixed(&[1, 2, 1], &[0.0, 4.0]);
