@@ -1,17 +1,7 @@
-use crate::Budget;
 use serde::{Deserialize, Serialize};
 
-/// Budgets from many nonzeros to few, of which a trained network takes the last before its score falls: P(s') ≥ (1 - tolerance)
-/// P(0) for all s' ≤ s. What is removed is smallest by |w|.
-#[derive(Clone, Debug, PartialEq)]
-pub struct Grid {
-    /// What is tried, in order.
-    pub budgets: Vec<Budget>,
-    /// Share of the score with every weight that may be lost.
-    pub tolerance: f64,
-}
-
-/// How far down a grid a network may go.
+/// How far down a grid of budgets, from many nonzeros to few, a trained network may go before its score falls: P(s') ≥
+/// (1 - tolerance) P(0) for all s' ≤ s.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 pub struct Knee {
     /// The score with every weight, once known, and at each point tried.

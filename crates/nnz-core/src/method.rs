@@ -1,5 +1,5 @@
 use crate::{
-    Documented, Error, Experiment, Grid, OptionDoc, Parametrization, Probe, Procedure, Result, Setting, Sparsifier,
+    Documented, Error, Experiment, OptionDoc, Parametrization, Probe, Procedure, Result, Setting, Sparsifier,
     catalog, closest,
 };
 use serde::{Serialize, de::DeserializeOwned};
@@ -44,19 +44,17 @@ pub struct MethodInstance {
     pub parametrization: Option<Box<dyn Parametrization>>,
     /// What the finished network is measured by.
     pub probe: Option<Box<dyn Probe>>,
-    /// What is tried on a network that can be scored but not trained, instead of the procedure.
-    pub grid: Option<Grid>,
 }
 
 impl<S: Sparsifier + 'static> From<S> for MethodInstance {
     fn from(sparsifier: S) -> Self {
-        Self { sparsifier: Box::new(sparsifier), procedure: None, parametrization: None, probe: None, grid: None }
+        Self { sparsifier: Box::new(sparsifier), procedure: None, parametrization: None, probe: None }
     }
 }
 
 impl From<Box<dyn Sparsifier>> for MethodInstance {
     fn from(sparsifier: Box<dyn Sparsifier>) -> Self {
-        Self { sparsifier, procedure: None, parametrization: None, probe: None, grid: None }
+        Self { sparsifier, procedure: None, parametrization: None, probe: None }
     }
 }
 

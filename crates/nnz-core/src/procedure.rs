@@ -1,4 +1,5 @@
-use crate::{Edit, Result, Signals, Target};
+use crate::subject::Show;
+use crate::{Edit, Result, Shape, Signals, Target};
 use serde::{Deserialize, Serialize};
 use std::ops::Range;
 
@@ -35,14 +36,19 @@ pub enum Command {
 
 /// A training that is more than one pass through its steps: pruning with rewinding, soups, search on the validation split.
 ///
-/// A state machine. The engine asks for the next act when the last one is done, and keeps the state with every checkpoint,
+/// A state machine. The engine asks for the next command when the last one is done, and keeps the state with every checkpoint,
 /// so that a run that was cut off goes on where it was.
 pub trait Procedure: Send {
     /// Steps of all its trainings together.
     fn steps(&self) -> u64;
 
-    /// What to do next; `accuracy` is the answer to [`Command::Evaluate`] when that was the act before.
+    /// What to do next; `accuracy` is the answer to [`Command::Evaluate`] when that was the command before.
     fn next(&mut self, accuracy: Option<f64>) -> Command;
+
+    /// Fixes how many entries each target keeps in the next edit; see [`crate::Sparsifier::divide`].
+    fn divide(&mut self, _shapes: &[&Shape], _show: &mut Show) -> Result<bool> {
+        Ok(false)
+    }
 
     /// One edit for each target, for [`Command::Edit`].
     fn edit(&mut self, targets: &[Target]) -> Result<Vec<Edit>>;
