@@ -2,7 +2,8 @@
 //! streams from its file.
 
 use crate::{
-    Command, Edit, Error, MethodInstance, Plan, Procedure, Result, Shape, Signals, Sparsifier, Target, TargetKind, Topology,
+    Command, Edit, Error, MethodInstance, Plan, Procedure, Result, Shape, Signals, Sparsifier, Target, TargetKind,
+    Topology,
 };
 
 /// Shows one target, by its index, to a function.

@@ -7,9 +7,7 @@ use crate::leaves::Leaves;
 use crate::step::{Editing, Step, Views, after_step, candidates, locate_non_finite, rewire};
 use crate::structure::Fresh;
 use crate::{Average, Error, Mode, OptimizerSpec, Param, Real, Result, Tensor, clip_by_norm};
-use nnz_core::{
-    Dense, Edit, Editor, Explored, Plan, Rng, Shape, Signals, Subject, Target, TargetKind, subject,
-};
+use nnz_core::{Dense, Edit, Editor, Explored, Plan, Rng, Shape, Signals, Subject, Target, TargetKind, subject};
 use nnz_kernels::threads;
 use nnz_tensor::Gradient;
 use nnz_tensor::fit::{At, Slot};
@@ -275,7 +273,8 @@ impl<'a, T: Real> Trainer<'a, T> {
         }
         for phase in 0..p.phases() {
             if phase > 0 {
-                let gradients = self.forward_backward(Some(batch), Signals::NONE, TargetKind::Weights, Vec::new())?.gradients;
+                let gradients =
+                    self.forward_backward(Some(batch), Signals::NONE, TargetKind::Weights, Vec::new())?.gradients;
                 leaves.own_step(&**p, phase, &gradients, lr);
             } else {
                 leaves.own_step(&**p, phase, &pass.gradients, lr);
@@ -415,9 +414,7 @@ impl<T: Real> Subject for AtBatch<'_, '_, T> {
     fn evaluate(&mut self) -> Result<f64> {
         let trainer = &self.trainer;
         if trainer.validation.is_empty() {
-            return Err(Error::Refused(
-                "this method measures on a validation split; set `validation` above 0".into(),
-            ));
+            return Err(Error::Refused("this method measures on a validation split; set `validation` above 0".into()));
         }
         Ok(trainer.evaluate_generic(&trainer.data.train, &trainer.validation)?.accuracy)
     }
