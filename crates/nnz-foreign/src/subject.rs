@@ -63,7 +63,7 @@ impl Pruning<'_> {
 
     fn refuse<T>(&self, what: &str) -> Result<T> {
         Err(Error::Refused(format!(
-            "{} {what}; magnitude, wanda, sparsegpt and dsnot prune models matrix by matrix",
+            "{} {what}; magnitude, lamp, wanda, sparsegpt and dsnot prune models matrix by matrix",
             self.method.key
         )))
     }

@@ -109,8 +109,9 @@ impl Matrices for All<'_> {
         *constant =
             made.map_err(|why| Error::file(&self.network.path, format!("`{}` pruned holds {why}", matrix.name)))?;
         // What was read after it would not be what it was.
-        let output = &self.network.graph.nodes[matrix.node].outputs[0];
-        if self.flows.iter().any(|f| f.session.position(output).is_some_and(|at| at < f.step)) {
+        let outputs = self.network.graph.nodes.get(matrix.node).map(|n| &n.outputs[0]);
+        let read = |f: &Flow| outputs.and_then(|o| f.session.position(o)).is_some_and(|at| at < f.step);
+        if self.flows.iter().any(read) {
             self.flows.clear();
         }
         self.done += 1;

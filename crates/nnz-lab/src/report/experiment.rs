@@ -112,7 +112,7 @@ fn sweep(record: &ExperimentRecord) -> Markup {
         let x = Axis::fit(&key, points.iter().map(|p| p.0), spacing, tick);
         let y = Axis::fit(&m.key, points.iter().map(|p| p.1), Spacing::Linear, tick);
         let all = [Line { series: 0, faint: false, name: m.key.clone(), points }];
-        let picture = lines(&format!("{} along {key}", m.key), &x, &y, &all, |v| m.unit.write(v));
+        let picture = lines(&format!("{} along {key}", m.key), &x, &y, &all, |v| format!("{v:.4}"));
         figure(&m.key, picture, html! { (m.about) })
     };
     html! {
