@@ -13,7 +13,16 @@ pub trait Distribution: Send + Sync {
 
     /// `scores[i]` ranks the existing entries of `shapes[i]`; empty unless [`Distribution::needs_scores`].
     fn allocate(&self, shapes: &[&Shape], scores: &[Vec<f32>], density: f64) -> Result<Vec<usize>>;
+
+    /// The same where only one target is in memory at a time: `scores` reads those of a target, as often as asked. `None` where that
+    /// is not enough.
+    fn allocate_streamed(&self, shapes: &[&Shape], density: f64, _scores: &mut Scores) -> Result<Option<Vec<usize>>> {
+        if self.needs_scores() { Ok(None) } else { self.allocate(shapes, &[], density).map(Some) }
+    }
 }
+
+/// Reads the scores of a target.
+pub type Scores<'a> = dyn FnMut(usize) -> Result<Vec<f32>> + 'a;
 
 /// The distributions by name, as options and recipes write them.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -145,6 +154,51 @@ impl Distribution for Global {
         }
         refuse_empty(shapes, &counts, density)?;
         Ok(counts)
+    }
+
+    /// In three passes: the bits of a number, its sign turned, order as [`f32::total_cmp`] does, so the upper and then the lower
+    /// sixteen are counted, and then what lies above the threshold.
+    fn allocate_streamed(&self, shapes: &[&Shape], density: f64, scores: &mut Scores) -> Result<Option<Vec<usize>>> {
+        let key = |v: &f32| {
+            let bits = v.to_bits();
+            if bits >> 31 == 1 { !bits } else { bits | 1 << 31 }
+        };
+        let mut upper = vec![0u64; 1 << 16];
+        for index in 0..shapes.len() {
+            scores(index)?.iter().for_each(|v| upper[(key(v) >> 16) as usize] += 1);
+        }
+        let total: usize = shapes.iter().map(|s| s.len()).sum();
+        let mut wanted = ((density * total as f64).round() as u64).min(upper.iter().sum());
+        // Down from the largest to the one that the threshold lies in; what is wanted of it.
+        let cut = |counts: &[u64], wanted: &mut u64| {
+            let mut at = counts.len() - 1;
+            while at > 0 && *wanted > counts[at] {
+                *wanted -= counts[at];
+                at -= 1;
+            }
+            at as u32
+        };
+        let high = cut(&upper, &mut wanted);
+        let mut lower = vec![0u64; 1 << 16];
+        for index in 0..shapes.len() {
+            let scores = scores(index)?;
+            scores.iter().map(key).filter(|k| k >> 16 == high).for_each(|k| lower[(k & 0xffff) as usize] += 1);
+        }
+        let threshold = high << 16 | cut(&lower, &mut wanted);
+        let mut counts = Vec::with_capacity(shapes.len());
+        for index in 0..shapes.len() {
+            let scores = scores(index)?;
+            let ties = (scores.iter().filter(|v| key(v) == threshold).count() as u64).min(wanted);
+            wanted -= ties;
+            counts.push(scores.iter().filter(|v| key(v) > threshold).count() + ties as usize);
+        }
+        match counts.iter().position(|&c| c == 0) {
+            None => Ok(Some(counts)),
+            Some(i) => Err(Error::Refused(format!(
+                "one threshold for the whole model would leave nothing of `{}`; choose distribution uniform",
+                shapes[i].name
+            ))),
+        }
     }
 }
 
@@ -299,6 +353,25 @@ mod tests {
         assert_eq!(counts, [3, 1]);
         let e = Global.allocate(&refs, &[vec![1.0; 4], vec![0.0; 4]], 0.5).unwrap_err();
         assert!(e.to_string().contains("`b`"), "{e}");
+    }
+
+    /// One target at a time gives what all at once give, ties and signs included.
+    #[test]
+    fn a_streamed_threshold_is_the_threshold() {
+        let shapes = lenet();
+        let shapes: Vec<&Shape> = shapes.iter().collect();
+        let mut rng = crate::Rng::stream(0, "scores", 0, 0);
+        // Few different numbers, so that many are equal, and zeros of both signs.
+        let mut draw = |n: usize| (0..n).map(|_| ((rng.normal() * 4.0).round() / 4.0) as f32).collect::<Vec<f32>>();
+        let scores: Vec<Vec<f32>> = shapes.iter().map(|s| draw(s.len())).collect();
+        for density in [0.9, 0.5, 0.1, 0.013] {
+            let all = Global.allocate(&shapes, &scores, density).unwrap();
+            let streamed = Global.allocate_streamed(&shapes, density, &mut |i| Ok(scores[i].clone())).unwrap();
+            assert_eq!(streamed, Some(all), "{density}");
+        }
+        let mut none = |i: usize| Ok(vec![if i == 1 { 0.0 } else { 1.0 }; shapes[i].len()]);
+        let why = Global.allocate_streamed(&shapes, 0.5, &mut none).unwrap_err().to_string();
+        assert!(why.contains("`fc2`"), "{why}");
     }
 
     #[test]

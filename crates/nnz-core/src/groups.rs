@@ -43,6 +43,7 @@ impl Budget {
             rounds: 1,
             round: 0,
             edges: Vec::new(),
+            counts: None,
         }
     }
 

@@ -1,17 +1,7 @@
-use crate::Budget;
 use serde::{Deserialize, Serialize};
 
-/// Budgets in descending order; a trained network takes the last one before its score falls: P(s') ≥ (1 - tolerance)
-/// P(0) for all s' ≤ s. Removes the smallest |w|.
-#[derive(Clone, Debug, PartialEq)]
-pub struct Grid {
-    /// Budgets to try, in order.
-    pub budgets: Vec<Budget>,
-    /// Fraction of the dense score that may be lost.
-    pub tolerance: f64,
-}
-
-/// Search state: how far down a grid a network may go.
+/// How far down a grid of budgets, from many nonzeros to few, a trained network may go before its score falls: P(s') ≥
+/// (1 - tolerance) P(0) for all s' ≤ s.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 pub struct Knee {
     /// The dense score, once known, then the score at each point tried.

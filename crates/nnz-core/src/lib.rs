@@ -31,6 +31,7 @@ mod sparsifier;
 mod start;
 mod state;
 mod stock;
+pub mod subject;
 mod target;
 mod topology;
 
@@ -38,12 +39,14 @@ pub use adapter::Adapter;
 pub use criterion::{
     Criterion, Gradient, Growth, GrowthCandidates, Magnitude, Random, Sensitivity, contenders, random_zeros,
 };
-pub use distribution::{Distribution, DistributionKind, Er, Erk, ErkPlus, Global, Uniform, UniformPlus, allocate};
+pub use distribution::{
+    Distribution, DistributionKind, Er, Erk, ErkPlus, Global, Scores, Uniform, UniformPlus, allocate,
+};
 pub use error::{Error, Result, closest};
 pub use experiment::{Better, Context, Experiment, Findings, Input, InputKind, Metric, Need, Unit};
 pub use explored::Explored;
 pub use groups::{Born, Budget, Rewiring};
-pub use knee::{Grid, Knee};
+pub use knee::Knee;
 pub use mask::Mask;
 pub use method::{Build, Launch, Method, MethodInstance, Paper, Registry};
 pub use options::{Bounds, Documented, OptionDoc, above, at_least};
@@ -56,6 +59,7 @@ pub use sparsifier::{Edit, Plan, Sparsifier};
 pub use start::Start;
 pub use state::{Numbers, State, Visit, visit_within};
 pub use stock::{CheckOnly, Dense, DropGrow, PerLayer, Prune, Redistribution, Static};
+pub use subject::{Editor, Subject};
 pub use target::{Probe, Shape, Signals, Target, TargetKind, TargetMut, Zero};
 pub use topology::{Topology, Transposed};
 

@@ -1,5 +1,5 @@
 use crate::{
-    Documented, Error, Experiment, Grid, OptionDoc, Parametrization, Probe, Procedure, Result, Setting, Sparsifier,
+    Documented, Error, Experiment, OptionDoc, Parametrization, Pattern, Probe, Procedure, Result, Setting, Sparsifier,
     catalog, closest,
 };
 use serde::{Serialize, de::DeserializeOwned};
@@ -44,19 +44,17 @@ pub struct MethodInstance {
     pub parametrization: Option<Box<dyn Parametrization>>,
     /// Probe of the finished network.
     pub probe: Option<Box<dyn Probe>>,
-    /// Grid of budgets to try on a network that can be scored but not trained, instead of the procedure.
-    pub grid: Option<Grid>,
 }
 
 impl<S: Sparsifier + 'static> From<S> for MethodInstance {
     fn from(sparsifier: S) -> Self {
-        Self { sparsifier: Box::new(sparsifier), procedure: None, parametrization: None, probe: None, grid: None }
+        Self { sparsifier: Box::new(sparsifier), procedure: None, parametrization: None, probe: None }
     }
 }
 
 impl From<Box<dyn Sparsifier>> for MethodInstance {
     fn from(sparsifier: Box<dyn Sparsifier>) -> Self {
-        Self { sparsifier, procedure: None, parametrization: None, probe: None, grid: None }
+        Self { sparsifier, procedure: None, parametrization: None, probe: None }
     }
 }
 
@@ -224,6 +222,22 @@ impl Method {
         }
         known.extend(self.floats(given.clone()));
         Ok(known)
+    }
+
+    /// Options for a network that is trained already: it is pruned now unless they say otherwise, and a pattern that fixes the
+    /// density says it.
+    pub fn options_for_trained(&self, options: &toml::Table) -> toml::Table {
+        let (mut options, known) = (options.clone(), self.defaults());
+        if known.contains_key("at") {
+            options.entry("at").or_insert("0 run".into());
+        }
+        let pattern = options.get("pattern").and_then(toml::Value::as_str).and_then(|p| p.parse::<Pattern>().ok());
+        if let Some(fixed) = pattern.and_then(Pattern::fixed_density)
+            && known.contains_key("density")
+        {
+            options.entry("density").or_insert(fixed.into());
+        }
+        options
     }
 
     /// Builds the method for one run.

@@ -1,4 +1,5 @@
-use crate::{Edit, Result, Signals, Target};
+use crate::subject::Show;
+use crate::{Edit, Result, Shape, Signals, Target};
 use serde::{Deserialize, Serialize};
 use std::ops::Range;
 
@@ -43,6 +44,11 @@ pub trait Procedure: Send {
 
     /// Returns the next command; `accuracy` is the answer to [`Command::Evaluate`] if that was the command before.
     fn next(&mut self, accuracy: Option<f64>) -> Command;
+
+    /// Fixes how many entries each target keeps in the next edit; see [`crate::Sparsifier::divide`].
+    fn divide(&mut self, _shapes: &[&Shape], _show: &mut Show) -> Result<bool> {
+        Ok(false)
+    }
 
     /// Returns one edit per target, for [`Command::Edit`].
     fn edit(&mut self, targets: &[Target]) -> Result<Vec<Edit>>;

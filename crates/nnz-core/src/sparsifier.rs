@@ -1,3 +1,4 @@
+use crate::subject::Show;
 use crate::{Result, Shape, Signals, Target, TargetKind, TargetMut, Topology};
 use serde_json::Value;
 
@@ -83,6 +84,12 @@ pub trait Sparsifier: Send {
     /// more than one layer is copied for it.
     fn layerwise(&self) -> bool {
         false
+    }
+
+    /// Fixes how many entries each target keeps at `step`, after which it is [layerwise](Sparsifier::layerwise); whether it could.
+    /// `show` shows a target by its index, as often as needed, without signals.
+    fn divide(&mut self, _step: u64, _shapes: &[&Shape], _show: &mut Show) -> Result<bool> {
+        Ok(false)
     }
 
     /// Returns one edit per target.

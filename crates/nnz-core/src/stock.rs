@@ -1,5 +1,6 @@
 //! Ready-made sparsifiers: most methods are one of them with the right parts.
 
+use crate::subject::Show;
 use crate::{
     Criterion, Decay, Distribution, Edit, Error, Growth, GrowthCandidates, Pattern, Plan, Result, Rng, Schedule,
     Setting, Shape, Signals, Sparsifier, Start, Target, TargetKind, Topology, When, allocate, random_zeros,
@@ -48,6 +49,21 @@ pub struct Prune {
     pub round: u32,
     /// Edges each graph had initially, to which a density of edges is relative.
     pub edges: Vec<usize>,
+    /// Entries each target keeps, where that was fixed before targets are shown one at a time.
+    pub counts: Option<Vec<usize>>,
+}
+
+impl Prune {
+    /// The density of the next round of a step; one where nothing goes.
+    fn next_round(&mut self, step: u64) -> f64 {
+        let Some(density) = self.schedule.density(step) else { return 1.0 };
+        self.round = self.round % self.rounds + 1;
+        density.powf(f64::from(self.round) / f64::from(self.rounds))
+    }
+
+    fn score(&self, step: u64, t: &Target) -> Vec<f32> {
+        self.criterion.score(t, &mut stream(&self.setting, "score", t.index, step))
+    }
 }
 
 impl Sparsifier for Prune {
@@ -71,15 +87,40 @@ impl Sparsifier for Prune {
         self.schedule.density(step).map_or(Plan::Rest, |_| Plan::Rewire(self.criterion.needs()))
     }
 
+    fn layerwise(&self) -> bool {
+        self.counts.is_some()
+    }
+
+    fn divide(&mut self, step: u64, shapes: &[&Shape], show: &mut Show) -> Result<bool> {
+        if self.criterion.needs().any() || self.kind == TargetKind::Edges {
+            return Ok(false);
+        }
+        let density = self.next_round(step);
+        let mut scores = |index: usize| {
+            let mut scores = Vec::new();
+            show(index, &mut |t| scores = self.score(step, t))?;
+            Ok(scores)
+        };
+        self.counts = match density >= 1.0 {
+            true => Some(shapes.iter().map(|s| s.len()).collect()),
+            false => self.distribution.allocate_streamed(shapes, density, &mut scores)?,
+        };
+        Ok(self.counts.is_some())
+    }
+
     fn rewire(&mut self, step: u64, targets: &[Target]) -> Result<Vec<Edit>> {
-        let Some(density) = self.schedule.density(step) else { return Ok(vec![Edit::Keep; targets.len()]) };
-        self.round = self.round % self.rounds + 1;
-        let density = density.powf(f64::from(self.round) / f64::from(self.rounds));
+        if let Some(counts) = &self.counts {
+            let edit = |t: &Target| {
+                let kept = self.pattern.select(t.topology, &self.score(step, t), counts[t.index]);
+                Edit::Rewire { topology: t.topology.filter(&kept), grown: Vec::new() }
+            };
+            return Ok(targets.iter().map(edit).collect());
+        }
+        let density = self.next_round(step);
         if density >= 1.0 {
             return Ok(vec![Edit::Keep; targets.len()]);
         }
-        let score = |t: &Target| self.criterion.score(t, &mut stream(&self.setting, "score", t.index, step));
-        let scores: Vec<Vec<f32>> = targets.iter().map(score).collect();
+        let scores: Vec<Vec<f32>> = targets.iter().map(|t| self.score(step, t)).collect();
         if self.kind == TargetKind::Edges && self.edges.is_empty() {
             self.edges = targets.iter().map(|t| t.topology.nnz()).collect();
         }

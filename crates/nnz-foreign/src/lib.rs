@@ -6,5 +6,6 @@ pub mod adapter;
 mod error;
 pub mod llm;
 pub mod onnx;
+mod subject;
 
 pub use error::{Error, Result};

@@ -76,9 +76,9 @@ impl ExperimentRecipe {
             return bad("needs at least one seed, and none twice".into());
         }
         for (i, arm) in self.arms.iter().enumerate() {
-            let plain = |c: char| c.is_ascii_alphanumeric() || "-_.".contains(c);
+            let plain = |c: char| c.is_ascii_alphanumeric() || "-_.=".contains(c);
             if arm.name.is_empty() || !arm.name.chars().all(plain) {
-                return bad(format!("arm `{}`: names are made of letters, digits, `-`, `_` and `.`", arm.name));
+                return bad(format!("arm `{}`: names are made of letters, digits, `-`, `_`, `=` and `.`", arm.name));
             }
             if self.arms[..i].iter().any(|a| a.name == arm.name) {
                 return bad(format!("two arms are named `{}`", arm.name));

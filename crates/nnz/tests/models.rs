@@ -1,5 +1,6 @@
 //! Language models against PyTorch, and pruned block by block.
 
+use nnz_core::{Edit, Setting, Shape, Target, Topology};
 use nnz_foreign::llm::{self, Generator, Language, Pruning, Weights};
 use nnz_formats::{Dtype, Packing};
 use serde_json::Value;
@@ -137,7 +138,9 @@ fn a_search_finds_how_much_is_free_and_says_what_it_tried() {
     let written = llm::perplexity(&Language::open(&dir.path().join("a")).unwrap(), &blocks, |_| {}).unwrap();
     assert!((written.perplexity - within.1).abs() < 1e-6 * within.1, "what was measured is what was written");
     let nm = run("pattern = \"2:4\"\ntolerance = 0.9", "b").unwrap();
-    assert_eq!(nm.tried.iter().map(|t| t.0).collect::<Vec<_>>(), [1.0, 0.75, 0.5, 0.25][..nm.tried.len()]);
+    // Some weights of the file are zero and count as gone once their matrix was pruned.
+    let near = |(tried, want): (&(f64, f64), f64)| (want - 0.01..=want).contains(&tried.0);
+    assert!(nm.tried.iter().zip([1.0, 0.75, 0.5, 0.25]).all(near), "{:?}", nm.tried);
     // Fewer tokens than a matrix has inputs: damped, and said so.
     let (sparsegpt, said) = (nnz::REGISTRY.find("sparsegpt").unwrap(), options("density = 0.5"));
     let pruning =
@@ -271,6 +274,39 @@ fn a_threshold_for_the_whole_model_keeps_the_largest_weights() {
     assert!(most <= least, "{most} went, {least} stayed");
 }
 
+/// Matrices that are read one at a time, in passes, lose what they would lose if all were in memory.
+#[test]
+fn one_threshold_over_a_file_is_that_over_all_of_its_weights() {
+    let (model, dir) = (Language::open(&golden("tiny.gguf")).unwrap(), tempfile::tempdir().unwrap());
+    for key in ["magnitude", "lamp"] {
+        let (method, said) = (nnz::REGISTRY.find(key).unwrap(), options("density = 0.3"));
+        let pruning = Pruning { method, options: &said, seed: 0, packing: None, dtype: Dtype::F32, heads: false };
+        let to = dir.path().join(key);
+        let pruned = llm::prune(&model, &pruning, &[], &to, |_| ()).unwrap();
+        let all: Vec<(Shape, Vec<f32>)> = pruned
+            .parts
+            .iter()
+            .map(|p| {
+                let rows = model.tensors().into_iter().find(|(name, _)| *name == p.name).unwrap().1[0];
+                (Shape::matrix(&p.name, rows, p.entries / rows), model.read(&p.name).unwrap())
+            })
+            .collect();
+        let full: Vec<Topology> = all.iter().map(|(s, _)| Topology::full(s.rows, s.cols)).collect();
+        let targets: Vec<Target> =
+            all.iter().zip(&full).enumerate().map(|(i, ((s, v), t))| Target::new(i, s, t, v)).collect();
+        let setting = Setting { seed: 0, steps: 0, steps_per_epoch: 1 };
+        let mut work = method.build(&method.options_for_trained(&said), &setting).unwrap();
+        let edits = work.sparsifier.rewire(0, &targets).unwrap();
+        let after = Language::open(&to).unwrap();
+        for ((shape, before), edit) in all.iter().zip(edits) {
+            let Edit::Rewire { topology, .. } = edit else { panic!("nothing was pruned") };
+            let mut want = vec![0.0; before.len()];
+            topology.positions().for_each(|p| want[p as usize] = before[p as usize]);
+            assert_eq!(after.read(&shape.name).unwrap(), want, "{key} {}", shape.name);
+        }
+    }
+}
+
 #[test]
 fn what_cannot_be_done_is_said_in_one_sentence() {
     let model = Language::open(&golden("tiny.gguf")).unwrap();
@@ -285,7 +321,8 @@ fn what_cannot_be_done_is_said_in_one_sentence() {
     assert!(why("wanda", "density = 0.5", &[]).contains("--calibrate"));
     assert!(why("snip", "density = 0.5", &blocks).contains("snip"));
     assert!(why("rigl", "density = 0.5", &blocks).contains("rigl"));
-    assert!(why("lamp", "density = 0.5", &blocks).contains("--distribution uniform"));
+    assert!(why("wanda", "density = 0.5\nrows = 64", &blocks).contains("--calibration-tokens"));
+    assert!(why("dlrt", "", &blocks).contains("dlrt") && why("imp", "density = 0.5", &blocks).contains("imp"));
     assert!(why("sparsegpt", "density = 0.5\npattern = \"block:4x4\"", &blocks).contains("block:4x4"));
     assert!(why("wanda", "density = 0.5\npattern = \"2:5\"", &blocks).contains("2:5"));
     assert!(!to.exists(), "nothing was written");

@@ -5,7 +5,7 @@ use super::train::TrainArgs;
 use crate::ui::{self, Ui, Watch};
 use anyhow::{Result, bail};
 use clap::Args as ClapArgs;
-use nnz_core::{Pattern, Setting};
+use nnz_core::Setting;
 use nnz_data::Store;
 use nnz_engine::data::Dataset;
 use nnz_engine::file::{Header, Packing, load_model, save_model};
@@ -103,19 +103,8 @@ pub fn run(args: &Args, ui: Ui) -> Result<ExitCode> {
         None => None,
     };
     let before = Size::of(&model, &args.model, accuracy(&model, data.as_ref(), &header)?)?;
-    let mut options = args.method.options(ui.registry)?;
     let method = ui.registry.find(&args.method.method)?;
-    // A trained model is pruned now, unless the options say otherwise.
-    if method.defaults().contains_key("at") && !options.contains_key("at") {
-        options.insert("at".into(), "0 run".into());
-    }
-    // A pattern that fixes the density determines it.
-    let pattern: Option<Pattern> = options.get("pattern").and_then(toml::Value::as_str).and_then(|p| p.parse().ok());
-    if let Some(fixed) = pattern.and_then(Pattern::fixed_density)
-        && method.defaults().contains_key("density")
-    {
-        options.entry("density").or_insert(fixed.into());
-    }
+    let options = method.options_for_trained(&args.method.options(ui.registry)?);
     let asked = options.get("density").and_then(toml::Value::as_float);
     if let Some(asked) = asked.filter(|&d| d >= before.density) {
         bail!(

@@ -143,7 +143,7 @@ impl Done {
     fn table(&self) -> String {
         match self {
             Self::Training(o) => arms(&o.record),
-            Self::Experiment(o) => metrics(&o.record),
+            Self::Experiment(o) => metrics(&o.record, None),
         }
     }
 

@@ -2,9 +2,9 @@ use crate::ui::{self, Ui, Watch};
 use anyhow::{Context, Result, bail};
 use clap::Args as ClapArgs;
 use nnz_engine::Task;
-use nnz_lab::experiment::ExperimentOutcome;
+use nnz_lab::experiment::{ExperimentArm, ExperimentOutcome};
 use nnz_lab::run::{Options, Outcome, read_record, record::RunRecord, write_report};
-use nnz_lab::{ExperimentRecipe, ExperimentRecord, Plan, Recipe, Scale, embedded};
+use nnz_lab::{ExperimentRecipe, ExperimentRecord, Measured, Plan, Recipe, Scale, embedded};
 use serde_json::json;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
@@ -29,6 +29,7 @@ pub struct Place {
   nnz run recipe.toml
   nnz run rewire/rigl/above-random --smoke
   nnz run k-sparse --set k=25 --seeds 3      an experiment with options of your own
+  nnz run k-sparse --sweep k=10,25,70        one arm for each value
   nnz run git-rebasin --input first=a.safetensors --input second=b.safetensors
   nnz run runs/3f2a0c5d9e11                  go on with a run that was cut off")]
 pub struct Args {
@@ -43,6 +44,12 @@ pub struct Args {
     /// An option of an experiment; `nnz show KEY` lists them
     #[arg(long = "set", value_name = "KEY=VALUE")]
     set: Vec<String>,
+    /// Values of an option of an experiment, an arm for each; with several, an arm for each combination
+    #[arg(long, value_name = "KEY=V,…")]
+    sweep: Vec<String>,
+    /// Show only this metric of an experiment, and the arm that is best by it
+    #[arg(long, value_name = "METRIC")]
+    metric: Option<String>,
     /// Runs of an experiment, with seeds SEED, SEED + 1, ... [default: 1, or what the recipe says]
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u64).range(1..=1000))]
     seeds: Option<u64>,
@@ -103,6 +110,14 @@ pub fn run(args: &Args, ui: Ui) -> Result<ExitCode> {
         }
         Plan::Experiment(mut recipe) => {
             args.change(&mut recipe)?;
+            if let Some(metric) = &args.metric {
+                let method = ui.registry.find(recipe.key())?;
+                let known = method.launch(&method.defaults())?.metrics();
+                if !known.iter().any(|m| m.key == metric) {
+                    let hint = nnz_core::closest(metric, known.iter().map(|m| m.key));
+                    bail!("{} measures no `{metric}`{hint}; `nnz show {0}` lists what it does", method.key);
+                }
+            }
             let outcome = experiment(&recipe, &place, ui)?;
             if outcome.found {
                 let dir = outcome.dir.display();
@@ -111,7 +126,11 @@ pub fn run(args: &Args, ui: Ui) -> Result<ExitCode> {
             let report = outcome.dir.join("report.html");
             let document = json!({"run": outcome.record, "directory": outcome.dir, "report": report});
             ui.answer(&document, || {
-                let (record, table) = (&outcome.record, metrics(&outcome.record));
+                let record = &outcome.record;
+                let mut table = metrics(record, args.metric.as_deref());
+                if let Some(best) = args.metric.as_deref().and_then(|m| best(record, m)) {
+                    table += &format!("\n\nbest: {best}");
+                }
                 format!("{}\n{}\n\n{table}\n\nreport: {}", record.title, record.summary, report.display())
             })?;
             Ok(ExitCode::SUCCESS)
@@ -125,6 +144,8 @@ impl Args {
         let given = [
             ("--input", !self.inputs.is_empty()),
             ("--set", !self.set.is_empty()),
+            ("--sweep", !self.sweep.is_empty()),
+            ("--metric", self.metric.is_some()),
             ("--seeds", self.seeds.is_some()),
             ("--seed", self.seed.is_some()),
         ];
@@ -139,7 +160,34 @@ impl Args {
             };
             recipe.inputs.insert(name.trim().into(), place.trim().into());
         }
-        recipe.options.extend(super::pairs(&self.set)?);
+        let set = super::pairs(&self.set)?;
+        recipe.options.extend(set.clone());
+        for sweep in &self.sweep {
+            let Some((key, values)) = sweep.split_once('=') else {
+                bail!("--sweep {sweep}: expected KEY=VALUE,VALUE,…, such as --sweep k=8,16,32");
+            };
+            let key = key.trim();
+            if set.contains_key(key) {
+                bail!("--sweep {sweep}: {key} is also given by --set");
+            }
+            let arms = std::mem::take(&mut recipe.arms);
+            let before = if arms.is_empty() { vec![ExperimentArm::default()] } else { arms };
+            for arm in &before {
+                for value in values.split(',') {
+                    let one = super::pairs(&[format!("{key}={value}")])?;
+                    if let Some(twice) = arm.options.keys().find(|k| one.contains_key(*k)) {
+                        bail!("--sweep {sweep}: arm `{}` says {twice} already", arm.name);
+                    }
+                    let part = format!("{key}={}", value.trim());
+                    let name = if arm.name.is_empty() { part } else { format!("{}-{part}", arm.name) };
+                    let mut options = arm.options.clone();
+                    options.extend(one);
+                    recipe.arms.push(ExperimentArm { name, options });
+                }
+            }
+            // A claim is about the arms that the recipe has.
+            recipe.claim = None;
+        }
         if self.seeds.is_some() || self.seed.is_some() {
             let first = self.seed.unwrap_or(0);
             recipe.seeds = (first..first + self.seeds.unwrap_or(1)).collect();
@@ -157,17 +205,31 @@ pub fn experiment(recipe: &ExperimentRecipe, place: &Place, ui: Ui) -> Result<Ex
     Ok(outcome?)
 }
 
-/// The table of an experiment's metrics.
-pub fn metrics(record: &ExperimentRecord) -> String {
-    let head: Vec<&str> = std::iter::once("").chain(record.metrics.iter().map(|m| &*m.key)).collect();
+/// The arm whose mean of a metric is best.
+fn best(record: &ExperimentRecord, metric: &str) -> Option<String> {
+    let m = record.metrics.iter().find(|m| m.key == metric)?;
+    let sign = match m.better {
+        nnz_core::Better::Higher => 1.0,
+        nnz_core::Better::Lower => -1.0,
+        nnz_core::Better::Neither => return None,
+    };
+    let mean = |name: &str| record.values(name, metric).map(|v| sign * v.iter().sum::<f64>() / v.len() as f64);
+    let all = record.arms.iter().filter_map(|a| Some((&a.name, mean(&a.name)?)));
+    all.max_by(|a, b| a.1.total_cmp(&b.1)).map(|(name, _)| name.clone())
+}
+
+/// The table of an experiment's metrics, or of one of them.
+pub fn metrics(record: &ExperimentRecord, only: Option<&str>) -> String {
+    let shown: Vec<_> = record.metrics.iter().filter(|m| only.is_none_or(|o| m.key == o)).collect();
+    let head: Vec<&str> = std::iter::once("").chain(shown.iter().map(|m| &*m.key)).collect();
     let row = |arm: &nnz_lab::experiment::ExperimentArmRecord| {
-        let cell = |m: &nnz_lab::experiment::MetricRecord| {
+        let cell = |m: &&nnz_lab::experiment::MetricRecord| {
             let values: Vec<f64> = arm.seeds.iter().filter_map(|s| s.findings.metrics.get(&m.key).copied()).collect();
             let s = nnz_lab::summarize(&values);
             let half = s.half_width.map_or_else(String::new, |h| format!(" ± {}", m.unit.write(h)));
             m.unit.write(s.mean) + &half
         };
-        std::iter::once(arm.name.clone()).chain(record.metrics.iter().map(cell)).collect()
+        std::iter::once(arm.name.clone()).chain(shown.iter().map(cell)).collect()
     };
     ui::table(&head, record.arms.iter().map(row).collect())
 }

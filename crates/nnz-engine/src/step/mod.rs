@@ -9,5 +9,5 @@ mod views;
 
 pub(crate) use edits::{Editing, after_step, rewire};
 pub(crate) use pass::{Step, locate_non_finite};
-pub(crate) use prune::{Make, Rows, candidates, check_trained, probe_generic, prune_generic};
+pub(crate) use prune::{Make, Rows, candidates, never_kept, probe_generic, prune_generic};
 pub(crate) use views::Views;

@@ -4,8 +4,8 @@ use super::views::Views;
 use crate::data::{Batch, Dataset, Preprocessing};
 use crate::evaluate::evaluate_generic;
 use crate::structure::Fresh;
-use crate::{Error, Mode, Model, Moved, PolicyRef, Real, Result};
-use nnz_core::{Command, MethodInstance, Plan, Probe, Procedure, Setting, Shape, Signals, Sparsifier, TargetKind};
+use crate::{Error, Mode, Model, Moved, Param, PolicyRef, Real, Result};
+use nnz_core::{Editor, MethodInstance, Probe, Setting, Shape, Signals, Subject, TargetKind, Topology, subject};
 use std::collections::BTreeMap;
 
 /// Builds a method once the length of the run is known.
@@ -19,100 +19,97 @@ pub(crate) fn prune_generic<T: Real>(
     batch: Rows,
     storage: PolicyRef,
 ) -> Result<Moved> {
-    check_trained(work, model)?;
-    let MethodInstance { sparsifier, procedure, parametrization, .. } = work;
-    let idle = || Error::Refused("this method changes nothing without training; give `--finetune EPOCHS`".into());
-    let mut moved = Moved { grown: 0, pruned: 0 };
-    if let Some(procedure) = procedure {
-        return search(model, &mut **procedure, sparsifier.kind(), batch, storage, idle);
-    }
-    for round in 0..sparsifier.rounds(0) {
-        let (Plan::Rewire(signals), None) = (sparsifier.plan(0), &parametrization) else {
-            return if round == 0 { Err(idle()) } else { Ok(moved) };
-        };
-        let batch = match batch {
-            Some((data, rows, frame)) if signals.data() => Some(Batch::of(data, &data.train, rows, frame)?),
-            None if signals.data() => {
-                return Err(Error::Refused("this method measures on data: give `--data DATA`".into()));
-            }
-            _ => None,
-        };
-        let kind = sparsifier.kind();
-        let candidates = candidates(&**sparsifier, 0, signals, model);
-        let pass = Step::forward_backward(model, batch.as_ref(), 0.0, signals, candidates, Mode::Use, kind, &[])?;
-        let layerwise = sparsifier.layerwise();
-        let how = Editing { kind, layerwise, storage, fresh: Fresh { seed: 0, step: 0 } };
-        moved += rewire(model, None, None, &mut |t| sparsifier.rewire(0, t), &pass, how)?;
-    }
-    Ok(moved)
-}
-
-/// Carries out a procedure that trains nothing: it may prune, measure on all rows of the training split, and restore.
-fn search<T: Real>(
-    model: &mut Model<T>,
-    procedure: &mut dyn Procedure,
-    kind: TargetKind,
-    batch: Option<(&Dataset, &[u32], &Preprocessing)>,
-    storage: PolicyRef,
-    idle: impl Fn() -> Error,
-) -> Result<Moved> {
-    if procedure.steps() > 0 {
-        return Err(idle());
-    }
-    let mut moved = Moved { grown: 0, pruned: 0 };
-    let (mut kept, mut score) = (BTreeMap::new(), None);
-    loop {
-        match procedure.next(score.take()) {
-            Command::Train { span, .. } if span.is_empty() => {}
-            Command::Snapshot(name) => drop(kept.insert(name, model.params.clone())),
-            Command::Restore(name) => model.params = kept.get(&name).ok_or_else(&idle)?.clone(),
-            Command::Evaluate => {
-                let Some((data, _, frame)) = batch else {
-                    return Err(Error::Refused("this method measures on data: give `--data DATA`".into()));
-                };
-                let rows: Vec<u32> = (0..data.train.len() as u32).collect();
-                score = Some(evaluate_generic(model, data, &data.train, &rows, frame)?.accuracy);
-            }
-            Command::Edit(signals) if !signals.any() => {
-                let pass = Step::forward_backward(model, None, 0.0, signals, Vec::new(), Mode::Use, kind, &[])?;
-                let how = Editing { kind, layerwise: false, storage, fresh: Fresh { seed: 0, step: 0 } };
-                moved += rewire(model, None, None, &mut |t| procedure.edit(t), &pass, how)?;
-            }
-            Command::Done => return Ok(moved),
-            _ => return Err(idle()),
+    let mut trained = Trained { model, batch, storage, kept: BTreeMap::new(), moved: Moved { grown: 0, pruned: 0 } };
+    subject::prune(work, &mut trained).map_err(|e| match e {
+        Error::Core(nnz_core::Error::Refused(why)) if why.ends_with("without training") => {
+            Error::Refused(format!("{why}; give `--finetune EPOCHS`"))
         }
+        e => e,
+    })?;
+    Ok(trained.moved)
+}
+
+/// A trained network, and the rows that methods measure on.
+struct Trained<'a, T> {
+    model: &'a mut Model<T>,
+    batch: Rows<'a>,
+    storage: PolicyRef<'a>,
+    kept: BTreeMap<String, Vec<Param<T>>>,
+    moved: Moved,
+}
+
+impl<'a, T> Trained<'a, T> {
+    fn data(&self) -> Result<(&'a Dataset, &'a [u32], &'a Preprocessing)> {
+        self.batch.ok_or_else(|| Error::Refused("this method measures on data: give `--data DATA`".into()))
     }
 }
 
-/// The zeros a method named, by parameter; empty if it named none.
+impl<T: Real> Subject for Trained<'_, T> {
+    type Error = Error;
+
+    fn shapes(&self, kind: TargetKind) -> Vec<Shape> {
+        self.model.targets(kind)
+    }
+
+    fn edit(&mut self, signals: Signals, by: &mut dyn Editor) -> Result<()> {
+        let batch = match signals.data() {
+            true => {
+                let (data, rows, frame) = self.data()?;
+                Some(Batch::of(data, &data.train, rows, frame)?)
+            }
+            false => None,
+        };
+        let (kind, layerwise, storage) = (by.kind(), by.layerwise(), self.storage);
+        let zeros = candidates(self.model, signals, kind, |index, topology| by.candidates(index, topology));
+        let pass = Step::forward_backward(self.model, batch.as_ref(), 0.0, signals, zeros, Mode::Use, kind, &[])?;
+        let how = Editing { kind, layerwise, storage, fresh: Fresh { seed: 0, step: 0 } };
+        self.moved += rewire(self.model, None, None, &mut |t| by.edit(t), &pass, how)?;
+        Ok(())
+    }
+
+    /// Accuracy on all rows of the training split.
+    fn evaluate(&mut self) -> Result<f64> {
+        let (data, _, frame) = self.data()?;
+        let rows: Vec<u32> = (0..data.train.len() as u32).collect();
+        Ok(evaluate_generic(self.model, data, &data.train, &rows, frame)?.accuracy)
+    }
+
+    fn snapshot(&mut self, name: String) -> Result<()> {
+        self.kept.insert(name, self.model.params.clone());
+        Ok(())
+    }
+
+    fn restore(&mut self, name: &str) -> Result<()> {
+        let kept = self.kept.get(name).ok_or_else(|| never_kept(name))?;
+        self.model.params.clone_from(kept);
+        Ok(())
+    }
+
+    fn average(&mut self, _: &[String]) -> Result<()> {
+        Err(Error::Refused("this method averages what it trained; give `--finetune EPOCHS`".into()))
+    }
+}
+
+/// That a procedure asks for a snapshot that is not there.
+pub(crate) fn never_kept(name: &str) -> Error {
+    Error::Refused(format!("the procedure goes back to `{name}`, which it never kept"))
+}
+
+/// The zeros a method names by the index of a target and its topology, by parameter; empty where it was not asked.
 pub(crate) fn candidates<T: Real>(
-    sparsifier: &dyn Sparsifier,
-    step: u64,
-    signals: Signals,
     model: &Model<T>,
+    signals: Signals,
+    kind: TargetKind,
+    named: impl Fn(usize, &Topology) -> Vec<u64>,
 ) -> Vec<Vec<u64>> {
     let mut all = vec![Vec::new(); model.params.len()];
-    if signals.candidates && sparsifier.kind() == TargetKind::Weights {
+    if signals.candidates && kind == TargetKind::Weights {
         for (index, i) in model.places(TargetKind::Weights).into_iter().enumerate() {
-            all[i] = sparsifier.candidates(step, index, &model.params[i].topology());
+            all[i] = named(index, &model.params[i].topology());
             all[i].sort_unstable();
         }
     }
     all
-}
-
-pub(crate) fn check_trained<T: Real>(work: &MethodInstance, model: &Model<T>) -> Result<()> {
-    let shapes = model.targets(work.sparsifier.kind());
-    let shapes: Vec<&Shape> = shapes.iter().collect();
-    work.sparsifier.check(&shapes)?;
-    if work.sparsifier.initial_topologies(&shapes)?.is_some() {
-        return Err(Error::Refused(
-            "this method starts from a random topology and would throw the trained weights away; methods that prune a \
-             trained model are magnitude, gmp and snip"
-                .into(),
-        ));
-    }
-    Ok(())
 }
 
 /// Computes a probe of a network's weights.

@@ -1,9 +1,11 @@
 //! The commands of a procedure between the spans it trains.
 
 use super::record::Snapshot;
+use super::steps::AtBatch;
 use super::trainer::Trainer;
+use crate::step::never_kept;
 use crate::{Average, Error, Optimizer, Param, Real, Result, Tensor};
-use nnz_core::Command;
+use nnz_core::{Command, subject};
 
 impl<T: Real> Trainer<'_, T> {
     /// Steps of the current training.
@@ -39,52 +41,37 @@ impl<T: Real> Trainer<'_, T> {
     pub(super) fn enter(&mut self) -> Result<()> {
         while self.work.procedure.is_some() && (self.position.act.is_none() || self.local() >= self.span().end) {
             let accuracy = self.position.accuracy.take();
-            let Some(procedure) = &mut self.work.procedure else { return Ok(()) };
-            let act = procedure.next(accuracy);
+            // The procedure is out of the training while it acts on it.
+            let Some(mut procedure) = self.work.procedure.take() else { return Ok(()) };
+            let command = procedure.next(accuracy);
             self.position.procedure = procedure.state();
-            match act {
-                Command::Train { ref span, .. } => {
-                    (self.position.done, self.position.act) = (0, (!span.is_empty()).then_some(act));
-                }
-                Command::Edit(signals) => {
-                    let batch = self.loader.batch(self.order() + self.local())?;
-                    let pass = self.signals(&batch, signals)?;
-                    self.charge(batch.rows(), signals);
-                    self.edit(&pass, true)?;
-                }
-                Command::Snapshot(name) => {
-                    let (params, state) = (self.model.params.clone(), self.optimizer.state.clone());
-                    self.snapshots.insert(name, Snapshot { params, state });
-                }
-                Command::Restore(name) => {
-                    let kept = self.kept(&name)?.clone();
-                    (self.model.params, self.optimizer.state) = (kept.params, kept.state);
-                    self.average = self.average.as_ref().map(|_| Average::new(&self.model.params));
-                    self.look();
-                }
-                Command::Rewind(name) => self.mean_of(&[name])?,
-                Command::Average(names) => self.mean_of(&names)?,
-                Command::Evaluate if self.validation.is_empty() => {
-                    return Err(Error::Refused(
-                        "this method measures on a validation split; set `validation` above 0".into(),
-                    ));
-                }
-                Command::Evaluate => {
-                    self.position.accuracy = Some(self.evaluate_generic(&self.data.train, &self.validation)?.accuracy);
-                }
-                Command::Done if self.position.step < self.steps() => {
+            let done = match command {
+                Command::Done => {
+                    self.work.procedure = Some(procedure);
                     let (at, of) = (self.position.step, self.steps());
-                    return Err(Error::Refused(format!("the procedure ended at step {at} of {of}")));
+                    return match at < of {
+                        true => Err(Error::Refused(format!("the procedure ended at step {at} of {of}"))),
+                        false => Ok(()),
+                    };
                 }
-                Command::Done => return Ok(()),
-            }
+                Command::Train { ref span, .. } => {
+                    (self.position.done, self.position.act) = (0, (!span.is_empty()).then_some(command));
+                    Ok(None)
+                }
+                command => {
+                    let kind = self.work.sparsifier.kind();
+                    let mut subject = AtBatch { trainer: self, batch: None, loss: None };
+                    subject::perform(command, &mut *procedure, kind, &mut subject)
+                }
+            };
+            self.work.procedure = Some(procedure);
+            self.position.accuracy = done?;
         }
         Ok(())
     }
 
     pub(super) fn kept(&self, name: &str) -> Result<&Snapshot<T>> {
-        let missing = || Error::Refused(format!("the procedure goes back to `{name}`, which it never kept"));
-        self.snapshots.get(name).ok_or_else(missing)
+        self.snapshots.get(name).ok_or_else(|| never_kept(name))
     }
 
     /// Replaces the current values by the mean of snapshots. A connection that a snapshot did not have counts as zero.

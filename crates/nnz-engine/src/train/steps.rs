@@ -1,13 +1,13 @@
 //! Steps: the method's plan, then forward, backward and update.
 
-use super::record::{EpochRecord, Progress};
+use super::record::{EpochRecord, Progress, Snapshot};
 use super::trainer::{Observer, Trainer};
 use crate::data::Batch;
 use crate::leaves::Leaves;
 use crate::step::{Editing, Step, Views, after_step, candidates, locate_non_finite, rewire};
 use crate::structure::Fresh;
-use crate::{Error, Mode, OptimizerSpec, Param, Real, Result, Tensor, clip_by_norm};
-use nnz_core::{Edit, Explored, MethodInstance, Plan, Rng, Signals, Target, TargetKind};
+use crate::{Average, Error, Mode, OptimizerSpec, Param, Real, Result, Tensor, clip_by_norm};
+use nnz_core::{Dense, Edit, Editor, Explored, Plan, Rng, Shape, Signals, Subject, Target, TargetKind, subject};
 use nnz_kernels::threads;
 use nnz_tensor::Gradient;
 use nnz_tensor::fit::{At, Slot};
@@ -113,29 +113,30 @@ impl<'a, T: Real> Trainer<'a, T> {
 
     /// Plan and edits of one step, in as many rounds as the method has; returns the loss of the first, if measured.
     pub(super) fn rounds(&mut self, batch: &Batch<T>, step: u64) -> Result<Option<f64>> {
-        let mut loss = None;
-        for _ in 0..self.work.sparsifier.rounds(step) {
-            let Plan::Rewire(signals) = self.work.sparsifier.plan(step) else { break };
-            let pass = self.signals(batch, signals)?;
-            self.charge(batch.rows(), signals);
-            self.edit(&pass, false)?;
-            loss = loss.or(Some(pass.loss).filter(|l| l.is_finite()));
-        }
-        Ok(loss)
+        // The method is out of the training while it acts on it.
+        let mut sparsifier = std::mem::replace(&mut self.work.sparsifier, Box::new(Dense));
+        let mut subject = AtBatch { trainer: self, batch: Some(batch), loss: None };
+        let done = subject::rewire(&mut *sparsifier, step, &mut subject);
+        let loss = subject.loss;
+        self.work.sparsifier = sparsifier;
+        done.map(|_| loss)
     }
 
     /// Measures what a method asked for, on as many rows as it asked for.
-    pub(super) fn signals(&self, batch: &Batch<T>, signals: Signals) -> Result<Step<T>> {
+    pub(super) fn signals(&self, batch: &Batch<T>, signals: Signals, by: &dyn Editor) -> Result<Step<T>> {
         if !signals.any() {
             return Ok(Step::empty());
         }
+        let kind = by.kind();
+        let zeros = candidates(&self.model, signals, kind, |index, topology| by.candidates(index, topology));
         if signals.rows <= batch.rows() || !signals.data() {
-            return self.forward_backward(Some(batch).filter(|_| signals.data()), signals);
+            return self.forward_backward(Some(batch).filter(|_| signals.data()), signals, kind, zeros);
         }
         let (all, wanted) = (self.loader.rows(), signals.rows.min(self.loader.rows().len()));
         let drawn = Rng::stream(self.seed, "measure", 0, self.position.step).distinct(all.len() as u64, wanted);
         let rows: Vec<u32> = drawn.into_iter().map(|i| all[i as usize]).collect();
-        self.forward_backward(Some(&Batch::of(self.data, &self.data.train, &rows, &self.frame)?), signals)
+        let batch = Batch::of(self.data, &self.data.train, &rows, &self.frame)?;
+        self.forward_backward(Some(&batch), signals, kind, zeros)
     }
 
     /// Turns leaves into plain weights when their time is over.
@@ -183,14 +184,19 @@ impl<'a, T: Real> Trainer<'a, T> {
     }
 
     /// A pass with finite loss and gradients, or an error with the place where they stopped being finite.
-    pub(super) fn forward_backward(&self, batch: Option<&Batch<T>>, signals: Signals) -> Result<Step<T>> {
-        let (smoothing, mode, kind) = (self.spec.smoothing, self.mode(), self.work.sparsifier.kind());
+    pub(super) fn forward_backward(
+        &self,
+        batch: Option<&Batch<T>>,
+        signals: Signals,
+        kind: TargetKind,
+        zeros: Vec<Vec<u64>>,
+    ) -> Result<Step<T>> {
+        let (smoothing, mode) = (self.spec.smoothing, self.mode());
         let backwards = match (&self.leaves, &self.work.parametrization) {
             (Some(leaves), Some(p)) => leaves.backwards(&**p, self.local(), self.model.params.len()),
             _ => Vec::new(),
         };
-        let named = candidates(&*self.work.sparsifier, self.local(), signals, &self.model);
-        let mut pass = Step::forward_backward(&self.model, batch, smoothing, signals, named, mode, kind, &backwards)?;
+        let mut pass = Step::forward_backward(&self.model, batch, smoothing, signals, zeros, mode, kind, &backwards)?;
         if signals.momentum {
             let kept = |i: usize| self.optimizer.direction(i).or_else(|| pass.gradients.get(i).cloned());
             pass.momentum = (0..self.model.params.len()).filter_map(kept).collect();
@@ -210,7 +216,10 @@ impl<'a, T: Real> Trainer<'a, T> {
         if let (Some(leaves), Some(p)) = (&self.leaves, &self.work.parametrization) {
             leaves.show(&**p, step, &mut self.model);
         }
-        let mut pass = self.forward_backward(Some(batch), signals)?;
+        let sparsifier = &self.work.sparsifier;
+        let kind = sparsifier.kind();
+        let zeros = candidates(&self.model, signals, kind, |i, topology| sparsifier.candidates(step, i, topology));
+        let mut pass = self.forward_backward(Some(batch), signals, kind, zeros)?;
         self.charge(batch.rows(), Signals { gradient: true, rows: 0, ..signals });
         if signals.any() {
             let views = Views::new(&self.model, &pass, self.work.sparsifier.kind());
@@ -264,7 +273,8 @@ impl<'a, T: Real> Trainer<'a, T> {
         }
         for phase in 0..p.phases() {
             if phase > 0 {
-                let gradients = self.forward_backward(Some(batch), Signals::NONE)?.gradients;
+                let gradients =
+                    self.forward_backward(Some(batch), Signals::NONE, TargetKind::Weights, Vec::new())?.gradients;
                 leaves.own_step(&**p, phase, &gradients, lr);
             } else {
                 leaves.own_step(&**p, phase, &pass.gradients, lr);
@@ -308,17 +318,12 @@ impl<'a, T: Real> Trainer<'a, T> {
         Ok(())
     }
 
-    /// Asks the sparsifier, or the procedure, for its edits and applies them.
-    pub(super) fn edit(&mut self, pass: &Step<T>, by_procedure: bool) -> Result<()> {
-        let (step, kind) = (self.local(), self.work.sparsifier.kind());
-        let layerwise = self.work.sparsifier.layerwise() && !by_procedure;
-        let MethodInstance { sparsifier, procedure, .. } = &mut self.work;
+    /// Asks a method for its edits and applies them.
+    fn edit(&mut self, pass: &Step<T>, by: &mut dyn Editor) -> Result<()> {
+        let (kind, layerwise) = (by.kind(), by.layerwise());
         let (explored, counted) = (&mut self.explored, kind == TargetKind::Weights && self.model.nonzeros() <= COUNTED);
         let mut ask = |targets: &[Target]| -> nnz_core::Result<Vec<Edit>> {
-            let edits = match procedure {
-                Some(p) if by_procedure => p.edit(targets),
-                _ => sparsifier.rewire(step, targets),
-            }?;
+            let edits = by.edit(targets)?;
             for (t, edit) in targets.iter().zip(&edits).filter(|_| counted) {
                 if let Edit::Rewire { topology, .. } = edit {
                     explored.resize_with(explored.len().max(t.index + 1), Explored::default);
@@ -370,5 +375,65 @@ impl<'a, T: Real> Trainer<'a, T> {
         (p.loss_sum, p.rows_seen, p.grown, p.pruned) = (0.0, 0, 0, 0);
         p.history.push(record.clone());
         Ok(record)
+    }
+}
+
+/// A training at one batch, which is what methods measure on.
+pub(super) struct AtBatch<'t, 'a, T> {
+    pub trainer: &'t mut Trainer<'a, T>,
+    /// That of the step that is next, where none is given.
+    pub batch: Option<&'t Batch<T>>,
+    /// The loss of the first measurement.
+    pub loss: Option<f64>,
+}
+
+impl<T: Real> Subject for AtBatch<'_, '_, T> {
+    type Error = Error;
+
+    fn shapes(&self, kind: TargetKind) -> Vec<Shape> {
+        self.trainer.model.targets(kind)
+    }
+
+    fn edit(&mut self, signals: Signals, by: &mut dyn Editor) -> Result<()> {
+        let next;
+        let batch = match self.batch {
+            Some(batch) => batch,
+            None => {
+                next = self.trainer.loader.batch(self.trainer.order() + self.trainer.local())?;
+                &next
+            }
+        };
+        let pass = self.trainer.signals(batch, signals, by)?;
+        self.trainer.charge(batch.rows(), signals);
+        self.trainer.edit(&pass, by)?;
+        self.loss = self.loss.or(Some(pass.loss).filter(|l| l.is_finite()));
+        Ok(())
+    }
+
+    /// Accuracy on the validation split.
+    fn evaluate(&mut self) -> Result<f64> {
+        let trainer = &self.trainer;
+        if trainer.validation.is_empty() {
+            return Err(Error::Refused("this method measures on a validation split; set `validation` above 0".into()));
+        }
+        Ok(trainer.evaluate_generic(&trainer.data.train, &trainer.validation)?.accuracy)
+    }
+
+    fn snapshot(&mut self, name: String) -> Result<()> {
+        let (params, state) = (self.trainer.model.params.clone(), self.trainer.optimizer.state.clone());
+        self.trainer.snapshots.insert(name, Snapshot { params, state });
+        Ok(())
+    }
+
+    fn restore(&mut self, name: &str) -> Result<()> {
+        let kept = self.trainer.kept(name)?.clone();
+        (self.trainer.model.params, self.trainer.optimizer.state) = (kept.params, kept.state);
+        self.trainer.average = self.trainer.average.as_ref().map(|_| Average::new(&self.trainer.model.params));
+        self.trainer.look();
+        Ok(())
+    }
+
+    fn average(&mut self, names: &[String]) -> Result<()> {
+        self.trainer.mean_of(names)
     }
 }

@@ -5,7 +5,7 @@ use crate::evaluate::{Evaluation, evaluate_generic};
 use crate::files::{self, Header};
 use crate::layers::Layers;
 use crate::leaves::Leaves;
-use crate::step::{Make, check_trained};
+use crate::step::Make;
 use crate::targets::targets;
 use crate::{Average, History, Model, ModelSpec, Optimizer, Real, Result, StoragePolicy};
 use nnz_core::{Explored, MethodInstance, Setting, Shape};
@@ -81,7 +81,7 @@ impl<'a, T: Real> Trainer<'a, T> {
     ) -> Result<Self> {
         let spec = TrainSpec { task: frame.task, ..spec.clone() };
         let mut trainer = Self::build(data, &spec, seed, make, false, |work| {
-            check_trained(work, &model)?;
+            nnz_core::subject::trained(work, &model.targets(work.sparsifier.kind()))?;
             Ok(model)
         })?;
         trainer.loader = trainer.loader.framed(frame.clone());

@@ -6,16 +6,15 @@
 mod config;
 mod decoder;
 mod family;
-pub(crate) mod planned;
 pub(crate) mod prune;
 mod sentencepiece;
 mod tokens;
 pub(crate) mod whole;
 
+pub use crate::subject::Pruning;
 pub use config::{Activation, Config};
 pub use decoder::{Block, Generator, Language, Linear, Norm, State, Weights};
 pub use family::{Family, PARTS, Place};
-pub use planned::Pruning;
 pub use prune::{Calibration, Part, Pruned, copy, prune};
 pub use tokens::{Tokens, text};
 

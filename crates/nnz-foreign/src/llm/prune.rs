@@ -2,13 +2,17 @@
 
 use super::decoder::SITES;
 use super::family::PARTS;
-use super::planned::{Matrices, Planned, Pruning, is_singular};
-use super::{Language, State, Weights};
+use super::{Block, Language, State, Weights};
+use crate::subject::{Matrices, Pruning, Streamed};
 use crate::{Error, Result};
-use nnz_core::{Grid, Knee, Shape};
+use nnz_core::{Plan, Shape};
 use nnz_engine::Moments;
 use nnz_formats::{Dtype, Packing, Writer, Written};
+use std::cell::RefCell;
+use std::fs::File;
+use std::io::{Read, Seek, SeekFrom, Write};
 use std::path::Path;
+use std::sync::Arc;
 
 /// Blocks of tokens for calibration.
 pub type Calibration<'a> = [&'a [u32]];
@@ -60,15 +64,20 @@ struct Folder<'a> {
 }
 
 impl<'a> Folder<'a> {
-    fn new(model: &'a Language, path: &'a Path, packing: Option<Packing>, dtype: Dtype) -> Result<Self> {
-        let file = path.join("model.safetensors");
+    /// That a folder may be written.
+    fn check(model: &Language, path: &Path) -> Result<()> {
         let same = |p: &Path| p.canonicalize().is_ok_and(|p| model.archive.path.canonicalize().is_ok_and(|m| m == p));
-        if same(path) || same(&file) {
-            return Err(Error::file(path, "this is the model that is read; give another folder"));
+        match same(path) || same(&path.join("model.safetensors")) {
+            true => Err(Error::file(path, "this is the model that is read; give another folder")),
+            false => Ok(()),
         }
+    }
+
+    fn new(model: &'a Language, path: &'a Path, packing: Option<Packing>, dtype: Dtype) -> Result<Self> {
+        Self::check(model, path)?;
         std::fs::create_dir_all(path)
             .map_err(|e| Error::file(path, format!("cannot write: {e}; give the name of a folder")))?;
-        let writer = Writer::create(&file)?;
+        let writer = Writer::create(&path.join("model.safetensors"))?;
         Ok(Self { model, path, writer, packing, dtype, open: None, parts: Vec::new() })
     }
 
@@ -169,119 +178,262 @@ pub fn prune(
     pruning: &Pruning,
     text: &Calibration,
     to: &Path,
-    tick: impl FnMut(usize),
-) -> Result<Pruned> {
-    if let Some(grid) = pruning.grid()? {
-        return search(model, pruning, &grid, text, to, tick);
-    }
-    let plan = Planned::new(&All(model), pruning)?;
-    if plan.reads && text.is_empty() {
-        return Err(pruning.needs("a text"));
-    }
-    write(model, pruning, &plan, text, to, tick)
-}
-
-/// Writes the model with the matrices of all blocks pruned by a plan.
-fn write(
-    model: &Language,
-    pruning: &Pruning,
-    plan: &Planned,
-    text: &Calibration,
-    to: &Path,
     mut tick: impl FnMut(usize),
 ) -> Result<Pruned> {
-    let all = All(model);
-    let mut states: Vec<State> =
-        if plan.reads { text.iter().map(|b| model.begin(b)).collect::<Result<_>>()? } else { Vec::new() };
+    let mut work = pruning.build()?;
+    let reads = work.procedure.is_some() || matches!(work.sparsifier.plan(0), Plan::Rewire(s) if s.gram.is_some());
+    if reads && text.is_empty() {
+        return pruning.needs("a text");
+    }
+    Folder::check(model, to)?;
+    let store = Store { model, edited: vec![None; matrices(model).count()], scratch: RefCell::new(None) };
+    let all = All { store, text, walk: None, tried: Vec::new(), tick: &mut tick };
+    let (all, singular) = Streamed::new(all, pruning).prune(&mut work)?;
     let mut folder = Folder::new(model, to, pruning.packing, pruning.dtype)?;
     folder.rest()?;
-    let mut singular = 0;
-    for layer in 0..model.config.layers {
-        let mut block = model.block(layer, &Weights::Dense)?;
-        states.iter_mut().for_each(|s| model.enter(&block, s));
-        for (site, parts) in SITES.into_iter().enumerate() {
-            let moments = plan.reads.then(|| {
-                let mut moments = Moments::default();
-                states.iter().for_each(|s| moments.add(&s.read));
-                moments.mean()
-            });
-            let is_singular_here = moments.as_ref().is_some_and(is_singular);
-            for part in parts.filter(|&p| model.has(p)) {
-                singular += usize::from(is_singular_here);
-                let values = plan.rounded(all.index(layer, part), model.part(layer, part)?, moments.as_ref())?;
-                folder.matrix(layer, part, &values)?;
-                block.weights[part] = Some(model.linear(layer, part, values, &Weights::Dense)?);
-            }
-            states.iter_mut().for_each(|s| model.site(&block, site, s, None));
-        }
-        tick(layer + 1);
+    for (index, (layer, part)) in matrices(model).enumerate() {
+        folder.matrix(layer, part, &all.store.read(index)?)?;
     }
+    let tried = all.tried;
     let pruned = folder.finish(&serde_json::json!({"method": pruning.method.key, "options": pruning.options}))?;
-    Ok(Pruned { singular, ..pruned })
+    Ok(Pruned { singular, tried, ..pruned })
 }
 
-/// Prunes by |w| as far as the inverse of perplexity on the text stays within the tolerance.
-fn search(
-    model: &Language,
-    pruning: &Pruning,
-    grid: &Grid,
-    text: &Calibration,
-    to: &Path,
-    mut tick: impl FnMut(usize),
-) -> Result<Pruned> {
-    if text.is_empty() {
-        return Err(pruning.needs("a text"));
-    }
-    let (mut knee, mut tried, all) = (Knee::default(), Vec::new(), All(model));
-    let plan = |point: usize| Planned::by_magnitude(&all, pruning, grid.budgets[point]);
-    for point in 0..=grid.budgets.len() {
-        let found = match point.checked_sub(1) {
-            None => super::perplexity(model, text, &mut tick)?,
-            Some(at) => {
-                let plan = plan(at)?;
-                let edit = |layer, part, v| plan.prune(all.index(layer, part), v, None);
-                super::edited_perplexity(model, text, edit, &mut tick)?
-            }
-        };
-        tried.push((point.checked_sub(1).map_or(1.0, |at| grid.budgets[at].density), found.perplexity));
-        if !knee.tell(1.0 / found.perplexity, grid.tolerance) {
-            break;
-        }
-    }
-    let pruned = match knee.within(grid.tolerance) {
-        0 => copy(model, to, pruning.packing, pruning.dtype, tick)?,
-        n => write(model, pruning, &plan(n - 1)?, &[], to, tick)?,
-    };
-    Ok(Pruned { tried, ..pruned })
+/// What a matrix became.
+enum Edited {
+    /// Some of its entries are left, a bit each.
+    Left { dtype: Dtype, bits: Vec<u64>, nonzeros: usize },
+    /// It has other numbers, at this place of the file.
+    Anew { at: u64, nonzeros: usize },
 }
 
-/// The matrices of a model's blocks, one after the other.
-struct All<'a>(&'a Language);
+/// The states of a text on their way through the blocks.
+struct Walk {
+    states: Vec<State>,
+    layer: usize,
+    /// The block, with its matrices as they are now.
+    block: Block,
+    /// The place in the block that comes next.
+    site: usize,
+    /// Moments of what is read there, once asked for.
+    moments: Option<Moments>,
+}
 
-impl All<'_> {
+/// The matrices of a model's blocks as they are now. In memory is a bit for every entry that was edited; numbers that a method changed
+/// are in a file without a name.
+struct Store<'a> {
+    model: &'a Language,
+    edited: Vec<Option<Arc<Edited>>>,
+    scratch: RefCell<Option<File>>,
+}
+
+impl Store<'_> {
+    fn parts(&self) -> Vec<usize> {
+        (0..PARTS.len()).filter(|&p| self.model.has(p)).collect()
+    }
+
+    /// Layer and part of a matrix.
     fn at(&self, index: usize) -> (usize, usize) {
-        let parts: Vec<usize> = (0..PARTS.len()).filter(|&p| self.0.has(p)).collect();
+        let parts = self.parts();
         (index / parts.len(), parts[index % parts.len()])
     }
 
     fn index(&self, layer: usize, part: usize) -> usize {
-        let before = |until: usize| (0..until).filter(|&p| self.0.has(p)).count();
+        let before = |until: usize| (0..until).filter(|&p| self.model.has(p)).count();
         layer * before(PARTS.len()) + before(part)
+    }
+
+    /// One block, decoded, its matrices as they are now.
+    fn block(&self, layer: usize) -> Result<Block> {
+        self.model.edited(layer, &Weights::Dense, |part, values| self.now(self.index(layer, part), values))
+    }
+
+    /// A matrix as it is now.
+    fn read(&self, index: usize) -> Result<Vec<f32>> {
+        let (layer, part) = self.at(index);
+        self.now(index, self.model.part(layer, part)?)
+    }
+
+    /// A matrix as it is now, from what it is in the file.
+    fn now(&self, index: usize, mut values: Vec<f32>) -> Result<Vec<f32>> {
+        match self.edited[index].as_deref() {
+            None => {}
+            Some(Edited::Left { dtype, bits, .. }) => {
+                let left = |p: usize| bits[p / 64] >> (p % 64) & 1 == 1;
+                values.iter_mut().enumerate().for_each(|(p, v)| *v = if left(p) { dtype.round(*v) } else { 0.0 });
+            }
+            Some(Edited::Anew { at, .. }) => {
+                let mut bytes = vec![0; 4 * values.len()];
+                self.with_scratch(|file| {
+                    file.seek(SeekFrom::Start(*at))?;
+                    file.read_exact(&mut bytes)
+                })?;
+                let words = bytes.as_chunks::<4>().0;
+                values.iter_mut().zip(words).for_each(|(v, b)| *v = f32::from_le_bytes(*b));
+            }
+        }
+        Ok(values)
+    }
+
+    /// Keeps what a matrix became, with every number as `dtype` gives it back.
+    fn put(&mut self, index: usize, before: &[f32], values: &[f32], dtype: Dtype) -> Result<()> {
+        let own;
+        let original = match self.edited[index] {
+            None => before,
+            Some(_) => {
+                let (layer, part) = self.at(index);
+                own = self.model.part(layer, part)?;
+                &own
+            }
+        };
+        let nonzeros = values.iter().filter(|v| **v != 0.0).count();
+        let only_fewer = values.iter().zip(original).all(|(v, old)| *v == 0.0 || *v == dtype.round(*old));
+        let edited = match only_fewer {
+            true => {
+                let mut bits = vec![0u64; values.len().div_ceil(64)];
+                (0..values.len()).filter(|&p| values[p] != 0.0).for_each(|p| bits[p / 64] |= 1 << (p % 64));
+                Edited::Left { dtype, bits, nonzeros }
+            }
+            false => {
+                let bytes: Vec<u8> = values.iter().flat_map(|v| v.to_le_bytes()).collect();
+                let at = self.with_scratch(|file| {
+                    let at = file.seek(SeekFrom::End(0))?;
+                    file.write_all(&bytes)?;
+                    Ok(at)
+                })?;
+                Edited::Anew { at, nonzeros }
+            }
+        };
+        self.edited[index] = Some(Arc::new(edited));
+        Ok(())
+    }
+
+    fn with_scratch<R>(&self, work: impl FnOnce(&mut File) -> std::io::Result<R>) -> Result<R> {
+        let fail = |e: std::io::Error| Error::file(&std::env::temp_dir(), format!("no room for pruned matrices: {e}"));
+        let mut file = self.scratch.borrow_mut();
+        let file = match &mut *file {
+            Some(file) => file,
+            none => none.insert(tempfile::tempfile().map_err(fail)?),
+        };
+        work(file).map_err(fail)
+    }
+
+    /// Nonzeros / entries.
+    fn density(&self, shapes: &[Shape]) -> f64 {
+        let left = |(edited, shape): (&Option<Arc<Edited>>, &Shape)| match edited.as_deref() {
+            None => shape.len(),
+            Some(Edited::Left { nonzeros, .. } | Edited::Anew { nonzeros, .. }) => *nonzeros,
+        };
+        let left: usize = self.edited.iter().zip(shapes).map(left).sum();
+        left as f64 / shapes.iter().map(Shape::len).sum::<usize>() as f64
+    }
+}
+
+/// The matrices of a model that a method edits, and what a text becomes on its way through them.
+struct All<'a> {
+    store: Store<'a>,
+    text: &'a Calibration<'a>,
+    walk: Option<Walk>,
+    /// Density and perplexity at every evaluation.
+    tried: Vec<(f64, f64)>,
+    tick: &'a mut dyn FnMut(usize),
+}
+
+impl All<'_> {
+    /// Layer and site of a matrix.
+    fn place(&self, index: usize) -> (usize, usize) {
+        let (layer, part) = self.store.at(index);
+        (layer, SITES.iter().position(|parts| parts.contains(&part)).unwrap_or_default())
+    }
+
+    fn begin(&self) -> Result<Walk> {
+        let (model, block) = (self.store.model, self.store.block(0)?);
+        let mut states: Vec<State> = self.text.iter().map(|b| model.begin(b)).collect::<Result<_>>()?;
+        states.iter_mut().for_each(|s| model.enter(&block, s));
+        Ok(Walk { states, layer: 0, block, site: 0, moments: None })
+    }
+
+    /// Goes on to the next place.
+    fn step(&mut self, walk: &mut Walk) -> Result<()> {
+        let model = self.store.model;
+        walk.states.iter_mut().for_each(|s| model.site(&walk.block, walk.site, s, None));
+        walk.moments = None;
+        walk.site += 1;
+        if walk.site == SITES.len() {
+            (self.tick)(walk.layer + 1);
+            (walk.layer, walk.site) = (walk.layer + 1, 0);
+            walk.block = self.store.block(walk.layer)?;
+            walk.states.iter_mut().for_each(|s| model.enter(&walk.block, s));
+        }
+        Ok(())
     }
 }
 
 impl Matrices for All<'_> {
+    type Kept = Vec<Option<Arc<Edited>>>;
+
     fn shapes(&self) -> Vec<Shape> {
-        let extents = self.0.config.extents();
+        let extents = self.store.model.config.extents();
         let shape = |(layer, part): (usize, usize)| {
             let [rows, cols] = extents[part];
             Shape::matrix(&format!("{} of layer {layer}", PARTS[part]), rows, cols)
         };
-        matrices(self.0).map(shape).collect()
+        matrices(self.store.model).map(shape).collect()
     }
 
     fn read(&self, index: usize) -> Result<Vec<f32>> {
-        let (layer, part) = self.at(index);
-        self.0.part(layer, part)
+        self.store.read(index)
+    }
+
+    fn moments(&mut self, index: usize) -> Result<Moments> {
+        let (layer, site) = self.place(index);
+        let mut walk = match self.walk.take() {
+            Some(walk) if (walk.layer, walk.site) <= (layer, site) => walk,
+            _ => self.begin()?,
+        };
+        while (walk.layer, walk.site) < (layer, site) {
+            self.step(&mut walk)?;
+        }
+        let moments = walk.moments.take().unwrap_or_else(|| {
+            let mut moments = Moments::default();
+            walk.states.iter().for_each(|s| moments.add(&s.read));
+            moments.mean()
+        });
+        self.walk = Some(Walk { moments: Some(moments.clone()), ..walk });
+        Ok(moments)
+    }
+
+    fn put(&mut self, index: usize, before: &[f32], values: Vec<f32>, dtype: Dtype) -> Result<()> {
+        self.store.put(index, before, &values, dtype)?;
+        let (layer, part) = self.store.at(index);
+        let place = self.place(index);
+        match &mut self.walk {
+            // What was read after it would not be what it was.
+            Some(walk) if place < (walk.layer, walk.site) => self.walk = None,
+            Some(walk) if walk.layer == layer => {
+                walk.block.weights[part] = Some(self.store.model.linear(layer, part, values, &Weights::Dense)?);
+            }
+            Some(_) => {}
+            None => (self.tick)(layer + 1),
+        }
+        Ok(())
+    }
+
+    /// The inverse of perplexity on the text.
+    fn score(&mut self) -> Result<f64> {
+        let Self { store, text, tick, .. } = &mut *self;
+        let edit = |layer, part, values| store.now(store.index(layer, part), values);
+        let found = super::edited_perplexity(store.model, text, edit, tick)?.perplexity;
+        self.tried.push((self.store.density(&self.shapes()), found));
+        Ok(1.0 / found)
+    }
+
+    fn keep(&self) -> Self::Kept {
+        self.store.edited.clone()
+    }
+
+    fn go_back(&mut self, kept: &Self::Kept) {
+        self.store.edited.clone_from(kept);
+        self.walk = None;
     }
 }

@@ -1,12 +1,13 @@
 //! Pruning of a graph in the order of computation: every matrix is pruned using its inputs after those before it are pruned.
 
 use super::{Exported, Network, Reads, export};
-use crate::llm::planned::{Matrices, Planned, is_singular};
 use crate::llm::{Part, Pruned, Pruning};
+use crate::subject::{Matrices, Streamed};
 use crate::{Error, Result};
-use nnz_core::{Pattern, Shape};
+use nnz_core::{Pattern, Plan, Shape};
 use nnz_engine::Moments;
-use nnz_onnx::{Budget, Graph, Matrix, Session, Value};
+use nnz_formats::Dtype;
+use nnz_onnx::{Budget, Constant, Graph, Matrix, Session, State, Value};
 use std::collections::{BTreeMap, HashSet};
 use std::path::Path;
 
@@ -16,16 +17,29 @@ const PATCHES: usize = 512;
 /// Inputs by name.
 type Sample<'a> = Vec<(&'a str, Value)>;
 
-/// Indices of matrices with their pruned values.
-type Kept = Vec<(usize, Vec<f32>)>;
-
-/// The matrices of a graph that are pruned.
+/// The matrices of a graph that a method edits.
 struct All<'a> {
-    network: &'a Network,
+    network: &'a mut Network,
     matrices: Vec<Matrix>,
     /// Whether the inputs of a kernel are taken with channels last, so that groups of N:M run along channels, as sparse
     /// matrix units of processors require.
     channels: bool,
+    samples: Vec<Sample<'a>>,
+    /// What samples become, by the inputs they give; none before it is asked for.
+    flows: Vec<Flow>,
+    tick: &'a mut dyn FnMut(usize, usize),
+    done: usize,
+}
+
+/// Samples of the same inputs on their way through a graph.
+struct Flow {
+    session: Session,
+    states: Vec<State>,
+    /// The step that is next.
+    step: usize,
+    /// Moments of what was asked for last, by its name and the inputs of a matrix that reads it; queries, keys and values share
+    /// theirs.
+    last: Option<(String, usize, Moments)>,
 }
 
 /// Input channels of a matrix: all inputs, if it is not a kernel.
@@ -39,6 +53,8 @@ fn transposed<T: Copy>(v: &[T], a: usize, b: usize) -> Vec<T> {
 }
 
 impl Matrices for All<'_> {
+    type Kept = Vec<Constant>;
+
     fn shapes(&self) -> Vec<Shape> {
         self.matrices.iter().map(|m| Shape::matrix(&m.name, m.rows, m.cols)).collect()
     }
@@ -54,6 +70,91 @@ impl Matrices for All<'_> {
             None => Ok(values),
         }
     }
+
+    fn moments(&mut self, index: usize) -> Result<Moments> {
+        if self.flows.is_empty() {
+            self.flows = flows(self.network, &self.samples)?;
+        }
+        let matrix = &self.matrices[index];
+        let node = &self.network.graph.nodes[matrix.node];
+        let found = self.flows.iter_mut().find_map(|f| Some((f.session.position(&node.outputs[0])?, f)));
+        let Some((at, flow)) = found else { return Ok(Moments::default()) };
+        if flow
+            .last
+            .as_ref()
+            .is_none_or(|(name, area, _)| *name != node.inputs[0] || *area != matrix.cols || !matrix.kernel.is_empty())
+        {
+            for step in flow.step..at {
+                flow.states.iter_mut().try_for_each(|s| flow.session.step(step, s, None))?;
+            }
+            flow.step = at;
+            let mut moments = Moments::default();
+            for state in &flow.states {
+                moments.add(&flow.session.patches(at, state, PATCHES)?);
+            }
+            flow.last = Some((node.inputs[0].clone(), matrix.cols, moments.mean()));
+        }
+        let moments = flow.last.as_ref().map(|(.., m)| m.clone()).unwrap_or_default();
+        Ok(self.ordered(&self.matrices[index], moments))
+    }
+
+    fn put(&mut self, index: usize, _: &[f32], values: Vec<f32>, _: Dtype) -> Result<()> {
+        let matrix = &self.matrices[index];
+        let values = matrix.constant_of(self.first(matrix, values));
+        let Some(constant) = self.network.graph.constants.get_mut(&matrix.name) else { return Ok(()) };
+        for flow in &mut self.flows {
+            flow.session.replace(&matrix.name, Value::floats(&constant.shape, values.clone()))?;
+        }
+        let made = constant.with(&values);
+        *constant =
+            made.map_err(|why| Error::file(&self.network.path, format!("`{}` pruned holds {why}", matrix.name)))?;
+        // What was read after it would not be what it was.
+        let outputs = self.network.graph.nodes.get(matrix.node).map(|n| &n.outputs[0]);
+        let read = |f: &Flow| outputs.and_then(|o| f.session.position(o)).is_some_and(|at| at < f.step);
+        if self.flows.iter().any(read) {
+            self.flows.clear();
+        }
+        self.done += 1;
+        (self.tick)(self.done, self.matrices.len());
+        Ok(())
+    }
+
+    fn score(&mut self) -> Result<f64> {
+        Err(Error::file(
+            &self.network.path,
+            "essential-sparsity goes down as far as the perplexity of a language model or the accuracy of a network that nnz trained \
+             allows, and neither is measured of this network; say how far yourself, such as --method magnitude --density 0.5",
+        ))
+    }
+
+    fn keep(&self) -> Self::Kept {
+        self.matrices.iter().map(|m| self.network.graph.constants[&m.name].clone()).collect()
+    }
+
+    fn go_back(&mut self, kept: &Self::Kept) {
+        for (matrix, constant) in self.matrices.iter().zip(kept) {
+            self.network.graph.constants.insert(matrix.name.clone(), constant.clone());
+        }
+        self.flows.clear();
+    }
+}
+
+/// Samples at the start of a graph, by the inputs they give.
+fn flows(network: &Network, samples: &[Sample]) -> Result<Vec<Flow>> {
+    let mut kinds: BTreeMap<Vec<&str>, Vec<Sample>> = BTreeMap::new();
+    for sample in samples {
+        kinds.entry(sample.iter().map(|(name, _)| *name).collect()).or_default().push(sample.clone());
+    }
+    let flow = |(given, samples): (Vec<&str>, Vec<Sample>)| {
+        // Only of two towers one can do without the other; elsewhere an input that is missing is an error.
+        let session = match network.reads {
+            Reads::Both { .. } => Session::plain(&part(&network.graph, &given), Budget::default())?,
+            _ => Session::plain(&network.graph, Budget::default())?,
+        };
+        let states = samples.into_iter().map(|s| session.begin(s)).collect::<nnz_onnx::Result<Vec<_>>>()?;
+        Ok(Flow { session, states, step: 0, last: None })
+    };
+    kinds.into_iter().map(flow).collect()
 }
 
 impl All<'_> {
@@ -84,64 +185,6 @@ impl All<'_> {
         let order = transposed(&(0..m.cols).collect::<Vec<usize>>(), c, k);
         let square = order.iter().flat_map(|&i| rows[i].iter().copied()).collect();
         Moments { square, first: turn(&moments.first), rows: moments.rows }
-    }
-
-    /// Prunes the matrices that samples reach, each by its inputs after those before it are pruned, with their indices; and counts
-    /// the matrices whose second moments were singular.
-    fn weighed(
-        &self,
-        plan: &Planned,
-        samples: Vec<Sample>,
-        tick: &mut impl FnMut(usize, usize),
-    ) -> Result<(Kept, usize)> {
-        let Self { network, matrices, .. } = self;
-        let (mut kept, mut singular) = (Vec::with_capacity(matrices.len()), 0);
-        let mut kinds: BTreeMap<Vec<&str>, Vec<Sample>> = BTreeMap::new();
-        for sample in samples {
-            kinds.entry(sample.iter().map(|(name, _)| *name).collect()).or_default().push(sample);
-        }
-        for (given, samples) in kinds {
-            // Only one of two towers can do without the other; elsewhere a missing input is an error.
-            let mut session = match network.reads {
-                Reads::Both { .. } => Session::plain(&part(&network.graph, &given), Budget::default())?,
-                _ => Session::plain(&network.graph, Budget::default())?,
-            };
-            let mut states = samples.into_iter().map(|s| session.begin(s)).collect::<nnz_onnx::Result<Vec<_>>>()?;
-            // Matrices with the same input, such as queries, keys and values, share their moments.
-            let mut last: Option<(&str, usize, Moments)> = None;
-            let at: Vec<Option<usize>> =
-                matrices.iter().map(|m| session.position(&network.graph.nodes[m.node].outputs[0])).collect();
-            for step in 0..session.len() {
-                for index in (0..matrices.len()).filter(|&k| at[k] == Some(step)) {
-                    let matrix = &matrices[index];
-                    let reads = &*network.graph.nodes[matrix.node].inputs[0];
-                    let shared = last.as_ref().is_some_and(|(name, area, _)| {
-                        *name == reads && *area == matrix.cols && matrix.kernel.is_empty()
-                    });
-                    if !shared {
-                        let mut moments = Moments::default();
-                        for state in &states {
-                            moments.add(&session.patches(step, state, PATCHES)?);
-                        }
-                        last = Some((reads, matrix.cols, self.ordered(matrix, moments.mean())));
-                    }
-                    let moments = last.as_ref().map(|(.., m)| m);
-                    singular += usize::from(moments.is_some_and(is_singular));
-                    let values = self.first(matrix, plan.rounded(index, self.read(index)?, moments)?);
-                    let shape = &network.graph.constants[&matrix.name].shape;
-                    session.replace(&matrix.name, Value::floats(shape, matrix.constant_of(values.clone())))?;
-                    kept.push((index, values));
-                    tick(kept.len(), matrices.len());
-                }
-                for state in &mut states {
-                    session.step(step, state, None)?;
-                }
-            }
-        }
-        // Two kinds of samples that reach the same matrix.
-        kept.sort_by_key(|(index, _)| *index);
-        kept.dedup_by_key(|(index, _)| *index);
-        Ok((kept, singular))
     }
 }
 
@@ -177,13 +220,7 @@ pub fn prune(
     sparse: bool,
     mut tick: impl FnMut(usize, usize),
 ) -> Result<Pruned> {
-    if pruning.grid()?.is_some() {
-        return Err(Error::file(
-            &network.path,
-            "essential-sparsity goes down as far as the perplexity of a language model or the accuracy of a network that nnz trained \
-             allows, and neither is measured of this network; say how far yourself, such as --method magnitude --density 0.5",
-        ));
-    }
+    let mut work = pruning.build()?;
     let (heads, mut matrices): (Vec<Matrix>, Vec<Matrix>) =
         network.matrices().into_iter().partition(|m| m.head && !pruning.heads);
     let dense = |names: Vec<String>| match names.len() {
@@ -221,47 +258,33 @@ pub fn prune(
             format!("there is no matrix or kernel in it that could be pruned{why}"),
         ));
     }
-    let pictures = samples.iter().flatten().any(|(name, _)| *name == "pixel_values");
-    let (kept, singular) = {
-        let all = All { network, matrices: matrices.clone(), channels: grouped };
-        let plan = Planned::new(&all, pruning)?;
-        if plan.reads {
-            network.runs()?;
-            if samples.is_empty() {
-                return Err(pruning.needs(match network.reads {
-                    Reads::Both { .. } => "a text and pictures",
-                    Reads::Pictures(_) => "pictures",
-                    _ => "a text",
-                }));
-            }
-            all.weighed(&plan, samples, &mut tick)?
-        } else {
-            let mut kept = Vec::with_capacity(matrices.len());
-            for index in 0..matrices.len() {
-                let values = plan.rounded(index, all.read(index)?, None)?;
-                kept.push((index, all.first(&all.matrices[index], values)));
-                tick(kept.len(), matrices.len());
-            }
-            (kept, 0)
+    if matches!(work.sparsifier.plan(0), Plan::Rewire(s) if s.gram.is_some()) {
+        network.runs()?;
+        if samples.is_empty() {
+            return pruning.needs(match network.reads {
+                Reads::Both { .. } => "a text and pictures",
+                Reads::Pictures(_) => "pictures",
+                _ => "a text",
+            });
         }
-    };
-    if kept.len() < matrices.len() {
-        let (less, all) = (matrices.len() - kept.len(), matrices.len());
-        let they = if pictures { "texts" } else { "pictures" };
-        network.notes.push(format!(
-            "{less} of {all} matrices stay dense: they read {they}, and none were given; give both, each with its own --calibrate"
-        ));
-    }
-    let mut nonzeros = Vec::with_capacity(kept.len());
-    for (index, values) in kept {
-        let matrix = &matrices[index];
-        nonzeros.push((matrix.name.clone(), values.len()));
-        let path = &network.path;
-        if let Some(constant) = network.graph.constants.get_mut(&matrix.name) {
-            let made = constant.with(&matrix.constant_of(values));
-            *constant = made.map_err(|why| Error::file(path, format!("`{}` pruned holds {why}", matrix.name)))?;
+        let (flows, all) = (flows(network, &samples)?, matrices.len());
+        let reached =
+            |m: &Matrix| flows.iter().any(|f| f.session.position(&network.graph.nodes[m.node].outputs[0]).is_some());
+        matrices.retain(reached);
+        if matrices.len() < all {
+            let they =
+                if samples.iter().flatten().any(|(name, _)| *name == "pixel_values") { "texts" } else { "pictures" };
+            network.notes.push(format!(
+                "{} of {all} matrices stay dense: they read {they}, and none were given; give both, each with its own --calibrate",
+                all - matrices.len()
+            ));
         }
     }
+    let parts: Vec<(String, usize)> = matrices.iter().map(|m| (m.name.clone(), m.rows * m.cols)).collect();
+    let (flows, done) = (Vec::new(), 0);
+    let all = All { network, matrices, channels: grouped, samples, flows, tick: &mut tick, done };
+    let (all, singular) = Streamed::new(all, pruning).prune(&mut work)?;
+    let network = all.network;
     let said = serde_json::json!({"method": pruning.method.key, "options": pruning.options});
     let Exported { written, bytes, notes } = export(network, to, pruning.packing, pruning.dtype, sparse, &said)?;
     let part = |(name, entries): (String, usize)| Part {
@@ -269,5 +292,5 @@ pub fn prune(
         written: written.get(&name).copied().unwrap_or_default(),
         name,
     };
-    Ok(Pruned { parts: nonzeros.into_iter().map(part).collect(), bytes, tried: Vec::new(), singular, notes })
+    Ok(Pruned { parts: parts.into_iter().map(part).collect(), bytes, tried: Vec::new(), singular, notes })
 }

@@ -4,7 +4,7 @@ use super::axis::{Axis, Spacing};
 use super::chart::{Line, lines};
 use super::format::tick;
 use super::frame::{self, figure, number, swatch, table};
-use crate::experiment::{ExperimentArmRecord, ExperimentRecord, MetricRecord};
+use crate::experiment::{ExperimentArmRecord, ExperimentRecipe, ExperimentRecord, MetricRecord};
 use crate::{Summary, summarize};
 use base64::{Engine, prelude::BASE64_STANDARD};
 use maud::{Markup, html};
@@ -22,6 +22,7 @@ pub fn page(record: &ExperimentRecord) -> String {
     let sections = html! {
         (claim(record))
         (metrics(record))
+        (sweep(record))
         (curves(record))
         (pictures(record))
         (tables(record))
@@ -85,6 +86,37 @@ fn metrics(record: &ExperimentRecord) -> Markup {
             (table(caption, &head, &rows))
             dl.facts { @for m in &record.metrics { div { dt { (m.key) } dd { (m.about) } } } }
         }
+    }
+}
+
+/// The one option that differs between arms, and its value in each, where it is a number.
+fn swept(record: &ExperimentRecord) -> Option<(String, Vec<f64>)> {
+    let recipe: ExperimentRecipe = toml::from_str(&record.recipe).ok()?;
+    let first = &recipe.arms.first()?.options;
+    let differs = |key: &&String| recipe.arms.iter().any(|a| a.options.get(*key) != first.get(*key));
+    let mut keys = first.keys().filter(differs);
+    let (key, None) = (keys.next()?, keys.next()) else { return None };
+    let value = |v: &toml::Value| v.as_float().or_else(|| v.as_integer().map(|i| i as f64));
+    let values: Vec<f64> = recipe.arms.iter().filter_map(|a| value(a.options.get(key)?)).collect();
+    (values.len() == record.arms.len() && values.len() > 1).then(|| (key.clone(), values))
+}
+
+/// Every metric along the option that was swept.
+fn sweep(record: &ExperimentRecord) -> Markup {
+    let Some((key, values)) = swept(record) else { return html! {} };
+    let chart = |m: &MetricRecord| {
+        let found = record.arms.iter().zip(&values).filter_map(|(arm, &x)| Some((x, summary(arm, m)?.mean)));
+        let mut points: Vec<(f64, f64)> = found.collect();
+        points.sort_by(|a, b| a.0.total_cmp(&b.0));
+        let spacing = if points.iter().all(|p| p.0 > 0.0) { Spacing::Log } else { Spacing::Linear };
+        let x = Axis::fit(&key, points.iter().map(|p| p.0), spacing, tick);
+        let y = Axis::fit(&m.key, points.iter().map(|p| p.1), Spacing::Linear, tick);
+        let all = [Line { series: 0, faint: false, name: m.key.clone(), points }];
+        let picture = lines(&format!("{} along {key}", m.key), &x, &y, &all, |v| format!("{v:.4}"));
+        figure(&m.key, picture, html! { (m.about) })
+    };
+    html! {
+        section { h2 { "Along " (key) } div.figures { @for m in &record.metrics { (chart(m)) } } }
     }
 }
 

@@ -11,7 +11,8 @@
 //! Deviations: the paper reads the drop off curves on the task after fine-tuning for some models and without for others; here
 //! it is always without, and the search stops at the first point beyond the tolerance.
 
-use nnz_core::{Command, Budget, Build, DistributionKind, Edit, Error, Grid, CheckOnly, Knee, Magnitude, Method, OneShot, Pattern, Period, Procedure, Prune, Result, Setting, Signals, Target, MethodInstance, above, options, Sparsifier};
+use nnz_core::subject::Show;
+use nnz_core::{Command, Budget, Build, DistributionKind, Edit, Error, CheckOnly, Knee, Magnitude, Method, OneShot, Pattern, Period, Procedure, Prune, Result, Setting, Shape, Signals, Target, MethodInstance, above, options, Sparsifier};
 use serde::{Deserialize, Serialize};
 use std::ops::Range;
 
@@ -64,9 +65,8 @@ impl Build for Options {
         let budget = |(density, pattern)| Budget { pattern, ..Budget::new(density, self.distribution) };
         let budgets: Vec<Budget> = self.grid()?.into_iter().map(budget).collect();
         let prune = |budget: Budget| budget.prune(Magnitude, OneShot { at: 0, density: budget.density }, setting);
-        let prunes = budgets.iter().copied().map(prune).collect();
+        let prunes = budgets.into_iter().map(prune).collect();
         let idle = CheckOnly(prune(budget((self.pattern.fixed_density().unwrap_or(1.0), self.pattern))));
-        let grid = Grid { budgets, tolerance: self.tolerance };
         let search = Search {
             prunes,
             tolerance: self.tolerance,
@@ -74,7 +74,7 @@ impl Build for Options {
             stage: Stage::Train,
             knee: Knee::default(),
         };
-        Ok(MethodInstance { procedure: Some(Box::new(search)), grid: Some(grid), ..MethodInstance::from(idle) })
+        Ok(MethodInstance { procedure: Some(Box::new(search)), ..MethodInstance::from(idle) })
     }
 }
 
@@ -102,6 +102,17 @@ struct Search {
     knee: Knee,
 }
 
+impl Search {
+    /// What is pruned next.
+    fn point(&mut self) -> &mut Prune {
+        let point = match self.stage {
+            Stage::Finetune => self.knee.within(self.tolerance),
+            _ => self.knee.scores.len(),
+        };
+        &mut self.prunes[point - 1]
+    }
+}
+
 impl Procedure for Search {
     fn steps(&self) -> u64 {
         self.span.end
@@ -127,12 +138,12 @@ impl Procedure for Search {
         act
     }
 
+    fn divide(&mut self, shapes: &[&Shape], show: &mut Show) -> Result<bool> {
+        self.point().divide(0, shapes, show)
+    }
+
     fn edit(&mut self, targets: &[Target]) -> Result<Vec<Edit>> {
-        let point = match self.stage {
-            Stage::Finetune => self.knee.within(self.tolerance),
-            _ => self.knee.scores.len(),
-        };
-        self.prunes[point - 1].rewire(0, targets)
+        self.point().rewire(0, targets)
     }
 
     fn state(&self) -> serde_json::Value {

@@ -2,6 +2,7 @@
 
 nnz_core::methods![magnitude, gmp, lamp, essential_sparsity, wanda, sparsegpt, dsnot, filter_pruning, wgsef, transport_pruning,];
 
+use nnz_core::subject::Show;
 use nnz_core::{Budget, DistributionKind, Edit, Error, Period, Plan, Result, Setting, Shape, Signals, Sparsifier, Target, allocate};
 
 /// Prunes a trained network in one shot, layer by layer, each measured after the earlier ones are pruned.
@@ -16,6 +17,8 @@ struct Sequential<F> {
     /// The next layer, and the number of layers, once known.
     layer: usize,
     layers: Option<usize>,
+    /// Entries each layer keeps, where that was fixed before layers are shown one at a time.
+    counts: Option<Vec<usize>>,
 }
 
 impl<F: Fn(&Target, usize) -> Result<Edit> + Send> Sequential<F> {
@@ -25,7 +28,13 @@ impl<F: Fn(&Target, usize) -> Result<Edit> + Send> Sequential<F> {
                 "{name} sees one layer at a time and cannot share a global budget; choose uniform, er or erk"
             )));
         }
-        Ok(Self { budget, at: at.steps(setting), rows, setting: *setting, prune, layer: 0, layers: None })
+        Ok(Self { budget, at: at.steps(setting), rows, setting: *setting, prune, layer: 0, layers: None, counts: None })
+    }
+}
+
+impl<F> Sequential<F> {
+    fn counts(&self, shapes: &[&Shape]) -> Result<Vec<usize>> {
+        allocate(&*self.budget.distribution.build(), shapes, &[], self.budget.density)
     }
 }
 
@@ -46,13 +55,24 @@ impl<F: Fn(&Target, usize) -> Result<Edit> + Send> Sparsifier for Sequential<F> 
         u32::MAX
     }
 
+    fn layerwise(&self) -> bool {
+        self.counts.is_some()
+    }
+
+    fn divide(&mut self, _: u64, shapes: &[&Shape], _: &mut Show) -> Result<bool> {
+        self.counts = Some(self.counts(shapes)?);
+        Ok(true)
+    }
+
     fn rewire(&mut self, _: u64, targets: &[Target]) -> Result<Vec<Edit>> {
-        let shapes: Vec<&Shape> = targets.iter().map(|t| t.shape).collect();
-        let counts = allocate(&*self.budget.distribution.build(), &shapes, &[], self.budget.density)?;
+        let counts = match self.counts.take() {
+            Some(counts) => counts,
+            None => self.counts(&targets.iter().map(|t| t.shape).collect::<Vec<_>>())?,
+        };
         let mut edits = vec![Edit::Keep; targets.len()];
-        let Some(target) = targets.get(self.layer) else { return Ok(edits) };
-        edits[self.layer] = (self.prune)(target, counts[self.layer])?;
-        (self.layer, self.layers) = (self.layer + 1, Some(targets.len()));
+        let Some(at) = targets.iter().position(|t| t.index == self.layer) else { return Ok(edits) };
+        edits[at] = (self.prune)(&targets[at], counts[self.layer])?;
+        (self.layer, self.layers) = (self.layer + 1, Some(counts.len()));
         Ok(edits)
     }
 
