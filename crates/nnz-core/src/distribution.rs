@@ -297,8 +297,7 @@ mod tests {
     fn budgets_are_exact() {
         let total: usize = lenet().iter().map(Shape::len).sum();
         use DistributionKind as Kind;
-        for kind in [Kind::Uniform, Kind::UniformPlus, Kind::Er, Kind::Erk, Kind::ErkPlus]
-        {
+        for kind in [Kind::Uniform, Kind::UniformPlus, Kind::Er, Kind::Erk, Kind::ErkPlus] {
             for density in [0.01, 0.05, 0.3, 0.77, 1.0] {
                 let counts = allocate(&*kind.build(), density);
                 assert_eq!(

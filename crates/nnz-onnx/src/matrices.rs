@@ -180,7 +180,7 @@ impl Graph {
         match (&*node.op, at, c.shape.as_slice()) {
             (op, ..) if SINGLE.contains(&op) => Err(None),
             ("Gather", 0, _) => no("a table that is looked up"),
-            ("Cast" | "CastLike" | "DequantizeLinear", 0, _) => no("behind a change of type"),
+            ("Cast" | "CastLike" | "DequantizeLinear", 0, _) => no("after a change of type"),
             ("Conv", 1, _) if int("group", 1) != 1 => no("a kernel of a grouped convolution"),
             ("Conv", 1, [filters, channels, kernel @ ..]) if !transposed && !kernel.is_empty() => {
                 Ok(matrix(*filters, channels * kernel.iter().product::<usize>(), kernel, false))

@@ -15,7 +15,7 @@ const FORMATS: &str = "A data set is a name from the list, or a path:
   text.txt                 the next character from the last ones; ?context=8&stride=8
   folder/                  train-images-idx3-ubyte ... (MNIST), data_batch_1.bin ... (CIFAR), or
                            one subfolder a class with PNG, JPEG or WAV files, also under train/ and test/
-All but pictures, clips and .npz may be packed with gzip. Options of a path stand behind a question mark:
+All but pictures, clips and .npz may be packed with gzip. Options of a path follow a question mark:
   nnz train 'table.csv?target=species&drop=id,name&test=0.3' --method rigl --density 0.1
 
 Examples:

@@ -239,7 +239,7 @@ fn recipe(args: &Args, registry: Registry) -> Result<Recipe> {
     if data.real() && matches!(args.task, Some(Aim::Classification)) {
         bail!(
             "{place}: the answers are numbers to predict, not classes; leave --task out, or read every different number as a \
-             class (`answers=classes` behind the table's question mark)"
+             class (`answers=classes` after the table's question mark)"
         );
     }
     let task = task_of(args.task, &data);

@@ -171,7 +171,7 @@ fn clips(place: String, files: Vec<(PathBuf, u32)>, classes: Vec<String>, sample
             let why = format!("{length} samples, but {} has {want}", files[0].0.display());
             return Err(content(
                 here(),
-                why + "; give `?samples=N` behind the path, which cuts longer clips and ends shorter ones in silence",
+                why + "; give `?samples=N` after the path, which cuts longer clips and ends shorter ones in silence",
             ));
         }
         if want.checked_mul(channels).is_none_or(|n| (values.len() + n) as u64 > MAX_VALUES) {

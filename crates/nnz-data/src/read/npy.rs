@@ -16,7 +16,7 @@ pub(super) fn read_npy(path: &Path, options: &Options, _: f64) -> Result<Parts> 
     let Some(labels) = options.get("labels") else {
         return Err(content(
             path.display().to_string(),
-            "holds inputs alone; name the file of their labels behind it (`?labels=FILE.npy`)",
+            "holds inputs alone; name the file of their labels after it (`?labels=FILE.npy`)",
         ));
     };
     let ((x, a), (y, b)) = (open(path)?, open(Path::new(labels))?);

@@ -252,7 +252,7 @@ impl Config {
     fn opt(c: &serde_json::Value) -> Result<Self, String> {
         let narrow = size(c, "word_embed_proj_dim").is_some_and(|n| Some(n) != size(c, "hidden_size"));
         refuse(&[
-            (c["do_layer_norm_before"] == false, "norms behind its layers"),
+            (c["do_layer_norm_before"] == false, "norms after its layers"),
             (narrow, "an embedding of another width"),
             (c["enable_bias"] == false, "no biases"),
             (c["layer_norm_elementwise_affine"] == false, "norms without weights"),

@@ -15,7 +15,7 @@ use nnz_core::graph_stats::{Alternative, Degrees, Tail};
 pub fn history(h: &History) -> String {
     let moved: Vec<&Layer> = h.layers.iter().filter(|l| !l.moves.is_empty()).collect();
     let sections = html! {
-        section { h2 { "Births and deaths" } (births(h, &moved)) }
+        section { h2 { "Growth and pruning" } (births(h, &moved)) }
         @if !moved.is_empty() {
             section { h2 { "How long connections live" } (ages(&moved)) }
             section { h2 { "What is left of the start" } (overlap(&moved)) }
@@ -127,8 +127,8 @@ fn births(h: &History, moved: &[&Layer]) -> Markup {
         (table(html! { "Connections of every weight that may be pruned." }, &["Layer", "Shape", "Start", "End", "Born", "Died", "Rewirings"], &rows))
         (names(moved))
         div.pair {
-            (chart("Deaths at each rewiring", &pruned, "connections", Spacing::Linear, whole, html! { "How many connections each rewiring removed." }))
-            (chart("Density", &density, "density", Spacing::Linear, share, html! { "Share of all possible connections behind each rewiring." }))
+            (chart("Pruned at each rewiring", &pruned, "connections", Spacing::Linear, whole, html! { "How many connections each rewiring removed." }))
+            (chart("Density", &density, "density", Spacing::Linear, share, html! { "Share of all possible connections after each rewiring." }))
         }
     }
 }
@@ -151,7 +151,7 @@ fn ages(moved: &[&Layer]) -> Markup {
     let deaths: usize = moved.iter().flat_map(|l| &l.lives).map(|l| l.1).sum();
     html! {
         div.pair {
-            (chart("Mean age", &age, "steps", Spacing::Linear, whole, html! { "Mean age of the connections behind each rewiring. A line that rises with slope one would be a topology that does not move." }))
+            (chart("Mean age", &age, "steps", Spacing::Linear, whole, html! { "Mean age of the connections after each rewiring. A line that rises with slope one would be a topology that does not move." }))
             (figure("Age at death", histogram("How old connections were when they died", "age in steps", "connections", &bins, 1, 1), html! {
                 (counted(deaths as u64, "death")) " in all layers. Those that are still there at the end are not counted."
             }))

@@ -53,7 +53,7 @@ impl Pooling {
                     said.ways = Self::ways(&archive.path.join(folder).join("config.json"))?;
                 }
                 other => {
-                    return Err(fail(format!("a module {other} behind the transformer, which is not computed here")));
+                    return Err(fail(format!("a module {other} after the transformer, which is not computed here")));
                 }
             }
         }

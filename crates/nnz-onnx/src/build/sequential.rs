@@ -95,7 +95,7 @@ pub(super) fn build(archive: &Archive) -> Result<Built> {
             ([n], true) if *n == channels => x = net.batch_norm(&x, name, channels, 1e-5)?,
             _ => {
                 return Err(
-                    net.fail(format!("`{name}` is {shape:?} behind {channels} channels, which is no plain network"))
+                    net.fail(format!("`{name}` is {shape:?} after {channels} channels, which is no plain network"))
                 );
             }
         }
@@ -116,7 +116,7 @@ pub(super) fn build(archive: &Archive) -> Result<Built> {
             }
             n => {
                 return Err(
-                    net.fail(format!("{n} layers without tensors behind `{name}`: their kind is not to be known"))
+                    net.fail(format!("{n} layers without tensors after `{name}`: their kinds cannot be known"))
                 );
             }
         }

@@ -237,7 +237,7 @@ pub(crate) fn concat(cx: &Cx, mut given: Given) -> Done {
         let s = p.shape();
         let same = s.len() == shape.len() && (0..s.len()).all(|i| i == at || s[i] == shape[i]);
         if p.kind() != kind || !same {
-            return Err(format!("{} of shape {s:?} behind {kind} of shape {shape:?} along axis {at}", p.kind()));
+            return Err(format!("{} of shape {s:?} after {kind} of shape {shape:?} along axis {at}", p.kind()));
         }
         sum = sum.saturating_add(s[at]);
     }
