@@ -1,6 +1,6 @@
 use crate::{
-    Documented, Error, Experiment, OptionDoc, Parametrization, Pattern, Probe, Procedure, Result, Setting, Sparsifier,
-    catalog, closest,
+    Documented, Error, Experiment, OptionDoc, Parametrization, Pattern, Period, Plan, Probe, Procedure, Result,
+    Setting, Sparsifier, catalog, closest,
 };
 use serde::{Serialize, de::DeserializeOwned};
 
@@ -44,6 +44,19 @@ pub struct MethodInstance {
     pub parametrization: Option<Box<dyn Parametrization>>,
     /// Probe of the finished network.
     pub probe: Option<Box<dyn Probe>>,
+}
+
+/// Steps after which every schedule in steps has come due.
+const LONG: u64 = 20_000;
+
+impl MethodInstance {
+    /// Whether it does anything to a network in a run of this many steps. O(steps).
+    pub fn acts(&self, steps: u64) -> bool {
+        self.procedure.is_some()
+            || self.parametrization.is_some()
+            || self.sparsifier.proximal()
+            || (0..=steps).any(|step| self.sparsifier.plan(step) != Plan::Rest)
+    }
 }
 
 impl<S: Sparsifier + 'static> From<S> for MethodInstance {
@@ -222,6 +235,54 @@ impl Method {
         }
         known.extend(self.floats(given.clone()));
         Ok(known)
+    }
+
+    /// Fits options to a run: an interval in steps that `given` leaves open and that never comes due in this run becomes a
+    /// twentieth of it, as the note says.
+    ///
+    /// # Errors
+    /// When the options are invalid, and when the method would rest through the whole run with intervals that were given.
+    pub fn fitted(
+        &self,
+        options: &toml::Table,
+        given: &toml::Table,
+        setting: &Setting,
+    ) -> Result<(toml::Table, Option<String>)> {
+        let (work, mut full) = (self.build(options, setting)?, self.defaults());
+        full.extend(options.clone());
+        // Only a schedule of its own can rest: a method that is to do nothing in a long run is meant to.
+        let long = Setting { steps: setting.steps.max(LONG), ..*setting };
+        if work.acts(setting.steps) || !self.build(options, &long)?.acts(long.steps) {
+            return Ok((options.clone(), None));
+        }
+        let steps = |value: &toml::Value| match value.as_str()?.parse() {
+            Ok(Period::Steps(n)) if n > 0 => Some(n),
+            _ => None,
+        };
+        let spans: Vec<(&String, u64)> = full.iter().filter_map(|(k, v)| Some((k, steps(v)?))).collect();
+        let mut fitted = options.clone();
+        for (key, _) in spans.iter().filter(|(key, _)| !given.contains_key(*key)) {
+            fitted.insert((*key).clone(), "0.05 run".into());
+        }
+        let said = |spans: &[(&String, u64)]| {
+            let each: Vec<String> = spans.iter().map(|(key, n)| format!("{key} is {n} steps")).collect();
+            each.join(" and ")
+        };
+        match self.build(&fitted, setting)?.acts(setting.steps) {
+            true => {
+                let (changed, run) = (said(&spans), setting.steps);
+                let note = format!("{}: {changed}, which never comes due in {run} steps; taken as 0.05 run", self.key);
+                Ok((fitted, Some(note)))
+            }
+            false => {
+                let why = if spans.is_empty() { String::new() } else { format!(": {}", said(&spans)) };
+                Err(Error::Refused(format!(
+                    "{} would change nothing in a run of {} steps{why}; train longer, or give a fraction of the run such as \
+                     every = \"0.05 run\"",
+                    self.key, setting.steps
+                )))
+            }
+        }
     }
 
     /// Options for a network that is trained already: it is pruned now unless they say otherwise, and a pattern that fixes the

@@ -11,7 +11,7 @@ use nnz_core::{Registry, Setting, Topology};
 use nnz_engine::cost::{Machine, Use};
 use nnz_engine::data::Dataset;
 use nnz_engine::file::{load_model, write_atomically};
-use nnz_engine::{Frozen, Model, ModelSpec, OptimizerSpec, Progress, SparseThresholds, Storage, Tensor, TrainSpec};
+use nnz_engine::{Frozen, Model, ModelSpec, Progress, SparseThresholds, Storage, Tensor, TrainSpec};
 use nnz_kernels::threads;
 use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
@@ -164,7 +164,7 @@ pub fn compare(
     }
     let job = |i: usize, tried: Option<usize>, rate: f64, seeds: &[u64]| -> Option<Job> {
         let (arm, model) = arms[i].as_ref().ok()?;
-        let train = TrainSpec { optimizer: at_rate(train.optimizer, rate), ..train.clone() };
+        let train = TrainSpec { optimizer: train.optimizer.at_rate(rate), ..train.clone() };
         let name = cells_name(&arm.name, arm);
         let recipe = Recipe {
             title: format!("{name} of comparison {id}"),
@@ -455,16 +455,6 @@ fn equal_steps(
     }
     options.insert("each".into(), format!("{low} steps").into());
     Ok(())
-}
-
-fn at_rate(optimizer: OptimizerSpec, rate: f64) -> OptimizerSpec {
-    use OptimizerSpec::{Adam, AdamW, Lbfgs, Sgd};
-    match optimizer {
-        Sgd { momentum, nesterov, weight_decay, .. } => Sgd { lr: rate, momentum, nesterov, weight_decay },
-        Adam { beta1, beta2, epsilon, weight_decay, .. } => Adam { lr: rate, beta1, beta2, epsilon, weight_decay },
-        AdamW { beta1, beta2, epsilon, weight_decay, .. } => AdamW { lr: rate, beta1, beta2, epsilon, weight_decay },
-        Lbfgs { .. } => optimizer,
-    }
 }
 
 /// Stops a run on request.

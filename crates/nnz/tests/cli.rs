@@ -394,6 +394,38 @@ fn a_table_of_numbers_is_predicted_as_numbers() {
     assert!(refused.status.code() == Some(2) && said.contains("answers=classes"), "{said}");
 }
 
+/// A short run on a small table: intervals made for long runs, and a rate made for pictures.
+#[test]
+fn what_does_not_fit_a_small_table_is_fitted_with_a_note() {
+    let dir = tempfile::tempdir().unwrap();
+    let row = |i: usize| {
+        let (a, b, c) = ((i * 7 % 13) as f64, (i * 5 % 11) as f64 * 50.0, (i * 3 % 17) as f64 / 100.0);
+        format!("{a},{b},{c},{}\n", 3000.0 + 800.0 * a - 4.0 * b + 900.0 * c)
+    };
+    let rows: String = (0..120).map(row).collect();
+    std::fs::write(dir.path().join("small.csv"), format!("a,b,c,price\n{rows}")).unwrap();
+    for method in ["rigl", "granet"] {
+        let line = format!("train small.csv --target price --method {method} --density 0.2 --run-dir {method} --json");
+        let out = nnz(dir.path(), &line);
+        let notes = text(&out.stderr);
+        assert!(out.status.success() && notes.contains("taken as 0.05 run"), "{notes}");
+        let doc: Value = serde_json::from_slice(&out.stdout).unwrap();
+        for arm in doc["arms"].as_array().unwrap() {
+            assert!(arm["test_accuracy"].as_f64() > Some(0.8), "variance explained: {arm}");
+        }
+        assert!((doc["arms"][0]["density"].as_f64().unwrap() - 0.2).abs() < 0.01, "{}", doc["arms"][0]);
+        // What was fitted is what the run says of itself, and goes on from.
+        let recipe = std::fs::read_to_string(dir.path().join(method).join("recipe.toml")).unwrap();
+        assert!(recipe.contains("every = \"0.05 run\""), "{recipe}");
+    }
+    let out = nnz(dir.path(), "train small.csv --target price --method rigl --density 0.2 --set 'every=100 steps'");
+    let why = text(&out.stderr);
+    assert!(out.status.code() == Some(2) && why.contains("every is 100 steps") && why.contains("0.05 run"), "{why}");
+    // A rate that was asked for is the rate that is taken.
+    let out = nnz(dir.path(), "train small.csv --target price --method set --density 0.2 --lr 1e9 --clip 1e9");
+    assert!(out.status.code() == Some(2) && text(&out.stderr).contains("--lr"), "{}", text(&out.stderr));
+}
+
 /// Networks of the goldens as users have them; those that read texts get a tokenizer.
 fn bring(dir: &Path, names: &[&str]) {
     let goldens = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../goldens/graphs");

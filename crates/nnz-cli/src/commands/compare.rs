@@ -2,7 +2,6 @@ use super::train::{TrainArgs, default_model, task_of};
 use crate::ui::{self, Ui};
 use anyhow::{Result, bail};
 use clap::Args as ClapArgs;
-use nnz_engine::TrainSpec;
 use nnz_lab::Network;
 use nnz_lab::compare::{Limit, Request, caption, compare, table};
 use serde_json::json;
@@ -108,7 +107,7 @@ pub fn run(args: &Args, ui: Ui) -> Result<ExitCode> {
         ([], None) => vec![0.1, 0.02],
         (given, _) => given.to_vec(),
     };
-    let train = TrainSpec { task, ..args.train.spec(args.epochs) };
+    let train = args.train.spec_for(task, args.epochs);
     let request = Request {
         data: place,
         model: Network::Named(args.model.clone().unwrap_or_else(|| default_model(&dataset, task))),

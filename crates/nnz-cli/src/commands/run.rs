@@ -106,7 +106,7 @@ pub fn run(args: &Args, ui: Ui) -> Result<ExitCode> {
             if let Some(flag) = args.of_experiments() {
                 bail!("{flag} is for experiments; change the recipe, which trains networks, in its file");
             }
-            execute(&recipe, &place, ui)
+            tell(&outcome(&recipe, &place, ui)?, ui)
         }
         Plan::Experiment(mut recipe) => {
             args.change(&mut recipe)?;
@@ -249,10 +249,8 @@ pub fn find(name: &str) -> Result<Plan> {
     }
 }
 
-/// Runs, prints the table and names the report.
-pub fn execute(recipe: &Recipe, place: &Place, ui: Ui) -> Result<ExitCode> {
-    let outcome = outcome(recipe, place, ui)?;
-    let Outcome { record, dir, found } = &outcome;
+/// Prints the table of a run and names its report.
+pub fn tell(Outcome { record, dir, found }: &Outcome, ui: Ui) -> Result<ExitCode> {
     let report = dir.join("report.html");
     if *found {
         ui.note(format!("this run was finished before; add --again to run it again ({})", dir.display()));

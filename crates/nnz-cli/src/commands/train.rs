@@ -32,7 +32,7 @@ pub struct TrainArgs {
     /// Let the method prune the classifier head, too
     #[arg(long)]
     pub prune_head: bool,
-    /// Scale gradients down to this Euclidean norm, such as 1.0
+    /// Scale gradients down to this Euclidean norm [default: none; 1 if numbers are predicted]
     #[arg(long, value_name = "NORM")]
     pub clip: Option<f64>,
     /// Evaluate and keep a moving average of the weights with this decay, such as 0.999
@@ -126,6 +126,12 @@ pub enum Store {
 }
 
 impl TrainArgs {
+    /// Training settings of a task: gradients of squared errors, which know no bound, are clipped.
+    pub fn spec_for(&self, task: Task, epochs: u32) -> TrainSpec {
+        let clip = if task == Task::Regression { self.clip.or(Some(1.0)) } else { self.clip };
+        TrainSpec { task, clip, ..self.spec(epochs) }
+    }
+
     /// Training settings for `epochs` epochs.
     pub fn spec(&self, epochs: u32) -> TrainSpec {
         TrainSpec {
@@ -208,8 +214,26 @@ pub struct Args {
 
 /// Trains a method and its controls.
 pub fn run(args: &Args, ui: Ui) -> Result<ExitCode> {
-    let recipe = recipe(args, ui.registry)?;
-    super::run::execute(&recipe, &args.place, ui)
+    let mut recipe = recipe(args, ui.registry)?;
+    let outcome = match super::run::outcome(&recipe, &args.place, ui) {
+        // A default that does not fit the data is tried once more; what was asked for is what is done.
+        Err(e) if args.train.lr.is_none() && diverged(&e) => {
+            let lr = recipe.train.optimizer.lr() / 10.0;
+            ui.note(format!("{e}; starting again with a tenth of the default rate, --lr {lr}"));
+            if let Some(dir) = &args.place.run_dir {
+                nnz_lab::run::abandon(dir)?;
+            }
+            recipe.train.optimizer = recipe.train.optimizer.at_rate(lr);
+            super::run::outcome(&recipe, &args.place, ui)
+        }
+        outcome => outcome,
+    };
+    super::run::tell(&outcome?, ui)
+}
+
+/// Whether a training ended because its loss was no number any more.
+fn diverged(e: &anyhow::Error) -> bool {
+    matches!(e.downcast_ref(), Some(nnz_lab::Error::Engine(nnz_engine::Error::NonFinite { .. })))
 }
 
 /// Default task for data.
@@ -263,7 +287,7 @@ fn recipe(args: &Args, registry: Registry) -> Result<Recipe> {
         model: Network::Named(model),
         seeds: (args.seed..args.seed + args.seeds).collect(),
         precision: if args.f64 { Precision::F64 } else { Precision::F32 },
-        train: TrainSpec { task, ..args.train.spec(args.epochs) },
+        train: args.train.spec_for(task, args.epochs),
         pretrain: None,
         arms,
         claim: None,

@@ -3,6 +3,7 @@ use crate::{
     Error, LrSchedule, Model, OptimizerSpec, PolicyRef, Real, Result, Role, SparseThresholds, Storage, StoragePolicy,
 };
 use half::bf16;
+use nnz_core::Setting;
 use serde::{Deserialize, Serialize};
 
 /// Number format of the weights and tables of a finished network.
@@ -110,6 +111,12 @@ impl TrainSpec {
             return refuse("crossovers are what storage auto follows; leave them out, or choose auto".into());
         }
         self.augment.check(image).or_else(refuse)
+    }
+
+    /// The run of a method on `rows` training rows.
+    pub fn setting(&self, rows: usize, seed: u64) -> Setting {
+        let steps_per_epoch = rows.div_ceil(self.batch.max(1)) as u64;
+        Setting { seed, steps: steps_per_epoch * u64::from(self.epochs), steps_per_epoch }
     }
 
     /// The storage policy that files keep.

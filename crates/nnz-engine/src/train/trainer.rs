@@ -8,7 +8,7 @@ use crate::leaves::Leaves;
 use crate::step::Make;
 use crate::targets::targets;
 use crate::{Average, History, Model, ModelSpec, Optimizer, Real, Result, StoragePolicy};
-use nnz_core::{Explored, MethodInstance, Setting, Shape};
+use nnz_core::{Explored, MethodInstance, Shape};
 use serde_json::Value;
 use std::borrow::Cow;
 use std::collections::BTreeMap;
@@ -101,8 +101,7 @@ impl<'a, T: Real> Trainer<'a, T> {
         let (rows, validation) = data.split_validation(spec.validation, seed)?;
         let frame = Preprocessing::of(data, &rows, spec.task, tokens)?;
         let loader = Loader::new(data, rows, spec.batch, seed, spec.augment, frame.clone());
-        let per_epoch = loader.per_epoch();
-        let setting = Setting { seed, steps: per_epoch * u64::from(spec.epochs), steps_per_epoch: per_epoch };
+        let setting = spec.setting(loader.rows().len(), seed);
         let work = make(&setting)?;
         let model = model(&work)?;
         let leaves = work.parametrization.as_ref().map(|p| Leaves::new(&**p, &model, spec)).transpose()?;

@@ -70,6 +70,7 @@ pub struct Outcome {
 
 /// Carries out a recipe, or finds its finished run.
 pub fn run(recipe: &Recipe, registry: Registry, options: &Options, observer: &mut dyn Observer) -> Result<Outcome> {
+    let given: Vec<toml::Table> = recipe.arms.iter().map(|a| a.options.clone()).collect();
     let mut recipe = recipe.clone().resolve(registry)?;
     let loaded = nnz_data::Store::open()?.load(&recipe.data)?;
     if let Some(note) = &loaded.note {
@@ -89,6 +90,7 @@ pub fn run(recipe: &Recipe, registry: Registry, options: &Options, observer: &mu
         refuse_dense_storage(&recipe, arm)?;
         validate_arms(&recipe, registry, arm, &network(arm)?)?;
     }
+    fit_to_run(&mut recipe, registry, &given, &data, observer)?;
     let pretrain = match &recipe.pretrain {
         Some(pretrain) => Some(other_data(pretrain, &data)?),
         None => None,
@@ -473,6 +475,28 @@ fn work(arm: &Arm, registry: Registry, setting: &Setting) -> nnz_core::Result<Me
     }
 }
 
+/// Fits the options that were not given to the length of the run, so that no method rests through it unnoticed.
+fn fit_to_run(
+    recipe: &mut Recipe,
+    registry: Registry,
+    given: &[toml::Table],
+    data: &Dataset,
+    observer: &mut dyn Observer,
+) -> Result<()> {
+    for (a, given) in given.iter().enumerate() {
+        let arm = &recipe.arms[a];
+        let Some(key) = &arm.method else { continue };
+        let train = recipe.training(arm)?;
+        let (rows, _) = data.split_validation(train.validation, 0).map_err(nnz_engine::Error::from)?;
+        let (options, note) = registry.find(key)?.fitted(&arm.options, given, &train.setting(rows.len(), 0))?;
+        if let Some(note) = note {
+            observer.note(&note);
+        }
+        recipe.arms[a].options = options;
+    }
+    Ok(())
+}
+
 /// Lets every arm refuse its options and shapes before the first one is trained.
 fn validate_arms(recipe: &Recipe, registry: Registry, arm: &Arm, spec: &ModelSpec) -> Result<()> {
     let setting = Setting { seed: 0, steps: 1000, steps_per_epoch: 100 };
@@ -665,6 +689,18 @@ pub(crate) fn remove_partial_files(dir: &Path) {
 }
 
 /// Removes the files of a run, and nothing else.
+/// Removes a run that did not finish, so that its directory is free for another.
+///
+/// # Errors
+/// When the run is finished, or a file cannot be removed.
+pub fn abandon(dir: &Path) -> Result<()> {
+    if dir.join("record.json").exists() {
+        return Err(Error::file(dir, "holds a finished run"));
+    }
+    clear(dir)?;
+    ["id", "recipe.toml"].iter().try_for_each(|name| gone(&dir.join(name)))
+}
+
 pub(crate) fn clear(dir: &Path) -> Result<()> {
     for name in ["record.json", "checkpoint.safetensors", "timings.json", "report.html"] {
         gone(&dir.join(name))?;

@@ -83,6 +83,16 @@ impl OptimizerSpec {
         }
     }
 
+    /// The same rule at another learning rate; one that searches its step keeps its own.
+    #[must_use]
+    pub fn at_rate(mut self, rate: f64) -> Self {
+        match &mut self {
+            Self::Sgd { lr, .. } | Self::Adam { lr, .. } | Self::AdamW { lr, .. } => *lr = rate,
+            Self::Lbfgs { .. } => {}
+        }
+        self
+    }
+
     /// Vectors of state per parameter.
     pub fn slots(&self) -> usize {
         match self {
