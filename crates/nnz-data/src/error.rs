@@ -84,14 +84,14 @@ pub enum Error {
         dir: PathBuf,
     },
     /// An error of the operating system.
-    #[error("cannot {what} {}: {source}", path.display())]
+    #[error("cannot {what} {}: {why}", path.display())]
     Io {
         /// "write", "create", ...
         what: &'static str,
         /// The file or folder.
         path: PathBuf,
         /// The system's error.
-        source: io::Error,
+        why: io::Error,
     },
     /// A file that violates its format, or data that cannot be learned from.
     #[error("{place}: {why}")]

@@ -139,7 +139,7 @@ impl Store {
         deliver(&order, progress)?;
         let io = |what, path: &Path| {
             let path = path.to_path_buf();
-            move |source| Error::Io { what, path, source }
+            move |why| Error::Io { what, path, why }
         };
         fs::create_dir_all(&folder).map_err(io("create", &folder))?;
         for file in order.files() {
@@ -323,7 +323,7 @@ impl Scratch {
     fn new(dir: &Path, entry: &Entry) -> Result<Self> {
         let io = |what, path: &Path| {
             let path = path.to_path_buf();
-            move |source| Error::Io { what, path, source }
+            move |why| Error::Io { what, path, why }
         };
         fs::create_dir_all(dir).map_err(io("create", dir))?;
         let path = dir.join(".lock");
@@ -331,7 +331,7 @@ impl Scratch {
         match lock.try_lock() {
             Ok(()) => {}
             Err(fs::TryLockError::WouldBlock) => return Err(Error::Busy { dir: dir.into() }),
-            Err(fs::TryLockError::Error(source)) => return Err(Error::Io { what: "lock", path, source }),
+            Err(fs::TryLockError::Error(why)) => return Err(Error::Io { what: "lock", path, why }),
         }
         let prefix = format!(".part-{}-", entry.name);
         for old in list(dir).map_err(io("read", dir))? {

@@ -368,7 +368,7 @@ impl Store {
     fn hashed(&self, entry: &Entry, i: usize) -> Result<()> {
         let file = &entry.files[i];
         let path = self.dir.join(&entry.name).join(&file.name);
-        let io = |source| Error::Io { what: "read", path: path.clone(), source };
+        let io = |why| Error::Io { what: "read", path: path.clone(), why };
         let mut hash = Sha256::new();
         std::io::copy(&mut std::fs::File::open(&path).map_err(io)?, &mut Hashing(&mut hash)).map_err(io)?;
         let got = hex(&hash.finalize());
@@ -443,7 +443,7 @@ fn load_path(name: &str, encoding: Option<&read::Encoding>) -> Result<Loaded> {
         Err(_) if !path.contains(std::path::is_separator) && !path.contains('.') => {
             Err(unknown("data set", name, &mut catalog().iter()))
         }
-        Err(source) => Err(Error::Io { what: "read", path: path.into(), source }),
+        Err(why) => Err(Error::Io { what: "read", path: path.into(), why }),
         Ok(what) if what.is_dir() && options.is_empty() => match load_folder(name)? {
             Some(loaded) => Ok(loaded),
             None => read::load(name, encoding),

@@ -44,10 +44,10 @@ pub struct Fitted {
 /// background of those is not in the file).
 pub fn picture(path: &Path) -> Result<Picture> {
     let mut bytes = Vec::new();
-    File::open(path).and_then(|f| f.take(MAX_BYTES + 1).read_to_end(&mut bytes)).map_err(|source| Error::Io {
+    File::open(path).and_then(|f| f.take(MAX_BYTES + 1).read_to_end(&mut bytes)).map_err(|why| Error::Io {
         what: "read",
         path: path.into(),
-        source,
+        why,
     })?;
     decode(&bytes).map_err(|why| Error::Content { place: path.display().to_string(), why })
 }

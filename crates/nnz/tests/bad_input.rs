@@ -45,6 +45,8 @@ fn refused(dir: &Path, line: &str, says: &[&str]) {
     assert_eq!(out.status.code(), Some(2), "nnz {line}: {said}");
     assert!(out.stdout.is_empty() && !said.contains("panicked"), "nnz {line}: {said}");
     assert!(said.starts_with("error: "), "nnz {line}: {said}");
+    let parts: Vec<&str> = said.trim().split(": ").collect();
+    assert!(parts.windows(2).all(|w| w[0] != w[1]), "nnz {line} says it twice: {said}");
     // Errors of the command line itself are followed by its usage.
     let lines = said.lines().filter(|l| !l.trim().is_empty()).count();
     assert!(

@@ -33,7 +33,7 @@ pub(super) fn read(path: &Path, options: &Options, _: f64) -> Result<Parts> {
 
 /// Lists a folder in order of name, without hidden files.
 fn list(folder: &Path) -> Result<Vec<PathBuf>> {
-    let failed = |source| Error::Io { what: "read", path: folder.into(), source };
+    let failed = |why| Error::Io { what: "read", path: folder.into(), why };
     let mut paths = Vec::new();
     for entry in std::fs::read_dir(folder).map_err(failed)? {
         let entry = entry.map_err(failed)?;
@@ -87,7 +87,7 @@ fn classes(folder: &Path, samples: Option<usize>) -> Result<Part> {
 }
 
 fn bytes(path: &Path) -> Result<(Vec<u8>, [u8; 32])> {
-    let failed = |source| Error::Io { what: "read", path: path.into(), source };
+    let failed = |why| Error::Io { what: "read", path: path.into(), why };
     let mut bytes = Vec::new();
     let file = std::fs::File::open(path).map_err(failed)?;
     std::io::Read::read_to_end(&mut std::io::Read::take(file, MAX_BYTES + 1), &mut bytes).map_err(failed)?;

@@ -38,7 +38,7 @@ pub(super) fn parse(bytes: &[u8], place: &str) -> Result<Array> {
 }
 
 pub(super) fn read_npz(path: &Path, _: &Options, _: f64) -> Result<Parts> {
-    let failed = |source| Error::Io { what: "read", path: path.into(), source };
+    let failed = |why| Error::Io { what: "read", path: path.into(), why };
     // The archive is read twice: its bytes are hashed, then its members are found.
     let mut stream = Stream::open(path)?;
     stream.allow(u64::MAX);

@@ -35,7 +35,7 @@ impl<'a> Stream<'a> {
 
     /// Opens a file.
     pub fn open(path: &Path) -> Result<Stream<'static>> {
-        let failed = |source| Error::Io { what: "read", path: path.into(), source };
+        let failed = |why| Error::Io { what: "read", path: path.into(), why };
         let file = File::open(path).map_err(failed)?;
         Stream::new(io::BufReader::with_capacity(1 << 16, file)).map_err(failed)
     }
@@ -83,7 +83,7 @@ pub(super) fn whole(path: &Path, most: u64) -> Result<(Vec<u8>, String)> {
     }
     stream.allow(most);
     let mut bytes = Vec::new();
-    stream.read_to_end(&mut bytes).map_err(|source| Error::Io { what: "read", path: path.into(), source })?;
+    stream.read_to_end(&mut bytes).map_err(|why| Error::Io { what: "read", path: path.into(), why })?;
     Ok((bytes, stream.checksum()))
 }
 

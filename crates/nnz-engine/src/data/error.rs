@@ -4,12 +4,12 @@ use std::io;
 #[derive(Debug, thiserror::Error)]
 pub enum DataError {
     /// An error of the operating system.
-    #[error("cannot read {file}: {source}")]
+    #[error("cannot read {file}: {why}")]
     Io {
         /// The file.
         file: String,
         /// The system's error.
-        source: io::Error,
+        why: io::Error,
     },
     /// A file that violates the IDX format.
     #[error("{file}, byte {offset}: {why}")]

@@ -33,7 +33,7 @@ pub struct Idx {
 /// When the file cannot be read or is not IDX of u8 with 1 to 3 dimensions; the message has the byte offset.
 pub fn read_idx(path: &Path) -> Result<Idx> {
     let name = path.display().to_string();
-    let file = File::open(path).map_err(|source| DataError::Io { file: name.clone(), source })?;
+    let file = File::open(path).map_err(|why| DataError::Io { file: name.clone(), why })?;
     parse_idx(io::BufReader::with_capacity(1 << 16, file), &name)
 }
 
@@ -45,7 +45,7 @@ pub fn read_idx(path: &Path) -> Result<Idx> {
 /// As [`read_idx`].
 pub fn parse_idx(mut reader: impl Read, file: &str) -> Result<Idx> {
     let mut head = Vec::new();
-    reader.by_ref().take(2).read_to_end(&mut head).map_err(|source| DataError::Io { file: file.into(), source })?;
+    reader.by_ref().take(2).read_to_end(&mut head).map_err(|why| DataError::Io { file: file.into(), why })?;
     let gzip = head == [0x1f, 0x8b];
     let whole = io::Cursor::new(head).chain(reader);
     if gzip {
@@ -134,7 +134,7 @@ impl<R: Read> Raw<R> {
             Err(e) if self.gzip && broken(&e) => {
                 Err(self.wrong(self.offset, format!("the gzip stream is damaged or cut off ({e}); fetch it again")))
             }
-            Err(source) => Err(DataError::Io { file: self.file.clone(), source }),
+            Err(why) => Err(DataError::Io { file: self.file.clone(), why }),
         }
     }
 
