@@ -29,6 +29,9 @@ pub struct DataArgs {
     /// The column of a table that has the labels, by name or by number from 1
     #[arg(long, value_name = "COL")]
     target: Option<String>,
+    /// What becomes of cells of a table without a value: mean, median, mode, category or drop [default: they are refused]
+    #[arg(long, value_name = "HOW")]
+    missing: Option<String>,
     /// Test data: a share of the rows [default: 0.2], or a file
     #[arg(long, value_name = "SHARE|FILE")]
     test: Option<String>,
@@ -38,7 +41,7 @@ impl DataArgs {
     /// The place with its options, as recipes name it.
     pub fn place(&self) -> Result<String> {
         let mut place = self.data.clone();
-        for (key, value) in [("test", &self.test), ("target", &self.target)] {
+        for (key, value) in [("test", &self.test), ("missing", &self.missing), ("target", &self.target)] {
             let Some(value) = value else { continue };
             if value.contains(['&', '?']) {
                 bail!(

@@ -7,6 +7,7 @@
 mod arrays;
 mod cifar;
 mod folder;
+mod missing;
 mod npy;
 mod stream;
 mod svmlight;
@@ -22,6 +23,7 @@ use sha2::{Digest, Sha256};
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
+pub use missing::{Fill, Missing};
 pub use table::{Column, ColumnKind, Encoding};
 
 /// Most classes of a data set.
@@ -43,7 +45,7 @@ const FORMATS: [Format; 7] = [
     Format {
         name: "a table",
         extensions: &["csv", "tsv"],
-        options: &["target", "answers", "drop", "category", "header"],
+        options: &["target", "answers", "drop", "category", "header", "missing"],
         read: table::read,
     },
     Format { name: "svmlight", extensions: &["svm", "svmlight", "libsvm"], options: &[], read: svmlight::read },
@@ -55,8 +57,8 @@ const FORMATS: [Format; 7] = [
 ];
 
 /// Every option that a place may have.
-const OPTIONS: [&str; 10] =
-    ["target", "answers", "drop", "category", "header", "test", "labels", "context", "stride", "samples"];
+const OPTIONS: [&str; 11] =
+    ["target", "answers", "drop", "category", "header", "missing", "test", "labels", "context", "stride", "samples"];
 
 /// Rows of one file with their labels, before they are divided.
 #[derive(Debug)]

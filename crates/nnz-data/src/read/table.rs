@@ -4,6 +4,7 @@
 //! becomes one input for each of its texts (one for two). The table is read three times, once for the kinds of its
 //! columns, once for means and deviations, once for the values, so that memory holds no text of it.
 
+use super::missing::{CATEGORY, Fill, Missing, Values, is_missing};
 use super::stream::{RECORD, Stream};
 use super::{MAX_CLASSES, Options, Part, Parts, bounded, classes_of, content, hold_out};
 use crate::Result;
@@ -19,8 +20,6 @@ use std::path::Path;
 const MAX_KINDS: usize = 100;
 /// Most distinct texts of a column.
 const MAX_TEXTS: usize = 256;
-/// Cells that count as missing.
-const MISSING: [&str; 9] = ["", "?", "-", "na", "n/a", "nan", "null", "none", "nil"];
 
 /// Mapping of a table to numbers; a model keeps it, so that other tables are read alike.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -31,6 +30,9 @@ pub struct Encoding {
     pub classes: Vec<String>,
     /// The other columns, in order.
     pub columns: Vec<Column>,
+    /// What became of cells without a value; none refuses them.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub missing: Option<Missing>,
 }
 
 /// One column of inputs.
@@ -41,6 +43,9 @@ pub struct Column {
     /// Kind of its cells.
     #[serde(flatten)]
     pub kind: ColumnKind,
+    /// What stands for a cell without a value.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub fill: Option<Fill>,
 }
 
 /// Kind of the cells of a column.
@@ -63,9 +68,10 @@ pub enum ColumnKind {
 
 impl Column {
     fn width(&self) -> usize {
+        let flag = usize::from(matches!(self.fill, Some(Fill::Flag(_))));
         match &self.kind {
             ColumnKind::Category { values } if values.len() != 2 => values.len(),
-            _ => 1,
+            _ => 1 + flag,
         }
     }
 }
@@ -98,15 +104,17 @@ struct Table<'a> {
     names: Vec<String>,
     /// Whether the first line holds column names.
     head: bool,
+    /// Columns whose missing cells leave their row out.
+    dropping: Vec<usize>,
 }
 
 pub(super) fn read(path: &Path, options: &Options, share: f64) -> Result<Parts> {
-    build(&Table::open(&path.display().to_string(), &|| Stream::open(path), header(options)?)?, options, share)
+    build(Table::open(&path.display().to_string(), &|| Stream::open(path), header(options)?)?, options, share)
 }
 
 pub(super) fn parse(bytes: &[u8], place: &str, options: &Options) -> Result<Parts> {
     let open = || Stream::new(bytes).map_err(|e| content(place, e.to_string()));
-    build(&Table::open(place, &open, header(options)?)?, options, 0.2)
+    build(Table::open(place, &open, header(options)?)?, options, 0.2)
 }
 
 /// Reads a table by the encoding of another.
@@ -115,6 +123,8 @@ pub(super) fn read_as(path: &Path, encoding: &Encoding, options: &Options) -> Re
     let open = || Stream::open(path);
     let table = Table::open(&place, &open, header(options)?)?;
     let target = table.find(&encoding.target, "target")?;
+    let columns = table.columns(encoding)?;
+    let table = table.dropping(encoding.missing, columns.into_iter().chain([target]));
     let part = table.part(encoding, target)?;
     Ok(Parts { encoding: Some(encoding.clone()), ..Parts::one(part) })
 }
@@ -128,7 +138,7 @@ pub(super) fn inputs(path: &Path, encoding: &Encoding) -> Result<(Inputs, usize)
     Ok((Inputs::Floats(values), rows))
 }
 
-fn build(table: &Table, options: &Options, share: f64) -> Result<Parts> {
+fn build(table: Table, options: &Options, share: f64) -> Result<Parts> {
     let Some(target) = options.get("target") else {
         let names = listed(&table.names);
         return Err(content(table.place, format!("which column has the answers? --target COL, one of {names}")));
@@ -146,10 +156,13 @@ fn build(table: &Table, options: &Options, share: f64) -> Result<Parts> {
         Some("classes") => Some(false),
         Some(other) => return Err(content(format!("answers={other}"), "expected numbers or classes")),
     };
-    let (labels, classes, kinds) = table.survey(target, wanted, &used, &categories)?;
+    let missing = Missing::of(options)?;
+    let table = table.dropping(missing, used.iter().copied().chain([target]));
+    let (labels, classes, kinds) = table.survey(target, wanted, &used, &categories, missing)?;
     let names = &table.names;
-    let columns = used.iter().zip(kinds).map(|(&i, kind)| Column { name: names[i].clone(), kind }).collect();
-    let mut encoding = Encoding { target: names[target].clone(), classes, columns };
+    let column = |(&i, kind): (&usize, ColumnKind)| Column { name: names[i].clone(), kind, fill: None };
+    let columns = used.iter().zip(kinds).map(column).collect();
+    let mut encoding = Encoding { target: names[target].clone(), classes, columns, missing };
     bounded(table.place, labels.len(), encoding.width())?;
     let (kept, _) = hold_out(&labels, encoding.classes.len().max(1), share);
     table.fit(&mut encoding, &kept)?;
@@ -188,13 +201,11 @@ fn number(cell: &str) -> Option<f64> {
     cell.parse::<f64>().ok().filter(|x| (*x as f32).is_finite())
 }
 
-fn missing(cell: &str) -> bool {
-    cell.len() <= 4 && MISSING.contains(&&*cell.to_ascii_lowercase())
-}
-
 /// Survey of a column.
 #[derive(Default)]
 struct Seen {
+    /// Cells with a value.
+    cells: usize,
     numbers: usize,
     /// The first cell that is not a number, and its line.
     other: Option<(u64, String)>,
@@ -210,7 +221,15 @@ impl<'a> Table<'a> {
         // The first of equals wins, so a table of one column is read with commas.
         let delimiter = [b',', b';', b'\t'].into_iter().rev().max_by_key(|&d| count(d)).unwrap_or(b',');
         // In TSV a quotation mark is an ordinary character.
-        let mut table = Self { place, open, delimiter, quoting: delimiter != b'\t', names: Vec::new(), head: false };
+        let mut table = Self {
+            place,
+            open,
+            delimiter,
+            quoting: delimiter != b'\t',
+            names: Vec::new(),
+            head: false,
+            dropping: Vec::new(),
+        };
         let mut top: Vec<Vec<String>> = Vec::new();
         table.each(|_, cells| {
             top.push(cells.iter().map(|c| c.trim_start_matches('\u{feff}').to_string()).collect());
@@ -271,11 +290,20 @@ impl<'a> Table<'a> {
         }
     }
 
-    /// As [`Self::each`], without the line of names.
+    /// Leaves rows out that lack one of these cells, if that is the policy.
+    fn dropping(mut self, missing: Option<Missing>, columns: impl Iterator<Item = usize>) -> Self {
+        if missing == Some(Missing::Drop) {
+            self.dropping = columns.collect();
+        }
+        self
+    }
+
+    /// As [`Self::each`], without the line of names and the rows that are left out.
     fn rows(&self, mut row: impl FnMut(u64, &StringRecord) -> Result<()>) -> Result<String> {
         let mut head = self.head;
         self.each(|line, cells| {
-            if !std::mem::take(&mut head) {
+            let out = |i: &usize| is_missing(&cells[*i]);
+            if !std::mem::take(&mut head) && !self.dropping.iter().any(out) {
                 row(line, cells)?;
             }
             Ok(true)
@@ -303,10 +331,12 @@ impl<'a> Table<'a> {
 
     /// A cell that must not be empty.
     fn cell<'c>(&self, line: u64, column: &str, cell: &'c str) -> Result<&'c str> {
-        match missing(cell) {
+        match is_missing(cell) {
             true => {
-                let why =
-                    format!("no value (`{cell}`); fill it in, take the row out, or leave the column out (`?drop=COL`)");
+                let why = format!(
+                    "no value (`{cell}`); say what becomes of such cells (--missing mean, median, mode, category or drop), \
+                     or leave the column out (`?drop=COL`)"
+                );
                 Err(self.at(line, column, why))
             }
             false => Ok(cell),
@@ -321,6 +351,7 @@ impl<'a> Table<'a> {
         numbers: Option<bool>,
         used: &[usize],
         categories: &BTreeSet<usize>,
+        missing: Option<Missing>,
     ) -> Result<(Vec<u32>, Vec<String>, Vec<ColumnKind>)> {
         let mut seen: Vec<Seen> = used.iter().map(|_| Seen::default()).collect();
         let (mut answers, mut known) = (Vec::new(), BTreeMap::<String, u32>::new());
@@ -348,7 +379,11 @@ impl<'a> Table<'a> {
                 None => *known.entry(answer.to_string()).or_insert(next),
             });
             for (&i, seen) in used.iter().zip(&mut seen) {
+                if missing.is_some() && is_missing(&cells[i]) {
+                    continue;
+                }
                 let cell = self.cell(line, &self.names[i], &cells[i])?;
+                seen.cells += 1;
                 match number(cell) {
                     Some(_) => seen.numbers += 1,
                     None if seen.other.is_none() => seen.other = Some((line, cell.into())),
@@ -361,7 +396,10 @@ impl<'a> Table<'a> {
             Ok(())
         })?;
         if answers.is_empty() {
-            return Err(content(self.place, "no row follows the names of the columns"));
+            return Err(match self.dropping.is_empty() {
+                true => content(self.place, "no row follows the names of the columns"),
+                false => content(self.place, "every row lacks a value, so --missing drop leaves none"),
+            });
         }
         let rows = answers.len();
         let (labels, classes) = if real && (numbers == Some(true) || !whole || known.len() > MAX_KINDS) {
@@ -374,13 +412,19 @@ impl<'a> Table<'a> {
         };
         let kind = |(&i, seen): (&usize, Seen)| {
             let (name, listed) = (&self.names[i], categories.contains(&i));
+            if seen.cells == 0 {
+                return Err(content(
+                    self.place,
+                    format!("column `{name}` has no value at all; leave it out (`?drop={name}`)"),
+                ));
+            }
             match seen.other {
                 None if !listed => return Ok(ColumnKind::Number { mean: 0.0, std: 1.0 }),
-                Some((line, cell)) if !listed && seen.numbers * 10 >= rows * 9 => {
+                Some((line, cell)) if !listed && seen.numbers * 10 >= seen.cells * 9 => {
                     let why = format!(
-                        "`{cell}` is no number, but {} of {rows} cells of this column are; mend it, or read all of them as \
+                        "`{cell}` is no number, but {} of {} cells of this column are; mend it, or read all of them as \
                          texts (`?category={name}`)",
-                        seen.numbers
+                        seen.numbers, seen.cells
                     );
                     return Err(self.at(line, name, why));
                 }
@@ -391,36 +435,55 @@ impl<'a> Table<'a> {
                     format!("column `{name}` has more than {MAX_TEXTS} different texts; leave it out (`?drop={name}`)");
                 return Err(content(self.place, why));
             }
-            Ok(ColumnKind::Category { values: seen.texts.into_iter().collect() })
+            let mut texts = seen.texts;
+            if missing == Some(Missing::Category) {
+                texts.insert(CATEGORY.into());
+            }
+            Ok(ColumnKind::Category { values: texts.into_iter().collect() })
         };
         let kinds = used.iter().zip(seen).map(kind).collect::<Result<_>>()?;
         Ok((labels, classes, kinds))
     }
 
-    /// Computes means and deviations over `rows`, which ascend.
+    /// Computes means, deviations and what stands for missing cells over `rows`, which ascend.
     fn fit(&self, encoding: &mut Encoding, rows: &[usize]) -> Result<()> {
         let columns = self.columns(encoding)?;
         // Welford's running mean and sum of squared deviations: no cancellation, whatever the offset of a column.
-        let mut moments = vec![(0.0, 0.0); columns.len()];
+        let mut moments = vec![(0usize, 0.0, 0.0); columns.len()];
+        let mut values: Vec<Values> = columns.iter().map(|_| Values::default()).collect();
+        let collected = |column: &Column| match (encoding.missing, &column.kind) {
+            (Some(Missing::Median | Missing::Mode), ColumnKind::Number { .. }) => true,
+            (Some(_), ColumnKind::Category { .. }) => true,
+            _ => false,
+        };
+        let collected: Vec<bool> = encoding.columns.iter().map(collected).collect();
         let (mut row, mut taken) = (0, 0usize);
         self.rows(|_, cells| {
             if rows.get(taken) == Some(&row) {
                 taken += 1;
-                for (&i, (mean, square)) in columns.iter().zip(&mut moments) {
-                    let Some(x) = number(&cells[i]) else { continue };
+                for (k, &i) in columns.iter().enumerate().filter(|(_, i)| !is_missing(&cells[**i])) {
+                    let numeric = matches!(encoding.columns[k].kind, ColumnKind::Number { .. });
+                    let x = number(&cells[i]).filter(|_| numeric);
+                    if collected[k] {
+                        values[k].add(&cells[i], x);
+                    }
+                    let (Some(x), (n, mean, square)) = (x, &mut moments[k]) else { continue };
+                    *n += 1;
                     let off = x - *mean;
-                    *mean += off / taken as f64;
+                    *mean += off / *n as f64;
                     *square += off * (x - *mean);
                 }
             }
             row += 1;
             Ok(())
         })?;
-        for (column, (m, square)) in encoding.columns.iter_mut().zip(moments) {
+        for ((column, (n, m, square)), values) in encoding.columns.iter_mut().zip(moments).zip(values) {
+            let of_texts = matches!(column.kind, ColumnKind::Category { .. });
             if let ColumnKind::Number { mean, std } = &mut column.kind {
-                let deviation = (square / taken.max(1) as f64).sqrt();
+                let deviation = (square / n.max(1) as f64).sqrt();
                 (*mean, *std) = (m, if deviation > 0.0 { deviation } else { 1.0 });
             }
+            column.fill = encoding.missing.and_then(|p| if of_texts { values.text(p) } else { values.number(p, m) });
         }
         Ok(())
     }
@@ -469,12 +532,23 @@ impl<'a> Table<'a> {
             rows += 1;
             bounded(self.place, rows, width)?;
             for (&i, column) in columns.iter().zip(&encoding.columns) {
-                let cell = self.cell(line, &column.name, &cells[i])?;
+                let fill = column.fill.as_ref().filter(|_| is_missing(&cells[i]));
+                let cell = match fill {
+                    Some(Fill::Text(text)) => text,
+                    Some(_) => "",
+                    None => self.cell(line, &column.name, &cells[i])?,
+                };
                 match &column.kind {
                     ColumnKind::Number { mean, std } => {
                         let no = || self.no_number(line, &column.name, cell);
-                        let x = (number(cell).ok_or_else(no)? - mean) / std;
-                        values.push(x.clamp(f32::MIN.into(), f32::MAX.into()) as f32);
+                        let x = match fill {
+                            Some(Fill::Number(x) | Fill::Flag(x)) => *x,
+                            _ => number(cell).ok_or_else(no)?,
+                        };
+                        values.push(((x - mean) / std).clamp(f32::MIN.into(), f32::MAX.into()) as f32);
+                        if let Some(Fill::Flag(_)) = column.fill {
+                            values.push(f32::from(u8::from(fill.is_some())));
+                        }
                     }
                     ColumnKind::Category { values: texts } => {
                         let no = || {
@@ -527,14 +601,62 @@ mod tests {
         assert_eq!(again, encoding);
     }
 
+    /// Every policy on a column of numbers (1, 2, 2, 7 and a gap) and one of texts (red twice, blue, green and a gap).
+    #[test]
+    fn missing_cells_become_what_was_asked_for() {
+        let text = "n,t,y\n1,red,0\n2,NA,1\n2,blue,0\n?,red,1\n7,green,0\n";
+        let read = |how: &str| {
+            let options = options(&[("target", "y"), ("missing", how)]);
+            build(Table::open("t", &|| Ok(Stream::new(text.as_bytes()).unwrap()), None).unwrap(), &options, 0.0).unwrap()
+        };
+        let texts = |v: &[&str]| v.iter().map(|t| (*t).to_string()).collect::<Vec<_>>();
+        for (how, number, fill) in [
+            ("mean", Fill::Number(3.0), "red"),
+            ("median", Fill::Number(2.0), "red"),
+            ("mode", Fill::Number(2.0), "red"),
+            ("category", Fill::Flag(3.0), "(missing)"),
+        ] {
+            let parts = read(how);
+            let encoding = parts.encoding.unwrap();
+            assert_eq!(encoding.columns[0].fill.as_ref(), Some(&number), "{how}");
+            assert_eq!(encoding.columns[1].fill, Some(Fill::Text(fill.into())), "{how}");
+            let ColumnKind::Number { mean, std } = encoding.columns[0].kind else { panic!() };
+            assert!((mean - 3.0).abs() < 1e-12 && (std - 5.5f64.sqrt()).abs() < 1e-12, "of the four that are there");
+            let ColumnKind::Category { values } = &encoding.columns[1].kind else { panic!() };
+            let Inputs::Floats(v) = &parts.train.rows.inputs else { panic!() };
+            let width = encoding.width();
+            assert_eq!(v.len(), 5 * width);
+            let (Fill::Number(x) | Fill::Flag(x)) = number else { panic!() };
+            assert!((f64::from(v[3 * width]) - (x - mean) / std).abs() < 1e-6, "{how}");
+            if how == "category" {
+                assert_eq!(*values, texts(&["(missing)", "blue", "green", "red"]));
+                assert_eq!(v[3 * width..][..width][1..], [1.0, 0.0, 0.0, 0.0, 1.0], "flagged, and red");
+                assert_eq!(v[width..][..width][1..], [0.0, 1.0, 0.0, 0.0, 0.0], "a text of its own");
+            } else {
+                assert_eq!(*values, texts(&["blue", "green", "red"]));
+                assert_eq!(v[width..][..width][1..], [0.0, 0.0, 1.0], "{how}");
+            }
+            let again: Encoding = serde_json::from_str(&serde_json::to_string(&encoding).unwrap()).unwrap();
+            assert_eq!(again, encoding);
+        }
+        let dropped = read("drop");
+        assert_eq!(dropped.train.rows.len(), 3);
+        assert!(dropped.encoding.unwrap().columns.iter().all(|c| c.fill.is_none()));
+        assert!(why("n,y\nNA,1\n,0\n", &[("target", "y"), ("missing", "drop")]).contains("leaves none"));
+        assert!(why("n,m,y\nNA,1,1\n,2,0\n", &[("target", "y"), ("missing", "mean")]).contains("no value at all"));
+        assert!(why("n,y\n1,\n2,0\n", &[("target", "y"), ("missing", "mean")]).contains("column `y`: no value"));
+        assert!(why(text, &[("target", "y"), ("missing", "zero")]).contains("mean, median, mode, category or drop"));
+    }
+
     #[test]
     fn mean_and_deviation_are_those_of_the_rows_asked_for() {
         let text: String = (0..10).map(|i| format!("{}\t{}\n", 1_600_000_000 + i, i % 2)).collect();
         let open = || Ok(Stream::new(text.as_bytes()).unwrap());
         let table = Table::open("t", &open, None).unwrap();
         assert_eq!((table.delimiter, table.head, table.names.len()), (b'\t', false, 2));
-        let column = Column { name: "1".into(), kind: ColumnKind::Number { mean: 0.0, std: 1.0 } };
-        let mut e = Encoding { target: "2".into(), classes: vec!["0".into(), "1".into()], columns: vec![column] };
+        let column = Column { name: "1".into(), kind: ColumnKind::Number { mean: 0.0, std: 1.0 }, fill: None };
+        let classes = vec!["0".into(), "1".into()];
+        let mut e = Encoding { target: "2".into(), classes, columns: vec![column], missing: None };
         table.fit(&mut e, &[0, 2, 4]).unwrap();
         let ColumnKind::Number { mean, std } = e.columns[0].kind else { panic!() };
         assert!((mean - 1_600_000_002.0).abs() < 1e-6 && (std - (8.0f64 / 3.0).sqrt()).abs() < 1e-6, "{mean} {std}");

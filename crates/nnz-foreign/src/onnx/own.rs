@@ -43,7 +43,7 @@ pub fn own(model: &Model<f32>, header: &Header, path: &Path, bare: bool) -> Resu
     };
     let (mut y, shape) = walk.chain(&header.model.layers, x, vec![h, w, c])?;
     if !bare {
-        y = raw::behind(&mut walk.graph, header, y);
+        y = raw::after(&mut walk.graph, header, y);
     }
     let name = "y";
     walk.graph.nodes.push(Node::new("Identity", name, &[&y]));

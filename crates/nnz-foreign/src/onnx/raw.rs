@@ -1,7 +1,7 @@
 //! Pre- and postprocessing of a trained network as nodes of its graph: raw rows go in, answers in the units of the data come out.
 
 use crate::{Error, Result};
-use nnz_data::read::{Column, ColumnKind, Encoding};
+use nnz_data::read::{Column, ColumnKind, Encoding, Fill};
 use nnz_engine::file::Header;
 use nnz_onnx::{Attribute, Constant, Graph, Port};
 use std::path::Path;
@@ -28,8 +28,24 @@ fn scaled(graph: &mut Graph, x: &str, shape: &[usize], mean: Vec<f32>, deviation
     graph.add("Div", &[&x, &deviation], &[])
 }
 
+/// Puts what stands for a missing cell in the place of NaN; and the input that says so, where there is one.
+fn filled(graph: &mut Graph, x: String, column: &Column) -> (String, Option<String>) {
+    let value = match (&column.fill, &column.kind) {
+        (Some(Fill::Number(v) | Fill::Flag(v)), _) => *v as f32,
+        (Some(Fill::Text(text)), ColumnKind::Category { values }) => {
+            values.iter().position(|v| v == text).unwrap_or_default() as f32
+        }
+        _ => return (x, None),
+    };
+    let (missing, value) = (graph.add("IsNaN", &[&x], &[]), numbers(graph, &[1, 1], vec![value]));
+    let y = graph.add("Where", &[&missing, &value, &x], &[]);
+    let flag = || graph.add("Cast", &[&missing], &[("to", Attribute::Int(1))]);
+    let flag = matches!(column.fill, Some(Fill::Flag(_))).then(flag);
+    (y, flag)
+}
+
 /// Converts raw values to inputs of the first layer. For an image they are 0 to 255, for a table the columns in order: a number
-/// unchanged, a text as its index, from zero, in the list in the metadata.
+/// unchanged, a text as its index, from zero, in the list in the metadata, a missing cell as NaN.
 ///
 /// # Errors
 /// When the model's file is damaged.
@@ -45,8 +61,8 @@ pub(super) fn before(graph: &mut Graph, header: &Header, pairs: &[[f32; 2]], pat
     let n = said.columns.len();
     graph.inputs[0] = Port { shape: Some(vec![None, Some(n)]), ..graph.inputs[0].clone() };
     let moments = |c: &Column| match c.kind {
-        ColumnKind::Number { mean, std } => Some((mean as f32, std as f32)),
-        ColumnKind::Category { .. } => None,
+        ColumnKind::Number { mean, std } if c.fill.is_none() => Some((mean as f32, std as f32)),
+        _ => None,
     };
     let all: Option<(Vec<f32>, Vec<f32>)> = said.columns.iter().map(moments).collect();
     let mut x = match all {
@@ -56,6 +72,7 @@ pub(super) fn before(graph: &mut Graph, header: &Header, pairs: &[[f32; 2]], pat
             for (i, column) in said.columns.iter().enumerate() {
                 let at = list(graph, &[i as i64]);
                 let x = graph.add("Gather", &["x", &at], &[("axis", Attribute::Int(1))]);
+                let (x, flag) = filled(graph, x, column);
                 parts.push(match &column.kind {
                     ColumnKind::Number { mean, std } => {
                         scaled(graph, &x, &[1, 1], vec![*mean as f32], vec![*std as f32])
@@ -68,6 +85,7 @@ pub(super) fn before(graph: &mut Graph, header: &Header, pairs: &[[f32; 2]], pat
                         graph.add("Cast", &[&same], &[("to", Attribute::Int(1))])
                     }
                 });
+                parts.extend(flag);
             }
             let parts: Vec<&str> = parts.iter().map(String::as_str).collect();
             graph.add("Concat", &parts, &[("axis", Attribute::Int(1))])
@@ -85,7 +103,7 @@ pub(super) fn before(graph: &mut Graph, header: &Header, pairs: &[[f32; 2]], pat
 }
 
 /// Converts the outputs of the last layer to the units of the targets.
-pub(super) fn behind(graph: &mut Graph, header: &Header, y: String) -> String {
+pub(super) fn after(graph: &mut Graph, header: &Header, y: String) -> String {
     if header.scales.is_empty() {
         return y;
     }
