@@ -1,6 +1,6 @@
 use crate::{
     Documented, Error, Experiment, Grid, OptionDoc, Parametrization, Probe, Procedure, Result, Setting, Sparsifier,
-    catalog, closest,
+    UpdateRule, catalog, closest,
 };
 use serde::{Serialize, de::DeserializeOwned};
 
@@ -42,6 +42,8 @@ pub struct MethodInstance {
     pub procedure: Option<Box<dyn Procedure>>,
     /// What prunable weights are made of; none is plain entries.
     pub parametrization: Option<Box<dyn Parametrization>>,
+    /// What moves prunable weights; none is the optimizer of the run.
+    pub rule: Option<Box<dyn UpdateRule>>,
     /// What the finished network is measured by.
     pub probe: Option<Box<dyn Probe>>,
     /// What is tried on a network that can be scored but not trained, instead of the procedure.
@@ -50,13 +52,13 @@ pub struct MethodInstance {
 
 impl<S: Sparsifier + 'static> From<S> for MethodInstance {
     fn from(sparsifier: S) -> Self {
-        Self { sparsifier: Box::new(sparsifier), procedure: None, parametrization: None, probe: None, grid: None }
+        Self::from(Box::new(sparsifier) as Box<dyn Sparsifier>)
     }
 }
 
 impl From<Box<dyn Sparsifier>> for MethodInstance {
     fn from(sparsifier: Box<dyn Sparsifier>) -> Self {
-        Self { sparsifier, procedure: None, parametrization: None, probe: None, grid: None }
+        Self { sparsifier, procedure: None, parametrization: None, rule: None, probe: None, grid: None }
     }
 }
 

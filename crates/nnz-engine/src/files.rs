@@ -119,7 +119,7 @@ pub(crate) struct Checkpoint<'a, T: Real> {
     pub crossovers: SparseThresholds,
     pub snapshots: Cow<'a, BTreeMap<String, Snapshot<T>>>,
     /// Values and optimizer state of the leaves of every parametrized weight, one after the other.
-    pub leaves: Vec<Vec<f64>>,
+    pub leaves: Vec<Vec<T>>,
     pub position: Position,
 }
 
@@ -157,6 +157,7 @@ impl Out {
                 chosen => chosen,
             };
             let shape = match p.weight() || p.role == Role::Structure {
+                _ if p.unformed() => vec![0],
                 true => vec![p.shape.rows, p.shape.cols],
                 false => p.value.shape().to_vec(),
             };
@@ -222,6 +223,10 @@ pub(crate) fn save_checkpoint<T: Real>(
     for (i, param) in model.params.iter().enumerate() {
         let rows = param.by_rows();
         let mut state = |name: String, tensor: &Tensor<T>| {
+            // What does not lie as the values do is written as it is.
+            if param.unformed() || tensor.shape() != param.value.shape() {
+                return out.real(format!("{name}.own"), tensor.shape().to_vec(), tensor.data(), false);
+            }
             let entries = rows.of(tensor);
             out.real(name, vec![entries.len()], &entries, false);
         };
@@ -356,6 +361,11 @@ impl<'a> In<'a> {
         let name = &shape.name;
         self.bounded(name, shape.cols)?;
         match self.layout.get(name).map(String::as_str) {
+            // The weight of a training that moves its factors.
+            None if self.checkpoint.is_some() && self.tensor(name)?.shape() == [0] => {
+                let value = Tensor::zeros(&[0]);
+                Ok(Param { shape: shape.clone(), role: Role::Weight, prunable, layout: Layout::Dense, value })
+            }
             None => {
                 let values: Vec<T> = self.real(name, shape.len())?;
                 // A file written dense with zeros becomes sparse again: zeros are no connections, but where the policy
@@ -490,9 +500,22 @@ pub(crate) fn load_checkpoint<T: Real>(
             rows.set(tensor, &file.real(&name, param.nnz())?);
             Ok(())
         };
-        for (k, slot) in optimizer.state[i].iter_mut().enumerate() {
-            state(format!("optimizer.{}.{k}", param.shape.name), slot)?;
+        let (mut slots, given) = (Vec::new(), optimizer.state[i].len());
+        let there = |name: &str| file.tensors.tensor(name).ok().map(|t| t.shape().to_vec());
+        for k in 0.. {
+            let name = format!("optimizer.{}.{k}", param.shape.name);
+            let own = format!("{name}.own");
+            if let Some(dims) = there(&own) {
+                slots.push(Tensor::new(&dims, file.real(&own, dims.iter().product())?));
+            } else if k < given || there(&name).is_some() {
+                let mut slot = Tensor::zeros(param.value.shape());
+                state(name, &mut slot)?;
+                slots.push(slot);
+            } else {
+                break;
+            }
         }
+        optimizer.state[i] = slots;
         if let Some(average) = &mut average {
             state(format!("average.{}", param.shape.name), &mut average.values_mut()[i])?;
         }

@@ -49,7 +49,7 @@ impl<T: Real> Trainer<'_, T> {
                 Command::Edit(signals) => {
                     let batch = self.loader.batch(self.order() + self.local())?;
                     let pass = self.signals(&batch, signals)?;
-                    self.charge(batch.rows(), signals);
+                    self.charge(batch.rows(), signals, &[]);
                     self.edit(&pass, true)?;
                 }
                 Command::Snapshot(name) => {
