@@ -108,6 +108,9 @@ struct CheckpointHeader {
     /// Where storage `auto` keeps weights sparse: the choice a training began with, whatever a machine would choose now.
     #[serde(default, skip_serializing_if = "SparseThresholds::is_empty")]
     crossovers: SparseThresholds,
+    /// Tensors of state of every parameter, where they are not as many as the optimizer's.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    slots: Vec<usize>,
     position: Position,
 }
 
@@ -253,9 +256,13 @@ pub(crate) fn save_checkpoint<T: Real>(
     for (i, values) in leaves.iter().enumerate() {
         out.real(format!("leaves.{i}"), vec![values.len()], values, false);
     }
+    let mut slots: Vec<usize> = optimizer.state.iter().map(Vec::len).collect();
     let (optimizer, average) = (optimizer.spec, average.is_some());
+    if slots.iter().all(|&n| n == optimizer.slots()) {
+        slots.clear();
+    }
     let (crossovers, position) = (crossovers.clone(), position.clone());
-    let checkpoint = CheckpointHeader { run: run.into(), optimizer, average, crossovers, position };
+    let checkpoint = CheckpointHeader { run: run.into(), optimizer, average, crossovers, slots, position };
     out.write(path, Header { model: model.spec.clone(), ..header.clone() }, Some(checkpoint))
 }
 
@@ -500,19 +507,17 @@ pub(crate) fn load_checkpoint<T: Real>(
             rows.set(tensor, &file.real(&name, param.nnz())?);
             Ok(())
         };
-        let (mut slots, given) = (Vec::new(), optimizer.state[i].len());
-        let there = |name: &str| file.tensors.tensor(name).ok().map(|t| t.shape().to_vec());
-        for k in 0.. {
+        let mut slots = Vec::new();
+        for k in 0..checkpoint.slots.get(i).copied().unwrap_or(optimizer.state[i].len()) {
             let name = format!("optimizer.{}.{k}", param.shape.name);
             let own = format!("{name}.own");
-            if let Some(dims) = there(&own) {
+            if let Ok(found) = file.tensors.tensor(&own) {
+                let dims = found.shape().to_vec();
                 slots.push(Tensor::new(&dims, file.real(&own, dims.iter().product())?));
-            } else if k < given || there(&name).is_some() {
+            } else {
                 let mut slot = Tensor::zeros(param.value.shape());
                 state(name, &mut slot)?;
                 slots.push(slot);
-            } else {
-                break;
             }
         }
         optimizer.state[i] = slots;
