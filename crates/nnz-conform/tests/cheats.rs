@@ -4,9 +4,9 @@
 use nnz_conform::{Bench, Verdict};
 use nnz_core::catalog::Entry;
 use nnz_core::{
-    Budget, Build, CheckOnly, Command, Criterion, DistributionKind, Edit, Leaf, Magnitude, Method, MethodInstance,
-    OneShot, Parametrization, Plan, Procedure, Prune, Result, Rng, Setting, Shape, Sparsifier, Static, Target,
-    TargetMut, Topology,
+    Budget, Build, CheckOnly, Command, Criterion, DistributionKind, Edit, Expr, Leaf, Magnitude, Method,
+    MethodInstance, Moment, OneShot, Parametrization, Plan, Procedure, Prune, Result, Rng, Setting, Shape, Sparsifier,
+    Static, Target, TargetMut, Topology, Variable, Weight,
 };
 
 macro_rules! cheat {
@@ -155,24 +155,17 @@ impl Parametrization for Cubes {
         vec![Leaf { name: "root", dims: vec![shape.rows, shape.cols], values, decays: true }]
     }
 
-    fn weight(&self, _: u64, leaves: &[Leaf]) -> Vec<f64> {
-        leaves[0].values.iter().map(|v| v.powi(3)).collect()
+    fn weight(&self, _: Moment, _: &Shape, leaves: &[Variable]) -> Weight {
+        let v = &*leaves[0];
+        Weight::Matrix(v * v * v)
     }
 
-    fn vjp(&self, _: u64, leaves: &[Leaf], gradient: &[f64]) -> Vec<Vec<f64>> {
-        vec![leaves[0].values.iter().zip(gradient).map(|(v, g)| 3.0 * v * v * g).collect()]
-    }
-
-    fn penalty(&self, _: u64, leaves: &[Leaf], gradients: &mut [Vec<f64>]) {
-        gradients[0].iter_mut().zip(&leaves[0].values).for_each(|(g, v)| *g += 1e-4 * v);
+    fn penalty(&self, _: Moment, _: &Shape, leaves: &[Variable]) -> Option<Expr> {
+        Some(0.5e-4 * leaves[0].square().sum())
     }
 
     fn until(&self) -> u64 {
         self.0
-    }
-
-    fn freeze(&self, shape: &Shape, leaves: &[Leaf]) -> Edit {
-        Edit::Set { topology: Topology::full(shape.rows, shape.cols), values: self.weight(0, leaves) }
     }
 }
 
@@ -184,7 +177,7 @@ cheat!(cubed, "cubes", |density, setting| {
     }
 });
 
-/// A vector-Jacobian product that forgets a factor.
+/// A gradient that is half of what it should be.
 struct Half(Cubes);
 
 impl Parametrization for Half {
@@ -192,22 +185,42 @@ impl Parametrization for Half {
         self.0.leaves(shape, weight)
     }
 
-    fn weight(&self, step: u64, leaves: &[Leaf]) -> Vec<f64> {
-        self.0.weight(step, leaves)
-    }
-
-    fn vjp(&self, step: u64, leaves: &[Leaf], gradient: &[f64]) -> Vec<Vec<f64>> {
-        self.0.vjp(step, leaves, &gradient.iter().map(|g| g / 2.0).collect::<Vec<_>>())
+    fn weight(&self, _: Moment, _: &Shape, leaves: &[Variable]) -> Weight {
+        let v = &*leaves[0];
+        let weight = v * v * v;
+        Weight::Matrix(weight.straight_to(&(0.5 * weight.clone())))
     }
 
     fn until(&self) -> u64 {
         self.0.until()
     }
+}
 
-    fn freeze(&self, shape: &Shape, leaves: &[Leaf]) -> Edit {
-        self.0.freeze(shape, leaves)
+/// Takes a leaf for a constant in one of the places where it stands.
+struct Stopped(Cubes);
+
+impl Parametrization for Stopped {
+    fn leaves(&self, shape: &Shape, weight: &[f64]) -> Vec<Leaf> {
+        self.0.leaves(shape, weight)
+    }
+
+    fn weight(&self, _: Moment, _: &Shape, leaves: &[Variable]) -> Weight {
+        let v = &*leaves[0];
+        Weight::Matrix(v * v * v.stop())
+    }
+
+    fn until(&self) -> u64 {
+        self.0.until()
     }
 }
+
+cheat!(stopped, "stops-one", |density, setting| {
+    let stopped = Stopped(Cubes(setting.steps));
+    MethodInstance {
+        parametrization: Some(Box::new(stopped)),
+        ..MethodInstance::from(CheckOnly(by_magnitude(density, setting)))
+    }
+});
 
 cheat!(halved, "pulls-half", |density, setting| {
     let half = Half(Cubes(setting.steps));
@@ -270,7 +283,8 @@ fn honest_methods_pass() {
 
 #[test]
 fn every_cheat_is_found_out() {
-    static CHEATS: [(Method, &str); 7] = [
+    static CHEATS: [(Method, &str); 8] = [
+        (stopped::Options::METHOD, "leaves"),
         (halved::Options::METHOD, "leaves"),
         (forgets::Options::METHOD, "interruption"),
         (ignores_score::Options::METHOD, "scores"),

@@ -22,6 +22,22 @@ impl Mask {
         mask
     }
 
+    /// The entries that are `true`.
+    pub fn from_bools(entries: &[bool]) -> Self {
+        let mut mask = Self::zeros(entries.len());
+        entries.iter().enumerate().filter(|(_, kept)| **kept).for_each(|(i, _)| mask.set(i));
+        mask
+    }
+
+    /// The entries that this one does not have.
+    pub fn complement(&self) -> Self {
+        let mut words: Vec<u64> = self.words.iter().map(|w| !w).collect();
+        if let (Some(last), over @ 1..) = (words.last_mut(), self.len % 64) {
+            *last &= (1 << over) - 1;
+        }
+        Self { words, len: self.len }
+    }
+
     /// Adds entry `i`.
     pub fn set(&mut self, i: usize) {
         debug_assert!(i < self.len);
@@ -75,5 +91,9 @@ mod tests {
         assert_eq!(m.positions().collect::<Vec<_>>(), at);
         assert_eq!(m.nnz(), at.len());
         assert!((0..200).all(|i| m.get(i) == at.contains(&i)));
+        let other = m.complement();
+        assert!(other.nnz() == 200 - at.len() && (0..200).all(|i| m.get(i) != other.get(i)));
+        let bools: Vec<bool> = (0..200).map(|i| m.get(i)).collect();
+        assert_eq!(Mask::from_bools(&bools), m);
     }
 }

@@ -1,6 +1,6 @@
 use crate::{
     Documented, Error, Experiment, OptionDoc, Parametrization, Pattern, Period, Plan, Probe, Procedure, Result,
-    Setting, Sparsifier, catalog, closest,
+    Setting, Sparsifier, UpdateRule, catalog, closest,
 };
 use serde::{Serialize, de::DeserializeOwned};
 
@@ -42,6 +42,8 @@ pub struct MethodInstance {
     pub procedure: Option<Box<dyn Procedure>>,
     /// Parametrization of prunable weights; `None` keeps plain entries.
     pub parametrization: Option<Box<dyn Parametrization>>,
+    /// What moves prunable weights; none is the optimizer of the run.
+    pub rule: Option<Box<dyn UpdateRule>>,
     /// Probe of the finished network.
     pub probe: Option<Box<dyn Probe>>,
 }
@@ -61,13 +63,13 @@ impl MethodInstance {
 
 impl<S: Sparsifier + 'static> From<S> for MethodInstance {
     fn from(sparsifier: S) -> Self {
-        Self { sparsifier: Box::new(sparsifier), procedure: None, parametrization: None, probe: None }
+        Self::from(Box::new(sparsifier) as Box<dyn Sparsifier>)
     }
 }
 
 impl From<Box<dyn Sparsifier>> for MethodInstance {
     fn from(sparsifier: Box<dyn Sparsifier>) -> Self {
-        Self { sparsifier, procedure: None, parametrization: None, probe: None }
+        Self { sparsifier, procedure: None, parametrization: None, rule: None, probe: None }
     }
 }
 

@@ -2,6 +2,7 @@
 
 use crate::Real;
 use crate::data::{Batch, Dataset, Goal, Preprocessing, Split, Task};
+use crate::leaves::Formed;
 use crate::{Model, Result, Var, ops};
 
 /// Mean loss of outputs `[rows, outputs]`. `smoothing` is the weight that cross-entropy spreads over all classes.
@@ -39,13 +40,25 @@ pub(crate) fn evaluate_generic<T: Real>(
     rows: &[u32],
     frame: &Preprocessing,
 ) -> Result<Evaluation> {
+    evaluate_formed(model, &[], data, split, rows, frame)
+}
+
+/// The same where weights are made of leaves.
+pub(crate) fn evaluate_formed<T: Real>(
+    model: &Model<T>,
+    formed: &[Option<Formed<T>>],
+    data: &Dataset,
+    split: &Split,
+    rows: &[u32],
+    frame: &Preprocessing,
+) -> Result<Evaluation> {
     let mut predictions = Vec::new();
     let (mut loss, mut right) = (0.0, 0usize);
     // For regression: errors, and sums and sums of squares of each output.
     let (mut errors, mut sums) = (0.0, Vec::new());
     for chunk in rows.chunks(256) {
         let batch = Batch::<T>::of(data, split, chunk, frame)?;
-        let y = model.infer_generic(batch.input)?;
+        let y = model.infer_formed(batch.input, formed)?;
         let outputs = y.len() / chunk.len();
         let mut y = y.reshape(&[chunk.len(), outputs]);
         match batch.goal {

@@ -108,6 +108,9 @@ struct CheckpointHeader {
     /// Thresholds of storage `auto`: the choice a training began with, whatever a machine would choose now.
     #[serde(default, skip_serializing_if = "SparseThresholds::is_empty")]
     crossovers: SparseThresholds,
+    /// Tensors of state of every parameter, where they are not as many as the optimizer's.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    slots: Vec<usize>,
     position: Position,
 }
 
@@ -118,8 +121,8 @@ pub(crate) struct Checkpoint<'a, T: Real> {
     pub average: Option<Average<T>>,
     pub crossovers: SparseThresholds,
     pub snapshots: Cow<'a, BTreeMap<String, Snapshot<T>>>,
-    /// Values and optimizer state of the leaves of every parametrized weight, concatenated.
-    pub leaves: Vec<Vec<f64>>,
+    /// Values and optimizer state of the leaves of every parametrized weight, one after the other.
+    pub leaves: Vec<Vec<T>>,
     pub position: Position,
 }
 
@@ -157,6 +160,7 @@ impl Out {
                 chosen => chosen,
             };
             let shape = match p.weight() || p.role == Role::Structure {
+                _ if p.unformed() => vec![0],
                 true => vec![p.shape.rows, p.shape.cols],
                 false => p.value.shape().to_vec(),
             };
@@ -222,6 +226,10 @@ pub(crate) fn save_checkpoint<T: Real>(
     for (i, param) in model.params.iter().enumerate() {
         let rows = param.by_rows();
         let mut state = |name: String, tensor: &Tensor<T>| {
+            // What does not lie as the values do is written as it is.
+            if param.unformed() || tensor.shape() != param.value.shape() {
+                return out.real(format!("{name}.own"), tensor.shape().to_vec(), tensor.data(), false);
+            }
             let entries = rows.of(tensor);
             out.real(name, vec![entries.len()], &entries, false);
         };
@@ -248,9 +256,13 @@ pub(crate) fn save_checkpoint<T: Real>(
     for (i, values) in leaves.iter().enumerate() {
         out.real(format!("leaves.{i}"), vec![values.len()], values, false);
     }
+    let mut slots: Vec<usize> = optimizer.state.iter().map(Vec::len).collect();
     let (optimizer, average) = (optimizer.spec, average.is_some());
+    if slots.iter().all(|&n| n == optimizer.slots()) {
+        slots.clear();
+    }
     let (crossovers, position) = (crossovers.clone(), position.clone());
-    let checkpoint = CheckpointHeader { run: run.into(), optimizer, average, crossovers, position };
+    let checkpoint = CheckpointHeader { run: run.into(), optimizer, average, crossovers, slots, position };
     out.write(path, Header { model: model.spec.clone(), ..header.clone() }, Some(checkpoint))
 }
 
@@ -356,6 +368,11 @@ impl<'a> In<'a> {
         let name = &shape.name;
         self.bounded(name, shape.cols)?;
         match self.layout.get(name).map(String::as_str) {
+            // The weight of a training that moves its factors.
+            None if self.checkpoint.is_some() && self.tensor(name)?.shape() == [0] => {
+                let value = Tensor::zeros(&[0]);
+                Ok(Param { shape: shape.clone(), role: Role::Weight, prunable, layout: Layout::Dense, value })
+            }
             None => {
                 let values: Vec<T> = self.real(name, shape.len())?;
                 // A file written dense with zeros becomes sparse again: zeros are not connections, except if the policy
@@ -490,9 +507,20 @@ pub(crate) fn load_checkpoint<T: Real>(
             rows.set(tensor, &file.real(&name, param.nnz())?);
             Ok(())
         };
-        for (k, slot) in optimizer.state[i].iter_mut().enumerate() {
-            state(format!("optimizer.{}.{k}", param.shape.name), slot)?;
+        let mut slots = Vec::new();
+        for k in 0..checkpoint.slots.get(i).copied().unwrap_or(optimizer.state[i].len()) {
+            let name = format!("optimizer.{}.{k}", param.shape.name);
+            let own = format!("{name}.own");
+            if let Ok(found) = file.tensors.tensor(&own) {
+                let dims = found.shape().to_vec();
+                slots.push(Tensor::new(&dims, file.real(&own, dims.iter().product())?));
+            } else {
+                let mut slot = Tensor::zeros(param.value.shape());
+                state(name, &mut slot)?;
+                slots.push(slot);
+            }
         }
+        optimizer.state[i] = slots;
         if let Some(average) = &mut average {
             state(format!("average.{}", param.shape.name), &mut average.values_mut()[i])?;
         }

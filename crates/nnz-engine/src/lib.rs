@@ -42,6 +42,7 @@ pub use history::{Event, History};
 pub use layers::{
     Cache, CustomLayer, Effects, Gram, Init, LayerSpec, Layers, Mode, Moments, Open, ParamSpec, Pass, Role,
 };
+pub use leaves::{Formed, Made, Pulled, goes_straight, pulled};
 pub use model::Model;
 pub use optim::{Average, Optimizer};
 pub use param::{Entries, Layout, Moved, Param, PolicyRef, SPARSE_BELOW, SparseThresholds, Storage, StoragePolicy};

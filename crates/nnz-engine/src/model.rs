@@ -1,6 +1,7 @@
 use crate::Real;
 use crate::data::Graph;
 use crate::layers::{Cache, Context, Effects, Pass, Statistics, chain_causal};
+use crate::leaves::Formed;
 use crate::{Error, ModelSpec, Param, PolicyRef, Result, Role, Tensor, Var, ops};
 use nnz_core::Topology;
 
@@ -103,8 +104,14 @@ impl<T: Real> Model<T> {
     }
 
     pub(crate) fn infer_generic(&self, input: Tensor<T>) -> Result<Tensor<T>> {
+        self.infer_formed(input, &[])
+    }
+
+    /// The same where weights are made of leaves.
+    pub(crate) fn infer_formed(&self, input: Tensor<T>, formed: &[Option<Formed<T>>]) -> Result<Tensor<T>> {
         let leaves: Vec<Var<T>> = self.params.iter().map(|p| Var::constant(p.value.clone())).collect();
-        Ok(self.forward(&Var::constant(input), &leaves, Pass::default())?.0.value().clone())
+        let pass = Pass { formed, ..Pass::default() };
+        Ok(self.forward(&Var::constant(input), &leaves, pass)?.0.value().clone())
     }
 
     /// Matrices and kernels, without biases, norms, embeddings and buffers.

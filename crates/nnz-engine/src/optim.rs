@@ -1,8 +1,10 @@
 use crate::{Param, Real, Tensor};
+use nnz_core::{Array, UpdateRule};
 use nnz_tensor::Gradient;
 use nnz_tensor::fit::{At, OptimizerSpec, Rule, Slot};
 
-/// An update rule with its state: for each parameter `slots` tensors in the layout of its values.
+/// An update rule with its state: for each parameter tensors that lie as its values do. Weights that a rule of a method's own
+/// moves have the arrays of that rule.
 #[derive(Clone, Debug)]
 pub struct Optimizer<T> {
     /// The rule.
@@ -32,6 +34,30 @@ impl<T: Real> Optimizer<T> {
         let (decays, state) = (param.weight(), &mut self.state[index][..]);
         let slot = Slot { value: &mut param.value, state, decays };
         self.spec.rule().update(slot, &Gradient::Dense(gradient.clone()), At { lr, count });
+    }
+
+    /// Gives a parameter of `shape` zero state.
+    pub(crate) fn begin(&mut self, index: usize, shape: &[usize]) {
+        self.state[index] = self.spec.rule().state(shape);
+    }
+
+    /// Gives a parameter `slots` empty tensors of state.
+    pub(crate) fn empty(&mut self, index: usize, slots: usize) {
+        self.state[index] = vec![Tensor::zeros(&[0]); slots];
+    }
+
+    /// One update of parameter `index` by a rule of a method's own.
+    pub(crate) fn update_by(
+        &mut self,
+        rule: &dyn UpdateRule,
+        index: usize,
+        param: &mut Param<T>,
+        gradient: &Tensor<T>,
+        lr: f64,
+        count: u64,
+    ) {
+        let mut state: Vec<&mut dyn Array> = self.state[index].iter_mut().map(|t| t as &mut dyn Array).collect();
+        rule.update(&mut param.value, gradient, &mut state, lr, count);
     }
 
     /// Bytes of state.

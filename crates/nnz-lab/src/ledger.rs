@@ -110,6 +110,18 @@ impl Entry {
         })
     }
 
+    /// What a claim about optimizer state is read beside, where it was recorded: the most bytes that lived in a step of training.
+    /// Optimizer state may shrink while something else grows.
+    pub fn beside(&self, metrics: &[MetricRecord]) -> Option<String> {
+        let peak = metrics.iter().find(|m| m.key == "peak-training-bytes" && self.claim.metric == "optimizer-bytes")?;
+        let most = |arm: &ArmEntry| {
+            let bytes = arm.metrics.get(&*peak.key)?.iter().copied().fold(0.0, f64::max);
+            Some(format!("{} {}", arm.name, peak.unit.write(bytes)))
+        };
+        let arms: Option<Vec<String>> = self.arm.iter().map(most).collect();
+        Some(format!("{}: {}", peak.key, arms?.join(", ")))
+    }
+
     /// Writes it under `dir` as `ROOM/METHOD/CLAIM.toml`.
     pub fn write(&self, dir: &Path) -> Result<PathBuf> {
         let path = dir.join(format!("{}.toml", self.recipe));
@@ -153,7 +165,8 @@ pub fn claims(registry: Registry) -> String {
             r.recipe,
             write(r.measured),
             write(r.reference),
-            claim.write_effect(&metrics, r.effect, r.interval),
+            claim.write_effect(&metrics, r.effect, r.interval)
+                + &r.beside(&metrics).map_or_else(String::new, |beside| format!("; {beside}")),
             claim.write_expected(&metrics),
             r.verdict,
             r.date
@@ -204,4 +217,26 @@ pub fn markdown(registry: Registry) -> String {
     text.extend(planned.into_iter().map(row));
     text += "\n</details>\n";
     text
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn claims_of_optimizer_state_are_read_beside_all_of_training() {
+        let metrics: Vec<MetricRecord> = crate::run::record::METRICS.iter().map(MetricRecord::from).collect();
+        let mut old = results().into_iter().find(|r| r.recipe == "rewire/grass/optimizer-bytes").unwrap();
+        old.arm.iter_mut().for_each(|arm| _ = arm.metrics.remove("peak-training-bytes"));
+        assert_eq!(old.beside(&metrics), None, "it was not recorded always");
+        let mut new = old.clone();
+        new.arm.iter_mut().for_each(|arm| _ = arm.metrics.insert("peak-training-bytes".into(), vec![2e6, 3e6]));
+        let said = new.beside(&metrics).unwrap();
+        assert!(
+            said.contains("grass 3") && said.contains("dense 3") && said.starts_with("peak-training-bytes"),
+            "{said}"
+        );
+        new.claim.metric = "nonzeros".into();
+        assert_eq!(new.beside(&metrics), None);
+    }
 }

@@ -1,6 +1,7 @@
 //! Tensors of nnz: values, a tape, operations on dense and sparse values, and their derivatives.
 #![forbid(unsafe_code)]
 
+pub mod account;
 mod atomic;
 mod codes;
 mod connections;

@@ -87,13 +87,14 @@ pub fn run(args: &Args, ui: Ui) -> Result<ExitCode> {
             _ => " (no interval with one seed)",
         };
         texts.push(format!(
-            "{name}\n  claim    {}\n  source   {}\n  measured {} against {}: {}{interval}, expected {}\n  verdict  {}{}\n\n{}",
+            "{name}\n  claim    {}\n  source   {}\n  measured {} against {}: {}{interval}, expected {}\n{}  verdict  {}{}\n\n{}",
             claim.statement,
             claim.source,
             claim.write(&metrics, judgement.measured),
             claim.write(&metrics, judgement.reference),
             claim.write_effect(&metrics, judgement.effect, judgement.interval),
             claim.write_expected(&metrics),
+            entry.beside(&metrics).map_or_else(String::new, |beside| format!("  beside   {beside}\n")),
             judgement.verdict,
             if scale == Scale::Smoke { " (at smoke scale, which proves nothing)" } else { "" },
             done.table(),
@@ -127,7 +128,7 @@ impl Done {
                 data: format!("{} ({} train, {} test)", o.record.data.name, o.record.data.train, o.record.data.test),
                 machine: &o.record.machine,
                 arms: o.record.arms.iter().map(|a| &*a.name).collect(),
-                beside: &["test-accuracy", "nonzeros", "seconds-per-epoch"],
+                beside: &["test-accuracy", "nonzeros", "peak-training-bytes", "seconds-per-epoch"],
             },
             Self::Experiment(o) => Finished {
                 results: &o.record,

@@ -286,7 +286,7 @@ fn about(record: &RunRecord) -> String {
 /// The table of arms.
 pub fn arms(record: &RunRecord) -> String {
     let measure = if record.task == Task::Classification { "test accuracy" } else { record.task.measure() };
-    let header = ["", measure, "nonzeros", "density", "weights", "optimizer", "s/epoch"];
+    let header = ["", measure, "nonzeros", "density", "weights", "optimizer", "peak", "s/epoch"];
     let row = |a: &nnz_lab::run::record::ArmRecord| {
         vec![
             a.name.clone(),
@@ -295,6 +295,10 @@ pub fn arms(record: &RunRecord) -> String {
             ui::density(a.density),
             ui::bytes(a.weight_bytes),
             ui::bytes(a.optimizer_bytes),
+            match a.peak_training_bytes {
+                0 => "-".into(),
+                peak => ui::bytes(peak),
+            },
             format!("{:.3}", a.seconds_per_epoch),
         ]
     };
@@ -314,6 +318,7 @@ fn document(record: &RunRecord, dir: &Path) -> serde_json::Value {
                 "density": a.density,
                 "weight_bytes": a.weight_bytes,
                 "optimizer_bytes": a.optimizer_bytes,
+                "peak_training_bytes": a.peak_training_bytes,
                 "seconds_per_epoch": a.seconds_per_epoch,
                 "seeds": a.seeds.iter().map(|s| json!({"seed": s.seed, "test_accuracy": s.test_accuracy})).collect::<Vec<_>>(),
             })

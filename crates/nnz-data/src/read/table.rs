@@ -607,7 +607,8 @@ mod tests {
         let text = "n,t,y\n1,red,0\n2,NA,1\n2,blue,0\n?,red,1\n7,green,0\n";
         let read = |how: &str| {
             let options = options(&[("target", "y"), ("missing", how)]);
-            build(Table::open("t", &|| Ok(Stream::new(text.as_bytes()).unwrap()), None).unwrap(), &options, 0.0).unwrap()
+            build(Table::open("t", &|| Ok(Stream::new(text.as_bytes()).unwrap()), None).unwrap(), &options, 0.0)
+                .unwrap()
         };
         let texts = |v: &[&str]| v.iter().map(|t| (*t).to_string()).collect::<Vec<_>>();
         for (how, number, fill) in [

@@ -45,6 +45,15 @@ impl<T: Real> Batch<T> {
     pub fn rows(&self) -> usize {
         self.input.shape()[0]
     }
+
+    /// Bytes of inputs and goals.
+    pub fn bytes(&self) -> usize {
+        let goal = match &self.goal {
+            Goal::Classes(labels) => size_of_val(&labels[..]),
+            Goal::Shares(values) | Goal::Values(values) => size_of_val(values.data()),
+        };
+        size_of_val(self.input.data()) + goal
+    }
 }
 
 /// Makes the batches of a training: reshuffled each epoch, augmented, normalized. Any batch can be requested at any

@@ -1,5 +1,6 @@
 use super::{Cache, Layer, LayerSpec, Mode, Pass};
 use crate::Real;
+use crate::leaves::{self, Made};
 use crate::ops::{self, Stage, Then, Window};
 use crate::tape::recording;
 use crate::{Connections, Layout, Param, Result, Tensor, Var};
@@ -122,23 +123,27 @@ impl<'a, T: Real> Context<'a, T> {
         let y = match self.stage(bias, Then::Linear) {
             Some(stage) => ops::sparse_stack(x, &[stage]),
             None => {
-                let backward = self.pass.backwards.get(self.next).and_then(Option::as_ref);
+                let made = self.made();
                 let (weight, bias) = (self.take().1, bias.then(|| self.take().1));
-                if let Some(backward) = backward {
-                    let y = ops::matmul_back(x, weight, backward);
-                    let y = bias.map_or_else(|| y.clone(), |b| ops::add_bias(&y, b));
-                    return self.unfold(y, x, rows);
-                }
-                match bias {
-                    Some(bias) => ops::linear(x, weight, bias),
-                    None => ops::matmul(x, false, weight, true),
+                match made {
+                    Some(Made::Factors(factors)) => by_factors(x.clone(), factors, bias),
+                    Some(Made::TwoWays(_, backward)) => {
+                        let y = ops::matmul_back(x, weight, backward);
+                        bias.map_or_else(|| y.clone(), |b| ops::add_bias(&y, b))
+                    }
+                    _ => product(x, weight, bias),
                 }
             }
         };
         self.unfold(y, x, rows)
     }
 
-    /// Adds the inputs of the next weight to the requested sum.
+    /// What the next weight is made of, where it is made of leaves.
+    fn made(&self) -> Option<&'a Made<T>> {
+        Some(&self.pass.formed.get(self.next)?.as_ref()?.made)
+    }
+
+    /// Adds what the next weight reads to the sum that was asked for.
     fn watch(&self, x: impl FnOnce() -> Var<T>) {
         let Some(gram) = self.pass.gram.filter(|g| g.param == self.next) else { return };
         recording(false, || {
@@ -192,7 +197,11 @@ impl<'a, T: Real> Context<'a, T> {
 
     /// The next weight as a dense matrix, whatever its storage.
     pub fn whole(&mut self) -> Var<T> {
+        let made = self.made();
         let (at, weight) = self.take();
+        if let Some(Made::Factors(factors)) = made {
+            return leaves::product(factors);
+        }
         match &self.params[at].layout {
             Layout::Sparse(c) => ops::densify(weight, c, self.pass.probes.get(at).cloned().flatten()),
             _ => weight.clone(),
@@ -229,7 +238,23 @@ impl<'a, T: Real> Context<'a, T> {
 
     /// A convolution of `[batch, .., channels]` with the next weight and, with `bias`, the vector after it.
     pub fn conv<const D: usize>(&mut self, x: &Var<T>, window: Window<D>, groups: usize, bias: bool) -> Var<T> {
-        let backward = self.pass.backwards.get(self.next).is_some_and(Option::is_some);
+        let made = self.made();
+        if let (Some(Made::Factors(factors)), 1) = (made, groups)
+            && let Some((kernel, others)) = factors.split_last()
+        {
+            self.watch(|| ops::patches(x, window));
+            self.take();
+            let bias = bias.then(|| self.take().1);
+            if others.is_empty() {
+                return ops::conv(x, kernel, bias, window, groups);
+            }
+            let y = ops::conv(x, kernel, None, window, groups);
+            let lead = y.shape()[..1 + D].to_vec();
+            let y = by_factors(y, others, bias);
+            let outputs = y.value().rows_cols().1;
+            return ops::reshape(&y, &[&lead[..], &[outputs]].concat());
+        }
+        let backward = matches!(made, Some(Made::TwoWays(..)));
         if groups == 1 && (backward || matches!(self.params[self.next].layout, Layout::Sparse(_))) {
             let size: [usize; D] = std::array::from_fn(|i| x.shape()[1 + i]);
             let y = self.linear(&ops::patches(x, window), bias);
@@ -268,4 +293,19 @@ impl<'a, T: Real> Context<'a, T> {
         }
         Ok(x)
     }
+}
+
+/// x Wᵀ (+ b)
+fn product<T: Real>(x: &Var<T>, weight: &Var<T>, bias: Option<&Var<T>>) -> Var<T> {
+    match bias {
+        Some(bias) => ops::linear(x, weight, bias),
+        None => ops::matmul(x, false, weight, true),
+    }
+}
+
+/// x (F₁ F₂ …)ᵀ (+ b), the last factor first.
+fn by_factors<T: Real>(x: Var<T>, factors: &[Var<T>], bias: Option<&Var<T>>) -> Var<T> {
+    let last = factors.len().saturating_sub(1);
+    let factors = factors.iter().rev().enumerate();
+    factors.fold(x, |x, (k, factor)| product(&x, factor, bias.filter(|_| k == last)))
 }

@@ -2,6 +2,7 @@
 
 use super::Cache;
 use crate::Real;
+use crate::leaves::Formed;
 use crate::ops::ZeroProbe;
 use crate::{Taps, Tensor};
 use nnz_kernels::{Start, gemm};
@@ -36,8 +37,8 @@ pub struct Pass<'a, T> {
     pub cache: Option<&'a Cache<T>>,
     /// A weight whose inputs are to be summed.
     pub gram: Option<&'a Gram>,
-    /// `backwards[i]` replaces weight `i` in the backward pass; may be shorter than the parameters.
-    pub backwards: &'a [Option<Tensor<T>>],
+    /// `formed[i]` is what weight `i` is made of in this pass, where it is made of leaves; may be shorter than the parameters.
+    pub formed: &'a [Option<Formed<T>>],
 }
 
 /// The sums of x and x xᵀ over the inputs of a weight in a pass.
@@ -87,6 +88,6 @@ impl Moments {
 impl<T> Default for Pass<'_, T> {
     /// Inference, without probes, taps and cache.
     fn default() -> Self {
-        Self { mode: Mode::Use, probes: &[], taps: None, cache: None, gram: None, backwards: &[] }
+        Self { mode: Mode::Use, probes: &[], taps: None, cache: None, gram: None, formed: &[] }
     }
 }

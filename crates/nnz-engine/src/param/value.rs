@@ -17,7 +17,7 @@ pub struct Param<T> {
     pub prunable: bool,
     /// Memory layout of its values.
     pub layout: Layout,
-    /// The values.
+    /// The values; none while a training moves factors in the place of the weight.
     pub value: Tensor<T>,
 }
 
@@ -103,10 +103,15 @@ impl<T: Real> Param<T> {
         }
     }
 
+    /// Whether its values are not there, since its factors are.
+    pub(crate) fn unformed(&self) -> bool {
+        self.layout == Layout::Dense && self.value.len() != self.shape.len()
+    }
+
     /// Number of entries that exist.
     pub fn nnz(&self) -> usize {
         match &self.layout {
-            Layout::Dense => self.value.len(),
+            Layout::Dense => self.shape.len(),
             Layout::Masked(mask) => mask.nnz(),
             Layout::Sparse(_) => self.value.len(),
         }

@@ -2,6 +2,7 @@ use crate::data::Batch;
 use crate::derivatives::hvp;
 use crate::evaluate;
 use crate::layers::{Gram, Moments, Statistics};
+use crate::leaves::Formed;
 use crate::ops::{self, ZeroProbe};
 use crate::{Error, Layout, Mode, Model, Param, Pass, Real, Result, Taps, Tensor, Var};
 use nnz_core::{Signals, TargetKind, Zero};
@@ -10,8 +11,10 @@ use std::sync::{Arc, Mutex};
 /// One forward and backward pass, and the signals a method asked for.
 pub(crate) struct Step<T> {
     pub loss: f64,
-    /// One per parameter; empty in [`Step::empty`].
+    /// One for each parameter, empty for those that are made of leaves; none in [`Step::empty`].
     pub gradients: Vec<Tensor<T>>,
+    /// Of what the weights are made of, for each that is made of leaves.
+    pub leaves: Vec<Vec<Tensor<T>>>,
     /// Zeros of largest |gradient| of each parameter.
     pub(super) zeros: Vec<Vec<Zero>>,
     /// Hessian times gradient, one per parameter if requested.
@@ -50,6 +53,16 @@ pub(super) fn leaves<T: Real>(model: &Model<T>) -> Vec<Var<T>> {
     model.params.iter().map(|p| Var::leaf(p.value.clone())).collect()
 }
 
+/// The same with weights that are made of leaves in their places.
+fn values<T: Real>(model: &Model<T>, formed: &[Option<Formed<T>>]) -> Vec<Var<T>> {
+    let made = formed.iter().map(Option::as_ref).chain(std::iter::repeat(None));
+    let one = |(p, made): (&Param<T>, Option<&Formed<T>>)| match made {
+        Some(weight) => weight.value(),
+        None => Var::leaf(p.value.clone()),
+    };
+    model.params.iter().zip(made).map(one).collect()
+}
+
 fn finite<T: Real>(tensor: &Tensor<T>) -> bool {
     // Without a branch per entry, so that it costs little compared to a pass.
     tensor.data().chunks(4096).all(|part| !part.iter().fold(false, |bad, v| bad | !v.is_finite()))
@@ -57,10 +70,11 @@ fn finite<T: Real>(tensor: &Tensor<T>) -> bool {
 
 impl<T: Real> Step<T> {
     pub fn empty() -> Self {
-        let (gradients, zeros, hessian_gradient, synaptic_flow, momentum) = Default::default();
+        let (gradients, leaves, zeros, hessian_gradient, synaptic_flow, momentum) = Default::default();
         Self {
             loss: f64::NAN,
             gradients,
+            leaves,
             zeros,
             hessian_gradient,
             synaptic_flow,
@@ -80,10 +94,13 @@ impl<T: Real> Step<T> {
         candidates: Vec<Vec<u64>>,
         mode: Mode,
         kind: TargetKind,
-        backwards: &[Option<Tensor<T>>],
+        formed: &[Option<Formed<T>>],
     ) -> Result<Self> {
+        if signals.any() && formed.iter().any(Option::is_some) {
+            return Err(Error::Refused("signals of weights that are made of leaves are not measured".into()));
+        }
         let mut step = match batch {
-            Some(batch) => Self::run(model, batch, smoothing, signals, candidates, mode, backwards)?,
+            Some(batch) => Self::run(model, batch, smoothing, signals, candidates, mode, formed)?,
             None => Self::empty(),
         };
         if let (Some(temperature), Some(batch)) = (signals.hessian_gradient, batch) {
@@ -98,7 +115,7 @@ impl<T: Real> Step<T> {
         Ok(step)
     }
 
-    /// `backwards` as in [`Pass`].
+    /// `formed` as in [`Pass`].
     pub fn run(
         model: &Model<T>,
         batch: &Batch<T>,
@@ -106,10 +123,10 @@ impl<T: Real> Step<T> {
         signals: Signals,
         mut candidates: Vec<Vec<u64>>,
         mode: Mode,
-        backwards: &[Option<Tensor<T>>],
+        formed: &[Option<Formed<T>>],
     ) -> Result<Self> {
         candidates.resize(model.params.len(), Vec::new());
-        let leaves = leaves(model);
+        let leaves = values(model, formed);
         let wanted = |p: &Param<T>| match p.prunable {
             true => (signals.zeros * p.nnz() as f64).ceil() as usize,
             false => 0,
@@ -119,13 +136,24 @@ impl<T: Real> Step<T> {
             (count > 0 || !apart.is_empty()).then(|| Arc::new(ZeroProbe { count, apart, ..Default::default() }))
         };
         let probes: Vec<Option<Arc<ZeroProbe>>> = model.params.iter().zip(candidates).map(probe).collect();
-        let pass = Pass { mode, probes: &probes, backwards, ..Default::default() };
+        let pass = Pass { mode, probes: &probes, formed, ..Default::default() };
         let (loss, statistics) = objective(model, batch, smoothing, &leaves, pass, 1.0)?;
         let value = loss.value().data()[0].f64();
-        let mut found = loss.backward(false)?;
+        let penalties = formed.iter().flatten().filter_map(|f| f.penalty.as_ref());
+        let mut found = penalties.fold(loss, |loss, p| ops::add(&loss, p)).backward(false)?;
+        let mut asked = |var: &Option<Var<T>>| match var {
+            Some(var) => found.take(var).unwrap_or_else(|| Tensor::zeros(var.shape())),
+            None => Tensor::zeros(&[0]),
+        };
+        let of_leaves = formed.iter().flatten().map(|f| &f.asked);
+        let of_leaves = of_leaves.map(|all| all.iter().map(&mut asked).collect()).collect();
         let mut zeros = vec![Vec::new(); model.params.len()];
         let mut gradients = Vec::with_capacity(leaves.len());
         for (i, (param, leaf)) in model.params.iter().zip(leaves).enumerate() {
+            if formed.get(i).is_some_and(Option::is_some) {
+                gradients.push(Tensor::zeros(&[0]));
+                continue;
+            }
             let mut gradient = found.take(&leaf).unwrap_or_else(|| Tensor::zeros(param.value.shape()));
             if let Some(probe) = &probes[i] {
                 if let Layout::Masked(mask) = &param.layout {
@@ -136,12 +164,12 @@ impl<T: Real> Step<T> {
             param.mask_gradient(&mut gradient);
             gradients.push(gradient);
         }
-        Ok(Self { loss: value, gradients, zeros, statistics, ..Self::empty() })
+        Ok(Self { loss: value, gradients, leaves: of_leaves, zeros, statistics, ..Self::empty() })
     }
 
     /// Whether loss and gradients are finite.
     pub fn finite(&self) -> bool {
-        self.loss.is_finite() && self.gradients.iter().all(finite)
+        self.loss.is_finite() && self.gradients.iter().chain(self.leaves.iter().flatten()).all(finite)
     }
 }
 
@@ -220,14 +248,15 @@ pub(crate) fn locate_non_finite<T: Real>(
     batch: &Batch<T>,
     smoothing: f64,
     mode: Mode,
+    formed: &[Option<Formed<T>>],
 ) -> Result<String> {
     if let Some(p) = model.params.iter().find(|p| !finite(&p.value)) {
         return Ok(format!(", and `{}` holds values that are not finite", p.shape.name));
     }
     let names = model.spec.taps();
     let taps = names.iter().fold(Taps::new(), |taps, name| taps.read(name));
-    let leaves = leaves(model);
-    let pass = Pass { mode, taps: Some(&taps), ..Default::default() };
+    let leaves = values(model, formed);
+    let pass = Pass { mode, taps: Some(&taps), formed, ..Default::default() };
     let (loss, _) = objective(model, batch, smoothing, &leaves, pass, 1.0)?;
     let bad = |t: Option<Tensor<T>>| t.is_some_and(|t| !finite(&t));
     if let Some(name) = names.iter().find(|n| bad(taps.activation(n))) {

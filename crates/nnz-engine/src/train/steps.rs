@@ -3,14 +3,16 @@
 use super::record::{EpochRecord, Progress, Snapshot};
 use super::trainer::{Observer, Trainer};
 use crate::data::Batch;
-use crate::leaves::Leaves;
+use crate::leaves::{Formed, Leaves};
 use crate::step::{Editing, Step, Views, after_step, candidates, locate_non_finite, rewire};
 use crate::structure::Fresh;
-use crate::{Average, Error, Mode, OptimizerSpec, Param, Real, Result, Tensor, clip_by_norm};
-use nnz_core::{Dense, Edit, Editor, Explored, Plan, Rng, Shape, Signals, Subject, Target, TargetKind, subject};
+use crate::{Average, Error, Mode, OptimizerSpec, Param, Real, Result, Tensor};
+use nnz_core::{
+    Dense, Edit, Editor, Explored, Moment, Plan, Rng, Shape, Signals, Subject, Target, TargetKind, subject,
+};
 use nnz_kernels::threads;
-use nnz_tensor::Gradient;
-use nnz_tensor::fit::{At, Slot};
+use nnz_tensor::fit::{At, Slot, clip_all};
+use nnz_tensor::{Gradient, account};
 use std::sync::mpsc::sync_channel;
 use std::time::Instant;
 
@@ -67,31 +69,12 @@ impl<'a, T: Real> Trainer<'a, T> {
             Some(batch) => batch?,
             None => self.loader.batch(self.order() + step)?,
         };
-        self.freeze(step)?;
-        let loss = match self.work.sparsifier.plan(step) {
-            Plan::Rewire(signals) => {
-                let loss = self.rounds(&batch, step)?;
-                match signals.data() {
-                    true => loss.unwrap_or(0.0),
-                    false => self.update(&batch, Signals::NONE)?,
-                }
-            }
-            Plan::Observe(signals) => self.update(&batch, signals)?,
-            Plan::Rest => self.update(&batch, Signals::NONE)?,
-        };
-        self.position.step += 1;
-        self.position.done += 1;
-        self.position.loss_sum += loss * batch.rows() as f64;
-        self.position.rows_seen += batch.rows();
+        let held = self.held_bytes() + batch.bytes();
+        let (done, bytes) = account::most(|| self.train_on(&batch, step));
+        done?;
+        self.position.peak_bytes = self.position.peak_bytes.max(held + bytes);
         let ends = self.position.step == self.steps();
         let last = ends || self.position.step.is_multiple_of(self.per_epoch());
-        if self.local() == self.span().end {
-            // A schedule may end exactly at the end of training: one last plan, on the last batch.
-            self.freeze(self.local())?;
-            if let Plan::Rewire(_) = self.work.sparsifier.plan(self.local()) {
-                self.rounds(&batch, self.local())?;
-            }
-        }
         if ends {
             self.enter()?;
         }
@@ -109,6 +92,52 @@ impl<'a, T: Real> Trainer<'a, T> {
             density: self.model.density(),
             finished,
         })
+    }
+
+    /// One step on a batch, and what the method does after the last one of a span.
+    fn train_on(&mut self, batch: &Batch<T>, step: u64) -> Result<()> {
+        self.freeze(step)?;
+        let loss = match self.work.sparsifier.plan(step) {
+            Plan::Rewire(signals) => {
+                let loss = self.rounds(batch, step)?;
+                match signals.data() {
+                    true => loss.unwrap_or(0.0),
+                    false => self.update(batch, Signals::NONE)?,
+                }
+            }
+            Plan::Observe(signals) => self.update(batch, signals)?,
+            Plan::Rest => self.update(batch, Signals::NONE)?,
+        };
+        self.position.step += 1;
+        self.position.done += 1;
+        self.position.loss_sum += loss * batch.rows() as f64;
+        self.position.rows_seen += batch.rows();
+        if self.local() == self.span().end {
+            // A schedule may end exactly at the end of training: one last plan, on the last batch.
+            self.freeze(self.local())?;
+            if let Plan::Rewire(_) = self.work.sparsifier.plan(self.local()) {
+                self.rounds(batch, self.local())?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Bytes of all that lives between two steps. Afterwards nothing of it shares its values, as nothing does that was read from
+    /// a checkpoint.
+    fn held_bytes(&mut self) -> usize {
+        self.leaves.iter_mut().for_each(Leaves::unshare);
+        let trained = self.model.params.iter_mut().filter(|p| p.role.trained()).map(|p| &mut p.value);
+        let state = self.optimizer.state.iter_mut().flatten();
+        let averages = self.average.iter_mut().flat_map(|a| a.values_mut());
+        trained.chain(state).chain(averages).for_each(|t| _ = t.data_mut());
+        let of = |all: &[Tensor<T>]| all.iter().map(|t| size_of_val(t.data())).sum::<usize>();
+        let kept = |s: &Snapshot<T>| {
+            s.params.iter().map(Param::bytes).sum::<usize>() + s.state.iter().map(|s| of(s)).sum::<usize>()
+        };
+        let averages = self.average.as_ref().map_or(0, |a| of(a.values()));
+        let leaves = self.leaves.as_ref().map_or(0, Leaves::bytes);
+        let snapshots = self.snapshots.values().map(kept).sum::<usize>();
+        self.model.bytes() + self.optimizer.bytes() + averages + leaves + snapshots
     }
 
     /// Plan and edits of one step, in as many rounds as the method has; returns the loss of the first, if measured.
@@ -130,13 +159,13 @@ impl<'a, T: Real> Trainer<'a, T> {
         let kind = by.kind();
         let zeros = candidates(&self.model, signals, kind, |index, topology| by.candidates(index, topology));
         if signals.rows <= batch.rows() || !signals.data() {
-            return self.forward_backward(Some(batch).filter(|_| signals.data()), signals, kind, zeros);
+            return self.forward_backward(Some(batch).filter(|_| signals.data()), signals, kind, zeros, &[]);
         }
         let (all, wanted) = (self.loader.rows(), signals.rows.min(self.loader.rows().len()));
         let drawn = Rng::stream(self.seed, "measure", 0, self.position.step).distinct(all.len() as u64, wanted);
         let rows: Vec<u32> = drawn.into_iter().map(|i| all[i as usize]).collect();
         let batch = Batch::of(self.data, &self.data.train, &rows, &self.frame)?;
-        self.forward_backward(Some(&batch), signals, kind, zeros)
+        self.forward_backward(Some(&batch), signals, kind, zeros, &[])
     }
 
     /// Turns leaves into plain weights when their time is over.
@@ -145,7 +174,11 @@ impl<'a, T: Real> Trainer<'a, T> {
             return Ok(());
         };
         let Some(leaves) = self.leaves.take() else { return Ok(()) };
-        let mut edits = leaves.freeze(&**parametrization, &self.model);
+        let mut edits = leaves.freeze(&**parametrization, step, &self.model);
+        for i in leaves.places() {
+            let shape = &self.model.params[i].shape;
+            self.optimizer.begin(i, &[shape.rows, shape.cols]);
+        }
         let fresh = Fresh { seed: self.seed, step: self.position.step };
         let how = Editing { kind: TargetKind::Weights, layerwise: false, storage: self.spec.policy_ref(), fresh };
         let (optimizer, average) = (Some(&mut self.optimizer), self.average.as_mut());
@@ -163,12 +196,15 @@ impl<'a, T: Real> Trainer<'a, T> {
     }
 
     /// Counts the multiply-adds of measurements on a batch.
-    pub(super) fn charge(&mut self, rows: usize, signals: Signals) {
+    pub(super) fn charge(&mut self, rows: usize, signals: Signals, formed: &[Option<Formed<T>>]) {
         if !signals.data() {
             return;
         }
+        // Factors may change in every step.
+        self.cost = self.cost.filter(|_| formed.is_empty());
         let [exist, all] = *self.cost.get_or_insert_with(|| {
-            let each = self.model.costs();
+            let mut each = self.model.costs();
+            Leaves::costs(formed, &self.model, &mut each);
             let part = |(p, cost): (&Param<T>, &f64)| cost * p.shape.len() as f64 / p.nnz().max(1) as f64;
             [each.iter().sum(), self.model.params.iter().zip(&each).map(part).sum()]
         });
@@ -190,59 +226,66 @@ impl<'a, T: Real> Trainer<'a, T> {
         signals: Signals,
         kind: TargetKind,
         zeros: Vec<Vec<u64>>,
+        formed: &[Option<Formed<T>>],
     ) -> Result<Step<T>> {
         let (smoothing, mode) = (self.spec.smoothing, self.mode());
-        let backwards = match (&self.leaves, &self.work.parametrization) {
-            (Some(leaves), Some(p)) => leaves.backwards(&**p, self.local(), self.model.params.len()),
-            _ => Vec::new(),
-        };
-        let mut pass = Step::forward_backward(&self.model, batch, smoothing, signals, zeros, mode, kind, &backwards)?;
+        let mut pass = Step::forward_backward(&self.model, batch, smoothing, signals, zeros, mode, kind, formed)?;
         if signals.momentum {
             let kept = |i: usize| self.optimizer.direction(i).or_else(|| pass.gradients.get(i).cloned());
             pass.momentum = (0..self.model.params.len()).filter_map(kept).collect();
         }
         match batch {
             Some(batch) if !pass.finite() => {
-                let layer = locate_non_finite(&self.model, batch, smoothing, mode)?;
+                let layer = locate_non_finite(&self.model, batch, smoothing, mode, formed)?;
                 Err(Error::NonFinite { loss: pass.loss, step: self.position.step, layer })
             }
             _ => Ok(pass),
         }
     }
 
-    /// Makes one update and returns the loss before it.
-    pub(super) fn update(&mut self, batch: &Batch<T>, signals: Signals) -> Result<f64> {
-        let step = self.local();
-        if let (Some(leaves), Some(p)) = (&self.leaves, &self.work.parametrization) {
-            leaves.show(&**p, step, &mut self.model);
-        }
+    /// A pass with the weights of a phase, where they are made of leaves.
+    fn pass(&mut self, batch: &Batch<T>, signals: Signals, phase: u32) -> Result<Step<T>> {
+        let at = Moment { step: self.local(), phase };
+        let formed = match (&self.leaves, &self.work.parametrization) {
+            (Some(leaves), Some(p)) => leaves.form(&**p, at, &mut self.model),
+            _ => Vec::new(),
+        };
         let sparsifier = &self.work.sparsifier;
         let kind = sparsifier.kind();
-        let zeros = candidates(&self.model, signals, kind, |i, topology| sparsifier.candidates(step, i, topology));
-        let mut pass = self.forward_backward(Some(batch), signals, kind, zeros)?;
-        self.charge(batch.rows(), Signals { gradient: true, rows: 0, ..signals });
+        let zeros = candidates(&self.model, signals, kind, |i, topology| sparsifier.candidates(at.step, i, topology));
+        let pass = self.forward_backward(Some(batch), signals, kind, zeros, &formed)?;
+        self.charge(batch.rows(), Signals { gradient: true, rows: 0, ..signals }, &formed);
+        Ok(pass)
+    }
+
+    fn clip(&self, pass: &mut Step<T>) {
+        if let Some(limit) = self.spec.clip {
+            clip_all(pass.gradients.iter_mut().chain(pass.leaves.iter_mut().flatten()), limit);
+        }
+    }
+
+    /// One update, and the loss before it.
+    pub(super) fn update(&mut self, batch: &Batch<T>, signals: Signals) -> Result<f64> {
+        let step = self.local();
+        let mut pass = self.pass(batch, signals, 0)?;
         if signals.any() {
             let views = Views::new(&self.model, &pass, self.work.sparsifier.kind());
             self.work.sparsifier.observe(step, &views.targets());
         }
-        if let Some(limit) = self.spec.clip {
-            clip_by_norm(&mut pass.gradients, limit);
-        }
+        self.clip(&mut pass);
         let factor = self.spec.schedule.factor(step, self.length(), self.spec.warmup);
         let lr = self.spec.optimizer.lr() * factor;
         let count = self.position.step - self.position.since + 1;
         if let OptimizerSpec::Lbfgs { .. } = self.spec.optimizer {
             self.search(batch, &pass, At { lr, count })?;
         } else {
-            if let Some(mut leaves) = self.leaves.take() {
-                self.move_leaves(&mut leaves, batch, &mut pass, lr, count)?;
-                self.leaves = Some(leaves);
-                let phases = self.work.parametrization.as_ref().map_or(0, |p| p.phases());
-                (1..phases).for_each(|_| self.charge(batch.rows(), Signals::GRADIENT));
-            }
+            self.move_leaves(batch, &pass.leaves, lr, count)?;
+            let rule = self.work.rule.as_deref();
             for (i, (param, gradient)) in self.model.params.iter_mut().zip(&pass.gradients).enumerate() {
-                if !self.leaves.as_ref().is_some_and(|l| l.has(i)) {
-                    self.optimizer.update(i, param, gradient, lr, count);
+                match rule.filter(|_| param.prunable) {
+                    _ if self.leaves.as_ref().is_some_and(|l| l.has(i)) => {}
+                    Some(rule) => self.optimizer.update_by(rule, i, param, gradient, lr, count),
+                    None => self.optimizer.update(i, param, gradient, lr, count),
                 }
             }
         }
@@ -257,31 +300,26 @@ impl<'a, T: Real> Trainer<'a, T> {
         Ok(pass.loss)
     }
 
-    /// Makes one step of the leaves: by the optimizer, or by their own in phases, each with a pass after the last.
-    pub(super) fn move_leaves(
-        &mut self,
-        leaves: &mut Leaves,
-        batch: &Batch<T>,
-        pass: &mut Step<T>,
-        lr: f64,
-        count: u64,
-    ) -> Result<()> {
-        let step = self.local();
-        let Some(p) = &self.work.parametrization else { return Ok(()) };
-        if p.phases() == 0 {
-            leaves.update(&**p, step, &pass.gradients, lr, count);
-        }
-        for phase in 0..p.phases() {
+    /// One step of the leaves: by the optimizer, or by their own in phases, each with a pass at what the last one left.
+    fn move_leaves(&mut self, batch: &Batch<T>, first: &[Vec<Tensor<T>>], lr: f64, count: u64) -> Result<()> {
+        let Some(phases) = self.work.parametrization.as_ref().map(|p| p.phases()) else { return Ok(()) };
+        for phase in 0..phases.max(1) {
+            let mut later = Step::empty();
             if phase > 0 {
-                let gradients =
-                    self.forward_backward(Some(batch), Signals::NONE, TargetKind::Weights, Vec::new())?.gradients;
-                leaves.own_step(&**p, phase, &gradients, lr);
-            } else {
-                leaves.own_step(&**p, phase, &pass.gradients, lr);
+                later = self.pass(batch, Signals::NONE, phase)?;
+                self.clip(&mut later);
             }
-            leaves.show(&**p, step, &mut self.model);
+            let gradients = if phase == 0 { first } else { &later.leaves };
+            let (Some(leaves), Some(p)) = (&mut self.leaves, &self.work.parametrization) else { return Ok(()) };
+            match phases {
+                0 => leaves.update(&**p, gradients, lr, count),
+                _ => leaves.own_step(&**p, phase, gradients, lr),
+            }
         }
-        leaves.show(&**p, step + 1, &mut self.model);
+        let next = self.local() + 1;
+        if let (Some(leaves), Some(p)) = (&self.leaves, &self.work.parametrization) {
+            leaves.show(&**p, next, &mut self.model);
+        }
         Ok(())
     }
 
@@ -320,6 +358,9 @@ impl<'a, T: Real> Trainer<'a, T> {
 
     /// Asks a method for its edits and applies them.
     fn edit(&mut self, pass: &Step<T>, by: &mut dyn Editor) -> Result<()> {
+        if self.work.rule.is_some() {
+            return Err(Error::Refused("weights that an update rule of the method's own moves are not rewired".into()));
+        }
         let (kind, layerwise) = (by.kind(), by.layerwise());
         let (explored, counted) = (&mut self.explored, kind == TargetKind::Weights && self.model.nonzeros() <= COUNTED);
         let mut ask = |targets: &[Target]| -> nnz_core::Result<Vec<Edit>> {
@@ -404,7 +445,7 @@ impl<T: Real> Subject for AtBatch<'_, '_, T> {
             }
         };
         let pass = self.trainer.signals(batch, signals, by)?;
-        self.trainer.charge(batch.rows(), signals);
+        self.trainer.charge(batch.rows(), signals, &[]);
         self.trainer.edit(&pass, by)?;
         self.loss = self.loss.or(Some(pass.loss).filter(|l| l.is_finite()));
         Ok(())

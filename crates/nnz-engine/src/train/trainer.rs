@@ -1,13 +1,15 @@
 use super::record::{Position, Progress, Snapshot};
 use super::spec::{Dtype, TrainSpec};
 use crate::data::{Batch, Dataset, Loader, Preprocessing, Split};
-use crate::evaluate::{Evaluation, evaluate_generic};
+use crate::evaluate::{Evaluation, evaluate_formed, evaluate_generic};
 use crate::files::{self, Header};
 use crate::layers::Layers;
-use crate::leaves::Leaves;
+use crate::leaves::{Formed, Leaves};
 use crate::step::Make;
 use crate::targets::targets;
-use crate::{Average, History, Model, ModelSpec, Optimizer, Real, Result, StoragePolicy};
+use crate::{
+    Average, Error, History, Layout, Model, ModelSpec, Optimizer, OptimizerSpec, Param, Real, Result, StoragePolicy,
+};
 use nnz_core::{Explored, MethodInstance, Shape};
 use serde_json::Value;
 use std::borrow::Cow;
@@ -26,7 +28,7 @@ pub struct Trainer<'a, T> {
     pub(super) validation: Vec<u32>,
     pub(super) frame: Preprocessing,
     pub(super) work: MethodInstance,
-    pub(super) leaves: Option<Leaves>,
+    pub(super) leaves: Option<Leaves<T>>,
     pub(super) explored: Vec<Explored>,
     /// Multiply-adds of a forward pass of one row through existing and through all entries, as long as no edit changes it.
     pub(super) cost: Option<[f64; 2]>,
@@ -103,9 +105,25 @@ impl<'a, T: Real> Trainer<'a, T> {
         let loader = Loader::new(data, rows, spec.batch, seed, spec.augment, frame.clone());
         let setting = spec.setting(loader.rows().len(), seed);
         let work = make(&setting)?;
-        let model = model(&work)?;
-        let leaves = work.parametrization.as_ref().map(|p| Leaves::new(&**p, &model, spec)).transpose()?;
-        let optimizer = Optimizer::new(spec.optimizer, &model.params);
+        let mut model = model(&work)?;
+        let own = work.parametrization.is_some() || work.rule.is_some();
+        if own && work.procedure.is_some() {
+            let why = "a method with a procedure can bring neither a parametrization nor an update rule";
+            return Err(Error::Refused(why.into()));
+        }
+        let mut optimizer = Optimizer::new(spec.optimizer, &model.params);
+        let leaves = work.parametrization.as_ref().map(|p| Leaves::new(&**p, &mut model, spec)).transpose()?;
+        leaves.iter().flat_map(Leaves::places).for_each(|i| optimizer.empty(i, spec.optimizer.slots()));
+        if let Some(rule) = &work.rule {
+            let weights = || model.params.iter().enumerate().filter(|(_, p)| p.prunable);
+            if matches!(spec.optimizer, OptimizerSpec::Lbfgs { .. })
+                || weights().any(|(_, p)| p.layout != Layout::Dense)
+            {
+                let why = "a method with an update rule of its own moves dense weights, beside sgd or adam";
+                return Err(Error::Refused(why.into()));
+            }
+            weights().for_each(|(i, _)| optimizer.empty(i, rule.slots()));
+        }
         let average = spec.ema.map(|_| Average::new(&model.params));
         Ok(Self {
             data,
@@ -159,7 +177,10 @@ impl<'a, T: Real> Trainer<'a, T> {
         (self.optimizer, self.average) = (saved.optimizer.into_owned(), saved.average);
         self.snapshots = saved.snapshots.into_owned();
         let plain = saved.position.leaves.is_empty();
-        self.leaves = self.leaves.take().filter(|_| !plain).map(|l| l.with(&saved.position.leaves, saved.leaves));
+        self.leaves = match self.leaves.take().filter(|_| !plain) {
+            Some(leaves) => Some(leaves.with(&saved.position.leaves, saved.leaves)?),
+            None => None,
+        };
         self.position = saved.position;
         self.explored = std::mem::take(&mut self.position.explored);
         self.cost = None;
@@ -170,12 +191,19 @@ impl<'a, T: Real> Trainer<'a, T> {
         Ok(())
     }
 
-    /// The network to keep: the average if there is one, rounded to what its file will hold.
+    /// The network to keep: the average where there is one, rounded to what its file will hold. Weights whose factors are
+    /// trained are formed for it.
     pub fn result(&self) -> Cow<'_, Model<T>> {
-        if self.average.is_none() && self.spec.dtype == Dtype::Native {
+        let formed = self.formed();
+        if self.average.is_none() && self.spec.dtype == Dtype::Native && formed.is_empty() {
             return Cow::Borrowed(&self.model);
         }
         let mut model = self.model.clone();
+        for (p, weight) in model.params.iter_mut().zip(formed) {
+            if let Some(weight) = weight {
+                p.value = weight.whole().value().clone();
+            }
+        }
         for (p, a) in model.params.iter_mut().zip(self.average.iter().flat_map(Average::values)) {
             p.value = a.clone();
         }
@@ -188,13 +216,26 @@ impl<'a, T: Real> Trainer<'a, T> {
         self.work.procedure.as_ref().map_or_else(|| self.plain_steps(), |p| p.steps())
     }
 
-    /// Bytes of update state: the optimizer's, without those of weights with leaves, and the state of
-    /// their leaves instead.
+    /// What stands for weights that the model does not show, for use; empty where there are none.
+    fn formed(&self) -> Vec<Option<Formed<T>>> {
+        match (&self.leaves, &self.work.parametrization) {
+            (Some(leaves), Some(p)) if self.model.params.iter().any(Param::unformed) => {
+                leaves.constants(&**p, self.local(), &self.model)
+            }
+            _ => Vec::new(),
+        }
+    }
+
+    /// Bytes that updates remember.
     pub fn optimizer_bytes(&self) -> usize {
-        let (Some(leaves), Some(p)) = (&self.leaves, &self.work.parametrization) else { return self.optimizer.bytes() };
-        let plain = self.optimizer.state.iter().enumerate().filter(|(i, _)| !leaves.has(*i));
-        let plain = plain.flat_map(|(_, slots)| slots).map(|s| s.len() * size_of::<T>()).sum::<usize>();
-        plain + leaves.state_bytes(&**p)
+        self.optimizer.bytes() + self.leaves.as_ref().map_or(0, Leaves::state_bytes)
+    }
+
+    /// The most bytes that lived at once in any step so far: values, indices, gradients, optimizer state, leaves, averages, what
+    /// a procedure keeps, the batch, and the activations and temporaries of the tape. What kernels use for a moment on each
+    /// thread, and batches made ahead, are not in it: it is the same for any number of threads.
+    pub fn peak_bytes(&self) -> usize {
+        self.position.peak_bytes
     }
 
     pub(super) fn plain_steps(&self) -> u64 {
@@ -216,6 +257,10 @@ impl<'a, T: Real> Trainer<'a, T> {
     }
 
     pub(crate) fn evaluate_generic(&self, split: &Split, rows: &[u32]) -> Result<Evaluation> {
-        evaluate_generic(&self.result(), self.data, split, rows, &self.frame)
+        let formed = self.formed();
+        if formed.is_empty() {
+            return evaluate_generic(&self.result(), self.data, split, rows, &self.frame);
+        }
+        evaluate_formed(&self.model, &formed, self.data, split, rows, &self.frame)
     }
 }

@@ -2,6 +2,7 @@
 
 mod files;
 mod goldens;
+mod leaves;
 mod networks;
 mod storage;
 mod training;

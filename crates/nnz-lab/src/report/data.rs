@@ -106,6 +106,7 @@ fn arms(record: &RunRecord) -> (String, String) {
         "density",
         "weight_bytes",
         "optimizer_bytes",
+        "peak_training_bytes",
         "seconds_per_epoch",
         "seeds",
     ]);
@@ -119,6 +120,7 @@ fn arms(record: &RunRecord) -> (String, String) {
             a.density.to_string(),
             a.weight_bytes.to_string(),
             a.optimizer_bytes.to_string(),
+            a.peak_training_bytes.to_string(),
             a.seconds_per_epoch.to_string(),
             a.seeds.len().to_string(),
         ]);
@@ -127,7 +129,16 @@ fn arms(record: &RunRecord) -> (String, String) {
 }
 
 fn seeds(record: &RunRecord) -> (String, String) {
-    let mut t = Table::new(["arm", "seed", "test_accuracy", "nonzeros", "density", "weight_bytes", "optimizer_bytes"]);
+    let mut t = Table::new([
+        "arm",
+        "seed",
+        "test_accuracy",
+        "nonzeros",
+        "density",
+        "weight_bytes",
+        "optimizer_bytes",
+        "peak_training_bytes",
+    ]);
     for (a, s) in networks(record) {
         t.row([
             a.name.clone(),
@@ -137,6 +148,7 @@ fn seeds(record: &RunRecord) -> (String, String) {
             s.density.to_string(),
             s.weight_bytes.to_string(),
             s.optimizer_bytes.to_string(),
+            s.peak_training_bytes.to_string(),
         ]);
     }
     t.finish("seeds.csv")

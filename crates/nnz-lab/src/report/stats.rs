@@ -85,6 +85,7 @@ mod tests {
             density: 0.0,
             weight_bytes: 0,
             optimizer_bytes: 0,
+            peak_training_bytes: 0,
             seconds_per_epoch: 0.0,
             seeds: accuracies.iter().map(seed).collect(),
         }

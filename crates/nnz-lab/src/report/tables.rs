@@ -16,9 +16,10 @@ pub(super) fn arms(view: &View) -> Markup {
         let text = dense.filter(|d| !std::ptr::eq(*d, arm)).and_then(|d| times(f(arm), f(d), below, above));
         html! { @if let Some(text) = text { span.note { (text) } } }
     };
+    let peak = most(|a| a.peak_training_bytes as f64);
     let row = |(i, arm): (usize, &ArmRecord)| {
         let to_dense = dense.filter(|d| !std::ptr::eq(*d, arm)).and_then(|d| super::stats::difference(arm, d));
-        vec![
+        let mut cells = vec![
             html! {
                 (swatch(i)) (arm.name)
                 span.note { (arm.summary) @if let Some(widths) = other_widths(view, arm) { " It is " (widths) "." } }
@@ -41,15 +42,25 @@ pub(super) fn arms(view: &View) -> Markup {
                 (number(seconds(arm.seconds_per_epoch))) (meter(arm.seconds_per_epoch / time, i))
                 (ratio(arm, |a| a.seconds_per_epoch, "faster", "slower"))
             },
-        ]
+        ];
+        if peak > 0.0 {
+            let bytes = number(bytes(arm.peak_training_bytes as u64));
+            let lived = |a: &ArmRecord| a.peak_training_bytes as f64;
+            cells.insert(6, html! { (bytes) (meter(lived(arm) / peak, i)) (ratio(arm, lived, "smaller", "larger")) });
+        }
+        cells
     };
     let rows: Vec<Vec<Markup>> = view.record.arms.iter().enumerate().map(row).collect();
+    let mut heads = vec!["Arm", view.measure(), "Nonzeros", "Density", "Weights", "Optimizer", "An epoch"];
+    if peak > 0.0 {
+        heads.insert(6, "A step at most");
+    }
     let caption = html! {
         "The arms of this run. Memory is counted while training, indices and biases included; the time of an epoch is the \
          median over epochs and seeds" @if dense.is_some() { "; ratios are to the dense arm" } "."
     };
     html! {
-        (table(caption, &["Arm", view.measure(), "Nonzeros", "Density", "Weights", "Optimizer", "An epoch"], &rows))
+        (table(caption, &heads, &rows))
         @for note in notes(view) { p.note { (note) } }
     }
 }

@@ -395,6 +395,7 @@ impl Job<'_> {
             density: model.density(),
             weight_bytes: model.bytes(),
             optimizer_bytes: trainer.optimizer_bytes(),
+            peak_training_bytes: trainer.peak_bytes(),
             seconds_per_epoch: 0.0,
             measures: self.measures(model)?,
             epochs: trainer.position.history.clone(),
@@ -582,6 +583,7 @@ fn summarize_arm(arm: &Arm, registry: Registry, seeds: Vec<SeedRecord>, seconds:
         density: first.density,
         weight_bytes: first.weight_bytes,
         optimizer_bytes: first.optimizer_bytes,
+        peak_training_bytes: seeds.iter().map(|s| s.peak_training_bytes).max().unwrap_or(0),
         seconds_per_epoch: median(seconds),
         seeds,
     }

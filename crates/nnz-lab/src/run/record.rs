@@ -76,6 +76,10 @@ pub struct ArmRecord {
     pub weight_bytes: usize,
     /// Bytes of optimizer state.
     pub optimizer_bytes: usize,
+    /// The most bytes that lived at once in a step of any seed ([`nnz_engine::Trainer::peak_bytes`]); 0 in records of before it
+    /// was counted.
+    #[serde(default)]
+    pub peak_training_bytes: usize,
     /// Median over epochs and seeds.
     pub seconds_per_epoch: f64,
     /// One element per seed.
@@ -97,6 +101,9 @@ pub struct SeedRecord {
     pub weight_bytes: usize,
     /// Bytes of optimizer state.
     pub optimizer_bytes: usize,
+    /// The most bytes that lived at once in a step; 0 in records of before it was counted.
+    #[serde(default)]
+    pub peak_training_bytes: usize,
     /// Median over epochs; known once the arm has ended.
     #[serde(default)]
     pub seconds_per_epoch: f64,
@@ -126,6 +133,12 @@ pub const METRICS: &[Metric] = {
         Metric::new("multiply-adds", Unit::Count, Lower, "Multiply-adds of the training."),
         Metric::new("weight-bytes", Unit::Bytes, Lower, "Bytes of weights, indices and biases."),
         Metric::new("optimizer-bytes", Unit::Bytes, Lower, "Bytes of optimizer state."),
+        Metric::new(
+            "peak-training-bytes",
+            Unit::Bytes,
+            Lower,
+            "The most bytes that lived at once in a step: values, indices, gradients, optimizer state, activations, the batch.",
+        ),
         Metric::new("seconds-per-epoch", Unit::Seconds, Lower, "Median; of the machine it ran on."),
         Metric::new("epochs-per-second", Unit::Rate, Higher, "Its inverse."),
     ]
@@ -145,6 +158,7 @@ impl SeedRecord {
             "multiply-adds" => last?.multiply_adds,
             "weight-bytes" => self.weight_bytes as f64,
             "optimizer-bytes" => self.optimizer_bytes as f64,
+            "peak-training-bytes" => Some(self.peak_training_bytes as f64).filter(|b| *b > 0.0)?,
             "seconds-per-epoch" => self.seconds_per_epoch,
             "epochs-per-second" => 1.0 / self.seconds_per_epoch.max(1e-9),
             // In recipes older than the names of probes it means the only one.

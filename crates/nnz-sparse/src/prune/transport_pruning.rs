@@ -1,22 +1,24 @@
 //! A soft mask by optimal transport: the scores of n entries send their mass to two bins, keep (k of n) and drop, at entropic
 //! cost ε. In closed form m_i = σ((s_i - τ) / ε) with τ such that Σ m = k exactly. The weight is w ⊙ m; w and s are
-//! trained together. A proximal step per update makes the temperature fall as ε / t, so that the mask hardens by itself.
-//! Its gradient is implicit, ∂m_i/∂s_j = g_i (δ_ij - g_j / Σ g) with g = m (1 - m) / ε_t.
+//! trained together. A proximal step for each update makes the temperature fall as ε / t, so that the mask hardens by itself.
+//! Its gradient is implicit, ∂m_i/∂s_j = g_i (δ_ij - g_j / Σ g) with g = m (1 - m) / ε_t: that of one more step of Newton's
+//! for τ.
 //!
-//! Cost: weights and scores are dense and in 64 bits; the mask is O(n) for each of about ten Newton steps, at every step.
+//! Cost: weights and scores are dense; the mask is O(n) for each of about ten Newton steps, at every step.
 //!
 //! Deviations: the transport is solved exactly at each step, where the paper makes one Sinkhorn iteration (its limit is the
 //! same); the cost is linear in the score; every entry has the same mass; scores begin at |w| over its mean. At `until` the k
 //! entries of highest score are kept and the rest of the run trains those.
 
-use nnz_core::{Budget, Build, DistributionKind, Edit, Error, CheckOnly, Leaf, Magnitude, Method, OneShot, Parametrization, Pattern, Period, Result, Setting, Shape, Topology, MethodInstance, options};
+use nnz_core::{Budget, Build, CheckOnly, DistributionKind, Edit, Error, Expr, Leaf, Magnitude, Method, MethodInstance, Moment, OneShot, Parametrization, Pattern, Period, Result, Setting, Shape, Topology, Variable, Weight, options};
 
 /// The card.
 pub const METHOD: Method = Method::new::<Options>(
     "transport-pruning",
     "Transportation pruning",
     "Trains a soft mask of exact budget by optimal transport, which hardens while it trains.",
-);
+)
+.revised(2);
 
 options! {
     #[flatten]
@@ -55,9 +57,9 @@ impl SoftMask {
         ((self.density * entries as f64).round() as usize).max(1)
     }
 
-    fn mask(&self, step: u64, scores: &[f64]) -> (Vec<f64>, f64) {
-        let epsilon = self.temperature / (1.0 + step as f64 / self.epoch as f64);
-        (soft(scores, self.count(scores.len()) as f64, epsilon), epsilon)
+    /// ε_t
+    fn temperature(&self, step: u64) -> f64 {
+        self.temperature / (1.0 + step as f64 / self.epoch as f64)
     }
 }
 
@@ -70,42 +72,41 @@ impl Parametrization for SoftMask {
         vec![weight, Leaf { name: "scores", dims, values: scores, decays: false }]
     }
 
-    fn weight(&self, step: u64, leaves: &[Leaf]) -> Vec<f64> {
-        let (mask, _) = self.mask(step, &leaves[1].values);
-        leaves[0].values.iter().zip(mask).map(|(w, m)| w * m).collect()
-    }
-
-    fn vjp(&self, step: u64, leaves: &[Leaf], gradient: &[f64]) -> Vec<Vec<f64>> {
-        let (mask, epsilon) = self.mask(step, &leaves[1].values);
-        let slope: Vec<f64> = mask.iter().map(|m| m * (1.0 - m) / epsilon).collect();
-        let of_mask: Vec<f64> = leaves[0].values.iter().zip(gradient).map(|(w, g)| w * g).collect();
-        // Raising one score raises τ, which lowers every other mask.
-        let total: f64 = slope.iter().sum();
-        let common = slope.iter().zip(&of_mask).map(|(s, g)| s * g).sum::<f64>() / total.max(1e-300);
-        let scores = slope.iter().zip(&of_mask).map(|(s, g)| s * (g - common)).collect();
-        vec![mask.iter().zip(gradient).map(|(m, g)| m * g).collect(), scores]
+    fn weight(&self, at: Moment, _: &Shape, leaves: &[Variable]) -> Weight {
+        let (w, s, epsilon) = (&leaves[0], &leaves[1], self.temperature(at.step));
+        let scores = s.values();
+        let count = self.count(scores.len());
+        if count >= scores.len() {
+            return Weight::Matrix((**w).clone());
+        }
+        let (found, slope) = threshold(&scores, count as f64, epsilon);
+        let mask = |tau: Expr| ((&**s - tau) * (1.0 / epsilon)).sigmoid();
+        // Raising one score raises τ. The step is zero, since Σ m is k here; its slope is not.
+        let sum = mask(found.into()).sum();
+        let tau = (&sum - sum.stop()) * (epsilon / slope.max(1e-30)) + found;
+        Weight::Matrix(&**w * mask(tau))
     }
 
     fn until(&self) -> u64 {
         self.until
     }
 
-    fn freeze(&self, shape: &Shape, leaves: &[Leaf]) -> Edit {
+    fn freeze(&self, shape: &Shape, leaves: &[Leaf]) -> Option<Edit> {
         let scores: Vec<f32> = leaves[1].values.iter().map(|&s| s as f32).collect();
         let full = Topology::full(shape.rows, shape.cols);
         let topology = full.filter(&Pattern::Unstructured.select(&full, &scores, self.count(scores.len())));
         let values = topology.positions().map(|p| leaves[0].values[p as usize]).collect();
-        Edit::Set { topology, values }
+        Some(Edit::Set { topology, values })
     }
 }
 
-/// m_i = σ((s_i - τ) / ε) with Σ m = count. Newton's steps for τ from the score of rank `count`, inside a bracket that is
-/// halved where they leave it; O(n) for each of about ten.
-fn soft(scores: &[f64], count: f64, epsilon: f64) -> Vec<f64> {
-    if count >= scores.len() as f64 {
-        return vec![1.0; scores.len()];
-    }
-    let at = |tau: f64| scores.iter().map(move |s| 1.0 / (1.0 + ((tau - s) / epsilon).exp()));
+/// τ with Σ m = count for m_i = σ((s_i - τ) / ε) and count below the number of scores, and Σ m (1 - m) there. Newton's steps from
+/// the score of rank `count`, inside a bracket that is halved where they leave it; O(n) for each of about ten.
+fn threshold(scores: &[f64], count: f64, epsilon: f64) -> (f64, f64) {
+    let sums = |tau: f64| {
+        let all = soft(scores, tau, epsilon);
+        all.fold((0.0, 0.0), |(sum, slope), m| (sum + m, slope + m * (1.0 - m)))
+    };
     // Beyond these no mask of that side is above, or below, what the budget asks for.
     let reach = epsilon * (scores.len() as f64 + 1.0).ln() + 1e-9;
     let mut low = scores.iter().copied().fold(f64::INFINITY, f64::min) - reach;
@@ -113,7 +114,7 @@ fn soft(scores: &[f64], count: f64, epsilon: f64) -> Vec<f64> {
     let mut sorted = scores.to_vec();
     let mut tau = *sorted.select_nth_unstable_by(count as usize, |a, b| b.total_cmp(a)).1;
     for _ in 0..100 {
-        let (sum, slope) = at(tau).fold((0.0, 0.0), |(sum, slope), m| (sum + m, slope + m * (1.0 - m)));
+        let (sum, slope) = sums(tau);
         if (sum - count).abs() < 1e-10 * count {
             break;
         }
@@ -121,13 +122,23 @@ fn soft(scores: &[f64], count: f64, epsilon: f64) -> Vec<f64> {
         let next = tau + (sum - count) * epsilon / slope;
         tau = if next > low && next < high { next } else { 0.5 * (low + high) };
     }
-    at(tau).collect()
+    (tau, sums(tau).1)
+}
+
+/// σ((s - τ) / ε)
+fn soft(scores: &[f64], tau: f64, epsilon: f64) -> impl Iterator<Item = f64> {
+    scores.iter().map(move |s| 1.0 / (1.0 + ((tau - s) / epsilon).exp()))
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use nnz_engine::pulled;
     use nnz_core::Rng;
+
+    fn soft(scores: &[f64], count: f64, epsilon: f64) -> Vec<f64> {
+        super::soft(scores, threshold(scores, count, epsilon).0, epsilon).collect()
+    }
 
     #[test]
     fn the_budget_is_exact_at_every_temperature() {
@@ -159,6 +170,23 @@ mod tests {
         }
         for (i, m) in soft(&scores, k, epsilon).into_iter().enumerate() {
             assert!((m - 5.0 * u[i] * kernel[i][0] * v[0]).abs() < 1e-6, "{i}");
+        }
+    }
+
+    /// The gradient of the scores is the closed form, whose entries add up to zero.
+    #[test]
+    fn the_gradient_is_implicit() {
+        let (p, shape) = (SoftMask { density: 0.5, temperature: 0.5, until: 9, epoch: 1 }, Shape::matrix("a", 1, 4));
+        let leaves = p.leaves(&shape, &[0.3, -0.9, 0.1, 0.5]);
+        let gradient = [1.0, -2.0, 0.5, 3.0];
+        let found = pulled(&p, (0, 0), &shape, &leaves, &gradient).leaves;
+        let mask = soft(&leaves[1].values, 2.0, 0.5);
+        let slope: Vec<f64> = mask.iter().map(|m| m * (1.0 - m) / 0.5).collect();
+        let of_mask: Vec<f64> = leaves[0].values.iter().zip(gradient).map(|(w, g)| w * g).collect();
+        let common = slope.iter().zip(&of_mask).map(|(s, g)| s * g).sum::<f64>() / slope.iter().sum::<f64>();
+        for i in 0..4 {
+            assert!((found[1][i] - slope[i] * (of_mask[i] - common)).abs() < 1e-9, "{i}: {found:?}");
+            assert!((found[0][i] - mask[i] * gradient[i]).abs() < 1e-9, "{i}: {found:?}");
         }
     }
 }

@@ -11,8 +11,9 @@
 //! weights decay as under SR-STE; if M does not divide the outputs, the last group is shorter. At `until` the forward mask
 //! is fixed.
 
-use super::sr_ste::{self, SrSte, gated, largest};
-use nnz_core::{Build, Edit, Leaf, Method, Parametrization, Pattern, Result, Setting, Shape, MethodInstance, options};
+use super::sr_ste::{self, SrSte, largest};
+use nnz_core::{Build, Edit, Expr, Leaf, Mask, Method, MethodInstance, Moment, Parametrization, Pattern, Result, Setting, Shape, Variable, Weight, options};
+use std::sync::Arc;
 
 /// The card.
 pub const METHOD: Method = Method::new::<Options>(
@@ -20,6 +21,7 @@ pub const METHOD: Method = Method::new::<Options>(
     "BDWP",
     "Trains under N:M masks along the inputs going forward and along the outputs going backward.",
 )
+.revised(2)
 .quick("pattern = \"1:2\"");
 
 options! {
@@ -45,39 +47,28 @@ fn transposed<N: Copy>(values: &[N], rows: usize, cols: usize) -> Vec<N> {
 }
 
 impl Parametrization for Bdwp {
-    fn backward(&self, _: u64, leaves: &[Leaf]) -> Option<Vec<f64>> {
-        let (w, [rows, cols]) = (&leaves[0].values, [leaves[0].dims[0], leaves[0].dims[1]]);
-        // Column by column, so that groups are of outputs.
-        let columns = transposed(w, rows, cols);
-        let mask: Vec<bool> = columns.chunks(rows.max(1)).flat_map(|c| largest(c, self.0.n, self.0.m)).collect();
-        Some(gated(w, &transposed(&mask, cols, rows), |_| 0.0))
-    }
-
     fn leaves(&self, shape: &Shape, weight: &[f64]) -> Vec<Leaf> {
         self.0.leaves(shape, weight)
     }
 
-    fn weight(&self, step: u64, leaves: &[Leaf]) -> Vec<f64> {
-        self.0.weight(step, leaves)
+    fn weight(&self, _: Moment, shape: &Shape, leaves: &[Variable]) -> Weight {
+        let (w, [rows, cols]) = (&leaves[0], [shape.rows, shape.cols]);
+        // Column by column, so that groups are of outputs.
+        let columns = transposed(&w.values(), rows, cols);
+        let mask: Vec<bool> = columns.chunks(rows.max(1)).flat_map(|c| largest(c, self.0.n, self.0.m)).collect();
+        let backward = w.masked(&Arc::new(Mask::from_bools(&transposed(&mask, cols, rows))));
+        Weight::TwoWays { forward: self.0.shown(w), backward }
     }
 
-    fn vjp(&self, step: u64, leaves: &[Leaf], gradient: &[f64]) -> Vec<Vec<f64>> {
-        self.0.vjp(step, leaves, gradient)
-    }
-
-    fn straight_through(&self) -> bool {
-        true
-    }
-
-    fn penalty(&self, step: u64, leaves: &[Leaf], gradients: &mut [Vec<f64>]) {
-        self.0.penalty(step, leaves, gradients);
+    fn penalty(&self, at: Moment, shape: &Shape, leaves: &[Variable]) -> Option<Expr> {
+        self.0.penalty(at, shape, leaves)
     }
 
     fn until(&self) -> u64 {
         self.0.until
     }
 
-    fn freeze(&self, shape: &Shape, leaves: &[Leaf]) -> Edit {
+    fn freeze(&self, shape: &Shape, leaves: &[Leaf]) -> Option<Edit> {
         self.0.freeze(shape, leaves)
     }
 }
@@ -85,14 +76,16 @@ impl Parametrization for Bdwp {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use nnz_engine::pulled;
 
     #[test]
     fn groups_run_along_inputs_forward_and_along_outputs_backward() {
         let p = Bdwp(SrSte { n: 1, m: 2, shrink: 0.0, until: 9 });
-        let leaves = p.leaves(&Shape::matrix("a", 2, 2), &[1.0, 2.0, 4.0, 3.0]);
-        assert_eq!(p.weight(0, &leaves), [0.0, 2.0, 4.0, 0.0]);
+        let shape = Shape::matrix("a", 2, 2);
+        let pulled = pulled(&p, (0, 0), &shape, &p.leaves(&shape, &[1.0, 2.0, 4.0, 3.0]), &[1.0, 2.0, 3.0, 4.0]);
+        assert_eq!((&pulled.weight[..], &pulled.leaves[0][..]), (&[0.0, 2.0, 4.0, 0.0][..], &[1.0, 2.0, 3.0, 4.0][..]));
         // Column 0 is (1, 4), column 1 is (2, 3).
-        assert_eq!(p.backward(0, &leaves).unwrap(), [0.0, 0.0, 4.0, 3.0]);
+        assert_eq!(pulled.backward.unwrap(), [0.0, 0.0, 4.0, 3.0]);
     }
 
     #[test]

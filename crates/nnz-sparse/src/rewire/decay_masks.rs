@@ -8,9 +8,10 @@
 //! Deviations: β reaches zero (linear) or e⁻⁵ (exponential) at `until`, while the paper gives its slope per step; the rest of
 //! the run trains the weights in the final mask. Groups of kM that do not divide a row are cut at its end.
 
-use super::sr_ste::{self, SrSte, gated, largest};
-use nnz_core::{Build, Edit, Leaf, Method, Parametrization, Pattern, Period, Result, Setting, Shape, MethodInstance, options};
+use super::sr_ste::{self, SrSte, largest};
+use nnz_core::{Build, Edit, Leaf, Mask, Method, MethodInstance, Moment, Parametrization, Pattern, Period, Result, Setting, Shape, Variable, Weight, options};
 use serde::{Deserialize, Serialize};
+use std::sync::Arc;
 
 /// The card.
 pub const METHOD: Method = Method::new::<Options>(
@@ -18,6 +19,7 @@ pub const METHOD: Method = Method::new::<Options>(
     "Decaying N:M masks",
     "Lets N:M masks harden step by step, so that gradients reach masked weights while the mask forms.",
 )
+.revised(2)
 .quick("pattern = \"1:2\"");
 
 /// Schedule on which a mask hardens.
@@ -87,30 +89,24 @@ impl Decaying {
 }
 
 impl Parametrization for Decaying {
-    fn weight(&self, step: u64, leaves: &[Leaf]) -> Vec<f64> {
-        let (n, m, beta) = self.at(step);
-        // Groups end with their row.
-        let rows = leaves[0].values.chunks(leaves[0].dims[1].max(1));
-        rows.flat_map(|w| gated(w, &largest(w, n, m), |w| beta * w)).collect()
-    }
-
     fn leaves(&self, shape: &Shape, weight: &[f64]) -> Vec<Leaf> {
-        self.hard.leaves(shape, weight)
+        SrSte::dense(shape, weight)
     }
 
-    fn vjp(&self, step: u64, leaves: &[Leaf], gradient: &[f64]) -> Vec<Vec<f64>> {
-        self.hard.vjp(step, leaves, gradient)
-    }
-
-    fn straight_through(&self) -> bool {
-        true
+    fn weight(&self, at: Moment, shape: &Shape, leaves: &[Variable]) -> Weight {
+        let (w, (n, m, beta)) = (&leaves[0], self.at(at.step));
+        // Groups end with their row.
+        let kept: Vec<bool> = w.values().chunks(shape.cols.max(1)).flat_map(|w| largest(w, n, m)).collect();
+        let mask = Arc::new(Mask::from_bools(&kept));
+        let shown = w.masked(&mask) + beta * w.masked(&Arc::new(mask.complement()));
+        Weight::Matrix(shown.straight_to(w))
     }
 
     fn until(&self) -> u64 {
         self.hard.until
     }
 
-    fn freeze(&self, shape: &Shape, leaves: &[Leaf]) -> Edit {
+    fn freeze(&self, shape: &Shape, leaves: &[Leaf]) -> Option<Edit> {
         self.hard.freeze(shape, leaves)
     }
 }
@@ -118,6 +114,7 @@ impl Parametrization for Decaying {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use nnz_engine::pulled;
 
     fn at(n: usize, m: usize, decay: Hardening) -> impl Fn(u64) -> (usize, usize, f64) {
         move |step| Decaying { hard: SrSte { n, m, shrink: 0.0, until: 110 }, decay, from: 10 }.at(step)
@@ -142,8 +139,9 @@ mod tests {
         let p = Decaying { hard, decay: Hardening::Linear, from: 0 };
         let shape = Shape::matrix("a", 1, 4);
         let leaves = p.leaves(&shape, &[1.0, -2.0, 3.0, 4.0]);
-        assert_eq!(p.weight(2, &leaves), [0.5, -2.0, 1.5, 4.0]);
-        let Edit::Set { values, .. } = p.freeze(&shape, &leaves) else { panic!() };
+        let pulled = pulled(&p, (2, 0), &shape, &leaves, &[1.0, 2.0, 3.0, 4.0]);
+        assert_eq!((&pulled.weight[..], &pulled.leaves[0][..]), (&[0.5, -2.0, 1.5, 4.0][..], &[1.0, 2.0, 3.0, 4.0][..]));
+        let Some(Edit::Set { values, .. }) = p.freeze(&shape, &leaves) else { panic!() };
         assert_eq!(values, [-2.0, 4.0]);
     }
 }

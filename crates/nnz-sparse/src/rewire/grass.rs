@@ -2,13 +2,13 @@
 //! chosen, G_C = Pᵀ G with P a selection of rows; Adam keeps moments only for these rows and moves only them (algorithm 1,
 //! top-r).
 //!
-//! Cost: optimizer state for r rows of each weight; the gradient is computed whole.
+//! Cost: optimizer state for r rows of each weight, two moments an entry and two numbers a row; the gradient is computed whole.
 //!
 //! Deviations: the paper's public repository holds no code, so K = 200 and r / m are choices; moments of rows that stay
 //! chosen are kept, new ones begin at zero, and each row's are corrected by its own count of updates; the engine computes the
 //! whole gradient before rows are taken from it. A step is Adam's whatever the run's optimizer, which updates all else.
 
-use nnz_core::{Build, Dense, Edit, Leaf, Method, Parametrization, Result, Setting, Shape, Topology, MethodInstance, above, at_least, options};
+use nnz_core::{Array, Build, Dense, Method, MethodInstance, Result, Setting, UpdateRule, above, at_least, options};
 
 /// The card.
 pub const METHOD: Method = Method::new::<Options>(
@@ -16,7 +16,7 @@ pub const METHOD: Method = Method::new::<Options>(
     "Grass",
     "Keeps optimizer state for the rows of largest gradient alone, and moves only them until the next choice.",
 )
-.revised(2)
+.revised(3)
 .quick("every = 40");
 
 options! {
@@ -33,7 +33,7 @@ options! {
 
 impl Build for Options {
     fn build(self, _: &Setting) -> Result<MethodInstance> {
-        Ok(MethodInstance { parametrization: Some(Box::new(Grass(self))), ..MethodInstance::from(Dense) })
+        Ok(MethodInstance { rule: Some(Box::new(Grass(self))), ..MethodInstance::from(Dense) })
     }
 }
 
@@ -41,138 +41,135 @@ struct Grass(Options);
 
 const EPSILON: f64 = 1e-8;
 
-/// Selects the rows of largest Euclidean norm, ascending, ties to the first.
-fn top_rows(gradient: &[f64], cols: usize, count: usize) -> Vec<usize> {
-    let norms: Vec<f64> = gradient.chunks(cols.max(1)).map(|r| r.iter().map(|g| g * g).sum()).collect();
-    let mut order: Vec<usize> = (0..norms.len()).collect();
+/// The rows of largest Euclidean norm of a matrix `[rows, cols]`, ascending, ties to the first.
+fn top_rows(gradient: &dyn Array, count: usize) -> Vec<usize> {
+    let (rows, cols) = (gradient.dims()[0], gradient.dims()[1]);
+    let norm = |r: usize| gradient.get(r * cols..(r + 1) * cols).iter().map(|g| g * g).sum();
+    let norms: Vec<f64> = (0..rows).map(norm).collect();
+    let mut order: Vec<usize> = (0..rows).collect();
     order.sort_by(|&a, &b| norms[b].total_cmp(&norms[a]).then(a.cmp(&b)));
     order.truncate(count);
     order.sort_unstable();
     order
 }
 
-/// Packs both moments of an entry into the 64 bits of a leaf's number, 32 each, as optimizers of f32 runs keep them.
-fn pack(m: f64, v: f64) -> f64 {
-    f64::from_bits(u64::from((m as f32).to_bits()) << 32 | u64::from((v as f32).to_bits()))
+fn whole(a: &dyn Array) -> Vec<f64> {
+    a.get(0..a.dims().iter().product())
 }
 
-fn unpack(both: f64) -> [f64; 2] {
-    let bits = both.to_bits();
-    [bits >> 32, bits & 0xffff_ffff].map(|b| f64::from(f32::from_bits(b as u32)))
-}
-
-impl Parametrization for Grass {
-    /// The weight; steps since the choice; chosen rows; updates of each since it was chosen; moments of their entries.
-    fn leaves(&self, shape: &Shape, weight: &[f64]) -> Vec<Leaf> {
-        let leaf = |name, dims, values| Leaf { name, dims, values, decays: false };
-        let none = |name| leaf(name, vec![0], Vec::new());
-        let weight = leaf("weight", vec![shape.rows, shape.cols], weight.to_vec());
-        vec![weight, leaf("since", vec![1], vec![0.0]), none("rows"), none("updates"), none("moments")]
-    }
-
-    fn weight(&self, _: u64, leaves: &[Leaf]) -> Vec<f64> {
-        leaves[0].values.clone()
-    }
-
-    fn vjp(&self, _: u64, _: &[Leaf], gradient: &[f64]) -> Vec<Vec<f64>> {
-        vec![gradient.to_vec()]
-    }
-
-    fn phases(&self) -> u32 {
-        1
-    }
-
-    fn step(&self, _: u32, leaves: &mut Vec<Leaf>, gradient: &[f64], lr: f64) {
-        let [weight, since, rows, updates, moments] = &mut leaves[..] else { return };
-        let (height, cols) = (weight.dims[0], weight.dims[1]);
-        let Options { share, every, beta1, beta2 } = self.0;
-        if rows.values.is_empty() || since.values[0] >= every as f64 {
-            let wanted = ((share * height as f64).round() as usize).clamp(1, height);
-            let chosen = top_rows(gradient, cols, wanted);
-            let old: Vec<usize> = rows.values.iter().map(|&r| r as usize).collect();
-            let kept: Vec<Option<usize>> = chosen.iter().map(|r| old.binary_search(r).ok()).collect();
-            let of = |at: &Option<usize>| match at {
-                Some(at) => moments.values[at * cols..(at + 1) * cols].to_vec(),
-                None => vec![0.0; cols],
-            };
-            moments.values = kept.iter().flat_map(of).collect();
-            updates.values = kept.iter().map(|at| at.map_or(0.0, |at| updates.values[at])).collect();
-            rows.values = chosen.iter().map(|&r| r as f64).collect();
-            since.values[0] = 0.0;
-            (rows.dims, updates.dims, moments.dims) = (vec![wanted], vec![wanted], vec![wanted, cols]);
-        }
-        since.values[0] += 1.0;
-        for (at, &r) in rows.values.iter().enumerate() {
-            updates.values[at] += 1.0;
-            let [c1, c2] = [beta1, beta2].map(|b| 1.0 - b.powf(updates.values[at]));
-            let row = r as usize * cols..(r as usize + 1) * cols;
-            let entries = weight.values[row.clone()].iter_mut().zip(&gradient[row]);
-            for ((w, g), both) in entries.zip(&mut moments.values[at * cols..]) {
-                let [m, v] = unpack(*both);
-                let (m, v) = (beta1 * m + (1.0 - beta1) * g, beta2 * v + (1.0 - beta2) * g * g);
-                *w -= lr * (m / c1) / ((v / c2).sqrt() + EPSILON);
-                *both = pack(m, v);
+impl Grass {
+    /// Chooses rows. Those that stay chosen keep what is remembered of them.
+    fn choose(&self, gradient: &dyn Array, state: &mut [&mut dyn Array]) {
+        let (height, cols) = (gradient.dims()[0], gradient.dims()[1]);
+        let wanted = ((self.0.share * height as f64).round() as usize).clamp(1, height);
+        let chosen = top_rows(gradient, wanted);
+        let old: Vec<usize> = whole(state[0]).into_iter().map(|r| r as usize).collect();
+        let (one, all) = ([wanted], [wanted, cols]);
+        for (at, (slot, width)) in state.iter_mut().zip([1, 1, cols, cols]).enumerate() {
+            let before = whole(*slot);
+            slot.reset(if at < 2 { &one } else { &all });
+            for (to, r) in chosen.iter().enumerate() {
+                if let Ok(from) = old.binary_search(r) {
+                    slot.set(to * width, &before[from * width..(from + 1) * width]);
+                }
             }
         }
+        state[0].set(0, &chosen.iter().map(|&r| r as f64).collect::<Vec<_>>());
+    }
+}
+
+impl UpdateRule for Grass {
+    /// Chosen rows; updates of each since it was chosen; first and second moments of their entries, `[rows, cols]`.
+    fn slots(&self) -> usize {
+        4
     }
 
-    /// To the end of the run.
-    fn until(&self) -> u64 {
-        u64::MAX
-    }
-
-    fn freeze(&self, shape: &Shape, leaves: &[Leaf]) -> Edit {
-        Edit::Set { topology: Topology::full(shape.rows, shape.cols), values: leaves[0].values.clone() }
+    fn update(&self, weight: &mut dyn Array, gradient: &dyn Array, state: &mut [&mut dyn Array], lr: f64, count: u64) {
+        let Options { every, beta1, beta2, .. } = self.0;
+        if state[0].dims() == [0] || (count - 1).is_multiple_of(every) {
+            self.choose(gradient, state);
+        }
+        let [rows, updates, first, second] = state else { panic!("Grass has four slots") };
+        let (cols, chosen) = (weight.dims()[1], whole(*rows));
+        for (at, r) in chosen.into_iter().enumerate() {
+            let (r, here) = (r as usize * cols, at * cols..(at + 1) * cols);
+            let t = updates.get(at..at + 1)[0] + 1.0;
+            updates.set(at, &[t]);
+            let [c1, c2] = [beta1, beta2].map(|b| 1.0 - b.powf(t));
+            let (mut w, g) = (weight.get(r..r + cols), gradient.get(r..r + cols));
+            let (mut m, mut v) = (first.get(here.clone()), second.get(here.clone()));
+            for i in 0..cols {
+                m[i] = beta1 * m[i] + (1.0 - beta1) * g[i];
+                v[i] = beta2 * v[i] + (1.0 - beta2) * g[i] * g[i];
+                w[i] -= lr * (m[i] / c1) / ((v[i] / c2).sqrt() + EPSILON);
+            }
+            weight.set(r, &w);
+            first.set(here.start, &m);
+            second.set(here.start, &v);
+        }
     }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use nnz_engine::Tensor;
+
+    /// A weight and what is remembered of it.
+    struct Moved {
+        rule: Grass,
+        weight: Tensor<f64>,
+        state: [Tensor<f64>; 4],
+        count: u64,
+    }
+
+    impl Moved {
+        fn new(options: Options, dims: [usize; 2], value: f64) -> Self {
+            let state = std::array::from_fn(|_| Tensor::zeros(&[0]));
+            Self { rule: Grass(options), weight: Tensor::full(&dims, value), state, count: 0 }
+        }
+
+        fn step(&mut self, gradient: &[f64], lr: f64) {
+            self.count += 1;
+            let gradient = Tensor::new(self.weight.shape(), gradient.to_vec());
+            let mut state = self.state.each_mut().map(|s| s as &mut dyn Array);
+            self.rule.update(&mut self.weight, &gradient, &mut state, lr, self.count);
+        }
+    }
 
     #[test]
     fn the_steepest_rows_move_and_are_remembered() {
-        let p = Grass(Options { share: 0.5, every: 2, ..Options::default() });
-        let mut leaves = p.leaves(&Shape::matrix("a", 4, 2), &[0.0; 8]);
-        // Rows 1 and 3 are steepest; then row 0, which is not chosen until two steps are over.
+        let mut p = Moved::new(Options { share: 0.5, every: 2, ..Options::default() }, [4, 2], 0.0);
+        // Rows 1 and 3 are steepest; then row 0, which is not chosen before two steps are over.
         let first = [0.1, 0.0, 3.0, 0.0, 0.2, 0.0, 0.0, -2.0];
         let second = [9.0, 9.0, 3.0, 0.0, 0.2, 0.0, 0.0, -2.0];
-        p.step(0, &mut leaves, &first, 0.1);
-        assert_eq!((&leaves[2].values[..], &leaves[4].dims[..]), (&[1.0, 3.0][..], &[2, 2][..]));
-        let w = &leaves[0].values;
+        p.step(&first, 0.1);
+        assert_eq!((p.state[0].data(), p.state[2].shape()), (&[1.0, 3.0][..], &[2, 2][..]));
+        let w = p.weight.data();
         assert!((w[2] + 0.1).abs() < 1e-6 && (w[7] - 0.1).abs() < 1e-6, "Adam's first step is the rate: {w:?}");
         assert!([0, 1, 4, 5].iter().all(|&i| w[i] == 0.0));
-        p.step(0, &mut leaves, &second, 0.1);
-        assert_eq!(leaves[2].values, [1.0, 3.0]);
-        let moment = unpack(leaves[4].values[0])[0];
-        p.step(0, &mut leaves, &second, 0.1);
-        assert_eq!((&leaves[2].values[..], &leaves[3].values[..]), (&[0.0, 1.0][..], &[1.0, 3.0][..]));
-        let kept = unpack(leaves[4].values[2])[0];
-        assert!((kept - (0.9 * moment + 0.1 * 3.0)).abs() < 1e-6, "row 1 keeps its moment");
+        p.step(&second, 0.1);
+        assert_eq!(p.state[0].data(), [1.0, 3.0]);
+        let moment = p.state[2].data()[0];
+        p.step(&second, 0.1);
+        assert_eq!((p.state[0].data(), p.state[1].data()), (&[0.0, 1.0][..], &[1.0, 3.0][..]));
+        let kept = p.state[2].data()[2];
+        assert!((kept - (0.9 * moment + 0.1 * 3.0)).abs() < 1e-12, "row 1 keeps its moment");
+        assert!((p.state[3].data()[0] - 0.001 * 81.0).abs() < 1e-12, "row 0 begins anew");
     }
 
     /// With every row chosen it is Adam, however often they are chosen again.
     #[test]
     fn all_rows_are_adam() {
-        let p = Grass(Options { share: 1.0, every: 7, ..Options::default() });
-        let mut leaves = p.leaves(&Shape::matrix("a", 1, 1), &[1.0]);
+        let mut p = Moved::new(Options { share: 1.0, every: 7, ..Options::default() }, [1, 1], 1.0);
         let (mut w, mut m, mut v) = (1.0f64, 0.0, 0.0);
         for t in 1..50 {
-            let g = [2.0 * leaves[0].values[0]];
-            p.step(0, &mut leaves, &g, 0.01);
+            p.step(&[2.0 * p.weight.data()[0]], 0.01);
             let g = 2.0 * w;
             (m, v) = (0.9 * m + 0.1 * g, 0.999 * v + 0.001 * g * g);
             let (a, b) = (1.0 - 0.9f64.powi(t), 1.0 - 0.999f64.powi(t));
             w -= 0.01 * (m / a) / ((v / b).sqrt() + 1e-8);
-            assert!((w - leaves[0].values[0]).abs() < 1e-6);
-        }
-    }
-
-    #[test]
-    fn moments_share_a_number() {
-        for (m, v) in [(0.0, 0.0), (-1.5, 2.25), (1e-30, 3e-38), (-3e38, 3e38)] {
-            assert_eq!(unpack(pack(m, v)), [f64::from(m as f32), f64::from(v as f32)]);
-            assert!(pack(m, v).is_finite());
+            assert!((w - p.weight.data()[0]).abs() < 1e-9);
         }
     }
 }

@@ -1,7 +1,7 @@
 //! Structured sparse fine-tuning: in every block a few heads of attention and a few channels of the feed-forward part are
 //! chosen at random, and only the columns that read them, in the matrices `output` and `down`, are trained. With a block's
-//! coupled matrices permuted alike ([`co_permute`]) these columns are one dense submatrix. Everything else stays fixed,
-//! so that the result is an [`Adapter`]: columns and a dense block, which fuse, unfuse and switch to the bit.
+//! coupled matrices permuted alike ([`co_permute`]) these columns are one dense submatrix. Everything else stays as it was,
+//! so that what was learned is an [`nnz_core::Adapter`]: columns and a dense block, which fuse, unfuse and switch to the bit.
 //!
 //! Cost: optimizer state for only the chosen columns; the gradient is computed whole.
 //!
@@ -9,14 +9,15 @@
 //! engine computes the whole gradient of a matrix before columns are taken from it. A network without attention trains the
 //! chosen columns of every hidden weight. Biases, norms and the head are trained by the run's optimizer as always.
 
-use nnz_core::{Adapter, Build, Dense, Edit, Leaf, Method, Parametrization, Result, Rng, Setting, Shape, Topology, MethodInstance, above, at_least, options};
+use nnz_core::{Build, Dense, Leaf, Method, MethodInstance, Moment, Parametrization, Result, Rng, Setting, Shape, Variable, Weight, above, at_least, options};
 
 /// The card.
 pub const METHOD: Method = Method::new::<Options>(
     "s2ft",
     "S²FT",
     "Fine-tunes the columns of a few heads and channels, which are one dense submatrix of each block.",
-);
+)
+.revised(2);
 
 options! {
     /// Share of the heads and of the channels that are trained.
@@ -59,35 +60,17 @@ fn take(values: &[f64], cols: usize, columns: &[usize]) -> Vec<f64> {
     values.chunks(cols.max(1)).flat_map(|row| columns.iter().map(|&c| row[c])).collect()
 }
 
-fn columns(leaf: &Leaf) -> Vec<usize> {
-    leaf.values.iter().map(|&c| c as usize).collect()
-}
-
 impl Parametrization for Columns {
-    /// The fixed weight; the trained block `[rows, chosen]`; the indices of its columns.
+    /// What stays; the trained block `[rows, chosen]`.
     fn leaves(&self, shape: &Shape, weight: &[f64]) -> Vec<Leaf> {
         let chosen = self.chosen(shape);
         let block = take(weight, shape.cols, &chosen);
-        let leaf = |name, dims, values, decays| Leaf { name, dims, values, decays };
-        vec![
-            leaf("base", vec![shape.rows, shape.cols], weight.to_vec(), false),
-            leaf("block", vec![shape.rows, chosen.len()], block, true),
-            leaf("columns", vec![chosen.len()], chosen.into_iter().map(|c| c as f64).collect(), false),
-        ]
+        let leaf = |name, cols, values, decays| Leaf { name, dims: vec![shape.rows, cols], values, decays };
+        vec![leaf("base", shape.cols, weight.to_vec(), false), leaf("block", chosen.len(), block, true)]
     }
 
-    fn weight(&self, _: u64, leaves: &[Leaf]) -> Vec<f64> {
-        let mut weight = leaves[0].values.clone();
-        Adapter { columns: columns(&leaves[2]), block: leaves[1].values.clone() }.swap(&mut weight, leaves[0].dims[1]);
-        weight
-    }
-
-    fn vjp(&self, _: u64, leaves: &[Leaf], gradient: &[f64]) -> Vec<Vec<f64>> {
-        let (chosen, cols) = (columns(&leaves[2]), leaves[0].dims[1]);
-        // The base is visible where no block covers it, but is not trained.
-        let mut base = gradient.to_vec();
-        base.chunks_mut(cols.max(1)).for_each(|row| chosen.iter().for_each(|&c| row[c] = 0.0));
-        vec![base, take(gradient, cols, &chosen), vec![0.0; chosen.len()]]
+    fn weight(&self, _: Moment, shape: &Shape, leaves: &[Variable]) -> Weight {
+        Weight::Matrix(leaves[0].with_columns(self.chosen(shape), &leaves[1]))
     }
 
     fn trains(&self, leaf: usize) -> bool {
@@ -97,10 +80,6 @@ impl Parametrization for Columns {
     /// To the end of the run.
     fn until(&self) -> u64 {
         u64::MAX
-    }
-
-    fn freeze(&self, shape: &Shape, leaves: &[Leaf]) -> Edit {
-        Edit::Set { topology: Topology::full(shape.rows, shape.cols), values: self.weight(0, leaves) }
     }
 }
 
@@ -123,6 +102,8 @@ pub fn co_permute<T: Copy>(maker: &mut [T], reader: &mut [T], channels: usize, c
 #[cfg(test)]
 mod tests {
     use super::*;
+    use nnz_engine::pulled;
+    use nnz_core::Adapter;
 
     fn numbers(seed: u64, n: usize) -> Vec<f64> {
         let mut rng = Rng::stream(seed, "numbers", 0, 0);
@@ -185,9 +166,10 @@ mod tests {
     fn only_the_block_is_trained() {
         let (p, shape) = (method(0.25), Shape::matrix("fc1.weight", 3, 8));
         let leaves = p.leaves(&shape, &numbers(0, 24));
-        assert_eq!((&leaves[1].dims[..], [p.trains(0), p.trains(1), p.trains(2)]), (&[3, 2][..], [false, true, false]));
-        assert_eq!(p.weight(0, &leaves), leaves[0].values);
+        assert_eq!((&leaves[1].dims[..], [p.trains(0), p.trains(1)]), (&[3, 2][..], [false, true]));
         let gradient = numbers(1, 24);
-        assert_eq!(p.vjp(0, &leaves, &gradient)[1], take(&gradient, 8, &columns(&leaves[2])));
+        let pulled = pulled(&p, (0, 0), &shape, &leaves, &gradient);
+        assert_eq!(pulled.weight, leaves[0].values);
+        assert_eq!(pulled.leaves, [Vec::new(), take(&gradient, 8, &p.chosen(&shape))]);
     }
 }

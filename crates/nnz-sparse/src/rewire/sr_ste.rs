@@ -1,13 +1,14 @@
 //! N:M from scratch: the forward pass takes the N largest |w| of every M consecutive inputs, w ⊙ m, chosen anew at every step.
 //! Gradients reach all weights as if there were no mask, and weights outside it decay faster: g + λ (1 - m) w (eq. 7).
 //!
-//! Cost: weights are dense; masks take O(entries · M) at every step.
+//! Cost: weights are dense; masks take O(entries · M) at every step. The decay is the gradient of λ/2 Σ ((1 - m) w)².
 //!
 //! Deviations: the paper shrinks by λ_w in addition to the optimizer's own weight decay, which is done here under plain descent;
 //! under Adam the term goes through the moments like a gradient. At `until` the mask is fixed and the rest of the run
 //! trains the weights in it.
 
-use nnz_core::{Budget, Build, DistributionKind, Edit, Error, CheckOnly, Leaf, Magnitude, Method, OneShot, Parametrization, Pattern, Period, Result, Setting, Shape, Topology, MethodInstance, options};
+use nnz_core::{Budget, Build, CheckOnly, DistributionKind, Edit, Error, Expr, Leaf, Magnitude, Mask, Method, MethodInstance, Moment, OneShot, Parametrization, Pattern, Period, Result, Setting, Shape, Topology, Variable, Weight, options};
+use std::sync::Arc;
 
 /// The card.
 pub const METHOD: Method = Method::new::<Options>(
@@ -15,6 +16,7 @@ pub const METHOD: Method = Method::new::<Options>(
     "SR-STE",
     "Trains N:M masks from scratch with straight-through gradients that shrink what is masked.",
 )
+.revised(2)
 .quick("pattern = \"1:2\"");
 
 options! {
@@ -55,12 +57,7 @@ pub(super) fn largest(weights: &[f64], n: usize, m: usize) -> Vec<bool> {
     weights.chunks(m).flat_map(group).collect()
 }
 
-/// w where the mask is set, `outside(w)` elsewhere.
-pub(super) fn gated(w: &[f64], mask: &[bool], outside: impl Fn(f64) -> f64) -> Vec<f64> {
-    w.iter().zip(mask).map(|(&w, m)| if *m { w } else { outside(w) }).collect()
-}
-
-/// A dense weight of which the passes see N of M inputs. Other N:M methods hold one and change what the passes see.
+/// A dense weight that shows N of M inputs. Other N:M methods hold one and change what the passes see.
 #[derive(Clone, Copy)]
 pub(super) struct SrSte {
     pub n: usize,
@@ -79,60 +76,62 @@ impl SrSte {
         MethodInstance { parametrization: Some(Box::new(p)), ..MethodInstance::from(idle) }
     }
 
-    fn mask(&self, w: &[f64]) -> Vec<bool> {
-        largest(w, self.n, self.m)
+    fn mask(&self, w: &Variable) -> Arc<Mask> {
+        Arc::new(Mask::from_bools(&largest(&w.values(), self.n, self.m)))
+    }
+
+    /// The dense weight, which the gradient of what is shown reaches as it is.
+    pub fn dense(shape: &Shape, weight: &[f64]) -> Vec<Leaf> {
+        vec![Leaf { name: "weight", dims: vec![shape.rows, shape.cols], values: weight.to_vec(), decays: true }]
+    }
+
+    /// w ⊙ m
+    pub fn shown(&self, w: &Variable) -> Expr {
+        w.masked(&self.mask(w)).straight_to(w)
     }
 }
 
 impl Parametrization for SrSte {
     fn leaves(&self, shape: &Shape, weight: &[f64]) -> Vec<Leaf> {
-        vec![Leaf { name: "weight", dims: vec![shape.rows, shape.cols], values: weight.to_vec(), decays: true }]
+        Self::dense(shape, weight)
     }
 
-    fn weight(&self, _: u64, leaves: &[Leaf]) -> Vec<f64> {
-        let w = &leaves[0].values;
-        gated(w, &self.mask(w), |_| 0.0)
+    fn weight(&self, _: Moment, _: &Shape, leaves: &[Variable]) -> Weight {
+        Weight::Matrix(self.shown(&leaves[0]))
     }
 
-    fn vjp(&self, _: u64, _: &[Leaf], gradient: &[f64]) -> Vec<Vec<f64>> {
-        vec![gradient.to_vec()]
-    }
-
-    fn straight_through(&self) -> bool {
-        true
-    }
-
-    fn penalty(&self, _: u64, leaves: &[Leaf], gradients: &mut [Vec<f64>]) {
-        let w = &leaves[0].values;
-        let masked = gradients[0].iter_mut().zip(w).zip(self.mask(w)).filter(|(_, m)| !m);
-        masked.for_each(|((g, w), _)| *g += self.shrink * w);
+    fn penalty(&self, _: Moment, _: &Shape, leaves: &[Variable]) -> Option<Expr> {
+        let w = &leaves[0];
+        let outside = w.masked(&Arc::new(self.mask(w).complement()));
+        (self.shrink > 0.0).then(|| 0.5 * self.shrink * outside.square().sum())
     }
 
     fn until(&self) -> u64 {
         self.until
     }
 
-    fn freeze(&self, shape: &Shape, leaves: &[Leaf]) -> Edit {
-        let (w, mask) = (&leaves[0].values, self.mask(&leaves[0].values));
-        let values = w.iter().zip(&mask).filter(|(_, m)| **m).map(|(w, _)| *w).collect();
-        Edit::Set { topology: Topology::full(shape.rows, shape.cols).filter(&mask), values }
+    fn freeze(&self, shape: &Shape, leaves: &[Leaf]) -> Option<Edit> {
+        let w = &leaves[0].values;
+        let topology = Topology::full(shape.rows, shape.cols).filter(&largest(w, self.n, self.m));
+        let values = topology.positions().map(|p| w[p as usize]).collect();
+        Some(Edit::Set { topology, values })
     }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use nnz_engine::pulled;
 
     #[test]
     fn the_largest_of_every_group_carry_the_pass_and_the_others_shrink() {
         let p = SrSte { n: 1, m: 2, shrink: 0.5, until: 9 };
         let shape = Shape::matrix("a", 1, 4);
         let leaves = p.leaves(&shape, &[1.0, -2.0, 3.0, 3.0]);
-        assert_eq!(p.weight(0, &leaves), [0.0, -2.0, 3.0, 0.0], "ties to the first");
-        let mut pulled = p.vjp(0, &leaves, &[1.0; 4]);
-        p.penalty(0, &leaves, &mut pulled);
-        assert_eq!(pulled, [[1.5, 1.0, 1.0, 2.5]]);
-        let Edit::Set { topology, values } = p.freeze(&shape, &leaves) else { panic!() };
+        let pulled = pulled(&p, (0, 0), &shape, &leaves, &[1.0; 4]);
+        assert_eq!(pulled.weight, [0.0, -2.0, 3.0, 0.0], "ties to the first");
+        assert_eq!(pulled.leaves, [[1.5, 1.0, 1.0, 2.5]]);
+        let Some(Edit::Set { topology, values }) = p.freeze(&shape, &leaves) else { panic!() };
         assert_eq!((topology.positions().collect::<Vec<_>>(), values), (vec![1, 2], vec![-2.0, 3.0]));
     }
 }

@@ -7,14 +7,16 @@
 //!
 //! Deviations: both sets are chosen again at every step (the paper does so every hundred and finds no difference).
 
-use nnz_core::{Budget, Build, DistributionKind, Edit, Error, CheckOnly, Leaf, Magnitude, Method, OneShot, Parametrization, Pattern, Period, Result, Setting, Shape, Topology, MethodInstance, at_least, options};
+use nnz_core::{Budget, Build, CheckOnly, DistributionKind, Edit, Error, Expr, Leaf, Magnitude, Mask, Method, MethodInstance, Moment, OneShot, Parametrization, Pattern, Period, Result, Setting, Shape, Topology, Variable, Weight, at_least, options};
+use std::sync::Arc;
 
 /// The card.
 pub const METHOD: Method = Method::new::<Options>(
     "top-kast",
     "Top-KAST",
     "Computes with the largest weights of each layer and trains somewhat more than those.",
-);
+)
+.revised(2);
 
 options! {
     #[flatten]
@@ -67,60 +69,51 @@ impl Parametrization for Sets {
         vec![Leaf { name: "theta", dims: vec![shape.rows, shape.cols], values: weight.to_vec(), decays: false }]
     }
 
-    fn weight(&self, _: u64, leaves: &[Leaf]) -> Vec<f64> {
-        let theta = &leaves[0].values;
-        theta.iter().zip(self.largest(theta, 1.0)).map(|(t, a)| if a { *t } else { 0.0 }).collect()
+    /// θ_A, whose gradient goes to θ_B.
+    fn weight(&self, _: Moment, _: &Shape, leaves: &[Variable]) -> Weight {
+        let (theta, values) = (&leaves[0], leaves[0].values());
+        let [a, b] = [1.0, self.backward].map(|times| Arc::new(Mask::from_bools(&self.largest(&values, times))));
+        Weight::Matrix(theta.masked(&a).straight_to(&theta.masked(&b)))
     }
 
-    fn vjp(&self, _: u64, leaves: &[Leaf], gradient: &[f64]) -> Vec<Vec<f64>> {
-        let b = self.largest(&leaves[0].values, self.backward);
-        vec![gradient.iter().zip(b).map(|(g, b)| if b { *g } else { 0.0 }).collect()]
-    }
-
-    fn straight_through(&self) -> bool {
-        true
-    }
-
-    fn penalty(&self, _: u64, leaves: &[Leaf], gradients: &mut [Vec<f64>]) {
-        let theta = &leaves[0].values;
-        let sets = self.largest(theta, 1.0).into_iter().zip(self.largest(theta, self.backward));
-        for ((g, t), (a, b)) in gradients[0].iter_mut().zip(theta).zip(sets) {
-            *g += match (a, b) {
-                (true, _) => self.decay * t,
-                (false, true) => self.decay / self.density * t,
-                _ => 0.0,
-            };
-        }
+    /// decay / 2 (|θ_A|² + |θ_B\A|² / density)
+    fn penalty(&self, _: Moment, _: &Shape, leaves: &[Variable]) -> Option<Expr> {
+        let (theta, values) = (&leaves[0], leaves[0].values());
+        let [a, b] = [1.0, self.backward].map(|times| self.largest(&values, times));
+        let only_b: Vec<bool> = a.iter().zip(&b).map(|(a, b)| *b && !a).collect();
+        let cost = |set: &[bool]| theta.masked(&Arc::new(Mask::from_bools(set))).square().sum();
+        Some(0.5 * self.decay * (cost(&a) + (1.0 / self.density) * cost(&only_b)))
     }
 
     fn until(&self) -> u64 {
         self.until
     }
 
-    fn freeze(&self, shape: &Shape, leaves: &[Leaf]) -> Edit {
+    fn freeze(&self, shape: &Shape, leaves: &[Leaf]) -> Option<Edit> {
         let theta = &leaves[0].values;
         let topology = Topology::full(shape.rows, shape.cols).filter(&self.largest(theta, 1.0));
         let values = topology.positions().map(|p| theta[p as usize]).collect();
-        Edit::Set { topology, values }
+        Some(Edit::Set { topology, values })
     }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use nnz_engine::pulled;
 
     #[test]
     fn a_is_seen_b_is_trained_and_what_only_b_has_decays_faster() {
         let sets = Sets { density: 0.25, backward: 2.0, decay: 0.1, until: 9 };
         let shape = Shape::matrix("a", 2, 4);
         let leaves = sets.leaves(&shape, &[8.0, -7.0, 6.0, -5.0, 4.0, 3.0, 2.0, 1.0]);
-        assert_eq!(sets.weight(0, &leaves), [8.0, -7.0, 0.0, 0.0, 0.0, 0.0, 0.0, 0.0]);
-        assert_eq!(sets.vjp(0, &leaves, &[1.0; 8]), [[1.0, 1.0, 1.0, 1.0, 0.0, 0.0, 0.0, 0.0]]);
-        let mut gradients = [vec![0.0; 8]];
-        sets.penalty(0, &leaves, &mut gradients);
+        let pulled = pulled(&sets, (0, 0), &shape, &leaves, &[1.0; 8]);
+        assert_eq!(pulled.weight, [8.0, -7.0, 0.0, 0.0, 0.0, 0.0, 0.0, 0.0]);
+        let decayed = pulled.leaves[0].iter().zip([1.0, 1.0, 1.0, 1.0, 0.0, 0.0, 0.0, 0.0]);
+        let decayed: Vec<f64> = decayed.map(|(g, through)| g - through).collect();
         let expected = [0.8, -0.7, 0.1 / 0.25 * 6.0, 0.1 / 0.25 * -5.0, 0.0, 0.0, 0.0, 0.0];
-        assert!(gradients[0].iter().zip(expected).all(|(g, e): (&f64, f64)| (g - e).abs() < 1e-12), "{gradients:?}");
-        let Edit::Set { topology, values } = sets.freeze(&shape, &leaves) else { panic!() };
+        assert!(decayed.iter().zip(expected).all(|(g, e): (&f64, f64)| (g - e).abs() < 1e-12), "{decayed:?}");
+        let Some(Edit::Set { topology, values }) = sets.freeze(&shape, &leaves) else { panic!() };
         assert_eq!((topology.nnz(), values), (2, vec![8.0, -7.0]));
     }
 }

@@ -1,15 +1,16 @@
-//! Trains on the manifold of low-rank matrices: W = U S Vᵀ. A step takes K = U S and L = V Sᵀ down the gradient,
-//! K ← K - η G V, L ← L - η Gᵀ U, makes [U | K] and [V | L] orthogonal, writes S in these bases, takes it down the
-//! gradient there, and cuts S by its singular values to the smallest rank with √(Σ_{i>r} σ_i²) ≤ θ |S| (algorithm 1).
+//! Train on the manifold of low-rank matrices: W = U S Vᵀ, computed as U (S (Vᵀ x)). A step takes K = U S down the gradient of
+//! W = K Vᵀ and L = V Sᵀ down that of W = U Lᵀ, makes [U | K] and [V | L] orthogonal, writes S in these bases, takes it down the
+//! gradient of W = U S Vᵀ, and cuts S by its singular values to the smallest rank with √(Σ_{i>r} σ_i²) ≤ θ |S| (algorithm 1).
 //!
-//! Cost: the time and memory of a dense layer during training; afterwards those of the factors.
+//! Cost: three passes a step through the factors, (rows + cols) rank + rank² multiply-adds a layer and input, and O((rows + cols)
+//! rank²) for the bases; memory (rows + cols) rank a layer. W is never formed where layers compute by factors (all but
+//! convolutions with groups and transposed ones); its first values are, once.
 //!
-//! Deviations: the engine shows the dense gradient G of W, so that training takes a dense layer's memory and time (the paper
-//! differentiates by the factors); plain gradient steps without momentum or decay. At the end of the run a linear layer
-//! becomes two thin ones wherever that has fewer weights.
+//! Deviations: plain gradient steps without momentum or decay. At the end of the run a linear layer becomes two thin ones wherever
+//! that has fewer weights.
 
 use nalgebra::DMatrix;
-use nnz_core::{Build, Dense, Edit, Leaf, Method, Parametrization, Period, Result, Setting, Shape, MethodInstance, above, at_least, options};
+use nnz_core::{Build, Dense, Edit, Leaf, Method, MethodInstance, Moment, Parametrization, Period, Result, Setting, Shape, Variable, Weight, above, at_least, options};
 
 /// The card.
 pub const METHOD: Method = Method::new::<Options>(
@@ -17,6 +18,7 @@ pub const METHOD: Method = Method::new::<Options>(
     "DLRT",
     "Trains low-rank factors of every layer along the manifold of their rank, and finds the ranks as it goes.",
 )
+.revised(2)
 .quick("rank = 6");
 
 options! {
@@ -56,8 +58,8 @@ fn leaf(name: &'static str, m: &Matrix) -> Leaf {
     Leaf { name, dims: vec![m.nrows(), m.ncols()], values: rows(m), decays: false }
 }
 
-fn three([u, s, v]: [&Matrix; 3]) -> Vec<Leaf> {
-    vec![leaf("u", u), leaf("s", s), leaf("v", v)]
+fn three([u, s, vt]: [&Matrix; 3]) -> Vec<Leaf> {
+    vec![leaf("u", u), leaf("s", s), leaf("vt", vt)]
 }
 
 /// Computes an orthonormal basis of the columns of both.
@@ -87,55 +89,67 @@ impl Parametrization for Factors {
         let (Some(u), Some(vt)) = (svd.u, svd.v_t) else { return Vec::new() };
         let r = self.rank.min(shape.rows.min(shape.cols) / 2).max(1);
         let s = Matrix::from_diagonal(&svd.singular_values.rows(0, r).into_owned());
-        three([&u.columns(0, r).into_owned(), &s, &vt.rows(0, r).transpose()])
+        three([&u.columns(0, r).into_owned(), &s, &vt.rows(0, r).into_owned()])
     }
 
-    fn weight(&self, _: u64, leaves: &[Leaf]) -> Vec<f64> {
-        rows(&(matrix(&leaves[0]) * matrix(&leaves[1]) * matrix(&leaves[2]).transpose()))
+    fn weight(&self, at: Moment, _: &Shape, leaves: &[Variable]) -> Weight {
+        let (u, s, vt) = (&leaves[0], &leaves[1], &leaves[2]);
+        Weight::Factors(match at.phase {
+            // K = U S, then Lᵀ = S Vᵀ, then S.
+            0 => vec![u.dot(s).tracked(), (**vt).clone()],
+            1 => vec![(**u).clone(), s.dot(vt).tracked()],
+            _ => vec![(**u).clone(), s.tracked(), (**vt).clone()],
+        })
     }
 
-    fn vjp(&self, _: u64, leaves: &[Leaf], gradient: &[f64]) -> Vec<Vec<f64>> {
-        let [u, s, v] = [0, 1, 2].map(|i| matrix(&leaves[i]));
-        let g = Matrix::from_row_slice(u.nrows(), v.nrows(), gradient);
-        vec![rows(&(&g * &v * s.transpose())), rows(&(u.transpose() * &g * &v)), rows(&(g.transpose() * &u * &s))]
+    fn phases(&self) -> u32 {
+        3
+    }
+
+    /// Between the first two phases a fourth leaf keeps the new basis of columns.
+    fn step(&self, phase: u32, leaves: &mut Vec<Leaf>, gradient: &[f64], lr: f64) {
+        let [u, s, vt] = [0, 1, 2].map(|i| matrix(&leaves[i]));
+        match phase {
+            0 => {
+                let k = &u * &s - lr * Matrix::from_row_slice(u.nrows(), s.ncols(), gradient);
+                leaves.push(leaf("basis", &basis(&u, &k)));
+            }
+            1 => {
+                let lt = &s * &vt - lr * Matrix::from_row_slice(s.nrows(), vt.ncols(), gradient);
+                let (wide, tall) = (matrix(&leaves[3]), basis(&vt.transpose(), &lt.transpose()));
+                let inner = wide.transpose() * u * s * (vt * &tall);
+                *leaves = three([&wide, &inner, &tall.transpose()]);
+            }
+            _ => {
+                let inner = &s - lr * Matrix::from_row_slice(s.nrows(), s.ncols(), gradient);
+                let svd = inner.svd(true, true);
+                let (Some(p), Some(qt)) = (svd.u, svd.v_t) else { return };
+                let r = rank(svd.singular_values.as_slice(), self.tolerance);
+                let s = Matrix::from_diagonal(&svd.singular_values.rows(0, r).into_owned());
+                *leaves = three([&(u * p.columns(0, r)), &s, &(qt.rows(0, r) * vt)]);
+            }
+        }
     }
 
     fn until(&self) -> u64 {
         self.until
     }
 
-    fn freeze(&self, _: &Shape, leaves: &[Leaf]) -> Edit {
+    fn freeze(&self, _: &Shape, leaves: &[Leaf]) -> Option<Edit> {
         let left = matrix(&leaves[0]) * matrix(&leaves[1]);
-        Edit::Replace { left: rows(&left), right: rows(&matrix(&leaves[2]).transpose()) }
-    }
-
-    fn phases(&self) -> u32 {
-        2
-    }
-
-    fn step(&self, phase: u32, leaves: &mut Vec<Leaf>, gradient: &[f64], lr: f64) {
-        let [u, s, v] = [0, 1, 2].map(|i| matrix(&leaves[i]));
-        let g = Matrix::from_row_slice(u.nrows(), v.nrows(), gradient);
-        *leaves = if phase == 0 {
-            let (k, l) = (&u * &s - lr * (&g * &v), &v * s.transpose() - lr * (g.transpose() * &u));
-            let (wide, tall) = (basis(&u, &k), basis(&v, &l));
-            let inner = wide.transpose() * u * s * (tall.transpose() * v).transpose();
-            three([&wide, &inner, &tall])
-        } else {
-            let inner = s - lr * (u.transpose() * g * &v);
-            let svd = inner.svd(true, true);
-            let (Some(p), Some(qt)) = (svd.u, svd.v_t) else { return };
-            let r = rank(svd.singular_values.as_slice(), self.tolerance);
-            let s = Matrix::from_diagonal(&svd.singular_values.rows(0, r).into_owned());
-            three([&(u * p.columns(0, r)), &s, &(v * qt.rows(0, r).transpose())])
-        };
+        Some(Edit::Replace { left: rows(&left), right: leaves[2].values.clone() })
     }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use nnz_engine::pulled;
     use nnz_core::Rng;
+
+    fn product(leaves: &[Leaf]) -> Matrix {
+        matrix(&leaves[0]) * matrix(&leaves[1]) * matrix(&leaves[2])
+    }
 
     fn random(rows: usize, cols: usize, seed: u64) -> Matrix {
         let mut rng = Rng::stream(seed, "matrix", 0, 0);
@@ -162,20 +176,33 @@ mod tests {
         let shape = Shape::matrix("w", 12, 9);
         let mut leaves = p.leaves(&shape, random(12, 9, 2).as_slice());
         assert_eq!(leaves[1].dims, [4, 4]);
-        let slope =
-            |leaves: &[Leaf]| -> Vec<f64> { rows(&(Matrix::from_row_slice(12, 9, &p.weight(0, leaves)) - &goal)) };
         for _ in 0..400 {
-            for phase in 0..2 {
-                let gradient = slope(&leaves);
+            for phase in 0..3 {
+                // The gradient of |W - goal|² / 2, pulled back to what is tracked.
+                let slope = product(&leaves) - &goal;
+                let gradient = pulled(&p, (0, phase), &shape, &leaves, &rows(&slope)).leaves.remove(0);
                 p.step(phase, &mut leaves, &gradient, 0.3);
-                let u = matrix(&leaves[0]);
-                let off = (u.transpose() * &u - Matrix::identity(u.ncols(), u.ncols())).norm();
-                assert!(off < 1e-9, "U is not orthonormal: {off}");
             }
+            let u = matrix(&leaves[0]);
+            let off = (u.transpose() * &u - Matrix::identity(u.ncols(), u.ncols())).norm();
+            assert!(off < 1e-9, "U is not orthonormal: {off}");
         }
         assert_eq!(leaves[1].dims, [2, 2]);
-        let far = slope(&leaves).iter().map(|d| d * d).sum::<f64>().sqrt();
+        let far = (product(&leaves) - &goal).norm();
         assert!(far < 1e-6 * goal.norm(), "{far}");
+    }
+
+    /// K and L go down the gradient G of W as G V and Gᵀ U do.
+    #[test]
+    fn gradients_are_those_of_the_factors() {
+        let (p, shape, g) = (factors(0.1), Shape::matrix("w", 6, 8), random(6, 8, 7));
+        let leaves = p.leaves(&shape, random(6, 8, 3).as_slice());
+        let [u, _, vt] = [0, 1, 2].map(|i| matrix(&leaves[i]));
+        let found = |phase: u32| pulled(&p, (0, phase), &shape, &leaves, &rows(&g)).leaves.remove(0);
+        for (phase, expected) in [&g * vt.transpose(), u.transpose() * &g, u.transpose() * &g * vt.transpose()].iter().enumerate() {
+            let far = found(phase as u32).iter().zip(rows(expected)).map(|(a, b)| (a - b).abs()).fold(0.0, f64::max);
+            assert!(far < 1e-12, "phase {phase}: {far}");
+        }
     }
 
     #[test]
@@ -186,15 +213,16 @@ mod tests {
         assert_eq!(rank(&[0.0, 0.0], 0.1), 1);
     }
 
-    /// New bases hold the old ones, so that the first phase changes the coordinates and not the weight.
+    /// New bases hold the old ones, so that the first two phases change the coordinates and not the weight.
     #[test]
-    fn the_first_phase_leaves_the_weight() {
+    fn the_first_phases_leave_the_weight() {
         let (p, shape) = (factors(0.1), Shape::matrix("w", 10, 14));
         let mut leaves = p.leaves(&shape, random(10, 14, 5).as_slice());
-        let before = p.weight(0, &leaves);
-        p.step(0, &mut leaves, random(14, 10, 6).as_slice(), 0.1);
+        let before = product(&leaves);
+        p.step(0, &mut leaves, random(4, 10, 6).as_slice(), 0.1);
+        p.step(1, &mut leaves, random(14, 4, 8).as_slice(), 0.1);
         assert_eq!(leaves[1].dims, [8, 8]);
-        let far = p.weight(0, &leaves).iter().zip(before).map(|(a, b)| (a - b).abs()).fold(0.0, f64::max);
+        let far = (product(&leaves) - before).amax();
         assert!(far < 1e-9, "{far}");
     }
 }

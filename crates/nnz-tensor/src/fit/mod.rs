@@ -14,7 +14,7 @@ mod whole;
 pub use adam::Adam;
 pub use lbfgs::{Lbfgs, LbfgsOptions, lbfgs};
 pub use objective::{Fitting, Hook, Objective, Parameter, Seen};
-pub use rule::{At, Loss, Rule, Slot, clip_by_norm, clip_gradients};
+pub use rule::{At, Loss, Rule, Slot, clip_all, clip_by_norm, clip_gradients};
 pub use schedule::LrSchedule;
 pub use sgd::Sgd;
 pub use spec::OptimizerSpec;

@@ -109,7 +109,9 @@ pub(super) fn each_row<T: Real, const K: usize>(
     }
 }
 
-fn clip<T: Real>(mut all: Vec<&mut Tensor<T>>, limit: f64) -> f64 {
+/// As [`clip_by_norm`], wherever the gradients lie.
+pub fn clip_all<'g, T: Real>(gradients: impl Iterator<Item = &'g mut Tensor<T>>, limit: f64) -> f64 {
+    let mut all: Vec<&mut Tensor<T>> = gradients.collect();
     let square = |t: &Tensor<T>| t.data().iter().map(|g| g.f64().powi(2)).sum::<f64>();
     let norm = all.iter().map(|t| square(t)).sum::<f64>().sqrt();
     if norm > limit {
@@ -122,10 +124,10 @@ fn clip<T: Real>(mut all: Vec<&mut Tensor<T>>, limit: f64) -> f64 {
 /// Scales gradients down so that their common Euclidean norm is at most `limit` (Pascanu et al. 2013, arXiv:1211.5063).
 /// Returns the norm before clipping.
 pub fn clip_by_norm<T: Real>(gradients: &mut [Tensor<T>], limit: f64) -> f64 {
-    clip(gradients.iter_mut().collect(), limit)
+    clip_all(gradients.iter_mut(), limit)
 }
 
 /// [`clip_by_norm`] for gradients of which some are of rows.
 pub fn clip_gradients<T: Real>(gradients: &mut [Gradient<T>], limit: f64) -> f64 {
-    clip(gradients.iter_mut().map(Gradient::values_mut).collect(), limit)
+    clip_all(gradients.iter_mut().map(Gradient::values_mut), limit)
 }

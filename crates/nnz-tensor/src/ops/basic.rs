@@ -119,6 +119,16 @@ pub fn reshape<T: Real>(a: &Var<T>, shape: &[usize]) -> Var<T> {
     Var::op("reshape", a.value().clone().reshape(shape), &[a], || Box::new(move |g| vec![Some(reshape(g, &before))]))
 }
 
+/// The value of `value`, whose gradient goes to `to`, of the same shape, as it is: the straight-through estimator (Bengio et
+/// al. 2013, arXiv:1308.3432).
+///
+/// # Panics
+/// When the shapes differ.
+pub fn straight_through<T: Real>(value: &Var<T>, to: &Var<T>) -> Var<T> {
+    assert_eq!(value.shape(), to.shape(), "a gradient of one shape goes straight to another");
+    Var::op("straight_through", value.value().clone(), &[to], || Box::new(|g| vec![Some(g.clone())]))
+}
+
 /// Sum over all axes but the last.
 pub fn sum_rows<T: Real>(a: &Var<T>) -> Var<T> {
     let shape = a.shape().to_vec();

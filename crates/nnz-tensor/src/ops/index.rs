@@ -1,6 +1,7 @@
 //! Moving entries: every op here is linear, and its transpose is another one here.
 
 use super::*;
+use nnz_core::Mask;
 use std::ops::Range;
 
 /// Gathers the entries `at` of `x` (row-major positions) into `shape`.
@@ -19,7 +20,40 @@ pub fn place<T: Real>(g: &Var<T>, at: Arc<Vec<usize>>, shape: &[usize]) -> Var<T
     Var::op("place", value, &[g], || Box::new(move |h| vec![Some(pick(h, at.clone(), &back))]))
 }
 
-/// Reorders axes: axis `i` of the result is axis `order[i]` of `x`.
+/// a ⊙ m, for a mask over all entries.
+///
+/// # Panics
+/// When the mask is of another number of entries.
+pub fn masked<T: Real>(x: &Var<T>, mask: &Arc<Mask>) -> Var<T> {
+    assert_eq!(x.value().len(), mask.len(), "a mask of {} for {} entries", mask.len(), x.value().len());
+    let mut value = Tensor::zeros(x.shape());
+    let (out, data) = (value.data_mut(), x.value().data());
+    mask.positions().for_each(|i| out[i] = data[i]);
+    let mask = mask.clone();
+    Var::op("masked", value, &[x], || Box::new(move |g| vec![Some(masked(g, &mask))]))
+}
+
+/// The matrix `base`, `[rows, cols]`, with the columns of `block`, `[rows, columns]`, in the places `columns`.
+///
+/// # Panics
+/// When they do not fit.
+pub fn with_columns<T: Real>(base: &Var<T>, columns: &Arc<Vec<usize>>, block: &Var<T>) -> Var<T> {
+    let ((rows, cols), (height, width)) = (base.value().rows_cols(), block.value().rows_cols());
+    assert!(rows * width == height * columns.len(), "{width} columns of {height} rows for {rows}x{cols}");
+    let mut value = base.value().clone();
+    let lines = value.data_mut().chunks_exact_mut(cols.max(1)).zip(block.value().data().chunks_exact(width.max(1)));
+    lines.for_each(|(to, from)| columns.iter().zip(from).for_each(|(&c, &v)| to[c] = v));
+    let (columns, of_base, of_block) = (columns.clone(), base.tracked(), block.tracked());
+    let shape = block.shape().to_vec();
+    Var::op("with_columns", value, &[base, block], || {
+        Box::new(move |g| {
+            let none = || Var::constant(Tensor::zeros(&shape));
+            vec![of_base.then(|| with_columns(g, &columns, &none())), of_block.then(|| index_select(g, 1, &columns))]
+        })
+    })
+}
+
+/// Axes reordered: axis `i` of the result is axis `order[i]` of `x`.
 ///
 /// # Panics
 /// When `order` is not a permutation of the axes.

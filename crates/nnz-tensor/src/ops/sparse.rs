@@ -2,10 +2,11 @@
 
 use super::{add_bias, pick, relu, reshape};
 use crate::Real;
+use crate::account::{Charge, hidden, touch};
 use crate::tape::{is_recording, recording};
 use crate::{Connections, Tensor, Var};
 use nnz_core::{Topology, Zero};
-use nnz_kernels::{self as kernels, Csr, TILE, Tiled, elementwise};
+use nnz_kernels::{self as kernels, Csr, TILE, Tiled, elementwise, padded};
 use rayon::prelude::*;
 use std::sync::{Arc, Mutex};
 
@@ -100,7 +101,18 @@ struct Kept<T: Real> {
     after: After<T>,
 }
 
-/// Backward of the function after a stage.
+impl<T: Real> Kept<T> {
+    fn bytes(&self) -> usize {
+        let after = match &self.after {
+            After::Linear | After::Gated => 0,
+            After::Relu(y) => size_of_val(y.as_slice()),
+            After::Map(before, after) => size_of_val(before.value().data()) + size_of_val(after.value().data()),
+        };
+        size_of_val(self.x.as_slice()) + after
+    }
+}
+
+/// How to go back through the function behind a stage.
 enum After<T: Real> {
     Linear,
     /// Done by the next stage, which has the output as its input.
@@ -135,18 +147,23 @@ pub fn sparse_stack<T: Real>(x: &Var<T>, stages: &[Stage<T>]) -> Var<T> {
         let values = s.values.value().data();
         Tensor::written(&[values.len()], |packed| s.connections.plan().pack(values, packed))
     };
-    let packed: Vec<Tensor<T>> = stages.par_iter().map(pack).collect();
+    // What both groups hold is said here, since either may be worked on by another thread.
+    let packed: Vec<Tensor<T>> = stages.par_iter().map(|s| hidden(|| pack(s))).collect();
     let groups = groups(batch, stages);
     let mut kept = [const { Vec::new() }; 2];
     let value = Tensor::written(&[batch, outputs], |value| {
         let (x, y) = (x.value().data().split_at(groups[0] * inputs), value.split_at_mut(groups[0] * outputs));
         let [first, second] = &mut kept;
         rayon::join(
-            || *first = forward(stages, &packed, groups[0], x.0, y.0, keep),
-            || (groups[1] > 0).then(|| *second = forward(stages, &packed, groups[1], x.1, y.1, keep)),
+            || *first = hidden(|| forward(stages, &packed, groups[0], x.0, y.0, keep)),
+            || (groups[1] > 0).then(|| *second = hidden(|| forward(stages, &packed, groups[1], x.1, y.1, keep))),
         );
     });
+    let held: usize = kept.iter().flatten().map(Kept::bytes).sum();
+    let packs: usize = packed.iter().map(|p| size_of_val(p.data())).sum();
+    touch(held + packs + in_and_out(&stages, groups));
     drop(packed);
+    let charge = Charge::new(held);
     let stages: Arc<[Stage<T>]> = stages.into();
     let (again, shape) = (stages.clone(), x.tracked().then(|| x.shape().to_vec()));
     Var::fast(
@@ -162,11 +179,30 @@ pub fn sparse_stack<T: Real>(x: &Var<T>, stages: &[Stage<T>]) -> Var<T> {
                 stage.then.apply(&y)
             })
         },
-        || Box::new(move |g| backward(&stages, groups, &kept, &g, shape.as_deref())),
+        || {
+            Box::new(move |g| {
+                let _held = &charge;
+                backward(&stages, groups, &kept, &g, shape.as_deref())
+            })
+        },
     )
 }
 
-/// Runs one group of rows through all stages, from `x` to `y`, both row-major.
+/// Most bytes of tiles that a stage reads and writes, over all groups.
+fn in_and_out<T: Real>(stages: &[Stage<T>], groups: [usize; 2]) -> usize {
+    let both = |s: &Stage<T>| {
+        let plan = s.connections.plan();
+        groups.map(|rows| tiled_bytes::<T>(rows, plan.rows() + plan.cols())).iter().sum()
+    };
+    stages.iter().map(both).max().unwrap_or(0)
+}
+
+/// Bytes of the tiles of some rows.
+fn tiled_bytes<T>(rows: usize, features: usize) -> usize {
+    padded(rows) * features * size_of::<T>()
+}
+
+/// One group of rows through all stages, from `x` to `y`, both row-major.
 fn forward<T: Real>(
     stages: &[Stage<T>],
     packed: &[Tensor<T>],
@@ -229,8 +265,8 @@ fn backward<T: Real>(
         let inputs = stages[0].connections.plan().cols();
         let (dx0, dx1) = dx.map(|dx| dx.split_at_mut(groups[0] * inputs)).unzip();
         rayon::join(
-            || *first = back(stages, &kept[0], groups[0], g0, dx0),
-            || (groups[1] > 0).then(|| *second = back(stages, &kept[1], groups[1], g1, dx1)),
+            || *first = hidden(|| back(stages, &kept[0], groups[0], g0, dx0)),
+            || (groups[1] > 0).then(|| *second = hidden(|| back(stages, &kept[1], groups[1], g1, dx1))),
         );
     };
     let dx = match x_shape {
@@ -240,7 +276,8 @@ fn backward<T: Real>(
             None
         }
     };
-    let [mut sums, others] = found;
+    let [mut sums, others] = found.map(|all| all.into_iter().map(Tensor::counted).collect::<Vec<_>>());
+    touch(in_and_out(stages, groups));
     for (sum, other) in sums.iter_mut().zip(&others) {
         elementwise::update_by(sum.data_mut(), other.data(), |a, b| a + b);
     }
@@ -313,6 +350,7 @@ pub fn sparse_linear<T: Real>(
 /// g W, the transpose of [`sparse_linear`] without bias: g `[rows, out]`, result `[rows, in]`.
 pub fn spmm_t<T: Real>(g: &Var<T>, values: &Var<T>, connections: &Arc<Connections>) -> Var<T> {
     let ((batch, outputs), plan) = (g.value().rows_cols(), connections.plan());
+    touch(tiled_bytes::<T>(batch, plan.rows() + 2 * plan.cols()));
     let (none, mut out) = (Tiled::zeros(batch, plan.cols()), Tiled::any(batch, plan.cols()));
     let tiles = Tiled::from_rows(batch, outputs, g.value().data());
     let mut unused = Tensor::zeros(&[plan.nnz()]);
@@ -329,6 +367,7 @@ pub fn spmm_t<T: Real>(g: &Var<T>, values: &Var<T>, connections: &Arc<Connection
 /// x Wᵀ: x `[rows, in]`, result `[rows, out]`.
 pub fn spmm<T: Real>(x: &Var<T>, values: &Var<T>, connections: &Arc<Connections>) -> Var<T> {
     let ((batch, inputs), plan) = (x.value().rows_cols(), connections.plan());
+    touch(tiled_bytes::<T>(batch, plan.rows() + plan.cols()));
     let (tiles, mut out) = (Tiled::from_rows(batch, inputs, x.value().data()), Tiled::any(batch, plan.rows()));
     let packed = Tensor::written(&[plan.nnz()], |packed| plan.pack(values.value().data(), packed));
     plan.forward(packed.data(), &tiles, None, &mut out);
@@ -347,6 +386,7 @@ pub fn spmm<T: Real>(x: &Var<T>, values: &Var<T>, connections: &Arc<Connections>
 /// Σ_b g[b, row] x[b, col] at every connection: x `[rows, in]`, g `[rows, out]`, result `[nnz]`.
 pub fn sddmm<T: Real>(x: &Var<T>, g: &Var<T>, connections: &Arc<Connections>) -> Var<T> {
     let ((batch, inputs), plan) = (x.value().rows_cols(), connections.plan());
+    touch(tiled_bytes::<T>(batch, plan.rows() + plan.cols()));
     let unused = Tensor::zeros(&[plan.nnz()]);
     let tiles = Tiled::from_rows(batch, inputs, x.value().data());
     let gradient = Tiled::from_rows(batch, plan.rows(), g.value().data());

@@ -1,5 +1,7 @@
 use crate::check::*;
+use nnz_core::Mask;
 use nnz_tensor::{Tensor, Var, ops};
+use std::sync::Arc;
 
 fn numbers(shape: &[usize]) -> V {
     Var::constant(Tensor::new(shape, (0..shape.iter().product()).map(|i: usize| i as f64).collect()))
@@ -28,6 +30,10 @@ fn moving_entries() {
     });
     at("gather", &[shape], |v| ops::gather(&v[0], 1, &[0, 2, 2, 1, 1, 0], &[2, 1, 3]));
     at("scatter_add", &[shape, &[2, 1, 3]], |v| ops::scatter_add(&v[0], 1, &[0, 2, 2, 1, 1, 0], &v[1]));
+    let mask = Arc::new(Mask::from_bools(&[true, false, true, true, false, true]));
+    at("masked", &[&[2, 3]], move |v| ops::masked(&v[0], &mask));
+    let columns = Arc::new(vec![0, 2]);
+    at("with_columns", &[&[2, 3], &[2, 2]], move |v| ops::with_columns(&v[0], &columns, &v[1]));
     at("empty", &[&[0, 3]], |v| ops::concat(&[&v[0], &ops::sort(&v[0], 1, true).0], 1));
 }
 
@@ -49,7 +55,23 @@ fn moving_entries_by_hand() {
     let (top, index) = ops::top_k(&fixed(&[3, 2], &[2.0, 2.0, 1.0, 0.0, 9.0, 3.0]), 0, 2);
     same(top.value().data(), &[9.0, 3.0, 2.0, 2.0]);
     assert_eq!(index, [2, 2, 0, 0]);
+    let block = fixed(&[2, 2], &[7.0, 8.0, 9.0, 6.0]);
+    same(ops::with_columns(&x, &Arc::new(vec![2, 0]), &block).value().data(), &[8.0, 1.0, 7.0, 6.0, 4.0, 9.0]);
+    same(
+        ops::masked(&x, &Arc::new(Mask::from_bools(&[false, true, true, false, false, true]))).value().data(),
+        &[0.0, 1.0, 2.0, 0.0, 0.0, 5.0],
+    );
     assert_eq!(ops::one_hot::<f64>(&[1, 0], 2).data(), [0.0, 1.0, 1.0, 0.0]);
+}
+
+#[test]
+fn a_gradient_goes_straight_through() {
+    let (w, mask) =
+        (Var::leaf(Tensor::new(&[3], vec![1.0, -2.0, 3.0])), Arc::new(Mask::from_bools(&[true, false, true])));
+    let y = ops::straight_through(&ops::masked(&w, &mask), &ops::scale(&w, 2.0));
+    same(y.value().data(), &[1.0, 0.0, 3.0]);
+    let gradient = Var::constant(Tensor::new(&[3], vec![5.0, 6.0, 7.0]));
+    same(y.backward_from(gradient, false).unwrap().take(&w).unwrap().data(), &[10.0, 12.0, 14.0]);
 }
 
 #[test]
