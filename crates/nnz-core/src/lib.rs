@@ -25,6 +25,7 @@ mod options;
 mod parametrization;
 mod pattern;
 mod procedure;
+mod rank;
 mod rng;
 mod schedule;
 mod sparsifier;
@@ -36,7 +37,8 @@ mod topology;
 
 pub use adapter::Adapter;
 pub use criterion::{
-    Criterion, Gradient, Growth, GrowthCandidates, Magnitude, Random, Sensitivity, contenders, random_zeros,
+    Criterion, Gradient, Growth, GrowthCandidates, Magnitude, MagnitudeOfEachSign, Random, Sensitivity, contenders,
+    random_zeros,
 };
 pub use distribution::{Distribution, DistributionKind, Er, Erk, ErkPlus, Global, Uniform, UniformPlus, allocate};
 pub use error::{Error, Result, closest};
