@@ -1,8 +1,7 @@
-use crate::{Result, Rng, Signals, Target, Topology, Zero};
+use crate::{Pattern, Result, Rng, Signals, Target, Topology, Zero, rank};
+use rayon::prelude::*;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
-use std::collections::HashSet;
-use std::hash::{BuildHasherDefault, Hasher};
 
 /// Ranks the existing entries of a target; the entries with the highest scores are kept.
 pub trait Criterion: Send + Sync {
@@ -13,6 +12,12 @@ pub trait Criterion: Send + Sync {
 
     /// Scores each entry of `target.topology`, in its order.
     fn score(&self, target: &Target, rng: &mut Rng) -> Vec<f32>;
+
+    /// Which entries stay when `count` do: those of highest score, ties by place, lowest first. For criteria that know them
+    /// without a number for each.
+    fn keep(&self, target: &Target, count: usize, rng: &mut Rng) -> Vec<bool> {
+        Pattern::Unstructured.select(target.topology, &self.score(target, rng), count)
+    }
 }
 
 /// A criterion applied to the zeros: which connections should be grown?
@@ -49,6 +54,32 @@ impl Criterion for Magnitude {
     }
 }
 
+/// Rank of |w| among the weights of the same sign, divided by their number: the lowest ζ are the ζ of the positive and the ζ
+/// of the negative weights that are nearest to zero.
+pub struct MagnitudeOfEachSign;
+
+impl Criterion for MagnitudeOfEachSign {
+    fn score(&self, target: &Target, _: &mut Rng) -> Vec<f32> {
+        let mut score = vec![0.0; target.values.len()];
+        for negative in [false, true] {
+            // Bits of |w| order as it does; ties by position.
+            let signed = target.values.iter().enumerate().filter(|(_, w)| (**w < 0.0) == negative);
+            let mut same: Vec<u64> = signed.map(|(i, w)| u64::from(w.abs().to_bits()) << 32 | i as u64).collect();
+            same.par_sort_unstable();
+            let n = same.len() as f32;
+            let ranked = same.into_iter().enumerate();
+            ranked.for_each(|(rank, key)| score[key as u32 as usize] = (rank as f32 + 0.5) / n);
+        }
+        score
+    }
+
+    fn keep(&self, target: &Target, count: usize, _: &mut Rng) -> Vec<bool> {
+        let mut keep = vec![false; target.values.len()];
+        rank::top_of_each_sign(target.values, count, &mut keep);
+        keep
+    }
+}
+
 /// |w ∂L/∂w|, connection sensitivity (Lee et al. 2019, arXiv:1810.02340, eq. 5 without its normalization, which does
 /// not change the order).
 pub struct Sensitivity;
@@ -80,52 +111,141 @@ impl Growth for Random {
         Signals::NONE
     }
 
-    /// Draws among the positions that were zero before the drop. O(count) while at most half of the target exists.
+    /// Draws among the positions that were zero before the drop, given in ascending order. O(count) while at most half of the
+    /// target exists.
     fn grow(&mut self, _: u64, target: &Target, _: &[bool], count: usize, rng: &mut Rng) -> Vec<(u64, f32)> {
         let len = target.shape.len() as u64;
         let count = count.min((len - target.topology.nnz() as u64) as usize);
-        let positions = random_zeros(target.topology, count, rng);
-        positions.into_iter().map(|p| (p, self.std * rng.normal() as f32)).collect()
-    }
-}
-
-/// Hasher that returns its key unchanged: a random number is its own hash.
-#[derive(Default)]
-struct Itself(u64);
-
-impl Hasher for Itself {
-    fn write(&mut self, bytes: &[u8]) {
-        bytes.iter().for_each(|&b| self.0 = self.0 << 8 | u64::from(b));
-    }
-
-    /// Spreads the upper bits too, which hash tables use first.
-    fn write_u64(&mut self, n: u64) {
-        self.0 = n.wrapping_mul(0x9e37_79b9_7f4a_7c15);
-    }
-
-    fn finish(&self) -> u64 {
-        self.0
+        let drawn = zeros_in_order(target.topology, count, rng);
+        // Every value takes two numbers of the stream, in the order of the draw.
+        let value = |(p, order): (u64, u32)| (p, self.std * rng.ahead(2 * u64::from(order)).normal() as f32);
+        let grown = drawn.into_par_iter().with_min_len(1 << 10).map(value).collect();
+        *rng = rng.ahead(2 * count as u64);
+        grown
     }
 }
 
 /// Draws `count` distinct zeros, uniform over all such sets; so many must exist. O(count) up to half of the matrix.
 pub fn random_zeros(topology: &Topology, count: usize, rng: &mut Rng) -> Vec<u64> {
+    let mut drawn = vec![0; count];
+    zeros_in_order(topology, count, rng).into_iter().for_each(|(p, order)| drawn[order as usize] = p);
+    drawn
+}
+
+/// The same in ascending order, each with its place in the order of the draw.
+///
+/// # Panics
+/// When there are not as many, or more than 2³² are asked for.
+fn zeros_in_order(topology: &Topology, count: usize, rng: &mut Rng) -> Vec<(u64, u32)> {
     let len = topology.rows() as u64 * topology.cols() as u64;
     let zeros = len - topology.nnz() as u64;
-    if zeros > len / 2 {
-        let mut seen = HashSet::with_capacity_and_hasher(count, BuildHasherDefault::<Itself>::default());
-        let mut drawn = Vec::with_capacity(count);
-        while drawn.len() < count {
-            let p = rng.below(len);
-            if topology.find(p).is_none() && seen.insert(p) {
-                drawn.push(p);
-            }
-        }
-        return drawn;
+    assert!(count as u64 <= zeros && u32::try_from(count).is_ok(), "cannot draw {count} of {zeros} zeros");
+    if zeros <= len / 2 {
+        let mut exists = topology.positions().peekable();
+        let absent: Vec<u64> = (0..len).filter(|p| exists.next_if_eq(p).is_none()).collect();
+        return rng.distinct(zeros, count).into_iter().zip(0..).map(|(i, order)| (absent[i as usize], order)).collect();
     }
-    let mut exists = topology.positions().peekable();
-    let absent: Vec<u64> = (0..len).filter(|p| exists.next_if_eq(p).is_none()).collect();
-    rng.distinct(zeros, count).into_iter().map(|i| absent[i as usize]).collect()
+    // Draws one after the other, of which those that hit a connection or an earlier draw do not count. As many as are missing
+    // are drawn at once: they never are too many.
+    let mut all: Vec<(u64, u32)> = Vec::new();
+    while all.len() < count {
+        let missing = count - all.len();
+        let (mut new, mut lost) = draw(topology, len, missing, rng);
+        *rng = rng.ahead(missing as u64);
+        if !all.is_empty() {
+            let mut before = all.iter().peekable();
+            new.retain(|&(p, index)| {
+                while before.next_if(|b| b.0 < p).is_some() {}
+                let hit = before.peek().is_some_and(|b| b.0 == p);
+                if hit {
+                    lost.push(index);
+                }
+                !hit
+            });
+        }
+        lost.sort_unstable();
+        let first = all.len() as u32;
+        let place = |n: &mut (u64, u32)| n.1 = first + n.1 - lost.partition_point(|&l| l < n.1) as u32;
+        new.par_iter_mut().with_min_len(1 << 12).for_each(place);
+        let more = !all.is_empty();
+        all.append(&mut new);
+        if more {
+            // Two ascending runs, which a stable sort merges.
+            all.sort_by_key(|&(p, _)| p);
+        }
+    }
+    all
+}
+
+/// Draws worth a thread.
+const DRAWS: usize = 1 << 14;
+
+/// The first `n` draws from `rng` below `len`: those that are zeros and different, ascending, each with its number; and the
+/// numbers of the others, in any order.
+fn draw(topology: &Topology, len: u64, n: usize, rng: &Rng) -> (Vec<(u64, u32)>, Vec<u32>) {
+    // Buckets of 2^shift positions with about a thousand draws each; a draw is one number of 64 bits in its bucket.
+    let shift = (len / (n as u64 / 1024).max(1)).max(1).ilog2().min(32);
+    let buckets = (len >> shift) as usize + 1;
+    if n < DRAWS || buckets > n / 16 {
+        let mut draws: Vec<(u64, u32)> = {
+            let mut rng = rng.clone();
+            (0..n as u32).map(|i| (rng.below(len), i)).collect()
+        };
+        draws.par_sort_unstable();
+        return accept(topology, draws.into_iter());
+    }
+    let parts: Vec<std::ops::Range<usize>> =
+        (0..n.div_ceil(DRAWS)).map(|i| i * DRAWS..n.min((i + 1) * DRAWS)).collect();
+    // As many draws as there are threads to make them, cut by the number of draws alone.
+    let each = parts.len().div_ceil(COUNTED);
+    let parts: Vec<std::ops::Range<usize>> = parts.chunks(each).map(|c| c[0].start..c[c.len() - 1].end).collect();
+    let sort = |part: &std::ops::Range<usize>| {
+        let draws = || {
+            let mut rng = rng.ahead(part.start as u64);
+            part.clone().map(move |i| (rng.below(len), i as u64))
+        };
+        let mut starts = vec![0u32; buckets + 1];
+        draws().for_each(|(p, _)| starts[(p >> shift) as usize + 1] += 1);
+        (0..buckets).for_each(|b| starts[b + 1] += starts[b]);
+        let (mut next, mut sorted) = (starts.clone(), vec![0u64; part.len()]);
+        for (p, i) in draws() {
+            let slot = &mut next[(p >> shift) as usize];
+            sorted[*slot as usize] = (p & ((1 << shift) - 1)) << 32 | i;
+            *slot += 1;
+        }
+        (starts, sorted)
+    };
+    let sorted: Vec<(Vec<u32>, Vec<u64>)> = parts.par_iter().map(sort).collect();
+    let bucket = |b: usize| {
+        let own = sorted.iter().flat_map(|(starts, s)| &s[starts[b] as usize..starts[b + 1] as usize]);
+        let mut own: Vec<u64> = own.copied().collect();
+        own.sort_unstable();
+        let first = (b as u64) << shift;
+        accept(topology, own.into_iter().map(move |d| (first | d >> 32, d as u32)))
+    };
+    let found: Vec<_> = (0..buckets).into_par_iter().with_min_len(8).map(bucket).collect();
+    let (mut all, mut lost) = (Vec::with_capacity(n), Vec::new());
+    for (good, bad) in found {
+        all.extend(good);
+        lost.extend(bad);
+    }
+    (all, lost)
+}
+
+/// Most parts of the draws that are sorted for themselves.
+const COUNTED: usize = 16;
+
+/// Of ascending draws with their numbers: the first at each zero, and the numbers of the others.
+fn accept(topology: &Topology, draws: impl Iterator<Item = (u64, u32)> + Clone) -> (Vec<(u64, u32)>, Vec<u32>) {
+    let (mut good, mut bad): (Vec<(u64, u32)>, Vec<u32>) = (Vec::with_capacity(draws.size_hint().0), Vec::new());
+    let exists = topology.holds(draws.clone().map(|d| d.0));
+    for ((p, i), exists) in draws.zip(exists) {
+        match exists || good.last().is_some_and(|g| g.0 == p) {
+            true => bad.push(i),
+            false => good.push((p, i)),
+        }
+    }
+    (good, bad)
 }
 
 /// Zeros that growth by gradient considers.
@@ -190,5 +310,64 @@ impl Growth for Gradient {
             b.gradient.abs().total_cmp(&a.gradient.abs()).then(a.position.cmp(&b.position))
         });
         all.into_iter().take(count).map(|(z, value)| (z.position, value)).collect()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::Shape;
+    use std::collections::HashSet;
+
+    /// One draw after the other.
+    fn plain(topology: &Topology, count: usize, rng: &mut Rng) -> Vec<u64> {
+        let len = topology.rows() as u64 * topology.cols() as u64;
+        let (mut seen, mut drawn) = (HashSet::new(), Vec::new());
+        while drawn.len() < count {
+            let p = rng.below(len);
+            if topology.find(p).is_none() && seen.insert(p) {
+                drawn.push(p);
+            }
+        }
+        drawn
+    }
+
+    #[test]
+    fn zeros_are_those_of_one_draw_after_the_other() {
+        for (rows, cols, nnz, count) in [
+            (20, 30, 100, 150),
+            (20, 30, 290, 250),
+            (700, 900, 200_000, 100_000),
+            (700, 900, 10, 300_000),
+            (300_000, 300_000, 100_000, 40_000),
+            (3_000_000, 3_000_000, 50, 40_000),
+        ] {
+            let existing = Rng::stream(1, "test", 0, 0).distinct(rows as u64 * cols as u64, nnz);
+            let topology = Topology::from_positions(rows, cols, existing);
+            let stream = || Rng::stream(2, "test", 0, 0);
+            let (mut a, mut b, mut c) = (stream(), stream(), stream());
+            let want = plain(&topology, count, &mut a);
+            assert_eq!(random_zeros(&topology, count, &mut b), want, "{rows}x{cols}");
+            let mut want: Vec<(u64, f32)> = want.into_iter().map(|p| (p, 0.5 * a.normal() as f32)).collect();
+            want.sort_by_key(|w| w.0);
+            let (shape, values) = (Shape::matrix("a", rows, cols), vec![0.0; nnz]);
+            let target = Target::new(0, &shape, &topology, &values);
+            let got = Random { std: 0.5 }.grow(0, &target, &vec![true; nnz], count, &mut c);
+            assert_eq!(got, want, "{rows}x{cols}");
+            assert_eq!(a.bits(), c.bits(), "the stream goes on where it would have");
+        }
+    }
+
+    #[test]
+    fn what_stays_of_each_sign_has_the_highest_scores() {
+        let (shape, topology) = (Shape::matrix("a", 100, 100), Topology::full(100, 100));
+        let mut rng = Rng::stream(0, "test", 0, 0);
+        let values: Vec<f32> = (0..10_000).map(|_| (rng.below(900) as f32 - 300.0) / 8.0).collect();
+        let target = Target::new(0, &shape, &topology, &values);
+        let score = MagnitudeOfEachSign.score(&target, &mut rng);
+        for count in [0, 1, 3333, 9999, 10_000] {
+            let want = Pattern::Unstructured.select(&topology, &score, count);
+            assert!(MagnitudeOfEachSign.keep(&target, count, &mut rng) == want, "{count}");
+        }
     }
 }

@@ -34,8 +34,18 @@ impl Explored {
     }
 
     fn all(&self) -> Vec<u64> {
-        let mut all = [&self.ever[..], &self.recent].concat();
-        all.sort_unstable();
+        let mut recent = self.recent.clone();
+        recent.sort_unstable();
+        let mut all = Vec::with_capacity(self.ever.len() + recent.len());
+        let mut recent = recent.into_iter().peekable();
+        for &p in &self.ever {
+            while let Some(born) = recent.next_if(|&born| born < p) {
+                all.push(born);
+            }
+            while recent.next_if_eq(&p).is_some() {}
+            all.push(p);
+        }
+        all.extend(recent);
         all.dedup();
         all
     }

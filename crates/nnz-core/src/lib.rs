@@ -26,6 +26,7 @@ mod options;
 mod parametrization;
 mod pattern;
 mod procedure;
+mod rank;
 mod rng;
 mod rule;
 mod schedule;
@@ -39,7 +40,8 @@ mod topology;
 
 pub use adapter::Adapter;
 pub use criterion::{
-    Criterion, Gradient, Growth, GrowthCandidates, Magnitude, Random, Sensitivity, contenders, random_zeros,
+    Criterion, Gradient, Growth, GrowthCandidates, Magnitude, MagnitudeOfEachSign, Random, Sensitivity, contenders,
+    random_zeros,
 };
 pub use distribution::{
     Distribution, DistributionKind, Er, Erk, ErkPlus, Global, Scores, Uniform, UniformPlus, allocate,

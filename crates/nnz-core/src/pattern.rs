@@ -1,4 +1,4 @@
-use crate::{Error, Result, Rng, Shape, Topology};
+use crate::{Error, Result, Rng, Shape, Topology, rank};
 use serde::{Deserialize, Serialize};
 use std::{fmt, str::FromStr};
 
@@ -202,13 +202,7 @@ impl Pattern {
 
 /// Marks the `count` highest scores of `range`; ties go to the lower index. O(range).
 fn top(score: &[f32], range: std::ops::Range<usize>, count: usize, keep: &mut [bool]) {
-    if count >= range.len() {
-        keep[range].fill(true);
-    } else if count > 0 {
-        let mut order: Vec<usize> = range.collect();
-        order.select_nth_unstable_by(count - 1, |&a, &b| score[b].total_cmp(&score[a]).then(a.cmp(&b)));
-        order[..count].iter().for_each(|&i| keep[i] = true);
-    }
+    rank::top(&score[range.clone()], count, &mut keep[range]);
 }
 
 /// Keeps the entries of the `wanted` units with the largest score sums.

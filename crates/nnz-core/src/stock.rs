@@ -316,24 +316,23 @@ impl DropGrow {
             return Edit::Keep;
         }
         let setting = &self.initial_topology.setting;
-        let score = self.drop.score(t, &mut stream(setting, "drop", t.index, step));
-        let kept = Pattern::Unstructured.select(t.topology, &score, nnz - lost);
+        let kept = self.drop.keep(t, nnz - lost, &mut stream(setting, "drop", t.index, step));
         let mut rng = stream(setting, "grow", t.index, step);
         let mut grown = self.grow.grow(step, t, &kept, got, &mut rng);
-        let (rows, cols) = (t.topology.rows(), t.topology.cols());
-        let all = |grown: &[(u64, f32)]| {
-            let survivors = t.topology.positions().zip(&kept).filter(|(_, k)| **k).map(|(p, _)| p);
-            let mut positions: Vec<u64> = survivors.chain(grown.iter().map(|&(p, _)| p)).collect();
-            positions.sort_unstable();
-            Topology::from_positions(rows, cols, positions)
+        let exchanged = |grown: &mut Vec<(u64, f32)>| {
+            if !grown.is_sorted_by_key(|g| g.0) {
+                grown.sort_unstable_by_key(|&(p, _)| p);
+            }
+            let positions: Vec<u64> = grown.iter().map(|&(p, _)| p).collect();
+            t.topology.exchange(&kept, &positions)
         };
-        let mut topology = all(&grown);
+        let mut topology = exchanged(&mut grown);
         if grown.len() < got {
             grown.extend(random_zeros(&topology, got - grown.len(), &mut rng).into_iter().map(|p| (p, 0.0)));
-            topology = all(&grown);
+            topology = exchanged(&mut grown);
         }
-        grown.sort_unstable_by_key(|&(p, _)| p);
-        let newborn = grown.iter().filter(|(p, _)| t.topology.find(*p).is_none()).map(|&(_, v)| v);
+        let existed = t.topology.holds(grown.iter().map(|&(p, _)| p));
+        let newborn = grown.iter().zip(existed).filter(|(_, existed)| !existed).map(|(&(_, v), _)| v);
         let mut newborn: Vec<f32> = newborn.collect();
         if newborn.iter().all(|&v| v == 0.0) {
             newborn.clear();

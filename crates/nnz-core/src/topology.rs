@@ -1,4 +1,9 @@
 use crate::{Error, Result};
+use rayon::prelude::*;
+use std::ops::Range;
+
+/// Entries worth a range of rows of their own.
+const RANGE: usize = 1 << 15;
 
 /// The connections of one layer: compressed sparse rows without values, columns sorted in each row.
 ///
@@ -33,13 +38,18 @@ impl Topology {
         if starts.len() != rows + 1 || starts.first() != Some(&0) || starts.last() != Some(&columns.len()) {
             return bad(format!("{} row starts over {} columns", starts.len(), columns.len()));
         }
-        for (r, w) in starts.windows(2).enumerate() {
-            let Some(row) = columns.get(w[0]..w[1]) else { return bad(format!("row {r} runs backwards")) };
-            if row.windows(2).any(|c| c[0] >= c[1]) || row.last().is_some_and(|&c| c as usize >= cols) {
-                return bad(format!("columns of row {r} are not ascending and below {cols}"));
+        // A fold over all of a row vectorizes; `all` would stop early and does not.
+        let valid = |row: &[u32]| {
+            row.windows(2).fold(true, |ok, c| ok & (c[0] < c[1])) && row.last().is_none_or(|&c| (c as usize) < cols)
+        };
+        let wrong = |w: &[usize]| !columns.get(w[0]..w[1]).is_some_and(valid);
+        match starts.par_windows(2).with_min_len(1 << 10).position_first(wrong) {
+            Some(r) if starts[r] > starts[r + 1] || starts[r + 1] > columns.len() => {
+                bad(format!("row {r} runs backwards"))
             }
+            Some(r) => bad(format!("columns of row {r} are not ascending and below {cols}")),
+            None => Ok(Self { rows, cols, starts, columns }),
         }
-        Ok(Self { rows, cols, starts, columns })
     }
 
     /// Every connection.
@@ -188,6 +198,176 @@ impl Topology {
         Self::from_positions(self.rows, self.cols, all)
     }
 
+    /// Ranges of rows with about as many entries each, none where there are no rows; of the entries alone, whatever the number
+    /// of threads.
+    fn row_ranges(&self) -> Vec<Range<usize>> {
+        let count = (self.nnz() / RANGE).clamp(1, 256);
+        let cut = |i: usize| match i {
+            0 => 0,
+            i if i == count => self.rows,
+            i => self.starts.partition_point(|&s| s < self.nnz() / count * i).min(self.rows),
+        };
+        (0..count).map(|i| cut(i)..cut(i + 1)).filter(|r| !r.is_empty()).collect()
+    }
+
+    /// The entries `i` for which `keep[i]`, and those at `grown`: distinct ascending positions that no kept entry has.
+    /// O(rows + nnz + grown), on all threads.
+    ///
+    /// # Panics
+    /// When `keep` does not have one answer an entry, or a position is held by a kept entry, out of order or outside the shape.
+    pub fn exchange(&self, keep: &[bool], grown: &[u64]) -> Self {
+        assert_eq!(keep.len(), self.nnz(), "answers for the entries");
+        assert!(grown.last().is_none_or(|&p| p < self.rows as u64 * self.cols as u64), "a position leaves the shape");
+        let ranges = self.row_ranges();
+        let own = |rows: &Range<usize>| {
+            let [from, to] =
+                [rows.start, rows.end].map(|r| grown.partition_point(|&p| p < r as u64 * self.cols as u64));
+            (self.starts[rows.start]..self.starts[rows.end], &grown[from..to])
+        };
+        let size = |rows: &Range<usize>| {
+            let (entries, grown) = own(rows);
+            keep[entries].iter().map(|&k| usize::from(k)).sum::<usize>() + grown.len()
+        };
+        let sizes: Vec<usize> = ranges.par_iter().map(size).collect();
+        let (mut starts, mut columns) = (vec![0; self.rows + 1], vec![0; sizes.iter().sum()]);
+        let mut jobs = Vec::with_capacity(ranges.len());
+        let (mut rest, mut first) = ((&mut starts[1..], &mut columns[..]), 0);
+        for (rows, size) in ranges.into_iter().zip(sizes) {
+            let (starts, more_starts) = rest.0.split_at_mut(rows.len());
+            let (columns, more) = rest.1.split_at_mut(size);
+            rest = (more_starts, more);
+            jobs.push((rows, first, starts, columns));
+            first += size;
+        }
+        jobs.into_par_iter().for_each(|(rows, first, starts, columns)| {
+            let mut begin = rows.start as u64 * self.cols as u64;
+            let mut grown = own(&rows).1;
+            let (mut at, mut kept, mut born) = (0, Vec::new(), Vec::new());
+            for (r, end) in rows.zip(starts) {
+                // Without branches that depend on what stays and where the new ones fall: they could not be foreseen.
+                let entries = self.starts[r]..self.starts[r + 1];
+                kept.resize(entries.len().max(kept.len()), 0);
+                let mut stay = 0;
+                for (&c, &keep) in self.columns[entries.clone()].iter().zip(&keep[entries]) {
+                    kept[stay] = c;
+                    stay += usize::from(keep);
+                }
+                let below = begin + self.cols as u64;
+                let count = grown.iter().take_while(|&&p| p < below).count();
+                born.clear();
+                born.extend(grown[..count].iter().map(|&p| (p - begin) as u32));
+                grown = &grown[count..];
+                let (old, own) = (&kept[..stay], &mut columns[at..at + stay + count]);
+                let (mut i, mut j) = (0, 0);
+                while i < old.len() && j < born.len() {
+                    let first = old[i] < born[j];
+                    own[i + j] = if first { old[i] } else { born[j] };
+                    i += usize::from(first);
+                    j += usize::from(!first);
+                }
+                own[i + j..i + born.len()].copy_from_slice(&born[j..]);
+                own[i + born.len()..].copy_from_slice(&old[i..]);
+                at += stay + count;
+                *end = first + at;
+                begin = below;
+            }
+        });
+        let new = Self { rows: self.rows, cols: self.cols, starts, columns };
+        let ascends = |rows: Range<usize>| rows.into_iter().all(|r| new.row(r).windows(2).all(|c| c[0] < c[1]));
+        assert!(new.row_ranges().into_par_iter().all(ascends), "positions must be distinct and ascend");
+        new
+    }
+
+    /// Whether each of some ascending positions is an entry. O(positions + rows and entries between them).
+    pub fn holds<'a>(&'a self, positions: impl IntoIterator<Item = u64> + 'a) -> impl Iterator<Item = bool> + 'a {
+        let (mut row, mut begin, mut at) = (0, 0, 0);
+        positions.into_iter().map(move |p| {
+            if p - begin >= self.cols as u64 {
+                row = (p / self.cols as u64) as usize;
+                begin = row as u64 * self.cols as u64;
+                at = self.starts[row];
+            }
+            let (c, end) = ((p - begin) as u32, self.starts[row + 1]);
+            while at < end && self.columns[at] < c {
+                at += 1;
+            }
+            at < end && self.columns[at] == c
+        })
+    }
+
+    /// For the entries of some rows of `new`, their index here, from the first of these rows on; any where they are not here, and
+    /// then the entry is in the second list. Both count from the first of these rows.
+    fn origins(&self, new: &Topology, rows: Range<usize>) -> (Vec<usize>, Vec<usize>) {
+        let (old_first, new_first) = (self.starts[rows.start], new.starts[rows.start]);
+        let n = new.starts[rows.end] - new_first;
+        let (mut from, mut born) = (vec![0; n], vec![0; n]);
+        let mut births = 0;
+        for r in rows {
+            let (mut i, end) = (self.starts[r], self.starts[r + 1]);
+            let (mut j, last) = (new.starts[r], new.starts[r + 1]);
+            // Without branches that depend on which is lower: they could not be foreseen.
+            while i < end && j < last {
+                let (a, b) = (self.columns[i], new.columns[j]);
+                from[j - new_first] = i - old_first;
+                born[births] = j - new_first;
+                births += usize::from(b < a);
+                i += usize::from(a <= b);
+                j += usize::from(b <= a);
+            }
+            for j in j..last {
+                born[births] = j - new_first;
+                births += 1;
+            }
+        }
+        born.truncate(births);
+        (from, born)
+    }
+
+    /// Numbers of the entries of `new`: those that are here keep theirs, those just born take `first(i)` of the `i`-th of them.
+    /// `old` holds vectors of a number an entry; `first` is told which of them; `zero` is any number. Also returns how many were
+    /// born. O(nnz of both), on all threads.
+    ///
+    /// # Panics
+    /// When shapes differ or a vector does not have one number an entry.
+    pub fn carried<N: Copy + Send + Sync>(
+        &self,
+        new: &Topology,
+        old: &[Vec<N>],
+        zero: N,
+        first: impl Fn(usize, usize) -> N + Sync,
+    ) -> (Vec<Vec<N>>, usize) {
+        assert_eq!((self.rows, self.cols), (new.rows, new.cols), "shapes");
+        assert!(old.iter().all(|o| o.len() == self.nnz()), "one number an entry");
+        let ranges = new.row_ranges();
+        let origins: Vec<_> = ranges.par_iter().map(|rows| self.origins(new, rows.clone())).collect();
+        let mut all: Vec<Vec<N>> = old.iter().map(|_| vec![zero; new.nnz()]).collect();
+        let mut rests: Vec<&mut [N]> = all.iter_mut().map(|v| &mut v[..]).collect();
+        let mut jobs = Vec::with_capacity(ranges.len());
+        let mut before = 0;
+        for (rows, (from, born)) in ranges.into_iter().zip(origins) {
+            let n = new.starts[rows.end] - new.starts[rows.start];
+            let mut own = Vec::with_capacity(rests.len());
+            for rest in &mut rests {
+                let (slice, more) = std::mem::take(rest).split_at_mut(n);
+                *rest = more;
+                own.push(slice);
+            }
+            let births = born.len();
+            jobs.push((rows, from, born, before, own));
+            before += births;
+        }
+        jobs.into_par_iter().for_each(|(rows, from, born, before, own)| {
+            for (which, (to, old)) in own.into_iter().zip(old).enumerate() {
+                let old = &old[self.starts[rows.start]..self.starts[rows.end]];
+                if !old.is_empty() {
+                    to.iter_mut().zip(&from).for_each(|(to, &i)| *to = old[i]);
+                }
+                born.iter().zip(before..).for_each(|(&at, i)| to[at] = first(which, i));
+            }
+        });
+        (all, before)
+    }
+
     /// For every entry of `new`, its index here, or `None` if it was just grown. O(nnz of both).
     pub fn carry<'a>(&'a self, new: &'a Topology) -> impl Iterator<Item = Option<usize>> + 'a {
         let mut old = self.positions().enumerate().peekable();
@@ -234,6 +414,46 @@ mod tests {
     fn carry_finds_survivors_and_newborns() {
         let new = Topology::from_positions(3, 3, [0, 2, 3, 8]);
         assert_eq!(small().carry(&new).collect::<Vec<_>>(), [None, Some(1), None, Some(3)]);
+    }
+
+    /// Large enough for several ranges of rows.
+    fn random(seed: u64, rows: usize, cols: usize, count: usize) -> Topology {
+        let drawn = crate::Rng::stream(seed, "test", 0, 0).distinct((rows * cols) as u64, count);
+        Topology::from_positions(rows, cols, drawn)
+    }
+
+    #[test]
+    fn an_exchange_is_a_filter_and_a_union() {
+        for (rows, cols, count) in [(500, 800, 200_000), (3, 3, 4), (1, 100, 30), (100_000, 3, 1000)] {
+            let old = random(1, rows, cols, count);
+            let keep: Vec<bool> = (0..old.nnz()).map(|i| i % 3 != 1).collect();
+            let kept = old.filter(&keep);
+            // Some that were dropped come back.
+            let grown: Vec<u64> =
+                random(2, rows, cols, count / 4).positions().filter(|&p| kept.find(p).is_none()).collect();
+            let born = Topology::from_positions(rows, cols, grown.iter().copied());
+            let new = old.exchange(&keep, &grown);
+            assert_eq!(new, kept.union(&born));
+            assert_eq!(Topology::new(rows, cols, new.starts.clone(), new.columns.clone()).unwrap(), new);
+            let holds: Vec<bool> = old.holds(grown.iter().copied()).collect();
+            assert!(grown.iter().zip(&holds).all(|(&p, &h)| old.find(p).is_some() == h));
+            let values: Vec<Vec<u32>> = (0..2).map(|k| (0..old.nnz() as u32).map(|i| 2 * i + k).collect()).collect();
+            let (carried, born) = old.carried(&new, &values, 0, |which, i| 1_000_000 + 2 * i as u32 + which as u32);
+            assert_eq!(born, holds.iter().filter(|h| !**h).count());
+            let mut births = 0..;
+            for (e, from) in old.carry(&new).enumerate() {
+                let want = from.unwrap_or_else(|| 500_000 + births.next().unwrap()) as u32;
+                assert_eq!([carried[0][e], carried[1][e]], [2 * want, 2 * want + 1]);
+            }
+        }
+    }
+
+    #[test]
+    fn an_exchange_refuses_what_it_holds() {
+        for grown in [[1, 3], [3, 3], [4, 3], [3, 9]] {
+            let refused = std::panic::catch_unwind(|| small().exchange(&[true; 4], &grown));
+            assert!(refused.is_err(), "{grown:?}");
+        }
     }
 
     #[test]

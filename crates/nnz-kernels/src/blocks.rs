@@ -11,9 +11,9 @@ use rayon::prelude::*;
 /// Fewest multiply-adds worth handing to another thread: about 10 microseconds.
 const PARALLEL: usize = 1 << 19;
 /// Number of lines that kernels look ahead.
-const AHEAD: usize = 8;
+pub(crate) const AHEAD: usize = 8;
 
-/// The blocks of one range of lines. Only [`cut`] makes them: kernels rely on what it checks.
+/// The blocks of one range of lines. Only [`cut`] and [`crate::compile`] make them: kernels rely on what they check.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Part {
     /// Inner indices are below this.
@@ -34,6 +34,22 @@ impl Part {
     pub fn groups_of(&self, i: usize) -> &[Group] {
         let from = if i == 0 { 0 } else { self.cells[i - 1].groups as usize };
         &self.groups[from..self.cells[i].groups as usize]
+    }
+
+    /// Calls `f(line, entries, first index of the block)` for the entries of each line in each block, all counted from the
+    /// first of the part, in block order.
+    pub fn runs(&self, mut f: impl FnMut(usize, Range<usize>, u32)) {
+        let (mut k, mut l) = (0, 0);
+        for (i, cell) in self.cells.iter().enumerate() {
+            for group in self.groups_of(i) {
+                for &line in &self.line[l..l + group.lines as usize] {
+                    let run = k..k + group.count as usize;
+                    k = run.end;
+                    f(usize::from(line), run, cell.first);
+                }
+                l += group.lines as usize;
+            }
+        }
     }
 
     /// Bytes of its vectors.
@@ -66,23 +82,30 @@ pub(crate) struct Size {
     pub inner: usize,
 }
 
+impl Size {
+    /// Panics where an index of a block would not fit 16 bits.
+    pub fn check(&self) {
+        let fits = |n| (1..=1 << 16).contains(&n);
+        assert!(fits(self.lines) && fits(self.inner), "indices of a block are u16");
+    }
+}
+
 /// Cuts compressed lines (`starts`, ascending `index` below `inner`) into blocks; also returns, for each position in
 /// block order, the entry it came from. O(nnz + number of blocks).
 pub(crate) fn cut(starts: &[usize], index: &[u32], inner: usize, size: Size) -> (Vec<Part>, Vec<u32>) {
-    assert!((1..=1 << 16).contains(&size.lines) && (1..=1 << 16).contains(&size.inner), "indices of a block are u16");
+    let (parts, sources): (Vec<Part>, Vec<Vec<u32>>) = pieces(starts, index, inner, size).into_iter().unzip();
+    (parts, sources.concat())
+}
+
+/// As [`cut`], with the entries of each part for itself.
+pub(crate) fn pieces(starts: &[usize], index: &[u32], inner: usize, size: Size) -> Vec<(Part, Vec<u32>)> {
+    size.check();
     crate::shape::gatherable("entries", index.len());
     let lines = starts.len() - 1;
-    let parts: Vec<(Part, Vec<u32>)> = (0..lines.div_ceil(size.lines))
+    (0..lines.div_ceil(size.lines))
         .into_par_iter()
         .map(|i| part(starts, index, inner, size.inner, i * size.lines..lines.min((i + 1) * size.lines)))
-        .collect();
-    let mut sources = Vec::with_capacity(index.len());
-    let take = |(mut part, source): (Part, Vec<u32>)| {
-        part.entries = sources.len()..sources.len() + source.len();
-        sources.extend_from_slice(&source);
-        part
-    };
-    (parts.into_iter().map(take).collect(), sources)
+        .collect()
 }
 
 /// The entries of one line in one block.
@@ -137,7 +160,7 @@ fn part(starts: &[usize], index: &[u32], inner: usize, size: usize, lines: Range
         }
     }
     line.extend([0; AHEAD]);
-    (Part { inner, lines, entries: 0..0, cells, groups, line, index: local }, source)
+    (Part { inner, entries: starts[lines.start]..starts[lines.end], lines, cells, groups, line, index: local }, source)
 }
 
 /// Stable, by keys below `keys`: in linear time unless there are many more keys than runs.

@@ -1,3 +1,8 @@
+use rayon::prelude::*;
+
+/// Indices, or lines, that a thread checks at once.
+const PART: usize = 1 << 14;
+
 /// Compressed sparse rows without values: `rows` outputs, `cols` inputs, columns ascending in each row.
 ///
 /// A view; entry order is row by row. Code that uses it checks it, in time linear in its entries.
@@ -96,13 +101,14 @@ fn check_starts(what: &str, starts: &[usize], lines: usize, nnz: usize) {
 
 fn check_below(what: &str, index: &[u32], limit: usize) {
     // A fold over all vectorizes; `all` would stop early and does not.
-    let max = index.iter().fold(0, |m, &i| m.max(i));
+    let part = |part: &[u32]| part.iter().fold(0, |m, &i| m.max(i));
+    let max = index.par_chunks(PART).map(part).max().unwrap_or(0);
     assert!(index.is_empty() || (max as usize) < limit, "{what} {max} is not below {limit}");
 }
 
 /// Checks the order within each line; a fold over all for the same reason, with one look at a line that failed.
 fn check_order(what: &str, line: &str, starts: &[usize], index: &[u32]) {
     let ascends = |w: &[usize]| index[w[0]..w[1]].windows(2).fold(true, |ok, pair| ok & (pair[0] < pair[1]));
-    let wrong = starts.windows(2).position(|w| !ascends(w));
+    let wrong = starts.par_windows(2).with_min_len(PART / 16).position_first(|w| !ascends(w));
     assert!(wrong.is_none(), "{what} of {line} {wrong:?} do not ascend");
 }

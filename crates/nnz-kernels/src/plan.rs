@@ -4,8 +4,10 @@ use rayon::prelude::*;
 
 use crate::adjoint::Adjoint;
 use crate::blocks::{Part, Size, cut, each};
+use crate::compile::{Blocks, blocks};
+use crate::packing::Packing;
 use crate::shape::gatherable;
-use crate::simd::{Isa, Kernel, Vector};
+use crate::simd::Isa;
 use crate::{Csc, Csr, Real, Tiled};
 
 /// Sizes of cache blocks. Results depend on them in the last bits, so reproducible runs keep their tuning.
@@ -51,14 +53,14 @@ impl Tuning {
 /// Everything element-wise can run on plan order directly. The forward pass reads a copy in its own order, made by
 /// [`Plan::pack`] whenever values change.
 ///
-/// A plan is the whole structure, in 8 bytes per entry and about half a byte for the lines of blocks. [`Plan::by_rows`]
-/// converts it back to compressed rows.
+/// A plan is the whole structure, in 7 bytes per entry (8 above 2²⁴ entries) and about half a byte for the lines of blocks.
+/// [`Plan::by_rows`] converts it back to compressed rows.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Plan {
     rows: usize,
     cols: usize,
     tuning: Tuning,
-    packing: Vec<u32>,
+    packing: Packing,
     forward: Vec<Part>,
     backward: Vec<Part>,
 }
@@ -96,7 +98,20 @@ impl Plan {
         let mut place = vec![0; by_column.len()];
         by_column.iter().enumerate().for_each(|(p, &k)| place[csc.entries[k as usize] as usize] = p as u32);
         packing.iter_mut().for_each(|e| *e = place[*e as usize]);
-        (Self { rows, cols, tuning, packing, forward, backward }, place)
+        (Self { rows, cols, tuning, packing: Packing::new(&packing), forward, backward }, place)
+    }
+
+    /// The same plan from compressed rows alone, faster than with a transpose that must be made first. Also returns the
+    /// entry, in row-by-row order, that lies at each position of plan order. O(nnz + rows + columns), on all threads.
+    ///
+    /// # Panics
+    /// When the structure is not valid or has 2³¹ entries or more, or a block size is not in 1..=65536.
+    pub fn of_rows(csr: Csr, tuning: Tuning) -> (Self, Vec<u32>) {
+        gatherable("entries", csr.nnz());
+        csr.check();
+        let (rows, cols) = (csr.rows, csr.cols);
+        let Blocks { forward, backward, packing, entries } = blocks(csr, tuning);
+        (Self { rows, cols, tuning, packing: Packing::new(&packing), forward, backward }, entries)
     }
 
     /// Compiles another structure of the same shape with the same block sizes, as after a change of topology. O(nnz).
@@ -128,55 +143,49 @@ impl Plan {
         self.tuning
     }
 
-    /// Returns the structure in compressed rows, and the index of each of its entries in plan order. O(nnz).
+    /// Returns the structure in compressed rows, and the index of each of its entries in plan order. O(nnz), on all threads.
     pub fn by_rows(&self) -> Rows {
-        // Column by column first: parts are ranges of columns, and in each the blocks descend the rows.
-        let mut starts = vec![0usize; self.cols + 1];
-        self.visit(|_, c, _| starts[c + 1] += 1);
-        (0..self.cols).for_each(|c| starts[c + 1] += starts[c]);
-        let mut columns = vec![(0u32, 0u32); self.nnz()];
-        let mut next = starts.clone();
-        self.visit(|r, c, p| {
-            columns[next[c]] = (r as u32, p as u32);
-            next[c] += 1;
-        });
-        let mut rows =
-            Rows { starts: vec![0; self.rows + 1], columns: vec![0; self.nnz()], order: vec![0; self.nnz()] };
-        columns.iter().for_each(|&(r, _)| rows.starts[r as usize + 1] += 1);
-        (0..self.rows).for_each(|r| rows.starts[r + 1] += rows.starts[r]);
-        let mut next = rows.starts.clone();
-        for c in 0..self.cols {
-            for &(r, p) in &columns[starts[c]..starts[c + 1]] {
-                let slot = &mut next[r as usize];
-                (rows.columns[*slot], rows.order[*slot]) = (c as u32, p);
-                *slot += 1;
-            }
+        // Parts of the forward pass are ranges of rows, and in each the blocks ascend the columns.
+        let mut starts = vec![0usize; self.rows + 1];
+        let mut rest = &mut starts[1..];
+        let mut jobs = Vec::with_capacity(self.forward.len());
+        for part in &self.forward {
+            let own;
+            (own, rest) = rest.split_at_mut(part.lines.len());
+            jobs.push((part, own));
         }
-        rows
-    }
-
-    /// Calls `f(row, column, position)` for every entry in plan order.
-    fn visit(&self, mut f: impl FnMut(usize, usize, usize)) {
-        for part in &self.backward {
-            let (mut k, mut l) = (0, 0);
-            for (i, cell) in part.cells.iter().enumerate() {
-                for group in part.groups_of(i) {
-                    for _ in 0..group.lines {
-                        let column = part.lines.start + usize::from(part.line[l]);
-                        for _ in 0..group.count {
-                            f(cell.first as usize + usize::from(part.index[k]), column, part.entries.start + k);
-                            k += 1;
-                        }
-                        l += 1;
-                    }
+        let degrees = |(part, own): (&Part, &mut [usize])| part.runs(|line, run, _| own[line] += run.len());
+        jobs.into_par_iter().for_each(degrees);
+        (0..self.rows).for_each(|r| starts[r + 1] += starts[r]);
+        let (mut columns, mut order) = (vec![0; self.nnz()], vec![0; self.nnz()]);
+        let mut jobs = Vec::with_capacity(self.forward.len());
+        let mut rest = (&mut columns[..], &mut order[..]);
+        for part in &self.forward {
+            let (columns, more) = rest.0.split_at_mut(part.entries.len());
+            let (order, more_order) = rest.1.split_at_mut(part.entries.len());
+            rest = (more, more_order);
+            jobs.push((part, columns, order));
+        }
+        let fill = |(part, columns, order): (&Part, &mut [u32], &mut [u32])| {
+            let first = part.entries.start;
+            let mut next: Vec<usize> = starts[part.lines.clone()].iter().map(|s| s - first).collect();
+            part.runs(|line, run, block| {
+                let at = next[line];
+                next[line] += run.len();
+                let to = columns[at..next[line]].iter_mut().zip(&mut order[at..next[line]]);
+                for ((column, place), k) in to.zip(run) {
+                    *column = block + u32::from(part.index[k]);
+                    *place = self.packing.at(first + k);
                 }
-            }
-        }
+            });
+        };
+        jobs.into_par_iter().for_each(fill);
+        Rows { starts, columns, order }
     }
 
     /// Bytes of the structure.
     pub fn bytes(&self) -> usize {
-        4 * self.nnz() + self.forward.iter().chain(&self.backward).map(Part::bytes).sum::<usize>()
+        self.packing.bytes() + self.forward.iter().chain(&self.backward).map(Part::bytes).sum::<usize>()
     }
 
     /// Copies values in plan order to `packed`, the order of the forward pass.
@@ -188,17 +197,7 @@ impl Plan {
     }
 
     pub(crate) fn pack_on<T: Real>(&self, isa: Isa, values: &[T], packed: &mut [T]) {
-        assert_eq!((values.len(), packed.len()), (self.nnz(), self.nnz()), "values and packed values");
-        let fill = |(to, from): (&mut [T], &[u32])| {
-            // SAFETY: `packing` is a permutation of `0..nnz`, the length of `values`.
-            unsafe { isa.run(Permute { values, from, to }) }
-        };
-        const PART: usize = 1 << 14;
-        if self.nnz() <= PART {
-            fill((packed, &self.packing));
-        } else {
-            packed.par_chunks_mut(PART).zip(self.packing.par_chunks(PART)).for_each(fill);
-        }
+        self.packing.gather(isa, values, packed);
     }
 
     /// `y = x Wᵀ + bias` with values from [`Plan::pack`].
@@ -338,27 +337,6 @@ impl Rows {
     pub fn scatter<N: Copy>(&self, by_row: &[N], by_plan: &mut [N]) {
         assert_eq!((by_row.len(), by_plan.len()), (self.order.len(), self.order.len()), "numbers of entries");
         self.order.iter().zip(by_row).for_each(|(&p, &v)| by_plan[p as usize] = v);
-    }
-}
-
-/// `to[i] = values[from[i]]`, all of `from` below the length of `values`.
-struct Permute<'a, T> {
-    values: &'a [T],
-    from: &'a [u32],
-    to: &'a mut [T],
-}
-
-impl<T: Real> Kernel<T> for Permute<'_, T> {
-    #[inline(always)]
-    unsafe fn run<V: Vector<T = T>>(self) {
-        let whole = self.to.len() / V::LANES * V::LANES;
-        for i in (0..whole).step_by(V::LANES) {
-            // SAFETY: by the condition above; a whole register fits.
-            unsafe { V::gather(self.values.as_ptr(), self.from.as_ptr().add(i)).store(self.to.as_mut_ptr().add(i)) }
-        }
-        for (to, &from) in self.to[whole..].iter_mut().zip(&self.from[whole..]) {
-            *to = self.values[from as usize];
-        }
     }
 }
 

@@ -71,7 +71,10 @@ proptest! {
         let layer = Layer::random(rows, cols, density * density, seed);
         let [forward_rows, forward_cols, backward_rows, backward_cols] = sizes;
         let tuning = Tuning { forward_rows, forward_cols, backward_rows, backward_cols };
-        let plan = Plan::tuned(layer.csr(), layer.csc(), tuning);
+        let (plan, place) = Plan::compile(layer.csr(), layer.csc(), tuning);
+        let (of_rows, entries) = Plan::of_rows(layer.csr(), tuning);
+        prop_assert_eq!(&of_rows, &plan);
+        prop_assert!(entries.iter().enumerate().all(|(p, &e)| place[e as usize] as usize == p));
         check::<f64>(&layer, &plan, batch, seed, 1e-12);
         check::<f32>(&layer, &plan, batch, seed, 1e-4);
     }
@@ -94,6 +97,31 @@ fn any_thread_count_gives_the_same_bits() {
         plan.backward(&values, &x, &g, Some(&mut dx), &mut dw);
         [y.as_slice(), dx.as_slice(), &dw].concat().iter().map(|v: &f32| v.to_bits()).collect::<Vec<_>>()
     });
+}
+
+#[test]
+fn rows_alone_give_the_plan_that_rows_and_columns_do() {
+    // Several ranges of rows, and blocks with no or one entry of a line.
+    for (rows, cols, density) in
+        [(3000, 1000, 0.05), (700, 9000, 0.02), (2000, 2000, 0.001), (1, 5000, 0.5), (5000, 1, 0.5)]
+    {
+        let layer = Layer::random(rows, cols, density, 9);
+        for tuning in [
+            Tuning::of(rows, cols, layer.nnz()),
+            Tuning { forward_rows: 7, forward_cols: 65536, backward_rows: 3, backward_cols: 65536 },
+        ] {
+            let (plan, place) = Plan::compile(layer.csr(), layer.csc(), tuning);
+            on_threads(|| {
+                let (of_rows, entries) = Plan::of_rows(layer.csr(), tuning);
+                assert_eq!(of_rows, plan, "{rows}x{cols}");
+                assert!(entries.iter().enumerate().all(|(p, &e)| place[e as usize] as usize == p));
+                let by_rows = plan.by_rows();
+                assert_eq!((&by_rows.starts[..], &by_rows.columns[..]), (layer.csr().starts, layer.csr().columns));
+                assert_eq!(by_rows.order, place);
+                entries
+            });
+        }
+    }
 }
 
 #[test]

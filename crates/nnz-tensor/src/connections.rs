@@ -1,5 +1,5 @@
 use nnz_core::Topology;
-use nnz_kernels::{Csc, Csr, Plan, Rows, Tuning};
+use nnz_kernels::{Csr, Plan, Rows, Tuning};
 
 /// The connections of one weight, compiled for the kernels. Checked once, here; steps trust it.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -11,13 +11,12 @@ impl Connections {
         Self::with_order(topology).0
     }
 
-    /// Also returns the position of each connection's value, in the topology's order. O(nnz).
+    /// Also returns, for each value, the connection it belongs to, in the topology's order. O(nnz).
     pub fn with_order(topology: &Topology) -> (Self, Vec<u32>) {
-        let (rows, cols, t) = (topology.rows(), topology.cols(), topology.transpose());
+        let (rows, cols) = (topology.rows(), topology.cols());
         let csr = Csr { rows, cols, starts: topology.starts(), columns: topology.columns() };
-        let csc = Csc { starts: &t.starts, rows: &t.rows, entries: &t.entries };
-        let (plan, order) = Plan::compile(csr, csc, Tuning::of(rows, cols, topology.nnz()));
-        (Self(plan), order)
+        let (plan, entries) = Plan::of_rows(csr, Tuning::of(rows, cols, topology.nnz()));
+        (Self(plan), entries)
     }
 
     /// The plan; values, gradients and optimizer state are stored in its order.

@@ -3,7 +3,17 @@
 use super::storage::Storage;
 use crate::{Connections, Real, Tensor};
 use nnz_core::{Mask, Topology};
+use rayon::prelude::*;
 use std::sync::Arc;
+
+/// Numbers a thread takes at once.
+const PART: usize = 1 << 14;
+
+/// `all[from[i]]`, on all threads.
+fn gather<T: Real>(all: &[T], from: &[u32], to: &mut [T]) {
+    let part = |(to, from): (&mut [T], &[u32])| to.iter_mut().zip(from).for_each(|(to, &i)| *to = all[i as usize]);
+    to.par_chunks_mut(PART).zip(from.par_chunks(PART)).for_each(part);
+}
 
 /// The entries of a parameter row by row, and the index of each among its values.
 #[derive(Clone, Debug)]
@@ -21,13 +31,22 @@ pub(super) enum Places {
 }
 
 impl Entries {
+    /// Of what has all of its entries.
+    pub(crate) fn all(topology: Topology) -> Self {
+        Self { topology, places: Places::All }
+    }
+
     /// Reads the entries of a tensor in the layout of the parameter's values, in the topology's order.
     pub fn of<T: Real>(&self, tensor: &Tensor<T>) -> Vec<T> {
         let all = tensor.data();
         match &self.places {
             Places::All => all.to_vec(),
             Places::Mask(mask) => mask.positions().map(|p| all[p]).collect(),
-            Places::Plan(order) => order.iter().map(|&p| all[p as usize]).collect(),
+            Places::Plan(order) => {
+                let mut entries = vec![T::ZERO; order.len()];
+                gather(all, order, &mut entries);
+                entries
+            }
         }
     }
 
@@ -58,12 +77,7 @@ pub(super) fn lay_out<T: Real>(topology: Topology, storage: Storage, entries: &[
     let (rows, cols) = (topology.rows(), topology.cols());
     if storage == Storage::Sparse {
         let (connections, order) = Connections::with_order(&topology);
-        let place = |entries: &Vec<T>| {
-            let mut all = Tensor::zeros(&[entries.len()]);
-            let out = all.data_mut();
-            order.iter().zip(entries).for_each(|(&p, &v)| out[p as usize] = v);
-            all
-        };
+        let place = |all: &Vec<T>| Tensor::written(&[all.len()], |to| gather(all, &order, to));
         return (Layout::Sparse(Arc::new(connections)), entries.iter().map(place).collect());
     }
     let spread = |entries: &Vec<T>| {

@@ -193,27 +193,38 @@ impl<T: Real> Param<T> {
         state: &mut [Tensor<T>],
     ) -> Result<Option<Moved>> {
         let storage = self.admits(&edit, storage.into())?;
+        self.edit(edit, storage, state, self.by_rows())
+    }
+
+    /// The same for an edit that was admitted, which leads to `storage`; `old` are the entries, as [`Param::by_rows`] gives them.
+    pub(crate) fn edit(
+        &mut self,
+        edit: Edit,
+        storage: Storage,
+        state: &mut [Tensor<T>],
+        old: Entries,
+    ) -> Result<Option<Moved>> {
         let (topology, grown, values) = match edit {
             Edit::Keep => return Ok(None),
             Edit::Rewire { topology, grown } => (topology, grown, None),
             Edit::Set { topology, values } => (topology, Vec::new(), Some(values)),
             Edit::Replace { .. } => return Err(Error::Refused("only a whole network can replace a layer".into())),
         };
-        let old = self.by_rows();
-        let count = old.topology.carry(&topology).filter(Option::is_none).count();
-        let moved = Moved { grown: count, pruned: old.topology.nnz() - (topology.nnz() - count) };
-        let carry = |tensor: &Tensor<T>, grown: &[f32]| -> Vec<T> {
-            let before = old.of(tensor);
-            let mut grown = grown.iter();
-            let mut first = || grown.next().map_or(T::ZERO, |&v| T::of(f64::from(v)));
-            old.topology.carry(&topology).map(|c| c.map_or_else(&mut first, |i| before[i])).collect()
+        // Values first, then state.
+        let set = values.is_some();
+        let own = (!set).then_some(&self.value);
+        let before: Vec<Vec<T>> = own.into_iter().chain(state.iter()).map(|tensor| old.of(tensor)).collect();
+        let first = |which: usize, i: usize| match grown.get(i) {
+            Some(&v) if which == 0 && !set => T::of(f64::from(v)),
+            _ => T::ZERO,
         };
-        let own = match values {
-            Some(values) => values.into_iter().map(T::of).collect(),
-            None => carry(&self.value, &grown),
-        };
-        let mut entries = vec![own];
-        entries.extend(state.iter().map(|s| carry(s, &[])));
+        let (mut entries, grown) = old.topology.carried(&topology, &before, T::ZERO, first);
+        let moved = Moved { grown, pruned: old.topology.nnz() - (topology.nnz() - grown) };
+        // What is not needed any more makes room for the new plan.
+        drop((before, old));
+        if let Some(values) = values {
+            entries.insert(0, values.into_iter().map(T::of).collect());
+        }
         self.set(topology, storage, &entries, state);
         Ok(Some(moved))
     }

@@ -3,7 +3,7 @@ use super::views::Views;
 use crate::axes::{axes, split};
 use crate::param::Entries;
 use crate::structure::{Fresh, Part, Whole, kept, runs};
-use crate::{Average, Error, Model, Moved, Optimizer, Param, PolicyRef, Real, Result, Tensor};
+use crate::{Average, Error, Model, Moved, Optimizer, Param, PolicyRef, Real, Result, Storage, Tensor};
 use nnz_core::{Edit, Shape, Sparsifier, Target, TargetKind, TargetMut, Topology};
 
 /// Lets a method change the values of its targets after an optimizer step.
@@ -70,11 +70,15 @@ pub(crate) fn rewire<T: Real>(
     let structural = matches!(kind, TargetKind::Units | TargetKind::Structure);
     if layerwise && !structural {
         for (index, i) in model.places(kind).into_iter().enumerate() {
-            let mut made = edits(&[Target { index, ..Views::at(model, pass, vec![i]).targets()[0] }])?;
+            let views = Views::at(model, pass, vec![i]);
+            let mut made = edits(&[Target { index, ..views.targets()[0] }])?;
             let (Some(edit), true) = (made.pop(), made.is_empty()) else {
                 return Err(Error::Refused("the method did not make one edit for one target".into()));
             };
-            sum += apply_edit(model, optimizer.as_deref_mut(), average.as_deref_mut(), i, edit, storage)?;
+            let Some(entries) = views.entries().pop() else { continue };
+            let chosen = model.params[i].admits(&edit, storage)?;
+            let (optimizer, average) = (optimizer.as_deref_mut(), average.as_deref_mut());
+            sum += apply_edit(model, optimizer, average, i, edit, chosen, entries)?;
         }
         return Ok(sum);
     }
@@ -105,11 +109,12 @@ pub(crate) fn rewire<T: Real>(
         return Ok(sum);
     }
     // All edits or none.
-    for (i, edit) in model.places(kind).into_iter().zip(&edits) {
-        model.params[i].admits(edit, storage)?;
-    }
+    let places = model.places(kind);
+    let admitted = |(&i, edit): (&usize, &Edit)| model.params[i].admits(edit, storage);
+    let chosen = places.iter().zip(&edits).map(admitted).collect::<Result<Vec<Storage>>>()?;
+    let parts = places.into_iter().zip(edits).zip(chosen).zip(views.entries());
     // Backwards, since a layer that is replaced by two moves those after it.
-    for (i, edit) in model.places(kind).into_iter().zip(edits).rev() {
+    for (((i, edit), mut chosen), entries) in parts.rev() {
         let edit = match edit {
             Edit::Replace { left, right } => {
                 match replace(model, optimizer.as_deref_mut(), average.as_deref_mut(), i, &left, &right, storage)? {
@@ -120,37 +125,40 @@ pub(crate) fn rewire<T: Real>(
                     None => {
                         let shape = &model.params[i].shape;
                         let values = product(&left, &right, shape.rows, shape.cols);
-                        Edit::Set { topology: Topology::full(shape.rows, shape.cols), values }
+                        let edit = Edit::Set { topology: Topology::full(shape.rows, shape.cols), values };
+                        chosen = model.params[i].admits(&edit, storage)?;
+                        edit
                     }
                 }
             }
             edit => edit,
         };
-        sum += apply_edit(model, optimizer.as_deref_mut(), average.as_deref_mut(), i, edit, storage)?;
+        sum += apply_edit(model, optimizer.as_deref_mut(), average.as_deref_mut(), i, edit, chosen, entries)?;
     }
     Ok(sum)
 }
 
-/// Applies an edit to one parameter, its optimizer state and its average.
+/// Applies an edit that was admitted and leads to `storage` to one parameter, whose entries are `old`, to its optimizer state and
+/// its average.
 fn apply_edit<T: Real>(
     model: &mut Model<T>,
     optimizer: Option<&mut Optimizer<T>>,
     mut average: Option<&mut Average<T>>,
     i: usize,
     edit: Edit,
-    storage: PolicyRef,
+    storage: Storage,
+    old: Entries,
 ) -> Result<Moved> {
     let mut none = Vec::new();
     let state = optimizer.map_or(&mut none, |o| &mut o.state[i]);
-    let old = average.is_some().then(|| model.params[i].topology());
-    model.params[i].admits(&edit, storage)?;
+    let before = average.is_some().then(|| old.topology.clone());
     // An average has the layout of the values and moves with them, like another tensor of state.
     state.extend(average.as_mut().map(|a| std::mem::replace(&mut a.values_mut()[i], Tensor::zeros(&[0]))));
-    let moved = model.params[i].apply(edit, storage, state)?;
-    if let (Some(average), Some(old)) = (&mut average, old)
+    let moved = model.params[i].edit(edit, storage, state, old)?;
+    if let (Some(average), Some(before)) = (&mut average, before)
         && let Some(mut values) = state.pop()
     {
-        start_at_values(&model.params[i], &old, &mut values);
+        start_at_values(&model.params[i], &before, &mut values);
         average.values_mut()[i] = values;
     }
     Ok(moved.unwrap_or(Moved { grown: 0, pruned: 0 }))

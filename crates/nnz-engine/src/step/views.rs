@@ -1,8 +1,10 @@
 use super::pass::Step;
 use crate::axes::{axes, strength};
+use crate::param::Entries;
 use crate::structure::Part;
 use crate::{Model, Real};
 use nnz_core::{Shape, Target, TargetKind, Topology, Zero};
+use rayon::prelude::*;
 
 /// A method's view of its targets.
 pub(crate) struct Views<'a> {
@@ -11,7 +13,8 @@ pub(crate) struct Views<'a> {
 
 pub(super) struct View<'a> {
     pub shape: Shape,
-    topology: Topology,
+    /// Of the parameter; the topology is that of the target.
+    pub entries: Entries,
     values: Vec<f32>,
     gradient: Vec<f32>,
     zeros: &'a [Zero],
@@ -34,11 +37,12 @@ impl<'a> Views<'a> {
                     gradient.clear();
                 }
                 let (hessian_gradient, synaptic_flow, momentum) = Default::default();
-                let (topology, values, gradient) = (Topology::full(shape.rows, 1), narrow(values), narrow(gradient));
+                let entries = Entries::all(Topology::full(shape.rows, 1));
+                let (values, gradient) = (narrow(values), narrow(gradient));
                 let (zeros, gram, mean): (&[Zero], &[f64], &[f64]) = Default::default();
                 View {
                     shape,
-                    topology,
+                    entries,
                     values,
                     gradient,
                     zeros,
@@ -66,7 +70,7 @@ impl<'a> Views<'a> {
     /// Of parameters.
     pub fn at<T: Real>(model: &'a Model<T>, pass: &'a Step<T>, places: Vec<usize>) -> Self {
         fn narrow<T: Real>(v: Vec<T>) -> Vec<f32> {
-            v.into_iter().map(|x| x.f64() as f32).collect()
+            v.into_par_iter().with_min_len(1 << 14).map(|x| x.f64() as f32).collect()
         }
         let view = |i: usize| {
             let p = &model.params[i];
@@ -82,12 +86,17 @@ impl<'a> Views<'a> {
                 gram: moments.map_or(&[], |m| &m.square),
                 mean: moments.map_or(&[], |m| &m.first),
                 momentum: pass.momentum.get(i).map_or_else(Vec::new, |g| narrow(rows.of(g))),
-                topology: rows.topology,
+                entries: rows,
                 cost: 0.0,
                 whole: 0.0,
             }
         };
         Self { parts: places.into_iter().map(view).collect() }
+    }
+
+    /// Entries of the parameters; the rest is dropped.
+    pub fn entries(self) -> Vec<Entries> {
+        self.parts.into_iter().map(|v| v.entries).collect()
     }
 
     pub fn targets(&self) -> Vec<Target<'_>> {
@@ -96,7 +105,7 @@ impl<'a> Views<'a> {
             .map(|(index, v)| Target {
                 index,
                 shape: &v.shape,
-                topology: &v.topology,
+                topology: &v.entries.topology,
                 values: &v.values,
                 gradient: &v.gradient,
                 zeros: v.zeros,

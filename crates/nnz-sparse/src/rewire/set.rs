@@ -12,8 +12,7 @@
 //! the run instead of before its last epoch, since our learning rate falls to zero (the paper's stays) and connections
 //! grown under a rate near zero cannot learn. Importance pruning ranks neurons that have connections.
 
-use nnz_core::{Build, Criterion, Decay, DropGrow, Edit, Method, Period, Plan, Random, Result, Rewiring, Rng, Setting, Shape, Signals, Sparsifier, Target, Topology, When, MethodInstance, at_least, options};
-use rayon::prelude::*;
+use nnz_core::{Build, Decay, DropGrow, Edit, MagnitudeOfEachSign, Method, Period, Plan, Random, Result, Rewiring, Setting, Shape, Signals, Sparsifier, Target, Topology, When, MethodInstance, at_least, options};
 
 /// The card.
 pub const METHOD: Method = Method::new::<Options>(
@@ -39,7 +38,7 @@ options! {
 
 impl Build for Options {
     fn build(self, setting: &Setting) -> Result<MethodInstance> {
-        let plain = self.rewiring.drop_grow(setting, NearestToZeroOfEachSign, Random { std: self.std });
+        let plain = self.rewiring.drop_grow(setting, MagnitudeOfEachSign, Random { std: self.std });
         if self.importance == 0.0 {
             return Ok(plain.into());
         }
@@ -101,26 +100,6 @@ impl Sparsifier for Important {
             Edit::Rewire { topology, grown: Vec::new() }
         };
         Ok(targets.iter().map(cut).collect())
-    }
-}
-
-/// Rank of |w| among the weights of the same sign, divided by their number: dropping the lowest ζ drops the ζ of the
-/// positive and the ζ of the negative weights that are nearest to zero.
-struct NearestToZeroOfEachSign;
-
-impl Criterion for NearestToZeroOfEachSign {
-    fn score(&self, target: &Target, _: &mut Rng) -> Vec<f32> {
-        let mut score = vec![0.0; target.values.len()];
-        for negative in [false, true] {
-            // Bits of |w| order as it does; ties by position.
-            let signed = target.values.iter().enumerate().filter(|(_, w)| (**w < 0.0) == negative);
-            let mut same: Vec<u64> = signed.map(|(i, w)| u64::from(w.abs().to_bits()) << 32 | i as u64).collect();
-            same.par_sort_unstable();
-            let n = same.len() as f32;
-            let ranked = same.into_iter().enumerate();
-            ranked.for_each(|(rank, key)| score[key as u32 as usize] = (rank as f32 + 0.5) / n);
-        }
-        score
     }
 }
 
