@@ -8,9 +8,17 @@ use peak_alloc::PeakAlloc;
 #[global_allocator]
 static MEMORY: PeakAlloc = PeakAlloc;
 
-/// One test: allocations of others would count too, and the pool of buffers is shared.
+/// Variable that names the density of the training that a process started by this test counts.
+const CASE: &str = "NNZ_MEMORY_CASE";
+
+/// One test: allocations of others would count too, and the pool of buffers is shared, so every training has a process of its
+/// own.
 #[test]
 fn a_nonzero_takes_few_bytes_in_a_step_and_in_a_rewiring() {
+    if let Ok(density) = std::env::var(CASE) {
+        println!("{CASE} {}", training(4096, density.parse().unwrap()).map(|n| n.to_string()).join(" "));
+        return;
+    }
     training_with_momentum_takes_at_most_20_bytes_a_nonzero();
     a_rewiring_takes_room_for_one_layer();
 }
@@ -97,11 +105,22 @@ fn training(side: usize, density: f64) -> [f64; 4] {
     [weight.nnz() as f64, (weight.bytes() + gradient + momentum) as f64, resting, peak]
 }
 
+/// [`training`] in a process of its own.
+fn counted(density: f64) -> [f64; 4] {
+    let mut test = std::process::Command::new(std::env::current_exe().unwrap());
+    let name = "a_nonzero_takes_few_bytes_in_a_step_and_in_a_rewiring";
+    let output = test.args(["--exact", name, "--nocapture"]).env(CASE, density.to_string()).output().unwrap();
+    let said = String::from_utf8(output.stdout).unwrap();
+    let numbers = said.lines().find_map(|l| l.split_once(CASE)).unwrap_or_else(|| panic!("{said}")).1;
+    let numbers: Vec<f64> = numbers.split_whitespace().map(|n| n.parse().unwrap()).collect();
+    numbers.try_into().unwrap()
+}
+
 fn training_with_momentum_takes_at_most_20_bytes_a_nonzero() {
     for density in [0.05, 0.01] {
-        let [nnz, account, resting, peak] = training(4096, density);
+        let [nnz, account, resting, peak] = counted(density);
         // The same network without most of its connections: what does not grow with them, activations above all.
-        let [few, _, few_resting, few_peak] = training(4096, density / 10.0);
+        let [few, _, few_resting, few_peak] = counted(density / 10.0);
         let [resting, measured] = [(resting - few_resting) / (nnz - few), (peak - few_peak) / (nnz - few)];
         println!(
             "density {density}: {:.2} bytes a nonzero by the account; counted {measured:.2} at the peak of a step, \
