@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # Times rewirings of an older commit and of the tree at hand, one after the other and again, and compares what they trained.
-#   benches/rewiring/run.sh COMMIT [ROUNDS [all]] > results/rewiring.json      `all` takes 4 GB and half an hour
+#   benches/rewiring/run.sh COMMIT [ROUNDS [all]] > results/rewiring.json      `all` adds layers of 300,000 and more
 set -euo pipefail
 commit=$1
 rounds=${2:-3}
