@@ -239,7 +239,7 @@ impl Method {
         Ok(known)
     }
 
-    /// Fits options to a run: an interval in steps that `given` leaves open and that never comes due in this run becomes a
+    /// Fits options to a run: an interval in steps or epochs that `given` leaves open and that never comes due in this run becomes a
     /// twentieth of it, as the note says.
     ///
     /// # Errors
@@ -257,31 +257,36 @@ impl Method {
         if work.acts(setting.steps) || !self.build(options, &long)?.acts(long.steps) {
             return Ok((options.clone(), None));
         }
-        let steps = |value: &toml::Value| match value.as_str()?.parse() {
-            Ok(Period::Steps(n)) if n > 0 => Some(n),
+        let span = |value: &toml::Value| match value.as_str()?.parse() {
+            Ok(period @ (Period::Steps(1..) | Period::Epochs(_))) => Some(period),
             _ => None,
         };
-        let spans: Vec<(&String, u64)> = full.iter().filter_map(|(k, v)| Some((k, steps(v)?))).collect();
+        let spans: Vec<(&String, Period)> = full.iter().filter_map(|(k, v)| Some((k, span(v)?))).collect();
         let mut fitted = options.clone();
         for (key, _) in spans.iter().filter(|(key, _)| !given.contains_key(*key)) {
             fitted.insert((*key).clone(), "0.05 run".into());
         }
-        let said = |spans: &[(&String, u64)]| {
-            let each: Vec<String> = spans.iter().map(|(key, n)| format!("{key} is {n} steps")).collect();
+        let said = |spans: &[(&String, Period)]| {
+            let each: Vec<String> = spans.iter().map(|(key, period)| format!("{key} is {period}")).collect();
             each.join(" and ")
         };
         match self.build(&fitted, setting)?.acts(setting.steps) {
             true => {
                 let (changed, run) = (said(&spans), setting.steps);
-                let note = format!("{}: {changed}, which never comes due in {run} steps; taken as 0.05 run", self.key);
+                let note = format!(
+                    "{}: {changed}, which never comes due in a run of {run} steps; taken as 0.05 run",
+                    self.key
+                );
                 Ok((fitted, Some(note)))
             }
             false => {
                 let why = if spans.is_empty() { String::new() } else { format!(": {}", said(&spans)) };
                 Err(Error::Refused(format!(
-                    "{} would change nothing in a run of {} steps{why}; train longer, or give a fraction of the run such as \
+                    "{} would change nothing in a run of {} step{}{why}; train longer, or give a fraction of the run such as \
                      every = \"0.05 run\"",
-                    self.key, setting.steps
+                    self.key,
+                    setting.steps,
+                    if setting.steps == 1 { "" } else { "s" }
                 )))
             }
         }

@@ -520,7 +520,7 @@ fn a_full_disk_is_said_and_leaves_no_part() {
     let script = format!(
         "mount -t tmpfs -o size=64k none disk || exit 77; head -c 100000 /dev/zero > disk/filler 2> /dev/null; \
          {0} prune good.safetensors --method magnitude --density 0.2 -o disk/small.safetensors; echo code $?; \
-         {0} train good.csv --target answer --method set --density 0.5 --epochs 1 --model mlp:4-2000-2 --run-dir disk/run \
+         {0} train good.csv --target answer --method set --density 0.5 --epochs 20 --model mlp:4-2000-2 --run-dir disk/run \
          --no-controls; echo code $?; find disk -type f -size +0 | sort",
         env!("CARGO_BIN_EXE_nnz")
     );
@@ -550,7 +550,7 @@ fn no_permission_is_said() {
     std::fs::set_permissions(d.join("locked"), PermissionsExt::from_mode(0o555)).unwrap();
     let root = std::fs::write(d.join("locked/try"), b"").is_ok();
     let place = if root { "/proc/nnz" } else { "locked" };
-    let t = "train good.csv --target answer --method set --density 0.5 --epochs 1 --model mlp:4-3-2";
+    let t = "train good.csv --target answer --method set --density 0.5 --epochs 20 --model mlp:4-3-2";
     refused(d, &format!("{t} --run-dir {place}/run"), &[place, "cannot create"]);
     refused(
         d,

@@ -90,7 +90,7 @@ pub fn run(recipe: &Recipe, registry: Registry, options: &Options, observer: &mu
         refuse_dense_storage(&recipe, arm)?;
         validate_arms(&recipe, registry, arm, &network(arm)?)?;
     }
-    fit_to_run(&mut recipe, registry, &given, &data, observer)?;
+    let fitted = fit_to_run(&mut recipe, registry, &given, &data)?;
     let pretrain = match &recipe.pretrain {
         Some(pretrain) => Some(other_data(pretrain, &data)?),
         None => None,
@@ -127,6 +127,7 @@ pub fn run(recipe: &Recipe, registry: Registry, options: &Options, observer: &mu
     } else if dir.join("record.json").exists() {
         return Ok(Outcome { record: read_json(&dir.join("record.json"))?, dir, found: true });
     }
+    fitted.iter().for_each(|note| observer.note(note));
     let going_on = before.is_some();
     if choose(&mut recipe, &spec, before, chooser)? {
         observer.note("storage auto follows what was measured on this machine; the choice is in the run's recipe.toml");
@@ -476,26 +477,19 @@ fn work(arm: &Arm, registry: Registry, setting: &Setting) -> nnz_core::Result<Me
     }
 }
 
-/// Fits the options that were not given to the length of the run, so that no method rests through it unnoticed.
-fn fit_to_run(
-    recipe: &mut Recipe,
-    registry: Registry,
-    given: &[toml::Table],
-    data: &Dataset,
-    observer: &mut dyn Observer,
-) -> Result<()> {
+/// Fits the options that were not given to the length of the run, so that no method rests through it unnoticed; returns notes.
+fn fit_to_run(recipe: &mut Recipe, registry: Registry, given: &[toml::Table], data: &Dataset) -> Result<Vec<String>> {
+    let mut notes = Vec::new();
     for (a, given) in given.iter().enumerate() {
         let arm = &recipe.arms[a];
         let Some(key) = &arm.method else { continue };
         let train = recipe.training(arm)?;
         let (rows, _) = data.split_validation(train.validation, 0).map_err(nnz_engine::Error::from)?;
         let (options, note) = registry.find(key)?.fitted(&arm.options, given, &train.setting(rows.len(), 0))?;
-        if let Some(note) = note {
-            observer.note(&note);
-        }
+        notes.extend(note);
         recipe.arms[a].options = options;
     }
-    Ok(())
+    Ok(notes)
 }
 
 /// Lets every arm refuse its options and shapes before the first one is trained.
