@@ -1,5 +1,6 @@
 //! A network in ONNX's form: nodes, each an operator, between named values.
 
+use crate::ops::types;
 use crate::proto;
 use crate::value::{Array, Value};
 use crate::{Error, Result};
@@ -11,10 +12,21 @@ use prost::Message;
 use std::collections::{BTreeMap, HashMap, HashSet};
 use std::path::{Component, Path, PathBuf};
 
+mod reading;
+use reading::{Functions, Reading};
+
 /// The operator set that graphs built here use.
 pub const OPSET: i64 = 20;
 /// Operator sets that can be read.
 const OPSETS: std::ops::RangeInclusive<i64> = 9..=28;
+/// Newest version of the format that is read.
+const IR: i64 = 14;
+/// How deep graphs may lie inside nodes, and calls inside functions.
+const NESTED: usize = 8;
+/// Most nodes of a graph whose calls are replaced by the functions' bodies.
+const NODES: usize = 1 << 20;
+/// Most bytes of functions' nodes, copied for each call.
+const BYTES: usize = 1 << 27;
 /// Most axes of a value.
 pub(crate) const AXES: usize = 8;
 /// Most entries of a sparse tensor per byte it takes, beyond the number that any may have.
@@ -47,11 +59,20 @@ pub enum DType {
     U32,
     U64,
     BF16,
+    F8E4M3FN,
+    F8E4M3FNUZ,
+    F8E5M2,
+    F8E5M2FNUZ,
+    U4,
+    I4,
+    F4E2M1,
+    U2,
+    I2,
 }
 
 impl DType {
-    /// Maps its number in the format; texts, complex numbers and floats of 4 or 8 bits are not supported.
-    fn of(number: i32) -> Result<Self, String> {
+    /// Maps its number in the format; texts, complex numbers and powers of two are not supported.
+    pub(crate) fn of(number: i32) -> Result<Self, String> {
         Ok(match number {
             1 => Self::F32,
             2 => Self::U8,
@@ -66,6 +87,15 @@ impl DType {
             12 => Self::U32,
             13 => Self::U64,
             16 => Self::BF16,
+            17 => Self::F8E4M3FN,
+            18 => Self::F8E4M3FNUZ,
+            19 => Self::F8E5M2,
+            20 => Self::F8E5M2FNUZ,
+            21 => Self::U4,
+            22 => Self::I4,
+            23 => Self::F4E2M1,
+            25 => Self::U2,
+            26 => Self::I2,
             8 => return Err("texts, which are not computed with here".into()),
             other => return Err(format!("numbers of ONNX type {other}, which is not read")),
         })
@@ -86,6 +116,15 @@ impl DType {
             Self::U32 => 12,
             Self::U64 => 13,
             Self::BF16 => 16,
+            Self::F8E4M3FN => 17,
+            Self::F8E4M3FNUZ => 18,
+            Self::F8E5M2 => 19,
+            Self::F8E5M2FNUZ => 20,
+            Self::U4 => 21,
+            Self::I4 => 22,
+            Self::F4E2M1 => 23,
+            Self::U2 => 25,
+            Self::I2 => 26,
         }
     }
 
@@ -105,16 +144,39 @@ impl DType {
             Self::U32 => "U32",
             Self::U64 => "U64",
             Self::BF16 => "BF16",
+            Self::F8E4M3FN => "F8_E4M3FN",
+            Self::F8E4M3FNUZ => "F8_E4M3FNUZ",
+            Self::F8E5M2 => "F8_E5M2",
+            Self::F8E5M2FNUZ => "F8_E5M2FNUZ",
+            Self::U4 => "U4",
+            Self::I4 => "I4",
+            Self::F4E2M1 => "F4_E2M1",
+            Self::U2 => "U2",
+            Self::I2 => "I2",
         }
     }
 
-    fn bytes(self) -> usize {
+    pub(crate) fn bits(self) -> usize {
         match self {
-            Self::U8 | Self::I8 | Self::Bool => 1,
-            Self::U16 | Self::I16 | Self::F16 | Self::BF16 => 2,
-            Self::F32 | Self::I32 | Self::U32 => 4,
-            Self::I64 | Self::U64 | Self::F64 => 8,
+            Self::U2 | Self::I2 => 2,
+            Self::U4 | Self::I4 | Self::F4E2M1 => 4,
+            Self::U8 | Self::I8 | Self::Bool => 8,
+            Self::F8E4M3FN | Self::F8E4M3FNUZ | Self::F8E5M2 | Self::F8E5M2FNUZ => 8,
+            Self::U16 | Self::I16 | Self::F16 | Self::BF16 => 16,
+            Self::F32 | Self::I32 | Self::U32 => 32,
+            Self::I64 | Self::U64 | Self::F64 => 64,
         }
+    }
+
+    /// Bytes of that many numbers; those of less than eight bits lie side by side.
+    fn bytes(self, count: usize) -> Option<usize> {
+        count.checked_mul(self.bits()).map(|bits| bits.div_ceil(8))
+    }
+
+    /// Whether it is a floating-point type.
+    pub fn is_float(self) -> bool {
+        use DType::*;
+        matches!(self, F32 | F16 | F64 | BF16 | F8E4M3FN | F8E4M3FNUZ | F8E5M2 | F8E5M2FNUZ | F4E2M1)
     }
 }
 
@@ -202,7 +264,7 @@ impl Constant {
 
     /// Bytes they take.
     pub fn bytes(&self) -> usize {
-        self.len() * self.kind.bytes()
+        self.kind.bytes(self.len()).unwrap_or(usize::MAX)
     }
 
     /// Whether it is a floating-point type.
@@ -212,6 +274,10 @@ impl Constant {
 
     /// Decodes its numbers.
     pub fn value(&self) -> Value {
+        self.wide().of(self.kind)
+    }
+
+    fn wide(&self) -> Value {
         let raw = match &self.data {
             Data::Held(value) => return value.clone(),
             Data::Raw(raw) => raw,
@@ -240,8 +306,21 @@ impl Constant {
             DType::I32 => ints!(i32),
             DType::U32 => ints!(u32),
             DType::I64 => ints!(i64),
-            // No graph uses numbers beyond 2^63, which would turn negative.
+            // Numbers beyond 2^63 turn negative; their type tells.
             DType::U64 => ints!(u64),
+            DType::F8E4M3FN | DType::F8E4M3FNUZ | DType::F8E5M2 | DType::F8E5M2FNUZ => {
+                let kind = self.kind;
+                Value::floats(shape, raw.iter().map(|&b| types::of_bits(kind, b)).collect())
+            }
+            DType::F4E2M1 => {
+                let all = packed(raw, 4, self.len()).map(|b| types::of_bits(DType::F4E2M1, b));
+                Value::floats(shape, all.collect())
+            }
+            DType::U4 | DType::I4 | DType::U2 | DType::I2 => {
+                let (bits, kind) = (self.kind.bits(), self.kind);
+                let all = packed(raw, bits, self.len()).map(|b| types::wrap(i64::from(b), kind));
+                Value::ints(shape, all.collect())
+            }
         }
     }
 
@@ -253,6 +332,7 @@ impl Constant {
             Value::Byte(a) => a.data().iter().map(|&v| f32::from(v)).collect(),
             Value::Small(a) => a.data().iter().map(|&v| f32::from(v)).collect(),
             Value::Bool(a) => a.data().iter().map(|&v| f32::from(u8::from(v))).collect(),
+            Value::List(_) => Vec::new(),
         }
     }
 
@@ -260,7 +340,7 @@ impl Constant {
         let kind = DType::of(t.data_type.unwrap_or(0))?;
         let shape = extents(&t.dims)?;
         let count = count(&shape)?;
-        let bytes = count.checked_mul(kind.bytes()).ok_or("more bytes than there can be")?;
+        let bytes = kind.bytes(count).ok_or("more bytes than there can be")?;
         let (raw, file) = if t.data_location == Some(1) {
             external(t, bytes, folder, files).map(|(raw, map)| (raw, Some(map)))?
         } else if let Some(raw) = &t.raw_data {
@@ -283,6 +363,7 @@ impl Constant {
             Data::Held(Value::Byte(a)) => a.data().to_vec().into(),
             Data::Held(Value::Small(a)) => a.data().iter().map(|v| *v as u8).collect(),
             Data::Held(Value::Bool(a)) => a.data().iter().map(|v| u8::from(*v)).collect(),
+            Data::Held(Value::List(_)) => Bytes::new(),
         }
     }
 
@@ -383,6 +464,7 @@ fn listed(t: &proto::Tensor, kind: DType, count: usize) -> Result<Bytes, String>
         DType::U32 | DType::U64 => t.uint64_data.len(),
         _ => t.int32_data.len(),
     };
+    let count = if kind.bits() < 8 { kind.bytes(count).unwrap_or(usize::MAX) } else { count };
     if have != count {
         return Err(format!("{have} numbers, but its shape has {count}"));
     }
@@ -394,9 +476,15 @@ fn listed(t: &proto::Tensor, kind: DType, count: usize) -> Result<Bytes, String>
         DType::U64 => t.uint64_data.iter().flat_map(|v| v.to_le_bytes()).collect(),
         DType::U32 => t.uint64_data.iter().flat_map(|v| (*v as u32).to_le_bytes()).collect(),
         DType::I32 => small(|v| v.to_le_bytes().to_vec()),
-        DType::U8 | DType::I8 | DType::Bool => small(|v| vec![v as u8]),
         DType::U16 | DType::I16 | DType::F16 | DType::BF16 => small(|v| (v as u16).to_le_bytes().to_vec()),
+        _ => small(|v| vec![v as u8]),
     })
+}
+
+/// The first `count` numbers of 4 or 2 bits, the lowest first.
+fn packed(raw: &[u8], bits: usize, count: usize) -> impl Iterator<Item = u8> {
+    let mask = ((1u16 << bits) - 1) as u8;
+    raw.iter().flat_map(move |&b| (0..8 / bits).map(move |i| b >> (i * bits) & mask)).take(count)
 }
 
 /// Reads numbers from an external file. It must lie in the model's own folder or below.
@@ -471,13 +559,46 @@ pub enum Attribute {
     Texts(Vec<String>),
     /// An array.
     Tensor(Constant),
+    /// A graph that its operator runs.
+    Graph(Body),
+}
+
+/// A graph inside a node, such as a branch of `If`.
+#[derive(Clone, Debug)]
+pub struct Body {
+    /// Its nodes; values of the graphs around it that it reads are inputs after its own. Its constants are in the outermost graph.
+    pub graph: Box<Graph>,
+    /// Number of its own inputs.
+    pub declared: usize,
+}
+
+impl Body {
+    /// The values of the graphs around it that it reads.
+    pub fn captures(&self) -> impl Iterator<Item = &str> {
+        self.graph.inputs[self.declared..].iter().map(|p| p.name.as_str())
+    }
+
+    /// Gives values that it reads from around it other names.
+    pub(crate) fn rename(&mut self, of: &dyn Fn(&str) -> Option<String>) {
+        let own: HashSet<String> = self.graph.inputs[..self.declared].iter().map(|p| p.name.clone()).collect();
+        let made: HashSet<String> = self.graph.nodes.iter().flat_map(|n| n.outputs.iter().cloned()).collect();
+        let new = |name: &str| of(name).filter(|_| !own.contains(name) && !made.contains(name));
+        for port in self.graph.inputs[self.declared..].iter_mut().chain(&mut self.graph.outputs) {
+            port.name = new(&port.name).unwrap_or_else(|| port.name.clone());
+        }
+        for node in &mut self.graph.nodes {
+            node.inputs.iter_mut().for_each(|i| *i = new(i).unwrap_or_else(|| i.clone()));
+            node.bodies_mut().for_each(|b| b.rename(&new));
+        }
+    }
 }
 
 impl Attribute {
-    fn read(a: &proto::Attribute, folder: Option<&Path>, files: &mut Files) -> Result<Self, String> {
+    fn read(a: &proto::Attribute, reading: &mut Reading, depth: usize) -> Result<Self, String> {
         let text = |b: &Bytes| String::from_utf8(b.to_vec()).map_err(|_| "a text that is no UTF-8".to_string());
         // Old files omit the type.
         let guess = || match (a.f, a.i, &a.s, &a.t) {
+            _ if a.g.is_some() => 5,
             (Some(_), ..) => 1,
             (_, Some(_), ..) => 2,
             (_, _, Some(_), _) => 3,
@@ -490,11 +611,12 @@ impl Attribute {
             1 => Self::Float(a.f.unwrap_or(0.0)),
             2 => Self::Int(a.i.unwrap_or(0)),
             3 => Self::Text(text(a.s.as_ref().unwrap_or(&Bytes::new()))?),
-            4 => Self::Tensor(Constant::read(a.t.as_ref().ok_or("no tensor")?, folder, files)?),
+            4 => Self::Tensor(Constant::read(a.t.as_ref().ok_or("no tensor")?, reading.folder, &mut reading.files)?),
+            5 => Self::Graph(reading.body(a.g.as_ref().ok_or("no graph")?, depth + 1)?),
             6 => Self::Floats(a.floats.clone()),
             7 => Self::Ints(a.ints.clone()),
             8 => Self::Texts(a.strings.iter().map(text).collect::<Result<_, _>>()?),
-            5 | 10 => return Err("a graph inside a node, which is not run here".into()),
+            10 => return Err("a list of graphs, which are not run here".into()),
             other => return Err(format!("of ONNX type {other}, which is not read")),
         })
     }
@@ -529,6 +651,12 @@ impl Attribute {
             Self::Texts(s) => {
                 a.strings = s.iter().map(|s| Bytes::copy_from_slice(s.as_bytes())).collect();
                 8
+            }
+            Self::Graph(body) => {
+                let mut g = body.graph.message(false);
+                g.input.truncate(body.declared);
+                a.g = Some(g);
+                5
             }
         };
         a.kind = Some(kind);
@@ -568,6 +696,20 @@ impl Node {
     pub fn with(mut self, name: &str, attribute: Attribute) -> Self {
         self.attributes.insert(name.into(), attribute);
         self
+    }
+
+    /// Graphs inside it, by the names of their attributes.
+    pub fn bodies(&self) -> impl Iterator<Item = &Body> {
+        self.attributes.values().filter_map(|a| if let Attribute::Graph(b) = a { Some(b) } else { None })
+    }
+
+    fn bodies_mut(&mut self) -> impl Iterator<Item = &mut Body> {
+        self.attributes.values_mut().filter_map(|a| if let Attribute::Graph(b) = a { Some(b) } else { None })
+    }
+
+    /// All that it reads: its inputs, then what graphs inside it read from around them.
+    pub fn reads(&self) -> impl Iterator<Item = &str> {
+        self.inputs.iter().map(String::as_str).chain(self.bodies().flat_map(Body::captures))
     }
 
     /// Its name in messages.
@@ -648,69 +790,82 @@ impl Graph {
             let (from, to) = (OPSETS.start(), OPSETS.end());
             return Err(fail(format!("operators of version {opset}; versions {from} to {to} are read; convert it")));
         }
-        let mut files = Files::default();
-        let mut constants = BTreeMap::new();
-        let dense = g.initializer.iter().map(|t| (t.name.clone(), Constant::read(t, folder, &mut files)));
-        let mut all: Vec<_> = dense.collect();
-        all.extend(
-            g.sparse_initializer
-                .iter()
-                .map(|s| (s.values.as_ref().and_then(|v| v.name.clone()), Constant::read_sparse(s))),
-        );
-        for (name, constant) in all {
-            let name = name.unwrap_or_default();
-            let constant = constant.map_err(|why| fail(format!("weight `{name}`: {why}")))?;
-            if name.is_empty() || constants.insert(name.clone(), constant).is_some() {
-                return Err(fail(format!("two weights are named `{name}`, or one has no name")));
-            }
+        if let Some(version) = model.ir_version.filter(|v| *v > IR) {
+            return Err(fail(format!("a file of version {version} of the format; up to {IR} is read")));
         }
-        let mut nodes = Vec::with_capacity(g.node.len());
-        for n in g.node {
-            let op = n.op_type.unwrap_or_default();
-            let op = domain(&n.domain).map_or(op.clone(), |d| format!("{d}.{op}"));
-            let mut node =
-                Node { op, name: n.name.unwrap_or_default(), inputs: n.input, outputs: n.output, ..Node::default() };
-            for a in &n.attribute {
-                let name = a.name.clone().unwrap_or_default();
-                let read = Attribute::read(a, folder, &mut files);
-                let value = read.map_err(|why| Error::node(path, &node, format!("attribute `{name}`: {why}")))?;
-                node.attributes.insert(name, value);
-            }
-            // Some exporters write weights as nodes.
-            if let ("Constant", [name], Some(Attribute::Tensor(t))) =
-                (&*node.op, &node.outputs[..], node.attributes.get("value"))
-                && !name.is_empty()
-                && !constants.contains_key(name)
-            {
-                constants.insert(name.clone(), t.clone());
-                continue;
-            }
-            nodes.push(node);
-        }
-        let port = |i: &proto::Info| -> Result<Port> {
-            let name = i.name.clone().unwrap_or_default();
-            let tensor = i.kind.as_ref().and_then(|t| t.tensor.as_ref());
-            let kind = tensor.and_then(|t| t.elem).map(DType::of).transpose();
-            let kind = kind.map_err(|why| fail(format!("`{name}` has {why}")))?;
-            let extent = |d: &proto::Dim| d.value.and_then(|v| usize::try_from(v).ok());
-            let shape = tensor.and_then(|t| t.shape.as_ref()).map(|s| s.dim.iter().map(extent).collect());
-            Ok(Port { name, kind, shape })
-        };
-        let mut inputs = g.input.iter().map(port).collect::<Result<Vec<_>>>()?;
-        inputs.retain(|p| !constants.contains_key(&p.name));
+        let functions = Functions::new(model.functions, opset).map_err(fail)?;
+        let mut reading = Reading { path, folder, opset, files: Files::default(), functions, nodes: 0, bytes: 0 };
+        let mut graph = reading.graph(&g, 0)?;
         let pair = |p: proto::Pair| Some((p.key?, p.value?));
-        let mut graph = Self {
-            path: path.into(),
-            name: g.name.unwrap_or_default(),
-            opset,
-            nodes,
-            constants,
-            inputs,
-            outputs: g.output.iter().map(port).collect::<Result<_>>()?,
-            metadata: model.metadata_props.into_iter().filter_map(pair).collect(),
-        };
+        graph.metadata = model.metadata_props.into_iter().filter_map(pair).collect();
+        graph.hoist();
         graph.sort()?;
         Ok(graph)
+    }
+
+    /// Moves the constants of graphs inside nodes to this one, so that all weights are in one place.
+    fn hoist(&mut self) {
+        let mut taken: HashSet<String> = self.constants.keys().cloned().collect();
+        taken.extend(self.inputs.iter().map(|p| p.name.clone()));
+        self.names(&mut taken);
+        let mut found = Vec::new();
+        for node in &mut self.nodes {
+            node.bodies_mut().for_each(|b| b.graph.hoist_to(b.declared, &mut taken, &mut found));
+        }
+        self.constants.extend(found);
+    }
+
+    /// Collects the names of values that its nodes, and graphs inside them, compute or are given.
+    fn names(&self, taken: &mut HashSet<String>) {
+        for node in &self.nodes {
+            taken.extend(node.outputs.iter().cloned());
+            for body in node.bodies() {
+                taken.extend(body.graph.inputs[..body.declared].iter().map(|p| p.name.clone()));
+                body.graph.names(taken);
+            }
+        }
+    }
+
+    /// Gives up its constants, under names that nothing else has; inner graphs first, which may nest [`NESTED`] times.
+    fn hoist_to(&mut self, declared: usize, taken: &mut HashSet<String>, found: &mut Vec<(String, Constant)>) {
+        for node in &mut self.nodes {
+            node.bodies_mut().for_each(|b| b.graph.hoist_to(b.declared, taken, found));
+        }
+        let old = std::mem::take(&mut self.constants);
+        let mut names = HashMap::with_capacity(old.len());
+        for (name, constant) in old {
+            let mut new = name.clone();
+            let mut n = 1;
+            while !taken.insert(new.clone()) {
+                n += 1;
+                new = format!("{name}.{n}");
+            }
+            names.insert(name, new.clone());
+            found.push((new, constant));
+        }
+        let new = |name: &str| names.get(name).cloned();
+        for node in &mut self.nodes {
+            node.inputs.iter_mut().for_each(|i| *i = new(i).unwrap_or_else(|| i.clone()));
+            node.bodies_mut().for_each(|b| b.rename(&new));
+        }
+        self.outputs.iter_mut().for_each(|p| p.name = new(&p.name).unwrap_or_else(|| p.name.clone()));
+        self.capture(declared);
+    }
+
+    /// Lists as inputs, after its own, what it reads and does not compute.
+    fn capture(&mut self, declared: usize) {
+        self.inputs.truncate(declared);
+        let mut known: HashSet<&str> = self.inputs.iter().map(|p| p.name.as_str()).collect();
+        known.extend(self.constants.keys().map(String::as_str));
+        known.extend(self.nodes.iter().flat_map(|n| n.outputs.iter().map(String::as_str)));
+        let reads = self.nodes.iter().flat_map(Node::reads).chain(self.outputs.iter().map(|p| p.name.as_str()));
+        let mut free: Vec<String> = Vec::new();
+        for name in reads {
+            if !name.is_empty() && known.insert(name) {
+                free.push(name.into());
+            }
+        }
+        self.inputs.extend(free.into_iter().map(|name| Port { name, kind: None, shape: None }));
     }
 
     /// Sorts nodes topologically; files should have them so, but need not.
@@ -743,8 +898,8 @@ impl Graph {
         let known = |name: &str| name.is_empty() || given.contains(name) || self.constants.contains_key(name);
         let (mut waits, mut readers) = (vec![0usize; self.nodes.len()], vec![Vec::new(); self.nodes.len()]);
         for (i, node) in self.nodes.iter().enumerate() {
-            for name in node.inputs.iter().filter(|n| !known(n)) {
-                let Some(&maker) = makers.get(name.as_str()) else {
+            for name in node.reads().filter(|n| !known(n)) {
+                let Some(&maker) = makers.get(name) else {
                     return Err(fail(format!("{} `{}` reads `{name}`, which nobody computes", node.op, node.label())));
                 };
                 waits[i] += 1;
@@ -781,13 +936,38 @@ impl Graph {
 
     /// Encodes an ONNX file. With `sparse`, weights with a density below a third are written as sparse initializers.
     pub fn write(&self, sparse: bool) -> Vec<u8> {
+        let mut domains: Vec<String> = Vec::new();
+        for (domain, _) in self.nodes.iter().filter_map(|n| n.op.rsplit_once('.')) {
+            if !domains.iter().any(|d| d == domain) {
+                domains.push(domain.into());
+            }
+        }
+        let opset = |domain: &str, version| proto::Opset { domain: Some(domain.into()), version: Some(version) };
+        let model = proto::Model {
+            ir_version: Some(if self.opset > 20 { 10 } else { 9 }),
+            producer_name: Some("nnz".into()),
+            graph: Some(self.message(sparse)),
+            opset_import: std::iter::once(opset("", self.opset)).chain(domains.iter().map(|d| opset(d, 1))).collect(),
+            metadata_props: self
+                .metadata
+                .iter()
+                .map(|(k, v)| proto::Pair { key: Some(k.clone()), value: Some(v.clone()) })
+                .collect(),
+            functions: Vec::new(),
+        };
+        model.encode_to_vec()
+    }
+
+    fn message(&self, sparse: bool) -> proto::Graph {
         let port = |p: &Port| {
             let dim = |d: &Option<usize>| proto::Dim { value: d.map(|d| d as i64), param: None };
             let shape = p.shape.as_ref().map(|s| proto::Shape { dim: s.iter().map(dim).collect() });
             let tensor = proto::TensorType { elem: Some(p.kind.unwrap_or(DType::F32).number()), shape };
-            proto::Info { name: Some(p.name.clone()), kind: Some(proto::Type { tensor: Some(tensor) }) }
+            proto::Info {
+                name: Some(p.name.clone()),
+                kind: Some(proto::Type { tensor: Some(tensor), ..Default::default() }),
+            }
         };
-        let mut domains: Vec<String> = Vec::new();
         let node = |n: &Node| {
             let (domain, op) = n.op.rsplit_once('.').map_or((None, &*n.op), |(d, op)| (Some(d.to_string()), op));
             proto::Node {
@@ -797,13 +977,9 @@ impl Graph {
                 op_type: Some(op.into()),
                 attribute: n.attributes.iter().map(|(name, a)| a.write(name)).collect(),
                 domain,
+                overload: None,
             }
         };
-        for (domain, _) in self.nodes.iter().filter_map(|n| n.op.rsplit_once('.')) {
-            if !domains.iter().any(|d| d == domain) {
-                domains.push(domain.into());
-            }
-        }
         let (mut dense, mut packed) = (Vec::new(), Vec::new());
         for (name, c) in &self.constants {
             match c.write_sparse(name).filter(|_| sparse) {
@@ -811,27 +987,14 @@ impl Graph {
                 None => dense.push(c.write(name)),
             }
         }
-        let graph = proto::Graph {
+        proto::Graph {
             node: self.nodes.iter().map(node).collect(),
             name: Some(if self.name.is_empty() { "network".into() } else { self.name.clone() }),
             initializer: dense,
             input: self.inputs.iter().map(port).collect(),
             output: self.outputs.iter().map(port).collect(),
             sparse_initializer: packed,
-        };
-        let opset = |domain: &str, version| proto::Opset { domain: Some(domain.into()), version: Some(version) };
-        let model = proto::Model {
-            ir_version: Some(if self.opset > 20 { 10 } else { 9 }),
-            producer_name: Some("nnz".into()),
-            graph: Some(graph),
-            opset_import: std::iter::once(opset("", self.opset)).chain(domains.iter().map(|d| opset(d, 1))).collect(),
-            metadata_props: self
-                .metadata
-                .iter()
-                .map(|(k, v)| proto::Pair { key: Some(k.clone()), value: Some(v.clone()) })
-                .collect(),
-        };
-        model.encode_to_vec()
+        }
     }
 
     /// Number of all its floating-point weights.

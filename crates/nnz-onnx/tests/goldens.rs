@@ -51,13 +51,7 @@ fn far(got: &Value, want: &Json) -> f64 {
     assert_eq!(got.shape(), shape(&want["shape"]));
     let step = want["step"].as_u64().unwrap_or(1) as usize;
     let wanted = numbers(&want["values"], |v| v.as_f64().unwrap());
-    let have: Vec<f64> = match got.clone() {
-        Value::Float(f) => f.rows().data().iter().map(|&v| f64::from(v)).collect(),
-        Value::Int(a) => a.data().iter().map(|&v| v as f64).collect(),
-        Value::Byte(a) => a.data().iter().map(|&v| f64::from(v)).collect(),
-        Value::Small(a) => a.data().iter().map(|&v| f64::from(v)).collect(),
-        Value::Bool(a) => a.data().iter().map(|&v| f64::from(u8::from(v))).collect(),
-    };
+    let have = got.numbers();
     let size = wanted.iter().fold(1.0f64, |a, b| a.max(b.abs()));
     let have: Vec<f64> = have.into_iter().step_by(step).collect();
     assert_eq!(have.len(), wanted.len());

@@ -115,9 +115,7 @@ pub(super) fn build(archive: &Archive) -> Result<Built> {
                 pools += 1;
             }
             n => {
-                return Err(
-                    net.fail(format!("{n} layers without tensors after `{name}`: their kinds cannot be known"))
-                );
+                return Err(net.fail(format!("{n} layers without tensors after `{name}`: their kinds cannot be known")));
             }
         }
     }

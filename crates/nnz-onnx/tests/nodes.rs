@@ -1,0 +1,19 @@
+//! A sample of the node tests of the package onnx, at least one for each operator: `goldens/nodes.py sample` took them.
+
+#[path = "../examples/nodes.rs"]
+#[allow(dead_code, reason = "the program has a main function")]
+mod nodes;
+
+use std::path::Path;
+
+#[test]
+fn a_sample_of_the_node_tests_is_right() {
+    let place = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../goldens/nodes");
+    let mut count = 0;
+    for folder in std::fs::read_dir(place).unwrap().map(|e| e.unwrap().path()) {
+        let (verdict, why) = nodes::test(&folder);
+        assert_eq!(verdict, "right", "{}: {why}", folder.display());
+        count += 1;
+    }
+    assert!(count >= 100, "{count}");
+}
