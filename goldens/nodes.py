@@ -5,9 +5,10 @@ Needs numpy, ml_dtypes and onnx 1.23.2.
 
     nodes.py write DIR [WORD..]   one folder per test: model.onnx, and data.onnx with inputs and outputs as constants
     nodes.py sample FOUND DIR     the smallest right test of each operator, and those that were once wrong
+    nodes.py functions DIR        files with functions: two calls, calls without end, and calls whose number doubles with each function
     nodes.py table FOUND          docs/src/onnx-nodes.md from what `cargo run -p nnz-onnx --example nodes DIR` prints
 """
-import collections, datetime, pathlib, sys
+import collections, datetime, pathlib, re, sys
 
 import numpy as np
 import onnx
@@ -65,7 +66,8 @@ def table(found):
         op = whose(case.name, case.model)
         rows[op][verdict] += 1
         if verdict != "right":
-            why[op][reason.split("`: ", 1)[-1]] += 1
+            # Without the place of the file and the name of the node.
+            why[op][re.sub(r"^\S*onnx: (\S+ `[^`]*`: )?", "", reason)] += 1
     assert not tests, f"not run: {sorted(tests)[:5]}"
     total = sum(rows.values(), collections.Counter())
     print("# Node tests of ONNX\n")
@@ -86,6 +88,39 @@ def table(found):
 KEPT = "mod_mixed_sign_float align_corners fp16 _bfloat16 cast_FLOAT_to_FLOAT8E4M3FN cast_FLOAT_to_INT4 loop13 if_seq scan9 bitshift_left_uint16".split()
 
 
+def functions(place):
+    place.mkdir(parents=True, exist_ok=True)
+    opsets = [helper.make_opsetid("", 20), helper.make_opsetid("own", 1)]
+    tensor = lambda name: helper.make_tensor_value_info(name, TensorProto.FLOAT, [None])
+
+    def save(name, nodes, fs):
+        graph = helper.make_graph(nodes, "net", [tensor("x")], [tensor("y")])
+        onnx.save(helper.make_model(graph, functions=fs, opset_imports=opsets, ir_version=10), place / name)
+
+    leaky = helper.make_node("LeakyRelu", ["a"], ["t"])
+    a = leaky.attribute.add()
+    a.name, a.ref_attr_name, a.type = "alpha", "slope", onnx.AttributeProto.FLOAT
+    leak = helper.make_function("own", "Leak", ["a"], ["b"], [leaky, helper.make_node("Identity", ["t"], ["b"])], opsets, ["slope"])
+    call = lambda f, i, o, **k: helper.make_node(f, [i], [o], domain="own", **k)
+    save("calls.onnx", [call("Leak", "x", "t", slope=0.5), call("Leak", "t", "y", slope=0.5)], [leak])
+    endless = helper.make_function("own", "Self", ["a"], ["b"], [call("Self", "a", "b")], opsets)
+    save("self.onnx", [call("Self", "x", "y")], [endless])
+    many = 16
+    fs = [helper.make_function("own", "F0", ["a"], ["b"], [helper.make_node("Relu", ["a"], ["b"])], opsets)]
+    for k in range(1, 7):
+        calls = [call(f"F{k - 1}", f"a{i}" if i else "a", f"a{i + 1}" if i + 1 < many else "b") for i in range(many)]
+        fs.append(helper.make_function("own", f"F{k}", ["a"], ["b"], calls, opsets))
+    save("bomb.onnx", [call("F6", "x", "y")], fs)
+
+
+def operators(graph):
+    for node in graph.node:
+        yield node.op_type
+        for a in node.attribute:
+            if a.type == onnx.AttributeProto.GRAPH:
+                yield from operators(a.g)
+
+
 def sample(found, place):
     rights = {line.split("\t")[0] for line in open(found, encoding="utf-8") if "\tright\t" in line}
     best, kept = {}, []
@@ -95,7 +130,7 @@ def sample(found, place):
         size = case.model.ByteSize() + sum(np.asarray(a).nbytes if isinstance(a, np.ndarray) else 64 for s in case.data_sets for side in s for a in side)
         if any(k in case.name for k in KEPT) and "expanded" not in case.name and size < 4000:
             kept.append(case.name)
-        for op in {n.op_type for n in case.model.graph.node}:
+        for op in set(operators(case.model.graph)):
             if size < 20000 and (op not in best or (size, case.name) < best[op]):
                 best[op] = (size, case.name)
     write(place, [], {*kept, *(name for _, name in best.values())})
@@ -114,12 +149,14 @@ def whose(name, model):
         return "Optional"
     if name.startswith("test_sequence") or name.startswith("test_split_to_sequence"):
         return "Sequence"
-    return single[-1].op_type
+    return single[-1].op_type if single else "Constant"
 
 
 if __name__ == "__main__":
     if sys.argv[1] == "write":
         write(pathlib.Path(sys.argv[2]), sys.argv[3:])
+    elif sys.argv[1] == "functions":
+        functions(pathlib.Path(sys.argv[2]))
     elif sys.argv[1] == "sample":
         sample(sys.argv[2], pathlib.Path(sys.argv[3]))
     else:

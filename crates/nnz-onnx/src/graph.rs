@@ -18,13 +18,13 @@ use reading::{Functions, Reading};
 /// The operator set that graphs built here use.
 pub const OPSET: i64 = 20;
 /// Operator sets that can be read.
-const OPSETS: std::ops::RangeInclusive<i64> = 9..=28;
+const OPSETS: std::ops::RangeInclusive<i64> = 7..=28;
 /// Newest version of the format that is read.
 const IR: i64 = 14;
 /// How deep graphs may lie inside nodes, and calls inside functions.
 const NESTED: usize = 8;
-/// Most nodes of a graph whose calls are replaced by the functions' bodies.
-const NODES: usize = 1 << 20;
+/// Most nodes of functions that replace their calls.
+const NODES: usize = 1 << 18;
 /// Most bytes of functions' nodes, copied for each call.
 const BYTES: usize = 1 << 27;
 /// Most axes of a value.
@@ -653,7 +653,7 @@ impl Attribute {
                 8
             }
             Self::Graph(body) => {
-                let mut g = body.graph.message(false);
+                let mut g = body.graph.message(false, true);
                 g.input.truncate(body.declared);
                 a.g = Some(g);
                 5
@@ -784,6 +784,8 @@ impl Graph {
         let model = proto::Model::decode(bytes).map_err(|e| fail(format!("not a whole ONNX file: {e}")))?;
         let domain = |d: &Option<String>| d.clone().filter(|d| !d.is_empty() && d != "ai.onnx");
         let opset = model.opset_import.iter().find(|o| domain(&o.domain).is_none()).and_then(|o| o.version);
+        // A file may name only other sets of operators, of which it then uses all.
+        let opset = opset.or((!model.opset_import.is_empty()).then_some(*OPSETS.end()));
         let Some(g) = model.graph else { return Err(fail("not an ONNX file: there is no graph in it".into())) };
         let opset = opset.ok_or_else(|| fail("it does not say which version of the operators it means".into()))?;
         if !OPSETS.contains(&opset) {
@@ -794,7 +796,8 @@ impl Graph {
             return Err(fail(format!("a file of version {version} of the format; up to {IR} is read")));
         }
         let functions = Functions::new(model.functions, opset).map_err(fail)?;
-        let mut reading = Reading { path, folder, opset, files: Files::default(), functions, nodes: 0, bytes: 0 };
+        let mut reading =
+            Reading { path, folder, opset, files: Files::default(), functions, nodes: 0, calls: 0, bytes: 0 };
         let mut graph = reading.graph(&g, 0)?;
         let pair = |p: proto::Pair| Some((p.key?, p.value?));
         graph.metadata = model.metadata_props.into_iter().filter_map(pair).collect();
@@ -946,7 +949,7 @@ impl Graph {
         let model = proto::Model {
             ir_version: Some(if self.opset > 20 { 10 } else { 9 }),
             producer_name: Some("nnz".into()),
-            graph: Some(self.message(sparse)),
+            graph: Some(self.message(sparse, false)),
             opset_import: std::iter::once(opset("", self.opset)).chain(domains.iter().map(|d| opset(d, 1))).collect(),
             metadata_props: self
                 .metadata
@@ -958,11 +961,13 @@ impl Graph {
         model.encode_to_vec()
     }
 
-    fn message(&self, sparse: bool) -> proto::Graph {
+    fn message(&self, sparse: bool, inner: bool) -> proto::Graph {
         let port = |p: &Port| {
             let dim = |d: &Option<usize>| proto::Dim { value: d.map(|d| d as i64), param: None };
             let shape = p.shape.as_ref().map(|s| proto::Shape { dim: s.iter().map(dim).collect() });
-            let tensor = proto::TensorType { elem: Some(p.kind.unwrap_or(DType::F32).number()), shape };
+            // Graphs inside nodes may leave types open.
+            let elem = p.kind.or((!inner).then_some(DType::F32)).map(DType::number);
+            let tensor = proto::TensorType { elem, shape };
             proto::Info {
                 name: Some(p.name.clone()),
                 kind: Some(proto::Type { tensor: Some(tensor), ..Default::default() }),

@@ -11,7 +11,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
 /// Most steps that graphs inside nodes run in all.
-const STEPS: usize = 1 << 24;
+const STEPS: usize = 1 << 22;
 
 /// Chooses the kernel for a constant matrix, `"dense"`, `"sliced"`, `"blocked"` or `"plan"`, given its
 /// outputs, inputs, density and the number of rows that come at once.
@@ -198,6 +198,11 @@ impl Session {
         Cx { node: &step.node, opset: self.opset, most: self.budget.numbers, bodies: &step.bodies, fuel }
     }
 
+    /// Steps that graphs inside nodes may run: a loop is bounded as memory is.
+    fn steps_inside(&self) -> usize {
+        STEPS.min(self.budget.numbers)
+    }
+
     /// Runs it as the graph inside a node, with values for its inputs in order.
     ///
     /// # Errors
@@ -205,7 +210,7 @@ impl Session {
     pub(crate) fn inside(&self, given: Vec<Value>, fuel: &AtomicUsize) -> Result<Vec<Value>, String> {
         let used = self.steps.len().max(1);
         let left = fuel.fetch_update(Ordering::Relaxed, Ordering::Relaxed, |n| n.checked_sub(used));
-        left.map_err(|_| format!("more than {STEPS} steps inside nodes"))?;
+        left.map_err(|_| format!("more than {} steps of loops and branches", self.steps_inside()))?;
         let named = self.inputs.iter().map(|p| p.name.as_str()).zip(given).collect();
         let mut state = self.begin(named).map_err(|e| e.to_string())?;
         for i in 0..self.steps.len() {
@@ -225,7 +230,7 @@ impl Session {
                 continue;
             }
             let given = Given(step.inputs.iter().map(|s| s.and_then(|s| self.constants[s].clone())).collect());
-            let fuel = AtomicUsize::new(STEPS);
+            let fuel = AtomicUsize::new(self.steps_inside());
             let values = ops::run(step.op, &self.cx_with(&step, &fuel), given).map_err(|why| self.fail(&step, why))?;
             self.few_axes(&step, &values)?;
             for (slot, value) in step.outputs.iter().zip(values) {
@@ -455,8 +460,11 @@ impl Session {
     /// # Errors
     /// When one is missing, unknown, or of another type or shape than the graph declares.
     pub fn begin(&self, given: Vec<(&str, Value)>) -> Result<State> {
-        let mut state =
-            State { values: vec![None; self.constants.len()], live: 0, fuel: Arc::new(AtomicUsize::new(STEPS)) };
+        let mut state = State {
+            values: vec![None; self.constants.len()],
+            live: 0,
+            fuel: Arc::new(AtomicUsize::new(self.steps_inside())),
+        };
         for (name, value) in given {
             let Some(port) = self.inputs.iter().find(|p| p.name == name) else {
                 let names: Vec<&str> = self.inputs.iter().map(|p| p.name.as_str()).collect();
@@ -526,7 +534,7 @@ impl Session {
                 continue;
             }
             let given = Given(step.inputs.iter().map(|s| s.and_then(|s| self.constants[s].clone())).collect());
-            let values = ops::run(step.op, &self.cx_with(step, &AtomicUsize::new(STEPS)), given)
+            let values = ops::run(step.op, &self.cx_with(step, &AtomicUsize::new(self.steps_inside())), given)
                 .map_err(|why| self.fail(step, why))?;
             for (slot, value) in step.outputs.iter().zip(values) {
                 if let Some(slot) = *slot {

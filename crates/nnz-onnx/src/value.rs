@@ -78,6 +78,11 @@ impl Floats {
         shape
     }
 
+    /// The type that they are rounded to.
+    pub(crate) fn kind(&self) -> DType {
+        self.narrow.unwrap_or(DType::F32)
+    }
+
     /// Whether channels are stored last.
     pub(crate) fn is_last(&self) -> bool {
         self.last
@@ -250,7 +255,10 @@ impl Value {
 
     pub(crate) fn reshape(self, shape: &[usize]) -> Self {
         match self {
-            Self::Float(f) => Self::Float(Floats::new(f.rows().reshape(shape))),
+            Self::Float(f) => {
+                let narrow = f.narrow;
+                Self::Float(Floats { tensor: f.rows().reshape(shape), last: false, narrow })
+            }
             Self::Int(a) => Self::Int(a.reshape(shape)),
             Self::Byte(a) => Self::Byte(a.reshape(shape)),
             Self::Small(a) => Self::Small(a.reshape(shape)),

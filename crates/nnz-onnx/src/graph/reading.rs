@@ -43,8 +43,10 @@ pub(super) struct Reading<'a> {
     pub opset: i64,
     pub files: Files,
     pub functions: Functions,
-    /// Nodes read so far.
+    /// Nodes of functions read so far.
     pub nodes: usize,
+    /// Calls replaced so far.
+    pub calls: usize,
     /// Bytes of functions' nodes copied so far.
     pub bytes: usize,
 }
@@ -130,9 +132,9 @@ impl Reading<'_> {
         // Calls that are open: the node, and how deep it lies in calls.
         let mut open = vec![(n.clone(), 0usize)];
         while let Some((n, calls)) = open.pop() {
-            self.nodes += 1;
+            self.nodes += usize::from(calls > 0);
             if self.nodes > NODES {
-                return Err(self.fail(format!("more than {NODES} nodes with those of functions")));
+                return Err(self.fail(format!("more than {NODES} nodes of functions that it calls")));
             }
             let Some(f) = self.functions.all.get(&key(&n.domain, &n.op_type, &n.overload)) else {
                 done.push(self.single(&n, depth)?);
@@ -142,7 +144,8 @@ impl Reading<'_> {
             if calls >= NESTED {
                 return Err(self.fail(format!("function `{label}` is called more than {NESTED} functions deep")));
             }
-            let body = called(f, &n, self.nodes).map_err(|why| self.fail(format!("function `{label}`: {why}")))?;
+            self.calls += 1;
+            let body = called(f, &n, self.calls).map_err(|why| self.fail(format!("function `{label}`: {why}")))?;
             self.bytes += body.iter().map(prost::Message::encoded_len).sum::<usize>();
             if self.bytes > BYTES {
                 return Err(self.fail(format!("more than {BYTES} bytes of nodes of functions, called again and again")));
@@ -160,6 +163,10 @@ impl Reading<'_> {
         let mut node = Node { op, name: n.name.clone().unwrap_or_default(), inputs, outputs, ..Node::default() };
         for a in &n.attribute {
             let name = a.name.clone().unwrap_or_default();
+            // The type of a value that is not there.
+            if node.op == "Optional" && name == "type" {
+                continue;
+            }
             let read = Attribute::read(a, self, depth);
             let value = read.map_err(|why| Error::node(self.path, &node, format!("attribute `{name}`: {why}")))?;
             node.attributes.insert(name, value);

@@ -1,7 +1,7 @@
 //! Attention (Vaswani et al. 2017; ONNX Attention, versions 23 to 26), rotary positions, and attention with a state.
 
 use super::math::{spread, spread_strides};
-use super::types::rounding;
+use super::types::{self, rounding};
 use super::{Cx, Done, Given, one};
 use crate::graph::DType;
 use crate::value::Value;
@@ -193,7 +193,7 @@ pub(crate) fn attention(cx: &Cx, mut given: Given) -> Done {
             continue;
         }
         row.iter_mut().for_each(|s| *s = soft(soft(*s - top).exp()));
-        let sum = soft(row.iter().sum());
+        let sum = types::sum(row, fine);
         row.iter_mut().for_each(|s| *s = round(soft(*s / sum)));
     }
     if shown == 3 {

@@ -20,13 +20,15 @@ pub(crate) fn bitwise(cx: &Cx, mut given: Given) -> Done {
         },
         _ => false,
     };
-    // A shift by the width or more leaves nothing.
+    // A shift by the width or more, or by less than none, leaves nothing but the sign.
+    let signed = matches!(a.kind(), DType::I8 | DType::I16 | DType::I32 | DType::I64);
     let far = |b: i64| (0..bits).contains(&b).then_some(b as u32);
     let f: &dyn Fn(i64, i64) -> i64 = match &*cx.node.op {
         "BitwiseAnd" => &|a, b| a & b,
         "BitwiseOr" => &|a, b| a | b,
         "BitwiseXor" => &|a, b| a ^ b,
         _ if left => &|a, b| far(b).map_or(0, |b| ((a as u64) << b) as i64),
+        _ if signed => &|a, b| a >> far(b).unwrap_or(63),
         _ => &|a, b| far(b).map_or(0, |b| ((a as u64) >> b) as i64),
     };
     let (shape, v) = zip(cx, (a.data(), a.shape()), (b.data(), b.shape()), f)?;

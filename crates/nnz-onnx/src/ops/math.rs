@@ -1,6 +1,6 @@
 //! Elementwise functions, softmax and norms.
 
-use super::types::{convert, lift};
+use super::types::{convert, lift, rounding};
 use super::{Cx, Done, Given, axis, one, runs, strides, tensor};
 use crate::graph::DType;
 use crate::value::{Array, Floats, Value};
@@ -483,7 +483,9 @@ pub(crate) fn choose(cx: &Cx, mut given: Given) -> Done {
 }
 
 pub(crate) fn softmax(cx: &Cx, mut given: Given) -> Done {
-    let x = given.tensor(0)?;
+    let x = given.floats(0)?;
+    let kind = x.kind();
+    let x = x.rows();
     let shape = x.shape().to_vec();
     let rank = shape.len();
     // Before version 13 everything from the axis on was one row.
@@ -498,7 +500,15 @@ pub(crate) fn softmax(cx: &Cx, mut given: Given) -> Done {
     };
     let log = cx.node.op == "LogSoftmax";
     let run = |data: &mut [f32]| {
-        if log {
+        if let (false, Some(round)) = (log, rounding(kind)) {
+            // Each step of the operator's definition is rounded.
+            for row in data.chunks_exact_mut(cols) {
+                let top = row.iter().fold(f32::NEG_INFINITY, |a, &b| a.max(b));
+                row.iter_mut().for_each(|v| *v = round(round(*v - top).exp()));
+                let sum = super::types::sum(row, kind);
+                row.iter_mut().for_each(|v| *v /= sum);
+            }
+        } else if log {
             for row in data.chunks_exact_mut(cols) {
                 let top = row.iter().fold(f32::NEG_INFINITY, |a, &b| a.max(b));
                 let sum = row.iter().map(|v| f64::from(v - top).exp()).sum::<f64>().ln() as f32;

@@ -144,8 +144,8 @@ fn idle(node: &Node, name: &str, value: &Attribute) -> bool {
         ("LayerNormalization" | "GroupNormalization" | "RMSNormalization" | "Range", "stash_type") => is(1),
         // How many steps are computed at once.
         ("LinearAttention", "chunk_size") => true,
-        // A type of an empty sequence or of none.
-        ("SequenceEmpty", "dtype") | ("Optional", "type") => true,
+        // The type of an empty sequence.
+        ("SequenceEmpty", "dtype") => true,
         // Only powers of two are rounded otherwise, and those are refused.
         ("Cast" | "CastLike", "round_mode") => true,
         ("QuantizeLinear", "precision") => is(0) || is(1),

@@ -61,7 +61,7 @@ pub(crate) fn of_bits(kind: DType, bits: u8) -> f32 {
 fn round_tiny(v: f32, kind: DType, saturate: bool) -> f32 {
     let Some(t) = tiny(kind) else { return v };
     if v.is_nan() {
-        return if t.nan { v } else { t.most };
+        return if t.nan { v } else { -0.0 };
     }
     if v.is_infinite() && saturate && !t.infinite || v.is_infinite() && saturate {
         return t.most.copysign(v);
@@ -94,6 +94,15 @@ pub(crate) fn rounding(kind: DType) -> Option<fn(f32) -> f32> {
         DType::F4E2M1 => |v| round_tiny(v, DType::F4E2M1, true),
         _ => return None,
     })
+}
+
+/// The sum of numbers of a type: those of bfloat16 are added one by one in it, as in the reference.
+pub(crate) fn sum(row: &[f32], kind: DType) -> f32 {
+    let round = rounding(kind).unwrap_or(|v| v);
+    match kind {
+        DType::BF16 => row.iter().fold(0.0, |sum, v| round(sum + v)),
+        _ => round(row.iter().sum()),
+    }
 }
 
 /// The lowest bits of an integer as one of a type.
