@@ -838,7 +838,8 @@ impl Graph {
         let mut names = HashMap::with_capacity(old.len());
         for (name, constant) in old {
             let mut new = name.clone();
-            let mut n = 1;
+            // Larger than any number so far.
+            let mut n = taken.len();
             while !taken.insert(new.clone()) {
                 n += 1;
                 new = format!("{name}.{n}");

@@ -109,7 +109,7 @@ pub(crate) fn einsum(cx: &Cx, mut given: Given) -> Done {
     let to: Vec<usize> = kept.iter().map(|&p| extents[p]).collect();
     let n = cx.room(&to)?;
     match crate::graph::count(&extents) {
-        Ok(work) if work <= MOST && extents.len() <= 64 => {}
+        Ok(work) if work <= MOST.min(cx.most.saturating_mul(64)) && extents.len() <= 64 => {}
         _ => return Err(format!("sums over {extents:?}")),
     }
     let mut out_steps = vec![0; extents.len()];

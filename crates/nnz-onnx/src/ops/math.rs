@@ -306,7 +306,7 @@ pub(crate) fn binary(cx: &Cx, mut given: Given) -> Done {
             _ => match cx.int("fmod", 0)? {
                 // The sign of the divisor, also for zero.
                 0 => zip_floats(cx, a, b, |a, b| match a % b {
-                    r if r == 0.0 => 0.0f32.copysign(b),
+                    0.0 => 0.0f32.copysign(b),
                     r if (r < 0.0) != (b < 0.0) => r + b,
                     r => r,
                 })?,
@@ -325,7 +325,12 @@ pub(crate) fn binary(cx: &Cx, mut given: Given) -> Done {
                 "Pow" => |a, b| match u32::try_from(b) {
                     Ok(b) => a.wrapping_pow(b),
                     // Powers below one are cut off.
-                    Err(_) => [1, 0, -1].contains(&a).then(|| if b % 2 == 0 { a * a } else { a }).unwrap_or(0),
+                    Err(_) => match a {
+                        0 | 1 => a,
+                        -1 if b % 2 == 0 => 1,
+                        -1 => -1,
+                        _ => 0,
+                    },
                 },
                 "Mod" if cx.int("fmod", 0)? == 0 => |a, b| {
                     let r = a % b;

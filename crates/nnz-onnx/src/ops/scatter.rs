@@ -301,7 +301,7 @@ pub(crate) fn eye(cx: &Cx, mut given: Given) -> Done {
     let x = given.take(0)?;
     let &[rows, cols] = &x.shape()[..] else { return Err(format!("shape {:?}, which is no matrix", x.shape())) };
     let (kind, k) = (types::said(cx, "dtype", x.dtype())?, cx.int("k", 0)?);
-    let on = |i: usize| i64::from((i / cols) as i64 + k == (i % cols) as i64);
+    let on = |i: usize| i64::from((i % cols) as i64 - (i / cols) as i64 == k);
     let n = cx.room(&[rows, cols])?;
     one(types::convert(Value::ints(&[rows, cols], (0..n).map(on).collect()), kind, true))
 }

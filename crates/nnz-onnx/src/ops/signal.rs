@@ -60,7 +60,7 @@ pub(crate) fn dft(cx: &Cx, mut given: Given) -> Done {
     let size = cx.room(&to)?;
     let inner: usize = shape[at + 1..outer.len()].iter().product();
     let rows: usize = shape[..at].iter().product();
-    if size.checked_mul(n).is_none_or(|w| w > MOST) || rows * inner > 0 && n > cx.most {
+    if size.checked_mul(n).is_none_or(|w| w > MOST.min(cx.most.saturating_mul(64))) || rows * inner > 0 && n > cx.most {
         return Err(format!("{size} sums of {n} numbers"));
     }
     let mut y = vec![0.0f32; size];
@@ -112,7 +112,7 @@ pub(crate) fn stft(cx: &Cx, mut given: Given) -> Done {
     let (frames, bins) = ((length - n) / step + 1, if cx.int("onesided", 1)? != 0 { n / 2 + 1 } else { n });
     let to = [batch, frames, bins, 2];
     let size = cx.room(&to)?;
-    if size.checked_mul(n).is_none_or(|w| w > MOST) {
+    if size.checked_mul(n).is_none_or(|w| w > MOST.min(cx.most.saturating_mul(64))) {
         return Err(format!("{size} sums of {n} numbers"));
     }
     let mut y = Vec::with_capacity(size);
