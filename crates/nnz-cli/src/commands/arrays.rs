@@ -105,10 +105,10 @@ pub fn predict(network: &Network, arrays: &[String], ui: Ui) -> Result<ExitCode>
     let mut listed = Vec::with_capacity(found.len());
     let mut lines = Vec::with_capacity(found.len());
     for (port, value) in network.graph.outputs.iter().zip(found) {
-        let shape = value.shape();
+        let (shape, kind) = (value.shape(), value.dtype());
         let values = match value {
             Value::Float(f) => json!(f.rows().data()),
-            Value::Int(a) if a.dtype() == DType::U64 => json!(a.data().iter().map(|&v| v as u64).collect::<Vec<_>>()),
+            Value::Int(a) if kind == DType::U64 => json!(a.data().iter().map(|&v| v as u64).collect::<Vec<_>>()),
             Value::Int(a) => json!(a.data()),
             Value::Byte(a) => json!(a.data()),
             Value::Small(a) => json!(a.data()),

@@ -160,6 +160,7 @@ impl Network {
                 kernel: c.shape[2..].to_vec(),
                 by_columns: false,
                 head: false,
+                inside: false,
             }
         };
         self.graph.constants.iter().filter(|(_, c)| c.shape.len() > 1 && !c.is_empty()).map(matrix).collect()
@@ -345,14 +346,13 @@ impl Network {
             };
             let n: usize = shape.iter().product();
             let one = i64::from(port.name != "token_type_ids");
+            let numbers = || (0..n).map(|i| (i * 7919 % 2003) as f32 / 1001.0 - 1.0).collect();
             let value = match port.kind {
-                kind if kind.is_none_or(DType::is_float) => {
-                    Value::floats(&shape, (0..n).map(|i| (i * 7919 % 2003) as f32 / 1001.0 - 1.0).collect())
-                }
+                kind if kind.is_none_or(DType::is_float) => Value::floats(&shape, numbers()),
                 Some(DType::Bool) => Value::Bool(nnz_onnx::Array::new(&shape, vec![true; n])),
                 Some(DType::U8) => Value::Byte(nnz_onnx::Array::new(&shape, vec![1; n])),
                 Some(DType::I8) => Value::Small(nnz_onnx::Array::new(&shape, vec![1; n])),
-                Some(_) => Value::ints(&shape, vec![one; n]),
+                _ => Value::ints(&shape, vec![one; n]),
             };
             all.push((port.name.as_str(), value));
         }
