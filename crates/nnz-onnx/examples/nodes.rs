@@ -62,6 +62,22 @@ pub fn test(folder: &Path) -> (&'static str, String) {
     if got.len() == number("out") as usize { ("right", String::new()) } else { ("wrong", "too few outputs".into()) }
 }
 
+/// Runs a test's network with bytes changed, on the test's inputs: any answer will do, but no panic.
+pub fn damaged(folder: &Path, times: usize) {
+    let data = Graph::open(&folder.join("data.onnx")).unwrap();
+    let whole = std::fs::read(folder.join("model.onnx")).unwrap();
+    for k in 0..times {
+        let mut bytes = whole.clone();
+        let at = (k * 7919 + 31) % bytes.len();
+        bytes[at] = [0, 1, 255, bytes[at] ^ 1, bytes[at].wrapping_add(1)][k % 5];
+        let Ok(graph) = Graph::parse(bytes.into(), folder, None) else { continue };
+        let Ok(session) = Session::new(&graph, None, Budget { numbers: 1 << 14 }) else { continue };
+        let given = graph.inputs.iter().enumerate();
+        let given = given.filter_map(|(i, p)| Some((p.name.as_str(), find(&data, &format!("in/{i}"))?)));
+        let _ = session.run(given.collect());
+    }
+}
+
 fn main() {
     let place = std::env::args().nth(1).expect("a folder with tests");
     let mut all: Vec<_> = std::fs::read_dir(place).expect("the folder").map(|e| e.expect("an entry").path()).collect();

@@ -17,3 +17,12 @@ fn a_sample_of_the_node_tests_is_right() {
     }
     assert!(count >= 100, "{count}");
 }
+
+#[test]
+fn damaged_networks_are_answered_or_refused() {
+    let place = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../goldens/nodes");
+    for folder in std::fs::read_dir(place).unwrap().map(|e| e.unwrap().path()) {
+        let run = std::panic::catch_unwind(|| nodes::damaged(&folder, 100));
+        assert!(run.is_ok(), "{}", folder.display());
+    }
+}
