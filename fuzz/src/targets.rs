@@ -131,11 +131,11 @@ fn run(graph: &Graph, numbers: usize) -> Option<()> {
             let shape: Vec<usize> = port.shape.as_ref()?.iter().map(|d| d.unwrap_or(2)).collect();
             let n = shape.iter().try_fold(1usize, |n, &d| n.checked_mul(d)).filter(|&n| n <= numbers)?;
             let value = match port.kind {
-                Some(DType::F32 | DType::F16 | DType::F64 | DType::BF16) | None => Value::floats(&shape, vec![1.0; n]),
+                kind if kind.is_none_or(DType::is_float) => Value::floats(&shape, vec![1.0; n]),
                 Some(DType::Bool) => Value::Bool(Array::new(&shape, vec![true; n])),
                 Some(DType::U8) => Value::Byte(Array::new(&shape, vec![1; n])),
                 Some(DType::I8) => Value::Small(Array::new(&shape, vec![1; n])),
-                Some(_) => Value::ints(&shape, vec![1; n]),
+                _ => Value::ints(&shape, vec![1; n]),
             };
             given.push((port.name.as_str(), value));
         }

@@ -14,7 +14,7 @@ mod proto;
 mod session;
 mod value;
 
-pub use graph::{Attribute, Constant, DType, Graph, Node, OPSET, Port};
+pub use graph::{Attribute, Body, Constant, DType, Graph, Node, OPSET, Port};
 pub use matrices::Matrix;
 pub use ops::KNOWN;
 pub use session::{Advice, Budget, Layer, Session, State};

@@ -1,7 +1,8 @@
 //! Matrices among the weights of a graph.
 
 use crate::graph::{Attribute, Constant, DType, Graph, Node};
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
+use std::rc::Rc;
 
 /// A weight that inputs are multiplied by: a matrix, or a kernel as the matrix that multiplies patches.
 #[derive(Clone, Debug, PartialEq)]
@@ -20,6 +21,8 @@ pub struct Matrix {
     pub by_columns: bool,
     /// Whether only elementwise functions lie between it and an output of the network.
     pub head: bool,
+    /// Whether it is a graph inside the node that multiplies, such as a branch of `If`.
+    pub inside: bool,
 }
 
 impl Matrix {
@@ -80,6 +83,9 @@ const AFTER: &[&str] = &[
 /// A reader of a constant: a node, the index of its input, and whether the constant is transposed on the way.
 type Use = (usize, usize, bool);
 
+/// A node, and for one inside another the node around it and the values that it reads from around it.
+type Scoped<'a> = (&'a Node, Option<(usize, Rc<HashSet<&'a str>>)>);
+
 /// Elementwise operators, whose constants are gains, offsets and masks.
 const SINGLE: &[&str] = &["Add", "Sub", "Mul", "Div", "Where", "Pow", "Min", "Max", "PRelu", "Clip", "Equal", "Expand"];
 
@@ -97,8 +103,13 @@ impl Graph {
 
     fn weights(&self) -> (Vec<Matrix>, Vec<(String, String)>) {
         let mut readers: HashMap<&str, Vec<(usize, usize)>> = HashMap::new();
-        for (i, node) in self.nodes.iter().enumerate() {
-            node.inputs.iter().enumerate().for_each(|(at, name)| readers.entry(name).or_default().push((i, at)));
+        let all = self.with_inner();
+        for (i, (node, scope)) in all.iter().enumerate() {
+            // A graph inside a node may compute a value that is named as one outside.
+            let seen = |name: &str| scope.as_ref().is_none_or(|(_, names)| names.contains(name));
+            for (at, name) in node.inputs.iter().enumerate().filter(|(_, n)| seen(n)) {
+                readers.entry(name).or_default().push((i, at));
+            }
         }
         let makers: HashMap<&str, usize> =
             self.nodes.iter().enumerate().flat_map(|(i, n)| n.outputs.iter().map(move |o| (o.as_str(), i))).collect();
@@ -109,10 +120,10 @@ impl Graph {
             if constant.shape.len() < 2 || constant.is_empty() || !(constant.is_float() || whole) {
                 continue;
             }
-            let uses = self.uses(name, &readers);
-            let all: Result<Vec<Matrix>, Option<String>> =
-                uses.and_then(|uses| uses.iter().map(|u| self.product(name, constant, *u, &heads)).collect());
-            match all {
+            let uses = self.uses(name, &all, &readers);
+            let products: Result<Vec<Matrix>, Option<String>> =
+                uses.and_then(|uses| uses.iter().map(|u| self.product(name, constant, *u, &all, &heads)).collect());
+            match products {
                 Ok(mut all) if !all.is_empty() && constant.is_float() => {
                     all.sort_by_key(|m| m.node);
                     let head = all.iter().any(|m| m.head);
@@ -130,15 +141,36 @@ impl Graph {
         (found, stay)
     }
 
+    /// Its nodes, then those of graphs inside them.
+    fn with_inner(&self) -> Vec<Scoped<'_>> {
+        let mut all: Vec<Scoped> = self.nodes.iter().map(|n| (n, None)).collect();
+        let mut at = 0;
+        while at < all.len() {
+            let (node, outer) = (all[at].0, all[at].1.as_ref().map_or(at, |(outer, _)| *outer));
+            for body in node.bodies() {
+                let seen = |n: &&str| all[at].1.as_ref().is_none_or(|(_, names)| names.contains(n));
+                let names: Rc<HashSet<&str>> = Rc::new(body.captures().filter(seen).collect());
+                all.extend(body.graph.nodes.iter().map(|n| (n, Some((outer, names.clone())))));
+            }
+            at += 1;
+        }
+        all
+    }
+
     /// Finds the readers of a constant, through nodes that pass it on.
-    fn uses(&self, name: &str, readers: &HashMap<&str, Vec<(usize, usize)>>) -> Result<Vec<Use>, Option<String>> {
+    fn uses(
+        &self,
+        name: &str,
+        all: &[Scoped],
+        readers: &HashMap<&str, Vec<(usize, usize)>>,
+    ) -> Result<Vec<Use>, Option<String>> {
         let (mut found, mut open) = (Vec::new(), vec![(name, false)]);
         while let Some((name, transposed)) = open.pop() {
             if self.outputs.iter().any(|o| o.name == name) {
                 return Err(Some("an output of the network".into()));
             }
             for &(i, at) in readers.get(name).map(Vec::as_slice).unwrap_or_default() {
-                let node = &self.nodes[i];
+                let node = all[i].0;
                 let flips = match (&*node.op, node.attributes.get("perm")) {
                     ("Identity", _) => Some(false),
                     ("Transpose", Some(Attribute::Ints(p))) => (p == &[1, 0]).then_some(true),
@@ -160,9 +192,11 @@ impl Graph {
         name: &str,
         c: &Constant,
         (i, at, transposed): Use,
+        all: &[Scoped],
         heads: &[bool],
     ) -> Result<Matrix, Option<String>> {
-        let node: &Node = &self.nodes[i];
+        let (node, scope) = &all[i];
+        let outer = scope.as_ref().map_or(i, |(outer, _)| *outer);
         let int = |name: &str, default: i64| match node.attributes.get(name) {
             Some(Attribute::Int(v)) => *v,
             _ => default,
@@ -170,12 +204,13 @@ impl Graph {
         let no = |why: &str| Err(Some(format!("{why} ({} `{}`)", node.op, node.label())));
         let matrix = |rows: usize, cols: usize, kernel: &[usize], by_columns: bool| Matrix {
             name: name.into(),
-            node: i,
+            node: outer,
             rows,
             cols,
             kernel: if kernel.iter().all(|&k| k == 1) { Vec::new() } else { kernel.to_vec() },
             by_columns,
-            head: heads[i],
+            head: scope.is_none() && heads[i],
+            inside: scope.is_some(),
         };
         match (&*node.op, at, c.shape.as_slice()) {
             (op, ..) if SINGLE.contains(&op) => Err(None),

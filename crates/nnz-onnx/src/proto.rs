@@ -16,6 +16,30 @@ pub struct Model {
     pub opset_import: Vec<Opset>,
     #[prost(message, repeated, tag = "14")]
     pub metadata_props: Vec<Pair>,
+    #[prost(message, repeated, tag = "25")]
+    pub functions: Vec<Function>,
+}
+
+#[derive(Clone, PartialEq, Message)]
+pub struct Function {
+    #[prost(string, optional, tag = "1")]
+    pub name: Option<String>,
+    #[prost(string, repeated, tag = "4")]
+    pub input: Vec<String>,
+    #[prost(string, repeated, tag = "5")]
+    pub output: Vec<String>,
+    #[prost(string, repeated, tag = "6")]
+    pub attribute: Vec<String>,
+    #[prost(message, repeated, tag = "7")]
+    pub node: Vec<Node>,
+    #[prost(message, repeated, tag = "9")]
+    pub opset_import: Vec<Opset>,
+    #[prost(string, optional, tag = "10")]
+    pub domain: Option<String>,
+    #[prost(message, repeated, tag = "11")]
+    pub attribute_proto: Vec<Attribute>,
+    #[prost(string, optional, tag = "13")]
+    pub overload: Option<String>,
 }
 
 #[derive(Clone, PartialEq, Message)]
@@ -64,6 +88,8 @@ pub struct Node {
     pub attribute: Vec<Attribute>,
     #[prost(string, optional, tag = "7")]
     pub domain: Option<String>,
+    #[prost(string, optional, tag = "8")]
+    pub overload: Option<String>,
 }
 
 #[derive(Clone, PartialEq, Message)]
@@ -78,6 +104,8 @@ pub struct Attribute {
     pub s: Option<Bytes>,
     #[prost(message, optional, tag = "5")]
     pub t: Option<Tensor>,
+    #[prost(message, optional, tag = "6")]
+    pub g: Option<Graph>,
     #[prost(float, repeated, packed = "false", tag = "7")]
     pub floats: Vec<f32>,
     #[prost(int64, repeated, packed = "false", tag = "8")]
@@ -86,6 +114,8 @@ pub struct Attribute {
     pub strings: Vec<Bytes>,
     #[prost(int32, optional, tag = "20")]
     pub kind: Option<i32>,
+    #[prost(string, optional, tag = "21")]
+    pub reference: Option<String>,
 }
 
 #[derive(Clone, PartialEq, Message)]
@@ -136,6 +166,16 @@ pub struct Info {
 pub struct Type {
     #[prost(message, optional, tag = "1")]
     pub tensor: Option<TensorType>,
+    #[prost(message, optional, boxed, tag = "4")]
+    pub sequence: Option<Box<Inner>>,
+    #[prost(message, optional, boxed, tag = "9")]
+    pub optional: Option<Box<Inner>>,
+}
+
+#[derive(Clone, PartialEq, Message)]
+pub struct Inner {
+    #[prost(message, optional, tag = "1")]
+    pub elem: Option<Type>,
 }
 
 #[derive(Clone, PartialEq, Message)]

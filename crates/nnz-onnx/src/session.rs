@@ -1,12 +1,17 @@
 //! Running a graph.
 
 use crate::graph::{DType, Graph, Node, Port};
-use crate::ops::{self, Cx, Given, Linear, Op};
+use crate::ops::{self, Cx, Given, Inside, Linear, Op};
 use crate::value::{Floats, Value};
 use crate::{Error, Result};
 use nnz_engine::Tensor;
 use std::collections::HashMap;
 use std::path::PathBuf;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+
+/// Most steps that graphs inside nodes run in all.
+const STEPS: usize = 1 << 22;
 
 /// Chooses the kernel for a constant matrix, `"dense"`, `"sliced"`, `"blocked"` or `"plan"`, given its
 /// outputs, inputs, density and the number of rows that come at once.
@@ -49,6 +54,7 @@ struct Step {
     /// Values that are not read after this step.
     dies: Vec<usize>,
     ready: Ready,
+    bodies: Vec<Inside>,
 }
 
 /// A graph prepared to run.
@@ -70,6 +76,8 @@ pub struct Session {
 pub struct State {
     values: Vec<Option<Value>>,
     live: usize,
+    /// Steps that graphs inside nodes may still run.
+    fuel: Arc<AtomicUsize>,
 }
 
 /// A constant matrix of a session, and how it is multiplied.
@@ -138,16 +146,26 @@ impl Session {
                     format!("{} inputs, but two are multiplied", node.inputs.len()),
                 ));
             }
-            let (inputs, outputs) = (node.inputs.iter().map(&mut slot), node.outputs.iter());
-            let inputs = inputs.collect();
-            let outputs = outputs.map(&mut slot).collect();
+            let mut at = node.inputs.len();
+            let mut bodies = Vec::new();
+            for body in node.bodies() {
+                let mut inner = (*body.graph).clone();
+                // Extents may differ from one turn to the next.
+                inner.inputs.iter_mut().for_each(|p| (p.kind, p.shape) = (None, None));
+                let first = at;
+                at += body.captures().count();
+                bodies.push(Inside { session: Self::plain(&inner, budget)?, captured: first..at });
+            }
+            let inputs = node.reads().map(|n| slot(&n.to_string())).collect();
+            let outputs = node.outputs.iter().map(&mut slot).collect();
             steps.push(Step {
-                node: ops::told::typed(node, graph),
+                node: node.clone(),
                 op,
                 inputs,
                 outputs,
                 dies: Vec::new(),
                 ready: Ready::Nothing,
+                bodies,
             });
         }
         let named: Vec<(usize, &str)> =
@@ -170,8 +188,35 @@ impl Session {
         Error::node(&self.path, &step.node, why)
     }
 
-    fn cx<'a>(&self, node: &'a Node) -> Cx<'a> {
-        Cx { node, opset: self.opset, most: self.budget.numbers }
+    /// The context of a step that has no graph inside.
+    fn cx<'a>(&self, step: &'a Step) -> Cx<'a> {
+        static NONE: AtomicUsize = AtomicUsize::new(0);
+        self.cx_with(step, &NONE)
+    }
+
+    fn cx_with<'a>(&self, step: &'a Step, fuel: &'a AtomicUsize) -> Cx<'a> {
+        Cx { node: &step.node, opset: self.opset, most: self.budget.numbers, bodies: &step.bodies, fuel }
+    }
+
+    /// Steps that graphs inside nodes may run: a loop is bounded as memory is.
+    fn steps_inside(&self) -> usize {
+        STEPS.min(self.budget.numbers)
+    }
+
+    /// Runs it as the graph inside a node, with values for its inputs in order.
+    ///
+    /// # Errors
+    /// Those of its steps, or when it ran too often.
+    pub(crate) fn inside(&self, given: Vec<Value>, fuel: &AtomicUsize) -> Result<Vec<Value>, String> {
+        let used = self.steps.len().max(1);
+        let left = fuel.fetch_update(Ordering::Relaxed, Ordering::Relaxed, |n| n.checked_sub(used));
+        left.map_err(|_| format!("more than {} steps of loops and branches", self.steps_inside()))?;
+        let named = self.inputs.iter().map(|p| p.name.as_str()).zip(given).collect();
+        let mut state = self.begin(named).map_err(|e| e.to_string())?;
+        for i in 0..self.steps.len() {
+            self.step_with(i, &mut state, None, fuel).map_err(|e| e.to_string())?;
+        }
+        self.finish(state).map_err(|e| e.to_string())
     }
 
     /// Computes nodes that read only constants.
@@ -185,7 +230,8 @@ impl Session {
                 continue;
             }
             let given = Given(step.inputs.iter().map(|s| s.and_then(|s| self.constants[s].clone())).collect());
-            let values = (step.op)(&self.cx(&step.node), given).map_err(|why| self.fail(&step, why))?;
+            let fuel = AtomicUsize::new(self.steps_inside());
+            let values = ops::run(step.op, &self.cx_with(&step, &fuel), given).map_err(|why| self.fail(&step, why))?;
             self.few_axes(&step, &values)?;
             for (slot, value) in step.outputs.iter().zip(values) {
                 let Some(left) = room.checked_sub(value.len()) else {
@@ -261,7 +307,7 @@ impl Session {
                         continue;
                     }
                     let norm = [a.data(), b.data(), c.data(), d.data()];
-                    let joined = ops::fold_norm(&self.cx(&step.node), &w, bias.as_ref(), norm);
+                    let joined = ops::fold_norm(&self.cx(step), &w, bias.as_ref(), norm);
                     let (w, bias) = joined.map_err(|why| self.fail(step, why))?;
                     let out = step.outputs.clone();
                     let slots = [w, bias].map(|t| {
@@ -316,7 +362,7 @@ impl Session {
             let step = &self.steps[i];
             let part = |k: usize| self.tensor(step.inputs.get(k).copied().flatten());
             let there = |k: usize| step.inputs.get(k).copied().flatten().is_some();
-            let cx = self.cx(&step.node);
+            let cx = self.cx(step);
             let said = |e: String| self.fail(step, e);
             let Some(w) = part(1) else { continue };
             let ready = match (&*step.node.op, w.shape().len()) {
@@ -414,7 +460,11 @@ impl Session {
     /// # Errors
     /// When one is missing, unknown, or of another type or shape than the graph declares.
     pub fn begin(&self, given: Vec<(&str, Value)>) -> Result<State> {
-        let mut state = State { values: vec![None; self.constants.len()], live: 0 };
+        let mut state = State {
+            values: vec![None; self.constants.len()],
+            live: 0,
+            fuel: Arc::new(AtomicUsize::new(self.steps_inside())),
+        };
         for (name, value) in given {
             let Some(port) = self.inputs.iter().find(|p| p.name == name) else {
                 let names: Vec<&str> = self.inputs.iter().map(|p| p.name.as_str()).collect();
@@ -425,7 +475,7 @@ impl Session {
             };
             let kind = match port.kind {
                 None => true,
-                Some(DType::F32 | DType::F16 | DType::F64 | DType::BF16) => matches!(value, Value::Float(_)),
+                Some(kind) if kind.is_float() => matches!(value, Value::Float(_)),
                 Some(DType::U8) => matches!(value, Value::Byte(_)),
                 Some(DType::I8) => matches!(value, Value::Small(_)),
                 Some(DType::Bool) => matches!(value, Value::Bool(_)),
@@ -446,6 +496,10 @@ impl Session {
                     value.kind()
                 )));
             }
+            let value = match port.kind {
+                Some(kind) => value.of(kind),
+                None => value,
+            };
             state.live += value.len();
             state.values[self.slots[name]] = Some(value);
         }
@@ -480,7 +534,8 @@ impl Session {
                 continue;
             }
             let given = Given(step.inputs.iter().map(|s| s.and_then(|s| self.constants[s].clone())).collect());
-            let values = (step.op)(&self.cx(&step.node), given).map_err(|why| self.fail(step, why))?;
+            let values = ops::run(step.op, &self.cx_with(step, &AtomicUsize::new(self.steps_inside())), given)
+                .map_err(|why| self.fail(step, why))?;
             for (slot, value) in step.outputs.iter().zip(values) {
                 if let Some(slot) = *slot {
                     self.constants[slot] = Some(value);
@@ -504,7 +559,7 @@ impl Session {
         match &*step.node.op {
             "Conv" => {
                 let w = self.reads(i, 1, state).map(|w| w.shape()).unwrap_or_default();
-                ops::patches(&self.cx(&step.node), x, &w, most).map_err(fail)
+                ops::patches(&self.cx(step), x, &w, most).map_err(fail)
             }
             _ => {
                 let x = x.rows();
@@ -532,6 +587,11 @@ impl Session {
     /// # Errors
     /// Those of the operator, with its node.
     pub fn step(&self, i: usize, state: &mut State, seen: Option<&mut Vec<Layer>>) -> Result<()> {
+        let fuel = state.fuel.clone();
+        self.step_with(i, state, seen, &fuel)
+    }
+
+    fn step_with(&self, i: usize, state: &mut State, seen: Option<&mut Vec<Layer>>, fuel: &AtomicUsize) -> Result<()> {
         let step = &self.steps[i];
         let fail = |why: String| self.fail(step, why);
         let mut given = Vec::with_capacity(step.inputs.len());
@@ -552,9 +612,10 @@ impl Session {
             given.push(Some(value.ok_or_else(|| fail(format!("input {k} was not computed")))?));
         }
         let mut given = Given(given);
-        let cx = self.cx(&step.node);
+        let cx = self.cx_with(step, fuel);
+        let kind = given.0.first().and_then(|v| v.as_ref().map(Value::dtype)).filter(|k| *k != DType::F32);
         let values = match &step.ready {
-            Ready::Nothing => (step.op)(&cx, given),
+            Ready::Nothing => ops::run(step.op, &cx, given),
             Ready::Linear(w) => self.linear(step, w, &mut given, seen),
             Ready::Point(w) => self.point(step, w, &mut given, seen),
             Ready::Conv { shape, packed, bias } => {
@@ -563,7 +624,11 @@ impl Session {
         }
         .map_err(fail)?;
         self.few_axes(step, &values)?;
-        let mut values = values.into_iter();
+        let narrow = kind.filter(|_| !matches!(step.ready, Ready::Nothing));
+        let mut values = values.into_iter().map(|v| match narrow {
+            Some(kind) => v.of(kind),
+            None => v,
+        });
         for slot in &step.outputs {
             let Some(value) = values.next() else {
                 if slot.is_some() {
@@ -611,7 +676,7 @@ impl Session {
         }
         let n = ops::flat(&x, w.cols)?;
         let shape = ops::linear_shape(x.shape(), w.rows);
-        self.cx(&step.node).room(&shape)?;
+        self.cx(step).room(&shape)?;
         let kernel = self.advised(step, w, n, seen);
         let n = shape.iter().product::<usize>().checked_div(w.rows).unwrap_or(n);
         ops::tensor(w.apply(kernel, n, x.data()).reshape(&shape))
@@ -626,7 +691,7 @@ impl Session {
         let x = x.last();
         let mut to = x.shape().to_vec();
         *to.last_mut().unwrap_or(&mut 0) = w.rows;
-        self.cx(&step.node).room(&to)?;
+        self.cx(step).room(&to)?;
         let n = to[..to.len() - 1].iter().product();
         let kernel = self.advised(step, w, n, seen);
         let y = w.apply(kernel, n, x.data()).reshape(&to);

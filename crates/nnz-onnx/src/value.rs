@@ -1,5 +1,7 @@
 //! Values between nodes.
 
+use crate::graph::DType;
+use crate::ops::types;
 use nnz_engine::Tensor;
 use std::sync::Arc;
 
@@ -8,6 +10,8 @@ use std::sync::Arc;
 pub struct Array<T> {
     shape: Vec<usize>,
     data: Arc<Vec<T>>,
+    /// The type that integers of another width than theirs stand for.
+    narrow: Option<DType>,
 }
 
 impl<T: Copy> Array<T> {
@@ -17,7 +21,7 @@ impl<T: Copy> Array<T> {
     /// When their number does not match the shape.
     pub fn new(shape: &[usize], data: Vec<T>) -> Self {
         assert_eq!(data.len(), shape.iter().product::<usize>(), "values do not fill shape {shape:?}");
-        Self { shape: shape.to_vec(), data: Arc::new(data) }
+        Self { shape: shape.to_vec(), data: Arc::new(data), narrow: None }
     }
 
     /// Extents, outermost first.
@@ -28,6 +32,11 @@ impl<T: Copy> Array<T> {
     /// The values.
     pub fn data(&self) -> &[T] {
         &self.data
+    }
+
+    /// The type that they stand for.
+    pub(crate) fn kind(&self) -> DType {
+        self.narrow.unwrap_or(DType::I64)
     }
 
     pub(crate) fn reshape(mut self, shape: &[usize]) -> Self {
@@ -45,17 +54,19 @@ pub struct Floats {
     tensor: Tensor<f32>,
     /// Whether axis 1 is stored last.
     last: bool,
+    /// The type that they are rounded to, if not that of 32 bits.
+    narrow: Option<DType>,
 }
 
 impl Floats {
     /// Wraps a row-major tensor.
     pub fn new(tensor: Tensor<f32>) -> Self {
-        Self { tensor, last: false }
+        Self { tensor, last: false, narrow: None }
     }
 
     /// Wraps `[batch, positions.., channels]` that stands for `[batch, channels, positions..]`.
     pub(crate) fn channels_last(tensor: Tensor<f32>) -> Self {
-        Self { tensor, last: true }
+        Self { tensor, last: true, narrow: None }
     }
 
     /// Extents in ONNX's order.
@@ -65,6 +76,11 @@ impl Floats {
             shape[1..].rotate_right(1);
         }
         shape
+    }
+
+    /// The type that they are rounded to.
+    pub(crate) fn kind(&self) -> DType {
+        self.narrow.unwrap_or(DType::F32)
     }
 
     /// Whether channels are stored last.
@@ -83,7 +99,7 @@ impl Floats {
 
     /// Wraps another tensor in the same layout.
     pub(crate) fn like(tensor: Tensor<f32>, last: bool) -> Self {
-        Self { tensor, last }
+        Self { tensor, last, narrow: None }
     }
 
     /// Converts to row-major.
@@ -136,7 +152,8 @@ pub(crate) fn turn<T: Copy>(from: &[T], rows: usize, cols: usize, to: &mut [T]) 
     }
 }
 
-/// A value of a graph. Floats of 16 and 64 bits are held in 32, integers of 16 to 64 bits in 64.
+/// A value of a graph. Floats are held in 32 bits, integers other than those of 8 bits in 64, with the type that they stand for:
+/// results are rounded to it, or wrapped.
 #[derive(Clone, Debug, PartialEq)]
 pub enum Value {
     /// Floats.
@@ -149,6 +166,8 @@ pub enum Value {
     Small(Array<i8>),
     /// Booleans.
     Bool(Array<bool>),
+    /// A sequence; an optional value is a sequence of none or one.
+    List(Vec<Value>),
 }
 
 /// Applies the same to every kind of value: `$f` maps numbers and their shape to new ones; floats come row-major.
@@ -165,12 +184,13 @@ macro_rules! each {
             Value::Byte(a) => crate::value::each!(@array Byte a, $data, $shape, $f),
             Value::Small(a) => crate::value::each!(@array Small a, $data, $shape, $f),
             Value::Bool(a) => crate::value::each!(@array Bool a, $data, $shape, $f),
+            Value::List(_) => return Err("a sequence where an array is needed".into()),
         }
     };
     (@array $kind:ident $a:ident, $data:ident, $shape:ident, $f:expr) => {{
         let ($data, $shape) = ($a.data(), $a.shape());
         let (shape, data) = $f;
-        Value::$kind(Array::new(&shape, data))
+        Value::$kind(crate::value::Array::new(&shape, data))
     }};
 }
 pub(crate) use each;
@@ -200,6 +220,7 @@ impl Value {
             Self::Byte(a) => a.shape.clone(),
             Self::Small(a) => a.shape.clone(),
             Self::Bool(a) => a.shape.clone(),
+            Self::List(l) => vec![l.len()],
         }
     }
 
@@ -211,6 +232,7 @@ impl Value {
             Self::Byte(a) => a.data.len(),
             Self::Small(a) => a.data.len(),
             Self::Bool(a) => a.data.len(),
+            Self::List(l) => l.iter().map(Self::len).sum::<usize>() + l.len(),
         }
     }
 
@@ -227,16 +249,93 @@ impl Value {
             Self::Byte(_) => "8-bit numbers",
             Self::Small(_) => "signed 8-bit numbers",
             Self::Bool(_) => "truth values",
+            Self::List(_) => "sequences",
         }
     }
 
     pub(crate) fn reshape(self, shape: &[usize]) -> Self {
         match self {
-            Self::Float(f) => Self::Float(Floats::new(f.rows().reshape(shape))),
+            Self::Float(f) => {
+                let narrow = f.narrow;
+                Self::Float(Floats { tensor: f.rows().reshape(shape), last: false, narrow })
+            }
             Self::Int(a) => Self::Int(a.reshape(shape)),
             Self::Byte(a) => Self::Byte(a.reshape(shape)),
             Self::Small(a) => Self::Small(a.reshape(shape)),
             Self::Bool(a) => Self::Bool(a.reshape(shape)),
+            Self::List(_) => self,
+        }
+    }
+
+    /// Its number type; that of a sequence is that of its first value.
+    pub fn dtype(&self) -> DType {
+        match self {
+            Self::Float(f) => f.narrow.unwrap_or(DType::F32),
+            Self::Int(a) => a.narrow.unwrap_or(DType::I64),
+            Self::Byte(_) => DType::U8,
+            Self::Small(_) => DType::I8,
+            Self::Bool(_) => DType::Bool,
+            // Sequences are not nested.
+            Self::List(l) => match l.first() {
+                Some(Self::List(_)) | None => DType::F32,
+                Some(v) => v.dtype(),
+            },
+        }
+    }
+
+    /// The same numbers as a type of the same sort, floats or integers: rounded or wrapped to it.
+    #[must_use]
+    pub fn of(self, kind: DType) -> Self {
+        match self {
+            Self::Float(f) if kind.is_float() && f.narrow.unwrap_or(DType::F32) != kind => {
+                let (last, mut tensor) = (f.last, f.tensor);
+                if let Some(round) = types::rounding(kind) {
+                    tensor = tensor.rewrite(
+                        |own| own.iter_mut().for_each(|v| *v = round(*v)),
+                        |from, to| to.iter_mut().zip(from).for_each(|(to, &v)| *to = round(v)),
+                    );
+                }
+                Self::Float(Floats { tensor, last, narrow: (kind != DType::F32).then_some(kind) })
+            }
+            Self::Int(a) => match kind {
+                DType::U8 => Self::Byte(Array::new(&a.shape, a.data.iter().map(|&v| v as u8).collect())),
+                DType::I8 => Self::Small(Array::new(&a.shape, a.data.iter().map(|&v| v as i8).collect())),
+                kind if kind.is_float() || kind == DType::Bool => Self::Int(a),
+                kind => {
+                    let narrow = (kind != DType::I64).then_some(kind);
+                    let fits = kind.bits() == 64 || a.data.iter().all(|&v| types::wrap(v, kind) == v);
+                    let data = match fits {
+                        true => a.data,
+                        false => Arc::new(a.data.iter().map(|&v| types::wrap(v, kind)).collect()),
+                    };
+                    Self::Int(Array { shape: a.shape, data, narrow })
+                }
+            },
+            other => other,
+        }
+    }
+
+    /// Integers of 8 bits as those of 64, so that arithmetic is written once.
+    pub(crate) fn widened(self) -> Self {
+        let (shape, kind) = (self.shape(), self.dtype());
+        let data = match self {
+            Self::Byte(a) => a.data.iter().map(|&v| i64::from(v)).collect(),
+            Self::Small(a) => a.data.iter().map(|&v| i64::from(v)).collect(),
+            other => return other,
+        };
+        Self::Int(Array { shape, data: Arc::new(data), narrow: Some(kind) })
+    }
+
+    /// Its numbers in 64-bit floats, row-major.
+    pub fn numbers(&self) -> Vec<f64> {
+        match self.clone() {
+            Self::Float(f) => f.rows().data().iter().map(|&v| f64::from(v)).collect(),
+            Self::Int(a) if a.narrow == Some(DType::U64) => a.data.iter().map(|&v| v as u64 as f64).collect(),
+            Self::Int(a) => a.data.iter().map(|&v| v as f64).collect(),
+            Self::Byte(a) => a.data.iter().map(|&v| f64::from(v)).collect(),
+            Self::Small(a) => a.data.iter().map(|&v| f64::from(v)).collect(),
+            Self::Bool(a) => a.data.iter().map(|&v| f64::from(u8::from(v))).collect(),
+            Self::List(l) => l.iter().filter(|v| !matches!(v, Self::List(_))).flat_map(Self::numbers).collect(),
         }
     }
 

@@ -74,6 +74,19 @@ fn read(path: &Path, port: &Port) -> Result<Value> {
     Ok(value)
 }
 
+/// Fixes the shapes of inputs, each given as `NAME=1x3x224x224`.
+pub fn fix(network: &mut Network, shapes: &[String]) -> Result<()> {
+    for text in shapes {
+        let parts = text.rsplit_once('=').and_then(|(name, shape)| {
+            let extents = shape.split('x').map(|d| d.parse::<usize>().ok()).collect::<Option<Vec<_>>>()?;
+            Some((name, extents))
+        });
+        let Some((name, shape)) = parts else { bail!("--shape {text}: give NAME=1x3x224x224") };
+        network.fix(name, &shape)?;
+    }
+    Ok(())
+}
+
 /// Prints the outputs of a network for arrays.
 pub fn predict(network: &Network, arrays: &[String], ui: Ui) -> Result<ExitCode> {
     let ports = &network.graph.inputs;
@@ -92,13 +105,15 @@ pub fn predict(network: &Network, arrays: &[String], ui: Ui) -> Result<ExitCode>
     let mut listed = Vec::with_capacity(found.len());
     let mut lines = Vec::with_capacity(found.len());
     for (port, value) in network.graph.outputs.iter().zip(found) {
-        let shape = value.shape();
+        let (shape, kind) = (value.shape(), value.dtype());
         let values = match value {
             Value::Float(f) => json!(f.rows().data()),
+            Value::Int(a) if kind == DType::U64 => json!(a.data().iter().map(|&v| v as u64).collect::<Vec<_>>()),
             Value::Int(a) => json!(a.data()),
             Value::Byte(a) => json!(a.data()),
             Value::Small(a) => json!(a.data()),
             Value::Bool(a) => json!(a.data()),
+            Value::List(all) => json!(all.iter().map(Value::numbers).collect::<Vec<_>>()),
         };
         lines.push(format!("{} of shape {shape:?} (--json prints it)", port.name));
         listed.push(json!({"output": port.name, "shape": shape, "values": values}));

@@ -33,6 +33,9 @@ pub struct Args {
     /// Samples at once
     #[arg(long, value_name = "B", default_value_t = 1)]
     batch: usize,
+    /// The shape of an input that the file leaves open; may be repeated
+    #[arg(long, value_name = "NAME=1x3x224x224")]
+    shape: Vec<String>,
 }
 
 #[derive(Subcommand, Debug)]
@@ -117,7 +120,8 @@ pub fn run(args: &Args, ui: Ui) -> Result<ExitCode> {
         (Some(What::Scale(args)), _) => scale(args, ui),
         (Some(What::Cycles(args)), _) => cycles(args, ui),
         (None, Some(model)) => match super::network::kind(model) {
-            ModelSource::Graph => super::network::bench(model, batch(args.batch)?, args.why, ui),
+            ModelSource::Graph => super::network::bench(model, batch(args.batch)?, &args.shape, args.why, ui),
+            _ if !args.shape.is_empty() => bail!("--shape is for networks as ONNX; this file says what its inputs are"),
             ModelSource::Language => super::language::bench(model, args.why, ui),
             ModelSource::Own => network(model, args, ui),
         },

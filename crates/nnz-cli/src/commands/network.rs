@@ -267,8 +267,9 @@ pub fn prune(args: &super::prune::Args, ui: Ui) -> Result<ExitCode> {
 }
 
 /// Times a network, as stored and with every weight dense.
-pub fn bench(path: &Path, batch: usize, why: bool, ui: Ui) -> Result<ExitCode> {
-    let network = open_to_run(path, ui)?;
+pub fn bench(path: &Path, batch: usize, shapes: &[String], why: bool, ui: Ui) -> Result<ExitCode> {
+    let mut network = open_to_run(path, ui)?;
+    super::arrays::fix(&mut network, shapes)?;
     // A network that cannot be run is refused before the machine is measured.
     let (dense, inputs) = (network.session(None)?, network.typical(batch)?);
     let machine = super::bench::machine(ui)?;

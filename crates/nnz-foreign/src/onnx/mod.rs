@@ -160,6 +160,7 @@ impl Network {
                 kernel: c.shape[2..].to_vec(),
                 by_columns: false,
                 head: false,
+                inside: false,
             }
         };
         self.graph.constants.iter().filter(|(_, c)| c.shape.len() > 1 && !c.is_empty()).map(matrix).collect()
@@ -291,6 +292,27 @@ impl Network {
         Ok(vec![(name, Value::floats(&[pictures.len(), channels, height, width], x))])
     }
 
+    /// Fixes extents of an input that the file leaves open.
+    ///
+    /// # Errors
+    /// When the network has no such input, or the file gives it another shape.
+    pub fn fix(&mut self, input: &str, shape: &[usize]) -> Result<()> {
+        let fail = |why: String| Error::file(&self.path, why);
+        let names: Vec<&str> = self.graph.inputs.iter().map(|p| p.name.as_str()).collect();
+        let Some(at) = names.iter().position(|n| *n == input) else {
+            return Err(fail(format!("no input `{input}`; it reads {}", names.join(", "))));
+        };
+        if let Some(told) = &self.graph.inputs[at].shape {
+            let fits = told.len() == shape.len() && told.iter().zip(shape).all(|(t, s)| t.is_none_or(|t| t == *s));
+            if !fits {
+                let told: Vec<String> = told.iter().map(|d| d.map_or("?".into(), |d| d.to_string())).collect();
+                return Err(fail(format!("input `{input}` has shape [{}], not {shape:?}", told.join(", "))));
+            }
+        }
+        self.graph.inputs[at].shape = Some(shape.iter().map(|&d| Some(d)).collect());
+        Ok(())
+    }
+
     /// Makes inputs of the network's types and shapes, for timing: `batch` samples.
     ///
     /// # Errors
@@ -301,7 +323,10 @@ impl Network {
             let Some(shape) = &port.shape else {
                 return Err(Error::file(
                     &self.path,
-                    format!("the file does not say what shape input `{}` has", port.name),
+                    format!(
+                        "the file does not say what shape input `{0}` has; give it with --shape {0}=1x3x224x224",
+                        port.name
+                    ),
                 ));
             };
             let open = |i: usize| match (i, &self.reads, shape.len()) {
@@ -316,19 +341,18 @@ impl Network {
             else {
                 return Err(Error::file(
                     &self.path,
-                    format!("input `{}` may have any extent, so there is no shape to time it with", port.name),
+                    format!("input `{0}` may have any extent; give its shape with --shape {0}=1x3x224x224", port.name),
                 ));
             };
             let n: usize = shape.iter().product();
             let one = i64::from(port.name != "token_type_ids");
+            let numbers = || (0..n).map(|i| (i * 7919 % 2003) as f32 / 1001.0 - 1.0).collect();
             let value = match port.kind {
-                Some(DType::F32 | DType::F16 | DType::F64 | DType::BF16) | None => {
-                    Value::floats(&shape, (0..n).map(|i| (i * 7919 % 2003) as f32 / 1001.0 - 1.0).collect())
-                }
+                kind if kind.is_none_or(DType::is_float) => Value::floats(&shape, numbers()),
                 Some(DType::Bool) => Value::Bool(nnz_onnx::Array::new(&shape, vec![true; n])),
                 Some(DType::U8) => Value::Byte(nnz_onnx::Array::new(&shape, vec![1; n])),
                 Some(DType::I8) => Value::Small(nnz_onnx::Array::new(&shape, vec![1; n])),
-                Some(_) => Value::ints(&shape, vec![one; n]),
+                _ => Value::ints(&shape, vec![one; n]),
             };
             all.push((port.name.as_str(), value));
         }

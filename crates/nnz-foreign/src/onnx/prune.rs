@@ -270,6 +270,16 @@ pub fn prune(
         let (flows, all) = (flows(network, &samples)?, matrices.len());
         let reached =
             |m: &Matrix| flows.iter().any(|f| f.session.position(&network.graph.nodes[m.node].outputs[0]).is_some());
+        // What a branch or loop multiplies by is read inside it, where no inputs are watched.
+        let within = matrices.iter().filter(|m| m.inside).count();
+        matrices.retain(|m| !m.inside);
+        if within > 0 {
+            network.notes.push(format!(
+                "{within} of {all} matrices stay dense: branches and loops multiply by them, whose inputs are not watched; \
+                 magnitude needs no inputs"
+            ));
+        }
+        let all = matrices.len();
         matrices.retain(reached);
         if matrices.len() < all {
             let they =

@@ -4,18 +4,17 @@ use super::{Cx, Done, Given, one, tensor};
 use crate::value::{Floats, Value};
 use nnz_engine::Tensor;
 use nnz_kernels::Conv;
-use rayon::prelude::*;
 
 /// Position of a window on its input.
 #[derive(Clone, Debug)]
 pub(crate) struct Window {
-    kernel: [usize; 3],
-    stride: [usize; 3],
-    dilation: [usize; 3],
+    pub kernel: [usize; 3],
+    pub stride: [usize; 3],
+    pub dilation: [usize; 3],
     /// Zeros before and after.
-    pads: [[usize; 2]; 3],
-    size: [usize; 3],
-    output: [usize; 3],
+    pub pads: [[usize; 2]; 3],
+    pub size: [usize; 3],
+    pub output: [usize; 3],
     rank: usize,
 }
 
@@ -27,7 +26,7 @@ fn three(list: &[usize]) -> [usize; 3] {
 }
 
 impl Window {
-    fn new(cx: &Cx, places: &[usize], kernel: &[usize]) -> Done<Self> {
+    pub fn new(cx: &Cx, places: &[usize], kernel: &[usize]) -> Done<Self> {
         let rank = places.len();
         if !(1..=3).contains(&rank) {
             return Err(format!("places of shape {places:?}; lines, pictures and volumes are computed"));
@@ -82,7 +81,7 @@ impl Window {
         self.pads.iter().all(|[a, b]| a == b)
     }
 
-    fn shape(&self, batch: usize, channels: usize) -> Vec<usize> {
+    pub fn shape(&self, batch: usize, channels: usize) -> Vec<usize> {
         let mut shape = vec![batch];
         shape.extend(&self.output[3 - self.rank..]);
         shape.push(channels);
@@ -91,7 +90,7 @@ impl Window {
 }
 
 /// Splits a shape into batch, channels and spatial extents.
-fn parts(shape: &[usize]) -> Done<(usize, usize, Vec<usize>)> {
+pub(super) fn parts(shape: &[usize]) -> Done<(usize, usize, Vec<usize>)> {
     match shape {
         [batch, channels, places @ ..] if !places.is_empty() => Ok((*batch, *channels, places.to_vec())),
         _ => Err(format!("an input of shape {shape:?}, which has no places")),
@@ -324,91 +323,6 @@ pub(crate) fn transposed(cx: &Cx, mut given: Given) -> Done {
     one(Value::Float(y))
 }
 
-pub(crate) fn pool(cx: &Cx, mut given: Given) -> Done {
-    let x = given.floats(0)?;
-    let (batch, channels, places) = parts(&x.shape())?;
-    let kernel = cx.sizes("kernel_shape", places.len(), 0)?;
-    let w = Window::new(cx, &places, &kernel)?;
-    let to = w.shape(batch, channels);
-    cx.room(&to)?;
-    let most = cx.node.op == "MaxPool";
-    if cx.node.outputs.get(1).is_some_and(|o| !o.is_empty()) {
-        return Err("positions of the largest, which are not computed".into());
-    }
-    let all = cx.int("count_include_pad", 0)? != 0;
-    let x = x.last();
-    if to.contains(&0) {
-        return one(Value::Float(Floats::channels_last(Tensor::zeros(&to))));
-    }
-    let [_, oh, ow] = w.output;
-    // First and last tap on the input, and the number of taps on it or its frame.
-    let taps = |axis: usize, o: usize| {
-        let (k, d) = (w.kernel[axis], w.dilation[axis]);
-        let (start, n, [before, behind]) = (o * w.stride[axis], w.size[axis], w.pads[axis]);
-        let first = before.saturating_sub(start).div_ceil(d).min(k);
-        let end = (n + before).saturating_sub(start).div_ceil(d).min(k);
-        let framed = (n + before + behind).saturating_sub(start).div_ceil(d).min(k);
-        (first, end.max(first), framed, start)
-    };
-    let y = Tensor::written(&to, |y| {
-        y.par_chunks_exact_mut(ow * channels).enumerate().for_each(|(row, line)| {
-            let (b, z, r) = (row / oh / w.output[0], row / oh % w.output[0], row % oh);
-            let (az, bz, fz, sz) = taps(0, z);
-            let (ay, by, fy, sy) = taps(1, r);
-            for (c, out) in line.chunks_exact_mut(channels).enumerate() {
-                let (ax, bx, fx, sx) = taps(2, c);
-                out.fill(if most { f32::NEG_INFINITY } else { 0.0 });
-                for (kz, ky) in (az..bz).flat_map(|kz| (ay..by).map(move |ky| (kz, ky))) {
-                    let iz = sz + kz * w.dilation[0] - w.pads[0][0];
-                    let iy = sy + ky * w.dilation[1] - w.pads[1][0];
-                    for kx in ax..bx {
-                        let ix = sx + kx * w.dilation[2] - w.pads[2][0];
-                        let at = (((b * w.size[0] + iz) * w.size[1] + iy) * w.size[2] + ix) * channels;
-                        let from = &x.data()[at..at + channels];
-                        match most {
-                            true => out.iter_mut().zip(from).for_each(|(y, &v)| *y = if v > *y { v } else { *y }),
-                            false => out.iter_mut().zip(from).for_each(|(y, &v)| *y += v),
-                        }
-                    }
-                }
-                if !most {
-                    let n = match all {
-                        true => fz * fy * fx,
-                        false => (bz - az) * (by - ay) * (bx - ax),
-                    };
-                    let n = n.max(1) as f32;
-                    out.iter_mut().for_each(|y| *y /= n);
-                }
-            }
-        });
-    });
-    one(Value::Float(Floats::channels_last(y)))
-}
-
-pub(crate) fn global_pool(cx: &Cx, mut given: Given) -> Done {
-    let x = given.floats(0)?;
-    let (batch, channels, places) = parts(&x.shape())?;
-    let shape = [&[batch, channels][..], &vec![1; places.len()]].concat();
-    let n: usize = places.iter().product();
-    if n == 0 {
-        return Err(format!("an input of shape {:?}", x.shape()));
-    }
-    let most = cx.node.op == "GlobalMaxPool";
-    let x = x.last();
-    let mut y = Vec::with_capacity(batch * channels);
-    for picture in x.data().chunks_exact((n * channels).max(1)) {
-        let mut sums = vec![if most { f64::NEG_INFINITY } else { 0.0 }; channels];
-        for place in picture.chunks_exact(channels) {
-            match most {
-                true => sums.iter_mut().zip(place).for_each(|(s, &v)| *s = s.max(f64::from(v))),
-                false => sums.iter_mut().zip(place).for_each(|(s, &v)| *s += f64::from(v)),
-            }
-        }
-        y.extend(sums.iter().map(|s| if most { *s as f32 } else { (s / n as f64) as f32 }));
-    }
-    one(Value::floats(&shape, y))
-}
-
 /// Effect of a norm with constants on each channel: times the first, plus the second.
 fn affine(cx: &Cx, [scale, shift, mean, variance]: [&[f32]; 4]) -> Done<Vec<[f32; 2]>> {
     if [shift.len(), mean.len(), variance.len()] != [scale.len(); 3] {
@@ -428,10 +342,10 @@ pub(crate) fn batch_norm(cx: &Cx, mut given: Given) -> Done {
     if shape.len() < 2 {
         return Err(format!("an input of shape {shape:?}, which has no channels"));
     }
-    if cx.int("training_mode", 0)? != 0 {
-        return Err("statistics of the batch, which are for training".into());
-    }
     let v = [given.tensor(1)?, given.tensor(2)?, given.tensor(3)?, given.tensor(4)?];
+    if cx.int("training_mode", 0)? != 0 {
+        return of_batch(cx, &x.rows(), v);
+    }
     let by = affine(cx, v.each_ref().map(Tensor::data))?;
     if by.len() != shape[1] {
         return Err(format!("{} scales for {} channels", by.len(), shape[1]));
@@ -451,6 +365,33 @@ pub(crate) fn batch_norm(cx: &Cx, mut given: Given) -> Done {
         row.iter_mut().for_each(|v| *v = *v * a + b);
     }
     tensor(t)
+}
+
+/// A norm by the statistics of the batch, which also move the running ones.
+fn of_batch(cx: &Cx, x: &Tensor<f32>, [scale, shift, mean, variance]: [Tensor<f32>; 4]) -> Done {
+    let channels = x.shape()[1];
+    let places: usize = x.shape()[2..].iter().product();
+    if [scale.len(), shift.len(), mean.len(), variance.len()] != [channels; 4] {
+        return Err(format!("{} scales for {channels} channels", scale.len()));
+    }
+    let (mut sums, mut squares) = (vec![0.0f64; channels], vec![0.0f64; channels]);
+    let n = x.len() as f64 / channels.max(1) as f64;
+    let rows = || x.data().chunks_exact(places.max(1)).enumerate().map(|(i, row)| (i % channels, row));
+    rows().for_each(|(c, row)| sums[c] += row.iter().map(|&v| f64::from(v)).sum::<f64>() / n);
+    rows().for_each(|(c, row)| squares[c] += row.iter().map(|&v| (f64::from(v) - sums[c]).powi(2)).sum::<f64>() / n);
+    let tensor = |v: &[f64]| Tensor::new(&[channels], v.iter().map(|&v| v as f32).collect());
+    let now = [tensor(&sums), tensor(&squares)];
+    let by = affine(cx, [scale.data(), shift.data(), now[0].data(), now[1].data()])?;
+    let y =
+        rows().flat_map(|(c, row)| row.iter().map(move |v| (c, *v))).map(|(c, v)| v * by[c][0] + by[c][1]).collect();
+    let kept = cx.float("momentum", 0.9)?;
+    let moved =
+        |old: &Tensor<f32>, new: &Tensor<f32>| old.clone().combine(new, move |a, b| a * kept + b * (1.0 - kept));
+    let running = [moved(&mean, &now[0]), moved(&variance, &now[1])];
+    let mut out = vec![Value::floats(x.shape(), y)];
+    out.extend(running.into_iter().map(|t| Value::Float(Floats::new(t))));
+    out.truncate(cx.node.outputs.len().max(1));
+    Ok(out)
 }
 
 /// Folds a norm into the convolution before it: their combined weight and bias.

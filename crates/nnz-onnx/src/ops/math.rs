@@ -1,6 +1,8 @@
 //! Elementwise functions, softmax and norms.
 
+use super::types::{convert, lift, rounding};
 use super::{Cx, Done, Given, axis, one, runs, strides, tensor};
+use crate::graph::DType;
 use crate::value::{Array, Floats, Value};
 use nnz_engine::Tensor;
 use nnz_kernels::{Real, elementwise, rows};
@@ -13,8 +15,14 @@ fn update(x: Floats, f: impl Fn(f32) -> f32 + Copy + Sync + Send) -> Value {
 }
 
 pub(crate) fn unary(cx: &Cx, mut given: Given) -> Done {
-    let x = match given.take(0)? {
+    let x = match given.wide(0)? {
         Value::Float(f) => f,
+        Value::Int(a) if a.kind() == DType::U64 && matches!(&*cx.node.op, "Abs" | "Sign" | "Relu") => {
+            let sign = |v: i64| i64::from(v != 0);
+            let kept = |v: i64| v;
+            let f: &dyn Fn(i64) -> i64 = if cx.node.op == "Sign" { &sign } else { &kept };
+            return one(Value::ints(a.shape(), a.data().iter().map(|&v| f(v)).collect()));
+        }
         Value::Int(a) => {
             let f: fn(i64) -> i64 = match &*cx.node.op {
                 "Abs" => i64::wrapping_abs,
@@ -30,10 +38,18 @@ pub(crate) fn unary(cx: &Cx, mut given: Given) -> Done {
     one(match &*cx.node.op {
         "Abs" => update(x, f32::abs),
         "Acos" => update(x, f32::acos),
+        "Acosh" => update(x, f32::acosh),
         "Asin" => update(x, f32::asin),
+        "Asinh" => update(x, f32::asinh),
         "Atan" => update(x, f32::atan),
+        "Atanh" => update(x, f32::atanh),
         "Ceil" => update(x, f32::ceil),
+        "Celu" => {
+            let a = cx.float("alpha", 1.0)?;
+            update(x, move |v| v.max(0.0) + (a * (v / a).exp_m1()).min(0.0))
+        }
         "Cos" => update(x, f32::cos),
+        "Cosh" => update(x, f32::cosh),
         "Elu" => {
             let a = cx.float("alpha", 1.0)?;
             update(x, move |v| if v < 0.0 { a * v.exp_m1() } else { v })
@@ -78,10 +94,27 @@ pub(crate) fn unary(cx: &Cx, mut given: Given) -> Done {
             |v| 1.0 / (1.0 + (-v).quick_exp()),
         ),
         "Sign" => update(x, |v| if v == 0.0 || v.is_nan() { v } else { v.signum() }),
+        "Shrink" => {
+            let (edge, bias) = (cx.float("lambd", 0.5)?, cx.float("bias", 0.0)?);
+            update(x, move |v| {
+                if v < -edge {
+                    v + bias
+                } else if v > edge {
+                    v - bias
+                } else {
+                    0.0
+                }
+            })
+        }
         "Sin" => update(x, f32::sin),
+        "Sinh" => update(x, f32::sinh),
         "Softplus" => update(x, |v| v.max(0.0) + (-v.abs()).exp().ln_1p()),
         "Softsign" => update(x, |v| v / (1.0 + v.abs())),
         "Sqrt" => update(x, f32::sqrt),
+        "Swish" => {
+            let a = cx.float("alpha", 1.0)?;
+            update(x, move |v| v / (1.0 + (-a * v).exp()))
+        }
         "Tan" => update(x, f32::tan),
         "Tanh" => update(x, |v| v.quick_tanh()),
         "ThresholdedRelu" => {
@@ -93,16 +126,18 @@ pub(crate) fn unary(cx: &Cx, mut given: Given) -> Done {
 }
 
 pub(crate) fn clip(cx: &Cx, mut given: Given) -> Done {
-    let x = match given.take(0)? {
+    let x = match given.wide(0)? {
         Value::Float(f) => f,
         Value::Int(a) => {
-            let mut bound = |i: usize, default: i64| match given.maybe(i) {
+            let up = |v: i64| lift(v, a.kind());
+            let mut bound = |i: usize, default: i128| match given.maybe(i).map(Value::widened) {
                 None => Ok(default),
-                Some(Value::Int(b)) if b.data().len() == 1 => Ok(b.data()[0]),
+                Some(Value::Int(b)) if b.data().len() == 1 => Ok(lift(b.data()[0], b.kind())),
                 Some(_) => Err(format!("bound {i} is no single whole number")),
             };
-            let (low, high) = (bound(1, i64::MIN)?, bound(2, i64::MAX)?);
-            return one(Value::ints(a.shape(), a.data().iter().map(|&v| v.max(low).min(high)).collect()));
+            let (low, high) = (bound(1, i128::MIN)?, bound(2, i128::MAX)?);
+            let y = a.data().iter().map(|&v| up(v).max(low).min(high) as i64).collect();
+            return one(Value::ints(a.shape(), y));
         }
         other => return Err(format!("Clip of {}", other.kind())),
     };
@@ -141,7 +176,7 @@ pub(super) fn spread_strides(from: &[usize], to: &[usize]) -> Vec<usize> {
 }
 
 /// Applies `f` to pairs of two arrays under broadcasting.
-fn zip<A: Copy, B: Copy, R>(
+pub(super) fn zip<A: Copy, B: Copy, R>(
     cx: &Cx,
     (a, sa): (&[A], &[usize]),
     (b, sb): (&[B], &[usize]),
@@ -258,7 +293,7 @@ fn power(a: f32, b: f32) -> f32 {
 }
 
 pub(crate) fn binary(cx: &Cx, mut given: Given) -> Done {
-    let (a, b) = (given.take(0)?, given.take(1)?);
+    let (a, b) = (given.wide(0)?, given.wide(1)?);
     let op = &*cx.node.op;
     one(match (a, b) {
         (Value::Float(a), Value::Float(b)) => match op {
@@ -269,7 +304,12 @@ pub(crate) fn binary(cx: &Cx, mut given: Given) -> Done {
             "Pow" => zip_floats(cx, a, b, power)?,
             "PRelu" => zip_floats(cx, a, b, |a, b| if a < 0.0 { a * b } else { a })?,
             _ => match cx.int("fmod", 0)? {
-                0 => zip_floats(cx, a, b, |a, b| a - b * (a / b).floor())?,
+                // The sign of the divisor, also for zero.
+                0 => zip_floats(cx, a, b, |a, b| match a % b {
+                    0.0 => 0.0f32.copysign(b),
+                    r if (r < 0.0) != (b < 0.0) => r + b,
+                    r => r,
+                })?,
                 _ => zip_floats(cx, a, b, |a, b| a % b)?,
             },
         },
@@ -277,25 +317,42 @@ pub(crate) fn binary(cx: &Cx, mut given: Given) -> Done {
             if matches!(op, "Div" | "Mod") && b.data().contains(&0) {
                 return Err("division of whole numbers by zero".into());
             }
-            let f: fn(i64, i64) -> i64 = match op {
-                "Add" => i64::wrapping_add,
-                "Sub" => i64::wrapping_sub,
-                "Mul" => i64::wrapping_mul,
-                "Div" => i64::wrapping_div,
-                "Pow" => |a, b| u32::try_from(b).map_or(0, |b| a.wrapping_pow(b)),
+            let f: fn(i128, i128) -> i128 = match op {
+                "Add" => |a, b| a + b,
+                "Sub" => |a, b| a - b,
+                "Mul" => i128::wrapping_mul,
+                "Div" => |a, b| a / b,
+                "Pow" => |a, b| match u32::try_from(b) {
+                    Ok(b) => a.wrapping_pow(b),
+                    // Powers below one are cut off.
+                    Err(_) => match a {
+                        0 | 1 => a,
+                        -1 if b % 2 == 0 => 1,
+                        -1 => -1,
+                        _ => 0,
+                    },
+                },
                 "Mod" if cx.int("fmod", 0)? == 0 => |a, b| {
-                    let r = a.wrapping_rem(b);
+                    let r = a % b;
                     if r != 0 && (r < 0) != (b < 0) { r + b } else { r }
                 },
-                "Mod" => i64::wrapping_rem,
+                "Mod" => |a, b| a % b,
+                "PRelu" => |a, b| if a < 0 { a.wrapping_mul(b) } else { a },
                 _ => return Err(format!("{op} of whole numbers")),
             };
+            let (ka, kb) = (a.kind(), b.kind());
+            let f = |a: i64, b: i64| f(lift(a, ka), lift(b, kb)) as i64;
             let (shape, v) = zip(cx, (a.data(), a.shape()), (b.data(), b.shape()), f)?;
             Value::ints(&shape, v)
         }
         (Value::Float(a), Value::Int(b)) if op == "Pow" => {
-            let b = Tensor::new(b.shape(), b.data().iter().map(|&v| v as f32).collect());
-            zip_floats(cx, a, Floats::new(b), power)?
+            let Value::Float(b) = convert(Value::Int(b), DType::F32, true) else { return Err("no exponent".into()) };
+            zip_floats(cx, a, b, power)?
+        }
+        (Value::Int(a), Value::Float(b)) if op == "Pow" => {
+            let kind = a.kind();
+            let Value::Float(a) = convert(Value::Int(a), DType::F32, true) else { return Err("no base".into()) };
+            convert(zip_floats(cx, a, b, power)?, kind, true).widened()
         }
         (a, b) => return Err(format!("{op} of {} and {}", a.kind(), b.kind())),
     })
@@ -303,9 +360,10 @@ pub(crate) fn binary(cx: &Cx, mut given: Given) -> Done {
 
 pub(crate) fn many(cx: &Cx, mut given: Given) -> Done {
     let n = given.len();
-    let mut all = given.take(0)?;
+    let mut all = given.wide(0)?;
+    let kind = all.dtype();
     for i in 1..n {
-        let next = given.take(i)?;
+        let next = given.wide(i)?;
         all = match (all, next) {
             (Value::Float(a), Value::Float(b)) => match &*cx.node.op {
                 "Min" => zip_floats(cx, a, b, |a, b| if b < a || b.is_nan() { b } else { a })?,
@@ -313,11 +371,12 @@ pub(crate) fn many(cx: &Cx, mut given: Given) -> Done {
                 _ => zip_floats(cx, a, b, |a, b| a + b)?,
             },
             (Value::Int(a), Value::Int(b)) => {
-                let f: fn(i64, i64) -> i64 = match &*cx.node.op {
-                    "Min" => i64::min,
-                    "Max" => i64::max,
+                let f: fn(i128, i128) -> i128 = match &*cx.node.op {
+                    "Min" => i128::min,
+                    "Max" => i128::max,
                     op => return Err(format!("{op} of whole numbers")),
                 };
+                let f = |a: i64, b: i64| f(lift(a, kind), lift(b, kind)) as i64;
                 let (shape, v) = zip(cx, (a.data(), a.shape()), (b.data(), b.shape()), f)?;
                 Value::ints(&shape, v)
             }
@@ -334,7 +393,7 @@ pub(crate) fn many(cx: &Cx, mut given: Given) -> Done {
 }
 
 pub(crate) fn compare(cx: &Cx, mut given: Given) -> Done {
-    let (a, b) = (given.take(0)?, given.take(1)?);
+    let (a, b) = (given.wide(0)?, given.wide(1)?);
     let op = &*cx.node.op;
     fn by<T: PartialOrd>(op: &str) -> Option<fn(T, T) -> bool> {
         Some(match op {
@@ -353,10 +412,8 @@ pub(crate) fn compare(cx: &Cx, mut given: Given) -> Done {
             zip(cx, (a.data(), a.shape()), (b.data(), b.shape()), by::<f32>(op).ok_or(none("floats"))?)?
         }
         (Value::Int(a), Value::Int(b)) => {
-            zip(cx, (a.data(), a.shape()), (b.data(), b.shape()), by::<i64>(op).ok_or(none("whole numbers"))?)?
-        }
-        (Value::Byte(a), Value::Byte(b)) => {
-            zip(cx, (a.data(), a.shape()), (b.data(), b.shape()), by::<u8>(op).ok_or(none("8-bit numbers"))?)?
+            let (f, ka, kb) = (by::<i128>(op).ok_or(none("whole numbers"))?, a.kind(), b.kind());
+            zip(cx, (a.data(), a.shape()), (b.data(), b.shape()), |a, b| f(lift(a, ka), lift(b, kb)))?
         }
         (Value::Bool(a), Value::Bool(b)) => {
             let f: fn(bool, bool) -> bool = match op {
@@ -412,7 +469,7 @@ pub(crate) fn choose(cx: &Cx, mut given: Given) -> Done {
         });
         Ok((shape, to))
     }
-    one(match (given.take(1)?, given.take(2)?) {
+    one(match (given.wide(1)?, given.wide(2)?) {
         (Value::Float(a), Value::Float(b)) => {
             let (a, b) = (a.rows(), b.rows());
             let (shape, v) = pick(cx, &c, (a.data(), a.shape()), (b.data(), b.shape()))?;
@@ -431,7 +488,9 @@ pub(crate) fn choose(cx: &Cx, mut given: Given) -> Done {
 }
 
 pub(crate) fn softmax(cx: &Cx, mut given: Given) -> Done {
-    let x = given.tensor(0)?;
+    let x = given.floats(0)?;
+    let kind = x.kind();
+    let x = x.rows();
     let shape = x.shape().to_vec();
     let rank = shape.len();
     // Before version 13 everything from the axis on was one row.
@@ -446,7 +505,15 @@ pub(crate) fn softmax(cx: &Cx, mut given: Given) -> Done {
     };
     let log = cx.node.op == "LogSoftmax";
     let run = |data: &mut [f32]| {
-        if log {
+        if let (false, Some(round)) = (log, rounding(kind)) {
+            // Each step of the operator's definition is rounded.
+            for row in data.chunks_exact_mut(cols) {
+                let top = row.iter().fold(f32::NEG_INFINITY, |a, &b| a.max(b));
+                row.iter_mut().for_each(|v| *v = round(round(*v - top).exp()));
+                let sum = super::types::sum(row, kind);
+                row.iter_mut().for_each(|v| *v /= sum);
+            }
+        } else if log {
             for row in data.chunks_exact_mut(cols) {
                 let top = row.iter().fold(f32::NEG_INFINITY, |a, &b| a.max(b));
                 let sum = row.iter().map(|v| f64::from(v - top).exp()).sum::<f64>().ln() as f32;
@@ -471,68 +538,4 @@ pub(crate) fn softmax(cx: &Cx, mut given: Given) -> Done {
             crate::value::turn(from, inner, cols, to);
         }
     }))
-}
-
-pub(crate) fn layer_norm(cx: &Cx, mut given: Given) -> Done {
-    let (x, gain) = (given.tensor(0)?, given.tensor(1)?);
-    let at = axis(cx.int("axis", -1)?, x.shape().len())?;
-    let cols: usize = x.shape()[at..].iter().product();
-    let offset = if given.has(2) { given.tensor(2)? } else { Tensor::zeros(&[cols]) };
-    if gain.len() != cols || offset.len() != cols {
-        return Err(format!("gain of {} and offset of {} numbers for rows of {cols}", gain.len(), offset.len()));
-    }
-    let epsilon = f64::from(cx.float("epsilon", 1e-5)?);
-    let shape = x.shape().to_vec();
-    if x.is_empty() {
-        return tensor(x);
-    }
-    let n = x.len() / cols;
-    let (mut mean, mut rate) = (vec![0.0; n], vec![0.0; n]);
-    let y = Tensor::written(&shape, |y| {
-        rows::layer_norm(x.data(), gain.data(), offset.data(), epsilon, y, &mut mean, &mut rate);
-    });
-    if cx.node.outputs.len() == 1 {
-        return tensor(y);
-    }
-    let outer: Vec<usize> = (0..shape.len()).map(|i| if i < at { shape[i] } else { 1 }).collect();
-    let out = vec![Value::Float(Floats::new(y)), Value::floats(&outer, mean), Value::floats(&outer, rate)];
-    Ok(out)
-}
-
-/// Normalizes groups of channels of each image; a group is one channel for instance normalization.
-pub(crate) fn group_norm(cx: &Cx, mut given: Given) -> Done {
-    let (x, gain, offset) = (given.tensor(0)?, given.tensor(1)?, given.tensor(2)?);
-    let shape = x.shape().to_vec();
-    if shape.len() < 2 {
-        return Err(format!("a value of shape {shape:?}, which has no channels"));
-    }
-    let channels = shape[1];
-    let groups = match &*cx.node.op {
-        "InstanceNormalization" => channels,
-        _ => usize::try_from(cx.int("num_groups", 0)?).unwrap_or(0),
-    };
-    if groups == 0 || !channels.is_multiple_of(groups) {
-        return Err(format!("{channels} channels in {groups} groups"));
-    }
-    // Up to version 20, group normalization had one number per group.
-    let each = gain.len();
-    if ![channels, groups].contains(&each) || offset.len() != each || x.is_empty() {
-        return Err(format!("gain of {each} and offset of {} numbers for {channels} channels", offset.len()));
-    }
-    let epsilon = f64::from(cx.float("epsilon", 1e-5)?);
-    let places = shape[2..].iter().product::<usize>();
-    let size = channels / groups * places;
-    let mut x = x;
-    for (g, part) in x.data_mut().chunks_exact_mut(size).enumerate() {
-        let mean = part.iter().map(|&v| f64::from(v)).sum::<f64>() / size as f64;
-        let variance = part.iter().map(|&v| (f64::from(v) - mean).powi(2)).sum::<f64>() / size as f64;
-        let rate = 1.0 / (variance + epsilon).sqrt();
-        for (i, row) in part.chunks_exact_mut(places).enumerate() {
-            let group = g % groups;
-            let c = if each == channels { group * (channels / groups) + i } else { group };
-            let (a, b) = (gain.data()[c], offset.data()[c]);
-            row.iter_mut().for_each(|v| *v = ((f64::from(*v) - mean) * rate) as f32 * a + b);
-        }
-    }
-    tensor(x)
 }

@@ -1,22 +1,36 @@
 //! The operators. Each is a function from inputs to outputs; [`find`] looks them up by name.
 
+mod attention;
+mod bits;
 mod conv;
+mod einsum;
+mod flow;
+mod lists;
+mod loss;
 mod math;
 mod matmul;
+mod norm;
 mod pick;
+mod pool;
 mod quantized;
 mod recurrent;
 mod reduce;
 mod resize;
+mod scatter;
 mod shape;
+mod signal;
 pub(crate) mod told;
+pub(crate) mod types;
+mod vision;
 
 pub(crate) use conv::{fold_norm, packed, patches, run as convolve};
 pub(crate) use matmul::{Linear, flat, linear_shape};
 
-use crate::graph::{Attribute, Node};
+use crate::graph::{Attribute, DType, Node};
+use crate::session::Session;
 use crate::value::{Array, Floats, Value};
 use nnz_engine::Tensor;
+use std::sync::atomic::AtomicUsize;
 
 /// A result, or why an operator cannot do what the node asks for.
 pub(crate) type Done<T = Vec<Value>> = Result<T, String>;
@@ -31,6 +45,22 @@ pub(crate) struct Cx<'a> {
     pub opset: i64,
     /// Largest number of elements of one value.
     pub most: usize,
+    /// The node's graphs, ready to run.
+    pub bodies: &'a [Inside],
+    /// Steps that may still run inside nodes.
+    pub fuel: &'a AtomicUsize,
+}
+
+/// A graph inside a node, ready to run, and the inputs of the node that it reads after its own.
+pub(crate) struct Inside {
+    pub session: Session,
+    pub captured: std::ops::Range<usize>,
+}
+
+/// Runs an operator: its outputs get the types that the inputs ask for.
+pub(crate) fn run(op: Op, cx: &Cx, given: Given) -> Done {
+    let kinds: Vec<Option<DType>> = given.0.iter().map(|v| v.as_ref().map(Value::dtype)).collect();
+    Ok(types::told(&cx.node.op, &kinds, op(cx, given)?))
 }
 
 impl<'a> Cx<'a> {
@@ -107,6 +137,11 @@ impl Given {
 
     pub fn take(&mut self, i: usize) -> Done<Value> {
         self.maybe(i).ok_or(format!("input {i} is missing"))
+    }
+
+    /// As `take`, with integers of 8 bits widened.
+    pub fn wide(&mut self, i: usize) -> Done<Value> {
+        self.take(i).map(Value::widened)
     }
 
     pub fn floats(&mut self, i: usize) -> Done<Floats> {
@@ -192,10 +227,10 @@ pub(crate) fn runs<const N: usize>(shape: &[usize], strides: [&[usize]; N], mut 
 /// Finds an operator by name.
 pub(crate) fn find(op: &str) -> Option<Op> {
     Some(match op {
-        "Abs" | "Acos" | "Asin" | "Atan" | "Ceil" | "Cos" | "Elu" | "Erf" | "Exp" | "Floor" | "Gelu"
-        | "HardSigmoid" | "HardSwish" | "LeakyRelu" | "Log" | "Mish" | "Neg" | "Reciprocal" | "Relu" | "Round"
-        | "Selu" | "Sigmoid" | "Sign" | "Sin" | "Softplus" | "Softsign" | "Sqrt" | "Tan" | "Tanh"
-        | "ThresholdedRelu" => math::unary,
+        "Abs" | "Acos" | "Acosh" | "Asin" | "Asinh" | "Atan" | "Atanh" | "Ceil" | "Celu" | "Cos" | "Cosh"
+        | "Shrink" | "Sinh" | "Swish" | "Elu" | "Erf" | "Exp" | "Floor" | "Gelu" | "HardSigmoid" | "HardSwish"
+        | "LeakyRelu" | "Log" | "Mish" | "Neg" | "Reciprocal" | "Relu" | "Round" | "Selu" | "Sigmoid" | "Sign"
+        | "Sin" | "Softplus" | "Softsign" | "Sqrt" | "Tan" | "Tanh" | "ThresholdedRelu" => math::unary,
         "Clip" => math::clip,
         "Add" | "Sub" | "Mul" | "Div" | "Pow" | "PRelu" | "Mod" => math::binary,
         "Min" | "Max" | "Sum" | "Mean" => math::many,
@@ -204,13 +239,13 @@ pub(crate) fn find(op: &str) -> Option<Op> {
         "IsNaN" | "IsInf" => math::odd,
         "Where" => math::choose,
         "Softmax" | "LogSoftmax" => math::softmax,
-        "LayerNormalization" => math::layer_norm,
-        "InstanceNormalization" | "GroupNormalization" => math::group_norm,
+        "LayerNormalization" => norm::layer_norm,
+        "InstanceNormalization" | "GroupNormalization" => norm::group_norm,
         "BatchNormalization" => conv::batch_norm,
         "Conv" => conv::conv,
         "ConvTranspose" => conv::transposed,
-        "MaxPool" | "AveragePool" => conv::pool,
-        "GlobalAveragePool" | "GlobalMaxPool" => conv::global_pool,
+        "MaxPool" | "AveragePool" | "LpPool" => pool::pool,
+        "GlobalAveragePool" | "GlobalMaxPool" => pool::global_pool,
         "Resize" | "Upsample" => resize::resize,
         "MatMul" => matmul::matmul,
         "Gemm" => matmul::gemm,
@@ -232,7 +267,7 @@ pub(crate) fn find(op: &str) -> Option<Op> {
         "Size" => shape::size,
         "Constant" => shape::constant,
         "ConstantOfShape" => shape::constant_of_shape,
-        "Cast" | "CastLike" => shape::cast,
+        "Cast" | "CastLike" => types::cast,
         "Range" => shape::range,
         "Pad" => shape::pad,
         "DepthToSpace" => shape::depth_to_space,
@@ -246,10 +281,65 @@ pub(crate) fn find(op: &str) -> Option<Op> {
         "DequantizeLinear" => quantized::dequantize,
         "DynamicQuantizeLinear" => quantized::dynamic,
         "MatMulInteger" => quantized::matmul,
-        "LSTM" | "GRU" => recurrent::recurrent,
-        "TopK" => recurrent::top,
-        "ScatterElements" => recurrent::scatter_elements,
-        "ScatterND" => recurrent::scatter_nd,
+        "QLinearMatMul" => quantized::linear_matmul,
+        "ConvInteger" => quantized::conv,
+        "QLinearConv" => quantized::linear_conv,
+        "GridSample" => vision::grid_sample,
+        "AffineGrid" => vision::affine_grid,
+        "RoiAlign" => vision::roi_align,
+        "NonMaxSuppression" => vision::suppress,
+        "Col2Im" => vision::col2im,
+        "CenterCropPad" => vision::center,
+        "MaxUnpool" => vision::unpool,
+        "DeformConv" => vision::deformed,
+        "DFT" => signal::dft,
+        "STFT" => signal::stft,
+        "HannWindow" | "HammingWindow" | "BlackmanWindow" => signal::window,
+        "MelWeightMatrix" => signal::mel,
+        "LSTM" | "GRU" | "RNN" => recurrent::recurrent,
+        "TopK" => scatter::top,
+        "Scatter" | "ScatterElements" => scatter::scatter_elements,
+        "ScatterND" => scatter::scatter_nd,
+        "RMSNormalization" => norm::rms_norm,
+        "LpNormalization" => norm::lp_norm,
+        "Hardmax" => norm::hardmax,
+        "MeanVarianceNormalization" => norm::mean_variance,
+        "LRN" => norm::local_response,
+        "Det" => norm::determinant,
+        "TensorScatter" => scatter::scatter_rows,
+        "OneHot" => scatter::one_hot,
+        "Compress" => scatter::compress,
+        "Unique" => scatter::unique,
+        "ReverseSequence" => scatter::reverse,
+        "EyeLike" => scatter::eye,
+        "CumProd" => reduce::cumulate,
+        "Einsum" => einsum::einsum,
+        "Attention" => attention::attention,
+        "RotaryEmbedding" => attention::rotary,
+        "LinearAttention" => attention::linear,
+        "CausalConvWithState" => attention::causal,
+        "SwiGLU" => attention::swiglu,
+        "NegativeLogLikelihoodLoss" => loss::negative,
+        "SoftmaxCrossEntropyLoss" => loss::cross_entropy,
+        "SpaceToDepth" => shape::space_to_depth,
+        "If" => flow::branch,
+        "Loop" => flow::repeat,
+        "Scan" => flow::scan,
+        "SequenceMap" => flow::map,
+        "BitShift" | "BitwiseAnd" | "BitwiseOr" | "BitwiseXor" => bits::bitwise,
+        "BitwiseNot" => bits::not,
+        "BitCast" => bits::cast,
+        "SequenceAt" => lists::at,
+        "SequenceConstruct" => lists::construct,
+        "SequenceEmpty" => lists::empty,
+        "SequenceErase" => lists::erase,
+        "SequenceInsert" => lists::insert,
+        "SequenceLength" => lists::length,
+        "SplitToSequence" => lists::split,
+        "ConcatFromSequence" => lists::join,
+        "Optional" => lists::optional,
+        "OptionalGetElement" => lists::element,
+        "OptionalHasElement" => lists::has,
         _ => return None,
     })
 }
@@ -258,78 +348,127 @@ pub(crate) fn find(op: &str) -> Option<Op> {
 pub const KNOWN: &[&str] = &[
     "Abs",
     "Acos",
+    "Acosh",
     "Add",
+    "AffineGrid",
     "And",
     "ArgMax",
     "ArgMin",
     "Asin",
+    "Asinh",
     "Atan",
+    "Atanh",
+    "Attention",
     "AveragePool",
     "BatchNormalization",
+    "BitCast",
+    "BitShift",
+    "BitwiseAnd",
+    "BitwiseNot",
+    "BitwiseOr",
+    "BitwiseXor",
+    "BlackmanWindow",
     "Cast",
     "CastLike",
+    "CausalConvWithState",
     "Ceil",
+    "Celu",
+    "CenterCropPad",
     "Clip",
+    "Col2Im",
+    "Compress",
     "Concat",
+    "ConcatFromSequence",
     "Constant",
     "ConstantOfShape",
     "Conv",
+    "ConvInteger",
     "ConvTranspose",
     "Cos",
+    "Cosh",
+    "CumProd",
     "CumSum",
+    "DFT",
+    "DeformConv",
     "DepthToSpace",
     "DequantizeLinear",
+    "Det",
     "Div",
     "Dropout",
     "DynamicQuantizeLinear",
+    "Einsum",
     "Elu",
     "Equal",
     "Erf",
     "Exp",
     "Expand",
+    "EyeLike",
     "Flatten",
     "Floor",
+    "GRU",
     "Gather",
     "GatherElements",
     "GatherND",
-    "GRU",
     "Gelu",
     "Gemm",
     "GlobalAveragePool",
     "GlobalMaxPool",
     "Greater",
     "GreaterOrEqual",
+    "GridSample",
     "GroupNormalization",
+    "HammingWindow",
+    "HannWindow",
     "HardSigmoid",
     "HardSwish",
+    "Hardmax",
     "Identity",
+    "If",
     "InstanceNormalization",
     "IsInf",
     "IsNaN",
+    "LRN",
     "LSTM",
     "LayerNormalization",
     "LeakyRelu",
     "Less",
     "LessOrEqual",
+    "LinearAttention",
     "Log",
     "LogSoftmax",
+    "Loop",
+    "LpNormalization",
+    "LpPool",
     "MatMul",
     "MatMulInteger",
     "Max",
     "MaxPool",
+    "MaxUnpool",
     "Mean",
+    "MeanVarianceNormalization",
+    "MelWeightMatrix",
     "Min",
     "Mish",
     "Mod",
     "Mul",
     "Neg",
+    "NegativeLogLikelihoodLoss",
+    "NonMaxSuppression",
     "NonZero",
     "Not",
+    "OneHot",
+    "Optional",
+    "OptionalGetElement",
+    "OptionalHasElement",
     "Or",
     "PRelu",
     "Pad",
     "Pow",
+    "QLinearConv",
+    "QLinearMatMul",
     "QuantizeLinear",
+    "RMSNormalization",
+    "RNN",
     "Range",
     "Reciprocal",
     "ReduceL1",
@@ -345,31 +484,53 @@ pub const KNOWN: &[&str] = &[
     "Relu",
     "Reshape",
     "Resize",
+    "ReverseSequence",
+    "RoiAlign",
+    "RotaryEmbedding",
     "Round",
+    "STFT",
+    "Scan",
+    "Scatter",
     "ScatterElements",
     "ScatterND",
     "Selu",
+    "SequenceAt",
+    "SequenceConstruct",
+    "SequenceEmpty",
+    "SequenceErase",
+    "SequenceInsert",
+    "SequenceLength",
+    "SequenceMap",
     "Shape",
+    "Shrink",
     "Sigmoid",
     "Sign",
     "Sin",
+    "Sinh",
     "Size",
     "Slice",
     "Softmax",
+    "SoftmaxCrossEntropyLoss",
     "Softplus",
     "Softsign",
+    "SpaceToDepth",
     "Split",
+    "SplitToSequence",
     "Sqrt",
     "Squeeze",
     "Sub",
     "Sum",
+    "SwiGLU",
+    "Swish",
     "Tan",
     "Tanh",
+    "TensorScatter",
     "ThresholdedRelu",
     "Tile",
     "TopK",
     "Transpose",
     "Trilu",
+    "Unique",
     "Unsqueeze",
     "Upsample",
     "Where",

@@ -172,6 +172,7 @@ pub(crate) fn nonzero(cx: &Cx, mut given: Given) -> Done {
         Value::Byte(a) => (0..a.data().len()).filter(|&i| a.data()[i] != 0).collect(),
         Value::Small(a) => (0..a.data().len()).filter(|&i| a.data()[i] != 0).collect(),
         Value::Bool(a) => (0..a.data().len()).filter(|&i| a.data()[i]).collect(),
+        Value::List(_) => return Err("a sequence where an array is needed".into()),
     };
     let to = [shape.len(), found.len()];
     cx.room(&to)?;

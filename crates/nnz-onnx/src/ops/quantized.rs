@@ -1,6 +1,7 @@
 //! Numbers of 8 bits.
 
-use super::{Cx, Done, Given, axis, one};
+use super::{Cx, Done, Given, axis, one, types};
+use crate::graph::DType;
 use crate::value::{Array, Floats, Value};
 use nnz_engine::Tensor;
 use nnz_kernels::{Start, gemm as product};
@@ -8,38 +9,44 @@ use nnz_kernels::{Start, gemm as product};
 /// Most terms whose sum of products of 8-bit numbers is exact in 32-bit floats: 512 · 255 · 128 < 2^24.
 const EXACT: usize = 512;
 
-/// Converts integers of 8 or more bits to floats.
+/// Numbers as floats, with their shape.
 fn whole(value: Value) -> Done<(Vec<usize>, Vec<f32>)> {
     let shape = value.shape();
-    Ok((
-        shape,
-        match value {
-            Value::Byte(a) => a.data().iter().map(|&v| f32::from(v)).collect(),
-            Value::Small(a) => a.data().iter().map(|&v| f32::from(v)).collect(),
-            Value::Int(a) => a.data().iter().map(|&v| v as f32).collect(),
-            other => return Err(format!("{} where 8-bit numbers are needed", other.kind())),
-        },
-    ))
+    match types::convert(value, DType::F32, true) {
+        Value::Float(f) => Ok((shape, f.rows().data().to_vec())),
+        other => Err(format!("{} where numbers are needed", other.kind())),
+    }
 }
 
-/// The number for each entry of an axis: one for all, or one per position.
-fn along(cx: &Cx, shape: &[usize], count: usize) -> Done<impl Fn(usize) -> usize + use<>> {
-    let (n, inner) = match count {
-        1 => (1, 1),
-        _ => {
-            let a = axis(cx.int("axis", 1)?, shape.len())?;
-            if shape[a] != count {
-                return Err(format!("{count} scales for axis {a} of shape {shape:?}"));
-            }
-            (count, shape[a + 1..].iter().product())
+/// The scale of each entry: one for all, one per position of an axis, or one per block of an axis.
+fn along(cx: &Cx, shape: &[usize], scale: &[usize]) -> Done<Box<dyn Fn(usize) -> usize>> {
+    let count: usize = scale.iter().product();
+    let block = usize::try_from(cx.int("block_size", 0)?).map_err(|_| "a negative block size")?;
+    if count == 1 && block == 0 {
+        return Ok(Box::new(|_| 0));
+    }
+    let a = axis(cx.int("axis", 1)?, shape.len())?;
+    let (n, inner): (usize, usize) = (shape[a], shape[a + 1..].iter().product());
+    if block > 0 {
+        let fits = scale.len() == shape.len()
+            && (0..shape.len()).all(|i| scale[i] == if i == a { n.div_ceil(block) } else { shape[i] });
+        if !fits {
+            return Err(format!("scales of shape {scale:?} for blocks of {block} along axis {a} of shape {shape:?}"));
         }
-    };
-    Ok(move |i: usize| i / inner % n)
+        let blocks = scale[a];
+        return Ok(Box::new(move |i| (i / inner / n * blocks + i / inner % n / block) * inner + i % inner));
+    }
+    match n == count {
+        true => Ok(Box::new(move |i| i / inner % n)),
+        false => Err(format!("{count} scales for axis {a} of shape {shape:?}")),
+    }
 }
 
 pub(crate) fn dequantize(cx: &Cx, mut given: Given) -> Done {
     let (shape, x) = whole(given.take(0)?)?;
-    let scale = given.tensor(1)?;
+    let scale = given.floats(1)?;
+    let kind = types::said(cx, "output_dtype", Value::Float(scale.clone()).dtype())?;
+    let scale = scale.rows();
     let zero = match given.maybe(2) {
         Some(z) => whole(z)?.1,
         None => vec![0.0; scale.len()],
@@ -47,23 +54,39 @@ pub(crate) fn dequantize(cx: &Cx, mut given: Given) -> Done {
     if scale.is_empty() || zero.len() != scale.len() {
         return Err(format!("{} scales and {} zeros", scale.len(), zero.len()));
     }
-    let at = along(cx, &shape, scale.len())?;
+    let at = along(cx, &shape, scale.shape())?;
     let y = x.iter().enumerate().map(|(i, v)| (v - zero[at(i)]) * scale.data()[at(i)]).collect();
-    one(Value::floats(&shape, y))
+    one(Value::floats(&shape, y).of(kind))
+}
+
+/// Numbers rounded and saturated to a type.
+fn stored(shape: &[usize], y: impl Iterator<Item = f32>, kind: DType, saturate: bool) -> Done<Value> {
+    use DType::{BF16, Bool, F16, F32, F64, I32, I64, U32, U64};
+    if matches!(kind, F32 | F64 | F16 | BF16 | I32 | U32 | I64 | U64 | Bool) {
+        return Err(format!("{}; numbers of 16 bits and less are computed", kind.name()));
+    }
+    if kind.is_float() {
+        return Ok(types::convert(Value::floats(shape, y.collect()), kind, saturate));
+    }
+    let bits = kind.bits() as i32;
+    let (low, high) = match kind {
+        DType::I2 | DType::I4 | DType::I8 | DType::I16 => {
+            (-f32::exp2((bits - 1) as f32), f32::exp2((bits - 1) as f32) - 1.0)
+        }
+        _ => (0.0, f32::exp2(bits as f32) - 1.0),
+    };
+    // NaN becomes zero.
+    Ok(Value::ints(shape, y.map(|v| v.round_ties_even().max(low).min(high) as i64).collect()).of(kind))
 }
 
 pub(crate) fn quantize(cx: &Cx, mut given: Given) -> Done {
-    let (x, scale) = (given.tensor(0)?, given.tensor(1)?);
+    let (x, scale) = (given.take(0)?, given.tensor(1)?);
+    let (shape, x) = whole(x)?;
     let zero = given.maybe(2);
-    let given_type = match &zero {
-        None | Some(Value::Byte(_)) => 2,
-        Some(Value::Small(_)) => 3,
-        Some(_) => 0,
-    };
     // Zero is no type's number, and means the type of the zero point.
     let kind = match cx.int("output_dtype", 0)? {
-        0 => given_type,
-        said => said,
+        0 => zero.as_ref().map_or(DType::U8, Value::dtype),
+        _ => types::said(cx, "output_dtype", DType::U8)?,
     };
     let zero = match zero {
         Some(z) => whole(z)?.1,
@@ -72,20 +95,12 @@ pub(crate) fn quantize(cx: &Cx, mut given: Given) -> Done {
     if scale.is_empty() || zero.len() != scale.len() {
         return Err(format!("{} scales and {} zeros", scale.len(), zero.len()));
     }
-    let at = along(cx, x.shape(), scale.len())?;
-    let y = x.data().iter().enumerate().map(|(i, v)| (v / scale.data()[at(i)]).round_ties_even() + zero[at(i)]);
-    let shape = x.shape();
-    one(match kind {
-        2 => Value::Byte(Array::new(shape, y.map(|v| v as u8).collect())),
-        3 => Value::Small(Array::new(shape, y.map(|v| v as i8).collect())),
-        4 => Value::ints(shape, y.map(|v| i64::from(v as u16)).collect()),
-        5 => Value::ints(shape, y.map(|v| i64::from(v as i16)).collect()),
-        0 => {
-            return Err(
-                "a type that its zero point, which is no constant, does not tell; 8 and 16 bits are computed".into()
-            );
-        }
-        other => return Err(format!("numbers of ONNX type {other}; those of 8 and 16 bits are computed")),
+    let at = along(cx, &shape, scale.shape())?;
+    let ratio = |i: usize| x[i] / scale.data()[at(i)];
+    let saturate = cx.int("saturate", 1)? != 0;
+    one(match kind.is_float() {
+        true => stored(&shape, (0..x.len()).map(|i| ratio(i) + zero[at(i)]), kind, saturate)?,
+        false => stored(&shape, (0..x.len()).map(|i| ratio(i).round_ties_even() + zero[at(i)]), kind, saturate)?,
     })
 }
 
@@ -139,7 +154,7 @@ pub(crate) fn matmul(cx: &Cx, mut given: Given) -> Done {
         let y = super::matmul::matmul(cx, inner)?;
         let Some(Value::Float(y)) = y.into_iter().next() else { return Err("no product".into()) };
         let y = y.rows();
-        return one(Value::ints(y.shape(), y.data().iter().map(|&v| v as i64).collect()));
+        return one(Value::ints(y.shape(), y.data().iter().map(|&v| v as i64).collect()).of(DType::I32));
     }
     let (k, n) = (b.shape()[0], b.shape()[1]);
     let m = super::flat(&a, k)?;
@@ -153,5 +168,90 @@ pub(crate) fn matmul(cx: &Cx, mut given: Given) -> Done {
         product(m, n, depth, a, (k, 1), b, (n, 1), Start::Zero, &mut part, n);
         sums.iter_mut().zip(&part).for_each(|(s, &p)| *s += p as i64);
     }
-    one(Value::ints(&shape, sums))
+    one(Value::ints(&shape, sums).of(DType::I32))
+}
+
+/// A single scale and zero point.
+struct Grid {
+    scale: f32,
+    zero: f32,
+    kind: DType,
+}
+
+fn grid(given: &mut Given, i: usize) -> Done<Grid> {
+    let scale = given.tensor(i)?;
+    let zero = given.take(i + 1)?;
+    let kind = zero.dtype();
+    match (scale.data(), &whole(zero)?.1[..]) {
+        (&[scale], &[zero]) => Ok(Grid { scale, zero, kind }),
+        (s, z) => Err(format!("{} scales and {} zeros, but one is needed", s.len(), z.len())),
+    }
+}
+
+/// Stores products of integers as those of another scale.
+fn scaled(y: Value, scale: impl Fn(usize) -> f32, to: &Grid) -> Done {
+    let (shape, sums) = (y.shape(), y.numbers());
+    let y = sums.iter().enumerate().map(|(i, &v)| (v as f32 * scale(i) / to.scale).round_ties_even() + to.zero);
+    one(stored(&shape, y, to.kind, true)?)
+}
+
+pub(crate) fn linear_matmul(cx: &Cx, mut given: Given) -> Done {
+    let (a, b, to) = (given.take(0)?, given.take(3)?, grid(&mut given, 6)?);
+    let (sa, sb) = (given.tensor(1)?, given.tensor(4)?);
+    let (za, zb) = (given.maybe(2), given.maybe(5));
+    let (&[sa], &[sb]) = (sa.data(), sb.data()) else {
+        return Err("a scale for each row, which is not computed".into());
+    };
+    let y = matmul(cx, Given(vec![Some(a), Some(b), za, zb]))?;
+    let y = y.into_iter().next().ok_or("no product")?;
+    scaled(y, |_| sa * sb, &to)
+}
+
+/// Sums of products of integers minus their zero points, exact below 2^24.
+fn convolved(cx: &Cx, x: Value, w: Value, zx: Option<Value>, zw: Option<Value>) -> Done<Value> {
+    let ((sx, mut x), (sw, mut w)) = (whole(x)?, whole(w)?);
+    let filters = sw.first().copied().unwrap_or(0);
+    if let Some(z) = zx {
+        match whole(z)?.1[..] {
+            [z] => x.iter_mut().for_each(|v| *v -= z),
+            _ => return Err("more than one zero of the input".into()),
+        }
+    }
+    if let Some(z) = zw {
+        let z = whole(z)?.1;
+        if z.len() != 1 && z.len() != filters {
+            return Err(format!("{} zeros for {filters} filters", z.len()));
+        }
+        let each = w.len().checked_div(z.len()).unwrap_or(0).max(1);
+        w.chunks_mut(each).zip(&z).for_each(|(row, z)| row.iter_mut().for_each(|v| *v -= z));
+    }
+    let y = super::convolve(cx, Floats::new(Tensor::new(&sx, x)), &Tensor::new(&sw, w), None, None)?;
+    let y = y.into_iter().next().and_then(Value::into_floats).ok_or("no product")?;
+    Ok(Value::ints(y.shape(), y.data().iter().map(|&v| v as i64).collect()).of(DType::I32))
+}
+
+pub(crate) fn conv(cx: &Cx, mut given: Given) -> Done {
+    let (x, w) = (given.take(0)?, given.take(1)?);
+    one(convolved(cx, x, w, given.maybe(2), given.maybe(3))?)
+}
+
+pub(crate) fn linear_conv(cx: &Cx, mut given: Given) -> Done {
+    let (x, w, to) = (given.take(0)?, given.take(3)?, grid(&mut given, 6)?);
+    let (sx, sw) = (given.scalar(1)?, given.tensor(4)?);
+    let bias = if given.has(8) { Some(given.ints(8)?) } else { None };
+    let y = convolved(cx, x, w, given.maybe(2), given.maybe(5))?;
+    let shape = y.shape();
+    let (filters, places) = (shape[1], shape[2..].iter().product::<usize>());
+    if sw.len() != 1 && sw.len() != filters || bias.as_ref().is_some_and(|b| b.data().len() != filters) {
+        return Err(format!("{} scales for {filters} filters", sw.len()));
+    }
+    let channel = move |i: usize| i / places % filters;
+    let y = match (y, bias) {
+        (Value::Int(y), Some(b)) => {
+            let sums = y.data().iter().enumerate().map(|(i, v)| v.wrapping_add(b.data()[channel(i)])).collect();
+            Value::ints(&shape, sums)
+        }
+        (y, _) => y,
+    };
+    scaled(y, |i| sx * sw.data()[if sw.len() == 1 { 0 } else { channel(i) }], &to)
 }

@@ -1,9 +1,8 @@
-//! Recurrent layers: LSTM (Hochreiter and Schmidhuber 1997) and GRU (Cho et al. 2014), with gates in ONNX's order.
+//! Recurrent layers: RNN (Elman 1990), LSTM (Hochreiter and Schmidhuber 1997) and GRU (Cho et al. 2014), with gates in ONNX's order.
 
 use super::{Cx, Done, Given};
 use crate::graph::Attribute;
 use crate::value::Value;
-use nnz_engine::Tensor;
 use nnz_kernels::{Start, gemm as product};
 
 fn sigmoid(x: f32) -> f32 {
@@ -21,7 +20,12 @@ fn times(x: &[f32], w: &[f32], [rows, cols, outs]: [usize; 3]) -> Vec<f32> {
 
 pub(crate) fn recurrent(cx: &Cx, mut given: Given) -> Done {
     let lstm = cx.node.op == "LSTM";
-    let gates = if lstm { 4 } else { 3 };
+    let plain = cx.node.op == "RNN";
+    let gates = match () {
+        () if lstm => 4,
+        () if plain => 1,
+        () => 3,
+    };
     let (x, w, r) = (given.tensor(0)?, given.tensor(1)?, given.tensor(2)?);
     let (&[dirs, rows, inputs], &[_, _, hidden]) = (w.shape(), r.shape()) else {
         return Err(format!("weights of shape {:?} and {:?}", w.shape(), r.shape()));
@@ -38,7 +42,11 @@ pub(crate) fn recurrent(cx: &Cx, mut given: Given) -> Done {
     {
         return Err(format!("direction {direction} with weights for {dirs}"));
     }
-    let usual: &[&str] = if lstm { &["Sigmoid", "Tanh", "Tanh"] } else { &["Sigmoid", "Tanh"] };
+    let usual: &[&str] = match gates {
+        4 => &["Sigmoid", "Tanh", "Tanh"],
+        1 => &["Tanh"],
+        _ => &["Sigmoid", "Tanh"],
+    };
     if let Some(Attribute::Texts(said)) = cx.node.attributes.get("activations")
         && said.iter().enumerate().any(|(i, a)| !a.eq_ignore_ascii_case(usual[i % usual.len()]))
     {
@@ -91,7 +99,9 @@ pub(crate) fn recurrent(cx: &Cx, mut given: Given) -> Done {
                 let kept = times(&h, r, [1, hidden, rows]);
                 let gate = |g: usize, j: usize| from[g * hidden + j] + bw[g * hidden + j];
                 let old = |g: usize, j: usize| kept[g * hidden + j] + br[g * hidden + j];
-                if lstm {
+                if plain {
+                    (0..hidden).for_each(|j| h[j] = (gate(0, j) + old(0, j)).tanh());
+                } else if lstm {
                     let p = |g: usize, j: usize| peep[d * 3 * hidden + g * hidden + j];
                     for j in 0..hidden {
                         let i = sigmoid(gate(0, j) + old(0, j) + p(0, j) * c[j]);
@@ -135,102 +145,4 @@ pub(crate) fn recurrent(cx: &Cx, mut given: Given) -> Done {
     }
     out.truncate(cx.node.outputs.len().max(1));
     Ok(out)
-}
-
-/// The largest or smallest along an axis and their indices, in order.
-pub(crate) fn top(cx: &Cx, mut given: Given) -> Done {
-    let x = given.tensor(0)?;
-    let k = match given.ints(1)?.data() {
-        &[k] => k,
-        all => return Err(format!("{} numbers that say how many", all.len())),
-    };
-    let shape = x.shape().to_vec();
-    let axis = super::axis(cx.int("axis", -1)?, shape.len())?;
-    let n = shape[axis];
-    let k = usize::try_from(k).ok().filter(|&k| k <= n).ok_or(format!("{k} of {n} places"))?;
-    let largest = cx.int("largest", 1)? != 0;
-    let mut to = shape.clone();
-    to[axis] = k;
-    let count = cx.room(&to)?;
-    let inner: usize = shape[axis + 1..].iter().product();
-    let (mut values, mut places) = (vec![0.0f32; count], vec![0i64; count]);
-    for line in 0..shape[..axis].iter().product::<usize>() * inner {
-        let (o, i) = (line / inner, line % inner);
-        let v = |p: usize| x.data()[(o * n + p) * inner + i];
-        let mut order: Vec<usize> = (0..n).collect();
-        // Equal elements keep their order.
-        order.sort_by(|&a, &b| if largest { v(b).total_cmp(&v(a)) } else { v(a).total_cmp(&v(b)) }.then(a.cmp(&b)));
-        for (j, &p) in order.iter().take(k).enumerate() {
-            values[(o * k + j) * inner + i] = v(p);
-            places[(o * k + j) * inner + i] = p as i64;
-        }
-    }
-    Ok(vec![Value::floats(&to, values), Value::ints(&to, places)])
-}
-
-/// Writes single numbers to indices of an axis, or adds them, in order.
-pub(crate) fn scatter_elements(cx: &Cx, mut given: Given) -> Done {
-    let (x, places, updates) = (given.tensor(0)?, given.ints(1)?, given.tensor(2)?);
-    let shape = x.shape().to_vec();
-    let axis = super::axis(cx.int("axis", 0)?, shape.len())?;
-    let small = places.shape().to_vec();
-    if small != updates.shape()
-        || small.len() != shape.len()
-        || small.iter().zip(&shape).enumerate().any(|(a, (s, d))| a != axis && s > d)
-    {
-        return Err(format!("updates of shape {:?} at places of shape {small:?} of {shape:?}", updates.shape()));
-    }
-    let join = reduction(cx)?;
-    let (strides, own) = (super::strides(&shape), super::strides(&small));
-    let mut y = x.data().to_vec();
-    for (i, (&place, &v)) in places.data().iter().zip(updates.data()).enumerate() {
-        let n = shape[axis] as i64;
-        let place = if place < 0 { place + n } else { place };
-        let place = usize::try_from(place).ok().filter(|&p| (p as i64) < n).ok_or(format!("place {place} of {n}"))?;
-        let at: usize =
-            (0..shape.len()).map(|a| if a == axis { place } else { i / own[a] % small[a] } * strides[a]).sum();
-        y[at] = join(y[at], v);
-    }
-    super::tensor(Tensor::new(&shape, y))
-}
-
-/// Writes slices to indices, or adds them, in order.
-pub(crate) fn scatter_nd(cx: &Cx, mut given: Given) -> Done {
-    let (x, places, updates) = (given.tensor(0)?, given.ints(1)?, given.tensor(2)?);
-    let shape = x.shape().to_vec();
-    let (&depth, outer) = places.shape().split_last().ok_or("places without axes")?;
-    if depth > shape.len() || updates.shape() != [outer, &shape[depth.min(shape.len())..]].concat() {
-        return Err(format!(
-            "updates of shape {:?} at places of shape {:?} of {shape:?}",
-            updates.shape(),
-            places.shape()
-        ));
-    }
-    let join = reduction(cx)?;
-    let each: usize = shape[depth..].iter().product();
-    let mut y = x.data().to_vec();
-    let count: usize = outer.iter().product();
-    for i in 0..count {
-        let place = &places.data()[i * depth..][..depth];
-        let at = place.iter().zip(&shape).try_fold(0usize, |at, (&p, &d)| {
-            let p = if p < 0 { p + d as i64 } else { p };
-            usize::try_from(p).ok().filter(|&p| p < d).map(|p| at * d + p)
-        });
-        let at = at.ok_or(format!("place {place:?} of {shape:?}"))? * each;
-        for (y, &v) in y[at..at + each].iter_mut().zip(&updates.data()[i * each..]) {
-            *y = join(*y, v);
-        }
-    }
-    super::tensor(Tensor::new(&shape, y))
-}
-
-fn reduction(cx: &Cx) -> Done<fn(f32, f32) -> f32> {
-    Ok(match cx.text("reduction", "none")? {
-        "none" => |_, v| v,
-        "add" => |a, v| a + v,
-        "mul" => |a, v| a * v,
-        "max" => f32::max,
-        "min" => f32::min,
-        other => return Err(format!("values joined by `{other}`")),
-    })
 }

@@ -1,7 +1,9 @@
 //! Reductions along axes.
 
+use super::types::lift;
 use super::{Cx, Done, Given, axis, one, runs, shape, strides};
-use crate::value::Value;
+use crate::graph::DType;
+use crate::value::{Array, Value};
 
 /// Shape with the axes of a reduction removed or made one; strides of the result by the axes of the input.
 fn plan(shape: &[usize], axes: &[usize], keep: bool) -> (Vec<usize>, Vec<usize>) {
@@ -16,7 +18,7 @@ fn plan(shape: &[usize], axes: &[usize], keep: bool) -> (Vec<usize>, Vec<usize>)
 }
 
 pub(crate) fn reduce(cx: &Cx, mut given: Given) -> Done {
-    let x = given.take(0)?;
+    let x = given.wide(0)?;
     let from = x.shape();
     let axes = match shape::axes_arg(cx, &mut given, 1, from.len())? {
         Some(axes) if !axes.is_empty() => axes,
@@ -71,11 +73,17 @@ pub(crate) fn reduce(cx: &Cx, mut given: Given) -> Done {
             one(Value::floats(&to, sums.iter().map(|&s| last(s, count as f64) as f32).collect()))
         }
         Value::Int(a) => {
-            let (start, step): (i64, fn(i64, i64) -> i64) = match op {
-                "ReduceSum" | "ReduceMean" => (0, i64::wrapping_add),
-                "ReduceMax" => (i64::MIN, i64::max),
-                "ReduceMin" => (i64::MAX, i64::min),
-                "ReduceProd" => (1, i64::wrapping_mul),
+            let kind = a.kind();
+            let least = if kind == DType::U64 { 0 } else { i64::MIN };
+            let (start, step): (i64, &dyn Fn(i64, i64) -> i64) = match op {
+                "ReduceSum" | "ReduceMean" => (0, &i64::wrapping_add),
+                "ReduceMax" => (least, &|a, b| if lift(b, kind) > lift(a, kind) { b } else { a }),
+                "ReduceMin" => (if least == 0 { -1 } else { i64::MAX }, &|a, b| {
+                    if lift(b, kind) < lift(a, kind) { b } else { a }
+                }),
+                "ReduceProd" => (1, &i64::wrapping_mul),
+                "ReduceL1" if kind != DType::U64 => (0, &|a, b| a.wrapping_add(b.wrapping_abs())),
+                "ReduceSumSquare" => (0, &|a, b| a.wrapping_add(b.wrapping_mul(b))),
                 _ => return Err(format!("{op} of whole numbers")),
             };
             let mut sums = vec![start; n];
@@ -90,12 +98,27 @@ pub(crate) fn reduce(cx: &Cx, mut given: Given) -> Done {
             }
             one(Value::ints(&to, sums))
         }
+        // The least of truth values is whether all are true.
+        Value::Bool(a) if matches!(op, "ReduceMax" | "ReduceMin") => {
+            let any = op == "ReduceMax";
+            let mut found = vec![!any; n];
+            let inner = steps.last().copied().unwrap_or(0);
+            let mut at = 0;
+            runs(&from, [&steps], |[o], n| {
+                for i in 0..n {
+                    let (v, to) = (a.data()[at + i], &mut found[o + i * inner]);
+                    *to = if any { *to || v } else { *to && v };
+                }
+                at += n;
+            });
+            one(Value::Bool(Array::new(&to, found)))
+        }
         other => Err(format!("{op} of {}", other.kind())),
     }
 }
 
 pub(crate) fn arg(cx: &Cx, mut given: Given) -> Done {
-    let x = given.take(0)?;
+    let x = given.wide(0)?;
     let from = x.shape();
     let a = axis(cx.int("axis", 0)?, from.len())?;
     let (to, _) = plan(&from, &[a], cx.int("keepdims", 1)? != 0);
@@ -126,22 +149,23 @@ pub(crate) fn arg(cx: &Cx, mut given: Given) -> Done {
 }
 
 pub(crate) fn cumulate(cx: &Cx, mut given: Given) -> Done {
-    let x = given.take(0)?;
+    let x = given.wide(0)?;
     let shape = x.shape();
     let told = given.ints(1)?.data().first().copied().ok_or("no axis")?;
     let a = axis(told, shape.len())?;
     let (exclusive, reverse) = (cx.int("exclusive", 0)? != 0, cx.int("reverse", 0)? != 0);
     let (outer, n, inner): (usize, usize, usize) =
         (shape[..a].iter().product(), shape[a], shape[a + 1..].iter().product());
-    fn run<T: Copy + Default>(
+    fn run<T: Copy>(
         data: &[T],
+        start: T,
         [outer, n, inner]: [usize; 3],
         (exclusive, reverse): (bool, bool),
         add: fn(T, T) -> T,
     ) -> Vec<T> {
-        let mut out = vec![T::default(); data.len()];
+        let mut out = vec![start; data.len()];
         for (o, i) in (0..outer).flat_map(|o| (0..inner).map(move |i| (o, i))) {
-            let mut sum = T::default();
+            let mut sum = start;
             for k in 0..n {
                 let at = (o * n + if reverse { n - 1 - k } else { k }) * inner + i;
                 let next = add(sum, data[at]);
@@ -152,9 +176,12 @@ pub(crate) fn cumulate(cx: &Cx, mut given: Given) -> Done {
         out
     }
     let (cut, how) = ([outer, n, inner], (exclusive, reverse));
-    one(match x {
-        Value::Float(f) => Value::floats(&shape, run(f.rows().data(), cut, how, |a, b| a + b)),
-        Value::Int(v) => Value::ints(&shape, run(v.data(), cut, how, i64::wrapping_add)),
-        other => return Err(format!("CumSum of {}", other.kind())),
+    let times = cx.node.op == "CumProd";
+    one(match (x, times) {
+        (Value::Float(f), false) => Value::floats(&shape, run(f.rows().data(), 0.0, cut, how, |a, b| a + b)),
+        (Value::Float(f), true) => Value::floats(&shape, run(f.rows().data(), 1.0, cut, how, |a, b| a * b)),
+        (Value::Int(v), false) => Value::ints(&shape, run(v.data(), 0, cut, how, i64::wrapping_add)),
+        (Value::Int(v), true) => Value::ints(&shape, run(v.data(), 1, cut, how, i64::wrapping_mul)),
+        (other, _) => return Err(format!("{} of {}", cx.node.op, other.kind())),
     })
 }

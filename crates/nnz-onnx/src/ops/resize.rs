@@ -7,7 +7,7 @@ use crate::value::Value;
 type Taps = Option<Vec<(usize, f32)>>;
 
 /// Keys' cubic.
-fn cubic(a: f32, x: f32) -> f32 {
+pub(super) fn cubic(a: f32, x: f32) -> f32 {
     match x.abs() {
         x if x <= 1.0 => ((a + 2.0) * x - (a + 3.0)) * x * x + 1.0,
         x if x < 2.0 => ((a * x - 5.0 * a) * x + 8.0 * a) * x - 4.0 * a,
@@ -20,6 +20,8 @@ struct Axis<'a> {
     from: usize,
     to: usize,
     scale: f32,
+    /// Extent of the output before it was cut to a whole number.
+    full: f32,
     mode: &'a str,
     /// Visible part of the axis, for `tf_crop_and_resize`.
     part: [f32; 2],
@@ -38,7 +40,7 @@ impl Axis<'_> {
             "pytorch_half_pixel" if self.to <= 1 => 0.0,
             "pytorch_half_pixel" => (i + 0.5) / self.scale - 0.5,
             "align_corners" if self.to <= 1 => 0.0,
-            "align_corners" => i * (n - 1.0) / (m - 1.0),
+            "align_corners" => i * (n - 1.0) / (self.full - 1.0),
             "tf_crop_and_resize" => {
                 let [start, end] = self.part;
                 match self.to {
@@ -86,13 +88,20 @@ pub(crate) fn resize(cx: &Cx, mut given: Given) -> Done {
     };
     let mut plans: Vec<Axis> = Vec::with_capacity(rank);
     for a in 0..rank {
-        plans.push(Axis { from: shape[a], to: shape[a], scale: 1.0, mode: coordinates, part: [0.0, 1.0] });
+        plans.push(Axis {
+            from: shape[a],
+            to: shape[a],
+            scale: 1.0,
+            full: shape[a] as f32,
+            mode: coordinates,
+            part: [0.0, 1.0],
+        });
     }
     for (i, &a) in axes.iter().enumerate() {
         let (n, shown) = (shape[a] as f32, part(i)?);
-        (plans[a].scale, plans[a].to) = match (&sizes, &scales) {
-            (Some(sizes), _) => (sizes[i] as f32 / n, sizes[i]),
-            (None, Some(scales)) => (scales[i], (n * scales[i]).max(0.0) as usize),
+        (plans[a].scale, plans[a].to, plans[a].full) = match (&sizes, &scales) {
+            (Some(sizes), _) => (sizes[i] as f32 / n, sizes[i], sizes[i] as f32),
+            (None, Some(scales)) => (scales[i], (n * scales[i]).max(0.0) as usize, n * scales[i]),
             _ => unreachable!("one of them has extents"),
         };
         plans[a].part = shown;
@@ -107,6 +116,7 @@ pub(crate) fn resize(cx: &Cx, mut given: Given) -> Done {
         };
         for &a in &axes {
             (plans[a].scale, plans[a].to) = (scale, (scale * shape[a] as f32).round() as usize);
+            plans[a].full = plans[a].to as f32;
         }
     }
     let to: Vec<usize> = plans.iter().map(|p| p.to).collect();

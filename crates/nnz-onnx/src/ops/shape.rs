@@ -8,6 +8,13 @@ use nnz_engine::Tensor;
 
 pub(crate) fn identity(cx: &Cx, mut given: Given) -> Done {
     let x = given.take(0)?;
+    if cx.node.op == "Dropout"
+        && let Some(Value::Bool(training)) = given.maybe(2)
+        && training.data().contains(&true)
+        && given.maybe(1).is_none_or(|r| r.numbers() != [0.0])
+    {
+        return Err("numbers dropped at random, which is for training".into());
+    }
     if cx.node.outputs.len() < 2 {
         return one(x);
     }
@@ -230,8 +237,14 @@ pub(crate) fn concat(cx: &Cx, mut given: Given) -> Done {
         parts.push(given.take(i)?);
     }
     let Some(first) = parts.first() else { return Err("nothing to join".into()) };
+    let at = axis(cx.int("axis", 0)?, first.shape().len())?;
+    one(joined(cx, parts, at)?)
+}
+
+/// Joins values along an axis.
+pub(super) fn joined(cx: &Cx, parts: Vec<Value>, at: usize) -> Done<Value> {
+    let Some(first) = parts.first() else { return Err("nothing to join".into()) };
     let (kind, mut shape) = (first.kind(), first.shape());
-    let at = axis(cx.int("axis", 0)?, shape.len())?;
     let mut sum = 0usize;
     for p in &parts {
         let s = p.shape();
@@ -243,6 +256,10 @@ pub(crate) fn concat(cx: &Cx, mut given: Given) -> Done {
     }
     shape[at] = sum;
     let n = cx.room(&shape)?;
+    if n == 0 {
+        // All parts are empty.
+        return Ok(parts.into_iter().next().ok_or("nothing to join")?.reshape(&shape));
+    }
     let outer: usize = shape[..at].iter().product();
     fn join<T: Copy>(outer: usize, n: usize, parts: &[&[T]]) -> Vec<T> {
         let mut out = Vec::with_capacity(n);
@@ -262,7 +279,7 @@ pub(crate) fn concat(cx: &Cx, mut given: Given) -> Done {
             Value::$kind(Array::new(&shape, join(outer, n, &parts)))
         }};
     }
-    one(match first {
+    Ok(match first {
         Value::Float(_) => {
             let tensors: Vec<Tensor<f32>> = parts.into_iter().filter_map(Value::into_floats).collect();
             let parts: Vec<&[f32]> = tensors.iter().map(Tensor::data).collect();
@@ -272,11 +289,12 @@ pub(crate) fn concat(cx: &Cx, mut given: Given) -> Done {
         Value::Byte(_) => all!(Byte),
         Value::Small(_) => all!(Small),
         Value::Bool(_) => all!(Bool),
+        Value::List(_) => return Err("sequences where arrays are needed".into()),
     })
 }
 
 /// The part of length `n` from `first` along an axis.
-fn part<T: Copy>(data: &[T], shape: &[usize], at: usize, first: usize, n: usize) -> (Vec<usize>, Vec<T>) {
+pub(super) fn part<T: Copy>(data: &[T], shape: &[usize], at: usize, first: usize, n: usize) -> (Vec<usize>, Vec<T>) {
     let (outer, inner): (usize, usize) = (shape[..at].iter().product(), shape[at + 1..].iter().product());
     let mut out = Vec::with_capacity(outer * n * inner);
     (0..outer).for_each(|o| out.extend_from_slice(&data[(o * shape[at] + first) * inner..][..n * inner]));
@@ -311,7 +329,7 @@ pub(crate) fn split(cx: &Cx, mut given: Given) -> Done {
     Ok(out)
 }
 
-fn extents_any(list: &[i64]) -> Done<Vec<usize>> {
+pub(super) fn extents_any(list: &[i64]) -> Done<Vec<usize>> {
     list.iter().map(|&d| usize::try_from(d).map_err(|_| format!("parts of {list:?}"))).collect()
 }
 
@@ -348,77 +366,12 @@ pub(crate) fn constant_of_shape(cx: &Cx, mut given: Given) -> Done {
         Some(Attribute::Tensor(t)) if t.len() == 1 => t.value(),
         Some(_) => return Err("a value that is not one number".into()),
     };
-    one(each!(value, |data, _shape| (shape.clone(), vec![data[0]; n])))
-}
-
-pub(crate) fn cast(cx: &Cx, mut given: Given) -> Done {
-    let x = given.take(0)?;
-    let to = match cx.node.op == "CastLike" {
-        true => match given.take(1)? {
-            Value::Float(_) => 1,
-            Value::Int(_) => 7,
-            Value::Byte(_) => 2,
-            Value::Small(_) => 3,
-            Value::Bool(_) => 9,
-        },
-        false => cx.int("to", 0)?,
-    };
-    let shape = x.shape();
-    let whole = |f: &mut dyn FnMut(i64) -> i64, x: Value| -> Vec<i64> {
-        match x {
-            // The format leaves casts of unrepresentable numbers open; here they saturate, and NaN becomes zero.
-            Value::Float(t) => t.rows().data().iter().map(|&v| f(v as i64)).collect(),
-            Value::Int(a) => a.data().iter().map(|&v| f(v)).collect(),
-            Value::Byte(a) => a.data().iter().map(|&v| f(i64::from(v))).collect(),
-            Value::Small(a) => a.data().iter().map(|&v| f(i64::from(v))).collect(),
-            Value::Bool(a) => a.data().iter().map(|&v| f(i64::from(v))).collect(),
-        }
-    };
-    one(match to {
-        1 | 11 => match x {
-            Value::Float(_) => x,
-            other => {
-                let write = |to: &mut [f32]| match &other {
-                    Value::Int(a) => to.iter_mut().zip(a.data()).for_each(|(y, &v)| *y = v as f32),
-                    Value::Byte(a) => to.iter_mut().zip(a.data()).for_each(|(y, &v)| *y = f32::from(v)),
-                    Value::Small(a) => to.iter_mut().zip(a.data()).for_each(|(y, &v)| *y = f32::from(v)),
-                    Value::Bool(a) => to.iter_mut().zip(a.data()).for_each(|(y, &v)| *y = f32::from(u8::from(v))),
-                    Value::Float(_) => {}
-                };
-                Value::Float(Floats::new(Tensor::written(&shape, write)))
-            }
-        },
-        10 | 16 => {
-            let Value::Float(t) = x else {
-                let v = whole(&mut |v| v, x);
-                return one(Value::floats(&shape, v.iter().map(|&v| v as f32).collect()));
-            };
-            let round = |v: f32| match to {
-                10 => half::f16::from_f32(v).to_f32(),
-                _ => half::bf16::from_f32(v).to_f32(),
-            };
-            Value::floats(&shape, t.rows().data().iter().map(|&v| round(v)).collect())
-        }
-        2 => Value::Byte(Array::new(&shape, whole(&mut |v| v, x).iter().map(|&v| v as u8).collect())),
-        3 => Value::Small(Array::new(&shape, whole(&mut |v| v, x).iter().map(|&v| v as i8).collect())),
-        4 => Value::ints(&shape, whole(&mut |v| i64::from(v as u16), x)),
-        5 => Value::ints(&shape, whole(&mut |v| i64::from(v as i16), x)),
-        6 => match x {
-            Value::Float(t) => Value::ints(&shape, t.rows().data().iter().map(|&v| i64::from(v as i32)).collect()),
-            x => Value::ints(&shape, whole(&mut |v| i64::from(v as i32), x)),
-        },
-        12 => Value::ints(&shape, whole(&mut |v| i64::from(v as u32), x)),
-        7 | 13 => Value::ints(&shape, whole(&mut |v| v, x)),
-        9 => match x {
-            Value::Float(t) => Value::Bool(Array::new(&shape, t.rows().data().iter().map(|&v| v != 0.0).collect())),
-            x => Value::Bool(Array::new(&shape, whole(&mut |v| v, x).iter().map(|&v| v != 0).collect())),
-        },
-        other => return Err(format!("a cast to ONNX type {other}, which is not computed with")),
-    })
+    let kind = value.dtype();
+    one(each!(value, |data, _shape| (shape.clone(), vec![data[0]; n])).of(kind))
 }
 
 pub(crate) fn range(cx: &Cx, mut given: Given) -> Done {
-    match (given.take(0)?, given.take(1)?, given.take(2)?) {
+    match (given.wide(0)?, given.wide(1)?, given.wide(2)?) {
         (Value::Int(a), Value::Int(b), Value::Int(c)) => {
             let single = |a: &Array<i64>| a.data().first().copied().ok_or("a bound of no number".to_string());
             let (start, limit, step) = (single(&a)?, single(&b)?, single(&c)?);
@@ -549,13 +502,14 @@ pub(crate) fn pad(cx: &Cx, mut given: Given) -> Done {
         Value::Byte(a) => with!(Byte, a, 0),
         Value::Small(a) => with!(Small, a, 0),
         Value::Bool(a) => with!(Bool, a, false),
+        Value::List(_) => return Err("a sequence where an array is needed".into()),
     })
 }
 
 pub(crate) fn depth_to_space(cx: &Cx, mut given: Given) -> Done {
-    let x = given.tensor(0)?;
+    let x = given.take(0)?;
     let block = usize::try_from(cx.int("blocksize", 0)?).unwrap_or(0);
-    let &[n, c, h, w] = x.shape() else { return Err(format!("shape {:?}, which has no pictures", x.shape())) };
+    let &[n, c, h, w] = &x.shape()[..] else { return Err(format!("shape {:?}, which has no pictures", x.shape())) };
     if block == 0 || block > 1 << 10 || !c.is_multiple_of(block * block) {
         return Err(format!("{c} channels in blocks of {block}"));
     }
@@ -564,8 +518,25 @@ pub(crate) fn depth_to_space(cx: &Cx, mut given: Given) -> Done {
         "CRD" => ([n, d, block, block, h, w], [0, 1, 4, 2, 5, 3]),
         _ => ([n, block, block, d, h, w], [0, 3, 4, 1, 5, 2]),
     };
-    let (_, data) = transposed(x.data(), &shape, &perm);
-    one(Value::floats(&[n, d, h * block, w * block], data))
+    let to = vec![n, d, h * block, w * block];
+    one(each!(x, |data, _shape| (to.clone(), transposed(data, &shape, &perm).1)))
+}
+
+pub(crate) fn space_to_depth(cx: &Cx, mut given: Given) -> Done {
+    let x = given.take(0)?;
+    let b = usize::try_from(cx.int("blocksize", 0)?).unwrap_or(0);
+    let &[n, c, h, w] = &x.shape()[..] else { return Err(format!("shape {:?}, which has no pictures", x.shape())) };
+    if b == 0 || b > 1 << 10 || !h.is_multiple_of(b) || !w.is_multiple_of(b) {
+        return Err(format!("pictures of {h} by {w} in blocks of {b}"));
+    }
+    let to = vec![n, c * b * b, h / b, w / b];
+    cx.room(&to)?;
+    let apart = [n, c, h / b, b, w / b, b];
+    let perm = match cx.text("mode", "DCR")? {
+        "CRD" => [0, 1, 3, 5, 2, 4],
+        _ => [0, 3, 5, 1, 2, 4],
+    };
+    one(each!(x, |data, _shape| (to.clone(), transposed(data, &apart, &perm).1)))
 }
 
 pub(crate) fn trilu(cx: &Cx, mut given: Given) -> Done {

@@ -1,7 +1,7 @@
 //! Attributes of operators. An attribute that an operator does not use is refused by name, unless it has no effect.
 
 use super::Done;
-use crate::graph::{Attribute, Graph, Node};
+use crate::graph::{Attribute, Node};
 
 /// Attributes that an operator uses.
 fn acted(op: &str) -> &'static [&'static str] {
@@ -10,19 +10,78 @@ fn acted(op: &str) -> &'static [&'static str] {
         "AveragePool" => {
             &["auto_pad", "ceil_mode", "count_include_pad", "dilations", "kernel_shape", "pads", "strides"]
         }
-        "BatchNormalization" => &["epsilon", "training_mode"],
-        "Cast" => &["to"],
+        "BatchNormalization" => &["epsilon", "momentum", "training_mode"],
+        "Cast" => &["to", "saturate"],
+        "CastLike" => &["saturate"],
+        "BitCast" => &["to"],
+        "BitShift" => &["direction"],
+        "RMSNormalization" => &["axis", "epsilon"],
+        "LpNormalization" => &["axis", "p"],
+        "MeanVarianceNormalization" => &["axes"],
+        "LRN" => &["alpha", "beta", "bias", "size"],
+        "Celu" | "Swish" => &["alpha"],
+        "Shrink" => &["bias", "lambd"],
+        "Attention" => &[
+            "is_causal",
+            "kv_num_heads",
+            "left_window_size",
+            "q_num_heads",
+            "qk_matmul_output_mode",
+            "right_window_size",
+            "scale",
+            "softcap",
+            "softmax_precision",
+        ],
+        "RotaryEmbedding" => &["interleaved", "num_heads", "rotary_embedding_dim"],
+        "LinearAttention" => &["kv_num_heads", "q_num_heads", "scale", "update_rule"],
+        "CausalConvWithState" => &["activation"],
+        "SwiGLU" => &["alpha"],
+        "NegativeLogLikelihoodLoss" | "SoftmaxCrossEntropyLoss" => &["ignore_index", "reduction"],
+        "SpaceToDepth" => &["blocksize", "mode"],
+        "If" => &["else_branch", "then_branch"],
+        "Loop" | "SequenceMap" => &["body"],
+        "Scan" => &[
+            "body",
+            "num_scan_inputs",
+            "scan_input_axes",
+            "scan_input_directions",
+            "scan_output_axes",
+            "scan_output_directions",
+        ],
+        "ConcatFromSequence" => &["axis", "new_axis"],
+        "SplitToSequence" => &["axis", "keepdims"],
         "Clip" => &["min", "max"],
-        "Concat" | "Gather" | "GatherElements" | "LogSoftmax" | "Softmax" | "Flatten" => &["axis"],
+        "Concat" | "Gather" | "GatherElements" | "LogSoftmax" | "Softmax" | "Flatten" | "Hardmax" => &["axis"],
         "Constant" => &["value", "value_float", "value_floats", "value_int", "value_ints"],
         "ConstantOfShape" => &["value"],
-        "Conv" => &["auto_pad", "dilations", "group", "kernel_shape", "pads", "strides"],
+        "GridSample" => &["align_corners", "mode", "padding_mode"],
+        "AffineGrid" => &["align_corners"],
+        "RoiAlign" => &[
+            "coordinate_transformation_mode",
+            "mode",
+            "output_height",
+            "output_width",
+            "sampling_ratio",
+            "spatial_scale",
+        ],
+        "NonMaxSuppression" => &["center_point_box"],
+        "Col2Im" => &["dilations", "pads", "strides"],
+        "CenterCropPad" => &["axes"],
+        "MaxUnpool" => &["kernel_shape", "pads", "strides"],
+        "DeformConv" => &["dilations", "group", "kernel_shape", "offset_group", "pads", "strides"],
+        "DFT" => &["axis", "inverse", "onesided"],
+        "STFT" => &["onesided"],
+        "HannWindow" | "HammingWindow" | "BlackmanWindow" => &["output_datatype", "periodic"],
+        "MelWeightMatrix" => &["output_datatype"],
+        "Conv" | "ConvInteger" | "QLinearConv" => {
+            &["auto_pad", "dilations", "group", "kernel_shape", "pads", "strides"]
+        }
         "ConvTranspose" => &["auto_pad", "dilations", "group", "output_padding", "output_shape", "pads", "strides"],
-        "CumSum" => &["exclusive", "reverse"],
+        "CumSum" | "CumProd" => &["exclusive", "reverse"],
         "DepthToSpace" => &["blocksize", "mode"],
-        "DequantizeLinear" => &["axis"],
+        "DequantizeLinear" => &["axis", "block_size", "output_dtype"],
         "Split" => &["axis", "split"],
-        "QuantizeLinear" => &["axis", "output_dtype"],
+        "QuantizeLinear" => &["axis", "block_size", "output_dtype", "saturate"],
         "Dropout" => &[],
         "Elu" | "LeakyRelu" | "ThresholdedRelu" => &["alpha"],
         "GatherND" => &["batch_dims"],
@@ -33,12 +92,20 @@ fn acted(op: &str) -> &'static [&'static str] {
         "InstanceNormalization" => &["epsilon"],
         "IsInf" => &["detect_negative", "detect_positive"],
         "LayerNormalization" => &["axis", "epsilon"],
-        "LSTM" => &["activations", "direction", "hidden_size", "layout"],
+        "LSTM" | "RNN" => &["activations", "direction", "hidden_size", "layout"],
         "GRU" => &["activations", "direction", "hidden_size", "layout", "linear_before_reset"],
-        "TopK" => &["axis", "largest", "sorted"],
+        "TopK" => &["axis", "k", "largest", "sorted"],
+        "Scatter" | "OneHot" | "Compress" => &["axis"],
         "ScatterElements" => &["axis", "reduction"],
+        "TensorScatter" => &["axis", "mode"],
+        "Unique" => &["axis", "sorted"],
+        "ReverseSequence" => &["batch_axis", "time_axis"],
+        "EyeLike" => &["dtype", "k"],
+        "Einsum" => &["equation"],
+
         "ScatterND" => &["reduction"],
-        "MaxPool" => &["auto_pad", "ceil_mode", "dilations", "kernel_shape", "pads", "strides"],
+        "MaxPool" => &["auto_pad", "ceil_mode", "dilations", "kernel_shape", "pads", "storage_order", "strides"],
+        "LpPool" => &["auto_pad", "ceil_mode", "dilations", "kernel_shape", "p", "pads", "strides"],
         "Mod" => &["fmod"],
         "Pad" => &["mode", "pads", "value"],
         "Selu" => &["alpha", "gamma"],
@@ -70,18 +137,18 @@ fn idle(node: &Node, name: &str, value: &Attribute) -> bool {
     let is = |v: i64| matches!(value, Attribute::Int(i) if *i == v);
     match (&*node.op, name) {
         // Attributes of old versions, of training, and of memory use.
-        (_, "consumed_inputs") | ("BatchNormalization", "momentum") | ("Dropout", "ratio" | "seed") => true,
+        (_, "consumed_inputs") | ("Dropout", "ratio" | "seed") => true,
         ("BatchNormalization", "spatial") => is(1),
         ("Dropout" | "BatchNormalization", "is_test") => is(1),
         // The precision of sums: 32 bits.
-        ("LayerNormalization" | "GroupNormalization" | "Range", "stash_type") => is(1),
-        // Only 8-bit floats can overflow otherwise, and those are refused.
-        ("Cast" | "CastLike" | "QuantizeLinear", "saturate") | ("Cast" | "CastLike", "round_mode") => true,
-        ("QuantizeLinear" | "DequantizeLinear", "block_size") => is(0),
+        ("LayerNormalization" | "GroupNormalization" | "RMSNormalization" | "Range", "stash_type") => is(1),
+        // How many steps are computed at once.
+        ("LinearAttention", "chunk_size") => true,
+        // The type of an empty sequence.
+        ("SequenceEmpty", "dtype") => true,
+        // Only powers of two are rounded otherwise, and those are refused.
+        ("Cast" | "CastLike", "round_mode") => true,
         ("QuantizeLinear", "precision") => is(0) || is(1),
-        ("DequantizeLinear", "output_dtype") => is(0) || is(1),
-        // Indices are not returned.
-        ("MaxPool", "storage_order") => node.outputs.len() < 2 || is(0),
         // The weight determines it, too.
         ("ConvTranspose", "kernel_shape") => true,
         ("LSTM", "input_forget") => is(0),
@@ -99,16 +166,4 @@ pub(crate) fn check(node: &Node) -> Done<()> {
         Some((name, _)) => Err(format!("attribute `{name}`, which is not computed with here")),
         None => Ok(()),
     }
-}
-
-/// Adds to a node what only the types of its constants show: values do not say whether integers have 16 bits.
-pub(crate) fn typed(node: &Node, graph: &Graph) -> Node {
-    let mut node = node.clone();
-    let zero = node.inputs.get(2).and_then(|z| graph.constants.get(z));
-    if node.op == "QuantizeLinear"
-        && let Some(zero) = zero
-    {
-        node.attributes.entry("output_dtype".into()).or_insert(Attribute::Int(zero.kind.number().into()));
-    }
-    node
 }
