@@ -451,10 +451,12 @@ impl<'a> Table<'a> {
         // Welford's running mean and sum of squared deviations: no cancellation, whatever the offset of a column.
         let mut moments = vec![(0usize, 0.0, 0.0); columns.len()];
         let mut values: Vec<Values> = columns.iter().map(|_| Values::default()).collect();
-        let collected = |column: &Column| match (encoding.missing, &column.kind) {
-            (Some(Missing::Median | Missing::Mode), ColumnKind::Number { .. }) => true,
-            (Some(_), ColumnKind::Category { .. }) => true,
-            _ => false,
+        let collected = |column: &Column| {
+            matches!(
+                (encoding.missing, &column.kind),
+                (Some(Missing::Median | Missing::Mode), ColumnKind::Number { .. })
+                    | (Some(_), ColumnKind::Category { .. })
+            )
         };
         let collected: Vec<bool> = encoding.columns.iter().map(collected).collect();
         let (mut row, mut taken) = (0, 0usize);

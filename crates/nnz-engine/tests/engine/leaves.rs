@@ -106,7 +106,7 @@ fn factors_take_less_memory_and_runs_keep_their_own_numbers() {
     let data = pictures();
     fn peak<T: Number>(data: &Dataset, method: MethodInstance) -> (usize, usize) {
         let mut t: Trainer<T> = train(data, || method);
-        (0..3).for_each(|_| drop(t.advance().unwrap()));
+        (0..3).for_each(|_| _ = t.advance().unwrap());
         (t.peak_bytes(), t.optimizer_bytes())
     }
     let (apart, whole) = (peak::<f32>(&data, pair(1, true)), peak::<f32>(&data, pair(1, false)));
@@ -151,7 +151,7 @@ fn a_rule_of_a_methods_own_moves_its_weights_and_travels() {
     let make = || MethodInstance { rule: Some(Box::new(FirstRow)), ..MethodInstance::from(Dense) };
     let mut t: Trainer<f32> = train(&data, make);
     let before = t.model.clone();
-    (0..5).for_each(|_| drop(t.advance().unwrap()));
+    (0..5).for_each(|_| _ = t.advance().unwrap());
     for (i, (a, b)) in t.model.params.iter().zip(&before.params).enumerate() {
         let cols = a.shape.cols;
         let moved: Vec<bool> = a.value.data().iter().zip(b.value.data()).map(|(a, b)| a != b).collect();

@@ -161,7 +161,7 @@ pub fn sparse_stack<T: Real>(x: &Var<T>, stages: &[Stage<T>]) -> Var<T> {
     });
     let held: usize = kept.iter().flatten().map(Kept::bytes).sum();
     let packs: usize = packed.iter().map(|p| size_of_val(p.data())).sum();
-    touch(held + packs + in_and_out(&stages, groups));
+    touch(held + packs + in_and_out(stages, groups));
     drop(packed);
     let charge = Charge::new(held);
     let stages: Arc<[Stage<T>]> = stages.into();
