@@ -18,6 +18,8 @@ use std::path::Path;
 
 /// Most distinct whole numbers that count as classes, unless the options say otherwise.
 const MAX_KINDS: usize = 100;
+/// Most distinct whole numbers that count as classes with fewer than five rows each.
+const FEW: usize = 20;
 /// Most distinct texts of a column.
 const MAX_TEXTS: usize = 256;
 
@@ -402,7 +404,8 @@ impl<'a> Table<'a> {
             });
         }
         let rows = answers.len();
-        let (labels, classes) = if real && (numbers == Some(true) || !whole || known.len() > MAX_KINDS) {
+        let many = known.len() > MAX_KINDS || known.len() > FEW && known.len() * 5 > rows;
+        let (labels, classes) = if real && (numbers == Some(true) || !whole || many) {
             (vec![0; rows], Vec::new())
         } else {
             let mut texts = vec![String::new(); known.len()];
