@@ -71,7 +71,7 @@ pub fn run(args: &Args, ui: Ui) -> Result<ExitCode> {
         let plan = Plan::parse(text, name)?.at(scale)?;
         let Some(claim) = plan.claim().cloned() else { continue };
         ui.note(format!("{name}: {}", claim.statement));
-        let place = Place { again: args.again, ..Place::default() };
+        let place = Place { again: args.again, smoke: scale == Scale::Smoke, ..Place::default() };
         let done = Done::new(&plan, &place, ui)?;
         let finished = done.finished();
         let metrics = finished.results.metrics();

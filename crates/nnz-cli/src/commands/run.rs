@@ -10,7 +10,7 @@ use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
 /// Directory of a run, and the treatment of an earlier one.
-#[derive(ClapArgs, Debug, Default)]
+#[derive(ClapArgs, Clone, Debug, Default)]
 pub struct Place {
     /// Directory of the run [default: runs/ID]
     #[arg(long, value_name = "DIR")]
@@ -21,6 +21,9 @@ pub struct Place {
     /// Run again even if there is a result
     #[arg(long)]
     pub again: bool,
+    /// Whether the run is at smoke scale.
+    #[arg(skip)]
+    pub smoke: bool,
 }
 
 /// Arguments of `nnz run`.
@@ -72,7 +75,7 @@ pub struct ReportArgs {
 /// Runs a recipe or an experiment.
 pub fn run(args: &Args, ui: Ui) -> Result<ExitCode> {
     let path = Path::new(&args.recipe);
-    let mut place = Place { run_dir: args.place.run_dir.clone(), ..args.place };
+    let mut place = Place { smoke: args.smoke, ..args.place.clone() };
     let plan = if path.is_dir() {
         place.run_dir.get_or_insert_with(|| path.into());
         let file = path.join("recipe.toml");
@@ -198,7 +201,8 @@ impl Args {
 
 /// Runs an experiment's recipe, with progress; Ctrl-C stops it.
 pub fn experiment(recipe: &ExperimentRecipe, place: &Place, ui: Ui) -> Result<ExperimentOutcome> {
-    let options = Options { dir: place.run_dir.clone(), again: place.again, resume: place.resume, one_thread: false };
+    let Place { run_dir: dir, again, resume, smoke } = place.clone();
+    let options = Options { dir, again, resume, smoke, ..Options::default() };
     let mut watch = Watch::new(ui, ui::stop_flag()?);
     let outcome = nnz_lab::experiment::run(recipe, ui.registry, &options, &mut watch);
     watch.finish();
@@ -263,7 +267,8 @@ pub fn tell(Outcome { record, dir, found }: &Outcome, ui: Ui) -> Result<ExitCode
 
 /// Runs a recipe, with progress; Ctrl-C stops it.
 pub fn outcome(recipe: &Recipe, place: &Place, ui: Ui) -> Result<Outcome> {
-    let options = Options { dir: place.run_dir.clone(), again: place.again, resume: place.resume, one_thread: false };
+    let Place { run_dir: dir, again, resume, smoke } = place.clone();
+    let options = Options { dir, again, resume, smoke, ..Options::default() };
     let mut watch = Watch::new(ui, ui::stop_flag()?);
     let outcome = nnz_lab::run::run(recipe, ui.registry, &options, &mut watch);
     watch.finish();

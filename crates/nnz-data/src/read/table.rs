@@ -708,8 +708,12 @@ mod tests {
         assert_eq!(of(&["1.5", "2.5"], &[("answers", "classes")]).unwrap().1, ["1.5", "2.5"]);
         let many: Vec<String> = (0..5000).map(|i| i.to_string()).collect();
         let many: Vec<&str> = many.iter().map(String::as_str).collect();
-        assert_eq!(of(&many[..100], &[]).unwrap().1.len(), 100);
-        assert_eq!(of(&many[..101], &[]).unwrap().0.len(), 101);
+        // Five rows each.
+        let often = |n: usize| [&many[..n]; 5].concat();
+        assert_eq!(of(&often(100), &[]).unwrap().1.len(), 100);
+        assert_eq!(of(&often(101), &[]).unwrap().0.len(), 505);
+        assert_eq!(of(&often(21)[..104], &[]).unwrap().0.len(), 104);
+        assert_eq!(of(&many[..20], &[]).unwrap().1.len(), 20);
         assert_eq!(of(&many, &[]).unwrap().0[4999], 4999.0);
         for (answers, more, says) in [
             (&["1.5", "many"][..], &[("answers", "numbers")][..], "line 3, column `y`: `many` is no number"),

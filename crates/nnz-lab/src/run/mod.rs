@@ -40,6 +40,8 @@ pub struct Options {
     pub resume: bool,
     /// Do not make batches ahead on a second thread. Changes no result.
     pub one_thread: bool,
+    /// Fit to the run also the intervals that the recipe gives, which are made for another scale.
+    pub smoke: bool,
 }
 
 /// Observes a run; returns whether to go on.
@@ -70,7 +72,8 @@ pub struct Outcome {
 
 /// Carries out a recipe, or finds its finished run.
 pub fn run(recipe: &Recipe, registry: Registry, options: &Options, observer: &mut dyn Observer) -> Result<Outcome> {
-    let given: Vec<toml::Table> = recipe.arms.iter().map(|a| a.options.clone()).collect();
+    let given = |arm: &Arm| if options.smoke { toml::Table::new() } else { arm.options.clone() };
+    let given: Vec<toml::Table> = recipe.arms.iter().map(given).collect();
     let mut recipe = recipe.clone().resolve(registry)?;
     let loaded = nnz_data::Store::open()?.load(&recipe.data)?;
     if let Some(note) = &loaded.note {
