@@ -34,7 +34,7 @@ const EXAMPLES: &str = "Examples:
   nnz top                                                watch the newest run
   nnz reproduce rigl                                     run and judge the claims of a method
 
-`nnz help COMMAND` explains a command by example. Exit codes: 0 done, 1 the answer is no, 2 a request that cannot be
+`nnz help COMMAND` explains a command by example. Exit codes: 0 done, 1 the answer is no, 2 a request that cannot be \
 carried out, 130 interrupted (what was done is saved). NO_COLOR turns colours off.";
 
 #[derive(Subcommand)]
