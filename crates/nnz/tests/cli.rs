@@ -860,6 +860,7 @@ fn the_program_explains_itself() {
     let d = dir.path();
     for command in [
         "train",
+        "compare",
         "adapter",
         "run",
         "prune",
@@ -896,6 +897,44 @@ fn the_program_explains_itself() {
     let sick = program(d).env("NNZ_DATA", d.join("file/x")).arg("doctor").output().unwrap();
     assert_eq!(sick.status.code(), Some(1));
     assert!(text(&sick.stdout).contains("set NNZ_DATA"), "{}", text(&sick.stdout));
+}
+
+#[test]
+fn experiments_are_compared_by_the_metrics_they_share() {
+    let dir = tempfile::tempdir().unwrap();
+    let d = dir.path();
+    let small = "--set k-sparse.features=40 --set k-sparse.first=10 --set k-sparse.k=5 --set routing.experts=2 --set epochs=1";
+    let line = format!("compare k-sparse,routing {small} --sweep rate=0.001,0.01 --seeds 2 --metric accuracy --dir both");
+    let doc = json(d, &format!("{line} --json"));
+    let record = &doc["run"];
+    let names: Vec<&str> = record["arms"].as_array().unwrap().iter().map(|a| a["name"].as_str().unwrap()).collect();
+    assert_eq!(names, ["k-sparse-rate=0.001", "k-sparse-rate=0.01", "routing-rate=0.001", "routing-rate=0.01"]);
+    assert_eq!(record["metrics"].as_array().unwrap().len(), 1, "accuracy is what both measure: {}", record["metrics"]);
+    assert_eq!(record["inputs"]["data"], "mnist10k");
+    for arm in record["arms"].as_array().unwrap() {
+        assert!(arm["seeds"].as_array().unwrap().iter().all(|s| s["findings"]["metrics"]["accuracy"].as_f64() > Some(0.1)));
+    }
+    // The same command finds it again; people read a table, the differences to the first arm, and the best one.
+    let table = succeed(d, &line);
+    assert!(table.contains("over k-sparse-rate=0.001") && table.contains("best: "), "{table}");
+    assert!(std::fs::read_to_string(d.join("both/report.html")).unwrap().contains("Along rate"));
+    let cited = json(d, "cite both --json");
+    assert_eq!(cited["keys"], serde_json::json!(["k-sparse", "routing"]));
+    for (line, word) in [
+        ("compare k-sparse,vsa-capacity", "vsa-capacity"),
+        ("compare k-sparse,routing --metric dead", "routing measures no `dead`"),
+        ("compare k-sparse,routing --densities 0.1", "--densities is for methods"),
+        ("compare k-sparse,routing --set alpha=2", "routing"),
+        ("compare k-sparse,k-sparse", "twice"),
+        ("compare k-sparse", "--sweep"),
+        ("compare rigl,set", "nnz compare mnist --methods rigl"),
+        ("compare mnist10k", "--methods"),
+        ("compare mnist10k --methods rigl --set k=3", "--set is for experiments"),
+    ] {
+        let out = nnz(d, &format!("{line} --dir none"));
+        let said = text(&out.stderr);
+        assert!(out.status.code() == Some(2) && said.contains(word) && !d.join("none").exists(), "{line}: {said}");
+    }
 }
 
 /// Colours only on a terminal, and not if NO_COLOR forbids them; `--quiet` prints nothing; `--json` is one document.
