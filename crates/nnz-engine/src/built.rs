@@ -12,7 +12,7 @@ use crate::layers::Layers;
 use crate::step::{self, Make, Rows};
 use crate::train::Observer;
 use crate::{
-    Evaluation, Frozen, Model, ModelSpec, Moved, PolicyRef, Progress, Real, Result, Tensor, TrainSpec, Trainer,
+    Evaluation, Frozen, Learner, Model, ModelSpec, Moved, PolicyRef, Progress, Real, Result, Tensor, TrainSpec, Trainer,
     evaluate as measures,
 };
 
@@ -51,7 +51,7 @@ built! {
     fn advance(trainer: &mut Trainer<Self>) -> Result<Progress> = Trainer::advance_generic;
     fn save_training(trainer: &Trainer<Self>, path: &Path, header: &Header, run: &str) -> Result<()> = Trainer::save_generic;
     fn resume(trainer: &mut Trainer<Self>, path: &Path, run: &str) -> Result<()> = Trainer::resume_generic;
-    fn evaluate_training(trainer: &Trainer<Self>, split: &Split, rows: &[u32]) -> Result<Evaluation> = Trainer::evaluate_generic;
+    fn evaluate_training(learner: &Learner<Self>, split: &Split, rows: &[u32]) -> Result<Evaluation> = Learner::evaluate_generic;
 
     fn born(spec: &ModelSpec, births: Option<Vec<Topology>>, storage: PolicyRef, prune_head: bool, seed: u64) -> Result<Model<Self>>
         = Model::born_generic;
@@ -110,9 +110,9 @@ impl<'a, T: Number> Trainer<'a, T> {
         T::resume(self, path, run)
     }
 
-    /// Measures [`Trainer::result`] on rows of a split of the training's data.
+    /// Measures [`Learner::result`] on rows of a split of the training's data.
     pub fn evaluate(&self, split: &Split, rows: &[u32]) -> Result<Evaluation> {
-        T::evaluate_training(self, split, rows)
+        T::evaluate_training(&self.learner, split, rows)
     }
 }
 
