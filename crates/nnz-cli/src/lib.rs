@@ -1,4 +1,4 @@
-//! The command line of nnz. [`main`] is given the methods of every room; it knows none itself.
+//! The command line of nnz. [`main`] is given the methods and layers of every room; it knows none itself.
 #![forbid(unsafe_code)]
 
 mod commands;
@@ -6,6 +6,7 @@ mod ui;
 
 use clap::{CommandFactory, FromArgMatches, Parser, Subcommand};
 use nnz_core::Registry;
+use nnz_engine::Layers;
 use std::process::ExitCode;
 
 /// Neural networks that are sparse all the way down.
@@ -89,8 +90,9 @@ fn command() -> clap::Command {
     Cli::command().mut_subcommand("compare", |c| c.mut_arg("data", |a| a.help(what).value_name("DATA|EXPERIMENT,…")))
 }
 
-/// Reads the command line and carries it out with these methods.
-pub fn main(registry: Registry) -> ExitCode {
+/// Reads the command line and carries it out with these methods, and these layers besides the engine's.
+pub fn main(registry: Registry, layers: Layers) -> ExitCode {
+    layers.make_known();
     let matches = command().get_matches();
     let cli = Cli::from_arg_matches(&matches).unwrap_or_else(|e| e.exit());
     commands::given::remember(&command(), &matches);

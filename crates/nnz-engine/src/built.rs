@@ -185,10 +185,10 @@ pub fn parse_model<'a, T: Number>(
     path: &Path,
     storage: impl Into<PolicyRef<'a>>,
 ) -> Result<(Model<T>, Header)> {
-    T::parse(bytes, path, storage.into(), &Layers::new())
+    T::parse(bytes, path, storage.into(), Layers::known())
 }
 
-/// As [`load_model`], for networks with layers of other crates.
+/// As [`load_model`], for networks with layers of other crates that were not [made known](Layers::make_known).
 ///
 /// # Errors
 /// Those of [`load_model`], and when a layer is not among `layers`.

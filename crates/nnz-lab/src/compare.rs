@@ -137,6 +137,7 @@ pub fn compare(
     note: &mut dyn FnMut(&str),
 ) -> Result<Outcome> {
     let request = check(request, registry)?;
+    let request = Request { model: request.model.clone().read()?, ..request };
     let loaded = nnz_data::Store::open()?.load(&request.data)?;
     let spec = request.model.spec(&loaded.dataset, request.train.task)?;
     let id = id(&request, registry, &loaded.dataset)?;

@@ -937,6 +937,39 @@ fn experiments_are_compared_by_the_metrics_they_share() {
     }
 }
 
+/// A network of a recipe names the layers of rooms, and so do the files of what it became.
+#[test]
+fn layers_of_rooms_have_names_in_networks() {
+    let dir = tempfile::tempdir().unwrap();
+    let d = dir.path();
+    let layer = |options: &str| {
+        let text = format!(
+            "name = \"routed\"\ninput = [1, 28, 28]\n[[layers]]\nlayer = \"flatten\"\n[[layers]]\nlayer = \"experts\"\n\
+             name = \"moe\"\ninputs = 784\noutputs = 16\nexperts = 4\nhidden = 8\n{options}\n\
+             [[layers]]\nlayer = \"linear\"\nname = \"head\"\ninputs = 16\noutputs = 10\n"
+        );
+        std::fs::write(d.join("routed.toml"), text).unwrap();
+    };
+    layer("k = 2\ncapacity = 1.25\nbalance = 0.01\nlogits = 0.001");
+    let train = "train mnist10k --method magnitude --density 0.3 --model routed.toml --epochs 2 --lr 0.05 --run-dir run";
+    let arms = json(d, &format!("{train} --json"))["arms"].clone();
+    let accuracy = |name: &str| arms.as_array().unwrap().iter().find(|a| a["name"] == name).unwrap()["test_accuracy"].as_f64();
+    assert!(accuracy("magnitude") > Some(0.5) && accuracy("dense") > Some(0.5), "{arms}");
+    let eval = json(d, "eval run/models/magnitude.safetensors mnist10k --json");
+    let found = eval["accuracy"].as_f64().unwrap();
+    assert!((found - accuracy("magnitude").unwrap()).abs() < 1e-9, "{eval}");
+    for (options, word) in [
+        ("k = 9\ncapacity = 1.25\nbalance = 0.01\nlogits = 0.001", "9 of 4 experts"),
+        ("k = 2\ncapacity = -1.0\nbalance = 0.01\nlogits = 0.001", "numbers from 0 up"),
+        ("k = 2\ncapacity = 1.25\nbalance = 0.01\nlogits = 0.001\ntop = 1", "unknown field `top`"),
+    ] {
+        layer(options);
+        let out = nnz(d, &train.replace("run-dir run", "run-dir other"));
+        let said = text(&out.stderr);
+        assert!(out.status.code() == Some(2) && said.contains(word), "{options}: {said}");
+    }
+}
+
 /// Colours only on a terminal, and not if NO_COLOR forbids them; `--quiet` prints nothing; `--json` is one document.
 #[test]
 fn output_is_for_whom_it_is_meant() {

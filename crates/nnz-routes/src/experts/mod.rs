@@ -1,3 +1,5 @@
 //! Which part of the network does this input need?
 
 nnz_core::methods![routing];
+
+pub use routing::Experts;

@@ -63,18 +63,28 @@ impl Launch for Options {
     }
 }
 
-/// The layer: inputs to outputs, each row through k of the experts.
+/// The layer: inputs to outputs, each row through k of the experts. `experts` in the network of a recipe.
 #[derive(Clone, Debug, Serialize, Deserialize)]
-struct Experts {
-    name: String,
-    inputs: usize,
-    outputs: usize,
-    experts: usize,
-    k: usize,
-    hidden: usize,
-    capacity: f64,
-    balance: f64,
-    logits: f64,
+#[serde(deny_unknown_fields)]
+pub struct Experts {
+    /// Name of its parameters.
+    pub name: String,
+    /// Numbers that come in.
+    pub inputs: usize,
+    /// Numbers that go out.
+    pub outputs: usize,
+    /// Number of experts.
+    pub experts: usize,
+    /// Experts per row.
+    pub k: usize,
+    /// Hidden units per expert.
+    pub hidden: usize,
+    /// c: capacity of an expert in training, relative to an even load.
+    pub capacity: f64,
+    /// α, the weight of the load balancing loss.
+    pub balance: f64,
+    /// γ, the weight of the penalty on router logits.
+    pub logits: f64,
 }
 
 impl CustomLayer for Experts {
@@ -100,10 +110,24 @@ impl CustomLayer for Experts {
     }
 
     fn output(&self, input: &[usize]) -> std::result::Result<Vec<usize>, String> {
-        match input == [self.inputs] {
-            true => Ok(vec![self.outputs]),
-            false => Err(format!("{} takes {} numbers, not {input:?}", self.name, self.inputs)),
+        let Self { name, inputs, outputs, experts, k, .. } = self;
+        let scales = [self.capacity, self.balance, self.logits];
+        if input != [*inputs] {
+            return Err(format!("{name} takes {inputs} numbers, not {input:?}"));
         }
+        if !(1..=*experts).contains(k) || self.hidden == 0 || *outputs == 0 {
+            return Err(format!("{name} sends a row through {k} of {experts} experts of {} units", self.hidden));
+        }
+        match scales.iter().all(|s| s.is_finite() && *s >= 0.0) {
+            true => Ok(vec![*outputs]),
+            false => Err(format!("capacity, balance and logits of {name} are numbers from 0 up, not {scales:?}")),
+        }
+    }
+
+    fn resized(&self, input: &[usize], width: &dyn Fn(usize) -> usize, head: bool) -> Self {
+        let outputs = if head { self.outputs } else { width(self.outputs) };
+        let inputs = input.last().copied().unwrap_or(self.inputs);
+        Self { inputs, outputs, hidden: width(self.hidden), ..self.clone() }
     }
 
     fn forward<T: Real>(&self, x: &Var<T>, cx: &mut nnz_engine::layers::Context<'_, T>) -> nnz_engine::Result<Var<T>> {
