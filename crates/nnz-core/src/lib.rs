@@ -50,7 +50,7 @@ pub use error::{Error, Result, closest};
 pub use experiment::{Better, Context, Experiment, Findings, Input, InputKind, Metric, Need, Unit};
 pub use explored::Explored;
 pub use expr::{Expr, Function, Op, Variable};
-pub use groups::{Born, Budget, Rewiring};
+pub use groups::{Born, Budget, Once, Rewiring};
 pub use knee::Knee;
 pub use mask::Mask;
 pub use method::{Build, Launch, Method, MethodInstance, Paper, Registry};
