@@ -1,8 +1,8 @@
 //! Groups of options that many methods share.
 
 use crate::{
-    Criterion, Decay, DistributionKind, DropGrow, Growth, OneShot, Pattern, PerLayer, Period, Prune, Schedule, Setting, Start,
-    Static, TargetKind, When, above, at_least, group,
+    Criterion, Decay, DistributionKind, DropGrow, Growth, OneShot, Pattern, PerLayer, Period, Prune, Schedule, Setting,
+    Start, Static, TargetKind, When, above, at_least, group,
 };
 
 group! {

@@ -4,7 +4,7 @@
 
 use std::path::Path;
 
-use nnz_core::{MethodInstance, Probe, Setting, Topology};
+use nnz_core::{MethodInstance, Probe, Prunable, Setting, Topology};
 
 use crate::data::{Dataset, Preprocessing, Split};
 use crate::files::{self, Header, Packing};
@@ -12,8 +12,8 @@ use crate::layers::Layers;
 use crate::step::{self, Make, Rows};
 use crate::train::Observer;
 use crate::{
-    Evaluation, Frozen, Learner, Model, ModelSpec, Moved, PolicyRef, Progress, Real, Result, Tensor, TrainSpec, Trainer,
-    evaluate as measures,
+    Evaluation, Frozen, Learner, Model, ModelSpec, Moved, PolicyRef, Progress, Real, Result, Tensor, TrainSpec,
+    Trainer, evaluate as measures,
 };
 
 macro_rules! built {
@@ -53,7 +53,7 @@ built! {
     fn resume(trainer: &mut Trainer<Self>, path: &Path, run: &str) -> Result<()> = Trainer::resume_generic;
     fn evaluate_training(learner: &Learner<Self>, split: &Split, rows: &[u32]) -> Result<Evaluation> = Learner::evaluate_generic;
 
-    fn born(spec: &ModelSpec, births: Option<Vec<Topology>>, storage: PolicyRef, prune_head: bool, seed: u64) -> Result<Model<Self>>
+    fn born(spec: &ModelSpec, births: Option<Vec<Topology>>, storage: PolicyRef, prunable: &Prunable, seed: u64) -> Result<Model<Self>>
         = Model::born_generic;
     fn infer(model: &Model<Self>, input: Tensor<Self>) -> Result<Tensor<Self>> = Model::infer_generic;
     fn infer_frozen(model: &Frozen<Self>, input: Tensor<Self>) -> Result<Tensor<Self>> = Frozen::infer_generic;
@@ -118,15 +118,15 @@ impl<'a, T: Number> Trainer<'a, T> {
 
 impl<T: Number> Model<T> {
     /// Draws initial values. `births` has the topology of every prunable weight; without it they are dense. A layer born
-    /// sparse never exists densely. The head is prunable only when `prune_head`.
+    /// sparse never exists densely. `prunable` says which weights are; `false` all but the head.
     pub fn born<'a>(
         spec: &ModelSpec,
         births: Option<Vec<Topology>>,
         storage: impl Into<PolicyRef<'a>>,
-        prune_head: bool,
+        prunable: impl Into<Prunable>,
         seed: u64,
     ) -> Result<Self> {
-        T::born(spec, births, storage.into(), prune_head, seed)
+        T::born(spec, births, storage.into(), &prunable.into(), seed)
     }
 
     /// Computes the output without a tape.

@@ -903,8 +903,10 @@ fn the_program_explains_itself() {
 fn experiments_are_compared_by_the_metrics_they_share() {
     let dir = tempfile::tempdir().unwrap();
     let d = dir.path();
-    let small = "--set k-sparse.features=40 --set k-sparse.first=10 --set k-sparse.k=5 --set routing.experts=2 --set epochs=1";
-    let line = format!("compare k-sparse,routing {small} --sweep rate=0.001,0.01 --seeds 2 --metric accuracy --dir both");
+    let small =
+        "--set k-sparse.features=40 --set k-sparse.first=10 --set k-sparse.k=5 --set routing.experts=2 --set epochs=1";
+    let line =
+        format!("compare k-sparse,routing {small} --sweep rate=0.001,0.01 --seeds 2 --metric accuracy --dir both");
     let doc = json(d, &format!("{line} --json"));
     let record = &doc["run"];
     let names: Vec<&str> = record["arms"].as_array().unwrap().iter().map(|a| a["name"].as_str().unwrap()).collect();
@@ -912,7 +914,9 @@ fn experiments_are_compared_by_the_metrics_they_share() {
     assert_eq!(record["metrics"].as_array().unwrap().len(), 1, "accuracy is what both measure: {}", record["metrics"]);
     assert_eq!(record["inputs"]["data"], "mnist10k");
     for arm in record["arms"].as_array().unwrap() {
-        assert!(arm["seeds"].as_array().unwrap().iter().all(|s| s["findings"]["metrics"]["accuracy"].as_f64() > Some(0.1)));
+        assert!(
+            arm["seeds"].as_array().unwrap().iter().all(|s| s["findings"]["metrics"]["accuracy"].as_f64() > Some(0.1))
+        );
     }
     // The same command finds it again; people read a table, the differences to the first arm, and the best one.
     let table = succeed(d, &line);
@@ -951,9 +955,11 @@ fn layers_of_rooms_have_names_in_networks() {
         std::fs::write(d.join("routed.toml"), text).unwrap();
     };
     layer("k = 2\ncapacity = 1.25\nbalance = 0.01\nlogits = 0.001");
-    let train = "train mnist10k --method magnitude --density 0.3 --model routed.toml --epochs 2 --lr 0.05 --run-dir run";
+    let train =
+        "train mnist10k --method magnitude --density 0.3 --model routed.toml --epochs 2 --lr 0.05 --run-dir run";
     let arms = json(d, &format!("{train} --json"))["arms"].clone();
-    let accuracy = |name: &str| arms.as_array().unwrap().iter().find(|a| a["name"] == name).unwrap()["test_accuracy"].as_f64();
+    let accuracy =
+        |name: &str| arms.as_array().unwrap().iter().find(|a| a["name"] == name).unwrap()["test_accuracy"].as_f64();
     assert!(accuracy("magnitude") > Some(0.5) && accuracy("dense") > Some(0.5), "{arms}");
     let eval = json(d, "eval run/models/magnitude.safetensors mnist10k --json");
     let found = eval["accuracy"].as_f64().unwrap();
@@ -967,6 +973,49 @@ fn layers_of_rooms_have_names_in_networks() {
         let out = nnz(d, &train.replace("run-dir run", "run-dir other"));
         let said = text(&out.stderr);
         assert!(out.status.code() == Some(2) && said.contains(word), "{options}: {said}");
+    }
+}
+
+/// `--prune` and `--keep` choose layers by what they do, and files remember it.
+#[test]
+fn layers_are_pruned_by_their_roles() {
+    let dir = tempfile::tempdir().unwrap();
+    let d = dir.path();
+    let train = "train mnist10k --method magnitude --density 0.2 --model transformer:16-1-2-7 --epochs 1 --no-controls";
+    let dense = |run: &str| -> Vec<String> {
+        let found = json(d, &format!("inspect {run} --json"));
+        let layers = found["layers"].as_array().unwrap().clone();
+        let whole =
+            |l: &&Value| l["nonzeros"].as_u64() == Some(l["rows"].as_u64().unwrap() * l["cols"].as_u64().unwrap());
+        let kept: Vec<&Value> = layers.iter().filter(whole).collect();
+        assert!(kept.iter().all(|l| l["prunable"] == false), "{found}");
+        kept.iter().map(|l| l["name"].as_str().unwrap().to_string()).collect()
+    };
+    succeed(d, &format!("{train} --keep attention,convolution --run-dir kept"));
+    let attention = ["query", "key", "value", "output"].map(|part| format!("block1.attention.{part}.weight"));
+    let kept = dense("kept/models/magnitude.safetensors");
+    assert_eq!(kept[1..5], attention);
+    assert_eq!((kept[0].as_str(), kept[5].as_str(), kept.len()), ("patch.weight", "head.weight", 6));
+    succeed(d, &format!("{train} --prune mlp,head --keep down --run-dir only"));
+    let kept = dense("only/models/magnitude.safetensors");
+    assert!(
+        kept.contains(&"block1.down.weight".into()) && !kept.iter().any(|n| n.contains("up") || n.contains("head"))
+    );
+    // A trained network is pruned by roles, too, and the file says so.
+    succeed(
+        d,
+        "prune kept/models/magnitude.safetensors --method magnitude --density 0.5 --prune attention -o more.safetensors",
+    );
+    let kept = dense("more.safetensors");
+    assert!(!kept.iter().any(|n| attention.contains(n)) && kept.contains(&"patch.weight".into()), "{kept:?}");
+    for (line, word) in [
+        (format!("{train} --keep recurrent --run-dir none"), "has linear"),
+        (format!("{train} --keep atention --run-dir none"), "did you mean `attention`"),
+    ] {
+        let out = nnz(d, &line);
+        let said = text(&out.stderr);
+        assert!(out.status.code() == Some(2) && !d.join("none").exists(), "{said}");
+        assert!(said.contains(word) || said.contains("it has convolution, query"), "{said}");
     }
 }
 

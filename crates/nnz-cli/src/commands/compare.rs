@@ -5,8 +5,8 @@ use crate::ui::{self, Ui};
 use anyhow::{Result, bail};
 use clap::Args as ClapArgs;
 use nnz_core::Method;
-use nnz_lab::{ExperimentRecipe, Network};
 use nnz_lab::compare::{Limit, Request, caption, compare, table};
+use nnz_lab::{ExperimentRecipe, Network};
 use serde_json::json;
 use std::path::PathBuf;
 use std::process::ExitCode;
@@ -103,7 +103,9 @@ pub fn run(args: &Args, ui: Ui) -> Result<ExitCode> {
         return experiments(args, seeds(), ui);
     }
     if let Some(flag) = args.experiment.given() {
-        bail!("{flag} is for experiments; of methods that train a network, `nnz train` takes one with options of its own");
+        bail!(
+            "{flag} is for experiments; of methods that train a network, `nnz train` takes one with options of its own"
+        );
     }
     let place = args.data.place()?;
     let dataset = nnz_data::Store::open()?.load(&place)?.dataset;
@@ -154,9 +156,31 @@ pub fn run(args: &Args, ui: Ui) -> Result<ExitCode> {
 }
 
 /// Options of a comparison of methods, which train networks on data.
-const OF_METHODS: [&str; 22] = [
-    "target", "missing", "test", "model", "densities", "max-size", "max-latency", "max-drop", "rates", "epochs", "batch",
-    "optimizer", "lr", "schedule", "warmup", "storage", "prune-head", "clip", "ema", "smoothing", "augment", "dtype",
+const OF_METHODS: [&str; 24] = [
+    "target",
+    "missing",
+    "test",
+    "model",
+    "densities",
+    "max-size",
+    "max-latency",
+    "max-drop",
+    "rates",
+    "epochs",
+    "batch",
+    "optimizer",
+    "lr",
+    "schedule",
+    "warmup",
+    "storage",
+    "prune-head",
+    "prune",
+    "keep",
+    "clip",
+    "ema",
+    "smoothing",
+    "augment",
+    "dtype",
 ];
 
 /// Compares experiments by the metrics that all of them measure.
@@ -166,14 +190,21 @@ fn experiments(args: &Args, seeds: Vec<u64>, ui: Ui) -> Result<ExitCode> {
         match ui.registry.find(key) {
             Ok(method) if methods.iter().any(|m| m.key == method.key) => bail!("{key} is named twice"),
             Ok(method) if method.runs() => methods.push(method),
-            Ok(_) => bail!("{key} changes a network while it trains; compare it on data: `nnz compare mnist --methods {key}`"),
-            Err(e) if methods.is_empty() => bail!("--methods says what to compare on {key}, such as --methods rigl,set; or name experiments ({e})"),
+            Ok(_) => bail!(
+                "{key} changes a network while it trains; compare it on data: `nnz compare mnist --methods {key}`"
+            ),
+            Err(e) if methods.is_empty() => {
+                bail!("--methods says what to compare on {key}, such as --methods rigl,set; or name experiments ({e})")
+            }
             Err(e) => return Err(e.into()),
         }
     }
     given::refuse(&OF_METHODS, "is for methods that train a network; experiments take --input, --set and --sweep")?;
     if methods.len() < 2 && args.experiment.sweep.is_empty() {
-        bail!("{} alone cannot be compared; name another experiment, or values of an option with --sweep", methods[0].key);
+        bail!(
+            "{} alone cannot be compared; name another experiment, or values of an option with --sweep",
+            methods[0].key
+        );
     }
     let mut recipe = ExperimentRecipe::of(&methods, seeds);
     args.experiment.change(&mut recipe)?;

@@ -179,7 +179,9 @@ impl ExperimentArgs {
         let set = super::pairs(&self.set)?;
         for (key, value) in set.clone() {
             match own(&key, recipe) {
-                Some((of, option)) => recipe.options_of(&of).for_each(|o| drop(o.insert(option.clone(), value.clone()))),
+                Some((of, option)) => {
+                    recipe.options_of(&of).for_each(|o| drop(o.insert(option.clone(), value.clone())))
+                }
                 None => drop(recipe.options.insert(key, value)),
             }
         }
@@ -253,7 +255,8 @@ pub fn metrics(record: &ExperimentRecord, only: Option<&str>) -> String {
     let over = only.and(shown.first()).filter(|_| record.arms.len() > 1);
     let title = over.map(|_| format!("over {}", record.arms[0].name));
     let head = std::iter::once("").chain(shown.iter().map(|m| &*m.key)).chain(title.as_deref());
-    let half = |m: &MetricRecord, s: &Summary| s.half_width.map_or_else(String::new, |h| format!(" ± {}", m.unit.write(h)));
+    let half =
+        |m: &MetricRecord, s: &Summary| s.half_width.map_or_else(String::new, |h| format!(" ± {}", m.unit.write(h)));
     let row = |arm: &ExperimentArmRecord| {
         let cell = |m: &&MetricRecord| {
             let values: Vec<f64> = arm.seeds.iter().filter_map(|s| s.findings.metrics.get(&m.key).copied()).collect();

@@ -55,11 +55,12 @@ impl<'a, T: Real> Trainer<'a, T> {
         make: Make,
     ) -> Result<Self> {
         Self::build(data, spec, seed, make, model.reads_tokens(), |work| {
-            let shapes = targets(model, spec.prune_head, work.sparsifier.kind());
+            spec.prunable().check(model.weights().iter())?;
+            let shapes = targets(model, spec.prunable(), work.sparsifier.kind());
             let shapes: Vec<&Shape> = shapes.iter().collect();
             work.sparsifier.check(&shapes)?;
             let births = work.sparsifier.initial_topologies(&shapes)?;
-            let mut model = Model::born_generic(model, births, spec.policy_ref(), spec.prune_head, seed)?;
+            let mut model = Model::born_generic(model, births, spec.policy_ref(), &spec.prunable(), seed)?;
             if let Some(graph) = &data.graph {
                 model.adopt(graph)?;
             }
@@ -68,13 +69,17 @@ impl<'a, T: Real> Trainer<'a, T> {
     }
 
     pub(crate) fn from_model_generic(
-        model: Model<T>,
+        mut model: Model<T>,
         frame: Preprocessing,
         data: &'a Dataset,
         spec: &TrainSpec,
         seed: u64,
         make: Make,
     ) -> Result<Self> {
+        // The file's choice, unless there is another.
+        if spec.prunable().named() {
+            model.choose(&spec.prunable())?;
+        }
         let spec = TrainSpec { task: frame.task, ..spec.clone() };
         let mut trainer = Self::build(data, &spec, seed, make, false, |work| {
             nnz_core::subject::trained(work, &model.targets(work.sparsifier.kind()))?;

@@ -90,6 +90,7 @@ impl ExperimentRecipe {
     /// The options of the arms of one experiment; those of the recipe if it has no arms yet.
     pub fn options_of(&mut self, key: &str) -> impl Iterator<Item = &mut Table> {
         let Self { run, options, arms, .. } = self;
+        let run: &str = run;
         let alone = arms.is_empty().then_some(options);
         let own = move |arm: &&mut ExperimentArm| last(arm.run.as_deref().unwrap_or(run)) == key;
         alone.into_iter().chain(arms.iter_mut().filter(own).map(|arm| &mut arm.options))
@@ -186,10 +187,7 @@ impl ExperimentRecipe {
             }
             match input.need {
                 Need::Required if !named => {
-                    return refuse(format!(
-                        "{key} reads an input `{name}`: {} Give --input {name}=...",
-                        input.about
-                    ));
+                    return refuse(format!("{key} reads an input `{name}`: {} Give --input {name}=...", input.about));
                 }
                 Need::Default(default) if !named => drop(self.inputs.insert(name.into(), default.into())),
                 _ => {}

@@ -39,8 +39,11 @@ macro_rules! card {
             }
         }
         impl $name::Options {
-            const METHOD: Method =
-                Method::listed_experiment::<Self>(Entry::unlisted(stringify!($name), "memory"), stringify!($name), "Counts.");
+            const METHOD: Method = Method::listed_experiment::<Self>(
+                Entry::unlisted(stringify!($name), "memory"),
+                stringify!($name),
+                "Counts.",
+            );
         }
     };
 }
@@ -94,10 +97,10 @@ fn experiments_stand_side_by_side_in_the_metrics_they_share() {
     let record = &done.record;
     let shown: Vec<(&str, &str)> = record.metrics.iter().map(|m| (&*m.key, &*m.about)).collect();
     assert_eq!(shown, [("size", "Letters. In lengths: Length in letters.")]);
-    assert_eq!(record.arms.iter().map(|a| (&*a.name, a.key.as_deref())).collect::<Vec<_>>(), [
-        ("letters", None),
-        ("lengths", Some("lengths"))
-    ]);
+    assert_eq!(
+        record.arms.iter().map(|a| (&*a.name, a.key.as_deref())).collect::<Vec<_>>(),
+        [("letters", None), ("lengths", Some("lengths"))]
+    );
     // Noise is that of the seed, so that paired differences are exact.
     let over = record.over_first("lengths", "size").unwrap();
     assert!((over.mean - 13.0).abs() < 1e-12 && over.half_width.unwrap() < 1e-9, "{over:?}");

@@ -59,8 +59,9 @@ fn claim(record: &ExperimentRecord) -> Markup {
 }
 
 fn metrics(record: &ExperimentRecord) -> Markup {
-    let half = |m: &MetricRecord, s: &Summary| s.half_width.map(|h| format!(" ± {}", m.unit.write(h))).unwrap_or_default();
-    let first = record.arms.first().map_or("", |a| &a.name);
+    let half =
+        |m: &MetricRecord, s: &Summary| s.half_width.map(|h| format!(" ± {}", m.unit.write(h))).unwrap_or_default();
+    let first = record.arms.first().map_or("", |a| &*a.name);
     let cell = |arm: &ExperimentArmRecord, m: &MetricRecord| match summary(arm, m) {
         Some(s) => html! {
             span.number { (m.unit.write(s.mean)) small { (half(m, &s)) } }

@@ -2,4 +2,6 @@
 
 nnz_core::methods![routing];
 
-pub use routing::Experts;
+mod layer;
+
+pub use layer::Experts;
