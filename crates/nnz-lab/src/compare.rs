@@ -7,7 +7,7 @@
 
 use crate::run::{self, Observer};
 use crate::{Arm, Error, Network, Precision, Recipe, Result, Summary, summarize};
-use nnz_core::{Registry, Setting, Topology};
+use nnz_core::{Prunable, Registry, Setting, Topology};
 use nnz_engine::cost::{Machine, Use};
 use nnz_engine::data::Dataset;
 use nnz_engine::file::{load_model, write_atomically};
@@ -137,6 +137,7 @@ pub fn compare(
     note: &mut dyn FnMut(&str),
 ) -> Result<Outcome> {
     let request = check(request, registry)?;
+    let request = Request { model: request.model.clone().read()?, ..request };
     let loaded = nnz_data::Store::open()?.load(&request.data)?;
     let spec = request.model.spec(&loaded.dataset, request.train.task)?;
     let id = id(&request, registry, &loaded.dataset)?;
@@ -324,7 +325,7 @@ fn crossovers(request: &Request, spec: &ModelSpec, dir: &Path) -> Result<SparseT
 /// The densities to compare: those given, or those within a limit.
 fn densities(request: &Request, registry: Registry, spec: &ModelSpec) -> Result<Vec<f64>> {
     let fits: Box<dyn Fn(f64) -> bool> = match request.limit {
-        Some(Limit::Size(bytes)) => Box::new(move |d| file_bytes(spec, request.train.prune_head, d) <= bytes),
+        Some(Limit::Size(bytes)) => Box::new(move |d| file_bytes(spec, &request.train.prunable(), d) <= bytes),
         Some(Limit::Latency(seconds)) => {
             Box::new(move |d| random(request, registry, spec, d).is_ok_and(|m| latency(Frozen::new(m)) <= seconds))
         }
@@ -347,10 +348,10 @@ fn densities(request: &Request, registry: Registry, spec: &ModelSpec) -> Result<
 }
 
 /// Estimates the bytes of the network's file at a density: each matrix in the smaller of its two forms, and the header.
-fn file_bytes(spec: &ModelSpec, prune_head: bool, density: f64) -> u64 {
+fn file_bytes(spec: &ModelSpec, prunable: &Prunable, density: f64) -> u64 {
     let one = |p: nnz_engine::ParamSpec| {
         let (len, rows) = (p.shape.len() as f64, p.shape.rows as f64);
-        let prunable = p.role == nnz_engine::Role::Weight && (prune_head || !p.shape.head);
+        let prunable = p.role == nnz_engine::Role::Weight && prunable.takes(&p.shape);
         if prunable { (8.0 * density * len + 4.0 * (rows + 1.0)).min(4.0 * len) } else { 4.0 * len }
     };
     let header = 4096 + serde_json::to_string(spec).map_or(0, |s| 2 * s.len() as u64);
@@ -362,9 +363,9 @@ fn random(request: &Request, registry: Registry, spec: &ModelSpec, density: f64)
     let setting = Setting { seed: 0, steps: 1, steps_per_epoch: 1 };
     let options = toml::Table::from_iter([("density".into(), density.into())]);
     let work = registry.find("random-pruning")?.build(&options, &setting)?;
-    let shapes = nnz_engine::targets(spec, request.train.prune_head, work.sparsifier.kind());
+    let shapes = nnz_engine::targets(spec, request.train.prunable(), work.sparsifier.kind());
     let initial: Option<Vec<Topology>> = work.sparsifier.initial_topologies(&shapes.iter().collect::<Vec<_>>())?;
-    Ok(Model::born(spec, initial, request.train.storage, request.train.prune_head, 0)?)
+    Ok(Model::born(spec, initial, request.train.storage, request.train.prunable(), 0)?)
 }
 
 /// Median seconds of one row, on the available threads.
@@ -418,7 +419,7 @@ fn arm(cell: &Cell, request: &Request, registry: Registry, spec: &ModelSpec, dat
         return Ok((Arm { name, method, ..Arm::default() }, whole));
     };
     if name == "small-dense" {
-        let prunable: usize = nnz_engine::targets(spec, request.train.prune_head, nnz_core::TargetKind::Weights)
+        let prunable: usize = nnz_engine::targets(spec, request.train.prunable(), nnz_core::TargetKind::Weights)
             .iter()
             .map(|s| s.len())
             .sum();
@@ -694,7 +695,7 @@ mod tests {
         let spec = ModelSpec::parse("mlp:784-300-100-10", [1, 28, 28], 10).unwrap();
         let limited = Request { limit: Some(Limit::Size(200_000)), ..request(&["rigl"]) };
         let [d] = densities(&limited, REGISTRY, &spec).unwrap()[..] else { panic!("one density") };
-        let bytes = |d| file_bytes(&spec, false, d);
+        let bytes = |d| file_bytes(&spec, &false.into(), d);
         assert!(bytes(d) <= 200_000 && bytes(d * 1.05) > 200_000, "{d}: {}", bytes(d));
         let none = Request { limit: Some(Limit::Size(100)), ..limited };
         assert!(densities(&none, REGISTRY, &spec).is_err());

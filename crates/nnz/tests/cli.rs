@@ -860,6 +860,7 @@ fn the_program_explains_itself() {
     let d = dir.path();
     for command in [
         "train",
+        "compare",
         "adapter",
         "run",
         "prune",
@@ -896,6 +897,126 @@ fn the_program_explains_itself() {
     let sick = program(d).env("NNZ_DATA", d.join("file/x")).arg("doctor").output().unwrap();
     assert_eq!(sick.status.code(), Some(1));
     assert!(text(&sick.stdout).contains("set NNZ_DATA"), "{}", text(&sick.stdout));
+}
+
+#[test]
+fn experiments_are_compared_by_the_metrics_they_share() {
+    let dir = tempfile::tempdir().unwrap();
+    let d = dir.path();
+    let small =
+        "--set k-sparse.features=40 --set k-sparse.first=10 --set k-sparse.k=5 --set routing.experts=2 --set epochs=1";
+    let line =
+        format!("compare k-sparse,routing {small} --sweep rate=0.001,0.01 --seeds 2 --metric accuracy --dir both");
+    let doc = json(d, &format!("{line} --json"));
+    let record = &doc["run"];
+    let names: Vec<&str> = record["arms"].as_array().unwrap().iter().map(|a| a["name"].as_str().unwrap()).collect();
+    assert_eq!(names, ["k-sparse-rate=0.001", "k-sparse-rate=0.01", "routing-rate=0.001", "routing-rate=0.01"]);
+    assert_eq!(record["metrics"].as_array().unwrap().len(), 1, "accuracy is what both measure: {}", record["metrics"]);
+    assert_eq!(record["inputs"]["data"], "mnist10k");
+    for arm in record["arms"].as_array().unwrap() {
+        assert!(
+            arm["seeds"].as_array().unwrap().iter().all(|s| s["findings"]["metrics"]["accuracy"].as_f64() > Some(0.1))
+        );
+    }
+    // The same command finds it again; people read a table, the differences to the first arm, and the best one.
+    let table = succeed(d, &line);
+    assert!(table.contains("over k-sparse-rate=0.001") && table.contains("best: "), "{table}");
+    assert!(std::fs::read_to_string(d.join("both/report.html")).unwrap().contains("Along rate"));
+    let cited = json(d, "cite both --json");
+    assert_eq!(cited["keys"], serde_json::json!(["k-sparse", "routing"]));
+    for (line, word) in [
+        ("compare k-sparse,vsa-capacity", "vsa-capacity"),
+        ("compare k-sparse,routing --metric dead", "routing measures no `dead`"),
+        ("compare k-sparse,routing --densities 0.1", "--densities is for methods"),
+        ("compare k-sparse,routing --set alpha=2", "routing"),
+        ("compare k-sparse,k-sparse", "twice"),
+        ("compare k-sparse", "--sweep"),
+        ("compare rigl,set", "nnz compare mnist --methods rigl"),
+        ("compare mnist10k", "--methods"),
+        ("compare mnist10k --methods rigl --set k=3", "--set is for experiments"),
+    ] {
+        let out = nnz(d, &format!("{line} --dir none"));
+        let said = text(&out.stderr);
+        assert!(out.status.code() == Some(2) && said.contains(word) && !d.join("none").exists(), "{line}: {said}");
+    }
+}
+
+/// A network of a recipe names the layers of rooms, and so do the files of what it became.
+#[test]
+fn layers_of_rooms_have_names_in_networks() {
+    let dir = tempfile::tempdir().unwrap();
+    let d = dir.path();
+    let layer = |options: &str| {
+        let text = format!(
+            "name = \"routed\"\ninput = [1, 28, 28]\n[[layers]]\nlayer = \"flatten\"\n[[layers]]\nlayer = \"experts\"\n\
+             name = \"moe\"\ninputs = 784\noutputs = 16\nexperts = 4\nhidden = 8\n{options}\n\
+             [[layers]]\nlayer = \"linear\"\nname = \"head\"\ninputs = 16\noutputs = 10\n"
+        );
+        std::fs::write(d.join("routed.toml"), text).unwrap();
+    };
+    layer("k = 2\ncapacity = 1.25\nbalance = 0.01\nlogits = 0.001");
+    let train =
+        "train mnist10k --method magnitude --density 0.3 --model routed.toml --epochs 2 --lr 0.05 --run-dir run";
+    let arms = json(d, &format!("{train} --json"))["arms"].clone();
+    let accuracy =
+        |name: &str| arms.as_array().unwrap().iter().find(|a| a["name"] == name).unwrap()["test_accuracy"].as_f64();
+    assert!(accuracy("magnitude") > Some(0.5) && accuracy("dense") > Some(0.5), "{arms}");
+    let eval = json(d, "eval run/models/magnitude.safetensors mnist10k --json");
+    let found = eval["accuracy"].as_f64().unwrap();
+    assert!((found - accuracy("magnitude").unwrap()).abs() < 1e-9, "{eval}");
+    for (options, word) in [
+        ("k = 9\ncapacity = 1.25\nbalance = 0.01\nlogits = 0.001", "9 of 4 experts"),
+        ("k = 2\ncapacity = -1.0\nbalance = 0.01\nlogits = 0.001", "numbers from 0 up"),
+        ("k = 2\ncapacity = 1.25\nbalance = 0.01\nlogits = 0.001\ntop = 1", "unknown field `top`"),
+    ] {
+        layer(options);
+        let out = nnz(d, &train.replace("run-dir run", "run-dir other"));
+        let said = text(&out.stderr);
+        assert!(out.status.code() == Some(2) && said.contains(word), "{options}: {said}");
+    }
+}
+
+/// `--prune` and `--keep` choose layers by what they do, and files remember it.
+#[test]
+fn layers_are_pruned_by_their_roles() {
+    let dir = tempfile::tempdir().unwrap();
+    let d = dir.path();
+    let train = "train mnist10k --method magnitude --density 0.2 --model transformer:16-1-2-7 --epochs 1 --no-controls";
+    let dense = |run: &str| -> Vec<String> {
+        let found = json(d, &format!("inspect {run} --json"));
+        let layers = found["layers"].as_array().unwrap().clone();
+        let whole =
+            |l: &&Value| l["nonzeros"].as_u64() == Some(l["rows"].as_u64().unwrap() * l["cols"].as_u64().unwrap());
+        let kept: Vec<&Value> = layers.iter().filter(whole).collect();
+        assert!(kept.iter().all(|l| l["prunable"] == false), "{found}");
+        kept.iter().map(|l| l["name"].as_str().unwrap().to_string()).collect()
+    };
+    succeed(d, &format!("{train} --keep attention,convolution --run-dir kept"));
+    let attention = ["query", "key", "value", "output"].map(|part| format!("block1.attention.{part}.weight"));
+    let kept = dense("kept/models/magnitude.safetensors");
+    assert_eq!(kept[1..5], attention);
+    assert_eq!((kept[0].as_str(), kept[5].as_str(), kept.len()), ("patch.weight", "head.weight", 6));
+    succeed(d, &format!("{train} --prune mlp,head --keep down --run-dir only"));
+    let kept = dense("only/models/magnitude.safetensors");
+    assert!(
+        kept.contains(&"block1.down.weight".into()) && !kept.iter().any(|n| n.contains("up") || n.contains("head"))
+    );
+    // A trained network is pruned by roles, too, and the file says so.
+    succeed(
+        d,
+        "prune kept/models/magnitude.safetensors --method magnitude --density 0.5 --prune attention -o more.safetensors",
+    );
+    let kept = dense("more.safetensors");
+    assert!(!kept.iter().any(|n| attention.contains(n)) && kept.contains(&"patch.weight".into()), "{kept:?}");
+    for (line, word) in [
+        (format!("{train} --keep recurrent --run-dir none"), "has linear"),
+        (format!("{train} --keep atention --run-dir none"), "did you mean `attention`"),
+    ] {
+        let out = nnz(d, &line);
+        let said = text(&out.stderr);
+        assert!(out.status.code() == Some(2) && !d.join("none").exists(), "{said}");
+        assert!(said.contains(word) || said.contains("it has convolution, query"), "{said}");
+    }
 }
 
 /// Colours only on a terminal, and not if NO_COLOR forbids them; `--quiet` prints nothing; `--json` is one document.

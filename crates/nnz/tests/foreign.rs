@@ -338,7 +338,7 @@ fn header(model: ModelSpec, encoding: Option<serde_json::Value>, scales: Vec<[f3
         classes: (0..outputs).map(|i| i.to_string()).collect(),
         data: "made".into(),
         method: "none".into(),
-        prune_head: false,
+        prunable: false.into(),
         encoding,
         task,
         scales,

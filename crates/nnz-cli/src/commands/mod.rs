@@ -53,6 +53,11 @@ impl DataArgs {
         Ok(place)
     }
 
+    /// The data set as it was given.
+    pub fn given(&self) -> &str {
+        &self.data
+    }
+
     /// Its short name: the last part of the path.
     pub fn name(&self) -> &str {
         let path = self.data.split('?').next().unwrap_or_default().trim_end_matches('/');

@@ -393,7 +393,7 @@ mod tests {
             classes: ["a", "b", "c"].map(String::from).to_vec(),
             data: "stripes".into(),
             method: "by hand".into(),
-            prune_head: false,
+            prunable: false.into(),
             task: Task::Classification,
             scales: Vec::new(),
             dtype: nnz_engine::Dtype::Native,

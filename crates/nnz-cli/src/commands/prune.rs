@@ -87,6 +87,10 @@ pub fn run(args: &Args, ui: Ui) -> Result<ExitCode> {
         _ if header.policy.storage == Storage::Dense => StoragePolicy::default(),
         _ => header.policy,
     };
+    if ["prune-head", "prune", "keep"].iter().any(|o| given::has(o)) {
+        header.prunable = args.train.spec(0).prunable();
+        model.choose(&header.prunable)?;
+    }
     let data = match &args.data {
         Some(name) => {
             let loaded = Store::open()?.load_as(name, header.encoding.as_ref())?;

@@ -2,7 +2,7 @@ use super::MethodArgs;
 use crate::ui::{self, Ui};
 use anyhow::{Result, bail};
 use clap::{Args as ClapArgs, ValueEnum};
-use nnz_core::Registry;
+use nnz_core::{LayerRole, Registry};
 use nnz_engine::data::{Augment, Dataset};
 use nnz_engine::{Dtype, LrSchedule, OptimizerSpec, Storage, Task, TrainSpec};
 use nnz_lab::{Arm, Network, Precision, Recipe};
@@ -32,6 +32,12 @@ pub struct TrainArgs {
     /// Let the method prune the classifier head, too
     #[arg(long)]
     pub prune_head: bool,
+    /// Let the method prune layers of these roles only, such as attention,mlp
+    #[arg(long, value_name = "ROLE,…", value_delimiter = ',')]
+    pub prune: Vec<LayerRole>,
+    /// Keep layers of these roles dense
+    #[arg(long, value_name = "ROLE,…", value_delimiter = ',')]
+    pub keep: Vec<LayerRole>,
     /// Scale gradients down to this Euclidean norm [default: none; 1 if numbers are predicted]
     #[arg(long, value_name = "NORM")]
     pub clip: Option<f64>,
@@ -156,6 +162,8 @@ impl TrainArgs {
                 Store::Sparse => Storage::Sparse,
             },
             prune_head: self.prune_head,
+            prune: self.prune.clone(),
+            keep: self.keep.clone(),
             clip: self.clip,
             ema: self.ema,
             smoothing: self.smoothing,

@@ -368,7 +368,7 @@ impl Job<'_> {
             classes: self.data.classes.clone(),
             data: self.data.name.clone(),
             method,
-            prune_head: self.train.prune_head,
+            prunable: self.train.prunable(),
             task: frame.task,
             scales: frame.scales.clone(),
             dtype: self.train.dtype,
@@ -499,7 +499,9 @@ fn fit_to_run(recipe: &mut Recipe, registry: Registry, given: &[toml::Table], da
 fn validate_arms(recipe: &Recipe, registry: Registry, arm: &Arm, spec: &ModelSpec) -> Result<()> {
     let setting = Setting { seed: 0, steps: 1000, steps_per_epoch: 100 };
     let sparsifier = work(arm, registry, &setting)?.sparsifier;
-    let shapes = nnz_engine::targets(spec, recipe.training(arm)?.prune_head, sparsifier.kind());
+    let prunable = recipe.training(arm)?.prunable();
+    prunable.check(spec.weights().iter())?;
+    let shapes = nnz_engine::targets(spec, prunable, sparsifier.kind());
     let shapes: Vec<_> = shapes.iter().collect();
     if shapes.is_empty() && arm.method.is_some() {
         if sparsifier.kind() != TargetKind::Weights {

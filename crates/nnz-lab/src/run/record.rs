@@ -76,7 +76,7 @@ pub struct ArmRecord {
     pub weight_bytes: usize,
     /// Bytes of optimizer state.
     pub optimizer_bytes: usize,
-    /// The most bytes that lived at once in a step of any seed ([`nnz_engine::Trainer::peak_bytes`]); 0 in records of before it
+    /// The most bytes that lived at once in a step of any seed ([`nnz_engine::Learner::peak_bytes`]); 0 in records of before it
     /// was counted.
     #[serde(default)]
     pub peak_training_bytes: usize,
