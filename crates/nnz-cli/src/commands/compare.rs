@@ -124,7 +124,7 @@ pub fn run(args: &Args, ui: Ui) -> Result<ExitCode> {
         ([], None) => vec![0.1, 0.02],
         (given, _) => given.to_vec(),
     };
-    let train = args.train.spec_for(task, args.epochs);
+    let train = args.train.spec_for(task, &dataset, args.epochs, ui);
     let request = Request {
         data: place,
         model: Network::Named(args.model.clone().unwrap_or_else(|| default_model(&dataset, task))),
@@ -144,6 +144,7 @@ pub fn run(args: &Args, ui: Ui) -> Result<ExitCode> {
         }
         outcome => outcome?,
     };
+    outcome.comparison.concerns().iter().for_each(|why| ui.note(why));
     let document = json!({
         "comparison": outcome.comparison, "seconds_a_row": outcome.seconds, "dir": outcome.dir,
     });

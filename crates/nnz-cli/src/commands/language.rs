@@ -8,6 +8,7 @@ use clap::{Args as ClapArgs, ValueEnum};
 use indicatif::{ProgressBar, ProgressDrawTarget};
 use nnz_core::Rng;
 use nnz_engine::cost::Machine;
+use nnz_engine::cost::timing::Compared;
 use nnz_foreign::llm::{self, Generator, Language, Pruned, Pruning, Weights};
 use nnz_foreign::onnx::Target;
 use nnz_formats::{Archive, Dtype, Packing};
@@ -469,33 +470,22 @@ pub fn bench(path: &Path, why: bool, ui: Ui) -> Result<ExitCode> {
             g.next(&[i as u32 % model.config.vocabulary as u32])?;
             best = best.min(start.elapsed().as_secs_f64());
         }
-        Ok(best * 1e3)
+        Ok(best)
     };
-    // Alternately, so that a busy machine slows both.
-    let (mut ms, mut dense_ms) = (f64::INFINITY, f64::INFINITY);
-    for _ in 0..3 {
-        (ms, dense_ms) = (ms.min(time(&mut sparse)?), dense_ms.min(time(&mut dense)?));
-    }
+    let compared = Compared::by_turns(|whole| time(if whole { &mut dense } else { &mut sparse }))?;
+    let (ms, dense_ms) = (1e3 * compared.first, 1e3 * compared.second);
     let sum = |f: &dyn Fn(&llm::Linear) -> usize| {
         sparse.blocks().iter().flat_map(llm::Block::matrices).map(|(_, w)| f(w)).sum::<usize>()
     };
     let (entries, nonzeros) = (sum(&|w| w.rows * w.cols), sum(&|w| w.nonzeros));
     let (matrices, packed) = (sum(&|_| 1), sum(&|w| usize::from(w.sparse())));
-    if packed == 0 {
-        // The same computation twice: the difference is noise.
-        ms = ms.min(dense_ms);
-        dense_ms = ms;
-    }
     let bytes = sum(&llm::Linear::bytes);
     let density = nonzeros as f64 / entries.max(1) as f64;
-    let document = json!({"ms": ms, "dense_ms": dense_ms, "speedup": dense_ms / ms, "density": density,
+    let (speedup, range) = super::bench::gain(&compared, packed == 0);
+    let document = json!({"ms": ms, "dense_ms": dense_ms, "speedup": speedup, "speedup_range": range, "density": density,
         "sparse_matrices": packed, "matrices": matrices, "matrix_bytes": bytes, "dense_bytes": 4 * entries});
     ui.answer(&document, || {
-        let compared = match dense_ms / ms {
-            s if (s - 1.0).abs() < 0.02 => "as fast as".to_string(),
-            s if s >= 1.0 => format!("{s:.2}x faster than"),
-            s => format!("{:.2}x SLOWER than", 1.0 / s),
-        };
+        let compared = super::bench::compared(&compared, packed == 0);
         let mut text = format!(
             "a token in {ms:.2} ms, {compared} with every weight stored ({dense_ms:.2} ms); density {}, {packed} of {matrices} \
              matrices multiplied sparse, {} instead of {}",

@@ -57,12 +57,6 @@ impl DataArgs {
     pub fn given(&self) -> &str {
         &self.data
     }
-
-    /// Its short name: the last part of the path.
-    pub fn name(&self) -> &str {
-        let path = self.data.split('?').next().unwrap_or_default().trim_end_matches('/');
-        path.rsplit('/').next().unwrap_or(path)
-    }
 }
 
 /// Parses options as `--set KEY=VALUE` gives them.

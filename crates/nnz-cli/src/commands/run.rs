@@ -1,9 +1,10 @@
 use crate::ui::{self, Ui, Watch};
 use anyhow::{Context, Result, bail};
 use clap::Args as ClapArgs;
-use nnz_engine::Task;
+use nnz_core::Metric;
 use nnz_lab::experiment::{ExperimentArm, ExperimentArmRecord, ExperimentOutcome, MetricRecord};
-use nnz_lab::run::{Options, Outcome, read_record, record::RunRecord, write_report};
+use nnz_lab::run::record::{METRICS, RunRecord, scored, test_measure};
+use nnz_lab::run::{Options, Outcome, read_record, write_report};
 use nnz_lab::{ExperimentRecipe, ExperimentRecord, Measured, Plan, Recipe, Scale, Summary, embedded};
 use serde_json::json;
 use std::path::{Path, PathBuf};
@@ -293,6 +294,7 @@ pub fn tell(Outcome { record, dir, found }: &Outcome, ui: Ui) -> Result<ExitCode
     if *found {
         ui.note(format!("this run was finished before; add --again to run it again ({})", dir.display()));
     }
+    record.concerns().iter().for_each(|why| ui.note(why));
     ui.answer(&document(record, dir), || {
         format!("{}\n{}\n\n{}\n\nreport: {}", record.title, about(record), arms(record), report.display())
     })?;
@@ -324,12 +326,15 @@ fn about(record: &RunRecord) -> String {
 
 /// The table of arms.
 pub fn arms(record: &RunRecord) -> String {
-    let measure = if record.task == Task::Classification { "test accuracy" } else { record.task.measure() };
-    let header = ["", measure, "nonzeros", "density", "weights", "optimizer", "peak", "s/epoch"];
+    let scored = scored(record.arms.iter().flat_map(|a| &a.seeds).map(|s| &s.scores));
+    let mut header = vec!["", test_measure(record.task)];
+    header.extend(scored.iter().map(|m| m.key));
+    header.extend(["nonzeros", "density", "weights", "optimizer", "peak", "s/epoch"]);
     let row = |a: &nnz_lab::run::record::ArmRecord| {
-        vec![
-            a.name.clone(),
-            ui::percent(a.test_accuracy, a.interval),
+        let score = |m: &&Metric| a.metric(m.key).map_or_else(|| "-".into(), |s| m.unit.write(s.mean));
+        let mut row = vec![a.name.clone(), ui::percent(a.test_accuracy, a.interval)];
+        row.extend(scored.iter().map(score));
+        row.extend([
             ui::count(a.nonzeros),
             ui::density(a.density),
             ui::bytes(a.weight_bytes),
@@ -339,19 +344,21 @@ pub fn arms(record: &RunRecord) -> String {
                 peak => ui::bytes(peak),
             },
             format!("{:.3}", a.seconds_per_epoch),
-        ]
+        ]);
+        row
     };
     ui::table(&header, record.arms.iter().map(row).collect())
 }
 
 fn document(record: &RunRecord, dir: &Path) -> serde_json::Value {
+    let measure = format!("test_{}", record.task.slug());
     let arms: Vec<_> = record
         .arms
         .iter()
         .map(|a| {
-            json!({
+            let mut arm = json!({
                 "name": a.name,
-                "test_accuracy": a.test_accuracy,
+                measure.clone(): a.test_accuracy,
                 "interval": a.interval,
                 "nonzeros": a.nonzeros,
                 "density": a.density,
@@ -359,8 +366,16 @@ fn document(record: &RunRecord, dir: &Path) -> serde_json::Value {
                 "optimizer_bytes": a.optimizer_bytes,
                 "peak_training_bytes": a.peak_training_bytes,
                 "seconds_per_epoch": a.seconds_per_epoch,
-                "seeds": a.seeds.iter().map(|s| json!({"seed": s.seed, "test_accuracy": s.test_accuracy})).collect::<Vec<_>>(),
-            })
+            });
+            let known = METRICS.iter().filter(|m| a.seeds.iter().any(|s| s.scores.metrics.contains_key(m.key)));
+            known.for_each(|m| arm[m.key.replace('-', "_")] = json!(a.metric(m.key).map(|s| s.mean)));
+            let seed = |s: &nnz_lab::run::record::SeedRecord| {
+                let mut seed = json!({"seed": s.seed, measure.clone(): s.test_accuracy});
+                s.scores.write_into(&mut seed);
+                seed
+            };
+            arm["seeds"] = a.seeds.iter().map(seed).collect();
+            arm
         })
         .collect();
     json!({
@@ -371,6 +386,8 @@ fn document(record: &RunRecord, dir: &Path) -> serde_json::Value {
             "report": dir.join("report.html"),
             "model": record.model,
             "data": record.data.name,
+            "data_note": record.data.note,
+            "concerns": record.concerns(),
             "threads": record.machine.threads,
             "version": record.machine.version,
             "recipe": record.recipe,

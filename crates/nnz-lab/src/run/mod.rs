@@ -6,6 +6,7 @@
 
 pub mod record;
 
+use crate::scores::Scores;
 use crate::stats::median;
 use crate::{Arm, Error, Precision, Pretrain, Recipe, Result, history, report, summarize};
 use nnz_core::{Dense, MethodInstance, Registry, Setting, TargetKind, Topology};
@@ -184,13 +185,7 @@ pub fn run(recipe: &Recipe, registry: Registry, options: &Options, observer: &mu
         id: id.clone(),
         title: recipe.title.clone(),
         recipe: recipe.to_toml()?,
-        data: DataRecord {
-            name: data.name.clone(),
-            train: data.train.len(),
-            test: data.test.len(),
-            image: data.image,
-            classes: data.classes.clone(),
-        },
+        data: DataRecord::of(&data, loaded.note)?,
         model: recipe.model.name().into(),
         task: recipe.train.task,
         machine: machine(),
@@ -315,7 +310,7 @@ impl Job<'_> {
                     write_json(&timings, &times)?;
                     let lines: Result<Vec<String>> = t.position.history.iter().map(to_line).collect();
                     write(&events, lines?.concat().as_bytes())?;
-                    let curves = report::tensorboard(&t.position.history, &times[&name]);
+                    let curves = report::tensorboard(self.train.task, &t.position.history, &times[&name]);
                     write(&board.join("events.out.tfevents.0.nnz"), &curves)?;
                 }
                 if progress.finished.is_some() || !go_on {
@@ -402,6 +397,7 @@ impl Job<'_> {
             peak_training_bytes: trainer.peak_bytes(),
             seconds_per_epoch: 0.0,
             measures: self.measures(model)?,
+            scores: Scores::of(self.data, test, self.recipe.train.task, &evaluation),
             epochs: trainer.position.history.clone(),
             layers: model.weights().map(layer).collect(),
             confusion,
