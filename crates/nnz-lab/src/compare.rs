@@ -165,12 +165,6 @@ pub fn compare(
     let request = check(request, registry)?;
     let request = Request { model: request.model.clone().read()?, ..request };
     let loaded = nnz_data::Store::open()?.load(&request.data)?;
-    // Runs make the same remarks: each is told once.
-    let mut told = BTreeSet::new();
-    let mut tell = |notes: &[String], note: &mut dyn FnMut(&str)| {
-        notes.iter().filter(|n| told.insert((*n).clone())).for_each(|n| note(n));
-    };
-    tell(loaded.note.as_slice(), &mut *note);
     let spec = request.model.spec(&loaded.dataset, request.train.task)?;
     let id = id(&request, registry, &loaded.dataset)?;
     let dir = dir.map_or_else(|| Path::new("runs").join(format!("compare-{id}")), Path::to_path_buf);
@@ -214,6 +208,12 @@ pub fn compare(
         let place = tried.map_or_else(|| "judged".into(), |k| format!("tried-{k}"));
         Some(Job { cell: i, tried, recipe, dir: dir.join("cells").join(format!("{i:02}-{}", arm.name)).join(place) })
     };
+    // Runs make the same remarks: each is told once.
+    let mut told = BTreeSet::new();
+    let mut tell = |notes: &[String], note: &mut dyn FnMut(&str)| {
+        notes.iter().filter(|n| told.insert((*n).clone())).for_each(|n| note(n));
+    };
+    tell(loaded.note.as_slice(), &mut *note);
     // Learning rates first, if there is a choice.
     for cell in &mut cells {
         cell.rate = request.rates[0];

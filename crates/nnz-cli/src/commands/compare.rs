@@ -124,7 +124,7 @@ pub fn run(args: &Args, ui: Ui) -> Result<ExitCode> {
         ([], None) => vec![0.1, 0.02],
         (given, _) => given.to_vec(),
     };
-    let train = args.train.spec_for(task, &dataset, args.epochs, ui);
+    let (train, mut remark) = args.train.spec_for(task, &dataset, args.epochs);
     let request = Request {
         data: place,
         model: Network::Named(args.model.clone().unwrap_or_else(|| default_model(&dataset, task))),
@@ -137,7 +137,11 @@ pub fn run(args: &Args, ui: Ui) -> Result<ExitCode> {
     };
     drop(dataset);
     let stop = ui::stop_flag()?;
-    let outcome = match compare(&request, ui.registry, args.dir.as_deref(), &stop, &mut |text| ui.note(text)) {
+    let outcome = match compare(&request, ui.registry, args.dir.as_deref(), &stop, &mut |text| {
+        // Once the request is accepted.
+        remark.take().into_iter().for_each(|remark| ui.note(remark));
+        ui.note(text);
+    }) {
         Err(nnz_lab::Error::Interrupted { .. }) => {
             eprintln!("interrupted; the same command goes on");
             return Ok(ExitCode::from(130));

@@ -122,10 +122,11 @@ pub fn run(args: &Args, ui: Ui) -> Result<ExitCode> {
     match (args.finetune.filter(|&e| e > 0), &data) {
         (Some(epochs), Some(data)) => {
             let StoragePolicy { storage, crossovers } = header.policy.clone();
-            let spec = TrainSpec { storage, crossovers, ..args.train.spec_for(header.task, data, epochs, ui) };
+            let (spec, remark) = args.train.spec_for(header.task, data, epochs);
+            let spec = TrainSpec { storage, crossovers, ..spec };
             let (rows, _) = data.split_validation(spec.validation, args.seed).map_err(nnz_engine::Error::from)?;
             let (options, note) = method.fitted(&options, &options, &spec.setting(rows.len(), args.seed))?;
-            note.iter().for_each(|note| ui.note(note));
+            remark.iter().chain(&note).for_each(|note| ui.note(note));
             let build = |setting: &Setting| method.build(&options, setting);
             let mut trainer = Trainer::from_model(model, header.frame(), data, &spec, args.seed, build)?;
             let mut watch = Watch::new(ui, ui::stop_flag()?);

@@ -25,6 +25,9 @@ pub struct Place {
     /// Whether the run is at smoke scale.
     #[arg(skip)]
     pub smoke: bool,
+    /// Remarks on the request.
+    #[arg(skip)]
+    pub notes: Vec<String>,
 }
 
 /// Arguments of `nnz run`.
@@ -229,8 +232,8 @@ fn own(key: &str, recipe: &ExperimentRecipe) -> Option<(String, String)> {
 
 /// Runs an experiment's recipe, with progress; Ctrl-C stops it.
 pub fn experiment(recipe: &ExperimentRecipe, place: &Place, ui: Ui) -> Result<ExperimentOutcome> {
-    let Place { run_dir: dir, again, resume, smoke } = place.clone();
-    let options = Options { dir, again, resume, smoke, ..Options::default() };
+    let Place { run_dir: dir, again, resume, smoke, notes } = place.clone();
+    let options = Options { dir, again, resume, smoke, notes, ..Options::default() };
     let mut watch = Watch::new(ui, ui::stop_flag()?);
     let outcome = nnz_lab::experiment::run(recipe, ui.registry, &options, &mut watch);
     watch.finish();
@@ -303,8 +306,8 @@ pub fn tell(Outcome { record, dir, found }: &Outcome, ui: Ui) -> Result<ExitCode
 
 /// Runs a recipe, with progress; Ctrl-C stops it.
 pub fn outcome(recipe: &Recipe, place: &Place, ui: Ui) -> Result<Outcome> {
-    let Place { run_dir: dir, again, resume, smoke } = place.clone();
-    let options = Options { dir, again, resume, smoke, ..Options::default() };
+    let Place { run_dir: dir, again, resume, smoke, notes } = place.clone();
+    let options = Options { dir, again, resume, smoke, notes, ..Options::default() };
     let mut watch = Watch::new(ui, ui::stop_flag()?);
     let outcome = nnz_lab::run::run(recipe, ui.registry, &options, &mut watch);
     watch.finish();

@@ -2,7 +2,7 @@ use super::MethodArgs;
 use crate::ui::{self, Ui};
 use anyhow::{Result, bail};
 use clap::{Args as ClapArgs, ValueEnum};
-use nnz_core::LayerRole;
+use nnz_core::{LayerRole, Registry};
 use nnz_engine::data::{Augment, Dataset};
 use nnz_engine::{Dtype, LrSchedule, OptimizerSpec, Storage, Task, TrainSpec};
 use nnz_lab::{Arm, Network, Precision, Recipe};
@@ -148,29 +148,30 @@ pub enum Store {
 }
 
 impl TrainArgs {
-    /// Training settings of a task on data: gradients of squared errors, which know no bound, are clipped.
-    pub fn spec_for(&self, task: Task, data: &Dataset, epochs: u32, ui: Ui) -> TrainSpec {
+    /// Training settings of a task on data, with a note: gradients of squared errors, which know no bound, are clipped.
+    pub fn spec_for(&self, task: Task, data: &Dataset, epochs: u32) -> (TrainSpec, Option<String>) {
         let clip = if task == Task::Regression { self.clip.or(Some(1.0)) } else { self.clip };
-        TrainSpec { task, clip, batch: self.batch_for(data, ui), ..self.spec(epochs) }
+        let (batch, note) = self.batch_for(data);
+        (TrainSpec { task, clip, batch, ..self.spec(epochs) }, note)
     }
 
     /// Rows per step. Without `--batch`, half of 128 and again half of it, until an epoch has enough steps to learn in: a hundred rows
     /// at once would be one step. Graphs are read whole in every step, and L-BFGS wants all rows.
-    fn batch_for(&self, data: &Dataset, ui: Ui) -> usize {
+    fn batch_for(&self, data: &Dataset) -> (usize, Option<String>) {
         let whole = data.graph.is_some() || matches!(self.optimizer, Rule::Lbfgs);
         if let Some(batch) = self.batch.or(whole.then_some(BATCH)) {
-            return batch;
+            return (batch, None);
         }
         let rows = data.train.len() - (TrainSpec::default().validation * data.train.len() as f64).round() as usize;
         let batch = fitting(rows);
-        if batch < BATCH {
-            ui.note(format!(
+        let note = || {
+            format!(
                 "batches of {batch} rows instead of {BATCH}, so that an epoch of {} rows has {} steps; --batch N takes another",
                 ui::count(rows),
                 rows.div_ceil(batch)
-            ));
-        }
-        batch
+            )
+        };
+        (batch, (batch < BATCH).then(note))
     }
 
     /// Training settings for `epochs` epochs.
@@ -257,8 +258,9 @@ pub struct Args {
 
 /// Trains a method and its controls.
 pub fn run(args: &Args, ui: Ui) -> Result<ExitCode> {
-    let mut recipe = recipe(args, ui)?;
-    let outcome = match super::run::outcome(&recipe, &args.place, ui) {
+    let (mut recipe, note) = recipe(args, ui.registry)?;
+    let place = super::run::Place { notes: note.into_iter().collect(), ..args.place.clone() };
+    let outcome = match super::run::outcome(&recipe, &place, ui) {
         // A default that does not fit the data is tried once more; what was asked for is what is done.
         Err(e) if args.train.lr.is_none() && diverged(&e) => {
             let lr = recipe.train.optimizer.lr() / 10.0;
@@ -299,8 +301,7 @@ pub fn default_model(data: &Dataset, task: Task) -> String {
     }
 }
 
-fn recipe(args: &Args, ui: Ui) -> Result<Recipe> {
-    let registry = ui.registry;
+fn recipe(args: &Args, registry: Registry) -> Result<(Recipe, Option<String>)> {
     let options = args.method.options(registry)?;
     let (key, place) = (args.method.method.clone(), args.data.place()?);
     let data = nnz_data::Store::open()?.load(&place)?.dataset;
@@ -325,20 +326,21 @@ fn recipe(args: &Args, ui: Ui) -> Result<Recipe> {
     }
     let density = full.get("density").and_then(toml::Value::as_float);
     let density = density.map_or_else(String::new, |d| format!(" at density {}", ui::density(d)));
+    let (train, note) = args.train.spec_for(task, &data, args.epochs);
     let recipe = Recipe {
         title: format!("{key} on {}{density}", nnz_data::read::short(&data.name)),
         data: place,
         model: Network::Named(model),
         seeds: (args.seed..args.seed + args.seeds).collect(),
         precision: if args.f64 { Precision::F64 } else { Precision::F32 },
-        train: args.train.spec_for(task, &data, args.epochs, ui),
+        train,
         pretrain: None,
         arms,
         claim: None,
         smoke: None,
     };
     recipe.check("from the command line")?;
-    Ok(recipe)
+    Ok((recipe, note))
 }
 
 /// Options for the random mask of the same density, pattern and (if it can be drawn without scores) distribution.

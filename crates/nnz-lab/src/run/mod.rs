@@ -43,6 +43,8 @@ pub struct Options {
     pub one_thread: bool,
     /// Fit to the run also the intervals that the recipe gives, which are made for another scale.
     pub smoke: bool,
+    /// Remarks on the request, which are made once it is accepted.
+    pub notes: Vec<String>,
 }
 
 /// Observes a run; returns whether to go on.
@@ -131,7 +133,7 @@ pub fn run(recipe: &Recipe, registry: Registry, options: &Options, observer: &mu
     } else if dir.join("record.json").exists() {
         return Ok(Outcome { record: read_json(&dir.join("record.json"))?, dir, found: true });
     }
-    fitted.iter().for_each(|note| observer.note(note));
+    options.notes.iter().chain(&fitted).for_each(|note| observer.note(note));
     let going_on = before.is_some();
     if choose(&mut recipe, &spec, before, chooser)? {
         observer.note("storage auto follows what was measured on this machine; the choice is in the run's recipe.toml");
