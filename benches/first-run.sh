@@ -33,6 +33,6 @@ echo "## A square Erdős-Rényi layer with one connection a unit"
 echo
 echo "Time and memory grow with the connections; a dense million-by-million matrix would have 4 TB. One thread, median of 5."
 echo
-cargo run --release --quiet -p nnz-core --example erdos_renyi
+cargo run --release --quiet -p nnz-core --features bench --example erdos_renyi
 echo
 echo "Load $(cut -d' ' -f1-3 /proc/loadavg) at the end."

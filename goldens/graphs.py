@@ -535,7 +535,7 @@ def real(root):
 
 
 def written(folder):
-    """Files that nnz wrote (NNZ_WRITTEN=FOLDER cargo test -p nnz --test networks): valid, and the same in ONNX Runtime."""
+    """Files that nnz wrote (NNZ_WRITTEN=FOLDER cargo test -p nnz --test library networks): valid, and the same in ONNX Runtime."""
     for path in sorted(folder.glob("*.onnx")):
         # Inference of shapes knows no sparse initializers.
         onnx.checker.check_model(str(path), full_check=path.stem != "sparse")

@@ -1,77 +1,128 @@
 #!/usr/bin/env bash
-# Times what a developer waits for, of an older commit and of this one, one after the other on an idle machine. Prints Markdown.
-#   benches/compile/run.sh [COMMIT] > table.md        the older commit; 78573d9, before the crates were split, when left out
+# Times what a developer waits for, of an older commit and of this one, one after the other on an idle machine of two cores or more,
+# in 30 to 40 minutes. Writes results/compile-times.md, and its progress to stderr.
+#   benches/compile/run.sh [COMMIT [FILE]]        the older commit; 78573d9, before the crates were split, when left out
 # Each commit is checked out in a temporary folder with a target folder of its own; dependencies are downloaded before the clock
-# starts. An edit changes the summary of RigL's card, which the program prints, so that a build that missed it would be seen.
+# starts. Of every step both wall clock and processor time (user and system, of all processes) are measured: on a busy machine only
+# the second means something. An edit changes the summary of RigL's card, which the program prints, so that a build that missed
+# it would be seen. A test that fails is noted and does not end the run.
 set -euo pipefail
 cd "$(dirname "$0")/../.."
 old=${1:-78573d9}
+out=${2:-$PWD/results/compile-times.md}
+root=$PWD
 work=$(mktemp -d)
-trap 'git worktree remove --force "$work/old" 2>/dev/null || true; git worktree remove --force "$work/new" 2>/dev/null || true; rm -rf "$work"' EXIT
+trap 'for t in old new; do git -C "$root" worktree remove --force "$work/$t" 2>/dev/null || true; done; rm -rf "$work"' EXIT
 git worktree add -q --detach "$work/old" "$old"
 git worktree add -q --detach "$work/new" HEAD
 export CARGO_TERM_COLOR=never
-EDITS=3
+# Environment that would make one commit's build, or both, something else than a user's.
+unset CARGO_TARGET_DIR CARGO_INCREMENTAL CARGO_BUILD_TARGET RUSTFLAGS RUSTC_WRAPPER RUSTC_BOOTSTRAP
+EDITS=${EDITS:-3}
+TIMEFORMAT='%R %U %S'
+declare -A wall cpu note
 
-timed() { # seconds of a command whose output goes to a log; the log is shown when it fails
-    local from
-    from=$(date +%s.%N)
-    "$@" >"$work/log" 2>&1 || { cat "$work/log" >&2; return 1; }
-    echo "$(date +%s.%N) - $from" | bc
+say() { printf '%s %5ss  %s\n' "$(date +%T)" "$SECONDS" "$*" >&2; }
+# timed FILE COMMAND...: appends wall clock and processor seconds to the file; what the command says is in $work/log. Its status.
+timed() {
+    local to=$1 status=0
+    shift
+    { time "$@" >"$work/log" 2>&1 || status=$?; } 2>"$work/time"
+    tail -1 "$work/time" | awk '{ printf "%.2f %.2f\n", $1, $2 + $3 }' >>"$to"
+    return "$status"
 }
-median() { sort -n | sed -n "$(((EDITS + 1) / 2))p"; }
-rigl() { git -C "$work/$1" ls-files '*/rigl.rs' | head -1; }
-edit() { sed -i "s/\"Every 100 steps, [^\"]*\"/\"Every 100 steps, edit $2.\"/" "$work/$1/$(rigl "$1")"; }
-check() { "$work/$1/target/$2/nnz" show rigl | grep -q "edit $3" || { echo "the edit is not in the program" >&2; exit 1; }; }
-
-# One method's own tests: the suite of its room, by its key.
+median() { sort -n | awk '{ v[NR] = $1 } END { print v[int((NR + 1) / 2)] }'; }
+# keep NAME FILE: medians of the times in a file.
+keep() {
+    wall[$1]=$(cut -d' ' -f1 "$2" | median)
+    cpu[$1]=$(cut -d' ' -f2 "$2" | median)
+    say "$1: ${wall[$1]} s, ${cpu[$1]} s of processor time"
+}
+must() { "$@" || { tail -50 "$work/log" >&2; exit 1; }; }
+# once NAME COMMAND...: a step that must succeed.
+once() {
+    local name=$1
+    shift
+    rm -f "$work/times"
+    must timed "$work/times" "$@"
+    keep "$name" "$work/times"
+}
+# edits NAME CHECK COMMAND...: edits RigL's card before each of several runs of a command, and checks what came of it.
+edits() {
+    local name=$1 check=$2 k
+    shift 2
+    rm -f "$work/times"
+    for k in $(seq "$EDITS"); do
+        sed -i "s/\"Every 100 steps, [^\"]*\"/\"Every 100 steps, edit $name$k.\"/" "$card"
+        must timed "$work/times" "$@"
+        $check "$name$k"
+    done
+    keep "$name" "$work/times"
+    note[$name]=" ($(grep -c '^ *Compiling' "$work/log" || true) crates)"
+}
+printed() { "target/$folder/nnz" show rigl | grep -q "edit $1\." || { echo "the edit $1 is not in the program" >&2; exit 1; }; }
+ran() { grep -q '^test result: ok. [1-9]' "$work/log" || { echo "no test ran after the edit $1" >&2; exit 1; }; }
+# One method's own tests, as the docs of each commit say.
 tests() {
-    cd "$work/$1"
-    case $1 in
-        old) cargo test -p nnz --test conformance rigl ;;
-        new) cargo test -p nnz-sparse --test conformance rigl ;;
+    case $which in
+        old) cargo test --test conformance rigl ;;
+        new) cargo test -p nnz-sparse ::rigl:: ;;
     esac
 }
-binary() { case $1 in old) echo nnz-cli ;; new) echo nnz ;; esac; }
 
 for which in old new; do (cd "$work/$which" && cargo fetch -q); done
-declare -A seconds compiled
+say "load $(cut -d' ' -f1 /proc/loadavg) at the start"
+start=$(cut -d' ' -f1 /proc/loadavg)
 for which in old new; do
     cd "$work/$which"
-    seconds[$which,cold-release]=$(timed cargo build --release -q)
-    for profile in release dev; do
-        flag=$([ $profile = release ] && echo --release || true)
-        folder=$([ $profile = release ] && echo release || echo debug)
-        cargo build $flag -q -p "$(binary $which)"
-        for k in $(seq $EDITS); do
-            edit $which "$profile$k"
-            timed cargo build $flag -p "$(binary $which)"
-            cp "$work/log" "$work/compiled"
-            check $which $folder "$profile$k"
-        done >"$work/times"
-        seconds[$which,$profile]=$(median <"$work/times")
-        compiled[$which,$profile]=$(grep -c Compiling "$work/compiled")
-    done
-    tests $which >/dev/null 2>&1
-    for k in $(seq $EDITS); do
-        edit $which "test$k"
-        timed tests $which
-        cp "$work/log" "$work/compiled"
-    done >"$work/times"
-    seconds[$which,test]=$(median <"$work/times")
-    compiled[$which,test]=$(grep -c Compiling "$work/compiled")
+    card=$(git ls-files '*/rigl.rs' | head -1)
+    once "$which-compile-tests" cargo test --no-run
+    rm -f "$work/times"
+    timed "$work/times" cargo test --no-fail-fast || true
+    note[$which-run-tests]=" ($(grep -c '^test .* \.\.\. ok$' "$work/log" || true) ok, $(grep -c '^test .* FAILED$' "$work/log" || true) failed)"
+    grep '^test .* FAILED$' "$work/log" >&2 || true
+    keep "$which-run-tests" "$work/times"
+    folder=debug
+    # Not timed: what a build or one crate's tests compile once more after all tests.
+    must timed "$work/first" cargo build
+    edits "$which-dev" printed cargo build
+    must timed "$work/first" tests
+    edits "$which-test" ran tests
     rm -rf target
-    seconds[$which,cold-test]=$(timed cargo test -q --no-fail-fast)
+    folder=release
+    once "$which-release" cargo build --release
+    edits "$which-edit" printed cargo build --release
     rm -rf target
 done
-row() { printf '| %s | %.1f%s | %.1f%s |\n' "$1" "${seconds[old,$2]}" "$3" "${seconds[new,$2]}" "$4"; }
-load=$(cut -d' ' -f1 /proc/loadavg)
-echo "$(date +%F), $(sed -n 's/^model name.*: //p' /proc/cpuinfo | head -1), $(nproc) cores, load $load at the end; seconds, medians of $EDITS edits."
-echo
-echo "| | $old | $(git -C "$work/new" rev-parse --short HEAD) |"
-echo "|---|---|---|"
-row "an edit of a method to the running program, release" release " (${compiled[old,release]} crates)" " (${compiled[new,release]} crates)"
-row "an edit of a method to the running program, dev" dev " (${compiled[old,dev]} crates)" " (${compiled[new,dev]} crates)"
-row "an edit of a method to its own tests" test " (${compiled[old,test]} crates)" " (${compiled[new,test]} crates)"
-row "cold cargo build --release" cold-release "" ""
-row "cold cargo test, built and run" cold-test "" ""
+cd "$root"
+sum() { echo "${1} + ${2}" | bc; }
+for which in old new; do
+    wall[$which-tests]=$(sum "${wall[$which-compile-tests]}" "${wall[$which-run-tests]}")
+    cpu[$which-tests]=$(sum "${cpu[$which-compile-tests]}" "${cpu[$which-run-tests]}")
+done
+row() {
+    local name=$2 which
+    printf '| %s' "$1"
+    for which in old new; do printf ' | %.1f%s | %.1f' "${wall[$which-$name]}" "${note[$which-$name]:-}" "${cpu[$which-$name]}"; done
+    printf ' | %.2f |\n' "$(echo "scale=4; ${wall[new-$name]} / ${wall[old-$name]}" | bc)"
+}
+new=$(git -C "$work/new" rev-parse --short HEAD)
+{
+    echo "# What a developer waits for"
+    echo
+    echo "$(date +%F), $(sed -n 's/^model name.*: //p' /proc/cpuinfo | head -1), $(nproc) cores, $(rustc --version | cut -d' ' -f1-2), load $start at the start and $(cut -d' ' -f1 /proc/loadavg) at the end,"
+    echo "\`benches/compile/run.sh\`. Seconds by the wall clock and of processor time; of edits the median of $EDITS. An edit changes the"
+    echo "summary of RigL's card."
+    echo
+    echo "| | $old | processor | $new | processor | wall, new / old |"
+    echo "|---|---|---|---|---|---|"
+    row "an edit of a method to the running program, release" edit
+    row "an edit of a method to the running program, dev" dev
+    row "an edit of a method to its own tests, run" test
+    row "cold \`cargo build --release\`" release
+    row "cold \`cargo test\`" tests
+    row "of which it compiles" compile-tests
+    row "of which it runs" run-tests
+} >"$work/table.md"
+mv "$work/table.md" "$out"
+say "wrote $out"

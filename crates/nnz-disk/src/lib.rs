@@ -61,7 +61,7 @@ impl Unfinished {
     pub fn keep(mut self) -> io::Result<()> {
         faults::reach(Step::Write(&self.at))?;
         faults::reach(Step::Sync(&self.at))?;
-        self.file.sync_all()?;
+        faults::wait(|| self.file.sync_all())?;
         faults::reach(Step::Rename(&self.at, &self.to))?;
         fs::rename(&self.at, &self.to)?;
         self.kept = true;
@@ -96,7 +96,7 @@ pub fn append(path: &Path, bytes: &[u8]) -> io::Result<()> {
     faults::reach(Step::Append(path))?;
     file.write_all(bytes)?;
     faults::reach(Step::Sync(path))?;
-    file.sync_data()
+    faults::wait(|| file.sync_data())
 }
 
 /// Truncates a file to its first `length` bytes. A link is not followed.
@@ -108,7 +108,7 @@ pub fn cut(path: &Path, length: u64) -> io::Result<()> {
     faults::reach(Step::Cut(path))?;
     file.set_len(length)?;
     faults::reach(Step::Sync(path))?;
-    file.sync_data()
+    faults::wait(|| file.sync_data())
 }
 
 /// Removes a file; a missing one is fine.
@@ -182,7 +182,7 @@ fn unlinked(options: &mut OpenOptions) -> &mut OpenOptions {
 fn sync_folder(path: &Path) -> io::Result<()> {
     faults::reach(Step::SyncFolder)?;
     #[cfg(unix)]
-    match File::open(path).and_then(|f| f.sync_all()) {
+    match faults::wait(|| File::open(path)?.sync_all()) {
         // Some network file systems do not support it, and a folder may be writable but not readable.
         Err(e)
             if !matches!(

@@ -1,6 +1,6 @@
 //! Speed of the sparse kernels against a dense product of the same shape, in one interleaved run.
 //!
-//! `cargo run --release --example bench -- [ROWSxCOLS] [batch=128] [density=0.1,0.05,0.01] [threads=1] [rounds=15]
+//! `cargo run --release -p nnz-kernels --features bench --example bench -- [ROWSxCOLS] [batch=128] [density=0.1,0.05,0.01] [threads=1] [rounds=15]
 //! [tuning=forward_rows,forward_cols,backward_rows,backward_cols]... [baselines=1]`
 //!
 //! Every round runs every kernel once, so that a busy machine slows all of them alike; medians and the best of all

@@ -17,7 +17,7 @@ const CHUNK: usize = 1 << 15;
 fn chunks(n: usize, f: impl Fn(usize, usize) + Sync + Send) {
     let small = n <= 2 * CHUNK;
     let size = if small { n.max(1) } else { CHUNK };
-    each(n.div_ceil(size), small, |i| f(i * size, n.min((i + 1) * size)));
+    each(n.div_ceil(size), small, &|i| f(i * size, n.min((i + 1) * size)));
 }
 
 macro_rules! loops {

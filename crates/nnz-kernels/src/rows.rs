@@ -74,7 +74,7 @@ pub(crate) fn softmax_on<T: Real>(isa: Isa, data: &mut [T], cols: usize) {
     let (size, parts) = cut(data.len() / cols.max(1), cols);
     let to = Raw::of_mut(data);
     let rows = data.len() / cols.max(1);
-    each(parts, parts == 1, |p| {
+    each(parts, parts == 1, &|p| {
         let (first, last) = (p * size, rows.min((p + 1) * size));
         // SAFETY: parts are disjoint ranges of what is written.
         unsafe {
@@ -115,7 +115,7 @@ pub(crate) fn softmax_backward_on<T: Real>(isa: Isa, p: &[T], g: &[T], cols: usi
     let rows = p.len() / cols.max(1);
     let (size, parts) = cut(rows, cols);
     let to = Raw::of_mut(to);
-    each(parts, parts == 1, |part| {
+    each(parts, parts == 1, &|part| {
         let (first, last) = (part * size * cols, rows.min((part + 1) * size) * cols);
         // SAFETY: parts are disjoint ranges of what is written.
         unsafe {
@@ -233,7 +233,7 @@ fn blockwise<const K: usize>(
     let parts = rows.div_ceil(size);
     let mut sums = vec![0.0f64; volume([parts.max(1), K, cols])];
     let to = Raw::of_mut(&mut sums);
-    each(parts, parts == 1, |p| {
+    each(parts, parts == 1, &|p| {
         let rows = p * size..rows.min((p + 1) * size);
         for first in rows.clone().step_by(block) {
             // SAFETY: every part has its own sums, and they do not overlap.
@@ -331,7 +331,7 @@ pub fn update_columns<T: Real, const I: usize, const J: usize>(
     let rows = to.len() / cols.max(1);
     let (size, parts) = cut(rows, cols);
     let to = Raw::of_mut(to);
-    each(parts, parts == 1, |p| {
+    each(parts, parts == 1, &|p| {
         let (first, last) = (p * size * cols, rows.min((p + 1) * size) * cols);
         // SAFETY: parts are disjoint ranges of what is written.
         unsafe {
@@ -396,7 +396,7 @@ pub(crate) fn layer_norm_on<T: Real>(
     assert!(offset.len() == cols && y.len() == x.len() && mean.len() == rows && rate.len() == rows, "shapes differ");
     let (size, parts) = cut(rows, cols);
     let (y, mean, rate) = (Raw::of_mut(y), Raw::of_mut(mean), Raw::of_mut(rate));
-    each(parts, parts == 1, |p| {
+    each(parts, parts == 1, &|p| {
         let (first, last) = (p * size, rows.min((p + 1) * size));
         // SAFETY: parts are disjoint ranges of what is written.
         unsafe {
@@ -462,7 +462,7 @@ pub(crate) fn layer_norm_backward_on<T: Real>(
     assert!(g.len() == x.len() && dx.len() == x.len() && mean.len() == rows && rate.len() == rows, "shapes differ");
     let (size, parts) = cut(rows, cols);
     let dx = Raw::of_mut(dx);
-    each(parts, parts == 1, |p| {
+    each(parts, parts == 1, &|p| {
         let (first, last) = (p * size, rows.min((p + 1) * size));
         // SAFETY: parts are disjoint ranges of what is written.
         unsafe {

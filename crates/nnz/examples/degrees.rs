@@ -1,6 +1,6 @@
 //! How degrees change under SET, and whether their tail is a power law: a Markdown table for `results/set-degrees.md`.
 //!
-//! `cargo run --release -p nnz --example degrees -- mnist10k mlp:784-300-100-10 0.05 100`
+//! `cargo run --release -p nnz --features bench --example degrees -- mnist10k mlp:784-300-100-10 0.05 100`
 
 use nnz::REGISTRY;
 use nnz::data::Store;

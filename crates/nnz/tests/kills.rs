@@ -3,9 +3,10 @@
 //! Five kills by default; `NNZ_KILLS=100 cargo test -p nnz --release --test kills -- --nocapture` for more.
 #![cfg(unix)]
 
-mod program;
+#[path = "program/start.rs"]
+mod start;
 
-use program::program;
+use start::program;
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Stdio};

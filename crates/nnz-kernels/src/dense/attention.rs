@@ -108,7 +108,7 @@ impl Attention<'_> {
         let micros = Micros::new::<T>(isa);
         let (to, sums) = (Raw::of_mut(y), Raw::of_mut(log_sums));
         let width = self.heads * self.value_width;
-        each(self.batch * self.heads, self.small(), |i| {
+        each(self.batch * self.heads, self.small(), &|i| {
             let (b, h) = (i / self.heads, i % self.heads);
             let head = self.head(b, h, q, k, v);
             scratch(volume([QUERIES, self.keys]), |scores: &mut [T]| {
@@ -207,7 +207,7 @@ impl Attention<'_> {
             self.groups * self.value_width,
             self.heads * self.value_width,
         );
-        each(self.batch * self.groups, self.small(), |i| {
+        each(self.batch * self.groups, self.small(), &|i| {
             let (b, group) = (i / self.groups, i % self.groups);
             scratch(volume([2, QUERIES, self.keys]), |memory: &mut [T]| {
                 let (weights, slopes) = memory.split_at_mut(QUERIES * self.keys);

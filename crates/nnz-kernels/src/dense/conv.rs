@@ -280,7 +280,7 @@ impl Conv {
         let step = self.batch.div_ceil(parts);
         let mut sums = Buffer::<T>::any(volume([parts, size]));
         let to = Raw::of_mut(&mut sums);
-        each(parts, self.small(), |p| {
+        each(parts, self.small(), &|p| {
             // SAFETY: every part has its own numbers.
             let sum = unsafe { std::slice::from_raw_parts_mut(to.get().add(p * size), size) };
             sum.fill(T::ZERO);
@@ -444,7 +444,7 @@ impl Pass {
         let y = Raw::of_mut(y);
         // Several images per thread, so that a frame is cleared once for several.
         let some = self.batch.div_ceil(4 * rayon::current_num_threads());
-        each(self.batch.div_ceil(some), self.small, |part| {
+        each(self.batch.div_ceil(some), self.small, &|part| {
             scratch(self.from.len(), |memory: &mut [T]| {
                 memory.fill(T::ZERO);
                 for b in part * some..self.batch.min((part + 1) * some) {

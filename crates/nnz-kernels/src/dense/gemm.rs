@@ -97,7 +97,7 @@ pub(crate) fn gemm_on<T: Real>(
         let step = k.div_ceil(parts);
         let mut sums = vec![T::ZERO; parts * m * n];
         let to = Raw::of_mut(&mut sums);
-        each(parts, small, |p| {
+        each(parts, small, &|p| {
             let (first, last) = (p * step, k.min((p + 1) * step));
             // SAFETY: ranges lie in [0, k); each part has its own m·n numbers; `a` and `b` were checked above.
             unsafe {
@@ -129,7 +129,7 @@ pub(crate) fn gemm_on<T: Real>(
     let by_rows = m >= n && !(a.direct() && n >= 2 * threads * micros.cols());
     let (long, unit) = if by_rows { (m, micros.even_rows(m, n)) } else { (n, micros.cols()) };
     let step = piece(long, threads, unit);
-    each(long.div_ceil(step), small, |p| {
+    each(long.div_ceil(step), small, &|p| {
         let (first, last) = (p * step, long.min((p + 1) * step));
         // SAFETY: ranges lie in [0, m) and [0, n), whose extents were checked; no two threads write one place.
         unsafe {

@@ -26,7 +26,7 @@ pub(crate) fn max_pool_on<T: Real>(shape: &Conv, isa: Isa, x: &[T], y: &mut [T],
     );
     assert!(u32::try_from(x.len()).is_ok(), "positions do not fit 32 bits");
     let (y, at) = (Raw::of_mut(y), Raw::of_mut(at));
-    each(batch, x.len() < 1 << 16, |b| {
+    each(batch, x.len() < 1 << 16, &|b| {
         let mut under = Vec::new();
         for p in 0..outputs / channels.max(1) {
             let o = [p / (out[1] * out[2]), p / out[2] % out[1], p % out[2]];

@@ -90,14 +90,14 @@ fn every_operator_answers_as_in_onnx_runtime() {
             }
         }
     }
-    // Those of tests/told.rs.
+    // Those of told.rs.
     for file in std::fs::read_dir(Path::new(env!("CARGO_MANIFEST_DIR")).join("../../goldens/foreign/told")).unwrap() {
         let path = file.unwrap().path();
         if path.extension().is_some_and(|e| e == "onnx") {
             Graph::open(&path).unwrap().nodes.iter().for_each(|n| _ = seen.insert(n.op.clone()));
         }
     }
-    // And those of tests/nodes.rs.
+    // And those of nodes.rs.
     for folder in std::fs::read_dir(Path::new(env!("CARGO_MANIFEST_DIR")).join("../../goldens/nodes")).unwrap() {
         let graph = Graph::open(&folder.unwrap().path().join("model.onnx")).unwrap();
         let mut open = vec![&graph];
@@ -108,7 +108,7 @@ fn every_operator_answers_as_in_onnx_runtime() {
     }
     // Everything known is tested, except aliases.
     let twins = [
-        // Those of tests/flow.rs.
+        // Those of flow.rs.
         "ConcatFromSequence",
         "SequenceErase",
         "Acos",

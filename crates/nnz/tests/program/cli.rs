@@ -1,8 +1,6 @@
 //! The program from its users' perspective.
 
-mod program;
-
-use program::program;
+use crate::start::program;
 use serde_json::Value;
 use std::path::Path;
 use std::process::{Command, Output};

@@ -1,8 +1,6 @@
 //! `nnz bench` from a user's perspective.
 
-mod program;
-
-use program::program;
+use crate::start::program;
 use serde_json::Value;
 use std::path::Path;
 use std::process::Output;

@@ -1,8 +1,8 @@
 //! A sample of the node tests of the package onnx, at least one for each operator: `goldens/nodes.py sample` took them.
 
-#[path = "../examples/nodes.rs"]
+#[path = "../../examples/nodes.rs"]
 #[allow(dead_code, reason = "the program has a main function")]
-mod nodes;
+mod runner;
 
 use std::path::Path;
 
@@ -11,7 +11,7 @@ fn a_sample_of_the_node_tests_is_right() {
     let place = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../goldens/nodes");
     let mut count = 0;
     for folder in std::fs::read_dir(place).unwrap().map(|e| e.unwrap().path()) {
-        let (verdict, why) = nodes::test(&folder);
+        let (verdict, why) = runner::test(&folder);
         assert_eq!(verdict, "right", "{}: {why}", folder.display());
         count += 1;
     }
@@ -22,7 +22,7 @@ fn a_sample_of_the_node_tests_is_right() {
 fn damaged_networks_are_answered_or_refused() {
     let place = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../goldens/nodes");
     for folder in std::fs::read_dir(place).unwrap().map(|e| e.unwrap().path()) {
-        let run = std::panic::catch_unwind(|| nodes::damaged(&folder, 100));
+        let run = std::panic::catch_unwind(|| runner::damaged(&folder, 100));
         assert!(run.is_ok(), "{}", folder.display());
     }
 }

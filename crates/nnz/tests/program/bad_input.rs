@@ -1,9 +1,7 @@
 //! Bad input, one row per case: exit code 2, one sentence on stderr that names the place and the way out, and nothing
 //! written.
 
-mod program;
-
-use program::{alone, program};
+use crate::start::{alone, program};
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output};

@@ -42,3 +42,37 @@ fn files_rooms_and_registry_list_the_same_methods() {
     let keys: std::collections::HashSet<&str> = REGISTRY.methods().map(|m| m.key).collect();
     assert_eq!(seen, keys.len(), "no key twice");
 }
+
+/// Where `Cargo.toml` says that a library has no tests, so that no program is built to run none.
+#[test]
+fn no_test_is_left_out() {
+    fn visit(folder: &Path, check: &mut dyn FnMut(&Path, &str)) {
+        for path in std::fs::read_dir(folder).unwrap().map(|e| e.unwrap().path()) {
+            if path.is_dir() {
+                visit(&path, check);
+            } else if path.extension().is_some_and(|e| e == "rs") {
+                check(&path, &std::fs::read_to_string(&path).unwrap());
+            }
+        }
+    }
+    let is_test = |line: &str| ["#[test]", "#[cfg(test)]"].contains(&line.trim());
+    // Fences come in pairs; the opening one says what is between them.
+    let has_doctest = |text: &str| {
+        let fences = text.lines().filter_map(|l| l.trim().strip_prefix("//")?.get(1..)?.trim().strip_prefix("```"));
+        text.contains("doc = include_str!") || fences.step_by(2).any(|kind| !["text", "ignore"].contains(&kind))
+    };
+    let mut left_out = 0;
+    for folder in std::fs::read_dir(Path::new(env!("CARGO_MANIFEST_DIR")).parent().unwrap()).unwrap() {
+        let folder = folder.unwrap().path();
+        let card: toml::Table = std::fs::read_to_string(folder.join("Cargo.toml")).unwrap().parse().unwrap();
+        let off =
+            |kind: &str| card.get("lib").and_then(|lib| lib.get(kind)).is_some_and(|v| v.as_bool() == Some(false));
+        visit(&folder.join("src"), &mut |path, text| {
+            let (test, doctest) = (text.lines().any(is_test), has_doctest(text));
+            assert!(!(test && off("test")), "{}: `test = false` in Cargo.toml leaves out", path.display());
+            assert!(!(doctest && off("doctest")), "{}: `doctest = false` in Cargo.toml leaves out", path.display());
+        });
+        left_out += usize::from(off("test")) + usize::from(off("doctest"));
+    }
+    assert!(left_out > 0, "no Cargo.toml says so any more");
+}

@@ -1,8 +1,6 @@
 //! Settings of `nnz train`: networks from files, tasks, and what changes how a network learns.
 
-mod program;
-
-use program::program;
+use crate::start::program;
 use serde_json::Value;
 use std::path::Path;
 use std::process::Output;

@@ -1,0 +1,7 @@
+//! Graphs as their users see them, in one test program: a program more is compiled and linked anew.
+
+mod flow;
+mod goldens;
+mod nodes;
+mod refused;
+mod told;
