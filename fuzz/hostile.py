@@ -206,7 +206,10 @@ for name, kind in {
     "pieces": {"type": "WordPiece", "vocab": words, "unk_token": "<unk>", "continuing_subword_prefix": "##", "max_input_chars_per_word": 9},
     "unigram": {"type": "Unigram", "unk_id": 0, "vocab": [["<unk>", 0.0], ["a", -1.5], ["ab", -2.0]], "byte_fallback": False},
 }.items():
-    split = {"type": "Split", "pattern": {"Regex": r"\p{L}+|\p{N}|(a+)+b"}, "behavior": "Isolated", "invert": False}
+    split = lambda pattern: {"type": "Split", "pattern": {"Regex": pattern}, "behavior": "Isolated", "invert": False}
     said = {"version": "1.0", "truncation": None, "padding": None, "added_tokens": [], "normalizer": {"type": "NFC"},
-            "pre_tokenizer": split, "post_processor": None, "decoder": None, "model": kind}
+            "pre_tokenizer": split(r"\p{L}+|\p{N}|(a+)+b"), "post_processor": None, "decoder": None, "model": kind}
     put("tokenizer", name, json.dumps(said, ensure_ascii=False).encode(), "seed")
+# Compiled, each part would take ten megabytes.
+said["pre_tokenizer"] = split(r"(?=\p{L}{200})" * 40)
+put("tokenizer", "parts", json.dumps(said, ensure_ascii=False).encode())

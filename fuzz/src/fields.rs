@@ -55,6 +55,41 @@ const NUMBERS: [u64; 26] = [
 const TEXTS: [&str; 10] =
     ["-1", "1e308", "-1e999", "0.0", "NaN", "\"\"", "[]", "null", "1.5", "9999999999999999999999"];
 
+/// Input `run` of a series: one of the files, with one to three fields changed, and noise in one of four.
+pub fn input(files: &[Vec<u8>], series: u64, run: u64) -> Vec<u8> {
+    let mut random = Random(series.rotate_left(32) ^ run);
+    // Neighbouring numbers make unlike inputs.
+    random.0 = random.next();
+    let mut out = files[random.below(files.len())].clone();
+    let mut changed = false;
+    for _ in 0..1 + random.below(3) {
+        let new = change(&out, random.next());
+        if !new.is_empty() {
+            (out, changed) = (new, true);
+        }
+    }
+    if !changed || random.below(4) == 0 {
+        noise(&mut out, &mut random);
+    }
+    out
+}
+
+/// Cuts bytes off the end, or replaces some, or flips bits.
+fn noise(bytes: &mut Vec<u8>, random: &mut Random) {
+    let kind = random.below(4);
+    if kind == 0 {
+        bytes.truncate(random.below(bytes.len()));
+    }
+    for _ in 0..1 + random.below(8) {
+        let (at, new) = (random.below(bytes.len()), random.next());
+        match bytes.get_mut(at) {
+            Some(byte) if kind == 1 => *byte = new as u8,
+            Some(byte) if kind > 1 => *byte ^= 1 << (new % 8),
+            _ => {}
+        }
+    }
+}
+
 /// A file with one field changed; empty if it has none of the kind that the seed chooses.
 pub fn change(bytes: &[u8], seed: u64) -> Vec<u8> {
     let mut random = Random(seed);

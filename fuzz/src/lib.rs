@@ -8,7 +8,9 @@ pub mod targets;
 #[macro_export]
 macro_rules! target {
     ($name:literal) => {
-        libfuzzer_sys::fuzz_target!(|bytes: &[u8]| $crate::targets::read($name, bytes));
+        libfuzzer_sys::fuzz_target!(|bytes: &[u8]| {
+            $crate::targets::read($name, bytes);
+        });
 
         libfuzzer_sys::fuzz_mutator!(|data: &mut [u8], size: usize, most: usize, seed: u32| {
             // One mutation in two changes a field.

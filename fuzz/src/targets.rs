@@ -2,10 +2,11 @@
 
 use nnz_engine::data::{Dataset, Inputs, Normalization, Split};
 use nnz_engine::file::{Header, parse_model};
-use nnz_engine::{Dtype, ModelSpec, OptimizerSpec, Storage, Task, TrainSpec, Trainer};
+use nnz_engine::{Dtype, Model, ModelSpec, OptimizerSpec, Storage, Task, TrainSpec, Trainer};
 use nnz_formats::Archive;
 use nnz_onnx::{Array, Budget, DType, Graph, Session, Value};
 use std::path::{Path, PathBuf};
+use std::sync::LazyLock;
 
 /// All targets.
 pub const ALL: [&str; 26] = [
@@ -37,49 +38,92 @@ pub const ALL: [&str; 26] = [
     "weights",
 ];
 
-/// Passes bytes to a reader and drops its result.
+/// Limit of a reader's memory: MiB, and bytes per input byte.
+pub fn limit(target: &str) -> (usize, usize) {
+    match target {
+        // A weight may have a million columns more than the file has room for, in two lists of eight bytes each.
+        "model" | "checkpoint" => (64, 1024),
+        // Four million entries may come out of any matrix, and 512 out of each byte.
+        "weights" | "torch" | "gguf" | "packed" | "entropy" => (64, 4096),
+        // A network may hold as many numbers as its budget, in several kernels.
+        "onnx" => (64, 4096),
+        "onnx-run" => (256, 4096),
+        // An image has 2^24 pixels at most, and unpacks to 64 MiB at most.
+        "png" | "jpg" => (256, 256),
+        // Packed data unpacks to a thousand times its bytes; it exists both in the form read and in the final one.
+        "npz" | "csv" | "svm" | "txt" | "idx" => (16, 16_384),
+        // For a recipe, the networks and data that it asks for are made; patterns of a tokenizer are compiled.
+        "experiment" | "tokenizer" => (64, 1024),
+        _ => (16, 1024),
+    }
+}
+
+/// Valid and invalid files of a target, with their names: its folder in `fuzz/corpus`, and what is made here.
+///
+/// # Panics
+/// When a file cannot be read.
+pub fn corpus(fuzz: &Path, target: &str) -> Vec<(String, Vec<u8>)> {
+    // Networks that are run are those that are read.
+    let folder = fuzz.join("corpus").join(if target == "onnx-run" { "onnx" } else { target });
+    let listed = std::fs::read_dir(folder).into_iter().flatten();
+    let mut paths: Vec<PathBuf> = listed.map(|e| e.expect("a readable folder").path()).collect();
+    paths.sort();
+    let read = |p: &PathBuf| {
+        (p.file_name().unwrap_or_default().to_string_lossy().into_owned(), std::fs::read(p).expect("a file"))
+    };
+    let mut files: Vec<_> = paths.iter().map(read).collect();
+    match target {
+        "checkpoint" => files.push(("saved".into(), saved_checkpoint())),
+        "adapter" => files.push(("taken".into(), taken_adapter())),
+        _ => {}
+    }
+    files
+}
+
+/// Passes bytes to a reader, drops its result, and returns whether it took them.
 ///
 /// # Panics
 /// When no target has this name, and when a reader breaks a promise.
-pub fn read(target: &str, bytes: &[u8]) {
+pub fn read(target: &str, bytes: &[u8]) -> bool {
     match target {
-        "adapter" => adapter(bytes),
-        "checkpoint" => checkpoint(bytes),
-        "entropy" => packed("entropy", bytes),
-        "experiment" => experiment(bytes),
-        "gguf" => archive([b"GGUF", bytes].concat()),
-        "history" => history(bytes),
-        "idx" => drop(nnz_engine::data::parse_idx(bytes, "file")),
-        "model" => model(bytes),
-        "onnx" => onnx(bytes),
-        "onnx-run" => drop(parsed(bytes).and_then(|graph| run(&graph, 1 << 20))),
-        "packed" => packed(
-            ["csr", "bitmask"][usize::from(bytes.first().is_some_and(|b| b % 2 == 1))],
-            bytes.get(1..).unwrap_or_default(),
-        ),
-        "recipe" => recipe(bytes),
-        "report" => report(bytes),
-        "tokenizer" => tokenizer(bytes),
-        "torch" | "weights" => archive(bytes.to_vec()),
+        "adapter" => adapter(bytes).is_some(),
+        "checkpoint" => checkpoint(bytes).is_some(),
+        "entropy" => packed("entropy", bytes).is_some(),
+        "experiment" => experiment(bytes).is_some(),
+        "gguf" => archive([b"GGUF", bytes].concat()).is_some(),
+        "history" => history(bytes).is_some(),
+        "idx" => nnz_engine::data::parse_idx(bytes, "file").is_ok(),
+        "model" => model(bytes).is_some(),
+        "onnx" => onnx(bytes).is_some(),
+        "onnx-run" => parsed(bytes).and_then(|graph| run(&graph, 1 << 20)).is_some(),
+        "packed" => {
+            let packing = ["csr", "bitmask"][usize::from(bytes.first().is_some_and(|b| b % 2 == 1))];
+            packed(packing, bytes.get(1..).unwrap_or_default()).is_some()
+        }
+        "recipe" => recipe(bytes).is_some(),
+        "report" => report(bytes).is_some(),
+        "tokenizer" => tokenizer(bytes).is_some(),
+        "torch" | "weights" => archive(bytes.to_vec()).is_some(),
         "cifar10" | "csv" | "jpg" | "npy" | "npz" | "png" | "safetensors" | "svm" | "txt" | "wav" => {
-            drop(nnz::data::read::read_bytes(target, bytes));
+            nnz::data::read::read_bytes(target, bytes).is_ok()
         }
         other => panic!("no fuzz target is named `{other}`"),
     }
 }
 
-fn archive(bytes: Vec<u8>) {
-    let Ok(archive) = Archive::parse(bytes, Path::new("fuzz")) else { return };
+fn archive(bytes: Vec<u8>) -> Option<()> {
+    let archive = Archive::parse(bytes, Path::new("fuzz")).ok()?;
     for (name, entry) in archive.tensors() {
         if let Ok(values) = archive.read(name) {
             assert_eq!(values.len(), entry.len());
         }
     }
+    Some(())
 }
 
 /// A packed matrix whose shape and parts are the bytes: the length of the first part, rows and columns, then the parts.
-fn packed(packing: &str, bytes: &[u8]) {
-    let Some((head, rest)) = bytes.split_at_checked(18) else { return };
+fn packed(packing: &str, bytes: &[u8]) -> Option<()> {
+    let (head, rest) = bytes.split_at_checked(18)?;
     let word = |at: usize| u64::from_le_bytes(head[at..at + 8].try_into().unwrap_or_default());
     // Most shapes are small ones, which are not refused at once.
     let extent = |n: u64| if n.is_multiple_of(8) { n } else { n >> 8 & 0xff };
@@ -106,7 +150,7 @@ fn packed(packing: &str, bytes: &[u8]) {
         body.extend_from_slice(data);
     }
     let text = header.to_string();
-    archive([&(text.len() as u64).to_le_bytes()[..], text.as_bytes(), &body].concat());
+    archive([&(text.len() as u64).to_le_bytes()[..], text.as_bytes(), &body].concat())
 }
 
 fn parsed(bytes: &[u8]) -> Option<Graph> {
@@ -114,12 +158,13 @@ fn parsed(bytes: &[u8]) -> Option<Graph> {
 }
 
 /// ONNX files: read, written, read again, and run.
-fn onnx(bytes: &[u8]) {
-    let Some(graph) = parsed(bytes) else { return };
+fn onnx(bytes: &[u8]) -> Option<()> {
+    let graph = parsed(bytes)?;
     let _ = graph.matrices();
     let written = graph.write(true);
     Graph::parse(written.into(), Path::new("again"), None).expect("what was written is read");
     run(&graph, 1 << 16);
+    Some(())
 }
 
 /// Runs a network on ones, in every kernel, if it holds at most so many numbers.
@@ -144,160 +189,192 @@ fn run(graph: &Graph, numbers: usize) -> Option<()> {
     Some(())
 }
 
-fn model(bytes: &[u8]) {
-    if let Ok((model, header)) = parse_model::<f32>(bytes, Path::new("model.safetensors"), Storage::Auto) {
-        let _ = nnz::lab::inspect::inspect(&model, &header, nnz::REGISTRY);
-    }
+fn model(bytes: &[u8]) -> Option<()> {
+    let (model, header) = parse_model::<f32>(bytes, Path::new("model.safetensors"), Storage::Auto).ok()?;
+    let _ = nnz::lab::inspect::inspect(&model, &header, nnz::REGISTRY);
+    Some(())
 }
 
 /// A table of three numbers and two classes.
-fn small() -> Dataset {
+static SMALL: LazyLock<Dataset> = LazyLock::new(|| {
     let split = |rows: usize| {
         let inputs = Inputs::Floats((0..3 * rows).map(|i| (i * 7 % 5) as f32).collect());
         Split::new(inputs, (0..rows as u32).map(|r| r % 2).collect())
     };
     let classes = ["a", "b"].map(String::from).to_vec();
     Dataset::new("small", [1, 1, 3], classes, split(12), split(4), "small".into()).expect("a data set")
-}
+});
 
-/// Resumes a training from the bytes, for one step.
-fn checkpoint(bytes: &[u8]) {
-    let (path, data) = (scratch("checkpoint"), small());
-    let Ok(mut trainer) = trainer(&data) else { return };
-    std::fs::write(&path, bytes).expect("scratch memory");
-    if trainer.resume(&path, "run").is_ok() {
-        let _ = trainer.run(|_, _| false);
+/// A network for it.
+static NETWORK: LazyLock<Model<f32>> = LazyLock::new(|| {
+    let spec = ModelSpec::parse("mlp:3-6-2", [1, 1, 3], 2).expect("a network");
+    Model::born(&spec, None, Storage::Auto, false, 1).expect("a network")
+});
+
+fn header(model: ModelSpec, method: &str, scales: Vec<[f32; 2]>) -> Header {
+    Header {
+        model,
+        normalization: Normalization::NONE,
+        classes: SMALL.classes.clone(),
+        data: SMALL.name.clone(),
+        method: method.into(),
+        prunable: false.into(),
+        encoding: None,
+        task: Task::Classification,
+        scales,
+        dtype: Dtype::Native,
+        policy: Default::default(),
     }
 }
 
+/// Resumes a training from the bytes, for one step.
+fn checkpoint(bytes: &[u8]) -> Option<()> {
+    let path = scratch("checkpoint");
+    let mut trainer = trainer().ok()?;
+    std::fs::write(&path, bytes).expect("scratch memory");
+    trainer.resume(&path, "run").ok()?;
+    let _ = trainer.run(|_, _| false);
+    Some(())
+}
+
 /// Makes a checkpoint for [`checkpoint`].
-///
-/// # Panics
-/// When scratch memory cannot be written to.
-pub fn saved_checkpoint() -> Vec<u8> {
-    let (path, data) = (scratch("saved"), small());
-    let mut trainer = trainer(&data).expect("a training");
-    let mut steps = 0;
+fn saved_checkpoint() -> Vec<u8> {
+    let (path, mut steps) = (scratch("saved"), 0);
+    let mut trainer = trainer().expect("a training");
     let went = trainer.run(|_, _| {
         steps += 1;
         steps < 4
     });
     went.expect("four steps");
-    let frame = trainer.frame();
-    let header = Header {
-        model: trainer.model.spec.clone(),
-        normalization: Normalization::NONE,
-        classes: data.classes.clone(),
-        data: data.name.clone(),
-        method: "set".into(),
-        prunable: false.into(),
-        encoding: None,
-        task: Task::Classification,
-        scales: frame.scales.clone(),
-        dtype: Dtype::Native,
-        policy: Default::default(),
-    };
+    let header = header(trainer.model.spec.clone(), "set", trainer.frame().scales.clone());
     trainer.save(&path, &header, "run").expect("a checkpoint");
     std::fs::read(&path).expect("a checkpoint")
 }
 
-fn trainer(data: &Dataset) -> nnz_engine::Result<Trainer<'_, f32>> {
-    let spec = ModelSpec::parse("mlp:3-6-2", data.image, 2)?;
+fn trainer() -> nnz_engine::Result<Trainer<'static, f32>> {
     let train =
         TrainSpec { batch: 4, epochs: 4, optimizer: OptimizerSpec::sgd(0.1), validation: 0.25, ..TrainSpec::default() };
     let method = nnz::REGISTRY.find("set")?;
     let mut options = method.defaults();
     options.insert("density".into(), 0.5.into());
-    let mut trainer = Trainer::new(&spec, data, &train, 0, |setting| method.build(&options, setting))?;
+    let mut trainer = Trainer::new(&NETWORK.spec, &SMALL, &train, 0, |setting| method.build(&options, setting))?;
     trainer.prefetch = false;
     Ok(trainer)
 }
 
-/// A file for this process and thread only.
+/// A file for this process and thread only, in memory if the system has such a folder.
 fn scratch(name: &str) -> PathBuf {
     let thread = format!("{:?}", std::thread::current().id());
-    std::env::temp_dir().join(format!(
+    let memory = Path::new("/dev/shm");
+    let folder = if memory.is_dir() { memory.to_path_buf() } else { std::env::temp_dir() };
+    folder.join(format!(
         "nnz-fuzz-{name}-{}-{}",
         std::process::id(),
         thread.trim_matches(|c: char| !c.is_ascii_digit())
     ))
 }
 
-fn recipe(bytes: &[u8]) {
-    let Some(recipe) = std::str::from_utf8(bytes).ok().and_then(|t| nnz::lab::Recipe::parse(t, "recipe.toml").ok())
-    else {
-        return;
-    };
+fn recipe(bytes: &[u8]) -> Option<()> {
+    let recipe = nnz::lab::Recipe::parse(std::str::from_utf8(bytes).ok()?, "recipe.toml").ok()?;
     if let nnz::lab::Network::Named(name) = &recipe.model {
         let _ = ModelSpec::parse(name, [1, 28, 28], 10);
     }
-    if let Ok(resolved) = recipe.resolve(nnz::REGISTRY) {
-        let text = resolved.to_toml().expect("a recipe is TOML");
-        assert!(nnz::lab::Recipe::parse(&text, "recipe.toml").expect("its own text") == resolved);
-    }
+    let resolved = recipe.resolve(nnz::REGISTRY).ok()?;
+    let text = resolved.to_toml().expect("a recipe is TOML");
+    assert!(nnz::lab::Recipe::parse(&text, "recipe.toml").expect("its own text") == resolved);
+    Some(())
 }
 
-/// Carries out recipes up to the first step, on a table, if their networks are small.
-fn experiment(bytes: &[u8]) {
+/// Takes the first step of recipes on a small table, if their networks are small; every 64th as a run, with all its files.
+fn experiment(bytes: &[u8]) -> Option<()> {
     struct Stop;
     impl nnz::lab::run::Observer for Stop {
         fn step(&mut self, _: &str, _: &nnz_engine::Progress) -> bool {
             false
         }
     }
-    let Some(mut recipe) = std::str::from_utf8(bytes).ok().and_then(|t| nnz::lab::Recipe::parse(t, "recipe.toml").ok())
-    else {
-        return;
-    };
-    let table = scratch("table").with_extension("csv");
-    std::fs::write(&table, "y,a,b,c\n0,1,2,3\n1,3,1,2\n0,2,2,1\n1,1,1,1\n".repeat(5)).expect("scratch memory");
-    recipe.data = format!("{}?target=y", table.display());
+    static TABLE: LazyLock<PathBuf> = LazyLock::new(|| {
+        let table = scratch("table").with_extension("csv");
+        std::fs::write(&table, "y,a,b,c\n0,1,2,3\n1,3,1,2\n0,2,2,1\n1,1,1,1\n".repeat(5)).expect("scratch memory");
+        table
+    });
+    let mut recipe = nnz::lab::Recipe::parse(std::str::from_utf8(bytes).ok()?, "recipe.toml").ok()?;
     // The choice would be measured on this machine.
     recipe.train.storage = Storage::Sparse;
-    let few = |n: &nnz::lab::Network| match n {
-        nnz::lab::Network::Named(name) => ModelSpec::parse(name, [1, 1, 3], 2).is_ok_and(|s| s.entries() <= 1 << 16),
-        _ => false,
+    let small = |n: &nnz::lab::Network| match n {
+        nnz::lab::Network::Named(name) => {
+            ModelSpec::parse(name, SMALL.image, 2).ok().filter(|s| s.entries() <= 1 << 16)
+        }
+        _ => None,
     };
-    if !few(&recipe.model) || recipe.pretrain.is_some() || recipe.train.batch > 1 << 10 {
-        return;
+    let spec = small(&recipe.model)?;
+    if recipe.pretrain.is_some() || recipe.train.batch > 1 << 10 {
+        return None;
     }
-    let dir = scratch("run");
-    let options = nnz::lab::run::Options { dir: Some(dir.clone()), one_thread: true, ..Default::default() };
-    let _ = nnz::lab::run::run(&recipe, nnz::REGISTRY, &options, &mut Stop);
-    let _ = std::fs::remove_dir_all(dir);
+    if bytes.iter().fold(0u8, |sum, b| sum.wrapping_mul(31).wrapping_add(*b)) % 64 == 0 {
+        recipe.data = format!("{}?target=y", TABLE.display());
+        let dir = scratch("run");
+        let options = nnz::lab::run::Options { dir: Some(dir.clone()), one_thread: true, ..Default::default() };
+        let _ = nnz::lab::run::run(&recipe, nnz::REGISTRY, &options, &mut Stop);
+        let _ = std::fs::remove_dir_all(dir);
+        return Some(());
+    }
+    let (recipe, mut went) = (recipe.resolve(nnz::REGISTRY).ok()?, None);
+    for arm in &recipe.arms {
+        let (Ok(train), Some(key)) = (recipe.training(arm), &arm.method) else { continue };
+        if train.check(SMALL.image).is_err() || arm.model.is_some() || train.batch > 1 << 10 {
+            continue;
+        }
+        let trainer = Trainer::<f32>::new(&spec, &SMALL, &train, 0, |setting| {
+            nnz::REGISTRY.find(key)?.build(&arm.options, setting)
+        });
+        if let Ok(mut trainer) = trainer {
+            trainer.prefetch = false;
+            went = trainer.run(|_, _| false).ok().map(drop);
+        }
+    }
+    went
 }
 
-fn report(bytes: &[u8]) {
-    if let Ok(record) = serde_json::from_slice(bytes) {
-        let _ = nnz::lab::report::html(&record);
-        let _ = nnz::lab::report::csv(&record);
-    }
+fn report(bytes: &[u8]) -> Option<()> {
+    let record = serde_json::from_slice(bytes).ok()?;
+    let _ = nnz::lab::report::html(&record);
+    let _ = nnz::lab::report::csv(&record);
+    Some(())
 }
 
 /// How topologies changed: the record of a run, and the numbers and the page made from it.
-fn history(bytes: &[u8]) {
-    let Ok(events) = nnz::lab::history::parse(bytes, Path::new("fuzz")) else { return };
-    if let Ok(history) = nnz::lab::history::tell(&events, "arm", 0, "title", [1, 4, 4]) {
-        let _ = nnz::lab::report::history(&history);
-    }
+fn history(bytes: &[u8]) -> Option<()> {
+    let events = nnz::lab::history::parse(bytes, Path::new("fuzz")).ok()?;
+    let history = nnz::lab::history::tell(&events, "arm", 0, "title", [1, 4, 4]).ok()?;
+    let _ = nnz::lab::report::history(&history);
+    Some(())
 }
 
 /// Adapters, fused into a network and unfused.
-fn adapter(bytes: &[u8]) {
-    let Ok(difference) = nnz::foreign::adapter::Difference::parse(bytes, Path::new("fuzz")) else { return };
+fn adapter(bytes: &[u8]) -> Option<()> {
+    let difference = nnz::foreign::adapter::Difference::parse(bytes, Path::new("fuzz")).ok()?;
     let _ = (difference.columns(), difference.values());
-    let spec = ModelSpec::parse("mlp:3-6-2", [1, 1, 3], 2).expect("a network");
-    let mut model: nnz_engine::Model<f32> =
-        nnz_engine::Model::born(&spec, None, Storage::Auto, false, 1).expect("a network");
+    let mut model = NETWORK.clone();
     let _ = difference.fuse(&mut model);
     let _ = difference.unfuse(&mut model);
+    Some(())
+}
+
+/// Makes an adapter for [`adapter`].
+fn taken_adapter() -> Vec<u8> {
+    let (path, base, mut tuned) = (scratch("adapter"), &*NETWORK, NETWORK.clone());
+    tuned.params[0].value.data_mut().iter_mut().step_by(3).for_each(|v| *v += 1.0);
+    tuned.params[3].value.data_mut()[1] = 2.0;
+    let (a, b) = (header(base.spec.clone(), "a", Vec::new()), header(base.spec.clone(), "b", Vec::new()));
+    let difference = nnz::foreign::adapter::Difference::between((base, &a), (&tuned, &b)).expect("an adapter");
+    difference.write(&path).expect("scratch memory");
+    std::fs::read(&path).expect("an adapter")
 }
 
 /// A `tokenizer.json`, used to encode a text and decode it.
-fn tokenizer(bytes: &[u8]) {
-    let path = scratch("tokenizer");
-    std::fs::write(&path, bytes).expect("scratch memory");
-    let Ok(tokens) = nnz::foreign::llm::Tokens::open(&path, None) else { return };
+fn tokenizer(bytes: &[u8]) -> Option<()> {
+    let tokens = nnz::foreign::llm::Tokens::parse(Path::new("fuzz"), bytes.to_vec(), None).ok()?;
     for text in ["", "The quick brown fox, 123 é 漢字 \u{1F600}", "aaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaa!"] {
         if let Ok(list) = tokens.encode(text) {
             let _ = tokens.decode(&list);
@@ -305,4 +382,5 @@ fn tokenizer(bytes: &[u8]) {
         let _ = tokens.framed(text, 7);
     }
     let _ = tokens.decode(&[0, 1, u32::MAX]);
+    Some(())
 }

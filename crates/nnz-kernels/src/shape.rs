@@ -45,6 +45,8 @@ mod tests {
             let [a, b] = wraps;
             assert!(std::panic::catch_unwind(|| volume([0, a, b])).is_err(), "{wraps:?} behind a zero");
         }
+        gatherable("entries", (1 << 31) - 1);
+        assert!(std::panic::catch_unwind(|| gatherable("entries", 1 << 31)).is_err());
         assert_eq!(work([1 << 40, 1 << 40]), usize::MAX);
         assert_eq!((extent(2, 3, 10, 1), extent(2, 3, usize::MAX, 1), extent(0, 3, 9, 9)), (13, usize::MAX, 0));
     }

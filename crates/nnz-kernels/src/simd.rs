@@ -153,6 +153,14 @@ pub(crate) trait Kernel<T: Real> {
 }
 
 /// An instruction set of this machine: no other can be named, so holding one proves that it may be used.
+///
+/// ```compile_fail
+/// let others = nnz_kernels::Isa::Avx512;
+/// ```
+///
+/// ```compile_fail
+/// let set = nnz_kernels::Isa::best().0;
+/// ```
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Isa(Set);
 

@@ -113,3 +113,21 @@ mod pinning {
         None
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// A thread that fills a cell by parallel work may take over a task that wants the same cell: it must not wait for itself.
+    #[test]
+    fn a_cell_that_is_being_filled_can_be_asked_for() {
+        let (done, wait) = std::sync::mpsc::channel();
+        std::thread::spawn(move || {
+            let cell = OnceLock::new();
+            let outer = *filled(&cell, || 1 + *filled(&cell, || 1));
+            done.send((outer, cell.into_inner())).unwrap();
+        });
+        let found = wait.recv_timeout(std::time::Duration::from_secs(60));
+        assert_eq!(found, Ok((1, Some(1))), "the first value made stays");
+    }
+}

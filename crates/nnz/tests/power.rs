@@ -208,6 +208,24 @@ fn a_folder_of_somebody_else_is_left_alone() {
     assert!(!mine.join(".nnz-1-0.tmp").exists());
 }
 
+/// `nnz top` holds the lock for a moment to see whether anybody is at work.
+#[test]
+fn a_look_at_a_run_does_not_refuse_it() {
+    let _alone = alone();
+    let dir = tempfile::tempdir().unwrap();
+    let (recipe, run) = (recipe(dir.path()), dir.path().join("run"));
+    fs::create_dir(&run).unwrap();
+    fs::write(run.join("lock"), "").unwrap();
+    let look = fs::File::open(run.join("lock")).unwrap();
+    look.lock_shared().unwrap();
+    let ends = std::thread::spawn(move || {
+        std::thread::sleep(std::time::Duration::from_millis(30));
+        drop(look);
+    });
+    go(&recipe, &run).unwrap();
+    ends.join().unwrap();
+}
+
 /// Folders are unpacked from archives, links and all.
 #[cfg(unix)]
 #[test]

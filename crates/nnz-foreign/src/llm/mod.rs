@@ -6,6 +6,7 @@
 mod config;
 mod decoder;
 mod family;
+mod patterns;
 pub(crate) mod prune;
 mod sentencepiece;
 mod tokens;

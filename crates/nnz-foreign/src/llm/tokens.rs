@@ -1,17 +1,18 @@
 //! Texts to tokens and back, by the `tokenizers` crate.
 
-use super::sentencepiece;
+use super::{patterns, patterns::Patterns, sentencepiece};
 use crate::{Error, Result};
 use nnz_formats::{Archive, Value};
 use serde_json::json;
 use std::io::Read;
 use std::path::Path;
-use tokenizers::Tokenizer;
+use tokenizers::{PostProcessor, Tokenizer, TruncationDirection};
 
 /// A model's tokenizer.
 #[derive(Debug)]
 pub struct Tokens {
     inner: Tokenizer,
+    patterns: Patterns,
     /// Its `tokenizer.json`.
     pub json: Vec<u8>,
     /// Tokens that end a text.
@@ -42,7 +43,7 @@ impl Tokens {
                 ));
             }
         };
-        let mut tokens = Self::read(&place, json, Some(vocabulary))?;
+        let mut tokens = Self::parse(&place, json, Some(vocabulary))?;
         if let Some(end) = archive.metadata.get("tokenizer.ggml.eos_token_id").and_then(Value::size) {
             tokens.ends.push(end as u32);
         }
@@ -55,23 +56,29 @@ impl Tokens {
     /// When it cannot be read, is of an unsupported kind, or has tokens that the model lacks.
     pub fn open(path: &Path, vocabulary: Option<usize>) -> Result<Self> {
         let json = std::fs::read(path).map_err(|e| Error::file(path, format!("cannot read: {e}")))?;
-        Self::read(path, json, vocabulary)
+        Self::parse(path, json, vocabulary)
     }
 
-    fn read(place: &Path, json: Vec<u8>, vocabulary: Option<usize>) -> Result<Self> {
+    /// Parses a `tokenizer.json`; `place` names it in errors.
+    ///
+    /// # Errors
+    /// When it is of an unsupported kind, or has tokens that the model lacks.
+    pub fn parse(place: &Path, json: Vec<u8>, vocabulary: Option<usize>) -> Result<Self> {
         let fail = |why: String| Error::file(place, why);
-        let mut inner =
-            guarded(|| Tokenizer::from_bytes(&json)).map_err(|why| fail(format!("its tokenizer: {why}")))?;
+        let refuse = |why: String| fail(format!("its tokenizer: {why}"));
+        patterns::bounded(&json).map_err(refuse)?;
+        let mut inner = guarded(|| Tokenizer::from_bytes(&json)).map_err(refuse)?;
         // The file's limits on lengths are meant for another use.
         inner.with_padding(None);
-        guarded(|| inner.with_truncation(None).map(drop)).map_err(|why| fail(format!("its tokenizer: {why}")))?;
+        guarded(|| inner.with_truncation(None).map(drop)).map_err(refuse)?;
+        let patterns = Patterns::of(&inner).map_err(refuse)?;
         let most = inner.get_vocab(true).into_values().max().map_or(0, |t| t as usize + 1);
         if let Some(vocabulary) = vocabulary.filter(|&v| most > v) {
             return Err(fail(format!("a tokenizer of {most} tokens for a model that knows {vocabulary}")));
         }
         let ends =
             ["<|im_end|>", "<|endoftext|>", "</s>", "<|eot_id|>"].iter().filter_map(|t| inner.token_to_id(t)).collect();
-        Ok(Self { inner, json, ends })
+        Ok(Self { inner, patterns, json, ends })
     }
 
     /// Encodes a text with the special tokens that encoders want before and after it, truncated; no padding.
@@ -79,11 +86,12 @@ impl Tokens {
     /// # Errors
     /// An error of the tokenizer.
     pub fn framed(&self, text: &str, most: usize) -> Result<Vec<u32>> {
-        let mut own = self.inner.clone();
-        let cut = tokenizers::TruncationParams { max_length: most, ..Default::default() };
         let framed = guarded(|| {
-            own.with_truncation(Some(cut))?;
-            own.encode(text, true)
+            self.patterns.search(&self.inner, text)?;
+            let mut plain = self.inner.encode(text, false)?;
+            let added = self.inner.get_post_processor().map_or(0, |p| p.added_tokens(false));
+            plain.truncate(most.saturating_sub(added), 0, TruncationDirection::Right);
+            self.inner.post_process(plain, None, true)
         });
         Ok(framed.map_err(refused)?.get_ids().to_vec())
     }
@@ -93,7 +101,11 @@ impl Tokens {
     /// # Errors
     /// An error of the tokenizer.
     pub fn encode(&self, text: &str) -> Result<Vec<u32>> {
-        Ok(guarded(|| self.inner.encode(text, false)).map_err(refused)?.get_ids().to_vec())
+        let encoded = guarded(|| {
+            self.patterns.search(&self.inner, text)?;
+            self.inner.encode(text, false)
+        });
+        Ok(encoded.map_err(refused)?.get_ids().to_vec())
     }
 
     /// Decodes tokens to text.

@@ -52,6 +52,22 @@ fn every_number_of_the_figures_is_there() {
     assert_eq!(rows, 4 * 3 * 2000);
 }
 
+/// Names come from anywhere, and spreadsheets compute cells that begin like formulas.
+#[test]
+fn names_that_begin_like_formulas_are_texts() {
+    let mut record = record();
+    let mut shown = |name: &str| {
+        record.arms[0].name = name.into();
+        read(&record)["arms.csv"][0]["arm"].clone()
+    };
+    for name in ["=1+1", "@SUM(A1)", "+cmd", "-2+3", "\t=1"] {
+        assert_eq!(shown(name), format!("'{name}"));
+    }
+    for plain in ["-2.5", "+1e3", "a=1", ""] {
+        assert_eq!(shown(plain), plain);
+    }
+}
+
 #[test]
 fn any_text_survives_and_missing_places_stay_empty() {
     let mut record = record();

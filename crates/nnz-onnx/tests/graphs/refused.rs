@@ -100,8 +100,14 @@ fn bytes(field: u8, content: &[u8]) -> Vec<u8> {
 
 /// A file with one constant, given as a message.
 fn with_tensor(tensor: &[Vec<u8>]) -> Vec<u8> {
+    with_tensors(&[tensor.concat()])
+}
+
+/// A file with constants, given as messages; the node reads `w`.
+fn with_tensors(tensors: &[Vec<u8>]) -> Vec<u8> {
     let node = [bytes(1, b"w"), bytes(2, b"y"), bytes(4, b"Relu")].concat();
-    let graph = [bytes(1, &node), bytes(5, &tensor.concat()), bytes(12, &bytes(1, b"y"))].concat();
+    let tensors = tensors.iter().flat_map(|t| bytes(5, t)).collect();
+    let graph = [bytes(1, &node), tensors, bytes(12, &bytes(1, b"y"))].concat();
     [bytes(7, &graph), bytes(8, &varint(2, 17))].concat()
 }
 
@@ -123,6 +129,23 @@ fn weights_whose_bytes_do_not_fit_their_shape_are_refused() {
     let huge = [vec![1 << 3], vec![0x80; 8], vec![1]].concat();
     let huge = with_tensor(&[huge, varint(2, 1), bytes(8, b"w"), bytes(9, &[0; 4])]);
     assert!(read(&huge, None).contains("too many numbers"));
+}
+
+/// Each weight is decoded by itself: thousands of one region would take memory beyond measure.
+#[test]
+fn bytes_outside_are_shared_by_few_weights() {
+    let dir = tempfile::tempdir().unwrap();
+    std::fs::write(dir.path().join("w.bin"), [0u8; 12]).unwrap();
+    let pair = bytes(13, &[bytes(1, b"location"), bytes(2, b"w.bin")].concat());
+    let tensor =
+        |name: &str| [varint(1, 3), varint(2, 1), bytes(8, name.as_bytes()), pair.clone(), varint(14, 1)].concat();
+    let sharing = |weights: usize| {
+        let others = (1..weights).map(|i| tensor(&format!("w{i}")));
+        with_tensors(&std::iter::once(tensor("w")).chain(others).collect::<Vec<_>>())
+    };
+    Graph::parse(sharing(8).into(), Path::new("net.onnx"), Some(dir.path())).unwrap();
+    let why = read(&sharing(9), Some(dir.path()));
+    assert!(why.contains("whose bytes more than 8 weights share"), "{why}");
 }
 
 #[test]

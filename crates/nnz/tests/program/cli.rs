@@ -299,23 +299,29 @@ fn an_interrupted_run_goes_on_where_it_stopped() {
         command.args(&arguments).args(["--run-dir", run]);
         command.stderr(std::process::Stdio::piped()).stdout(std::process::Stdio::null()).spawn().unwrap()
     };
-    let mut child = start("cut");
-    // The run has begun when its directory holds its recipe; a little later it is somewhere in the middle of training.
-    let begun = Instant::now();
-    while !dir.path().join("cut/recipe.toml").exists() && begun.elapsed() < Duration::from_secs(60) {
-        std::thread::sleep(Duration::from_millis(5));
-    }
-    std::thread::sleep(Duration::from_millis(150));
-    let kill = Command::new("kill").args(["-INT", &child.id().to_string()]).status().unwrap();
-    let status = child.wait().unwrap();
-    if kill.success() && !dir.path().join("cut/record.json").exists() {
+    let cut = dir.path().join("cut");
+    // A run that was over before it was interrupted is tried again, and interrupted earlier.
+    let interrupted = [150, 50, 15, 5, 0].into_iter().any(|pause| {
+        let mut child = start("cut");
+        // The run has begun when its directory holds its recipe; a little later it is somewhere in the middle of training.
+        let begun = Instant::now();
+        while !cut.join("recipe.toml").exists() && begun.elapsed() < Duration::from_secs(60) {
+            std::thread::sleep(Duration::from_millis(1));
+        }
+        std::thread::sleep(Duration::from_millis(pause));
+        let sent = Command::new("kill").args(["-INT", &child.id().to_string()]).status().unwrap();
+        let status = child.wait().unwrap();
+        if !sent.success() || cut.join("record.json").exists() {
+            std::fs::remove_dir_all(&cut).unwrap();
+            return false;
+        }
         assert_eq!(status.code(), Some(130));
-        assert!(dir.path().join("cut/checkpoint.safetensors").exists());
-        let second = start("cut").wait_with_output().unwrap();
-        assert!(second.status.success(), "{}", text(&second.stderr));
-    } else {
-        eprintln!("the run was over before it was interrupted: nothing was tested");
-    }
+        assert!(cut.join("checkpoint.safetensors").exists());
+        true
+    });
+    assert!(interrupted, "every run was over before it was interrupted");
+    let second = start("cut").wait_with_output().unwrap();
+    assert!(second.status.success(), "{}", text(&second.stderr));
     assert!(start("whole").wait().unwrap().success());
     for file in ["arms/rigl-0.json", "arms/rigl-0.events.jsonl", "models/rigl.safetensors"] {
         let read = |run: &str| std::fs::read(dir.path().join(run).join(file)).unwrap();
@@ -1180,5 +1186,28 @@ fn output_is_for_whom_it_is_meant() {
             program(d).env("NO_COLOR", "1").env("CLICOLOR_FORCE", "1").args(arguments.split(' ')).output().unwrap();
         let said = text(&out.stdout) + &text(&out.stderr);
         assert!(!said.contains('\u{1b}'), "nnz {arguments}: {said:?}");
+    }
+}
+
+/// Names in files come from anywhere: none of their control characters or turns of direction reaches the terminal.
+#[test]
+fn names_in_files_are_shown_without_their_control_characters() {
+    let dir = tempfile::tempdir().unwrap();
+    let d = dir.path();
+    let name = "a\u{1b}]0;title\u{7}\u{1b}[31m\u{202e}weight";
+    let mut writer = nnz_formats::Writer::create(&d.join("w.safetensors")).unwrap();
+    writer.dense(name, &[8, 8], &[0.5; 64], nnz_formats::Dtype::F32).unwrap();
+    writer.finish(&serde_json::json!(null)).unwrap();
+    std::fs::write(d.join("t.csv"), format!("{name},y\n1,a\n2,b\n")).unwrap();
+    for (line, shown) in [
+        ("inspect w.safetensors".to_string(), "\\u{1b}]0;title"),
+        ("inspect w.safetensors --json".to_string(), "\\u001b]0;title"),
+        (format!("train t.csv --method set --target b{name}"), "columns are `a\\u{1b}]0;title\\u{7}"),
+        (format!("inspect {name}"), "\\u{1b}]0;title"),
+    ] {
+        let out = program(d).args(line.split(' ')).output().unwrap();
+        let said = text(&out.stdout) + &text(&out.stderr);
+        assert!(!said.contains(['\u{1b}', '\u{7}', '\u{202e}']), "{line:?}: {said:?}");
+        assert!(said.contains(shown), "{line:?}: {said:?}");
     }
 }
