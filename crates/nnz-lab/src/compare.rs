@@ -138,6 +138,7 @@ pub fn compare(
 ) -> Result<Outcome> {
     let request = check(request, registry)?;
     let loaded = nnz_data::Store::open()?.load(&request.data)?;
+    loaded.notes.iter().for_each(|text| note(text));
     let spec = request.model.spec(&loaded.dataset, request.train.task)?;
     let id = id(&request, registry, &loaded.dataset)?;
     let dir = dir.map_or_else(|| Path::new("runs").join(format!("compare-{id}")), Path::to_path_buf);

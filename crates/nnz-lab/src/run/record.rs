@@ -43,6 +43,9 @@ pub struct DataRecord {
     pub image: [usize; 3],
     /// Class names, or names of the targets.
     pub classes: Vec<String>,
+    /// What was not read as it stands, such as cells without a value.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub notes: Vec<String>,
 }
 
 /// The machine of a run.
