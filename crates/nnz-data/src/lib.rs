@@ -148,13 +148,13 @@ fn embedded(name: &str) -> Option<&'static [&'static [u8]]> {
     }
 }
 
-/// A data set that was read, with a note for the user.
+/// A data set that was read, with notes for the user.
 #[derive(Clone, Debug)]
 pub struct Loaded {
     /// The data set.
     pub dataset: Dataset,
-    /// A sentence to print, if another data set stands in for the named one.
-    pub note: Option<String>,
+    /// Sentences to print: that another data set stands in for the named one, what was not read as it stands.
+    pub notes: Vec<String>,
 }
 
 /// Whether a data set can be read now.
@@ -251,30 +251,34 @@ impl Store {
     /// # Errors
     /// When the name is unknown, files are missing or damaged, or do not make a data set.
     pub fn load(&self, name: &str) -> Result<Loaded> {
-        self.load_as(name, None)
+        self.load_by(name, read::As::New)
     }
 
-    /// As [`Store::load`], for a model trained on a table: the columns of another table are read like its
-    /// own. `encoding` is stored in the model's file, as JSON.
+    /// As [`Store::load`], for a model: the columns of a table, or of rows of numbers, are read like those learned from.
+    /// `encoding` is stored in the model's file, as JSON; for a model without, rows of numbers stay as they are.
     ///
     /// # Errors
-    /// As [`Store::load`], and when `encoding` is invalid or the data is not a table.
+    /// As [`Store::load`], and when `encoding` is invalid or the data is of another kind.
     pub fn load_as(&self, name: &str, encoding: Option<&serde_json::Value>) -> Result<Loaded> {
         let encoding = encoding.map(read::Encoding::from_json).transpose()?;
+        self.load_by(name, read::As::Model(encoding.as_ref()))
+    }
+
+    fn load_by(&self, name: &str, how: read::As) -> Result<Loaded> {
         match catalog().iter().find(|e| e.name == name) {
             Some(entry) => self.load_entry(entry),
-            None => self.load_own(name, encoding.as_ref()),
+            None => self.load_own(name, how),
         }
     }
 
     /// Loads a file or folder; in the data directory, by its name there.
-    fn load_own(&self, name: &str, encoding: Option<&read::Encoding>) -> Result<Loaded> {
+    fn load_own(&self, name: &str, how: read::As) -> Result<Loaded> {
         let here = self.dir.join(read::split(name).0);
         let plain = !read::split(name).0.contains(std::path::is_separator);
         if !plain || Path::new(read::split(name).0).exists() || !here.exists() {
-            return load_path(name, encoding);
+            return load_path(name, how);
         }
-        let mut loaded = load_path(&self.dir.join(name).display().to_string(), encoding)?;
+        let mut loaded = load_path(&self.dir.join(name).display().to_string(), how)?;
         loaded.dataset.name = name.into();
         Ok(loaded)
     }
@@ -282,12 +286,12 @@ impl Store {
     fn load_entry(&self, entry: &'static Entry) -> Result<Loaded> {
         let name = &*entry.name;
         if let Some([graph]) = embedded(name) {
-            return Ok(Loaded { dataset: graph::read(graph, name)?, note: None });
+            return Ok(Loaded { dataset: graph::read(graph, name)?, notes: Vec::new() });
         }
         match (self.status(entry).state, &entry.stand_in) {
             (State::Missing, Some(other)) => {
                 let mut loaded = self.load(other)?;
-                loaded.note = Some(format!(
+                loaded.notes.push(format!(
                     "{name} is not installed: this is {other}, {} + {} of its {} + {} rows; \
                      `nnz data get {name}` fetches the full set",
                     loaded.dataset.train.len(),
@@ -309,7 +313,7 @@ impl Store {
                 let files = entry.files.iter().enumerate().map(|(i, _)| self.read(entry, i));
                 let [a, b, c, d] = four(files.collect::<Result<Vec<_>>>()?);
                 let dataset = Dataset::from_idx(name, Some(entry.classes.clone()), [a, b], [c, d])?;
-                Ok(Loaded { dataset, note: None })
+                Ok(Loaded { dataset, notes: Vec::new() })
             }
         }
     }
@@ -436,7 +440,7 @@ fn locate(folder: &Path, name: &str) -> Option<PathBuf> {
 }
 
 /// Loads a file, or a folder.
-fn load_path(name: &str, encoding: Option<&read::Encoding>) -> Result<Loaded> {
+fn load_path(name: &str, how: read::As) -> Result<Loaded> {
     let (path, options) = read::split(name);
     match Path::new(path).metadata() {
         // A separator or an ending shows that a path was meant.
@@ -446,9 +450,9 @@ fn load_path(name: &str, encoding: Option<&read::Encoding>) -> Result<Loaded> {
         Err(why) => Err(Error::Io { what: "read", path: path.into(), why }),
         Ok(what) if what.is_dir() && options.is_empty() => match load_folder(name)? {
             Some(loaded) => Ok(loaded),
-            None => read::load(name, encoding),
+            None => read::load(name, how),
         },
-        Ok(_) => read::load(name, encoding),
+        Ok(_) => read::load(name, how),
     }
 }
 
@@ -466,7 +470,7 @@ fn load_folder(name: &str) -> Result<Option<Loaded>> {
     }
     let files = paths.iter().flatten().map(|p| read_idx(p)).collect::<Result<Vec<_>, _>>()?;
     let [a, b, c, d] = four(files);
-    Ok(Some(Loaded { dataset: Dataset::from_idx(name, None, [a, b], [c, d])?, note: None }))
+    Ok(Some(Loaded { dataset: Dataset::from_idx(name, None, [a, b], [c, d])?, notes: Vec::new() }))
 }
 
 fn four(files: Vec<Idx>) -> [Idx; 4] {

@@ -28,7 +28,7 @@ fn the_embedded_set_is_what_the_manifest_says() {
     let loaded = store.load("mnist10k").unwrap();
     let set = &loaded.dataset;
     assert_eq!((set.train.len(), set.test.len(), set.classes.len()), (10_000, 2_000, 10));
-    assert_eq!((set.image, loaded.note), ([1, 28, 28], None));
+    assert_eq!((set.image, loaded.notes), ([1, 28, 28], Vec::new()));
     let histogram = |labels: &[u32]| {
         labels.iter().fold([0; 10], |mut h, &l| {
             h[l as usize] += 1;
@@ -94,7 +94,7 @@ fn mnist_without_the_full_set_is_the_subset_and_says_so() {
     let (_dir, store) = store();
     let loaded = store.load("mnist").unwrap();
     assert_eq!((loaded.dataset.name.as_str(), loaded.dataset.train.len()), ("mnist10k", 10_000));
-    let note = loaded.note.unwrap();
+    let note = &loaded.notes[0];
     assert!(note.contains("10000 + 2000 of its 60000 + 10000") && note.contains("`nnz data get mnist`"), "{note}");
     // A partly present set is an error to report, not one to hide by the subset.
     fs::create_dir_all(store.dir().join("mnist")).unwrap();
@@ -193,7 +193,7 @@ fn a_package_is_installed_once_and_read() {
     assert_eq!(left(&store), ["toy"]);
     assert_eq!(fs::read(folder.join("t10k-labels-idx1-ubyte")).unwrap(), files[3]);
     let loaded = store.load_entry(entry).unwrap();
-    assert_eq!((loaded.dataset.train.labels, loaded.note), (vec![0, 1, 0], None));
+    assert_eq!((loaded.dataset.train.labels, loaded.notes), (vec![0, 1, 0], Vec::new()));
     let download = |_: &Package, _: &Path| panic!("nothing is left to download");
     assert_eq!(store.get_with(entry, download, &mut quiet).unwrap(), Got::AlreadyThere { folder });
 }

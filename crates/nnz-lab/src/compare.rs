@@ -213,7 +213,7 @@ pub fn compare(
     let mut tell = |notes: &[String], note: &mut dyn FnMut(&str)| {
         notes.iter().filter(|n| told.insert((*n).clone())).for_each(|n| note(n));
     };
-    tell(loaded.note.as_slice(), &mut *note);
+    tell(&loaded.notes, &mut *note);
     // Learning rates first, if there is a choice.
     for cell in &mut cells {
         cell.rate = request.rates[0];
@@ -285,7 +285,7 @@ pub fn compare(
             write_json(&timings, &seconds)?;
         }
     }
-    let data = DataRecord::of(&loaded.dataset, loaded.note)?;
+    let data = DataRecord::of(&loaded.dataset, loaded.notes)?;
     let comparison = Comparison { id, measure: request.train.task.measure().into(), request, data, cells };
     write_json(&dir.join("compare.json"), &comparison)?;
     for (name, text) in [

@@ -1,15 +1,15 @@
 use crate::ui::{self, Ui};
 use anyhow::Result;
 use clap::{Args as ClapArgs, Subcommand};
-use nnz_data::{Got, Progress, State, Store};
-use nnz_engine::data::{Dataset, Split};
+use nnz_data::{Got, Loaded, Progress, State, Store};
+use nnz_engine::data::Split;
 use serde_json::json;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
 const FORMATS: &str = "A data set is a name from the list, or a path:
   table.csv, .tsv          --target COL names the answers; other columns are numbers or texts
-  rows.svm                 svmlight, the format of LIBSVM
+  rows.svm                 svmlight, the format of LIBSVM; indices from 0 where one occurs, or with ?base=0
   arrays.npz, .safetensors x and y, or x_train, y_train, x_test, y_test
   inputs.npy               with ?labels=FILE.npy
   text.txt                 the next character from the last ones; ?context=8&stride=8
@@ -22,7 +22,7 @@ Examples:
   nnz data list
   nnz data get mnist
   nnz data check mnist
-  nnz data check 'table.csv?target=species'";
+  nnz data check table.csv --target species";
 
 /// Arguments of `nnz data`.
 #[derive(ClapArgs, Debug)]
@@ -47,8 +47,8 @@ enum Verb {
     /// Compare the files of a data set with their checksums (exit code 1 if one differs), or read a file or folder and
     /// describe its contents
     Check {
-        /// Its name, or a path
-        name: String,
+        #[command(flatten)]
+        data: super::DataArgs,
     },
 }
 
@@ -58,7 +58,7 @@ pub fn run(args: &Args, ui: Ui) -> Result<ExitCode> {
     match &args.verb {
         Verb::List => list(&store, ui),
         Verb::Get { name, from } => get(&store, name, from.as_deref(), ui),
-        Verb::Check { name } => check(&store, name, ui),
+        Verb::Check { data } => check(&store, &data.place()?, ui),
     }
 }
 
@@ -116,7 +116,7 @@ fn get(store: &Store, name: &str, from: Option<&Path>, ui: Ui) -> Result<ExitCod
 
 fn check(store: &Store, name: &str, ui: Ui) -> Result<ExitCode> {
     if !nnz_data::catalog().iter().chain(nnz_data::models()).any(|e| e.name == name) {
-        return describe(&store.load(name)?.dataset, ui);
+        return describe(&store.load(name)?, ui);
     }
     let files = store.check(name)?;
     ui.answer(&files, || {
@@ -132,7 +132,9 @@ fn check(store: &Store, name: &str, ui: Ui) -> Result<ExitCode> {
 }
 
 /// Describes a data set.
-fn describe(data: &Dataset, ui: Ui) -> Result<ExitCode> {
+fn describe(loaded: &Loaded, ui: Ui) -> Result<ExitCode> {
+    let Loaded { dataset: data, notes } = loaded;
+    notes.iter().for_each(|note| ui.note(note));
     let count = |split: &Split, class: usize| split.labels.iter().filter(|&&l| l as usize == class).count();
     let classes: Vec<_> = data
         .classes
@@ -144,6 +146,7 @@ fn describe(data: &Dataset, ui: Ui) -> Result<ExitCode> {
     let document = json!({
         "name": data.name, "train": data.train.len(), "test": data.test.len(), "channels": channels, "height": height,
         "width": width, "classes": classes, "checksum": data.checksum, "encoding": data.encoding,
+        "notes": notes,
     });
     ui.answer(&document, || {
         let row = |(c, name): (usize, &String)| {

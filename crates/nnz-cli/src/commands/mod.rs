@@ -26,31 +26,59 @@ use nnz_core::Registry;
 pub struct DataArgs {
     /// Data set: a name from `nnz data list`, or a file or folder (`nnz help data` lists the formats)
     data: String,
+    #[command(flatten)]
+    table: TableArgs,
+    /// Test data: a share of the rows [default: 0.2], or a file
+    #[arg(long, value_name = "SHARE|FILE")]
+    test: Option<String>,
+}
+
+/// Options for the reader of a table.
+#[derive(Args, Debug)]
+pub struct TableArgs {
     /// The column of a table that has the labels, by name or by number from 1
     #[arg(long, value_name = "COL")]
     target: Option<String>,
     /// What becomes of cells of a table without a value: mean, median, mode, category or drop [default: they are refused]
     #[arg(long, value_name = "HOW")]
     missing: Option<String>,
-    /// Test data: a share of the rows [default: 0.2], or a file
-    #[arg(long, value_name = "SHARE|FILE")]
-    test: Option<String>,
+    /// What becomes of texts that the table learned from does not have: category (they count as none of its texts), drop (their
+    /// row is left out) or refuse [default: refuse]
+    #[arg(long, value_name = "HOW")]
+    unseen: Option<String>,
+}
+
+impl TableArgs {
+    /// Writes the options that are given into a place, by `add`.
+    fn write(&self, place: String, add: fn(&str, &str, &str) -> String) -> Result<String> {
+        let options = [("unseen", &self.unseen), ("missing", &self.missing), ("target", &self.target)];
+        options.into_iter().try_fold(place, |place, (key, value)| option(place, key, value.as_deref(), add))
+    }
+
+    /// A place that is given, with these options.
+    pub fn place(&self, place: &str) -> Result<String> {
+        self.write(place.into(), nnz_data::read::with_option)
+    }
+
+    /// The place that a model was trained on, with these options instead of its own.
+    pub fn place_again(&self, place: &str) -> Result<String> {
+        self.write(place.into(), nnz_data::read::instead_of)
+    }
+}
+
+fn option(place: String, key: &str, value: Option<&str>, add: fn(&str, &str, &str) -> String) -> Result<String> {
+    let Some(value) = value else { return Ok(place) };
+    if value.contains(['&', '?']) {
+        bail!("--{key} {value}: & and ? separate the options of a place; give a column by its number, rename a file");
+    }
+    Ok(add(&place, key, value))
 }
 
 impl DataArgs {
     /// The place with its options, as recipes name it.
     pub fn place(&self) -> Result<String> {
-        let mut place = self.data.clone();
-        for (key, value) in [("test", &self.test), ("missing", &self.missing), ("target", &self.target)] {
-            let Some(value) = value else { continue };
-            if value.contains(['&', '?']) {
-                bail!(
-                    "--{key} {value}: & and ? separate the options of a place; give a column by its number, rename a file"
-                );
-            }
-            place = nnz_data::read::with_option(&place, key, value);
-        }
-        Ok(place)
+        let tested = option(self.data.clone(), "test", self.test.as_deref(), nnz_data::read::with_option)?;
+        self.table.place(&tested)
     }
 
     /// The data set as it was given.

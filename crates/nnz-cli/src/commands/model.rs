@@ -3,7 +3,7 @@ use crate::ui::{self, Ui};
 use anyhow::{Result, bail};
 use clap::{Args as ClapArgs, ValueEnum};
 use nnz_core::Unit;
-use nnz_data::read::{Encoding, table_rows};
+use nnz_data::read::{Asked, Encoding, LeftOut, ask};
 use nnz_data::{Store, fit_to, picture};
 use nnz_engine::data::{Dataset, Inputs, Normalization, Split};
 use nnz_engine::file::{Header, load_model, write_atomically};
@@ -12,7 +12,7 @@ use nnz_lab::inspect::{Inspection, inspect as inspect_model};
 use nnz_lab::report;
 use nnz_lab::run::record::METRICS;
 use nnz_lab::scores::{ClassScore, Scores, TargetScore};
-use serde_json::{Map, json};
+use serde_json::{Map, Value, json};
 use std::borrow::Cow;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
@@ -31,6 +31,8 @@ pub struct EvalArgs {
     /// Rows to evaluate on
     #[arg(long, value_enum, default_value_t = Which::Test)]
     split: Which,
+    #[command(flatten)]
+    table: super::TableArgs,
 }
 
 #[derive(Clone, Copy, Debug, ValueEnum)]
@@ -69,6 +71,7 @@ pub struct InspectArgs {
 #[command(after_help = "Examples:
   nnz predict small.safetensors picture.png
   nnz predict model.safetensors new.csv --json
+  nnz predict model.safetensors new.csv --unseen drop
   nnz predict model.gguf 'The capital of France is' --tokens 20
   nnz predict network.onnx --input x=x.npy --json
   nnz predict minilm 'A sparse network keeps few of its weights.'
@@ -77,7 +80,7 @@ pub struct PredictArgs {
     /// A model written by nnz, a language model, or an encoder or image network (ONNX, or a checkpoint)
     #[arg(value_parser = network::place)]
     pub model: PathBuf,
-    /// An image (PNG, JPEG), a table (CSV, TSV) for a model trained on one, or a text for an encoder or a language
+    /// An image (PNG, JPEG), a table (CSV, TSV) or rows of numbers (svmlight, NumPy) for a model trained on such, or a text for an encoder or a language
     /// model to continue; with --text also a folder of images
     #[arg(value_name = "INPUT", required_unless_present = "array")]
     pub what: Option<PathBuf>,
@@ -90,6 +93,8 @@ pub struct PredictArgs {
     pub text: Vec<String>,
     #[command(flatten)]
     generation: super::language::Generation,
+    #[command(flatten)]
+    table: super::TableArgs,
 }
 
 impl PredictArgs {
@@ -110,6 +115,9 @@ impl PredictArgs {
     }
 }
 
+/// Options of tables.
+const TABLE: [&str; 3] = ["target", "missing", "unseen"];
+
 /// Refuses data of another shape than the model's input.
 pub fn fits(header: &Header, data: &Dataset) -> Result<()> {
     let [c, h, w] = header.model.input;
@@ -129,8 +137,12 @@ pub fn fits(header: &Header, data: &Dataset) -> Result<()> {
 /// Accuracy of a model.
 pub fn eval(args: &EvalArgs, ui: Ui) -> Result<ExitCode> {
     let (model, header): (Model<f32>, Header) = load_model(&args.model, Storage::Auto)?;
-    let loaded = Store::open()?.load_as(args.data.as_ref().unwrap_or(&header.data), header.encoding.as_ref())?;
-    loaded.note.iter().for_each(|note| ui.note(note));
+    let place = match &args.data {
+        Some(data) => args.table.place(data)?,
+        None => args.table.place_again(&header.data)?,
+    };
+    let loaded = Store::open()?.load_as(&place, header.encoding.as_ref())?;
+    loaded.notes.iter().for_each(|note| ui.note(note));
     let data = match header.task {
         Task::Regression if !loaded.dataset.real() => loaded.dataset.numbers().map_err(nnz_engine::Error::from)?,
         _ => loaded.dataset,
@@ -349,6 +361,9 @@ fn describe(i: &Inspection) -> String {
 /// Names the class of an image, or of every row of a table; or predicts the numbers of a row.
 pub fn predict(args: &PredictArgs, ui: Ui) -> Result<ExitCode> {
     match network::kind(&args.model) {
+        ModelSource::Graph | ModelSource::Language if TABLE.iter().any(|o| super::given::has(o)) => {
+            super::given::refuse(&TABLE, "is for tables, and networks that nnz trained on one")?;
+        }
         ModelSource::Graph => return network::predict(args, ui),
         ModelSource::Language | ModelSource::Own if !args.arrays.is_empty() => {
             bail!("--input is for networks that come as ONNX or as checkpoints; {} is none", args.model.display())
@@ -363,17 +378,29 @@ pub fn predict(args: &PredictArgs, ui: Ui) -> Result<ExitCode> {
     if header.task == Task::Reconstruction {
         bail!("{} gives its input back; there is nothing to predict", args.model.display());
     }
-    let (inputs, rows) = match &header.encoding {
+    let asked = match &header.encoding {
         Some(encoding) => {
             let encoding = Encoding::from_json(encoding)?;
-            table_rows(&args.input(), &encoding)?
+            if matches!(encoding, Encoding::Rows(_)) {
+                super::given::refuse(
+                    &TABLE,
+                    "is for models trained on a table; this one was trained on rows of numbers",
+                )?;
+            }
+            let input = args.input();
+            // A path that is not UTF-8 has no options.
+            let place = input.to_str().map_or_else(|| Ok(input.clone()), |p| args.table.place(p).map(PathBuf::from))?;
+            ask(&place, &encoding)?
         }
         None => {
+            super::given::refuse(&TABLE, "is for models trained on a table; this one was trained on pictures")?;
             let fitted = fit_to(&picture(&args.input())?, header.model.input)?;
-            fitted.note.iter().for_each(|note| ui.note(note));
-            (Inputs::Bytes(fitted.pixels), 1)
+            let (inputs, notes) = (Inputs::Bytes(fitted.pixels), fitted.note.into_iter().collect());
+            Asked { inputs, rows: 1, left: Vec::new(), answers: None, notes }
         }
     };
+    asked.notes.iter().for_each(|note| ui.note(note));
+    let Asked { inputs, rows, left, answers: given, .. } = asked;
     let (features, classes) = (inputs.len() / rows, header.classes.len());
     if features != header.model.input.iter().product::<usize>() {
         bail!("{} has {features} inputs a row, but the model takes {:?}", args.input().display(), header.model.input);
@@ -390,11 +417,11 @@ pub fn predict(args: &PredictArgs, ui: Ui) -> Result<ExitCode> {
         outputs.chunks_exact_mut(classes).for_each(|row| frame.in_units(row));
         let answers: Vec<_> = outputs.chunks_exact(classes).map(named).collect();
         let object = |a: &Vec<(&String, f32)>| a.iter().map(|(n, y)| ((*n).clone(), json!(y))).collect::<Map<_, _>>();
-        let listed: Vec<_> = answers.iter().map(object).collect();
+        let listed = answers.iter().map(|a| json!(object(a))).collect();
         let line =
             |a: &Vec<(&String, f32)>| a.iter().map(|(n, y)| format!("{n:>12}  {y}")).collect::<Vec<_>>().join("");
-        ui.answer(&json!({"rows": listed}), || answers.iter().map(line).collect::<Vec<_>>().join("\n"))?;
-        return Ok(ExitCode::SUCCESS);
+        let lines = answers.iter().map(line).collect();
+        return tell(listed, lines, given, &left, ui);
     }
     softmax_rows(&mut outputs, classes);
     let mut answers: Vec<_> = outputs.chunks_exact(classes).map(named).collect();
@@ -406,9 +433,39 @@ pub fn predict(args: &PredictArgs, ui: Ui) -> Result<ExitCode> {
             answers[0].iter().take(3).map(line).collect::<Vec<_>>().join("\n")
         })?;
     } else {
-        let listed: Vec<_> = answers.iter().map(|a| json!({"class": a[0].0, "probability": a[0].1})).collect();
-        ui.answer(&json!({"rows": listed}), || answers.iter().map(|a| line(&a[0])).collect::<Vec<_>>().join("\n"))?;
+        let listed = answers.iter().map(|a| json!({"class": a[0].0, "probability": a[0].1})).collect();
+        return tell(listed, answers.iter().map(|a| line(&a[0])).collect(), given, &left, ui);
     }
+    Ok(ExitCode::SUCCESS)
+}
+
+/// Prints predictions in the order of the rows, with a place for each row that is left out, and the given answers beside them.
+fn tell(
+    listed: Vec<Value>,
+    mut lines: Vec<String>,
+    given: Option<Vec<String>>,
+    left: &[LeftOut],
+    ui: Ui,
+) -> Result<ExitCode> {
+    if let Some(given) = &given {
+        lines.iter_mut().zip(given).for_each(|(line, answer)| *line += &format!("  (given: {answer})"));
+    }
+    fn whole<T>(kept: Vec<T>, left: &[LeftOut], out: impl Fn(&LeftOut) -> T) -> Vec<T> {
+        let (mut kept, mut left) = (kept.into_iter(), left.iter().peekable());
+        let mut all = Vec::with_capacity(kept.len() + left.len());
+        while let Some(next) = left.next_if(|l| l.row == all.len()).map(&out).or_else(|| kept.next()) {
+            all.push(next);
+        }
+        all
+    }
+    let mut document = json!({"rows": whole(listed, left, |_| Value::Null)});
+    if !left.is_empty() {
+        document["left_out"] = json!(left);
+    }
+    if let Some(given) = given {
+        document["given"] = json!(whole(given.into_iter().map(Some).collect(), left, |_| None));
+    }
+    ui.answer(&document, || whole(lines, left, |l| format!("{:>12}  {l}", "left out")).join("\n"))?;
     Ok(ExitCode::SUCCESS)
 }
 

@@ -95,7 +95,7 @@ pub fn run(args: &Args, ui: Ui) -> Result<ExitCode> {
     let data = match &args.data {
         Some(name) => {
             let loaded = Store::open()?.load_as(name, header.encoding.as_ref())?;
-            loaded.note.iter().for_each(|note| ui.note(note));
+            loaded.notes.iter().for_each(|note| ui.note(note));
             let data = match header.task {
                 Task::Regression if !loaded.dataset.real() => {
                     loaded.dataset.numbers().map_err(nnz_engine::Error::from)?

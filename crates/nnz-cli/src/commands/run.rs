@@ -389,7 +389,7 @@ fn document(record: &RunRecord, dir: &Path) -> serde_json::Value {
             "report": dir.join("report.html"),
             "model": record.model,
             "data": record.data.name,
-            "data_note": record.data.note,
+            "data_notes": record.data.notes,
             "concerns": record.concerns(),
             "threads": record.machine.threads,
             "version": record.machine.version,

@@ -53,7 +53,7 @@ fn read(train: &[PathBuf], test: &Path, names: Option<PathBuf>, hundred: bool) -
         }
         let place = files.first().map_or_else(String::new, |f| f.display().to_string());
         let (rows, checksum) = (Split::new(Inputs::Bytes(pixels), labels), hex(&sum.finalize()));
-        Ok(Part { place, image: [3, 32, 32], rows, classes: classes.clone(), checksum })
+        Ok(Part { place, image: [3, 32, 32], rows, classes: classes.clone(), checksum, notes: Vec::new() })
     };
     Ok(Parts { test: Some(part(&[test.into()])?), ..Parts::one(part(train)?) })
 }

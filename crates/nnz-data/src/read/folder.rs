@@ -2,7 +2,7 @@
 //! Class folders may lie in `train` and `test`.
 
 use super::wav;
-use super::{MAX_VALUES, Options, Part, Parts, cifar, content, shape};
+use super::{Found, MAX_VALUES, Options, Part, Parts, cifar, content, shape};
 use crate::picture::{Picture, decode};
 use crate::{Error, Result};
 use nnz_engine::data::{Inputs, Split, hex};
@@ -15,20 +15,21 @@ const MAX_FILES: usize = 1 << 24;
 /// Most bytes of one image or clip.
 const MAX_BYTES: u64 = 64 << 20;
 
-pub(super) fn read(path: &Path, options: &Options, _: f64) -> Result<Parts> {
+pub(super) fn read(path: &Path, options: &Options, _: f64) -> Result<Found> {
     if let Some(parts) = cifar::find(path) {
-        return parts;
+        return parts.map(Found::Parts);
     }
     let samples = options.get("samples").map(|_| options.count("samples", 1)).transpose()?;
     let sub = |names: &[&str]| names.iter().map(|n| path.join(n)).find(|p| p.is_dir());
-    match sub(&["train", "training"]) {
+    let parts = match sub(&["train", "training"]) {
         Some(train) => {
             let test =
                 sub(&["test", "testing", "val", "valid", "validation"]).map(|t| classes(&t, samples)).transpose()?;
-            Ok(Parts { test, ..Parts::one(classes(&train, samples)?) })
+            Parts { test, ..Parts::one(classes(&train, samples)?) }
         }
-        None => Ok(Parts::one(classes(path, samples)?)),
-    }
+        None => Parts::one(classes(path, samples)?),
+    };
+    Ok(Found::Parts(parts))
 }
 
 /// Lists a folder in order of name, without hidden files.
@@ -152,7 +153,7 @@ fn pictures(place: String, files: Vec<(PathBuf, u32)>, classes: Vec<String>) -> 
     let (height, width) = first.unwrap_or_default();
     let image = [if gray { 1 } else { 3 }, height, width];
     let labels = files.into_iter().map(|(_, l)| l).collect();
-    Ok(Part { place, image, rows: Split::new(Inputs::Bytes(values), labels), classes, checksum })
+    Ok(Part { place, image, rows: Split::new(Inputs::Bytes(values), labels), classes, checksum, notes: Vec::new() })
 }
 
 fn clips(place: String, files: Vec<(PathBuf, u32)>, classes: Vec<String>, samples: Option<usize>) -> Result<Part> {
@@ -184,5 +185,5 @@ fn clips(place: String, files: Vec<(PathBuf, u32)>, classes: Vec<String>, sample
     let (channels, _, length) = first.unwrap_or_default();
     let labels = files.into_iter().map(|(_, l)| l).collect();
     let rows = Split::new(Inputs::Floats(values), labels);
-    Ok(Part { place, image: [channels, 1, length], rows, classes, checksum })
+    Ok(Part { place, image: [channels, 1, length], rows, classes, checksum, notes: Vec::new() })
 }

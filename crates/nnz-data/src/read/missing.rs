@@ -1,4 +1,4 @@
-//! Cells of a table without a value.
+//! Cells of a table without a value, and texts that the table learned from does not have.
 
 use super::{Options, content};
 use crate::Result;
@@ -46,6 +46,42 @@ impl Missing {
                 let why = "expected mean, median, mode, category or drop";
                 return Err(content(format!("missing={other}"), why));
             }
+        }))
+    }
+
+    /// What stands for a missing cell, in words.
+    pub(super) fn said(self) -> &'static str {
+        match self {
+            Self::Mean => "the mean of the column, of texts the most frequent one",
+            Self::Median => "the median of the column, of texts the most frequent one",
+            Self::Mode => "the most frequent value of the column",
+            Self::Category => "a category of its own",
+            Self::Drop => "nothing",
+        }
+    }
+}
+
+/// What becomes of a text that the table learned from does not have.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Unseen {
+    /// It is refused.
+    Refuse,
+    /// It is none of the texts: their inputs are zero, and the input that two texts share is half-way between them.
+    Category,
+    /// Its row is left out.
+    Drop,
+}
+
+impl Unseen {
+    /// The policy that the options of a place name.
+    pub(super) fn of(options: &Options) -> Result<Option<Self>> {
+        Ok(Some(match options.get("unseen") {
+            None => return Ok(None),
+            Some("refuse") => Self::Refuse,
+            Some("category") => Self::Category,
+            Some("drop") => Self::Drop,
+            Some(other) => return Err(content(format!("unseen={other}"), "expected category, drop or refuse")),
         }))
     }
 }

@@ -6,9 +6,13 @@
 
 mod arrays;
 mod cifar;
+mod decimal;
+mod encoding;
 mod folder;
 mod missing;
+mod moments;
 mod npy;
+mod rows;
 mod stream;
 mod svmlight;
 mod table;
@@ -19,15 +23,24 @@ mod wav;
 use super::{Error, Loaded, Result};
 use nnz_core::{Rng, closest};
 use nnz_engine::data::{Dataset, Inputs, MAX_VALUES, Split, hex};
+use serde::Serialize;
 use sha2::{Digest, Sha256};
 use std::collections::BTreeMap;
+use std::fmt::{self, Display, Formatter};
 use std::path::{Path, PathBuf};
 
-pub use missing::{Fill, Missing};
-pub use table::{Column, ColumnKind, Encoding};
+pub use decimal::Decimal;
+pub use encoding::{Column, ColumnKind, Columns, Encoding, Scales};
+pub use missing::{Fill, Missing, Unseen};
 
 /// Most classes of a data set.
 const MAX_CLASSES: usize = 4096;
+/// Most distinct whole numbers that count as classes, unless the options say otherwise.
+const MAX_KINDS: usize = 100;
+/// Most distinct whole numbers that count as classes with fewer than five rows each.
+const FEW: usize = 20;
+/// Most distinct texts of a column.
+const MAX_TEXTS: usize = 256;
 
 /// A file format.
 struct Format {
@@ -38,27 +51,34 @@ struct Format {
     /// Options it understands, besides `test`.
     options: &'static [&'static str],
     /// Reads a path; the number is the share of rows that will be held out.
-    read: fn(&Path, &Options, f64) -> Result<Parts>,
+    read: fn(&Path, &Options, f64) -> Result<Found>,
 }
 
 const FORMATS: [Format; 7] = [
     Format {
         name: "a table",
         extensions: &["csv", "tsv"],
-        options: &["target", "answers", "drop", "category", "header", "missing"],
+        options: &["target", "answers", "drop", "category", "header", "missing", "unseen", "decimal"],
         read: table::read,
     },
-    Format { name: "svmlight", extensions: &["svm", "svmlight", "libsvm"], options: &[], read: svmlight::read },
-    Format { name: "NumPy arrays", extensions: &["npz"], options: &[], read: npy::read_npz },
-    Format { name: "a NumPy array", extensions: &["npy"], options: &["labels"], read: npy::read_npy },
-    Format { name: "safetensors", extensions: &["safetensors"], options: &[], read: tensors::read },
+    Format {
+        name: "svmlight",
+        extensions: &["svm", "svmlight", "libsvm"],
+        options: &["answers", "base"],
+        read: svmlight::read,
+    },
+    Format { name: "NumPy arrays", extensions: &["npz"], options: &["answers"], read: npy::read_npz },
+    Format { name: "a NumPy array", extensions: &["npy"], options: &["labels", "answers"], read: npy::read_npy },
+    Format { name: "safetensors", extensions: &["safetensors"], options: &["answers"], read: tensors::read },
     Format { name: "text", extensions: &["txt", "text"], options: &["context", "stride"], read: text::read },
     Format { name: "a folder", extensions: &[], options: &["samples"], read: folder::read },
 ];
 
 /// Every option that a place may have.
-const OPTIONS: [&str; 11] =
-    ["target", "answers", "drop", "category", "header", "missing", "test", "labels", "context", "stride", "samples"];
+const OPTIONS: [&str; 14] = [
+    "target", "answers", "drop", "category", "header", "missing", "unseen", "decimal", "base", "test", "labels",
+    "context", "stride", "samples",
+];
 
 /// Rows of one file with their labels, before they are divided.
 #[derive(Debug)]
@@ -71,16 +91,76 @@ pub(crate) struct Part {
     /// Names of the classes, label l is `classes[l]`; of the targets for regression.
     classes: Vec<String>,
     checksum: String,
+    /// Sentences on what was not read as it stands.
+    notes: Vec<String>,
 }
 
-/// Result of a reader.
+/// Parts of a data set.
 #[derive(Debug)]
 pub(crate) struct Parts {
     train: Part,
     /// `None` if the source has only one part: then a share of its rows is held out.
     test: Option<Part>,
-    /// How a table became numbers.
+    /// How columns became numbers.
     encoding: Option<Encoding>,
+}
+
+/// Result of a reader.
+#[derive(Debug)]
+enum Found {
+    /// Parts whose answers have classes.
+    Parts(Parts),
+    /// Rows of numbers, and those for testing if the source has them.
+    Rows(rows::Rows, Option<rows::Rows>),
+}
+
+/// How a file is read.
+#[derive(Clone, Copy, Debug)]
+pub(crate) enum As<'a> {
+    /// By its own values.
+    New,
+    /// For a model, by the encoding it keeps.
+    Model(Option<&'a Encoding>),
+}
+
+/// A row that is left out.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct LeftOut {
+    /// Its number among the rows of the file, from 0.
+    pub row: usize,
+    /// Its line.
+    pub line: u64,
+    /// The column of the cell that leaves it out.
+    pub column: String,
+    /// That cell.
+    pub cell: String,
+    /// Whether its text does not occur in the table learned from; else it has no value.
+    pub unseen: bool,
+}
+
+impl Display for LeftOut {
+    fn fmt(&self, f: &mut Formatter<'_>) -> fmt::Result {
+        let Self { line, column, cell, unseen, .. } = self;
+        match unseen {
+            true => write!(f, "line {line}, column `{column}`: `{cell}` does not occur in the table learned from"),
+            false => write!(f, "line {line}, column `{column}`: no value (`{cell}`)"),
+        }
+    }
+}
+
+/// Rows without answers, as inputs of a model.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Asked {
+    /// `[rows][features]`
+    pub inputs: Inputs,
+    /// Rows that are kept.
+    pub rows: usize,
+    /// The others.
+    pub left: Vec<LeftOut>,
+    /// The answers of the rows that are kept, as they are written, if the place names their column.
+    pub answers: Option<Vec<String>>,
+    /// Sentences to print.
+    pub notes: Vec<String>,
 }
 
 impl Parts {
@@ -105,6 +185,21 @@ impl Options {
             Some((_, Ok(n))) if n > 0 => Ok(n),
             Some((v, _)) => Err(content(format!("{key}={v}"), "expected a whole number from 1 on")),
         }
+    }
+
+    /// Whether answers are numbers to predict, if the options say so.
+    fn answers(&self) -> Result<Option<bool>> {
+        match self.get("answers") {
+            None => Ok(None),
+            Some("numbers") => Ok(Some(true)),
+            Some("classes") => Ok(Some(false)),
+            Some(other) => Err(content(format!("answers={other}"), "expected numbers or classes")),
+        }
+    }
+
+    /// Those of these names.
+    fn only(&self, names: &[&str]) -> Self {
+        Self(self.0.iter().filter(|(k, _)| names.contains(&k.as_str())).map(|(k, v)| (k.clone(), v.clone())).collect())
     }
 
     /// Splits names at commas.
@@ -136,6 +231,16 @@ pub(super) fn split(place: &str) -> (&str, &str) {
 pub fn short(place: &str) -> &str {
     let path = split(place).0.trim_end_matches('/');
     path.rsplit('/').next().unwrap_or(path)
+}
+
+/// Puts an option in the place of one of the same name.
+pub fn instead_of(place: &str, key: &str, value: &str) -> String {
+    let (path, rest) = split(place);
+    let others: Vec<&str> = rest.split('&').filter(|o| !o.is_empty() && o.split('=').next() != Some(key)).collect();
+    match others.is_empty() {
+        true => with_option(path, key, value),
+        false => with_option(&format!("{path}?{}", others.join("&")), key, value),
+    }
 }
 
 /// Adds an option to a place, before existing ones.
@@ -183,13 +288,21 @@ fn format_of(path: &Path) -> Result<&'static Format> {
     })
 }
 
-/// Reads the data set at a place. A table is read by `encoding`, if given, and otherwise by its own values.
-pub(super) fn load(place: &str, encoding: Option<&Encoding>) -> Result<Loaded> {
+/// Refuses options that have no meaning for a format.
+fn allowed(place: &str, format: &Format, options: &Options, these: &[&str]) -> Result<()> {
+    let Some(key) = options.0.keys().find(|k| !these.contains(&k.as_str())) else { return Ok(()) };
+    let why = format!("option `{key}` has no meaning for {}", format.name);
+    let those = match format.options {
+        [] => "it has none but `test`".into(),
+        some => format!("it has {} and test", some.join(", ")),
+    };
+    Err(content(place, format!("{why}; {those}")))
+}
+
+/// Reads the data set at a place.
+pub(super) fn load(place: &str, how: As) -> Result<Loaded> {
     let (path, mut options) = parse(place)?;
     let format = format_of(&path)?;
-    if let Some(known) = encoding {
-        options.0.entry("target".into()).or_insert_with(|| known.target.clone());
-    }
     let held = match options.0.remove("test") {
         None => Held::Share(0.2),
         Some(text) => match text.parse::<f64>() {
@@ -201,34 +314,111 @@ pub(super) fn load(place: &str, encoding: Option<&Encoding>) -> Result<Loaded> {
         },
     };
     let share = if let Held::Share(share) = held { share } else { 0.0 };
-    if let Some(key) = options.0.keys().find(|k| !format.options.contains(&k.as_str())) {
-        let why = format!("option `{key}` has no meaning for {}", format.name);
-        let those = match format.options {
-            [] => "it has none but `test`".into(),
-            some => format!("it has {} and test", some.join(", ")),
-        };
-        return Err(content(place, format!("{why}; {those}")));
-    }
-    let mut parts = match encoding {
-        Some(known) => table::read_as(&path, known, &options)?,
-        None => (format.read)(&path, &options, share)?,
+    allowed(place, format, &options, format.options)?;
+    let found = match how {
+        As::Model(Some(Encoding::Table(known))) => match is_table(&path) {
+            true => Found::Parts(table::read_as(&path, known, &options)?),
+            false => return Err(content(place, "the model was trained on a table; give a table (.csv, .tsv)")),
+        },
+        _ => (format.read)(&path, &options, share)?,
     };
-    if let Held::File(file) = held {
-        if parts.test.is_some() {
-            return Err(content(place, "has a test part of its own; leave `test` out"));
+    let twice = || content(place, "has a test part of its own; leave `test` out");
+    let parts = match (found, held) {
+        (Found::Parts(Parts { test: Some(_), .. }) | Found::Rows(_, Some(_)), Held::File(_)) => return Err(twice()),
+        (Found::Rows(train, test), held) => {
+            let test = match held {
+                Held::File(file) => Some(lone(&file, &options)?),
+                Held::Share(_) => test,
+            };
+            let how = match how {
+                As::New => rows::As::New(share),
+                As::Model(None) => rows::As::Unchanged,
+                As::Model(Some(Encoding::Rows(known))) => rows::As::Known(known),
+                As::Model(Some(Encoding::Table(_))) => unreachable!("a table was read by this encoding"),
+            };
+            rows::encode(train, test, &options, how)?
         }
-        let other = match &parts.encoding {
-            Some(found) => table::read_as(&file, found, &options)?,
-            None => (format_of(&file)?.read)(&file, &options, 0.0)?,
-        };
-        parts.test = Some(other.train);
-    }
+        (Found::Parts(_), _) if matches!(how, As::Model(Some(Encoding::Rows(_)))) => {
+            return Err(content(
+                place,
+                "the model was trained on rows of numbers; give .svm, .npz, .npy or .safetensors",
+            ));
+        }
+        (Found::Parts(mut parts), Held::File(file)) => {
+            let other = match &parts.encoding {
+                // Options that name columns are for the other table.
+                Some(Encoding::Table(known)) => table::read_as(&file, known, &options.only(&["header", "decimal"]))?,
+                _ => match (format_of(&file)?.read)(&file, &options, 0.0)? {
+                    Found::Parts(parts) => parts,
+                    Found::Rows(rows, _) => {
+                        return Err(content(rows.place, format!("{place} holds no rows of numbers")));
+                    }
+                },
+            };
+            parts.test = Some(other.train);
+            parts
+        }
+        (Found::Parts(parts), Held::Share(_)) => parts,
+    };
     assemble(place, parts, share)
+}
+
+fn is_table(path: &Path) -> bool {
+    format_of(path).is_ok_and(|f| f.extensions.contains(&"csv"))
+}
+
+/// Rows of a file that has no parts.
+fn lone(file: &Path, options: &Options) -> Result<rows::Rows> {
+    let wrong = |why: &str| Err(content(file.display().to_string(), why));
+    match (format_of(file)?.read)(file, options, 0.0)? {
+        Found::Rows(rows, None) => Ok(rows),
+        Found::Rows(..) => wrong("has parts for training and for testing; give a file with x and y"),
+        Found::Parts(_) => wrong("holds no rows of numbers, and the data to learn from does"),
+    }
+}
+
+/// Inputs of rows without answers, by a model's encoding.
+///
+/// # Errors
+/// When the file cannot be read, a column is missing, or a cell is not of its column's kind.
+pub fn ask(path: &Path, encoding: &Encoding) -> Result<Asked> {
+    let place = path.display().to_string();
+    // A path that is not UTF-8 has no options.
+    let (path, options) = match path.to_str() {
+        Some(text) => parse(text)?,
+        None => (path.into(), Options::default()),
+    };
+    let format = format_of(&path)?;
+    let scales = match encoding {
+        Encoding::Table(known) if is_table(&path) => {
+            allowed(&place, format, &options, format.options)?;
+            return table::ask(&path, known, &options);
+        }
+        Encoding::Table(_) => {
+            return Err(content(place, "the model was trained on a table; give a table (.csv, .tsv)"));
+        }
+        Encoding::Rows(scales) => scales,
+    };
+    allowed(&place, format, &options, &["base"])?;
+    let rows = match format.extensions {
+        ["svm", ..] => svmlight::ask(&path)?,
+        ["npz"] => npy::ask_npz(&path)?,
+        ["npy"] => npy::ask_npy(&path)?,
+        ["safetensors"] => tensors::ask(&path)?,
+        _ => {
+            let why = "the model was trained on rows of numbers; give .svm, .npz, .npy or .safetensors";
+            return Err(content(place, why));
+        }
+    };
+    let (inputs, rows) = rows.asked(scales, &options)?;
+    Ok(Asked { inputs, rows, left: Vec::new(), answers: None, notes: Vec::new() })
 }
 
 /// Splits the data, names classes alike in both parts, and checks the whole.
 fn assemble(name: &str, parts: Parts, share: f64) -> Result<Loaded> {
-    let Parts { train, test, encoding } = parts;
+    let Parts { mut train, mut test, encoding } = parts;
+    let mut notes = std::mem::take(&mut train.notes);
+    notes.extend(test.iter_mut().flat_map(|t| std::mem::take(&mut t.notes)));
     if train.classes.len() > MAX_CLASSES {
         let (n, first) = (train.classes.len(), &train.classes[0]);
         return Err(content(
@@ -269,7 +459,7 @@ fn assemble(name: &str, parts: Parts, share: f64) -> Result<Loaded> {
     };
     let mut dataset = Dataset::new(name, image, classes, train, test, hex(&sum.finalize()))?;
     dataset.encoding = encoding.and_then(|e| serde_json::to_value(e).ok());
-    Ok(Loaded { dataset, note: None })
+    Ok(Loaded { dataset, notes })
 }
 
 /// Maps the labels of `part` to the numbers of `classes`.
@@ -328,6 +518,11 @@ fn bounded(place: &str, rows: usize, width: usize) -> Result<()> {
     }
 }
 
+/// Whether so many different whole numbers are numbers to predict, not classes.
+fn numerous(kinds: usize, rows: usize) -> bool {
+    kinds > MAX_KINDS || kinds > FEW && kinds * 5 > rows
+}
+
 /// Collects classes from the texts of the labels: numbers in numeric order, before texts in theirs.
 fn classes_of(labels: impl Iterator<Item = String>) -> (Vec<u32>, Vec<String>) {
     let mut numbers: BTreeMap<String, u32> = BTreeMap::new();
@@ -358,14 +553,6 @@ fn shape([c, h, w]: [usize; 3]) -> String {
     }
 }
 
-/// Inputs of an unlabelled table, by a model's encoding; `[rows][features]`.
-///
-/// # Errors
-/// When the file cannot be read, a column is missing, or a cell is not of its column's kind.
-pub fn table_rows(path: &Path, encoding: &Encoding) -> Result<(Inputs, usize)> {
-    table::inputs(path, encoding)
-}
-
 /// Reads every array of a NumPy archive by its name.
 pub(crate) fn npz_arrays(bytes: &[u8], place: &str) -> Result<BTreeMap<String, Inputs>> {
     npy::named(bytes, place)
@@ -376,17 +563,21 @@ pub(crate) fn npz_arrays(bytes: &[u8], place: &str) -> Result<BTreeMap<String, I
 #[doc(hidden)]
 pub fn read_bytes(format: &str, bytes: &[u8]) -> Result<()> {
     let options = |pairs: &[(&str, &str)]| Options(pairs.iter().map(|(k, v)| (k.to_string(), v.to_string())).collect());
-    let parts = match format {
-        "csv" => table::parse(bytes, "table.csv", &options(&[("target", "1")]))?,
-        "svm" => Parts::one(svmlight::parse(bytes, "rows.svm")?),
+    let found = match format {
+        "csv" => Found::Parts(table::parse(bytes, "table.csv", &options(&[("target", "1")]))?),
+        "svm" => Found::Rows(svmlight::parse(bytes, "rows.svm")?, None),
         "npy" => return npy::parse(bytes, "array.npy").map(drop),
         "npz" => npy::parse_npz(std::io::Cursor::new(bytes), "arrays.npz", String::new())?,
         "safetensors" => tensors::parse(bytes, "arrays.safetensors", String::new())?,
-        "txt" => text::parse(bytes, "text.txt", &options(&[]), 0.2, String::new())?,
+        "txt" => Found::Parts(text::parse(bytes, "text.txt", &options(&[]), 0.2, String::new())?),
         "wav" => return wav::parse(bytes, "clip.wav").map(drop),
         "cifar10" | "cifar100" => return cifar::parse(bytes, "batch.bin", format == "cifar100").map(drop),
         "png" | "jpg" => return super::picture::decode(bytes).map(drop).map_err(|why| content("picture", why)),
         other => return Err(content(other, "no format")),
+    };
+    let parts = match found {
+        Found::Parts(parts) => parts,
+        Found::Rows(train, test) => rows::encode(train, test, &Options::default(), rows::As::New(0.2))?,
     };
     assemble("bytes", parts, 0.2).map(drop)
 }

@@ -1,9 +1,10 @@
 //! NumPy's `.npy` and `.npz`: a magic, a header that is a Python dictionary, then numbers. Plain types only: an array of
 //! objects holds pickled Python, which is never run.
 
-use super::arrays::{Array, Type, choose, part};
+use super::arrays::{self, Array, Type, choose};
+use super::rows::{Rows, Values};
 use super::stream::{Stream, WHOLE};
-use super::{MAX_VALUES, Options, Parts, content};
+use super::{Found, MAX_VALUES, Options, content};
 use crate::{Error, Result};
 use nnz_engine::data::Inputs;
 use nnz_formats::Npy;
@@ -12,7 +13,7 @@ use std::fs::File;
 use std::io::{BufReader, Read, Seek};
 use std::path::Path;
 
-pub(super) fn read_npy(path: &Path, options: &Options, _: f64) -> Result<Parts> {
+pub(super) fn read_npy(path: &Path, options: &Options, _: f64) -> Result<Found> {
     let Some(labels) = options.get("labels") else {
         return Err(content(
             path.display().to_string(),
@@ -20,9 +21,13 @@ pub(super) fn read_npy(path: &Path, options: &Options, _: f64) -> Result<Parts> 
         ));
     };
     let ((x, a), (y, b)) = (open(path)?, open(Path::new(labels))?);
-    let mut one = part(x, &y)?;
-    one.checksum = a + &b;
-    Ok(Parts::one(one))
+    Ok(Found::Rows(arrays::rows(x, y, a + &b)?, None))
+}
+
+/// Inputs without answers.
+pub(super) fn ask_npy(path: &Path) -> Result<Rows> {
+    let (x, checksum) = open(path)?;
+    arrays::inputs(x, checksum)
 }
 
 fn open(path: &Path) -> Result<(Array, String)> {
@@ -37,7 +42,7 @@ pub(super) fn parse(bytes: &[u8], place: &str) -> Result<Array> {
     array(&mut &bytes[..], place)
 }
 
-pub(super) fn read_npz(path: &Path, _: &Options, _: f64) -> Result<Parts> {
+pub(super) fn read_npz(path: &Path, _: &Options, _: f64) -> Result<Found> {
     let failed = |why| Error::Io { what: "read", path: path.into(), why };
     // The archive is read twice: its bytes are hashed, then its members are found.
     let mut stream = Stream::open(path)?;
@@ -47,19 +52,35 @@ pub(super) fn read_npz(path: &Path, _: &Options, _: f64) -> Result<Parts> {
     parse_npz(file, &path.display().to_string(), stream.checksum())
 }
 
-pub(super) fn parse_npz(from: impl Read + Seek, place: &str, checksum: String) -> Result<Parts> {
-    let broken =
-        |e: zip::result::ZipError| content(place, format!("no whole .npz archive ({e}); copy or save it again"));
-    let mut zip = zip::ZipArchive::new(from).map_err(broken)?;
-    let names: Vec<String> =
-        zip.file_names().flatten().filter_map(|n| n.strip_suffix(".npy").map(str::to_string)).collect();
-    let mut parts = choose(place, &names, |name| {
-        let place = format!("{place}, array `{name}`");
-        let member = zip.by_name(&format!("{name}.npy")).map_err(|e| content(&place, e.to_string()))?;
-        array(&mut member.take(WHOLE), &place)
-    })?;
-    parts.train.checksum = checksum;
-    Ok(parts)
+pub(super) fn parse_npz(from: impl Read + Seek, place: &str, checksum: String) -> Result<Found> {
+    let mut zip = archive(from, place)?;
+    choose(place, &members(&zip), checksum, |name| member(&mut zip, place, name))
+}
+
+/// Inputs without answers.
+pub(super) fn ask_npz(path: &Path) -> Result<Rows> {
+    let place = path.display().to_string();
+    let file = File::open(path).map_err(|why| Error::Io { what: "read", path: path.into(), why })?;
+    let mut zip = archive(BufReader::new(file), &place)?;
+    let names = members(&zip);
+    let array = member(&mut zip, &place, arrays::lone(&place, &names)?)?;
+    arrays::inputs(array, String::new())
+}
+
+fn archive<R: Read + Seek>(from: R, place: &str) -> Result<zip::ZipArchive<R>> {
+    zip::ZipArchive::new(from)
+        .map_err(|e| content(place, format!("no whole .npz archive ({e}); copy or save it again")))
+}
+
+/// Names of the arrays of an archive.
+fn members<R: Read + Seek>(zip: &zip::ZipArchive<R>) -> Vec<String> {
+    zip.file_names().flatten().filter_map(|n| n.strip_suffix(".npy").map(str::to_string)).collect()
+}
+
+fn member<R: Read + Seek>(zip: &mut zip::ZipArchive<R>, place: &str, name: &str) -> Result<Array> {
+    let place = format!("{place}, array `{name}`");
+    let member = zip.by_name(&format!("{name}.npy")).map_err(|e| content(&place, e.to_string()))?;
+    array(&mut member.take(WHOLE), &place)
 }
 
 /// Reads every array of an archive by its name.
@@ -71,7 +92,13 @@ pub(super) fn named(bytes: &[u8], place: &str) -> Result<BTreeMap<String, Inputs
         let name = file.strip_suffix(".npy").unwrap_or(&file).to_string();
         let place = format!("{place}, array `{name}`");
         let member = zip.by_name(&file).map_err(|e| content(&place, e.to_string()))?;
-        Ok((name, array(&mut member.take(WHOLE), &place)?.values))
+        let values = match array(&mut member.take(WHOLE), &place)?.values {
+            Values::Bytes(v) => Inputs::Bytes(v),
+            Values::Floats(v) => Inputs::Floats(v),
+            Values::Doubles(v) => Inputs::Floats(v.into_iter().map(|x| x as f32).collect()),
+            Values::Sparse(_) => Inputs::Floats(Vec::new()),
+        };
+        Ok((name, values))
     };
     names.into_iter().map(read).collect()
 }
@@ -105,8 +132,10 @@ fn array(from: &mut impl Read, place: &str) -> Result<Array> {
     }
     if columns_first && shape.len() > 1 {
         values = match values {
-            Inputs::Bytes(v) => Inputs::Bytes(row_major(&v, &shape)),
-            Inputs::Floats(v) => Inputs::Floats(row_major(&v, &shape)),
+            Values::Bytes(v) => Values::Bytes(row_major(&v, &shape)),
+            Values::Floats(v) => Values::Floats(row_major(&v, &shape)),
+            Values::Doubles(v) => Values::Doubles(row_major(&v, &shape)),
+            Values::Sparse(v) => Values::Sparse(v),
         };
     }
     Ok(Array { place: place.into(), shape, values })
@@ -171,13 +200,13 @@ pub(super) mod tests {
     #[test]
     fn arrays_of_both_orders_are_read() {
         let a = parse(&f4("(2, 3)", &[1.0, 2.0, 3.0, 4.0, 5.0, 6.0]), "a").unwrap();
-        assert_eq!((a.shape, a.values), (vec![2, 3], Inputs::Floats(vec![1.0, 2.0, 3.0, 4.0, 5.0, 6.0])));
+        assert_eq!((a.shape, a.values), (vec![2, 3], Values::Floats(vec![1.0, 2.0, 3.0, 4.0, 5.0, 6.0])));
         let header = "{'descr': '|u1', 'fortran_order': True, 'shape': (2, 3), }";
         let a = parse(&npy(header, &[1, 4, 2, 5, 3, 6]), "a").unwrap();
-        assert_eq!(a.values, Inputs::Bytes(vec![1, 2, 3, 4, 5, 6]));
+        assert_eq!(a.values, Values::Bytes(vec![1, 2, 3, 4, 5, 6]));
         let one =
             parse(&npy("{'descr': '>i8', 'fortran_order': False, 'shape': (1,)}", &9i64.to_be_bytes()), "a").unwrap();
-        assert_eq!((one.shape, one.values), (vec![1], Inputs::Floats(vec![9.0])));
+        assert_eq!((one.shape, one.values), (vec![1], Values::Doubles(vec![9.0])));
     }
 
     #[test]
@@ -223,8 +252,8 @@ pub(super) mod tests {
         let read =
             |members: &[(&str, Vec<u8>)]| parse_npz(std::io::Cursor::new(archive(members)), "a.npz", "sum".into());
         let four = read(&[("x_test", x()), ("y_test", y()), ("x_train", x()), ("y_train", y())]).unwrap();
-        assert!(four.test.is_some() && four.train.checksum == "sum");
-        assert!(read(&[("arr_0", x()), ("arr_1", y())]).unwrap().test.is_none());
+        assert!(matches!(four, Found::Rows(train, Some(_)) if train.checksum == "sum"));
+        assert!(matches!(read(&[("arr_0", x()), ("arr_1", y())]).unwrap(), Found::Rows(_, None)));
         let e = read(&[("weights", x()), ("y", y())]).unwrap_err().to_string();
         assert!(e.contains("`weights`") && e.contains("x_train"), "{e}");
         let e = read(&[("x", x()), ("y", f4("(3,)", &[0.0; 3]))]).unwrap_err().to_string();

@@ -83,6 +83,138 @@ fn a_table_is_a_data_set() {
     }
 }
 
+/// Arrays `x` and `y` as safetensors.
+fn arrays(x: &[f64], y: &[f64]) -> Vec<u8> {
+    let [a, b] = [x, y].map(|v| v.iter().flat_map(|v| v.to_le_bytes()).collect::<Vec<u8>>());
+    let view =
+        |shape: Vec<usize>, bytes| safetensors::tensor::TensorView::new(safetensors::Dtype::F64, shape, bytes).unwrap();
+    let (a, b) = (view(vec![y.len(), x.len() / y.len()], &a), view(vec![y.len()], &b));
+    safetensors::serialize([("x", a), ("y", b)], None).unwrap()
+}
+
+/// A table of columns of unlike scale is the same data as a CSV file, as arrays and as svmlight.
+#[test]
+fn rows_of_numbers_are_scaled_as_tables_are() {
+    let (dir, store) = store();
+    let put = |name: &str, bytes: &[u8]| {
+        let path = dir.path().join(name);
+        fs::write(&path, bytes).unwrap();
+        path.display().to_string()
+    };
+    let row = |i: usize| [1e9 + (i * 37 % 101) as f64, 0.001 * (1 + i * 53 % 97) as f64, 1.0 + (i * 7 % 13) as f64];
+    let rows: Vec<[f64; 3]> = (0..60).map(row).collect();
+    for (answer, real) in [(&(|i: usize| (i % 3) as f64) as &dyn Fn(usize) -> f64, false), (&|i| i as f64 + 0.5, true)]
+    {
+        let lines = |f: &dyn Fn(usize, &[f64; 3]) -> String| {
+            rows.iter().enumerate().map(|(i, r)| f(i, r)).collect::<String>().into_bytes()
+        };
+        let csv = lines(&|i, [a, b, c]| format!("{a},{b},{c},{}\n", answer(i)));
+        let svm = lines(&|i, [a, b, c]| format!("{} 1:{a} 2:{b} 3:{c}\n", answer(i)));
+        let arrays = arrays(&rows.concat(), &(0..60).map(answer).collect::<Vec<f64>>());
+        let want = store.load(&format!("{}?target=4", put("t.csv", &csv))).unwrap().dataset;
+        assert_eq!(want.real(), real);
+        for place in [put("t.svm", &svm), put("t.safetensors", &arrays)] {
+            let got = store.load(&place).unwrap().dataset;
+            assert_eq!((&got.train, &got.test, got.image), (&want.train, &want.test, want.image), "{place}");
+            // A model's file gives the same inputs to the same rows.
+            let json = got.encoding.clone().unwrap();
+            assert_eq!(store.load_as(&place, Some(&json)).unwrap().dataset.train, got.train);
+            let asked = ask(Path::new(&place), &Encoding::from_json(&json).unwrap()).unwrap();
+            assert_eq!((asked.rows, asked.inputs.len()), (60, 180));
+            // A model that keeps no encoding gets what the file holds.
+            let plain = store.load_as(&place, None).unwrap().dataset;
+            let Inputs::Floats(v) = &plain.train.inputs else { panic!() };
+            assert!(plain.encoding.is_none() && v[0] >= 1e9 && v[2] >= 1.0);
+        }
+    }
+    // A column that most rows leave out keeps its zeros; its values have a mean square of 1.
+    let text: String = (0..50)
+        .map(|i| if i % 5 == 0 { format!("{} 1:{} 2:7\n", i % 2, 300 + i) } else { format!("{} 2:9\n", i % 2) })
+        .collect();
+    let set = store.load(&put("few.svm", text.as_bytes())).unwrap().dataset;
+    let Inputs::Floats(v) = &set.train.inputs else { panic!() };
+    let given: Vec<f32> = v.iter().step_by(2).copied().filter(|x| *x != 0.0).collect();
+    assert!((1..=10).contains(&given.len()), "{given:?}");
+    assert!((given.iter().map(|x| x * x).sum::<f32>() / given.len() as f32 - 1.0).abs() < 1e-5);
+    let e =
+        store.load(&put("nan.safetensors", &arrays(&[1.0, f64::NAN, 2.0, 3.0], &[0.0, 1.0]))).unwrap_err().to_string();
+    assert!(e.contains("row 0, value 1 is NaN"), "{e}");
+}
+
+#[test]
+fn svmlight_of_two_files_counts_columns_alike() {
+    let (dir, store) = store();
+    let put = |name: &str, text: &str| {
+        let path = dir.path().join(name);
+        fs::write(&path, text).unwrap();
+        path.display().to_string()
+    };
+    let from_zero = put("train.svm", "0 0:1 1:5\n1 0:2 1:7\n0 0:3 1:6\n1 0:4 2:1\n");
+    // No row of the test file has the index 0.
+    let test = put("test.svm", "1 1:7\n0 1:5\n");
+    let place = format!("{from_zero}?test={test}");
+    let set = store.load(&place).unwrap().dataset;
+    let Inputs::Floats(v) = &set.train.inputs else { panic!() };
+    let Inputs::Floats(t) = &set.test.inputs else { panic!() };
+    assert_eq!((set.image, v.len(), t.len()), ([1, 1, 3], 12, 6));
+    assert_eq!((t[1], t[4]), (v[4], v[1]), "7 and 5 are in the second column of both files");
+    // The other way round: what only the test file says holds for both.
+    let back = store.load(&format!("{test}?test={from_zero}")).unwrap().dataset;
+    assert_eq!(back.image, [1, 1, 3]);
+    // The model remembers.
+    let json = set.encoding.unwrap();
+    assert_eq!((&json["base"], &json["classes"]), (&0.into(), &serde_json::json!(["0", "1"])));
+    let known = Encoding::from_json(&json).unwrap();
+    let asked = ask(Path::new(&test), &known).unwrap();
+    assert_eq!(asked.inputs, set.test.inputs);
+    let alone = store.load_as(&format!("{test}?test={test}"), Some(&json)).unwrap().dataset;
+    assert_eq!((alone.test.inputs, alone.test.labels), (set.test.inputs.clone(), vec![1, 0]));
+    for (text, says) in [
+        ("1 0:1 3:2\n", "line 1: index 3, but the columns learned from are 0 to 2"),
+        ("# more\n7 0:1\n", "class `7` does not occur"),
+    ] {
+        let place = put("more.svm", text);
+        let e = store.load_as(&format!("{place}?test={test}"), Some(&json)).unwrap_err().to_string();
+        assert!(e.contains(says), "{e}");
+    }
+    // Where no file has the index 0, an option says that it counts.
+    let one = store.load(&format!("{test}?test={test}")).unwrap().dataset;
+    let zero = store.load(&format!("{test}?test={test}&base=0")).unwrap().dataset;
+    assert_eq!((one.image[2], zero.image[2]), (1, 2));
+    let e = store.load_as(&format!("{test}?base=1"), Some(&json)).unwrap_err().to_string();
+    assert!(e.contains("base=1: the model counts columns from 0"), "{e}");
+    assert!(store.load(&format!("{test}?base=2")).unwrap_err().to_string().contains("expected 0 or 1"));
+    let e = ask(Path::new(&put("t.csv", "a\n1\n")), &known).unwrap_err().to_string();
+    assert!(e.contains("trained on rows of numbers"), "{e}");
+}
+
+#[test]
+fn numbers_of_svmlight_are_numbers() {
+    let (dir, store) = store();
+    let load = |answers: &dyn Fn(usize) -> String, options: &str| {
+        let text: String = (0..200).map(|i| format!("{} 1:{} 2:{}\n", answers(i), i % 7, i % 5)).collect();
+        let path = dir.path().join("r.svm");
+        fs::write(&path, text).unwrap();
+        store.load(&format!("{}{options}", path.display())).unwrap()
+    };
+    let real = load(&|i| (i as f64 / 8.0).to_string(), "");
+    assert!(real.dataset.real() && real.dataset.classes == ["value"] && real.notes.is_empty());
+    assert!([&real.dataset.train, &real.dataset.test].iter().any(|split| split.targets.contains(&1.125)));
+    // As in a table: more than 20 whole numbers with fewer than five rows each.
+    let many = load(&|i| (i % 50).to_string(), "");
+    assert!(many.dataset.real() && many.notes[0].contains("answers=classes"), "{:?}", many.notes);
+    assert_eq!(load(&|i| (i % 40).to_string(), "").dataset.classes.len(), 40);
+    assert_eq!(load(&|i| (i % 50).to_string(), "?answers=classes").dataset.classes.len(), 50);
+    assert!(load(&|i| (i % 3).to_string(), "?answers=numbers").dataset.real());
+}
+
+#[test]
+fn an_option_of_a_place_is_replaced() {
+    assert_eq!(instead_of("t.csv", "unseen", "drop"), "t.csv?unseen=drop");
+    assert_eq!(instead_of("t.csv?unseen=refuse", "unseen", "drop"), "t.csv?unseen=drop");
+    assert_eq!(instead_of("t.csv?a=1&unseen=refuse&b=2", "unseen", "drop"), "t.csv?unseen=drop&a=1&b=2");
+}
+
 #[test]
 fn a_folder_of_pictures_is_a_data_set() {
     let (dir, store) = store();

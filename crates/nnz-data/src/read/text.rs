@@ -4,15 +4,15 @@
 //! by default without overlap. The end of the text is the test part: windows drawn at random would overlap.
 
 use super::stream::{WHOLE, whole};
-use super::{MAX_CLASSES, Options, Part, Parts, bounded, content};
+use super::{Found, MAX_CLASSES, Options, Part, Parts, bounded, content};
 use crate::Result;
 use nnz_engine::data::{Inputs, Split};
 use std::collections::BTreeMap;
 use std::path::Path;
 
-pub(super) fn read(path: &Path, options: &Options, share: f64) -> Result<Parts> {
+pub(super) fn read(path: &Path, options: &Options, share: f64) -> Result<Found> {
     let (bytes, checksum) = whole(path, WHOLE)?;
-    parse(&bytes, &path.display().to_string(), options, share, checksum)
+    parse(&bytes, &path.display().to_string(), options, share, checksum).map(Found::Parts)
 }
 
 pub(super) fn parse(bytes: &[u8], place: &str, options: &Options, share: f64, checksum: String) -> Result<Parts> {
@@ -61,6 +61,7 @@ pub(super) fn parse(bytes: &[u8], place: &str, options: &Options, share: f64, ch
             rows: Split::new(Inputs::Bytes(inputs), labels),
             classes,
             checksum: checksum.clone(),
+            notes: Vec::new(),
         })
     };
     let test = if share > 0.0 { Some(part(unseen)?) } else { None };

@@ -1,7 +1,7 @@
 //! Pre- and postprocessing of a trained network as nodes of its graph: raw rows go in, answers in the units of the data come out.
 
 use crate::{Error, Result};
-use nnz_data::read::{Column, ColumnKind, Encoding, Fill};
+use nnz_data::read::{Column, ColumnKind, Columns, Encoding, Fill, Unseen};
 use nnz_engine::file::Header;
 use nnz_onnx::{Attribute, Constant, Graph, Port};
 use std::path::Path;
@@ -44,8 +44,48 @@ fn filled(graph: &mut Graph, x: String, column: &Column) -> (String, Option<Stri
     (y, flag)
 }
 
-/// Converts raw values to inputs of the first layer. For an image they are 0 to 255, for a table the columns in order: a number
-/// unchanged, a text as its index, from zero, in the list in the metadata, a missing cell as NaN.
+/// The columns of a table, in order, as inputs.
+fn table(graph: &mut Graph, said: &Columns) -> String {
+    let n = said.columns.len();
+    let moments = |c: &Column| match c.kind {
+        ColumnKind::Number { mean, std } if c.fill.is_none() => Some((mean as f32, std as f32)),
+        _ => None,
+    };
+    let all: Option<(Vec<f32>, Vec<f32>)> = said.columns.iter().map(moments).collect();
+    if let Some((mean, deviation)) = all {
+        return scaled(graph, "x", &[1, n], mean, deviation);
+    }
+    let mut parts = Vec::with_capacity(n);
+    for (i, column) in said.columns.iter().enumerate() {
+        let at = list(graph, &[i as i64]);
+        let x = graph.add("Gather", &["x", &at], &[("axis", Attribute::Int(1))]);
+        let (x, flag) = filled(graph, x, column);
+        parts.push(match &column.kind {
+            ColumnKind::Number { mean, std } => scaled(graph, &x, &[1, 1], vec![*mean as f32], vec![*std as f32]),
+            // Two texts share one input; a text that is neither is half-way between them.
+            ColumnKind::Category { values } if values.len() == 2 => match said.unseen {
+                Some(Unseen::Category) => {
+                    let (zero, half) = (numbers(graph, &[1, 1], vec![0.0]), numbers(graph, &[1, 1], vec![0.5]));
+                    let unseen = graph.add("Less", &[&x, &zero], &[]);
+                    graph.add("Where", &[&unseen, &half, &x], &[])
+                }
+                _ => x,
+            },
+            ColumnKind::Category { values } => {
+                let all = numbers(graph, &[1, values.len()], (0..values.len()).map(|i| i as f32).collect());
+                let same = graph.add("Equal", &[&x, &all], &[]);
+                graph.add("Cast", &[&same], &[("to", Attribute::Int(1))])
+            }
+        });
+        parts.extend(flag);
+    }
+    let parts: Vec<&str> = parts.iter().map(String::as_str).collect();
+    graph.add("Concat", &parts, &[("axis", Attribute::Int(1))])
+}
+
+/// Converts raw values to inputs of the first layer. For an image they are 0 to 255, for rows of numbers these, for a table the
+/// columns in order: a number unchanged, a text as its index, from zero, in the list in the metadata, -1 for one that is not
+/// there, a missing cell as NaN.
 ///
 /// # Errors
 /// When the model's file is damaged.
@@ -56,41 +96,19 @@ pub(super) fn before(graph: &mut Graph, header: &Header, pairs: &[[f32; 2]], pat
         let (mean, deviation) = pairs.iter().map(|[m, d]| (byte(*m), byte(*d))).unzip();
         return Ok(scaled(graph, "x", &[1, c, 1, 1], mean, deviation));
     };
-    let said = Encoding::from_json(encoding)?;
     graph.metadata.insert(COLUMNS.into(), encoding.to_string());
-    let n = said.columns.len();
-    graph.inputs[0] = Port { shape: Some(vec![None, Some(n)]), ..graph.inputs[0].clone() };
-    let moments = |c: &Column| match c.kind {
-        ColumnKind::Number { mean, std } if c.fill.is_none() => Some((mean as f32, std as f32)),
-        _ => None,
-    };
-    let all: Option<(Vec<f32>, Vec<f32>)> = said.columns.iter().map(moments).collect();
-    let mut x = match all {
-        Some((mean, deviation)) => scaled(graph, "x", &[1, n], mean, deviation),
-        None => {
-            let mut parts = Vec::with_capacity(n);
-            for (i, column) in said.columns.iter().enumerate() {
-                let at = list(graph, &[i as i64]);
-                let x = graph.add("Gather", &["x", &at], &[("axis", Attribute::Int(1))]);
-                let (x, flag) = filled(graph, x, column);
-                parts.push(match &column.kind {
-                    ColumnKind::Number { mean, std } => {
-                        scaled(graph, &x, &[1, 1], vec![*mean as f32], vec![*std as f32])
-                    }
-                    // Two texts share one input.
-                    ColumnKind::Category { values } if values.len() == 2 => x,
-                    ColumnKind::Category { values } => {
-                        let all = numbers(graph, &[1, values.len()], (0..values.len()).map(|i| i as f32).collect());
-                        let same = graph.add("Equal", &[&x, &all], &[]);
-                        graph.add("Cast", &[&same], &[("to", Attribute::Int(1))])
-                    }
-                });
-                parts.extend(flag);
-            }
-            let parts: Vec<&str> = parts.iter().map(String::as_str).collect();
-            graph.add("Concat", &parts, &[("axis", Attribute::Int(1))])
+    let (n, mut x) = match Encoding::from_json(encoding)? {
+        Encoding::Table(said) => (said.columns.len(), table(graph, &said)),
+        Encoding::Rows(said) if said.scales.len() != c * h * w => {
+            let why = format!("{} columns for a network of {} inputs", said.scales.len(), c * h * w);
+            return Err(Error::file(path, why));
+        }
+        Encoding::Rows(said) => {
+            let (mean, deviation) = said.scales.iter().map(|[m, d]| (*m as f32, *d as f32)).unzip();
+            (said.scales.len(), scaled(graph, "x", &[1, said.scales.len()], mean, deviation))
         }
     };
+    graph.inputs[0] = Port { shape: Some(vec![None, Some(n)]), ..graph.inputs[0].clone() };
     let [mean, deviation] = pairs[0];
     if pairs.iter().any(|p| *p != pairs[0]) {
         return Err(Error::file(path, "columns of a table with a mean for each channel; give --raw to leave them out"));

@@ -53,7 +53,7 @@ impl Inputs {
             let value: Box<dyn Any + Send + Sync> = match input.kind {
                 InputKind::Rows => {
                     let loaded = nnz_data::Store::open()?.load(place)?;
-                    all.notes.extend(loaded.note);
+                    all.notes.extend(loaded.notes);
                     all.checksums.push(loaded.dataset.checksum.clone());
                     Box::new(loaded.dataset)
                 }

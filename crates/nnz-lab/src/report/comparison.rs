@@ -93,7 +93,7 @@ pub fn comparison(comparison: &Comparison, seconds: &Seconds) -> String {
         section {
             (frame::table(html! { "Every arm at every density" }, &head, &rows))
             @for concern in comparison.concerns() { p.note { b.wrong { (concern) "." } } }
-            @if let Some(note) = &comparison.data.note { p.note { (note) } }
+            @for note in &comparison.data.notes { p.note { (note) } }
         }
         section {
             div.pair {

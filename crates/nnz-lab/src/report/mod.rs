@@ -135,13 +135,11 @@ fn origin(record: &RunRecord) -> Markup {
     if let Some(target) = &data.target {
         rows.insert(3, ("Columns", format!("{target} is predicted from {}", topology::some(&data.inputs))));
     }
-    if let Some(note) = &data.note {
-        rows.insert(3, ("Instead of the data asked for", note.clone()));
-    }
     html! {
         section {
             h2 { "Recipe and machine" }
             dl.facts { @for (name, value) in rows { div { dt { (name) } dd { (value) } } } }
+            @for note in &data.notes { p.note { (note) } }
             p { "To repeat this run, take " code { "recipe.toml" } " beside this page, or save the recipe below under this name, and type" }
             pre.command { code { "nnz run recipe.toml --again" } }
             p.note { "Without " code { "--again" } " a run that is there already is shown, not repeated. The same recipe, data and version give the same run id and, on any number of threads, the same weights; only the seconds differ." }

@@ -79,9 +79,8 @@ pub fn run(recipe: &Recipe, registry: Registry, options: &Options, observer: &mu
     let given: Vec<toml::Table> = recipe.arms.iter().map(given).collect();
     let mut recipe = recipe.clone().resolve(registry)?;
     let loaded = nnz_data::Store::open()?.load(&recipe.data)?;
-    if let Some(note) = &loaded.note {
-        observer.note(note);
-    }
+    let notes = loaded.notes;
+    notes.iter().for_each(|note| observer.note(note));
     let mut data = loaded.dataset;
     if recipe.train.task == Task::Regression && !data.real() {
         data = data.numbers().map_err(nnz_engine::Error::from)?;
@@ -187,7 +186,7 @@ pub fn run(recipe: &Recipe, registry: Registry, options: &Options, observer: &mu
         id: id.clone(),
         title: recipe.title.clone(),
         recipe: recipe.to_toml()?,
-        data: DataRecord::of(&data, loaded.note)?,
+        data: DataRecord::of(&data, notes)?,
         model: recipe.model.name().into(),
         task: recipe.train.task,
         machine: machine(),

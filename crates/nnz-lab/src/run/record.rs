@@ -53,9 +53,9 @@ pub struct DataRecord {
     /// Names of the inputs of a table, in order; empty for other data.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub inputs: Vec<String>,
-    /// Why it is not the data that was asked for.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub note: Option<String>,
+    /// Why it is not the data that was asked for, and what was not read as it stands, such as cells without a value.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub notes: Vec<String>,
 }
 
 impl DataRecord {
@@ -63,7 +63,7 @@ impl DataRecord {
     ///
     /// # Errors
     /// When a table's encoding is damaged.
-    pub fn of(data: &Dataset, note: Option<String>) -> Result<Self> {
+    pub fn of(data: &Dataset, notes: Vec<String>) -> Result<Self> {
         let encoding = data.encoding.as_ref().map(Encoding::from_json).transpose()?;
         Ok(Self {
             name: data.name.clone(),
@@ -72,8 +72,8 @@ impl DataRecord {
             image: data.image,
             classes: data.classes.clone(),
             inputs: encoding.as_ref().map_or_else(Vec::new, Encoding::inputs),
-            target: encoding.map(|e| e.target),
-            note,
+            target: encoding.and_then(|e| e.target().map(str::to_owned)),
+            notes,
         })
     }
 

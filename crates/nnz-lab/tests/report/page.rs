@@ -361,7 +361,7 @@ fn a_table_is_described_by_its_columns() {
     record.data.image = [1, 1, 784];
     record.data.target = Some("price".into());
     record.data.inputs = (0..784).map(|i| format!("column {i}")).collect();
-    record.data.note = Some("mnist is not installed: this is mnist10k".into());
+    record.data.notes = vec!["mnist is not installed: this is mnist10k".into()];
     let page = text(&html(&record));
     assert!(page.contains("price is predicted from column 0, column 1") && page.contains("and 760 more"));
     assert!(page.contains("mnist is not installed") && page.contains("784 inputs a row"));

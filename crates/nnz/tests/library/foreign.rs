@@ -458,7 +458,7 @@ fn exported_networks_make_their_rows_ready() {
     ]});
     let spec = ModelSpec::parse("mlp:5-7-2", [5, 1, 1], 2).unwrap();
     let model: Model<f32> = Model::born(&spec, None, Storage::Masked, false, 3).unwrap();
-    let header_ = header(spec, Some(encoding), vec![[3.0, 2.0], [-1.0, 0.5]]);
+    let header_ = header(spec.clone(), Some(encoding), vec![[3.0, 2.0], [-1.0, 0.5]]);
     let network = onnx::own(&model, &header_, path, false).unwrap();
     let rows = [[12.0, 1.0, 2.0], [8.0, 0.0, 0.0]];
     let ready: Vec<f32> = rows
@@ -473,6 +473,19 @@ fn exported_networks_make_their_rows_ready() {
     let got = &answers(&network, vec![("x", Value::floats(&[2, 3], rows.concat()))])[0].1;
     assert!(got.data().iter().zip(&want).all(|(a, b)| (a - b).abs() < 1e-5), "{:?} {want:?}", got.data());
     assert!(network.graph.metadata["nnz.columns"].contains("green"));
+
+    // Rows of numbers have a mean and a deviation for each column.
+    let encoding =
+        json!({"classes": [], "scales": [[10.0, 4.0], [0.0, 0.5], [3.0, 1.0], [0.0, 1.0], [-7.0, 100.0]], "base": 1});
+    let header_ = header(spec, Some(encoding), vec![[3.0, 2.0], [-1.0, 0.5]]);
+    let network = onnx::own(&model, &header_, path, false).unwrap();
+    let row = [12.0, 1.0, 2.0, 0.0, 93.0];
+    let ready = [0.5, 2.0, -1.0, 0.0, 1.0].map(|v: f32| (v - 0.25) / 0.5);
+    let want = model.infer(Tensor::new(&[1, 5], ready.to_vec())).unwrap().data().to_vec();
+    let got = &answers(&network, vec![("x", Value::floats(&[1, 5], row.to_vec()))])[0].1;
+    assert!(
+        (got.data()[0] - (want[0] * 2.0 + 3.0)).abs() < 1e-5 && (got.data()[1] - (want[1] * 0.5 - 1.0)).abs() < 1e-5
+    );
 
     let spec = ModelSpec::parse("lenet5", [1, 28, 28], 5).unwrap();
     let model: Model<f32> = Model::born(&spec, None, Storage::Masked, false, 3).unwrap();

@@ -492,6 +492,199 @@ fn batches_of_small_tables_are_small() {
     );
 }
 
+/// A text that the training table does not have is refused, counts as none of the texts, or leaves its row out; in the model, in the
+/// report and in the exported graph.
+#[test]
+fn texts_that_a_model_never_saw_are_answered_as_asked_for() {
+    let dir = tempfile::tempdir().unwrap();
+    let d = dir.path();
+    let row = |i: usize| format!("{},{},{}", i * 37 % 100, ["r", "g", "b"][i % 3], ["no", "yes"][i * 7 % 5 % 2]);
+    let rows: String = (0..200).map(|i| format!("{},{}\n", row(i), ["low", "high"][i % 3 % 2])).collect();
+    std::fs::write(d.join("table.csv"), format!("size,colour,sold,answer\n{rows}")).unwrap();
+    let asked = "size,colour,sold,answer\n10,r,no,low\n20,teal,no,high\n30,g,perhaps,high\n40,b,yes,low\n";
+    std::fs::write(d.join("new.csv"), asked).unwrap();
+    let train = "train table.csv --target answer --method set --density 0.5 --model mlp:5-8-2 --epochs 4 --batch 16 --no-controls";
+    succeed(d, &format!("{train} --run-dir run"));
+    let model = "run/models/set.safetensors";
+    for line in [format!("predict {model} new.csv"), format!("eval {model} new.csv --split all")] {
+        let out = nnz(d, &line);
+        let why = text(&out.stderr);
+        assert!(out.status.code() == Some(2) && out.stdout.is_empty(), "{why}");
+        assert!(
+            why.contains("new.csv, line 3, column `colour`: `teal` does not occur") && why.contains("--unseen"),
+            "{why}"
+        );
+    }
+    let out = nnz(d, &format!("predict {model} new.csv --unseen drop --target answer --json"));
+    assert!(text(&out.stderr).contains("2 of 4 rows left out, the first for line 3"), "{}", text(&out.stderr));
+    let left: Value = serde_json::from_slice(&out.stdout).unwrap();
+    let kept: Vec<bool> = left["rows"].as_array().unwrap().iter().map(|r| r["class"].is_string()).collect();
+    assert_eq!(kept, [true, false, false, true]);
+    assert_eq!((&left["left_out"][1]["row"], &left["left_out"][1]["cell"]), (&2.into(), &"perhaps".into()));
+    assert_eq!(left["given"], serde_json::json!(["low", null, null, "low"]));
+    let lines = succeed(d, &format!("predict {model} new.csv --unseen drop"));
+    assert!(
+        lines.lines().count() == 4 && lines.lines().nth(2).unwrap().contains("left out  line 4, column `sold`"),
+        "{lines}"
+    );
+    let all = json(d, &format!("predict {model} new.csv --unseen category --json"));
+    assert_eq!((&all["rows"][0], &all["rows"][3]), (&left["rows"][0], &left["rows"][3]), "other rows are as they were");
+    assert_eq!(json(d, &format!("eval {model} new.csv --split all --unseen drop --json"))["rows"], 2);
+    assert_eq!(json(d, &format!("eval {model} new.csv --split all --unseen category --json"))["rows"], 4);
+
+    // A choice that is made in training is kept, and reported.
+    succeed(d, &format!("{train} --unseen category --test new.csv --run-dir kept"));
+    let report = std::fs::read_to_string(d.join("kept/report.html")).unwrap();
+    assert!(report.contains("2 cells with a text that the table learned from does not have"), "no note in the report");
+    let model = "kept/models/set.safetensors";
+    let want = json(d, &format!("predict {model} new.csv --json"));
+    succeed(d, &format!("convert {model} -o kept.onnx"));
+    let raw: [f32; 12] = [10.0, 2.0, 0.0, 20.0, -1.0, 0.0, 30.0, 1.0, -1.0, 40.0, 0.0, 1.0];
+    answered_alike(d, "kept.onnx", "(4, 3)", &raw, &want, &["high", "low"]);
+    let out = nnz(d, &format!("{train} --unseen other --run-dir no"));
+    assert!(out.status.code() == Some(2) && text(&out.stderr).contains("category, drop or refuse"));
+}
+
+/// Asserts that a graph gives the classes and probabilities that the model gave.
+fn answered_alike(d: &Path, graph: &str, shape: &str, raw: &[f32], want: &Value, classes: &[&str]) {
+    let bytes: Vec<u8> = raw.iter().flat_map(|x| x.to_le_bytes()).collect();
+    let header = format!("{{'descr': '<f4', 'fortran_order': False, 'shape': {shape}, }}\n");
+    let array = [b"\x93NUMPY\x01\x00", &(header.len() as u16).to_le_bytes()[..], header.as_bytes(), &bytes].concat();
+    std::fs::write(d.join("raw.npy"), array).unwrap();
+    let got = json(d, &format!("predict {graph} --input x=raw.npy --json"));
+    let values: Vec<f64> = got["outputs"][0]["values"].as_array().unwrap().iter().filter_map(Value::as_f64).collect();
+    let rows = want["rows"].as_array().unwrap();
+    assert_eq!(values.len(), rows.len() * classes.len(), "{got}");
+    for (row, logits) in rows.iter().zip(values.chunks(classes.len())) {
+        let class = classes.iter().position(|c| row["class"] == *c).unwrap();
+        let sum: f64 = logits.iter().map(|l| l.exp()).sum();
+        let p = logits[class].exp() / sum;
+        assert!((p - row["probability"].as_f64().unwrap()).abs() < 1e-4, "{p} against {row}");
+    }
+}
+
+/// The same columns of unlike scale as CSV with points, CSV with commas, svmlight and NumPy's archive: the same networks, which give
+/// the same answers to rows of any of these files, and as graphs.
+#[test]
+fn every_format_of_a_table_of_numbers_is_the_same_data() {
+    let dir = tempfile::tempdir().unwrap();
+    let d = dir.path();
+    // Numbers that f32 holds.
+    let row = |i: usize| {
+        [5000.0 + (i * 37 % 101) as f64 * 8.0, 0.25 + (i * 53 % 97) as f64 / 1024.0, (1 + i * 7 % 13) as f64]
+    };
+    let class = |[a, b, _]: [f64; 3]| usize::from((a - 5400.0) / 232.0 + (b - 0.3) / 0.027 > 0.0);
+    let rows: Vec<[f64; 3]> = (0..400).map(row).collect();
+    let lines = |f: &dyn Fn(&[f64; 3]) -> String| rows.iter().map(f).collect::<String>();
+    let csv = lines(&|r @ [a, b, c]| format!("{a},{b},{c},{}\n", class(*r)));
+    std::fs::write(d.join("t.csv"), &csv).unwrap();
+    std::fs::write(d.join("de.csv"), csv.replace(',', ";").replace('.', ",")).unwrap();
+    std::fs::write(d.join("t.svm"), lines(&|r @ [a, b, c]| format!("{} 1:{a} 2:{b} 3:{c}\n", class(*r)))).unwrap();
+    let floats: Vec<f32> = rows.iter().flatten().map(|v| *v as f32).collect();
+    let x: Vec<u8> = floats.iter().flat_map(|v| v.to_le_bytes()).collect();
+    let y: Vec<u8> = rows.iter().flat_map(|r| (class(*r) as f32).to_le_bytes()).collect();
+    std::fs::write(d.join("t.npz"), npz(&[("x", "(400, 3)", &x), ("y", "(400,)", &y)])).unwrap();
+    let train = "--method set --density 0.6 --model mlp:3-16-2 --epochs 30 --batch 16 --no-controls --json";
+    let mut found = Vec::new();
+    for (place, name) in [("t.csv --target 4", "csv"), ("de.csv --target 4", "de"), ("t.svm", "svm"), ("t.npz", "npz")]
+    {
+        let doc = json(d, &format!("train {place} {train} --run-dir {name}"));
+        let accuracy = doc["arms"][0]["test_accuracy"].as_f64().unwrap();
+        let file = place.split(' ').next().unwrap();
+        let model = format!("{name}/models/set.safetensors");
+        let eval = json(d, &format!("eval {model} --json"));
+        assert_eq!(eval["accuracy"].as_f64(), Some(accuracy), "{name}");
+        let answers = json(d, &format!("predict {model} {file} --json"));
+        succeed(d, &format!("convert {model} -o {name}.onnx"));
+        answered_alike(d, &format!("{name}.onnx"), "(400, 3)", &floats, &answers, &["0", "1"]);
+        found.push((accuracy, answers));
+    }
+    assert!(found[0].0 > 0.85, "{}", found[0].0);
+    for other in &found[1..] {
+        assert!(other == &found[0], "{} and {}", other.0, found[0].0);
+    }
+    // Rows in another file of numbers, with as many columns as its indices say, and what does not fit.
+    std::fs::write(d.join("one.npz"), npz(&[("x", "(1, 3)", &x[..12])])).unwrap();
+    let one = json(d, "predict svm/models/set.safetensors one.npz --json");
+    assert_eq!(one["rows"][0], found[2].1["rows"][0]);
+    std::fs::write(d.join("short.svm"), "0 1:5000\n").unwrap();
+    succeed(d, "predict svm/models/set.safetensors short.svm");
+    for (line, says) in [
+        ("predict svm/models/set.safetensors t.csv", "trained on rows of numbers"),
+        ("predict csv/models/set.safetensors t.npz", "trained on a table"),
+        ("eval csv/models/set.safetensors t.npz", "trained on a table"),
+        ("predict svm/models/set.safetensors t.svm --unseen drop", "--unseen is for models trained on a table"),
+    ] {
+        let out = nnz(d, line);
+        assert!(out.status.code() == Some(2) && text(&out.stderr).contains(says), "{line}: {}", text(&out.stderr));
+    }
+}
+
+/// Numbers to predict in svmlight, and a test file whose rows begin at another index than those of the training file.
+#[test]
+fn svmlight_has_one_base_and_numbers_are_numbers() {
+    let dir = tempfile::tempdir().unwrap();
+    let d = dir.path();
+    let row = |i: usize| [(i * 37 % 101) as f64 / 10.0, (i * 53 % 97) as f64, 1.0 + (i % 7) as f64];
+    let line = |i: usize| {
+        let [a, b, c] = row(i);
+        format!("{} 0:{a} 1:{b} 2:{c}\n", 30.0 * a - b + 0.5)
+    };
+    std::fs::write(d.join("homes.svm"), (0..600).map(line).collect::<String>()).unwrap();
+    let adam = "--optimizer adam --epochs 40 --batch 32 --no-controls --json";
+    let doc =
+        json(d, &format!("train homes.svm --method set --density 0.6 --model mlp:3-32-16-1 {adam} --run-dir run"));
+    let explained = doc["arms"][0]["test_accuracy"].as_f64().unwrap();
+    assert!(explained > 0.9, "{doc}");
+    // No row has the index 0, whose value is 0 there.
+    let short = |i: usize| format!("{} 1:{} 2:{}\n", 0.5 - row(i)[1], row(i)[1], row(i)[2]);
+    std::fs::write(d.join("zero.svm"), (0..50).map(short).collect::<String>()).unwrap();
+    let model = "run/models/set.safetensors";
+    let all = json(d, &format!("eval {model} zero.svm --split all --json"));
+    assert!(all["variance_explained"].as_f64() > Some(0.5), "{all}");
+    let answers = json(d, &format!("predict {model} zero.svm --json"));
+    let near = |(i, a): (usize, &Value)| (a["value"].as_f64().unwrap() - (0.5 - row(i)[1])).abs() < 60.0;
+    assert!(answers["rows"].as_array().unwrap().iter().enumerate().all(near), "{answers}");
+    let test = json(d, "data check homes.svm --test zero.svm --json");
+    assert_eq!((&test["width"], &test["encoding"]["base"], &test["test"]), (&3.into(), &0.into(), &50.into()));
+}
+
+/// Commands take the options that their messages name.
+#[test]
+fn commands_take_the_options_that_messages_name() {
+    let dir = tempfile::tempdir().unwrap();
+    let d = dir.path();
+    let rows: String =
+        (0..60).map(|i| format!("{},{},{}\n", i % 7, ["r", "g", "b"][i % 3], ["no", "yes"][i % 2])).collect();
+    std::fs::write(d.join("t.csv"), format!("size,colour,answer\n{rows}")).unwrap();
+    std::fs::write(d.join("other.csv"), format!("size,colour,truth\n{rows}")).unwrap();
+    std::fs::write(d.join("text.csv"), "A,B,A,x\nB,B,A,y\n".repeat(10)).unwrap();
+    let out = nnz(d, "data check t.csv");
+    assert!(text(&out.stderr).contains("--target COL"));
+    assert_eq!(json(d, "data check t.csv --target answer --json")["train"], 48);
+    let out = nnz(d, "data check text.csv --target 4");
+    assert!(text(&out.stderr).contains("two columns are named `A`") && text(&out.stderr).contains("?header=no"));
+    assert_eq!(json(d, "data check text.csv?header=no --target 4 --json")["train"], 16);
+    succeed(
+        d,
+        "train t.csv --target answer --method set --density 0.5 --model mlp:4-8-2 --epochs 1 --no-controls --run-dir run",
+    );
+    let model = "run/models/set.safetensors";
+    let out = nnz(d, &format!("eval {model} other.csv"));
+    let why = text(&out.stderr);
+    assert!(
+        out.status.code() == Some(2) && why.contains("no column named `answer`") && why.contains("--target COL"),
+        "{why}"
+    );
+    assert_eq!(json(d, &format!("eval {model} other.csv --target truth --split all --json"))["rows"], 60);
+    assert!(succeed(d, &format!("predict {model} other.csv --target truth")).contains("(given: yes)"));
+    std::fs::write(d.join("gap.csv"), "size,colour\n1,r\nNA,g\n3,b\n").unwrap();
+    let out = nnz(d, &format!("predict {model} gap.csv"));
+    assert!(text(&out.stderr).contains("line 3, column `size`") && text(&out.stderr).contains("--missing drop"));
+    let left = json(d, &format!("predict {model} gap.csv --missing drop --json"));
+    assert!(left["rows"][1].is_null() && left["rows"][2]["class"].is_string(), "{left}");
+}
+
 /// A short run on a small table: intervals made for long runs, and a rate made for pictures.
 #[test]
 fn what_does_not_fit_a_small_table_is_fitted_with_a_note() {
