@@ -49,6 +49,13 @@ save("lightning.pth", {"state_dict": {"model." + k: v for k, v in plain.items()}
 save("parts.pth", {"model": {"w": w}, "head": {"w": w + 1}}, {"model.w": w, "head.w": w + 1})
 sparse = w * (w.abs() > 0.7)
 save("sparse.pth", {"coo": sparse.to_sparse(), "csr": sparse.to_sparse_csr(), "net": w}, {"coo": sparse, "csr": sparse, "net": w})
+shards = out / "shards"
+shards.mkdir(exist_ok=True)
+for i, part in enumerate([{"w": w}, {"c": c}], 1):
+    torch.save(part, shards / f"pytorch_model-0000{i}-of-00002.bin")
+index = {"metadata": {}, "weight_map": {"w": "pytorch_model-00001-of-00002.bin", "c": "pytorch_model-00002-of-00002.bin"}}
+(shards / "pytorch_model.bin.index.json").write_text(json.dumps(index))
+tell("shards", plain)
 fp8 = {"e4m3": w.to(torch.float8_e4m3fn), "e5m2": w.to(torch.float8_e5m2)}
 save("fp8.pth", fp8, fp8)
 linear = torch.nn.Linear(4, 6)
@@ -61,7 +68,9 @@ torch.jit.script(torch.nn.Linear(2, 2)).save(str(out / "script.pt"))
 # Blocks of GGML: random bytes with small scales, decoded by the gguf package.
 blocks = {}
 halves = {"Q4_0": [0], "Q4_1": [0, 2], "Q8_0": [0], "Q4_K": [0, 2], "Q6_K": [208], "Q5_0": [0], "Q5_1": [0, 2], "Q2_K": [80, 82], "Q3_K": [108],
-          "Q5_K": [0, 2], "IQ4_NL": [0], "IQ4_XS": [0], "MXFP4": [], "NVFP4": []}
+          "Q5_K": [0, 2], "IQ4_NL": [0], "IQ4_XS": [0], "MXFP4": [], "NVFP4": [], "TQ1_0": [52], "TQ2_0": [64], "IQ2_XXS": [0], "IQ2_XS": [0],
+          "IQ2_S": [0], "IQ3_XXS": [0], "IQ3_S": [0], "IQ1_S": [0], "IQ1_M": []}
+assert set(halves) == {k.name for k in gguf.quants._type_traits} - {"BF16"}, "the package decodes other types"
 for name, at in halves.items():
     size = gguf.GGML_QUANT_SIZES[Kind[name]][1]
     b = rng.integers(0, 256, (3, size), dtype=np.uint8)
@@ -69,6 +78,8 @@ for name, at in halves.items():
         b[:, i : i + 2] = rng.normal(0, 0.1, (3, 1)).astype("<f2").view(np.uint8)
     if name == "MXFP4":
         b[:, 0] = [1, 120, 130]
+    if name == "IQ1_M":  # The highest bits of its scale are those of its last byte.
+        b[:, 55] = [0x20, 0x2F, 0xB1]
     values = dequantize(b.reshape(1, -1), Kind[name]).astype("<f4").reshape(-1)
     blocks[name] = {"bytes": b.reshape(-1).tolist(), "bits": values.view("<u4").tolist()}
 (out / "blocks.json").write_text(json.dumps(blocks))
@@ -80,7 +91,7 @@ def gguf_file(name, **how):
     g.add_block_count(1)
     g.add_tensor("a", a)
     g.add_tensor("b", b)
-    g.add_tensor("odd", rng.integers(0, 256, (1, 110), dtype=np.uint8), raw_dtype=Kind.IQ3_S)
+    g.add_tensor("odd", rng.integers(0, 256, (1, 292), dtype=np.uint8), raw_dtype=Kind.Q8_K)
     g.write_header_to_file()
     g.write_kv_data_to_file()
     g.write_tensors_to_file()
@@ -114,6 +125,22 @@ scaled = {"row.weight": q, "row.weight_scale": rows, "group.weight": q.clone(), 
 st.save_file(scaled, out / "scaled.safetensors")
 tell("scaled.safetensors", {"row.weight": q * rows, "group.weight": q * groups.repeat_interleave(4, 1), "all.weight": q * one,
      "zero.weight": (q.float() - zero) * rows, "scb.weight": q * ((rows * 127) / 127), "fp8.weight": f.float() * rows, "block.weight": f.float() * one})
+# Views that PyTorch stores as other numbers, with a mark.
+z = torch.randn(4, 3, dtype=torch.complex64)
+save("negated.pth", {"negated": z.conj().imag, "turned": z.conj().imag.T}, {"negated": -z.imag, "turned": -z.imag.T})
+marks = {"conjugate": z.conj(), "both": torch._neg_view(z.conj()), "negative": torch._neg_view(z)}
+torch.save({k: v for name, t in marks.items() for k, v in [(name, t), (f"{name}.resolved", t.resolve_conj().resolve_neg())]}, out / "marked.pth")
+# Every type that safetensors writes: those whose numbers are read, and those that are listed.
+t = torch.arange(-3, 9).reshape(3, 4)
+signed = {n: t.to(getattr(torch, n)) for n in ("float64", "float32", "float16", "bfloat16", "float8_e4m3fn", "float8_e5m2", "int64", "int32", "int16", "int8")}
+whole = {n: (t + 3).to(getattr(torch, n)) for n in ("uint8", "uint16", "uint32", "uint64")}
+types = {**signed, **whole, "bool": t > 2}
+st.save_file(types, out / "types.safetensors")
+tell("types.safetensors", types)
+listed = {n: (t * 1.5).to(getattr(torch, n)) for n in ("float8_e4m3fnuz", "float8_e5m2fnuz", "complex64")}
+bits = torch.arange(12, dtype=torch.uint8).reshape(3, 4)
+listed |= {n: bits.clone().view(getattr(torch, n)) for n in ("float8_e8m0fnu", "float4_e2m1fn_x2")}
+st.save_file(listed, out / "listed.safetensors")
 (out / "want.json").write_text(json.dumps(want))
 
 # A vocabulary of sentencepiece's byte-pair encoding, and texts split by that package itself. Needs sentencepiece 0.2.

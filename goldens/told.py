@@ -103,3 +103,17 @@ for name, kind in [("f16", T.FLOAT16), ("f64", T.DOUBLE), ("bf16", T.BFLOAT16)]:
     g = h.make_graph(nodes, "g", [h.make_tensor_value_info("x", T.FLOAT, [1, 2])], [h.make_tensor_value_info("y", T.FLOAT, [1, 3])],
                      [h.make_tensor("w", kind, w.shape, w.ravel())])
     onnx.save(h.make_model(g, opset_imports=[h.make_opsetid("", 20)], ir_version=10), out / f"weights-{name}.onnx")
+
+# Constants of which only nonzeros are written.
+def sparse(name, numbers, flat=True):
+    at = np.flatnonzero(numbers) if flat else np.argwhere(numbers)
+    return h.make_sparse_tensor(nh.from_array(numbers[numbers != 0], name), nh.from_array(at.astype("i8"), ""), numbers.shape)
+
+
+numbers = np.array([[0, 3, 0], [-2, 0, 7]])
+parts = {"floats": numbers.astype("f4"), "halves": numbers.astype("f2"), "doubles": numbers / 3, "integers": numbers, "bytes": numbers.astype("i1"),
+         "none": np.zeros((2, 3), "f4")}
+nodes = [node("Constant", [], "constant", sparse_value=sparse("", numbers.astype("f4"), False)), node("MatMul", ["x", "constant"], "y")]
+g = h.make_graph(nodes, "g", [h.make_tensor_value_info("x", T.FLOAT, [1, 2])], [h.make_tensor_value_info("y", T.FLOAT, [1, 3])],
+                 sparse_initializer=[sparse(n, v, n != "bytes") for n, v in parts.items()])
+onnx.save(h.make_model(g, opset_imports=[h.make_opsetid("", 20)], ir_version=10), out / "sparse.onnx")

@@ -190,7 +190,7 @@ pub fn saved_checkpoint() -> Vec<u8> {
         classes: data.classes.clone(),
         data: data.name.clone(),
         method: "set".into(),
-        prune_head: false,
+        prunable: false.into(),
         encoding: None,
         task: Task::Classification,
         scales: frame.scales.clone(),

@@ -1,4 +1,4 @@
-//! The command line of nnz. [`main`] is given the methods of every room; it knows none itself.
+//! The command line of nnz. [`main`] is given the methods and layers of every room; it knows none itself.
 #![forbid(unsafe_code)]
 
 mod commands;
@@ -6,6 +6,7 @@ mod ui;
 
 use clap::{CommandFactory, FromArgMatches, Parser, Subcommand};
 use nnz_core::Registry;
+use nnz_engine::Layers;
 use std::process::ExitCode;
 
 /// Neural networks that are sparse all the way down.
@@ -34,14 +35,14 @@ const EXAMPLES: &str = "Examples:
   nnz top                                                watch the newest run
   nnz reproduce rigl                                     run and judge the claims of a method
 
-`nnz help COMMAND` explains a command by example. Exit codes: 0 done, 1 the answer is no, 2 a request that cannot be
+`nnz help COMMAND` explains a command by example. Exit codes: 0 done, 1 the answer is no, 2 a request that cannot be \
 carried out, 130 interrupted (what was done is saved). NO_COLOR turns colours off.";
 
 #[derive(Subcommand)]
 enum Command {
     /// Train a sparse network and compare it with its controls
     Train(commands::train::Args),
-    /// Compare methods fairly: equal steps, equal tuning, control arms, paired intervals
+    /// Compare methods fairly: equal steps, equal tuning, control arms, paired intervals; or experiments by their metrics
     Compare(commands::compare::Args),
     /// Run a recipe: a file, the name of one that comes with nnz, or a run directory to resume
     Run(commands::run::Args),
@@ -83,11 +84,18 @@ enum Command {
     Man(commands::shell::ManArgs),
 }
 
-/// Reads the command line and carries it out with these methods.
-pub fn main(registry: Registry) -> ExitCode {
-    let matches = Cli::command().get_matches();
+/// The whole command line.
+fn command() -> clap::Command {
+    let what = "Data set: a name from `nnz data list`, or a file or folder; or experiments, separated by commas";
+    Cli::command().mut_subcommand("compare", |c| c.mut_arg("data", |a| a.help(what).value_name("DATA|EXPERIMENT,…")))
+}
+
+/// Reads the command line and carries it out with these methods, and these layers besides the engine's.
+pub fn main(registry: Registry, layers: Layers) -> ExitCode {
+    layers.make_known();
+    let matches = command().get_matches();
     let cli = Cli::from_arg_matches(&matches).unwrap_or_else(|e| e.exit());
-    commands::given::remember(&Cli::command(), &matches);
+    commands::given::remember(&command(), &matches);
     if let Err(why) = nnz_kernels::Isa::forced() {
         return ui::fail(&anyhow::anyhow!(why));
     }
@@ -117,8 +125,8 @@ pub fn main(registry: Registry) -> ExitCode {
         Command::Data(args) => commands::data::run(&args, ui),
         Command::Top(args) => commands::top::run(&args, ui),
         Command::Doctor => commands::doctor::run(ui),
-        Command::Completions(args) => commands::shell::completions(&args, Cli::command(), ui),
-        Command::Man(args) => commands::shell::man(&args, Cli::command(), ui),
+        Command::Completions(args) => commands::shell::completions(&args, command(), ui),
+        Command::Man(args) => commands::shell::man(&args, command(), ui),
     };
     match result {
         Ok(code) => code,

@@ -91,14 +91,14 @@ fn inputs(method: &'static Method, options: &Table) -> Result<Inputs, String> {
                     classes: data.classes.clone(),
                     data: data.name.clone(),
                     method: "dense".into(),
-                    prune_head: false,
+                    prunable: false.into(),
                     task: Task::Classification,
                     scales: Vec::new(),
                     dtype: Dtype::Native,
                     encoding: None,
                     policy: Default::default(),
                 };
-                Box::new(Stored { model: t.model, header })
+                Box::new(Stored { model: t.model.clone(), header })
             }
         };
         all.insert(input.name.into(), value);

@@ -179,7 +179,7 @@ impl Bench {
             classes: self.ground.data.classes.clone(),
             data: self.ground.data.name.clone(),
             method: self.method.key.into(),
-            prune_head: false,
+            prunable: false.into(),
             task: Task::Classification,
             scales: Vec::new(),
             dtype: Dtype::Native,
@@ -225,7 +225,7 @@ impl Bench {
         // The command after the last step, such as a last pruning.
         t.run(|_, _| true).map_err(words)?;
         let (early, end) = (early.ok_or("the run has no steps")?, Print::of(&t));
-        Ok(Whole { model: t.model, start, above, early, end, cuts, _dir: dir })
+        Ok(Whole { model: t.model.clone(), start, above, early, end, cuts, _dir: dir })
     }
 
     /// Exact to one connection; a constant fan-in to one per row.

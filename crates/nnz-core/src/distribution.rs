@@ -323,7 +323,7 @@ mod tests {
     #[test]
     fn erk_of_a_convolution_counts_its_kernel() {
         // google-research/rigl sparse_utils: sum(shape) / prod(shape) of [5, 5, 6, 16].
-        let conv = Shape { name: "conv".into(), rows: 16, cols: 6 * 25, kernel: [5, 5], head: false };
+        let conv = Shape { kernel: [5, 5], ..Shape::matrix("conv", 16, 6 * 25) };
         assert!((erk_raw(&conv) - 32.0 / 2400.0).abs() < 1e-12);
     }
 

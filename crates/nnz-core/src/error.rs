@@ -11,7 +11,7 @@ pub enum Error {
         kind: &'static str,
         /// The name asked for.
         name: String,
-        /// ", did you mean `x`?" or empty.
+        /// " (did you mean `x`?)" or empty.
         hint: String,
         /// The command that lists the known names.
         list: &'static str,
@@ -83,11 +83,11 @@ pub enum Error {
     },
 }
 
-/// Returns ", did you mean `x`?" for the known name nearest to `name`, or an empty string if none is near.
+/// Returns " (did you mean `x`?)" for the known name nearest to `name`, or an empty string if none is near.
 pub fn closest<'a>(name: &str, known: impl IntoIterator<Item = &'a str>) -> String {
     let scored = known.into_iter().map(|k| (strsim::damerau_levenshtein(name, k), k)).min();
     match scored {
-        Some((d, k)) if d <= 1 + name.len() / 4 => format!(", did you mean `{k}`?"),
+        Some((d, k)) if d <= 1 + name.len() / 4 => format!(" (did you mean `{k}`?)"),
         _ => String::new(),
     }
 }

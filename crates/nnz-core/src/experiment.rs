@@ -13,7 +13,7 @@ use std::collections::BTreeMap;
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum Unit {
-    /// A plain number, four digits after the point.
+    /// A plain number, four digits after the point; with an exponent below a thousandth.
     #[default]
     Number,
     /// A fraction of a whole, in percent.
@@ -38,6 +38,7 @@ impl Unit {
     /// Formats a value for readers.
     pub fn write(self, value: f64) -> String {
         match self {
+            Self::Number if value != 0.0 && value.abs() < 1e-3 => format!("{value:.3e}"),
             Self::Number => format!("{value:.4}"),
             Self::Share => format!("{:.2}%", value * 100.0),
             Self::Count => format!("{value:.0}"),

@@ -1,8 +1,8 @@
 //! Groups of options that many methods share.
 
 use crate::{
-    Criterion, Decay, DistributionKind, DropGrow, Growth, Pattern, PerLayer, Period, Prune, Schedule, Setting, Start,
-    Static, TargetKind, When, above, at_least, group,
+    Criterion, Decay, DistributionKind, DropGrow, Growth, OneShot, Pattern, PerLayer, Period, Prune, Schedule, Setting,
+    Start, Static, TargetKind, When, above, at_least, group,
 };
 
 group! {
@@ -52,6 +52,30 @@ impl Budget {
         let Self { density, distribution, pattern, of } = self;
         let start = Start::Random;
         Static { distribution: distribution.build(), pattern, density, setting: *setting, kind: of, start }
+    }
+}
+
+group! {
+    /// Options of methods that prune once.
+    Once
+
+    #[flatten]
+    /// Density and its distribution.
+    budget: Budget,
+    /// When a training run prunes.
+    at: Period,
+}
+
+impl Once {
+    /// Prunes in the middle of a training run; a trained network at once.
+    pub const fn halfway(budget: Budget) -> Self {
+        Self { budget, at: Period::Run(0.5) }
+    }
+
+    /// Prunes to the entries that a criterion ranks highest.
+    pub fn prune(self, criterion: impl Criterion + 'static, setting: &Setting) -> Prune {
+        let schedule = OneShot { at: self.at.steps(setting), density: self.budget.density };
+        self.budget.prune(criterion, schedule, setting)
     }
 }
 

@@ -50,6 +50,8 @@ pub struct MethodInstance {
 
 /// Steps after which every schedule in steps has come due.
 const LONG: u64 = 20_000;
+/// A schedule in steps that comes due less often than this in a run was made for longer ones.
+const FEW: usize = 5;
 
 impl MethodInstance {
     /// Whether it does anything to a network in a run of this many steps. O(steps).
@@ -58,6 +60,11 @@ impl MethodInstance {
             || self.parametrization.is_some()
             || self.sparsifier.proximal()
             || (0..=steps).any(|step| self.sparsifier.plan(step) != Plan::Rest)
+    }
+
+    /// How often it may change a topology in a run of this many steps, counted up to `most`. O(steps).
+    fn changes(&self, steps: u64, most: usize) -> usize {
+        (0..=steps).filter(|&step| matches!(self.sparsifier.plan(step), Plan::Rewire(_))).take(most).count()
     }
 }
 
@@ -239,8 +246,9 @@ impl Method {
         Ok(known)
     }
 
-    /// Fits options to a run: an interval in steps or epochs that `given` leaves open and that never comes due in this run becomes a
-    /// twentieth of it, as the note says.
+    /// Fits options to a run: an interval in steps or epochs that `given` leaves open becomes a twentieth of the run, as the note
+    /// says, if it never comes due in it, or, one in steps, fewer than five times: pruning step by step would then be pruning at
+    /// once.
     ///
     /// # Errors
     /// When the options are invalid, and when the method would rest through the whole run with intervals that were given.
@@ -254,11 +262,15 @@ impl Method {
         full.extend(options.clone());
         // Only a schedule of its own can rest: a method that is to do nothing in a long run is meant to.
         let long = Setting { steps: setting.steps.max(LONG), ..*setting };
-        if work.acts(setting.steps) || !self.build(options, &long)?.acts(long.steps) {
+        let (acts, lasting) = (work.acts(setting.steps), self.build(options, &long)?);
+        let changes = work.changes(setting.steps, FEW);
+        let few = acts && work.procedure.is_none() && changes < FEW && lasting.changes(long.steps, FEW) == FEW;
+        if acts && !few || !lasting.acts(long.steps) {
             return Ok((options.clone(), None));
         }
         let span = |value: &toml::Value| match value.as_str()?.parse() {
-            Ok(period @ (Period::Steps(1..) | Period::Epochs(_))) => Some(period),
+            Ok(period @ Period::Steps(1..)) => Some(period),
+            Ok(period @ Period::Epochs(_)) if !few => Some(period),
             _ => None,
         };
         let spans: Vec<(&String, Period)> = full.iter().filter_map(|(k, v)| Some((k, span(v)?))).collect();
@@ -270,7 +282,21 @@ impl Method {
             let each: Vec<String> = spans.iter().map(|(key, period)| format!("{key} is {period}")).collect();
             each.join(" and ")
         };
-        match self.build(&fitted, setting)?.acts(setting.steps) {
+        let work = self.build(&fitted, setting)?;
+        if few {
+            let gains = work.changes(setting.steps, FEW) > changes;
+            let note = || {
+                format!(
+                    "{}: {}, which comes due {changes} time{} in a run of {} steps; taken as 0.05 run",
+                    self.key,
+                    said(&spans),
+                    if changes == 1 { "" } else { "s" },
+                    setting.steps
+                )
+            };
+            return Ok(if gains { (fitted, Some(note())) } else { (options.clone(), None) });
+        }
+        match work.acts(setting.steps) {
             true => {
                 let (changed, run) = (said(&spans), setting.steps);
                 let note = format!(

@@ -159,7 +159,12 @@ macro_rules! options {
             }
         }
 
-        impl $crate::Documented for Options {
+        $crate::options!(@documented Options [$($group: $Group)?] $($(#[doc = $doc])+ $field $(=> $bounds)?,)*);
+    };
+    (@documented $Name:ident [$($group:ident: $Group:ty)?]
+        $($(#[doc = $doc:expr])+ $field:ident $(=> $bounds:expr)?,)*
+    ) => {
+        impl $crate::Documented for $Name {
             fn docs() -> Vec<$crate::OptionDoc> {
                 #[allow(unused_mut)]
                 let mut all: Vec<$crate::OptionDoc> = vec![$($crate::OptionDoc::new(
@@ -200,24 +205,6 @@ macro_rules! group {
             $($(#[doc = $doc])+ pub $field: $Type,)*
         }
 
-        impl $crate::Documented for $Name {
-            fn docs() -> Vec<$crate::OptionDoc> {
-                #[allow(unused_mut)]
-                let mut all: Vec<$crate::OptionDoc> = vec![$($crate::OptionDoc::new(
-                    stringify!($field),
-                    &[$($doc),+],
-                    $crate::options!(@bounds $($bounds)?),
-                )),*];
-                $(all.splice(..0, <$Group as $crate::Documented>::docs());)?
-                all
-            }
-
-            #[allow(clippy::unnecessary_cast)]
-            fn check(&self) -> $crate::Result<()> {
-                $($crate::Documented::check(&self.$group)?;)?
-                $($($bounds.check(stringify!($field), self.$field as f64)?;)?)*
-                Ok(())
-            }
-        }
+        $crate::options!(@documented $Name [$($group: $Group)?] $($(#[doc = $doc])+ $field $(=> $bounds)?,)*);
     };
 }

@@ -1,4 +1,4 @@
-use crate::Topology;
+use crate::{LayerRole, Topology};
 use serde::{Deserialize, Serialize};
 
 /// Name and extents of one target before any value exists.
@@ -14,12 +14,14 @@ pub struct Shape {
     pub kernel: [usize; 2],
     /// Whether it is the classifier at the end of the network.
     pub head: bool,
+    /// What it does in the network.
+    pub role: LayerRole,
 }
 
 impl Shape {
     /// A plain matrix of `rows` outputs and `cols` inputs.
     pub fn matrix(name: &str, rows: usize, cols: usize) -> Self {
-        Self { name: name.into(), rows, cols, kernel: [1, 1], head: false }
+        Self { name: name.into(), rows, cols, kernel: [1, 1], head: false, role: LayerRole::default() }
     }
 
     /// Entries, zero or not.

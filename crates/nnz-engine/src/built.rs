@@ -4,7 +4,7 @@
 
 use std::path::Path;
 
-use nnz_core::{MethodInstance, Probe, Setting, Topology};
+use nnz_core::{MethodInstance, Probe, Prunable, Setting, Topology};
 
 use crate::data::{Dataset, Preprocessing, Split};
 use crate::files::{self, Header, Packing};
@@ -12,8 +12,8 @@ use crate::layers::Layers;
 use crate::step::{self, Make, Rows};
 use crate::train::Observer;
 use crate::{
-    Evaluation, Frozen, Model, ModelSpec, Moved, PolicyRef, Progress, Real, Result, Tensor, TrainSpec, Trainer,
-    evaluate as measures,
+    Evaluation, Frozen, Learner, Model, ModelSpec, Moved, PolicyRef, Progress, Real, Result, Tensor, TrainSpec,
+    Trainer, evaluate as measures,
 };
 
 macro_rules! built {
@@ -51,9 +51,9 @@ built! {
     fn advance(trainer: &mut Trainer<Self>) -> Result<Progress> = Trainer::advance_generic;
     fn save_training(trainer: &Trainer<Self>, path: &Path, header: &Header, run: &str) -> Result<()> = Trainer::save_generic;
     fn resume(trainer: &mut Trainer<Self>, path: &Path, run: &str) -> Result<()> = Trainer::resume_generic;
-    fn evaluate_training(trainer: &Trainer<Self>, split: &Split, rows: &[u32]) -> Result<Evaluation> = Trainer::evaluate_generic;
+    fn evaluate_training(learner: &Learner<Self>, split: &Split, rows: &[u32]) -> Result<Evaluation> = Learner::evaluate_generic;
 
-    fn born(spec: &ModelSpec, births: Option<Vec<Topology>>, storage: PolicyRef, prune_head: bool, seed: u64) -> Result<Model<Self>>
+    fn born(spec: &ModelSpec, births: Option<Vec<Topology>>, storage: PolicyRef, prunable: &Prunable, seed: u64) -> Result<Model<Self>>
         = Model::born_generic;
     fn infer(model: &Model<Self>, input: Tensor<Self>) -> Result<Tensor<Self>> = Model::infer_generic;
     fn infer_frozen(model: &Frozen<Self>, input: Tensor<Self>) -> Result<Tensor<Self>> = Frozen::infer_generic;
@@ -110,23 +110,23 @@ impl<'a, T: Number> Trainer<'a, T> {
         T::resume(self, path, run)
     }
 
-    /// Measures [`Trainer::result`] on rows of a split of the training's data.
+    /// Measures [`Learner::result`] on rows of a split of the training's data.
     pub fn evaluate(&self, split: &Split, rows: &[u32]) -> Result<Evaluation> {
-        T::evaluate_training(self, split, rows)
+        T::evaluate_training(&self.learner, split, rows)
     }
 }
 
 impl<T: Number> Model<T> {
     /// Draws initial values. `births` has the topology of every prunable weight; without it they are dense. A layer born
-    /// sparse never exists densely. The head is prunable only when `prune_head`.
+    /// sparse never exists densely. `prunable` says which weights are; `false` all but the head.
     pub fn born<'a>(
         spec: &ModelSpec,
         births: Option<Vec<Topology>>,
         storage: impl Into<PolicyRef<'a>>,
-        prune_head: bool,
+        prunable: impl Into<Prunable>,
         seed: u64,
     ) -> Result<Self> {
-        T::born(spec, births, storage.into(), prune_head, seed)
+        T::born(spec, births, storage.into(), &prunable.into(), seed)
     }
 
     /// Computes the output without a tape.
@@ -185,10 +185,10 @@ pub fn parse_model<'a, T: Number>(
     path: &Path,
     storage: impl Into<PolicyRef<'a>>,
 ) -> Result<(Model<T>, Header)> {
-    T::parse(bytes, path, storage.into(), &Layers::new())
+    T::parse(bytes, path, storage.into(), Layers::known())
 }
 
-/// As [`load_model`], for networks with layers of other crates.
+/// As [`load_model`], for networks with layers of other crates that were not [made known](Layers::make_known).
 ///
 /// # Errors
 /// Those of [`load_model`], and when a layer is not among `layers`.

@@ -31,7 +31,13 @@ pub struct Evaluation {
     pub accuracy: f64,
     /// Predicted class of each row and its probability; empty without classes.
     pub predictions: Vec<(u32, f32)>,
+    /// What the network answered, `[rows, outputs]`: the probability of every class, or numbers in the units of the targets.
+    /// Empty for reconstruction, and where it would be more than 2²⁶ numbers.
+    pub answers: Vec<f32>,
 }
+
+/// Most answers that an evaluation keeps.
+const ANSWERS: usize = 1 << 26;
 
 pub(crate) fn evaluate_generic<T: Real>(
     model: &Model<T>,
@@ -52,7 +58,7 @@ pub(crate) fn evaluate_formed<T: Real>(
     rows: &[u32],
     frame: &Preprocessing,
 ) -> Result<Evaluation> {
-    let mut predictions = Vec::new();
+    let (mut predictions, mut answers) = (Vec::new(), Vec::new());
     let (mut loss, mut right) = (0.0, 0usize);
     // For regression: errors, and sums and sums of squares of each output.
     let (mut errors, mut sums) = (0.0, Vec::new());
@@ -61,9 +67,13 @@ pub(crate) fn evaluate_formed<T: Real>(
         let y = model.infer_formed(batch.input, formed)?;
         let outputs = y.len() / chunk.len();
         let mut y = y.reshape(&[chunk.len(), outputs]);
+        let keep = frame.task != Task::Reconstruction && rows.len().saturating_mul(outputs) <= ANSWERS;
         match batch.goal {
             Goal::Classes(labels) => {
                 nnz_kernels::rows::softmax(y.data_mut(), outputs);
+                if keep {
+                    answers.extend(y.data().iter().map(|p| p.f64() as f32));
+                }
                 for (row, &label) in y.data().chunks_exact(outputs).zip(&labels) {
                     let best = (1..outputs).fold(0, |b, i| if row[i] > row[b] { i } else { b });
                     loss -= row[label as usize].f64().max(1e-38).ln();
@@ -73,6 +83,11 @@ pub(crate) fn evaluate_formed<T: Real>(
             }
             Goal::Shares(values) | Goal::Values(values) => {
                 sums.resize(outputs, (0.0, 0.0));
+                if keep {
+                    let first = answers.len();
+                    answers.extend(y.data().iter().map(|y| y.f64() as f32));
+                    answers[first..].chunks_exact_mut(outputs).for_each(|row| frame.in_units(row));
+                }
                 for (row, want) in y.data().chunks_exact(outputs).zip(values.data().chunks_exact(outputs)) {
                     for ((y, want), (sum, squares)) in row.iter().zip(want).zip(&mut sums) {
                         let (y, want) = (y.f64(), want.f64());
@@ -86,9 +101,9 @@ pub(crate) fn evaluate_formed<T: Real>(
     }
     let n = rows.len().max(1) as f64;
     if frame.task == Task::Classification {
-        return Ok(Evaluation { loss: loss / n, accuracy: right as f64 / n, predictions });
+        return Ok(Evaluation { loss: loss / n, accuracy: right as f64 / n, predictions, answers });
     }
     let total: f64 = sums.iter().map(|(sum, squares)| squares - sum * sum / n).sum();
     let accuracy = if total > 0.0 { 1.0 - errors / total } else { 0.0 };
-    Ok(Evaluation { loss: errors / (n * sums.len().max(1) as f64), accuracy, predictions })
+    Ok(Evaluation { loss: errors / (n * sums.len().max(1) as f64), accuracy, predictions, answers })
 }

@@ -13,7 +13,7 @@ use crate::{
     Result, Role, SparseThresholds, Storage, StoragePolicy, Tensor,
 };
 use half::bf16;
-use nnz_core::{Shape, Topology};
+use nnz_core::{Prunable, Shape, Topology};
 use safetensors::tensor::{Dtype as FileDtype, SafeTensors, TensorView};
 use serde::{Deserialize, Serialize};
 use std::borrow::Cow;
@@ -33,8 +33,9 @@ pub struct Header {
     pub data: String,
     /// The method and its density, in words.
     pub method: String,
-    /// Whether the classifier head was prunable.
-    pub prune_head: bool,
+    /// Which weights are prunable.
+    #[serde(rename = "prune_head")]
+    pub prunable: Prunable,
     /// How the columns of a table became inputs, see [`crate::data::Dataset::encoding`].
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub encoding: Option<serde_json::Value>,
@@ -442,7 +443,7 @@ impl<'a> In<'a> {
         let mut params = Vec::new();
         for p in spec.params() {
             params.push(match p.role {
-                Role::Weight => self.param(&p.shape, self.header.prune_head || !p.shape.head, storage)?,
+                Role::Weight => self.param(&p.shape, self.header.prunable.takes(&p.shape), storage)?,
                 Role::Structure => {
                     let read: Param<T> = self.param(&p.shape, false, Storage::Sparse.into())?;
                     Param::structure(&p.shape, &read.topology())

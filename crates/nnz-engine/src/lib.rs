@@ -49,4 +49,4 @@ pub use param::{Entries, Layout, Moved, Param, PolicyRef, SPARSE_BELOW, SparseTh
 pub use spec::{KNOWN, ModelSpec};
 pub use taps::{Change, Taps};
 pub use targets::targets;
-pub use train::{Dtype, EpochRecord, Observer, Position, Progress, TrainSpec, Trainer, steps_per_epoch};
+pub use train::{Dtype, EpochRecord, Learner, Observer, Position, Progress, TrainSpec, Trainer, steps_per_epoch};

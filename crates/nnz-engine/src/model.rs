@@ -3,7 +3,7 @@ use crate::data::Graph;
 use crate::layers::{Cache, Context, Effects, Pass, Statistics, chain_causal};
 use crate::leaves::Formed;
 use crate::{Error, ModelSpec, Param, PolicyRef, Result, Role, Tensor, Var, ops};
-use nnz_core::Topology;
+use nnz_core::{LayerRole, Prunable, Shape, Topology};
 
 /// A network with its values.
 #[derive(Clone, Debug)]
@@ -19,14 +19,14 @@ impl<T: Real> Model<T> {
         spec: &ModelSpec,
         births: Option<Vec<Topology>>,
         storage: PolicyRef,
-        prune_head: bool,
+        prunable: &Prunable,
         seed: u64,
     ) -> Result<Self> {
         let mut births = births.map(Vec::into_iter);
         let (mut params, mut weights, mut others) = (Vec::new(), 0, 1 << 32);
         for p in spec.params() {
             let weight = p.role == Role::Weight;
-            let prunable = weight && (prune_head || !p.shape.head);
+            let prunable = weight && prunable.takes(&p.shape);
             let topology = if prunable { births.as_mut().and_then(Iterator::next) } else { None };
             // Weights have separate streams, so that an added layer norm does not change them.
             let stream = if weight { &mut weights } else { &mut others };
@@ -85,13 +85,25 @@ impl<T: Real> Model<T> {
     /// Takes the edges and the features of the data's graph.
     pub fn adopt(&mut self, graph: &Graph) -> Result<()> {
         for p in self.params.iter_mut().filter(|p| p.role == Role::Structure) {
-            let topology = if p.shape.name.ends_with(".edges") { &graph.edges } else { &graph.features };
+            let topology = if p.shape.role == LayerRole::Edges { &graph.edges } else { &graph.features };
             let (got, want) = ([topology.rows(), topology.cols()], [p.shape.rows, p.shape.cols]);
             if got != want {
                 return Err(Error::Refused(format!("`{}` is {want:?}, but the graph has {got:?}", p.shape.name)));
             }
             *p = Param::structure(&p.shape, topology);
         }
+        Ok(())
+    }
+
+    /// Chooses which weights are prunable.
+    ///
+    /// # Errors
+    /// When a role is named that no weight has.
+    pub fn choose(&mut self, prunable: &Prunable) -> Result<()> {
+        let shapes: Vec<&Shape> = self.weights().map(|p| &p.shape).collect();
+        prunable.check(shapes.into_iter())?;
+        let weights = self.params.iter_mut().filter(|p| p.weight());
+        weights.for_each(|p| p.prunable = prunable.takes(&p.shape));
         Ok(())
     }
 

@@ -241,7 +241,7 @@ mod tests {
             classes: (0..3).map(|c| c.to_string()).collect(),
             data: data.into(),
             method: String::new(),
-            prune_head: false,
+            prunable: false.into(),
             encoding: None,
             policy: Default::default(),
             task: Task::Classification,

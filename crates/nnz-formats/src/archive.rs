@@ -21,16 +21,18 @@ pub(crate) struct Place {
     pub strides: Vec<usize>,
     /// Whether numbers are big-endian.
     pub big: bool,
+    /// Bytes of a number whose highest bit, a sign, is inverted.
+    pub signs: Vec<usize>,
 }
 
 impl Place {
     /// Row-major and little-endian.
     pub(crate) fn plain(blob: usize, at: usize) -> Self {
-        Self { blob, at, strides: Vec::new(), big: false }
+        Self { blob, at, strides: Vec::new(), big: false, signs: Vec::new() }
     }
 
     fn is_plain(&self) -> bool {
-        self.strides.is_empty() && !self.big
+        self.strides.is_empty() && !self.big && self.signs.is_empty()
     }
 }
 
@@ -468,7 +470,7 @@ impl Archive {
         Ok(values)
     }
 
-    /// The bytes of a tensor as stored in the file, row-major, little-endian.
+    /// The bytes of a tensor as in the file, row-major, little-endian, with the signs that it has.
     ///
     /// # Errors
     /// When it is missing or packed.
@@ -494,6 +496,9 @@ impl Archive {
         }
         if p.big {
             entry.format.swap(&mut found).map_err(|why| self.fail(format!("`{name}` is {why}")))?;
+        }
+        for &at in &p.signs {
+            found.chunks_exact_mut(size).for_each(|number| number[at] ^= 0x80);
         }
         Ok(found)
     }
@@ -546,6 +551,8 @@ fn safe(bytes: &[u8], blob: usize) -> Result<Found, String> {
             Dtype::F8_E5M2FNUZ => Format::Opaque("F8_E5M2FNUZ", 1, 1),
             Dtype::C64 => Format::Opaque("C64", 1, 8),
             Dtype::F4 => Format::Opaque("F4", 2, 1),
+            Dtype::F6_E2M3 => Format::Opaque("F6_E2M3", 4, 3),
+            Dtype::F6_E3M2 => Format::Opaque("F6_E3M2", 4, 3),
             other => {
                 return Err(format!(
                     "`{name}` has numbers of type {other:?}, which is not read; save it as F32, F16 or BF16"

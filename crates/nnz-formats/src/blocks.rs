@@ -1,4 +1,4 @@
-//! GGML's blocks of 2 to 5 bits, and 8-bit floats. Products and sums are computed in the order of the `gguf`
+//! GGML's blocks of less than 2 to 5 bits, and 8-bit floats. Products and sums are computed in the order of the `gguf`
 //! package, so that numbers are equal bit for bit.
 
 use half::f16;
@@ -8,7 +8,7 @@ const UNEVEN: [i8; 16] = [-127, -104, -83, -65, -49, -35, -22, -10, 1, 13, 25, 3
 /// Doubled values of 4-bit floats with 2 exponent bits and 1 mantissa bit.
 const E2M1: [i8; 16] = [0, 1, 2, 3, 4, 6, 8, 12, 0, -1, -2, -3, -4, -6, -8, -12];
 
-fn half(b: &[u8], at: usize) -> f32 {
+pub(crate) fn half(b: &[u8], at: usize) -> f32 {
     f16::from_le_bytes([b[at], b[at + 1]]).to_f32()
 }
 
@@ -129,5 +129,28 @@ pub(crate) fn nvfp4(b: &[u8], to: &mut [f32]) {
             e => (1.0 + fraction / 8.0) * 2f32.powi(e - 7),
         };
         *y = d * 0.5 * f32::from(E2M1[usize::from(b[4 + part * 8 + l % 8] >> (l / 8 * 4) & 15)]);
+    }
+}
+
+/// Numbers of three levels, five to a byte: a byte is the fraction 0.t₁t₂t₃t₄t₅ to the base 3, of which multiplying by powers of 3
+/// brings each digit to the front.
+pub(crate) fn tq1_0(b: &[u8], to: &mut [f32]) {
+    let d = half(b, 52);
+    for (i, y) in to.iter_mut().enumerate() {
+        let (byte, digit) = match i {
+            0..160 => (i % 32, i / 32),
+            160..240 => (32 + i % 16, (i - 160) / 16),
+            _ => (48 + i % 4, (i - 240) / 4),
+        };
+        let rest = b[byte].wrapping_mul([1, 3, 9, 27, 81][digit]);
+        *y = d * (f32::from(((u16::from(rest) * 3) >> 8) as u8) - 1.0);
+    }
+}
+
+/// Numbers of three levels, four to a byte.
+pub(crate) fn tq2_0(b: &[u8], to: &mut [f32]) {
+    let d = half(b, 64);
+    for (i, y) in to.iter_mut().enumerate() {
+        *y = d * (f32::from(b[i / 128 * 32 + i % 32] >> (i / 32 % 4 * 2) & 3) - 1.0);
     }
 }

@@ -1,6 +1,6 @@
 //! Number formats of files: plain, and GGML's blocks of small integers with a scale.
 
-use crate::blocks;
+use crate::{blocks, grids};
 use half::{bf16, f16};
 use rayon::prelude::*;
 
@@ -53,6 +53,24 @@ pub enum Format {
     Mxfp4,
     /// 64 such numbers in 4 parts.
     Nvfp4,
+    /// 256 numbers d (t - 1) of three levels, five to a byte.
+    Tq1_0,
+    /// 256 such numbers, four to a byte.
+    Tq2_0,
+    /// 256 numbers in eights from 256 vectors, with signs.
+    Iq2Xxs,
+    /// The same from 512 vectors.
+    Iq2Xs,
+    /// The same from 1024 vectors.
+    Iq2S,
+    /// 256 numbers in fours from 256 vectors, with signs.
+    Iq3Xxs,
+    /// The same from 512 vectors.
+    Iq3S,
+    /// 256 numbers in eights from 2048 vectors of three levels, shifted.
+    Iq1S,
+    /// The same with finer scales.
+    Iq1M,
     /// Listed, but not decoded: a name, and the numbers and bytes of a block.
     Opaque(&'static str, usize, usize),
 }
@@ -90,6 +108,15 @@ impl Format {
             Self::Iq4Xs => "IQ4_XS",
             Self::Mxfp4 => "MXFP4",
             Self::Nvfp4 => "NVFP4",
+            Self::Tq1_0 => "TQ1_0",
+            Self::Tq2_0 => "TQ2_0",
+            Self::Iq2Xxs => "IQ2_XXS",
+            Self::Iq2Xs => "IQ2_XS",
+            Self::Iq2S => "IQ2_S",
+            Self::Iq3Xxs => "IQ3_XXS",
+            Self::Iq3S => "IQ3_S",
+            Self::Iq1S => "IQ1_S",
+            Self::Iq1M => "IQ1_M",
             Self::Opaque(name, ..) => name,
         }
     }
@@ -115,6 +142,15 @@ impl Format {
             Self::Iq4Xs => (256, 136),
             Self::Mxfp4 => (32, 17),
             Self::Nvfp4 => (64, 36),
+            Self::Tq1_0 => (256, 54),
+            Self::Tq2_0 => (256, 66),
+            Self::Iq2Xxs => (256, 66),
+            Self::Iq2Xs => (256, 74),
+            Self::Iq2S => (256, 82),
+            Self::Iq3Xxs => (256, 98),
+            Self::Iq3S => (256, 110),
+            Self::Iq1S => (256, 50),
+            Self::Iq1M => (256, 56),
             Self::Opaque(_, numbers, bytes) => (numbers, bytes),
         }
     }
@@ -206,6 +242,15 @@ impl Format {
             Self::Iq4Xs => blocks::iq4_xs(b, to),
             Self::Mxfp4 => blocks::mxfp4(b, to),
             Self::Nvfp4 => blocks::nvfp4(b, to),
+            Self::Tq1_0 => blocks::tq1_0(b, to),
+            Self::Tq2_0 => blocks::tq2_0(b, to),
+            Self::Iq2Xxs => grids::iq2_xxs(b, to),
+            Self::Iq2Xs => grids::iq2_xs(b, to),
+            Self::Iq2S => grids::iq2_s(b, to),
+            Self::Iq3Xxs => grids::iq3_xxs(b, to),
+            Self::Iq3S => grids::iq3_s(b, to),
+            Self::Iq1S => grids::iq1_s(b, to),
+            Self::Iq1M => grids::iq1_m(b, to),
             Self::Opaque(..) => to.fill(f32::NAN),
             Self::Q8_0 => to.iter_mut().zip(&b[2..]).for_each(|(y, &q)| *y = half(0) * f32::from(q as i8)),
             Self::Q4_0 => nibbles(&b[2..], to, |q| half(0) * (q - 8.0)),

@@ -9,6 +9,7 @@ mod archive;
 mod blocks;
 mod format;
 mod gguf;
+mod grids;
 mod made;
 mod npz;
 mod packed;

@@ -298,6 +298,27 @@ fn walk(
     Ok(())
 }
 
+/// The sign bits that a view inverts: PyTorch stores `-x` and the conjugate of `x` as `x` with a mark. Bytes within a number.
+fn signs(p: &Pickle, marks: Option<&Id>, format: Format) -> Result<Vec<usize>, String> {
+    let Some(Node::Dict(marks)) = marks.map(|&id| p.node(id)) else { return Ok(Vec::new()) };
+    let (mut negative, mut conjugate) = (false, false);
+    for (key, _) in marks {
+        match p.text(*key) {
+            Some("neg") => negative = true,
+            Some("conj") => conjugate = true,
+            other => return Err(format!("a tensor marked `{}`, which is not read", other.unwrap_or("unnamed"))),
+        }
+    }
+    let parts = match format {
+        Format::Opaque("C64" | "C128", ..) => 2,
+        f if f.is_float() && !conjugate => 1,
+        f => return Err(format!("the negative or conjugate of {}, which is not read", f.name())),
+    };
+    let each = format.block().1 / parts;
+    let inverted = |part: &usize| negative != (conjugate && *part == 1);
+    Ok((0..parts).filter(inverted).map(|part| part * each + each - 1).collect())
+}
+
 /// The tensor that a call describes; `None` if it is not a tensor.
 fn tensor(
     p: &Pickle,
@@ -332,6 +353,7 @@ fn tensor(
             let said = said.ok_or_else(|| bad("a tensor that does not say its type"))?;
             format = dtype(said).ok_or_else(|| bad(&format!("numbers of type {said}, which is not read")))?;
         }
+        let signs = signs(p, arguments.get(if f.ends_with("_v3") { 7 } else { 6 }), format).map_err(|why| bad(&why))?;
         let &(at, len) = storages.get(key).ok_or_else(|| bad(&format!("storage {key} is missing")))?;
         let width = format.block().1;
         let count = shape.iter().try_fold(1usize, |n, &s| n.checked_mul(s));
@@ -360,7 +382,7 @@ fn tensor(
         });
         let strides = if straight || count == Some(0) { Vec::new() } else { strides };
         let at = if count == Some(0) { at } else { at + offset * width };
-        return Ok(Some(Entry::new(format, shape, Place { strides, ..Place::plain(blob, at) })));
+        return Ok(Some(Entry::new(format, shape, Place { strides, signs, ..Place::plain(blob, at) })));
     }
     Err(bad("a parameter of a parameter of a parameter"))
 }

@@ -303,6 +303,7 @@ impl Claim {
     /// Formats the relation and its interval for readers.
     pub fn write_effect(&self, metrics: &[MetricRecord], effect: f64, interval: Option<[f64; 2]>) -> String {
         let one = |v: f64| match self.relation {
+            Relation::Difference if self.alone() => self.write(metrics, v),
             Relation::Difference => self.unit(metrics).write_difference(v),
             Relation::Ratio => format!("{v:.2}x"),
             Relation::Saved => format!("{:.2}% saved", v * 100.0),
@@ -311,6 +312,38 @@ impl Claim {
             Some([low, high]) => format!("{} [{}, {}]", one(effect), one(low), one(high)),
             None => one(effect),
         }
+    }
+
+    /// What was measured against what, for readers: an arm, a number of the claim, or nothing.
+    pub fn write_measured(&self, metrics: &[MetricRecord], judgement: &Judgement) -> String {
+        let measured = self.write(metrics, judgement.measured);
+        let effect = self.write_effect(metrics, judgement.effect, judgement.interval);
+        match (&self.against, self.value) {
+            (Some(arm), _) => {
+                format!("{measured} against {} of {arm}: {effect}", self.write(metrics, judgement.reference))
+            }
+            (None, Some(number)) => format!("{measured} against the number {}: {effect}", self.write(metrics, number)),
+            (None, None) => match judgement.interval {
+                Some([low, high]) => {
+                    format!("{measured} [{}, {}]", self.write(metrics, low), self.write(metrics, high))
+                }
+                None => measured,
+            },
+        }
+    }
+
+    /// What it is compared with, in a cell of a table.
+    pub fn write_reference(&self, metrics: &[MetricRecord], reference: Option<f64>) -> String {
+        match (&self.against, self.value, reference) {
+            (Some(_), _, Some(mean)) => self.write(metrics, mean),
+            (None, Some(number), _) => self.write(metrics, number),
+            _ => "-".into(),
+        }
+    }
+
+    /// Whether the relation is the metric itself.
+    fn alone(&self) -> bool {
+        self.against.is_none() && self.value.is_none()
     }
 
     /// Formats the expected range in words.
@@ -387,6 +420,26 @@ mod tests {
                 .contains("differ")
         );
         assert!(claim("arm = 'none'\nexpect = { above = 0.0 }").judge(&Made).unwrap_err().contains("none"));
+    }
+
+    /// Whether a claim compares with an arm, a number or nothing, its words fit.
+    #[test]
+    fn a_claim_says_what_it_compares_with() {
+        let said = |text: &str| {
+            let (claim, metrics) = (claim(text), Made.metrics());
+            let judgement = claim.judge(&Made).unwrap();
+            let reference = claim.write_reference(&metrics, Some(judgement.reference));
+            (claim.write_measured(&metrics, &judgement), reference, claim.write_expected(&metrics))
+        };
+        let (measured, reference, expected) = said("arm = 'good'\nagainst = 'bad'\nexpect = { above = 0.02 }");
+        assert!(measured.starts_with("91.00% against 81.00% of bad: +10.00% ["), "{measured}");
+        assert_eq!((&*reference, &*expected), ("81.00%", "at least +2.00%"));
+        let (measured, reference, _) = said("arm = 'one'\nvalue = 0.88\nexpect = { above = 0.0 }");
+        assert_eq!((&*measured, &*reference), ("90.00% against the number 88.00%: +2.00%", "88.00%"));
+        let (measured, reference, expected) = said("arm = 'one'\nexpect = { above = 0.85 }");
+        assert_eq!((&*measured, &*reference, &*expected), ("90.00%", "-", "at least 85.00%"));
+        let (measured, ..) = said("arm = 'good'\nexpect = { above = 0.85 }");
+        assert!(measured.starts_with("91.00% [88.5") && !measured.contains("against"), "{measured}");
     }
 
     /// Rows that all differ by one: the paired bootstrap has no spread, unlike the means.

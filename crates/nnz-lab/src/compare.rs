@@ -5,9 +5,11 @@
 //! bit for bit. Runs share the cores, one thread each, which changes no result. Seconds of inference are measured at the
 //! end, one network after the other, and are kept apart.
 
+use crate::concerns::{RANDOM, below_random};
+use crate::run::record::{DataRecord, METRICS, test_measure};
 use crate::run::{self, Observer};
 use crate::{Arm, Error, Network, Precision, Recipe, Result, Summary, summarize};
-use nnz_core::{Registry, Setting, Topology};
+use nnz_core::{Metric, Prunable, Registry, Setting, Topology};
 use nnz_engine::cost::{Machine, Use};
 use nnz_engine::data::Dataset;
 use nnz_engine::file::{load_model, write_atomically};
@@ -15,8 +17,8 @@ use nnz_engine::{Frozen, Model, ModelSpec, Progress, SparseThresholds, Storage, 
 use nnz_kernels::threads;
 use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
-use std::collections::BTreeMap;
 use std::collections::btree_map::Entry;
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Mutex, mpsc};
@@ -32,7 +34,7 @@ pub enum Limit {
     Size(u64),
     /// Seconds for one row: the same, measured with random masks on this machine.
     Latency(f64),
-    /// Points of validation accuracy below dense: the smallest density compared that keeps the limit is named for
+    /// Points of the measure on the validation split below dense: the smallest density compared that keeps the limit is named for
     /// each method.
     Drop(f64),
 }
@@ -65,16 +67,19 @@ pub struct Cell {
     pub arm: String,
     /// The requested density; `None` for arms without that option.
     pub density: Option<f64>,
-    /// Validation accuracy of every learning rate tried, in order.
+    /// Measure on the validation split of every learning rate tried, in order.
     pub tried: Vec<f64>,
     /// The learning rate that was chosen.
     pub rate: f64,
-    /// Validation accuracy of every seed.
+    /// Measure on the validation split of every seed.
     pub validation: Vec<f64>,
-    /// Test accuracy of every seed.
+    /// Measure on the test split of every seed; [`Comparison::measure`] names it.
     pub test: Vec<f64>,
     /// Mean of the latter and its interval.
-    pub accuracy: Option<Summary>,
+    pub mean: Option<Summary>,
+    /// Other measures of every seed on the test split, by key.
+    #[serde(default)]
+    pub scores: BTreeMap<String, Vec<f64>>,
     /// Paired difference to the random mask of the same density.
     pub over_random: Option<Summary>,
     /// Paired difference to the dense network.
@@ -89,6 +94,9 @@ pub struct Cell {
     pub within: Option<bool>,
     /// Why it was refused.
     pub refused: Option<String>,
+    /// What its numbers should not leave unsaid.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub concerns: Vec<String>,
 }
 
 impl Cell {
@@ -105,8 +113,26 @@ pub struct Comparison {
     pub id: String,
     /// The request.
     pub request: Request,
+    /// The data that was read.
+    pub data: DataRecord,
+    /// What networks are compared by: `accuracy`, or `variance explained`.
+    pub measure: String,
     /// Controls first.
     pub cells: Vec<Cell>,
+}
+
+impl Comparison {
+    /// What it should not leave unsaid, in sentences without a full stop.
+    pub fn concerns(&self) -> Vec<String> {
+        let at = |c: &Cell| c.density.map_or_else(String::new, |d| format!("at density {d} "));
+        let named = |c: &Cell| c.concerns.iter().map(|why| at(c) + why).collect::<Vec<_>>();
+        self.cells.iter().flat_map(named).collect()
+    }
+
+    /// The measures beside it that were taken, in the order of their list.
+    fn scored(&self) -> Vec<&'static Metric> {
+        METRICS.iter().filter(|m| self.cells.iter().any(|c| c.scores.contains_key(m.key))).collect()
+    }
 }
 
 /// Result of a comparison, and its directory.
@@ -137,6 +163,7 @@ pub fn compare(
     note: &mut dyn FnMut(&str),
 ) -> Result<Outcome> {
     let request = check(request, registry)?;
+    let request = Request { model: request.model.clone().read()?, ..request };
     let loaded = nnz_data::Store::open()?.load(&request.data)?;
     let spec = request.model.spec(&loaded.dataset, request.train.task)?;
     let id = id(&request, registry, &loaded.dataset)?;
@@ -165,7 +192,7 @@ pub fn compare(
     let job = |i: usize, tried: Option<usize>, rate: f64, seeds: &[u64]| -> Option<Job> {
         let (arm, model) = arms[i].as_ref().ok()?;
         let train = TrainSpec { optimizer: train.optimizer.at_rate(rate), ..train.clone() };
-        let name = cells_name(&arm.name, arm);
+        let name = arm.options.get("density").map_or_else(|| arm.name.clone(), |d| format!("{} at {d}", arm.name));
         let recipe = Recipe {
             title: format!("{name} of comparison {id}"),
             data: request.data.clone(),
@@ -181,6 +208,12 @@ pub fn compare(
         let place = tried.map_or_else(|| "judged".into(), |k| format!("tried-{k}"));
         Some(Job { cell: i, tried, recipe, dir: dir.join("cells").join(format!("{i:02}-{}", arm.name)).join(place) })
     };
+    // Runs make the same remarks: each is told once.
+    let mut told = BTreeSet::new();
+    let mut tell = |notes: &[String], note: &mut dyn FnMut(&str)| {
+        notes.iter().filter(|n| told.insert((*n).clone())).for_each(|n| note(n));
+    };
+    tell(loaded.note.as_slice(), &mut *note);
     // Learning rates first, if there is a choice.
     for cell in &mut cells {
         cell.rate = request.rates[0];
@@ -189,7 +222,8 @@ pub fn compare(
         let tries = (0..cells.len()).flat_map(|i| (0..request.rates.len()).map(move |k| (i, k)));
         let jobs: Vec<Job> = tries.filter_map(|(i, k)| job(i, Some(k), request.rates[k], &[TUNING_SEED])).collect();
         let total = jobs.len();
-        execute(jobs, registry, stop, &mut |job, ended, at| {
+        execute(jobs, registry, stop, &mut |job, ended, notes, at| {
+            tell(notes, &mut *note);
             let cell = &mut cells[job.cell];
             let rate = job.tried.map_or(0.0, |k| request.rates[k]);
             note(&format!("tried {at} of {total}: {} at rate {rate}", cell.name()));
@@ -216,7 +250,8 @@ pub fn compare(
     let wanted = cells.iter().enumerate().filter(|(_, c)| c.refused.is_none());
     let jobs: Vec<Job> = wanted.filter_map(|(i, c)| job(i, None, c.rate, &request.seeds)).collect();
     let (total, mut files) = (jobs.len(), BTreeMap::new());
-    execute(jobs, registry, stop, &mut |job, ended, at| {
+    execute(jobs, registry, stop, &mut |job, ended, notes, at| {
+        tell(notes, &mut *note);
         let cell = &mut cells[job.cell];
         note(&format!("judged {at} of {total}: {}", cell.name()));
         match ended {
@@ -225,7 +260,13 @@ pub fn compare(
                 let last = |s: &run::record::SeedRecord| s.epochs.last().map_or((0.0, 0), |e| (e.accuracy, e.step));
                 cell.validation = arm.seeds.iter().map(|s| last(s).0).collect();
                 cell.test = arm.seeds.iter().map(|s| s.test_accuracy).collect();
-                cell.accuracy = Some(summarize(&cell.test));
+                cell.mean = Some(summarize(&cell.test));
+                for metric in METRICS.iter().filter(|m| arm.seeds.iter().all(|s| s.scores.metrics.contains_key(m.key)))
+                {
+                    let values = arm.seeds.iter().filter_map(|s| s.metric(metric.key)).collect();
+                    cell.scores.insert(metric.key.into(), values);
+                }
+                cell.concerns = record.concerns();
                 (cell.steps, cell.nonzeros) = (last(&arm.seeds[0]).1, arm.nonzeros);
                 let file = job.dir.join("models").join(format!("{}.safetensors", arm.name));
                 cell.bytes = std::fs::metadata(&file).map_or(0, |m| m.len());
@@ -244,7 +285,8 @@ pub fn compare(
             write_json(&timings, &seconds)?;
         }
     }
-    let comparison = Comparison { id, request, cells };
+    let data = DataRecord::of(&loaded.dataset, loaded.note)?;
+    let comparison = Comparison { id, measure: request.train.task.measure().into(), request, data, cells };
     write_json(&dir.join("compare.json"), &comparison)?;
     for (name, text) in [
         ("compare.md", markdown(&comparison, &seconds)),
@@ -324,7 +366,7 @@ fn crossovers(request: &Request, spec: &ModelSpec, dir: &Path) -> Result<SparseT
 /// The densities to compare: those given, or those within a limit.
 fn densities(request: &Request, registry: Registry, spec: &ModelSpec) -> Result<Vec<f64>> {
     let fits: Box<dyn Fn(f64) -> bool> = match request.limit {
-        Some(Limit::Size(bytes)) => Box::new(move |d| file_bytes(spec, request.train.prune_head, d) <= bytes),
+        Some(Limit::Size(bytes)) => Box::new(move |d| file_bytes(spec, &request.train.prunable(), d) <= bytes),
         Some(Limit::Latency(seconds)) => {
             Box::new(move |d| random(request, registry, spec, d).is_ok_and(|m| latency(Frozen::new(m)) <= seconds))
         }
@@ -347,10 +389,10 @@ fn densities(request: &Request, registry: Registry, spec: &ModelSpec) -> Result<
 }
 
 /// Estimates the bytes of the network's file at a density: each matrix in the smaller of its two forms, and the header.
-fn file_bytes(spec: &ModelSpec, prune_head: bool, density: f64) -> u64 {
+fn file_bytes(spec: &ModelSpec, prunable: &Prunable, density: f64) -> u64 {
     let one = |p: nnz_engine::ParamSpec| {
         let (len, rows) = (p.shape.len() as f64, p.shape.rows as f64);
-        let prunable = p.role == nnz_engine::Role::Weight && (prune_head || !p.shape.head);
+        let prunable = p.role == nnz_engine::Role::Weight && prunable.takes(&p.shape);
         if prunable { (8.0 * density * len + 4.0 * (rows + 1.0)).min(4.0 * len) } else { 4.0 * len }
     };
     let header = 4096 + serde_json::to_string(spec).map_or(0, |s| 2 * s.len() as u64);
@@ -362,9 +404,9 @@ fn random(request: &Request, registry: Registry, spec: &ModelSpec, density: f64)
     let setting = Setting { seed: 0, steps: 1, steps_per_epoch: 1 };
     let options = toml::Table::from_iter([("density".into(), density.into())]);
     let work = registry.find("random-pruning")?.build(&options, &setting)?;
-    let shapes = nnz_engine::targets(spec, request.train.prune_head, work.sparsifier.kind());
+    let shapes = nnz_engine::targets(spec, request.train.prunable(), work.sparsifier.kind());
     let initial: Option<Vec<Topology>> = work.sparsifier.initial_topologies(&shapes.iter().collect::<Vec<_>>())?;
-    Ok(Model::born(spec, initial, request.train.storage, request.train.prune_head, 0)?)
+    Ok(Model::born(spec, initial, request.train.storage, request.train.prunable(), 0)?)
 }
 
 /// Median seconds of one row, on the available threads.
@@ -384,7 +426,8 @@ fn cells(request: &Request, registry: Registry) -> Vec<Cell> {
         rate: 0.0,
         validation: Vec::new(),
         test: Vec::new(),
-        accuracy: None,
+        mean: None,
+        scores: BTreeMap::new(),
         over_random: None,
         over_dense: None,
         steps: 0,
@@ -392,6 +435,7 @@ fn cells(request: &Request, registry: Registry) -> Vec<Cell> {
         bytes: 0,
         within: None,
         refused: None,
+        concerns: Vec::new(),
     };
     let has = |key: &str| registry.find(key).is_ok_and(|m| m.defaults().contains_key("density"));
     let mut all = vec![cell("dense", None)];
@@ -406,10 +450,6 @@ fn cells(request: &Request, registry: Registry) -> Vec<Cell> {
     all
 }
 
-fn cells_name(name: &str, arm: &Arm) -> String {
-    arm.options.get("density").map_or_else(|| name.into(), |d| format!("{name} at {d}"))
-}
-
 /// The arm of a recipe, and the network it trains.
 fn arm(cell: &Cell, request: &Request, registry: Registry, spec: &ModelSpec, data: &Dataset) -> Result<(Arm, Network)> {
     let (name, whole) = (cell.arm.clone(), request.model.clone());
@@ -418,7 +458,7 @@ fn arm(cell: &Cell, request: &Request, registry: Registry, spec: &ModelSpec, dat
         return Ok((Arm { name, method, ..Arm::default() }, whole));
     };
     if name == "small-dense" {
-        let prunable: usize = nnz_engine::targets(spec, request.train.prune_head, nnz_core::TargetKind::Weights)
+        let prunable: usize = nnz_engine::targets(spec, request.train.prunable(), nnz_core::TargetKind::Weights)
             .iter()
             .map(|s| s.len())
             .sum();
@@ -457,23 +497,30 @@ fn equal_steps(
     Ok(())
 }
 
-/// Stops a run on request.
-struct Quiet<'a>(&'a AtomicBool);
+/// Stops a run on request, and keeps its remarks.
+struct Quiet<'a> {
+    stop: &'a AtomicBool,
+    notes: Vec<String>,
+}
 
 impl Observer for Quiet<'_> {
+    fn note(&mut self, text: &str) {
+        self.notes.push(text.into());
+    }
+
     fn step(&mut self, _: &str, _: &Progress) -> bool {
-        !self.0.load(Ordering::Relaxed)
+        !self.stop.load(Ordering::Relaxed)
     }
 }
 
 type Ended = Result<run::record::RunRecord>;
 
-/// Runs jobs on as many workers as there are threads, one thread each; `done` sees them as they end.
+/// Runs jobs on as many workers as there are threads, one thread each; `done` sees them as they end, with their remarks.
 fn execute(
     jobs: Vec<Job>,
     registry: Registry,
     stop: &AtomicBool,
-    done: &mut dyn FnMut(&Job, Ended, usize),
+    done: &mut dyn FnMut(&Job, Ended, &[String], usize),
 ) -> Result<()> {
     let (next, workers) = (AtomicUsize::new(0), rayon::current_num_threads().clamp(1, jobs.len().max(1)));
     let first: Mutex<Option<Error>> = Mutex::new(None);
@@ -494,7 +541,8 @@ fn execute(
                         break;
                     }
                     let options = run::Options { dir: Some(job.dir.clone()), one_thread: true, ..Default::default() };
-                    match run::run(&job.recipe, registry, &options, &mut Quiet(stop)) {
+                    let mut quiet = Quiet { stop, notes: Vec::new() };
+                    match run::run(&job.recipe, registry, &options, &mut quiet) {
                         Err(Error::Interrupted { .. }) => break,
                         // A file that cannot be read or written concerns the whole comparison.
                         Err(e @ Error::File { .. }) => {
@@ -502,13 +550,13 @@ fn execute(
                             *first.lock().unwrap_or_else(|e| e.into_inner()) = Some(e);
                             break;
                         }
-                        ended => drop(send.send((job, ended.map(|o| o.record)))),
+                        ended => drop(send.send((job, ended.map(|o| o.record), quiet.notes))),
                     }
                 }
             });
         }
         drop(send);
-        receive.iter().enumerate().for_each(|(i, (job, ended))| done(job, ended, i + 1));
+        receive.iter().enumerate().for_each(|(i, (job, ended, notes))| done(job, ended, &notes, i + 1));
     });
     if let Some(e) = first.into_inner().unwrap_or_else(|e| e.into_inner()) {
         return Err(e);
@@ -524,7 +572,7 @@ fn relate(cells: &mut [Cell], limit: Option<Limit>) {
     };
     let dense = of(cells, "dense", None);
     for i in 0..cells.len() {
-        let random = of(cells, "static-random", cells[i].density);
+        let random = of(cells, RANDOM, cells[i].density);
         let cell = &mut cells[i];
         let paired = |control: &Cell| {
             let pairs = cell.test.iter().zip(&control.test);
@@ -534,7 +582,9 @@ fn relate(cells: &mut [Cell], limit: Option<Limit>) {
             continue;
         }
         cell.over_dense = dense.as_ref().map(paired);
-        cell.over_random = random.as_ref().filter(|_| cell.arm != "static-random").map(paired);
+        cell.over_random = random.as_ref().filter(|_| cell.arm != RANDOM).map(paired);
+        let pairs = random.iter().flat_map(|r| cell.test.iter().copied().zip(r.test.iter().copied()));
+        cell.concerns.splice(0..0, below_random(&cell.arm, &pairs.collect::<Vec<_>>()));
         let mean = |v: &[f64]| summarize(v).mean;
         cell.within = match (limit, &dense) {
             (Some(Limit::Size(bytes)), _) => Some(cell.bytes <= bytes),
@@ -555,57 +605,68 @@ fn relate(cells: &mut [Cell], limit: Option<Limit>) {
     }
 }
 
-const HEAD: [&str; 10] =
-    ["arm", "density", "test accuracy", "over random", "over dense", "nonzeros", "file", "µs a row", "rate", "steps"];
-
-fn row(cell: &Cell, seconds: &BTreeMap<String, f64>) -> [String; 10] {
+fn row(cell: &Cell, scored: &[&Metric], seconds: &BTreeMap<String, f64>) -> Vec<String> {
     let dash = || "–".to_string();
     let half = |s: &Summary| s.half_width.map_or_else(String::new, |h| format!(" ± {:.2}", h * 100.0));
     let difference =
         |s: &Option<Summary>| s.as_ref().map_or_else(dash, |s| format!("{:+.2}{}", s.mean * 100.0, half(s)));
-    let accuracy = match (&cell.refused, &cell.accuracy) {
+    let mean = match (&cell.refused, &cell.mean) {
         (Some(why), _) => format!("not run: {}", why.replace(['|', '\n'], " ")),
         (_, Some(s)) => format!("{:.2}%{}", s.mean * 100.0, half(s)),
         _ => dash(),
     };
     let mark = if cell.within == Some(true) { " ✓" } else { "" };
     let known = |text: String| if cell.test.is_empty() { dash() } else { text };
-    [
+    let score = |m: &&Metric| cell.scores.get(m.key).map_or_else(dash, |v| m.unit.write(summarize(v).mean));
+    let mut row = vec![
         format!("{}{mark}", cell.arm),
         cell.density.map_or_else(dash, |d| d.to_string()),
-        accuracy,
+        mean,
         difference(&cell.over_random),
         difference(&cell.over_dense),
+    ];
+    row.extend(scored.iter().map(score));
+    row.extend([
         known(cell.nonzeros.to_string()),
         known(cell.bytes.to_string()),
         seconds.get(&cell.name()).map_or_else(dash, |s| format!("{:.1}", s * 1e6)),
         known(cell.rate.to_string()),
         known(cell.steps.to_string()),
-    ]
+    ]);
+    row
 }
 
 /// Header and rows of the table.
 pub fn table(comparison: &Comparison, seconds: &BTreeMap<String, f64>) -> (Vec<&'static str>, Vec<Vec<String>>) {
-    (HEAD.to_vec(), comparison.cells.iter().map(|c| row(c, seconds).to_vec()).collect())
+    let scored = comparison.scored();
+    let mut head = vec!["arm", "density", test_measure(comparison.request.train.task), "over random", "over dense"];
+    head.extend(scored.iter().map(|m| m.key));
+    head.extend(["nonzeros", "file", "µs a row", "rate", "steps"]);
+    (head, comparison.cells.iter().map(|c| row(c, &scored, seconds)).collect())
 }
 
 /// Explains all numbers of the table, in a sentence.
 pub fn caption(comparison: &Comparison) -> String {
     let Request { seeds, rates, train, limit, .. } = &comparison.request;
+    let (data, measure) = (&comparison.data, &comparison.measure);
     let limit = match limit {
         Some(Limit::Size(bytes)) => format!(" ✓: a file of at most {bytes} bytes."),
         Some(Limit::Latency(s)) => {
             format!(" Densities were chosen so that a random mask answers a row within {} µs.", s * 1e6)
         }
         Some(Limit::Drop(p)) => {
-            format!(" ✓: the smallest density that loses at most {p} points of validation accuracy.")
+            format!(" ✓: the smallest density that loses at most {p} points of {measure} on the validation split.")
         }
         None => String::new(),
     };
     format!(
-        "{} epochs for every arm; {}; means over {} seeds with 95% \
+        "{}, {} rows to train on and {} to test on; {} epochs in batches of {} for every arm; {}; means over {} seeds with 95% \
          intervals, differences in points and paired by seed; seconds on one row, on this machine.{limit}",
+        data.name,
+        data.train,
+        data.test,
         train.epochs,
+        train.batch,
         match rates.len() {
             1 => "one learning rate for all".into(),
             n => format!("{n} learning rates tried for each on the validation split, with a seed of its own"),
@@ -620,25 +681,33 @@ pub fn markdown(comparison: &Comparison, seconds: &BTreeMap<String, f64>) -> Str
     let line = |cells: Vec<String>| format!("| {} |\n", cells.join(" | "));
     let mut text = format!("{}\n\n", caption(comparison));
     text += &line(head.iter().map(ToString::to_string).collect());
-    text += &line(vec!["---".into(); HEAD.len()]);
+    text += &line(vec!["---".into(); head.len()]);
     text.extend(rows.into_iter().map(line));
+    comparison.concerns().iter().for_each(|why| text += &format!("\n{why}.\n"));
     text
 }
 
 /// One row per cell and seed, with plain numbers.
 pub fn csv(comparison: &Comparison, seconds: &BTreeMap<String, f64>) -> String {
     let mut out = csv::Writer::from_writer(Vec::new());
-    let head =
-        ["arm", "density", "seed", "test_accuracy", "validation_accuracy", "nonzeros", "file_bytes", "rate", "steps"];
-    let _ = out.write_record(head.into_iter().chain(["seconds_a_row"]));
+    let (measure, scored) = (comparison.request.train.task.slug(), comparison.scored());
+    let own = ["arm", "density", "seed"].map(String::from).into_iter();
+    let measures = [format!("test_{measure}"), format!("validation_{measure}")].into_iter();
+    let scores = scored.iter().map(|m| m.key.replace('-', "_"));
+    let rest = ["nonzeros", "file_bytes", "rate", "steps", "seconds_a_row"].map(String::from);
+    let _ = out.write_record(own.chain(measures).chain(scores).chain(rest));
     for c in &comparison.cells {
-        for ((seed, test), validation) in comparison.request.seeds.iter().zip(&c.test).zip(&c.validation) {
+        let seeds = comparison.request.seeds.iter().zip(&c.test).zip(&c.validation);
+        for (i, ((seed, test), validation)) in seeds.enumerate() {
             let density = c.density.map_or_else(String::new, |d| d.to_string());
             let time = seconds.get(&c.name()).map_or_else(String::new, |s| s.to_string());
-            let numbers = [seed.to_string(), test.to_string(), validation.to_string(), c.nonzeros.to_string()];
-            let rest = [c.bytes.to_string(), c.rate.to_string(), c.steps.to_string(), time];
-            let _ =
-                out.write_record([crate::report::cell(c.arm.clone()), density].into_iter().chain(numbers).chain(rest));
+            let score =
+                |m: &&Metric| c.scores.get(m.key).and_then(|v| v.get(i)).map_or_else(String::new, f64::to_string);
+            let mut row = vec![crate::report::cell(c.arm.clone()), density];
+            row.extend([seed.to_string(), test.to_string(), validation.to_string()]);
+            row.extend(scored.iter().map(score));
+            row.extend([c.nonzeros.to_string(), c.bytes.to_string(), c.rate.to_string(), c.steps.to_string(), time]);
+            let _ = out.write_record(row);
         }
     }
     String::from_utf8(out.into_inner().unwrap_or_default()).unwrap_or_default()
@@ -694,7 +763,7 @@ mod tests {
         let spec = ModelSpec::parse("mlp:784-300-100-10", [1, 28, 28], 10).unwrap();
         let limited = Request { limit: Some(Limit::Size(200_000)), ..request(&["rigl"]) };
         let [d] = densities(&limited, REGISTRY, &spec).unwrap()[..] else { panic!("one density") };
-        let bytes = |d| file_bytes(&spec, false, d);
+        let bytes = |d| file_bytes(&spec, &false.into(), d);
         assert!(bytes(d) <= 200_000 && bytes(d * 1.05) > 200_000, "{d}: {}", bytes(d));
         let none = Request { limit: Some(Limit::Size(100)), ..limited };
         assert!(densities(&none, REGISTRY, &spec).is_err());

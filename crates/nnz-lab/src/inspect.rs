@@ -3,6 +3,7 @@
 use crate::Result;
 use nnz_core::graph_stats::{self, Components, Degrees, Paths, Spectral};
 use nnz_core::{Registry, Setting, Topology};
+use nnz_data::read::Encoding;
 use nnz_engine::file::Header;
 use nnz_engine::{LayerSpec, Model, Number};
 use serde::Serialize;
@@ -22,6 +23,9 @@ pub struct Inspection {
     /// Connections of each input of the network, `[height][width][channels]`; empty if the first layer does not read
     /// the input as a whole, as a convolution.
     pub input_fan_out: Vec<u32>,
+    /// Names of the inputs, if it was trained on a table.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub inputs: Vec<String>,
     /// Nonzero weights.
     pub nonzeros: usize,
     /// Possible weights.
@@ -138,6 +142,7 @@ pub fn inspect<T: Number>(model: &Model<T>, header: &Header, registry: Registry)
     let stack: Vec<&Topology> = topologies.iter().collect();
     let biases: usize = model.params.iter().filter(|p| !p.weight()).map(|p| 4 * p.value.len()).sum();
     let sum = |f: fn(&Layer) -> usize| layers.iter().map(f).sum::<usize>();
+    let encoding = header.encoding.as_ref().map(Encoding::from_json).transpose()?;
     Ok(Inspection {
         model: header.model.name.clone(),
         data: header.data.clone(),
@@ -147,6 +152,7 @@ pub fn inspect<T: Number>(model: &Model<T>, header: &Header, registry: Registry)
         density: model.density(),
         input: model.spec.input,
         input_fan_out: input_fan_out(model, topologies.first()),
+        inputs: encoding.as_ref().map_or_else(Vec::new, Encoding::inputs),
         dense_bytes: biases + sum(|l| l.dense_bytes),
         packed_bytes: biases + sum(|l| l.packed_bytes),
         paths: graph_stats::paths(&stack).ok().filter(|_| unit_by_unit(model)),

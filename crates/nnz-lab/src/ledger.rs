@@ -164,7 +164,7 @@ pub fn claims(registry: Registry) -> String {
             claim.statement,
             r.recipe,
             write(r.measured),
-            write(r.reference),
+            claim.write_reference(&metrics, r.reference),
             claim.write_effect(&metrics, r.effect, r.interval)
                 + &r.beside(&metrics).map_or_else(String::new, |beside| format!("; {beside}")),
             claim.write_expected(&metrics),

@@ -4,6 +4,7 @@
 
 mod claim;
 pub mod compare;
+mod concerns;
 mod error;
 pub mod experiment;
 pub mod history;
@@ -13,6 +14,7 @@ mod recipe;
 pub mod report;
 pub mod run;
 pub mod scale;
+pub mod scores;
 mod stats;
 
 pub use claim::{Claim, Expect, Judgement, Measured, Over, Relation, Verdict};

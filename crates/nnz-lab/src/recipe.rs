@@ -72,17 +72,21 @@ impl Network {
         }
     }
 
-    /// Replaces the name of a TOML file by its layers.
-    fn read(self) -> Result<Self> {
-        let Self::Named(file) = &self else { return Ok(self) };
-        if !file.ends_with(".toml") {
-            return Ok(self);
-        }
-        let text = std::fs::read_to_string(file)
+    /// Replaces the name of a TOML file by its layers, and looks up layers of other crates among those known.
+    pub(crate) fn read(self) -> Result<Self> {
+        let file = match self {
+            Self::Written(mut spec) => {
+                spec.bind(Layers::known())?;
+                return Ok(Self::Written(spec));
+            }
+            Self::Named(file) if file.ends_with(".toml") => file,
+            Self::Named(_) => return Ok(self),
+        };
+        let text = std::fs::read_to_string(&file)
             .map_err(|e| Error::Recipe { place: file.clone(), why: format!("cannot read the network: {e}") })?;
         let bad = |why: String| Error::Recipe { place: file.clone(), why: format!("no network: {}", why.trim()) };
         let mut spec: ModelSpec = toml::from_str(&text).map_err(|e| bad(e.to_string()))?;
-        spec.bind(&Layers::new()).map_err(|e| bad(e.to_string()))?;
+        spec.bind(Layers::known()).map_err(|e| bad(e.to_string()))?;
         Ok(Self::Written(spec))
     }
 

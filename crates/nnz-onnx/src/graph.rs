@@ -106,6 +106,7 @@ impl Attribute {
             7 => Self::Ints(a.ints.clone()),
             8 => Self::Texts(a.strings.iter().map(text).collect::<Result<_, _>>()?),
             10 => return Err("a list of graphs, which are not run here".into()),
+            11 => Self::Tensor(Constant::read_sparse(a.sparse.as_ref().ok_or("no sparse tensor")?)?),
             other => return Err(format!("of ONNX type {other}, which is not read")),
         })
     }

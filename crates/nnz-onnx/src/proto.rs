@@ -116,6 +116,8 @@ pub struct Attribute {
     pub kind: Option<i32>,
     #[prost(string, optional, tag = "21")]
     pub reference: Option<String>,
+    #[prost(message, optional, tag = "22")]
+    pub sparse: Option<Sparse>,
 }
 
 #[derive(Clone, PartialEq, Message)]

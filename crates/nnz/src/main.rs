@@ -4,5 +4,5 @@
 use std::process::ExitCode;
 
 fn main() -> ExitCode {
-    nnz_cli::main(nnz::REGISTRY)
+    nnz_cli::main(nnz::REGISTRY, nnz::layers())
 }

@@ -69,7 +69,7 @@ fn results(run: &Path) -> BTreeMap<PathBuf, Vec<u8>> {
         let board = Path::new("tensorboard").join(name).join("events.out.tfevents.0.nnz");
         let curves = out.insert(board, Vec::new()).unwrap();
         assert!(
-            curves == nnz::lab::report::tensorboard(&epochs, seconds),
+            curves == nnz::lab::report::tensorboard(Default::default(), &epochs, seconds),
             "the curves of {name} are not those of its events"
         );
     }

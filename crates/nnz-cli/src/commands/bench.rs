@@ -4,7 +4,7 @@ use anyhow::{Result, bail};
 use clap::{Args as ClapArgs, Subcommand};
 use nnz_core::nm::{cycles as count_cycles, multiply_adds};
 use nnz_core::{Pattern, Shape};
-use nnz_engine::cost::timing::{Layer, Row, seconds};
+use nnz_engine::cost::timing::{Compared, Layer, Row, seconds};
 use nnz_engine::cost::{Machine, Use};
 use nnz_engine::file::{Header, load_model};
 use nnz_engine::{Frozen, Model, Param, PolicyRef, Storage, Tensor};
@@ -292,6 +292,7 @@ fn table(rows: &[Row]) -> String {
         "step ms",
         "dense ms",
         "speed-up",
+        "of turns",
         "GFLOP/s",
         "bound",
         "share",
@@ -307,12 +308,29 @@ fn table(rows: &[Row]) -> String {
             format!("{:.3}", r.step),
             format!("{:.3}", r.dense_ms),
             format!("{:.2}x", r.speedup_step),
+            format!("{:.2}x to {:.2}x", r.speedup_range[0], r.speedup_range[1]),
             format!("{:.1}", r.gflops),
             r.bound.into(),
             ui::percent(r.share, None),
         ]
     };
     ui::table(&head, rows.iter().map(line).collect())
+}
+
+/// The ratio and its noise; none where both are the same computation and a ratio could be noise alone.
+pub fn gain(compared: &Compared, same: bool) -> (Option<f64>, Option<[f64; 2]>) {
+    ((!same).then_some(compared.ratio), (!same).then_some(compared.range))
+}
+
+/// What a comparison with dense weights shows; `same`: whether both are the same computation.
+pub fn compared(compared: &Compared, same: bool) -> String {
+    let [low, high] = compared.range;
+    match compared.ratio {
+        _ if same => "by the same computation as".into(),
+        r if compared.open() => format!("not measurably faster or slower ({r:.2}x, {low:.2}x to {high:.2}x) than"),
+        r if r >= 1.0 => format!("{r:.2}x ({low:.2}x to {high:.2}x) faster than"),
+        r => format!("{:.2}x ({:.2}x to {:.2}x) SLOWER than", 1.0 / r, 1.0 / high, 1.0 / low),
+    }
 }
 
 /// Cost of one layer of a model.
@@ -348,7 +366,13 @@ struct Cost {
     ms: f64,
     /// Milliseconds of the whole network with every weight stored.
     dense_ms: f64,
-    speedup: f64,
+    /// How many times faster, and the noise of that; `None` where both are the same computation.
+    speedup: Option<f64>,
+    speedup_range: Option<[f64; 2]>,
+    /// Weights that are multiplied sparse.
+    sparse: usize,
+    #[serde(skip)]
+    compared: Compared,
     layers: Vec<LayerCost>,
 }
 
@@ -362,11 +386,17 @@ fn network(path: &Path, args: &Args, ui: Ui) -> Result<ExitCode> {
     let features = header.model.input.iter().product::<usize>();
     let x = Tensor::full(&[batch, features], 0.5f32);
     let layers = model.weights().filter(|p| p.shape.len() <= ENTRIES).map(|p| layer(p, batch, &machine)).collect();
-    let frozen = Frozen::new(model);
+    let sparse = model.weights().filter(|p| p.storage_name() == "sparse").count();
+    // Both in the same program, so that the weights alone are compared.
+    let (frozen, dense) = (Frozen::new(model), Frozen::new(dense));
     frozen.infer(x.clone())?;
-    let time = |f: &dyn Fn() -> bool| seconds(|| assert!(f(), "it answered a moment ago")) * 1e3;
-    let (ms, dense_ms) = (time(&|| frozen.infer(x.clone()).is_ok()), time(&|| dense.infer(x.clone()).is_ok()));
-    let cost = Cost { batch, ms, dense_ms, speedup: dense_ms / ms, layers };
+    let compared = Compared::by_turns(|whole| {
+        let network = if whole { &dense } else { &frozen };
+        Ok::<_, anyhow::Error>(seconds(|| assert!(network.infer(x.clone()).is_ok(), "it answered a moment ago")))
+    })?;
+    let (speedup, speedup_range) = gain(&compared, sparse == 0);
+    let (ms, dense_ms) = (compared.first * 1e3, compared.second * 1e3);
+    let cost = Cost { batch, ms, dense_ms, speedup, speedup_range, sparse, compared, layers };
     ui.answer(&cost, || describe(&cost, args.why))?;
     Ok(ExitCode::SUCCESS)
 }
@@ -399,12 +429,9 @@ fn layer(p: &Param<f32>, batch: usize, machine: &Machine) -> LayerCost {
 
 fn describe(cost: &Cost, why: bool) -> String {
     let samples = if cost.batch == 1 { "1 sample".into() } else { format!("{} samples", cost.batch) };
-    let compared = match cost.speedup {
-        s if (s - 1.0).abs() < 0.02 => format!("as fast as with every weight stored ({:.3} ms)", cost.dense_ms),
-        s if s >= 1.0 => format!("{s:.2}x faster than with every weight stored ({:.3} ms)", cost.dense_ms),
-        s => format!("{:.2}x SLOWER than with every weight stored ({:.3} ms)", 1.0 / s, cost.dense_ms),
-    };
-    let whole = format!("{samples} in {:.3} ms, {compared}\n", cost.ms);
+    let compared = compared(&cost.compared, cost.sparse == 0);
+    let whole =
+        format!("{samples} in {:.3} ms, {compared} with every weight stored ({:.3} ms)\n", cost.ms, cost.dense_ms);
     if !why {
         return whole;
     }
@@ -430,4 +457,23 @@ fn describe(cost: &Cost, why: bool) -> String {
         false => "",
     };
     format!("{whole}\n{table}{note}")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn no_gain_is_told_where_there_can_be_none() {
+        let of = |turns: &[[f64; 2]]| Compared::of(turns);
+        let faster = of(&[[1.0, 2.0], [1.0, 2.2], [1.0, 1.9]]);
+        assert_eq!(compared(&faster, false), "2.00x (1.90x to 2.20x) faster than");
+        // The same numbers, where nothing is multiplied sparse.
+        assert_eq!((compared(&faster, true), gain(&faster, true)), ("by the same computation as".into(), (None, None)));
+        assert_eq!(gain(&faster, false), (Some(2.0), Some([1.9, 2.2])));
+        let slower = of(&[[2.0, 1.0], [2.5, 1.0], [1.6, 1.0]]);
+        assert_eq!(compared(&slower, false), "2.00x (1.60x to 2.50x) SLOWER than");
+        let noise = of(&[[1.0, 1.3], [1.0, 1.2], [1.0, 0.9]]);
+        assert!(compared(&noise, false).starts_with("not measurably faster or slower (1.20x, 0.90x to 1.30x)"));
+    }
 }

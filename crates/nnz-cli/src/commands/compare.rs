@@ -1,9 +1,12 @@
+use super::given;
+use super::run::{ExperimentArgs, Place, tell_experiment};
 use super::train::{TrainArgs, default_model, task_of};
 use crate::ui::{self, Ui};
 use anyhow::{Result, bail};
 use clap::Args as ClapArgs;
-use nnz_lab::Network;
+use nnz_core::Method;
 use nnz_lab::compare::{Limit, Request, caption, compare, table};
+use nnz_lab::{ExperimentRecipe, Network};
 use serde_json::json;
 use std::path::PathBuf;
 use std::process::ExitCode;
@@ -15,8 +18,11 @@ use std::process::ExitCode;
   nnz compare mnist --methods rigl,gmp --densities 0.1 --rates 0.03,0.1,0.3    three learning rates for everyone
   nnz compare mnist --methods rigl,magnitude --max-size 200kB                  what fits into a file
   nnz compare mnist --methods rigl,gmp --max-drop 0.5                          how sparse within half a point of dense
+  nnz compare k-sparse,routing --input data=mnist --metric accuracy            experiments with the same inputs
+  nnz compare k-sparse,routing --set k-sparse.k=40 --sweep epochs=5,10,20      one arm for each value, of each
 
-Controls are added: dense, small-dense, static-random and magnitude. Cut off, the same command goes on.")]
+For methods, controls are added: dense, small-dense, static-random and magnitude. Experiments are compared by the metrics that
+all of them measure. Cut off, the same command goes on.")]
 pub struct Args {
     #[command(flatten)]
     data: super::DataArgs,
@@ -24,8 +30,10 @@ pub struct Args {
     #[arg(long, value_name = "MODEL")]
     model: Option<String>,
     /// Methods, separated by commas
-    #[arg(long, short, value_name = "METHOD,…", value_delimiter = ',', required = true)]
+    #[arg(long, short, value_name = "METHOD,…", value_delimiter = ',')]
     methods: Vec<String>,
+    #[command(flatten)]
+    experiment: ExperimentArgs,
     /// Densities, above 0 and below 1 [default: 0.1,0.02; with --max-drop 0.5,0.2,0.1,0.05,0.02,0.01]
     #[arg(long, value_name = "D,…", value_delimiter = ',', allow_negative_numbers = true)]
     densities: Vec<f64>,
@@ -88,8 +96,17 @@ fn duration(text: &str) -> Result<f64> {
     }
 }
 
-/// Compares methods.
+/// Compares methods, or experiments.
 pub fn run(args: &Args, ui: Ui) -> Result<ExitCode> {
+    let seeds = || (args.seed..args.seed + args.seeds).collect::<Vec<u64>>();
+    if args.methods.is_empty() {
+        return experiments(args, seeds(), ui);
+    }
+    if let Some(flag) = args.experiment.given() {
+        bail!(
+            "{flag} is for experiments; of methods that train a network, `nnz train` takes one with options of its own"
+        );
+    }
     let place = args.data.place()?;
     let dataset = nnz_data::Store::open()?.load(&place)?.dataset;
     let task = task_of(None, &dataset);
@@ -107,26 +124,31 @@ pub fn run(args: &Args, ui: Ui) -> Result<ExitCode> {
         ([], None) => vec![0.1, 0.02],
         (given, _) => given.to_vec(),
     };
-    let train = args.train.spec_for(task, args.epochs);
+    let (train, mut remark) = args.train.spec_for(task, &dataset, args.epochs);
     let request = Request {
         data: place,
         model: Network::Named(args.model.clone().unwrap_or_else(|| default_model(&dataset, task))),
         methods: args.methods.clone(),
         densities,
-        seeds: (args.seed..args.seed + args.seeds).collect(),
+        seeds: seeds(),
         rates: if args.rates.is_empty() { vec![train.optimizer.lr()] } else { args.rates.clone() },
         train,
         limit,
     };
     drop(dataset);
     let stop = ui::stop_flag()?;
-    let outcome = match compare(&request, ui.registry, args.dir.as_deref(), &stop, &mut |text| ui.note(text)) {
+    let outcome = match compare(&request, ui.registry, args.dir.as_deref(), &stop, &mut |text| {
+        // Once the request is accepted.
+        remark.take().into_iter().for_each(|remark| ui.note(remark));
+        ui.note(text);
+    }) {
         Err(nnz_lab::Error::Interrupted { .. }) => {
             eprintln!("interrupted; the same command goes on");
             return Ok(ExitCode::from(130));
         }
         outcome => outcome?,
     };
+    outcome.comparison.concerns().iter().for_each(|why| ui.note(why));
     let document = json!({
         "comparison": outcome.comparison, "seconds_a_row": outcome.seconds, "dir": outcome.dir,
     });
@@ -136,4 +158,61 @@ pub fn run(args: &Args, ui: Ui) -> Result<ExitCode> {
         format!("{}\n\n{}\n\nreport: {}", caption(&outcome.comparison), ui::table(&head, rows), page.display())
     })?;
     Ok(ExitCode::SUCCESS)
+}
+
+/// Options of a comparison of methods, which train networks on data.
+const OF_METHODS: [&str; 24] = [
+    "target",
+    "missing",
+    "test",
+    "model",
+    "densities",
+    "max-size",
+    "max-latency",
+    "max-drop",
+    "rates",
+    "epochs",
+    "batch",
+    "optimizer",
+    "lr",
+    "schedule",
+    "warmup",
+    "storage",
+    "prune-head",
+    "prune",
+    "keep",
+    "clip",
+    "ema",
+    "smoothing",
+    "augment",
+    "dtype",
+];
+
+/// Compares experiments by the metrics that all of them measure.
+fn experiments(args: &Args, seeds: Vec<u64>, ui: Ui) -> Result<ExitCode> {
+    let mut methods: Vec<&Method> = Vec::new();
+    for key in args.data.given().split(',').map(str::trim) {
+        match ui.registry.find(key) {
+            Ok(method) if methods.iter().any(|m| m.key == method.key) => bail!("{key} is named twice"),
+            Ok(method) if method.runs() => methods.push(method),
+            Ok(_) => bail!(
+                "{key} changes a network while it trains; compare it on data: `nnz compare mnist --methods {key}`"
+            ),
+            Err(e) if methods.is_empty() => {
+                bail!("--methods says what to compare on {key}, such as --methods rigl,set; or name experiments ({e})")
+            }
+            Err(e) => return Err(e.into()),
+        }
+    }
+    given::refuse(&OF_METHODS, "is for methods that train a network; experiments take --input, --set and --sweep")?;
+    if methods.len() < 2 && args.experiment.sweep.is_empty() {
+        bail!(
+            "{} alone cannot be compared; name another experiment, or values of an option with --sweep",
+            methods[0].key
+        );
+    }
+    let mut recipe = ExperimentRecipe::of(&methods, seeds);
+    args.experiment.change(&mut recipe)?;
+    let place = Place { run_dir: args.dir.clone(), ..Place::default() };
+    tell_experiment(&recipe, args.experiment.metric.as_deref(), &place, ui)
 }

@@ -34,7 +34,9 @@ pub fn refuse(names: &[&str], why: &str) -> Result<()> {
 }
 
 /// Options of training, which do not apply to models of other programs.
-const TRAINING: [&str; 12] = [
+const TRAINING: [&str; 14] = [
+    "prune",
+    "keep",
     "batch",
     "optimizer",
     "lr",

@@ -8,6 +8,7 @@ use clap::{Args as ClapArgs, ValueEnum};
 use indicatif::{ProgressBar, ProgressDrawTarget};
 use nnz_core::Rng;
 use nnz_engine::cost::Machine;
+use nnz_engine::cost::timing::Compared;
 use nnz_foreign::llm::{self, Generator, Language, Pruned, Pruning, Weights};
 use nnz_foreign::onnx::Target;
 use nnz_formats::{Archive, Dtype, Packing};
@@ -127,7 +128,8 @@ pub struct ConvertArgs {
     /// Number type; ONNX files have 32 bits
     #[arg(long, value_enum, default_value_t = Numbers::F16, value_name = "TYPE")]
     numbers: Numbers,
-    /// Write matrices of an ONNX file with a density below a third as sparse initializers, which few programs read
+    /// Write matrices of an ONNX file with a density below a third as sparse initializers: ONNX Runtime reads them; shape
+    /// inference, converters, quantizers and OpenVINO do not
     #[arg(long)]
     pub sparse_initializer: bool,
     /// Omit the preprocessing of a network that nnz trained from an ONNX file: means, deviations, categories, scales
@@ -389,7 +391,7 @@ pub fn inspect(path: &Path, html: Option<&Path>, ui: Ui) -> Result<ExitCode> {
         let (n, bytes) = (values.len(), archive.bytes(name).unwrap_or(0));
         (all, zeros) = (all + n, zeros + n - nonzeros);
         let shape = entry.shape.iter().map(usize::to_string).collect::<Vec<_>>().join("x");
-        let size = (values.iter().map(|v| f64::from(*v).powi(2)).sum::<f64>() / n.max(1) as f64).sqrt();
+        let size = (values.iter().fold(0.0, |s, v| s + f64::from(*v).powi(2)) / n.max(1) as f64).sqrt();
         let odd = values.iter().filter(|v| !v.is_finite()).count();
         let density = nonzeros as f64 / n.max(1) as f64;
         tensors.push(
@@ -468,13 +470,10 @@ pub fn bench(path: &Path, why: bool, ui: Ui) -> Result<ExitCode> {
             g.next(&[i as u32 % model.config.vocabulary as u32])?;
             best = best.min(start.elapsed().as_secs_f64());
         }
-        Ok(best * 1e3)
+        Ok(best)
     };
-    // Alternately, so that a busy machine slows both.
-    let (mut ms, mut dense_ms) = (f64::INFINITY, f64::INFINITY);
-    for _ in 0..3 {
-        (ms, dense_ms) = (ms.min(time(&mut sparse)?), dense_ms.min(time(&mut dense)?));
-    }
+    let compared = Compared::by_turns(|whole| time(if whole { &mut dense } else { &mut sparse }))?;
+    let (ms, dense_ms) = (1e3 * compared.first, 1e3 * compared.second);
     let sum = |f: &dyn Fn(&llm::Linear) -> usize| {
         sparse.blocks().iter().flat_map(llm::Block::matrices).map(|(_, w)| f(w)).sum::<usize>()
     };
@@ -482,14 +481,11 @@ pub fn bench(path: &Path, why: bool, ui: Ui) -> Result<ExitCode> {
     let (matrices, packed) = (sum(&|_| 1), sum(&|w| usize::from(w.sparse())));
     let bytes = sum(&llm::Linear::bytes);
     let density = nonzeros as f64 / entries.max(1) as f64;
-    let document = json!({"ms": ms, "dense_ms": dense_ms, "speedup": dense_ms / ms, "density": density,
+    let (speedup, range) = super::bench::gain(&compared, packed == 0);
+    let document = json!({"ms": ms, "dense_ms": dense_ms, "speedup": speedup, "speedup_range": range, "density": density,
         "sparse_matrices": packed, "matrices": matrices, "matrix_bytes": bytes, "dense_bytes": 4 * entries});
     ui.answer(&document, || {
-        let compared = match dense_ms / ms {
-            s if (s - 1.0).abs() < 0.02 => "as fast as".to_string(),
-            s if s >= 1.0 => format!("{s:.2}x faster than"),
-            s => format!("{:.2}x SLOWER than", 1.0 / s),
-        };
+        let compared = super::bench::compared(&compared, packed == 0);
         let mut text = format!(
             "a token in {ms:.2} ms, {compared} with every weight stored ({dense_ms:.2} ms); density {}, {packed} of {matrices} \
              matrices multiplied sparse, {} instead of {}",

@@ -146,7 +146,7 @@ pub fn cite(args: &CiteArgs, ui: Ui) -> Result<ExitCode> {
                     keys.dedup();
                     keys
                 }
-                Ok(Plan::Experiment(recipe)) => vec![recipe.key().into()],
+                Ok(Plan::Experiment(recipe)) => recipe.keys().into_iter().map(Into::into).collect(),
                 Err(_) => return Err(unknown.into()),
             }
         }

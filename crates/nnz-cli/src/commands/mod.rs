@@ -53,10 +53,9 @@ impl DataArgs {
         Ok(place)
     }
 
-    /// Its short name: the last part of the path.
-    pub fn name(&self) -> &str {
-        let path = self.data.split('?').next().unwrap_or_default().trim_end_matches('/');
-        path.rsplit('/').next().unwrap_or(path)
+    /// The data set as it was given.
+    pub fn given(&self) -> &str {
+        &self.data
     }
 }
 

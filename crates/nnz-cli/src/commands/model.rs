@@ -2,6 +2,7 @@ use super::network::{self, ModelSource};
 use crate::ui::{self, Ui};
 use anyhow::{Result, bail};
 use clap::{Args as ClapArgs, ValueEnum};
+use nnz_core::Unit;
 use nnz_data::read::{Encoding, table_rows};
 use nnz_data::{Store, fit_to, picture};
 use nnz_engine::data::{Dataset, Inputs, Normalization, Split};
@@ -9,6 +10,8 @@ use nnz_engine::file::{Header, load_model, write_atomically};
 use nnz_engine::{Model, Storage, Task, Tensor, evaluate, ops::softmax_rows};
 use nnz_lab::inspect::{Inspection, inspect as inspect_model};
 use nnz_lab::report;
+use nnz_lab::run::record::METRICS;
+use nnz_lab::scores::{ClassScore, Scores, TargetScore};
 use serde_json::{Map, json};
 use std::borrow::Cow;
 use std::path::{Path, PathBuf};
@@ -143,14 +146,51 @@ pub fn eval(args: &EvalArgs, ui: Ui) -> Result<ExitCode> {
     }
     let rows: Vec<u32> = (0..split.len() as u32).collect();
     let e = evaluate(&model, &data, &split, &rows, &header.frame())?;
-    let measure = header.task.measure();
-    let document =
-        json!({"data": data.name, "rows": rows.len(), measure.replace(' ', "_"): e.accuracy, "loss": e.loss});
+    let scores = Scores::of(&data, &split, header.task, &e);
+    let mut document = json!({"data": data.name, "rows": rows.len(), header.task.slug(): e.accuracy, "loss": e.loss});
+    scores.write_into(&mut document);
     ui.answer(&document, || {
-        let rows = ui::count(rows.len());
-        format!("{measure} {} on {rows} rows of {}, loss {:.4}", ui::percent(e.accuracy, None), data.name, e.loss)
+        let (rows, measure) = (ui::count(rows.len()), header.task.measure());
+        let first =
+            format!("{measure} {} on {rows} rows of {}, loss {:.4}", ui::percent(e.accuracy, None), data.name, e.loss);
+        first + &measures(&scores)
     })?;
     Ok(ExitCode::SUCCESS)
+}
+
+/// Most classes that are listed; of more those with the lowest F1.
+const LISTED: usize = 30;
+
+/// Measures beside the task's own, in lines of their own.
+fn measures(scores: &Scores) -> String {
+    let plain = |v: Option<f64>| v.map_or_else(|| "-".into(), |v| Unit::Number.write(v));
+    let share = |v: Option<f64>| v.map_or_else(|| "-".into(), |v| ui::percent(v, None));
+    let known = METRICS.iter().filter_map(|m| Some(format!("{} {}", m.key, m.unit.write(*scores.metrics.get(m.key)?))));
+    let mut text =
+        known.fold(String::new(), |text, one| format!("{text}{}{one}", if text.is_empty() { "\n" } else { ", " }));
+    let mut classes: Vec<&ClassScore> = scores.classes.iter().collect();
+    let all = classes.len();
+    if all > LISTED {
+        classes.sort_by(|a, b| a.f1.unwrap_or(2.0).total_cmp(&b.f1.unwrap_or(2.0)));
+        classes.truncate(LISTED / 2);
+    }
+    if !classes.is_empty() {
+        let row = |c: &&ClassScore| {
+            let rows = ui::count(c.rows);
+            vec![c.class.clone(), share(c.precision), share(c.recall), plain(c.f1), plain(c.auc), rows]
+        };
+        let head = ["class", "precision", "recall", "F1", "AUC", "rows"];
+        text += &format!("\n\n{}", ui::table(&head, classes.iter().map(row).collect()));
+        if all > LISTED {
+            text += &format!("\nthe {} of {all} classes with the lowest F1; --json has all", classes.len());
+        }
+    }
+    if scores.targets.len() > 1 {
+        let row = |t: &TargetScore| vec![t.target.clone(), plain(Some(t.rmse)), plain(Some(t.mae)), plain(t.r2)];
+        text +=
+            &format!("\n\n{}", ui::table(&["target", "RMSE", "MAE", "R²"], scores.targets.iter().map(row).collect()));
+    }
+    scores.notes.iter().fold(text, |text, note| format!("{text}\n{note}"))
 }
 
 /// Joins both splits: explained variance is not a mean of theirs.
@@ -346,9 +386,8 @@ pub fn predict(args: &PredictArgs, ui: Ui) -> Result<ExitCode> {
     }
     let named = |row: &[f32]| header.classes.iter().zip(row.iter().copied()).collect::<Vec<(&String, f32)>>();
     if header.task == Task::Regression {
-        for row in outputs.chunks_exact_mut(classes) {
-            row.iter_mut().zip(&header.scales).for_each(|(y, [mean, std])| *y = *y * std + mean);
-        }
+        let frame = header.frame();
+        outputs.chunks_exact_mut(classes).for_each(|row| frame.in_units(row));
         let answers: Vec<_> = outputs.chunks_exact(classes).map(named).collect();
         let object = |a: &Vec<(&String, f32)>| a.iter().map(|(n, y)| ((*n).clone(), json!(y))).collect::<Map<_, _>>();
         let listed: Vec<_> = answers.iter().map(object).collect();
@@ -393,7 +432,7 @@ mod tests {
             classes: ["a", "b", "c"].map(String::from).to_vec(),
             data: "stripes".into(),
             method: "by hand".into(),
-            prune_head: false,
+            prunable: false.into(),
             task: Task::Classification,
             scales: Vec::new(),
             dtype: nnz_engine::Dtype::Native,

@@ -6,7 +6,7 @@ use crate::ui::{self, Ui};
 use anyhow::{Result, bail};
 use nnz_data::picture;
 use nnz_engine::cost::Machine;
-use nnz_engine::cost::timing::seconds;
+use nnz_engine::cost::timing::{Compared, seconds};
 use nnz_engine::file::{Header, load_model};
 use nnz_engine::ops::softmax_rows;
 use nnz_engine::{Model, Storage, Tensor};
@@ -275,15 +275,14 @@ pub fn bench(path: &Path, batch: usize, shapes: &[String], why: bool, ui: Ui) ->
     let machine = super::bench::machine(ui)?;
     let sparse = network.session(Some(&machine))?;
     let (_, layers) = sparse.explain(inputs.clone())?;
-    let time =
-        |s: &nnz_onnx::Session| 1e3 * seconds(|| assert!(s.run(inputs.clone()).is_ok(), "it answered a moment ago"));
-    // Alternately, so that a busy machine slows both.
-    let (mut ms, mut dense_ms) = (f64::INFINITY, f64::INFINITY);
-    for _ in 0..3 {
-        (ms, dense_ms) = (ms.min(time(&sparse)), dense_ms.min(time(&dense)));
-    }
+    let compared = Compared::by_turns(|whole| {
+        let session = if whole { &dense } else { &sparse };
+        Ok::<_, anyhow::Error>(seconds(|| assert!(session.run(inputs.clone()).is_ok(), "it answered a moment ago")))
+    })?;
+    let (ms, dense_ms) = (1e3 * compared.first, 1e3 * compared.second);
     let entries: usize = layers.iter().map(|l| l.rows * l.cols).sum();
-    let nonzeros: f64 = layers.iter().map(|l| l.density * (l.rows * l.cols) as f64).sum();
+    // The sum of none is -0.
+    let nonzeros: f64 = layers.iter().map(|l| l.density * (l.rows * l.cols) as f64).sum::<f64>() + 0.0;
     let density = nonzeros / entries.max(1) as f64;
     let packed = layers.iter().filter(|l| l.kernel != "dense").count();
     let shapes: Vec<_> = inputs.iter().map(|(n, v)| json!({"name": n, "shape": v.shape()})).collect();
@@ -292,14 +291,11 @@ pub fn bench(path: &Path, batch: usize, shapes: &[String], why: bool, ui: Ui) ->
                "crossover": machine.crossover(nnz_engine::cost::Use::Inference, l.rows, l.cols, l.batch)})
     };
     let listed: Vec<_> = layers.iter().map(row).collect();
-    let document = json!({"ms": ms, "dense_ms": dense_ms, "speedup": dense_ms / ms, "density": density, "batch": batch,
+    let (speedup, range) = super::bench::gain(&compared, packed == 0);
+    let document = json!({"ms": ms, "dense_ms": dense_ms, "speedup": speedup, "speedup_range": range, "density": density, "batch": batch,
         "inputs": shapes, "sparse_matrices": packed, "matrices": layers.len(), "layers": listed});
     ui.answer(&document, || {
-        let compared = match dense_ms / ms {
-            s if (s - 1.0).abs() < 0.02 => "as fast as".to_string(),
-            s if s >= 1.0 => format!("{s:.2}x faster than"),
-            s => format!("{:.2}x SLOWER than", 1.0 / s),
-        };
+        let compared = super::bench::compared(&compared, packed == 0);
         let text = format!("of {} tokens", TOKENS.min(network.context()));
         let what = match (&network.reads, batch) {
             (Reads::Tokens { .. }, 1) => format!("a text {text}"),
@@ -454,7 +450,11 @@ fn compare(network: &Network, place: &PathBuf, texts: &[String], ui: Ui) -> Resu
 fn output(network: &Network, values: Vec<Value>, name: &str) -> Result<Tensor<f32>> {
     let at = network.graph.outputs.iter().position(|p| p.name == name);
     let Some(found) = at.and_then(|i| values.into_iter().nth(i)).and_then(Value::into_floats) else {
-        bail!("{}: no output `{name}` of floats", network.path.display())
+        bail!(
+            "{}: output `{name}` holds no floats, from which an answer is told; with --input NAME=x.npy --json outputs of all types \
+             are printed",
+            network.path.display()
+        )
     };
     if found.data().iter().any(|v| v.is_nan()) {
         bail!(
@@ -490,7 +490,8 @@ pub fn predict(args: &super::model::PredictArgs, ui: Ui) -> Result<ExitCode> {
         Reads::Both { .. } | Reads::Anything => {
             network.session(None)?;
             bail!(
-                "{} does not say how its inputs are made from a picture or a text; give arrays with --input",
+                "{} does not say how its inputs are made from a picture or a text; add `nnz.pictures` to its metadata, as the \
+                 documentation of ONNX files shows, or give arrays with --input NAME=x.npy",
                 network.path.display()
             )
         }

@@ -11,6 +11,7 @@ use nnz_engine::data::Dataset;
 use nnz_engine::file::{Header, Packing, load_model, save_model};
 use nnz_engine::{Dtype, Model, Storage, StoragePolicy, Task, TrainSpec, Trainer, evaluate};
 use nnz_lab::run::Observer;
+use nnz_lab::run::record::test_measure;
 use serde_json::json;
 use std::path::PathBuf;
 use std::process::ExitCode;
@@ -87,6 +88,10 @@ pub fn run(args: &Args, ui: Ui) -> Result<ExitCode> {
         _ if header.policy.storage == Storage::Dense => StoragePolicy::default(),
         _ => header.policy,
     };
+    if ["prune-head", "prune", "keep"].iter().any(|o| given::has(o)) {
+        header.prunable = args.train.spec(0).prunable();
+        model.choose(&header.prunable)?;
+    }
     let data = match &args.data {
         Some(name) => {
             let loaded = Store::open()?.load_as(name, header.encoding.as_ref())?;
@@ -117,10 +122,11 @@ pub fn run(args: &Args, ui: Ui) -> Result<ExitCode> {
     match (args.finetune.filter(|&e| e > 0), &data) {
         (Some(epochs), Some(data)) => {
             let StoragePolicy { storage, crossovers } = header.policy.clone();
-            let spec = TrainSpec { storage, crossovers, ..args.train.spec(epochs) };
+            let (spec, remark) = args.train.spec_for(header.task, data, epochs);
+            let spec = TrainSpec { storage, crossovers, ..spec };
             let (rows, _) = data.split_validation(spec.validation, args.seed).map_err(nnz_engine::Error::from)?;
             let (options, note) = method.fitted(&options, &options, &spec.setting(rows.len(), args.seed))?;
-            note.iter().for_each(|note| ui.note(note));
+            remark.iter().chain(&note).for_each(|note| ui.note(note));
             let build = |setting: &Setting| method.build(&options, setting);
             let mut trainer = Trainer::from_model(model, header.frame(), data, &spec, args.seed, build)?;
             let mut watch = Watch::new(ui, ui::stop_flag()?);
@@ -135,7 +141,8 @@ pub fn run(args: &Args, ui: Ui) -> Result<ExitCode> {
         _ => {
             let setting = Setting { seed: args.seed, steps: 0, steps_per_epoch: 1 };
             let mut work = method.build(&options, &setting)?;
-            let rows: Vec<u32> = data.iter().flat_map(|d| 0..d.train.len().min(args.train.batch) as u32).collect();
+            let rows: Vec<u32> =
+                data.iter().flat_map(|d| 0..d.train.len().min(args.train.spec(0).batch) as u32).collect();
             let frame = header.frame();
             let batch = data.as_ref().map(|d| (d, &rows[..], &frame));
             nnz_engine::prune(&mut model, &mut work, batch, &header.policy)?;
@@ -153,10 +160,10 @@ pub fn run(args: &Args, ui: Ui) -> Result<ExitCode> {
         let accuracy = s.accuracy.map_or_else(|| "-".into(), |a| ui::percent(a, None));
         vec![name.into(), ui::count(s.nonzeros), ui::density(s.density), ui::bytes(s.file), accuracy]
     };
-    let document = json!({"before": before.json(), "after": after.json(), "output": args.output});
+    let document = json!({"before": before.json(header.task), "after": after.json(header.task), "output": args.output});
     ui.answer(&document, || {
         let rows = vec![row("before", &before), row("after", &after)];
-        let table = ui::table(&["", "nonzeros", "density", "file", "test accuracy"], rows);
+        let table = ui::table(&["", "nonzeros", "density", "file", test_measure(header.task)], rows);
         format!("{table}\n\n{}", args.output.display())
     })?;
     Ok(ExitCode::SUCCESS)
@@ -175,8 +182,9 @@ impl Size {
         Ok(Self { nonzeros: model.nonzeros(), density: model.density(), file, accuracy })
     }
 
-    fn json(&self) -> serde_json::Value {
-        json!({"nonzeros": self.nonzeros, "density": self.density, "file_bytes": self.file, "test_accuracy": self.accuracy})
+    fn json(&self, task: Task) -> serde_json::Value {
+        let measure = format!("test_{}", task.slug());
+        json!({"nonzeros": self.nonzeros, "density": self.density, "file_bytes": self.file, measure: self.accuracy})
     }
 }
 

@@ -87,12 +87,10 @@ pub fn run(args: &Args, ui: Ui) -> Result<ExitCode> {
             _ => " (no interval with one seed)",
         };
         texts.push(format!(
-            "{name}\n  claim    {}\n  source   {}\n  measured {} against {}: {}{interval}, expected {}\n{}  verdict  {}{}\n\n{}",
+            "{name}\n  claim    {}\n  source   {}\n  measured {}{interval}, expected {}\n{}  verdict  {}{}\n\n{}",
             claim.statement,
             claim.source,
-            claim.write(&metrics, judgement.measured),
-            claim.write(&metrics, judgement.reference),
-            claim.write_effect(&metrics, judgement.effect, judgement.interval),
+            claim.write_measured(&metrics, &judgement),
             claim.write_expected(&metrics),
             entry.beside(&metrics).map_or_else(String::new, |beside| format!("  beside   {beside}\n")),
             judgement.verdict,

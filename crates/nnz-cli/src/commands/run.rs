@@ -1,10 +1,11 @@
 use crate::ui::{self, Ui, Watch};
 use anyhow::{Context, Result, bail};
 use clap::Args as ClapArgs;
-use nnz_engine::Task;
-use nnz_lab::experiment::{ExperimentArm, ExperimentOutcome};
-use nnz_lab::run::{Options, Outcome, read_record, record::RunRecord, write_report};
-use nnz_lab::{ExperimentRecipe, ExperimentRecord, Measured, Plan, Recipe, Scale, embedded};
+use nnz_core::Metric;
+use nnz_lab::experiment::{ExperimentArm, ExperimentArmRecord, ExperimentOutcome, MetricRecord};
+use nnz_lab::run::record::{METRICS, RunRecord, scored, test_measure};
+use nnz_lab::run::{Options, Outcome, read_record, write_report};
+use nnz_lab::{ExperimentRecipe, ExperimentRecord, Measured, Plan, Recipe, Scale, Summary, embedded};
 use serde_json::json;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
@@ -24,6 +25,9 @@ pub struct Place {
     /// Whether the run is at smoke scale.
     #[arg(skip)]
     pub smoke: bool,
+    /// Remarks on the request.
+    #[arg(skip)]
+    pub notes: Vec<String>,
 }
 
 /// Arguments of `nnz run`.
@@ -41,18 +45,8 @@ pub struct Args {
     /// Run the recipe's seconds-long form instead
     #[arg(long)]
     smoke: bool,
-    /// An input of an experiment; `nnz show KEY` lists them
-    #[arg(long = "input", value_name = "NAME=PLACE")]
-    inputs: Vec<String>,
-    /// An option of an experiment; `nnz show KEY` lists them
-    #[arg(long = "set", value_name = "KEY=VALUE")]
-    set: Vec<String>,
-    /// Values of an option of an experiment, an arm for each; with several, an arm for each combination
-    #[arg(long, value_name = "KEY=V,…")]
-    sweep: Vec<String>,
-    /// Show only this metric of an experiment, and the arm that is best by it
-    #[arg(long, value_name = "METRIC")]
-    metric: Option<String>,
+    #[command(flatten)]
+    experiment: ExperimentArgs,
     /// Runs of an experiment, with seeds SEED, SEED + 1, ... [default: 1, or what the recipe says]
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u64).range(1..=1000))]
     seeds: Option<u64>,
@@ -61,6 +55,23 @@ pub struct Args {
     seed: Option<u64>,
     #[command(flatten)]
     place: Place,
+}
+
+/// What experiments read and do; shared by `run` and `compare`.
+#[derive(ClapArgs, Debug)]
+pub struct ExperimentArgs {
+    /// An input of an experiment; `nnz show KEY` lists them
+    #[arg(long = "input", value_name = "NAME=PLACE")]
+    inputs: Vec<String>,
+    /// An option of an experiment; `nnz show KEY` lists them. Of several experiments, EXPERIMENT.KEY=VALUE is one's alone
+    #[arg(long = "set", value_name = "KEY=VALUE")]
+    set: Vec<String>,
+    /// Values of an option of an experiment, an arm for each; with several, an arm for each combination
+    #[arg(long, value_name = "KEY=V,…")]
+    pub sweep: Vec<String>,
+    /// Show only this metric of an experiment, and the arm that is best by it
+    #[arg(long, value_name = "METRIC")]
+    pub metric: Option<String>,
 }
 
 /// Arguments of `nnz report`.
@@ -88,16 +99,7 @@ pub fn run(args: &Args, ui: Ui) -> Result<ExitCode> {
                 method.key
             );
         }
-        Plan::Experiment(Box::new(ExperimentRecipe {
-            title: method.name.into(),
-            run: method.key.into(),
-            seeds: vec![0],
-            inputs: Default::default(),
-            options: Default::default(),
-            arms: Vec::new(),
-            claim: None,
-            smoke: None,
-        }))
+        Plan::Experiment(Box::new(ExperimentRecipe::of(&[method], vec![0])))
     } else {
         find(&args.recipe)?
     };
@@ -112,51 +114,66 @@ pub fn run(args: &Args, ui: Ui) -> Result<ExitCode> {
             tell(&outcome(&recipe, &place, ui)?, ui)
         }
         Plan::Experiment(mut recipe) => {
-            args.change(&mut recipe)?;
-            if let Some(metric) = &args.metric {
-                let method = ui.registry.find(recipe.key())?;
-                let known = method.launch(&method.defaults())?.metrics();
-                if !known.iter().any(|m| m.key == metric) {
-                    let hint = nnz_core::closest(metric, known.iter().map(|m| m.key));
-                    bail!("{} measures no `{metric}`{hint}; `nnz show {0}` lists what it does", method.key);
-                }
+            args.experiment.change(&mut recipe)?;
+            if args.seeds.is_some() || args.seed.is_some() {
+                let first = args.seed.unwrap_or(0);
+                recipe.seeds = (first..first + args.seeds.unwrap_or(1)).collect();
             }
-            let outcome = experiment(&recipe, &place, ui)?;
-            if outcome.found {
-                let dir = outcome.dir.display();
-                ui.note(format!("this run was finished before; add --again to run it again ({dir})"));
-            }
-            let report = outcome.dir.join("report.html");
-            let document = json!({"run": outcome.record, "directory": outcome.dir, "report": report});
-            ui.answer(&document, || {
-                let record = &outcome.record;
-                let mut table = metrics(record, args.metric.as_deref());
-                if let Some(best) = args.metric.as_deref().and_then(|m| best(record, m)) {
-                    table += &format!("\n\nbest: {best}");
-                }
-                format!("{}\n{}\n\n{table}\n\nreport: {}", record.title, record.summary, report.display())
-            })?;
-            Ok(ExitCode::SUCCESS)
+            tell_experiment(&recipe, args.experiment.metric.as_deref(), &place, ui)
         }
     }
+}
+
+/// Runs an experiment's recipe, and prints a table of its metrics, or of one of them.
+pub fn tell_experiment(recipe: &ExperimentRecipe, metric: Option<&str>, place: &Place, ui: Ui) -> Result<ExitCode> {
+    for key in recipe.keys() {
+        let (Some(metric), method) = (metric, ui.registry.find(key)?) else { break };
+        let known = method.launch(&method.defaults())?.metrics();
+        if !known.iter().any(|m| m.key == metric) {
+            let hint = nnz_core::closest(metric, known.iter().map(|m| m.key));
+            bail!("{key} measures no `{metric}`{hint}; `nnz show {key}` lists what it does");
+        }
+    }
+    let outcome = experiment(recipe, place, ui)?;
+    if outcome.found {
+        let dir = outcome.dir.display();
+        ui.note(format!("this run was finished before; add --again to run it again ({dir})"));
+    }
+    let report = outcome.dir.join("report.html");
+    let document = json!({"run": outcome.record, "directory": outcome.dir, "report": report});
+    ui.answer(&document, || {
+        let record = &outcome.record;
+        let mut table = metrics(record, metric);
+        if let Some(best) = metric.and_then(|m| best(record, m)) {
+            table += &format!("\n\nbest: {best}");
+        }
+        format!("{}\n{}\n\n{table}\n\nreport: {}", record.title, record.summary, report.display())
+    })?;
+    Ok(ExitCode::SUCCESS)
 }
 
 impl Args {
     /// The first flag given that only applies to experiments.
     fn of_experiments(&self) -> Option<&'static str> {
+        let given = [("--seeds", self.seeds.is_some()), ("--seed", self.seed.is_some())];
+        self.experiment.given().or(given.into_iter().find(|g| g.1).map(|g| g.0))
+    }
+}
+
+impl ExperimentArgs {
+    /// The first of these flags that was given.
+    pub fn given(&self) -> Option<&'static str> {
         let given = [
             ("--input", !self.inputs.is_empty()),
             ("--set", !self.set.is_empty()),
             ("--sweep", !self.sweep.is_empty()),
             ("--metric", self.metric.is_some()),
-            ("--seeds", self.seeds.is_some()),
-            ("--seed", self.seed.is_some()),
         ];
         given.into_iter().find(|g| g.1).map(|g| g.0)
     }
 
     /// Overrides the recipe by the command line.
-    fn change(&self, recipe: &mut ExperimentRecipe) -> Result<()> {
+    pub fn change(&self, recipe: &mut ExperimentRecipe) -> Result<()> {
         for pair in &self.inputs {
             let Some((name, place)) = pair.split_once('=') else {
                 bail!("--input {pair}: expected NAME=PLACE, such as --input data=mnist");
@@ -164,7 +181,14 @@ impl Args {
             recipe.inputs.insert(name.trim().into(), place.trim().into());
         }
         let set = super::pairs(&self.set)?;
-        recipe.options.extend(set.clone());
+        for (key, value) in set.clone() {
+            match own(&key, recipe) {
+                Some((of, option)) => {
+                    recipe.options_of(&of).for_each(|o| drop(o.insert(option.clone(), value.clone())))
+                }
+                None => drop(recipe.options.insert(key, value)),
+            }
+        }
         for sweep in &self.sweep {
             let Some((key, values)) = sweep.split_once('=') else {
                 bail!("--sweep {sweep}: expected KEY=VALUE,VALUE,…, such as --sweep k=8,16,32");
@@ -173,9 +197,14 @@ impl Args {
             if set.contains_key(key) {
                 bail!("--sweep {sweep}: {key} is also given by --set");
             }
+            let (of, key) = own(key, recipe).map_or((None, key.into()), |(of, key)| (Some(of), key));
             let arms = std::mem::take(&mut recipe.arms);
             let before = if arms.is_empty() { vec![ExperimentArm::default()] } else { arms };
-            for arm in &before {
+            for arm in before {
+                if of.as_ref().is_some_and(|of| recipe.key_of(&arm) != of) {
+                    recipe.arms.push(arm);
+                    continue;
+                }
                 for value in values.split(',') {
                     let one = super::pairs(&[format!("{key}={value}")])?;
                     if let Some(twice) = arm.options.keys().find(|k| one.contains_key(*k)) {
@@ -185,24 +214,26 @@ impl Args {
                     let name = if arm.name.is_empty() { part } else { format!("{}-{part}", arm.name) };
                     let mut options = arm.options.clone();
                     options.extend(one);
-                    recipe.arms.push(ExperimentArm { name, options });
+                    recipe.arms.push(ExperimentArm { name, options, ..arm.clone() });
                 }
             }
             // A claim is about the arms that the recipe has.
             recipe.claim = None;
         }
-        if self.seeds.is_some() || self.seed.is_some() {
-            let first = self.seed.unwrap_or(0);
-            recipe.seeds = (first..first + self.seeds.unwrap_or(1)).collect();
-        }
         Ok(())
     }
 }
 
+/// The experiment and the option of `EXPERIMENT.KEY`.
+fn own(key: &str, recipe: &ExperimentRecipe) -> Option<(String, String)> {
+    let (of, option) = key.split_once('.')?;
+    recipe.keys().contains(&of).then(|| (of.into(), option.into()))
+}
+
 /// Runs an experiment's recipe, with progress; Ctrl-C stops it.
 pub fn experiment(recipe: &ExperimentRecipe, place: &Place, ui: Ui) -> Result<ExperimentOutcome> {
-    let Place { run_dir: dir, again, resume, smoke } = place.clone();
-    let options = Options { dir, again, resume, smoke, ..Options::default() };
+    let Place { run_dir: dir, again, resume, smoke, notes } = place.clone();
+    let options = Options { dir, again, resume, smoke, notes, ..Options::default() };
     let mut watch = Watch::new(ui, ui::stop_flag()?);
     let outcome = nnz_lab::experiment::run(recipe, ui.registry, &options, &mut watch);
     watch.finish();
@@ -222,20 +253,27 @@ fn best(record: &ExperimentRecord, metric: &str) -> Option<String> {
     all.max_by(|a, b| a.1.total_cmp(&b.1)).map(|(name, _)| name.clone())
 }
 
-/// The table of an experiment's metrics, or of one of them.
+/// The table of an experiment's metrics, or of one of them with its differences to the first arm.
 pub fn metrics(record: &ExperimentRecord, only: Option<&str>) -> String {
     let shown: Vec<_> = record.metrics.iter().filter(|m| only.is_none_or(|o| m.key == o)).collect();
-    let head: Vec<&str> = std::iter::once("").chain(shown.iter().map(|m| &*m.key)).collect();
-    let row = |arm: &nnz_lab::experiment::ExperimentArmRecord| {
-        let cell = |m: &&nnz_lab::experiment::MetricRecord| {
+    let over = only.and(shown.first()).filter(|_| record.arms.len() > 1);
+    let title = over.map(|_| format!("over {}", record.arms[0].name));
+    let head = std::iter::once("").chain(shown.iter().map(|m| &*m.key)).chain(title.as_deref());
+    let half =
+        |m: &MetricRecord, s: &Summary| s.half_width.map_or_else(String::new, |h| format!(" ± {}", m.unit.write(h)));
+    let row = |arm: &ExperimentArmRecord| {
+        let cell = |m: &&MetricRecord| {
             let values: Vec<f64> = arm.seeds.iter().filter_map(|s| s.findings.metrics.get(&m.key).copied()).collect();
             let s = nnz_lab::summarize(&values);
-            let half = s.half_width.map_or_else(String::new, |h| format!(" ± {}", m.unit.write(h)));
-            m.unit.write(s.mean) + &half
+            m.unit.write(s.mean) + &half(m, &s)
         };
-        std::iter::once(arm.name.clone()).chain(shown.iter().map(cell)).collect()
+        let difference = over.map(|m| match record.over_first(&arm.name, &m.key) {
+            Some(s) => m.unit.write_difference(s.mean) + &half(m, &s),
+            None => String::new(),
+        });
+        std::iter::once(arm.name.clone()).chain(shown.iter().map(cell)).chain(difference).collect()
     };
-    ui::table(&head, record.arms.iter().map(row).collect())
+    ui::table(&head.collect::<Vec<_>>(), record.arms.iter().map(row).collect())
 }
 
 /// Finds a recipe by path or name.
@@ -259,6 +297,7 @@ pub fn tell(Outcome { record, dir, found }: &Outcome, ui: Ui) -> Result<ExitCode
     if *found {
         ui.note(format!("this run was finished before; add --again to run it again ({})", dir.display()));
     }
+    record.concerns().iter().for_each(|why| ui.note(why));
     ui.answer(&document(record, dir), || {
         format!("{}\n{}\n\n{}\n\nreport: {}", record.title, about(record), arms(record), report.display())
     })?;
@@ -267,8 +306,8 @@ pub fn tell(Outcome { record, dir, found }: &Outcome, ui: Ui) -> Result<ExitCode
 
 /// Runs a recipe, with progress; Ctrl-C stops it.
 pub fn outcome(recipe: &Recipe, place: &Place, ui: Ui) -> Result<Outcome> {
-    let Place { run_dir: dir, again, resume, smoke } = place.clone();
-    let options = Options { dir, again, resume, smoke, ..Options::default() };
+    let Place { run_dir: dir, again, resume, smoke, notes } = place.clone();
+    let options = Options { dir, again, resume, smoke, notes, ..Options::default() };
     let mut watch = Watch::new(ui, ui::stop_flag()?);
     let outcome = nnz_lab::run::run(recipe, ui.registry, &options, &mut watch);
     watch.finish();
@@ -290,12 +329,15 @@ fn about(record: &RunRecord) -> String {
 
 /// The table of arms.
 pub fn arms(record: &RunRecord) -> String {
-    let measure = if record.task == Task::Classification { "test accuracy" } else { record.task.measure() };
-    let header = ["", measure, "nonzeros", "density", "weights", "optimizer", "peak", "s/epoch"];
+    let scored = scored(record.arms.iter().flat_map(|a| &a.seeds).map(|s| &s.scores));
+    let mut header = vec!["", test_measure(record.task)];
+    header.extend(scored.iter().map(|m| m.key));
+    header.extend(["nonzeros", "density", "weights", "optimizer", "peak", "s/epoch"]);
     let row = |a: &nnz_lab::run::record::ArmRecord| {
-        vec![
-            a.name.clone(),
-            ui::percent(a.test_accuracy, a.interval),
+        let score = |m: &&Metric| a.metric(m.key).map_or_else(|| "-".into(), |s| m.unit.write(s.mean));
+        let mut row = vec![a.name.clone(), ui::percent(a.test_accuracy, a.interval)];
+        row.extend(scored.iter().map(score));
+        row.extend([
             ui::count(a.nonzeros),
             ui::density(a.density),
             ui::bytes(a.weight_bytes),
@@ -305,19 +347,21 @@ pub fn arms(record: &RunRecord) -> String {
                 peak => ui::bytes(peak),
             },
             format!("{:.3}", a.seconds_per_epoch),
-        ]
+        ]);
+        row
     };
     ui::table(&header, record.arms.iter().map(row).collect())
 }
 
 fn document(record: &RunRecord, dir: &Path) -> serde_json::Value {
+    let measure = format!("test_{}", record.task.slug());
     let arms: Vec<_> = record
         .arms
         .iter()
         .map(|a| {
-            json!({
+            let mut arm = json!({
                 "name": a.name,
-                "test_accuracy": a.test_accuracy,
+                measure.clone(): a.test_accuracy,
                 "interval": a.interval,
                 "nonzeros": a.nonzeros,
                 "density": a.density,
@@ -325,8 +369,16 @@ fn document(record: &RunRecord, dir: &Path) -> serde_json::Value {
                 "optimizer_bytes": a.optimizer_bytes,
                 "peak_training_bytes": a.peak_training_bytes,
                 "seconds_per_epoch": a.seconds_per_epoch,
-                "seeds": a.seeds.iter().map(|s| json!({"seed": s.seed, "test_accuracy": s.test_accuracy})).collect::<Vec<_>>(),
-            })
+            });
+            let known = METRICS.iter().filter(|m| a.seeds.iter().any(|s| s.scores.metrics.contains_key(m.key)));
+            known.for_each(|m| arm[m.key.replace('-', "_")] = json!(a.metric(m.key).map(|s| s.mean)));
+            let seed = |s: &nnz_lab::run::record::SeedRecord| {
+                let mut seed = json!({"seed": s.seed, measure.clone(): s.test_accuracy});
+                s.scores.write_into(&mut seed);
+                seed
+            };
+            arm["seeds"] = a.seeds.iter().map(seed).collect();
+            arm
         })
         .collect();
     json!({
@@ -337,6 +389,8 @@ fn document(record: &RunRecord, dir: &Path) -> serde_json::Value {
             "report": dir.join("report.html"),
             "model": record.model,
             "data": record.data.name,
+            "data_note": record.data.note,
+            "concerns": record.concerns(),
             "threads": record.machine.threads,
             "version": record.machine.version,
             "recipe": record.recipe,

@@ -2,7 +2,7 @@ use super::MethodArgs;
 use crate::ui::{self, Ui};
 use anyhow::{Result, bail};
 use clap::{Args as ClapArgs, ValueEnum};
-use nnz_core::Registry;
+use nnz_core::{LayerRole, Registry};
 use nnz_engine::data::{Augment, Dataset};
 use nnz_engine::{Dtype, LrSchedule, OptimizerSpec, Storage, Task, TrainSpec};
 use nnz_lab::{Arm, Network, Precision, Recipe};
@@ -11,9 +11,9 @@ use std::process::ExitCode;
 /// Training, shared by `train` and `prune --finetune`.
 #[derive(ClapArgs, Debug)]
 pub struct TrainArgs {
-    /// Rows per step
-    #[arg(long, value_name = "N", default_value_t = 128)]
-    pub batch: usize,
+    /// Rows per step [default: 128; fewer if an epoch would have fewer than 16 steps]
+    #[arg(long, value_name = "N")]
+    pub batch: Option<usize>,
     /// Update rule
     #[arg(long, value_enum, default_value_t = Rule::Sgd)]
     pub optimizer: Rule,
@@ -32,6 +32,12 @@ pub struct TrainArgs {
     /// Let the method prune the classifier head, too
     #[arg(long)]
     pub prune_head: bool,
+    /// Let the method prune layers of these roles only, such as attention,mlp
+    #[arg(long, value_name = "ROLE,…", value_delimiter = ',')]
+    pub prune: Vec<LayerRole>,
+    /// Keep layers of these roles dense
+    #[arg(long, value_name = "ROLE,…", value_delimiter = ',')]
+    pub keep: Vec<LayerRole>,
     /// Scale gradients down to this Euclidean norm [default: none; 1 if numbers are predicted]
     #[arg(long, value_name = "NORM")]
     pub clip: Option<f64>,
@@ -47,6 +53,22 @@ pub struct TrainArgs {
     /// Number type of the finished network
     #[arg(long, value_enum, default_value_t = Values::F32)]
     pub dtype: Values,
+}
+
+/// Rows per step, unless data are small.
+const BATCH: usize = 128;
+/// Steps that an epoch has at least, down to the smallest batch.
+const STEPS: usize = 16;
+/// The smallest batch by default: with less, the default rate diverges on small tables.
+const LEAST: usize = 16;
+
+/// The largest batch of 128, 64, .. with which an epoch of so many rows has enough steps.
+fn fitting(rows: usize) -> usize {
+    let mut batch = BATCH;
+    while batch > LEAST && rows.div_ceil(batch) < STEPS {
+        batch /= 2;
+    }
+    batch
 }
 
 /// Number type of a file.
@@ -126,17 +148,37 @@ pub enum Store {
 }
 
 impl TrainArgs {
-    /// Training settings of a task: gradients of squared errors, which know no bound, are clipped.
-    pub fn spec_for(&self, task: Task, epochs: u32) -> TrainSpec {
+    /// Training settings of a task on data, with a note: gradients of squared errors, which know no bound, are clipped.
+    pub fn spec_for(&self, task: Task, data: &Dataset, epochs: u32) -> (TrainSpec, Option<String>) {
         let clip = if task == Task::Regression { self.clip.or(Some(1.0)) } else { self.clip };
-        TrainSpec { task, clip, ..self.spec(epochs) }
+        let (batch, note) = self.batch_for(data);
+        (TrainSpec { task, clip, batch, ..self.spec(epochs) }, note)
+    }
+
+    /// Rows per step. Without `--batch`, half of 128 and again half of it, until an epoch has enough steps to learn in: a hundred rows
+    /// at once would be one step. Graphs are read whole in every step, and L-BFGS wants all rows.
+    fn batch_for(&self, data: &Dataset) -> (usize, Option<String>) {
+        let whole = data.graph.is_some() || matches!(self.optimizer, Rule::Lbfgs);
+        if let Some(batch) = self.batch.or(whole.then_some(BATCH)) {
+            return (batch, None);
+        }
+        let rows = data.train.len() - (TrainSpec::default().validation * data.train.len() as f64).round() as usize;
+        let batch = fitting(rows);
+        let note = || {
+            format!(
+                "batches of {batch} rows instead of {BATCH}, so that an epoch of {} rows has {} steps; --batch N takes another",
+                ui::count(rows),
+                rows.div_ceil(batch)
+            )
+        };
+        (batch, (batch < BATCH).then(note))
     }
 
     /// Training settings for `epochs` epochs.
     pub fn spec(&self, epochs: u32) -> TrainSpec {
         TrainSpec {
             epochs,
-            batch: self.batch,
+            batch: self.batch.unwrap_or(BATCH),
             optimizer: match self.optimizer {
                 Rule::Sgd => OptimizerSpec::sgd(self.lr.unwrap_or(0.1)),
                 Rule::Adam => OptimizerSpec::adam(self.lr.unwrap_or(0.001)),
@@ -156,6 +198,8 @@ impl TrainArgs {
                 Store::Sparse => Storage::Sparse,
             },
             prune_head: self.prune_head,
+            prune: self.prune.clone(),
+            keep: self.keep.clone(),
             clip: self.clip,
             ema: self.ema,
             smoothing: self.smoothing,
@@ -214,8 +258,9 @@ pub struct Args {
 
 /// Trains a method and its controls.
 pub fn run(args: &Args, ui: Ui) -> Result<ExitCode> {
-    let mut recipe = recipe(args, ui.registry)?;
-    let outcome = match super::run::outcome(&recipe, &args.place, ui) {
+    let (mut recipe, note) = recipe(args, ui.registry)?;
+    let place = super::run::Place { notes: note.into_iter().collect(), ..args.place.clone() };
+    let outcome = match super::run::outcome(&recipe, &place, ui) {
         // A default that does not fit the data is tried once more; what was asked for is what is done.
         Err(e) if args.train.lr.is_none() && diverged(&e) => {
             let lr = recipe.train.optimizer.lr() / 10.0;
@@ -256,7 +301,7 @@ pub fn default_model(data: &Dataset, task: Task) -> String {
     }
 }
 
-fn recipe(args: &Args, registry: Registry) -> Result<Recipe> {
+fn recipe(args: &Args, registry: Registry) -> Result<(Recipe, Option<String>)> {
     let options = args.method.options(registry)?;
     let (key, place) = (args.method.method.clone(), args.data.place()?);
     let data = nnz_data::Store::open()?.load(&place)?.dataset;
@@ -281,20 +326,21 @@ fn recipe(args: &Args, registry: Registry) -> Result<Recipe> {
     }
     let density = full.get("density").and_then(toml::Value::as_float);
     let density = density.map_or_else(String::new, |d| format!(" at density {}", ui::density(d)));
+    let (train, note) = args.train.spec_for(task, &data, args.epochs);
     let recipe = Recipe {
-        title: format!("{key} on {}{density}", args.data.name()),
+        title: format!("{key} on {}{density}", nnz_data::read::short(&data.name)),
         data: place,
         model: Network::Named(model),
         seeds: (args.seed..args.seed + args.seeds).collect(),
         precision: if args.f64 { Precision::F64 } else { Precision::F32 },
-        train: args.train.spec_for(task, args.epochs),
+        train,
         pretrain: None,
         arms,
         claim: None,
         smoke: None,
     };
     recipe.check("from the command line")?;
-    Ok(recipe)
+    Ok((recipe, note))
 }
 
 /// Options for the random mask of the same density, pattern and (if it can be drawn without scores) distribution.
@@ -305,4 +351,17 @@ fn static_random(method: &toml::Table) -> toml::Table {
         options.insert("distribution".into(), d.clone());
     }
     options
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn small_data_are_read_in_small_batches() {
+        let found = [1, 86, 108, 130, 397, 720, 1440, 1921, 1920, 60_000].map(fitting);
+        assert_eq!(found, [16, 16, 16, 16, 16, 32, 64, 128, 64, 128]);
+        // Enough steps wherever the batch may shrink further.
+        assert!((241usize..5000).all(|rows| rows.div_ceil(fitting(rows)) >= STEPS));
+    }
 }

@@ -132,6 +132,12 @@ pub(super) fn split(place: &str) -> (&str, &str) {
     }
 }
 
+/// The short name of a place: the last part of its path.
+pub fn short(place: &str) -> &str {
+    let path = split(place).0.trim_end_matches('/');
+    path.rsplit('/').next().unwrap_or(path)
+}
+
 /// Adds an option to a place, before existing ones.
 pub fn with_option(place: &str, key: &str, value: &str) -> String {
     match split(place) {

@@ -76,9 +76,25 @@ impl Column {
             _ => 1 + flag,
         }
     }
+
+    fn inputs(&self) -> Vec<String> {
+        let named = |text: &String| format!("{}={text}", self.name);
+        match (&self.kind, &self.fill) {
+            // The one input of two texts is 1 for the second.
+            (ColumnKind::Category { values }, _) if values.len() == 2 => vec![named(&values[1])],
+            (ColumnKind::Category { values }, _) => values.iter().map(named).collect(),
+            (_, Some(Fill::Flag(_))) => vec![self.name.clone(), named(&CATEGORY.into())],
+            _ => vec![self.name.clone()],
+        }
+    }
 }
 
 impl Encoding {
+    /// Names of the inputs, in order: those of the columns, of a category with its text.
+    pub fn inputs(&self) -> Vec<String> {
+        self.columns.iter().flat_map(Column::inputs).collect()
+    }
+
     /// Parses the form that a model's file keeps.
     ///
     /// # Errors

@@ -11,6 +11,8 @@ use std::time::Instant;
 
 /// Rounds whose median counts.
 const ROUNDS: usize = 5;
+/// Turns of a kernel and the dense product beside it.
+const KERNEL_TURNS: usize = 3;
 
 /// One kernel on one layer.
 #[derive(Clone, Debug, PartialEq, Serialize)]
@@ -33,6 +35,8 @@ pub struct Row {
     pub dense_ms: f64,
     /// Dense time divided by this one.
     pub speedup_step: f64,
+    /// Smallest and largest of such ratios in several turns: the noise of the measurement.
+    pub speedup_range: [f64; 2],
     /// 10⁹ operations on nonzeros per second, in the step.
     pub gflops: f64,
     /// Resource that limits the step.
@@ -56,6 +60,55 @@ pub fn seconds(mut f: impl FnMut()) -> f64 {
         .collect();
     times.sort_by(f64::total_cmp);
     times[ROUNDS / 2]
+}
+
+/// Turns that two computations are measured in.
+const TURNS: usize = 7;
+
+/// Two computations, measured by turns, so that a busy machine slows both.
+#[derive(Clone, Copy, Debug, PartialEq, Serialize)]
+pub struct Compared {
+    /// Median seconds of the first.
+    pub first: f64,
+    /// Median seconds of the second.
+    pub second: f64,
+    /// Median over turns of second / first.
+    pub ratio: f64,
+    /// Smallest and largest of these ratios: the noise of the measurement.
+    pub range: [f64; 2],
+}
+
+impl Compared {
+    /// Takes the seconds of both in each turn; at least one.
+    pub fn of(turns: &[[f64; 2]]) -> Self {
+        let sorted = |f: &dyn Fn(&[f64; 2]) -> f64| {
+            let mut all: Vec<f64> = turns.iter().map(f).collect();
+            all.sort_by(f64::total_cmp);
+            all
+        };
+        let ratios = sorted(&|t| t[1] / t[0]);
+        let middle = turns.len() / 2;
+        Self {
+            first: sorted(&|t| t[0])[middle],
+            second: sorted(&|t| t[1])[middle],
+            ratio: ratios[middle],
+            range: [ratios[0], ratios[turns.len() - 1]],
+        }
+    }
+
+    /// Measures both in every turn; `time(true)` gives the seconds of the second.
+    ///
+    /// # Errors
+    /// Those of `time`.
+    pub fn by_turns<E>(mut time: impl FnMut(bool) -> Result<f64, E>) -> Result<Self, E> {
+        let turns: Result<Vec<[f64; 2]>, E> = (0..TURNS).map(|_| Ok([time(false)?, time(true)?])).collect();
+        Ok(Self::of(&turns?))
+    }
+
+    /// Whether the noise leaves open which one is faster.
+    pub fn open(&self) -> bool {
+        self.range[0] <= 1.0 && self.range[1] >= 1.0
+    }
 }
 
 /// A layer with random values and activations.
@@ -208,13 +261,21 @@ impl Layer {
         }
     }
 
-    /// Times all kernels and the dense product.
+    /// Times all kernels and the dense product, by turns.
     pub fn rows(&self, machine: &Machine, pattern: Pattern) -> Vec<Row> {
-        let dense = self.dense();
         let (density, batch) = (self.topology.density(), self.batch);
-        let row = |kernel, forward: f64, backward: Option<f64>, refresh: f64| {
-            let step = forward + backward.unwrap_or(0.0) + refresh;
-            let dense = if backward.is_some() { dense[0] + dense[1] } else { dense[0] };
+        let row = |kernel, time: &dyn Fn() -> (f64, Option<f64>, f64)| {
+            let (mut parts, mut turns) = (Vec::new(), Vec::new());
+            for _ in 0..KERNEL_TURNS {
+                let (dense, own) = (self.dense(), time());
+                let step = own.0 + own.1.unwrap_or(0.0) + own.2;
+                turns.push([step, if own.1.is_some() { dense[0] + dense[1] } else { dense[0] }]);
+                parts.push(own);
+            }
+            let compared = Compared::of(&turns);
+            let (step, dense) = (compared.first, compared.second);
+            let median = turns.iter().position(|t| t[0] == step).unwrap_or(0);
+            let (forward, backward, _) = parts[median];
             let passes = if backward.is_some() { 3.0 } else { 1.0 };
             let (bound, least) = machine.bound(kernel, &self.topology, batch, backward.is_some());
             Row {
@@ -226,21 +287,46 @@ impl Layer {
                 backward: backward.map(|b| b * 1e3),
                 step: step * 1e3,
                 dense_ms: dense * 1e3,
-                speedup_step: dense / step,
+                speedup_step: compared.ratio,
+                speedup_range: compared.range,
                 gflops: passes * self.flop() / step / 1e9,
                 bound,
                 share: least / step,
             }
         };
-        let [forward, backward, pack] = self.plan();
-        let mut rows = vec![row("plan", forward, Some(backward), pack)];
+        let plan = || {
+            let [forward, backward, pack] = self.plan();
+            (forward, Some(backward), pack)
+        };
+        let mut rows = vec![row("plan", &plan)];
         if batch <= TILE {
-            rows.push(row("blocked", self.blocked(), None, 0.0));
+            rows.push(row("blocked", &|| (self.blocked(), None, 0.0)));
         }
         if batch <= 2 {
-            rows.push(row("sliced", self.sliced(), None, 0.0));
-            rows.push(row("expanded", self.expanded(), None, 0.0));
+            rows.push(row("sliced", &|| (self.sliced(), None, 0.0)));
+            rows.push(row("expanded", &|| (self.expanded(), None, 0.0)));
         }
         rows
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn ratios_are_taken_turn_by_turn() {
+        // A machine that slows down threefold between turns slows both.
+        let turns = [[1.0, 2.0], [3.0, 6.6], [1.0, 1.8]];
+        let found = Compared::of(&turns);
+        assert_eq!((found.first, found.second, found.ratio, found.range), (1.0, 2.0, 2.0, [1.8, 2.2]));
+        assert!(!found.open());
+        assert!(Compared::of(&[[1.0, 1.1], [1.0, 0.9], [1.0, 1.2]]).open());
+        let mut calls = 0;
+        let error: Result<Compared, &str> = Compared::by_turns(|second| {
+            calls += 1;
+            if second { Err("refused") } else { Ok(1.0) }
+        });
+        assert!(error.is_err() && calls == 2);
     }
 }

@@ -33,6 +33,11 @@ impl Task {
         }
     }
 
+    /// The name for files and columns: `accuracy`, `variance_explained`.
+    pub fn slug(self) -> String {
+        self.measure().replace(' ', "_")
+    }
+
     /// Number of network outputs it needs, given the number of classes or targets and the image.
     pub fn outputs(self, classes: usize, image: [usize; 3]) -> usize {
         match self {
@@ -81,6 +86,11 @@ impl Preprocessing {
         };
         let scales = if task == Task::Regression { (0..width).map(scale).collect() } else { Vec::new() };
         Ok(Self { task, normalization, scales })
+    }
+
+    /// Turns the standardized targets of a row into numbers in their own units.
+    pub fn in_units(&self, row: &mut [f32]) {
+        row.iter_mut().zip(&self.scales).for_each(|(y, [mean, std])| *y = *y * std + mean);
     }
 
     /// Standardized targets of rows, `[rows, targets]`.

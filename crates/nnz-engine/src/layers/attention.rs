@@ -2,6 +2,7 @@ use super::{Context, Fit, Init, Layer, LayerSpec, ParamSpec, describe};
 use crate::Real;
 use crate::ops::{self, AttentionMask};
 use crate::{Result, Var};
+use nnz_core::LayerRole;
 use serde::{Deserialize, Serialize};
 
 /// Multi-head self-attention over `[length, width]`: four matrices `NAME.query`, `.key`, `.value`, `.output`. With a
@@ -43,11 +44,16 @@ impl Layer for Attention {
 
     fn params(&self) -> Vec<ParamSpec> {
         let narrow = self.each().saturating_mul(self.groups());
-        let parts = [("query", self.width), ("key", narrow), ("value", narrow), ("output", self.width)];
+        let parts = [
+            (LayerRole::Query, self.width),
+            (LayerRole::Key, narrow),
+            (LayerRole::Value, narrow),
+            (LayerRole::Output, self.width),
+        ];
         let matrix = |(part, outputs)| {
             let name = format!("{}.{part}", self.name);
             [
-                ParamSpec::weight(&name, outputs, self.width, [1, 1], Init::Lecun),
+                ParamSpec::weight(&name, outputs, self.width, [1, 1], Init::Lecun).acting(part),
                 ParamSpec::vector(&name, "bias", outputs, Init::Zero),
             ]
         };

@@ -3,6 +3,7 @@ use super::{Context, Fit, Init, Layer, LayerSpec, ParamSpec, describe};
 use crate::Real;
 use crate::ops::{self, Window};
 use crate::{Result, Var};
+use nnz_core::LayerRole;
 use serde::{Deserialize, Serialize};
 
 fn one() -> usize {
@@ -114,7 +115,8 @@ where
         // Height and width as distributions count them; the depth of a volume counts with the height.
         let k = self.kernel;
         let kernel = [[1, k], [k, k], [k.saturating_mul(k), k]][D - 1];
-        let mut params = vec![ParamSpec::weight(&self.name, rows, others / self.groups.max(1), kernel, self.init)];
+        let weight = ParamSpec::weight(&self.name, rows, others / self.groups.max(1), kernel, self.init);
+        let mut params = vec![weight.acting(LayerRole::Convolution)];
         params.extend(self.bias.then(|| ParamSpec::vector(&self.name, "bias", self.outputs, Init::Zero)));
         params
     }

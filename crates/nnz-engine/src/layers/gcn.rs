@@ -2,6 +2,7 @@ use super::{Context, Fit, Init, Layer, LayerSpec, ParamSpec, describe};
 use crate::Real;
 use crate::ops;
 use crate::{Connections, Error, Result, Tensor, Var};
+use nnz_core::LayerRole;
 use serde::{Deserialize, Serialize};
 
 /// A graph convolutional network over all nodes of one graph (Kipf & Welling 2017, arXiv:1609.02907):
@@ -53,12 +54,12 @@ impl Layer for Gcn {
 
     fn params(&self) -> Vec<ParamSpec> {
         let mut params = vec![
-            ParamSpec::structure(&self.name, "edges", self.nodes, self.nodes),
+            ParamSpec::structure(&self.name, "edges", self.nodes, self.nodes).acting(LayerRole::Edges),
             ParamSpec::structure(&self.name, "features", self.nodes, self.features),
         ];
         for (i, [inputs, outputs]) in self.widths().into_iter().enumerate() {
             let name = format!("{}.{i}", self.name);
-            params.push(ParamSpec::weight(&name, outputs, inputs, [1, 1], Init::Glorot));
+            params.push(ParamSpec::weight(&name, outputs, inputs, [1, 1], Init::Glorot).acting(LayerRole::Graph));
             params.push(ParamSpec::vector(&name, "bias", outputs, Init::Zero));
         }
         params

@@ -1,6 +1,7 @@
 use super::{Context, Fit, Init, Layer, LayerSpec, ParamSpec, describe};
 use crate::Real;
 use crate::{Result, Var};
+use nnz_core::LayerRole;
 use serde::{Deserialize, Serialize};
 
 pub(super) fn yes() -> bool {
@@ -27,12 +28,15 @@ pub struct Linear {
     /// Initialization of W.
     #[serde(default, skip_serializing_if = "Init::is_default")]
     pub init: Init,
+    /// What W does in the network.
+    #[serde(default, skip_serializing_if = "LayerRole::is_default")]
+    pub role: LayerRole,
 }
 
 impl Linear {
     /// With a bias and He initialization.
     pub fn new(name: &str, inputs: usize, outputs: usize) -> Self {
-        Self { name: name.into(), inputs, outputs, bias: true, init: Init::He }
+        Self { name: name.into(), inputs, outputs, bias: true, init: Init::He, role: LayerRole::Linear }
     }
 }
 
@@ -42,7 +46,8 @@ impl Layer for Linear {
     }
 
     fn params(&self) -> Vec<ParamSpec> {
-        let mut params = vec![ParamSpec::weight(&self.name, self.outputs, self.inputs, [1, 1], self.init)];
+        let mut params =
+            vec![ParamSpec::weight(&self.name, self.outputs, self.inputs, [1, 1], self.init).acting(self.role)];
         params.extend(self.bias.then(|| ParamSpec::vector(&self.name, "bias", self.outputs, Init::Zero)));
         params
     }

@@ -9,7 +9,7 @@ use serde_json::{Map, Value};
 use std::any::Any;
 use std::collections::BTreeMap;
 use std::fmt::Debug;
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 
 /// A layer from another crate: a struct with its numbers, which are its options in a file, and the same
 /// mathematics as a [`Layer`] of this crate.
@@ -197,7 +197,8 @@ impl Layer for Open {
         match &self.bound {
             Some(bound) => bound.narrow.output(input),
             None => {
-                let known = LayerSpec::kinds();
+                let mut known = LayerSpec::kinds();
+                known.extend(Layers::known().0.keys().cloned());
                 let hint = closest(&self.kind, known.iter().map(String::as_str));
                 Err(format!("no layer named `{}`{hint}; this program knows {}", self.kind, known.join(", ")))
             }
@@ -231,10 +232,24 @@ impl Layer for Open {
 #[derive(Clone, Debug, Default)]
 pub struct Layers(BTreeMap<String, Maker>);
 
+static KNOWN: OnceLock<Layers> = OnceLock::new();
+static NONE: Layers = Layers(BTreeMap::new());
+
 impl Layers {
     /// An empty set.
     pub fn new() -> Self {
         Self::default()
+    }
+
+    /// Makes these known to all that this process reads, recipes and files: a program does so once, when it begins. Returns
+    /// whether none had been made known before.
+    pub fn make_known(self) -> bool {
+        KNOWN.set(self).is_ok()
+    }
+
+    /// Those that were made known; none before.
+    pub fn known() -> &'static Self {
+        KNOWN.get().unwrap_or(&NONE)
     }
 
     /// Adds a layer.

@@ -1,5 +1,5 @@
 use crate::Real;
-use nnz_core::{Rng, Shape};
+use nnz_core::{LayerRole, Rng, Shape};
 use serde::{Deserialize, Serialize};
 
 /// Role of a parameter.
@@ -85,6 +85,12 @@ impl ParamSpec {
         let cols = inputs.saturating_mul(kernel[0]).saturating_mul(kernel[1]);
         let shape = Shape { kernel, ..Shape::matrix(&format!("{name}.weight"), outputs, cols) };
         Self { shape, role: Role::Weight, init }
+    }
+
+    /// The same with a role in the network.
+    pub fn acting(mut self, role: LayerRole) -> Self {
+        self.shape.role = role;
+        self
     }
 
     /// `NAME.PART`, a vector.

@@ -1,6 +1,7 @@
 use super::{Context, Fit, Init, Layer, LayerSpec, ParamSpec, describe};
 use crate::Real;
 use crate::{Result, Tensor, Var, ops};
+use nnz_core::LayerRole;
 use serde::{Deserialize, Serialize};
 
 /// The step of a recurrent layer; see [`crate::ops`] for their equations.
@@ -64,9 +65,9 @@ impl Layer for Recurrent {
         let rows = self.outputs.saturating_mul(self.gates());
         let (input, state) = (format!("{}.input", self.name), format!("{}.state", self.name));
         let mut params = vec![
-            ParamSpec::weight(&input, rows, self.inputs, [1, 1], Init::Lecun),
+            ParamSpec::weight(&input, rows, self.inputs, [1, 1], Init::Lecun).acting(LayerRole::Recurrent),
             ParamSpec::vector(&input, "bias", rows, Init::Zero),
-            ParamSpec::weight(&state, rows, self.outputs, [1, 1], Init::Lecun),
+            ParamSpec::weight(&state, rows, self.outputs, [1, 1], Init::Lecun).acting(LayerRole::Recurrent),
         ];
         // Only here does it differ from the other bias: it lies inside a product.
         params.extend((self.cell == Cell::Gru).then(|| ParamSpec::vector(&state, "bias", rows, Init::Zero)));

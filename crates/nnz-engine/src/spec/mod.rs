@@ -232,7 +232,7 @@ mod tests {
         assert!(serde_json::from_str::<LayerSpec>(bad).unwrap_err().to_string().contains("biass"));
         let text = r#"{"name": "x", "input": [1, 8, 8], "layers": [{"layer": "liner"}]}"#;
         let why = serde_json::from_str::<ModelSpec>(text).unwrap().check(1).unwrap_err();
-        assert!(why.contains("no layer named `liner`, did you mean `linear`?"), "{why}");
+        assert!(why.contains("no layer named `liner` (did you mean `linear`?)"), "{why}");
     }
 
     /// A file's windows must not make a pass allocate without bound.

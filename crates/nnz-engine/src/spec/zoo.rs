@@ -4,7 +4,7 @@ use crate::layers::{
     Activation, Attention, BatchNorm, Conv2d, Embedding, Flatten, Function, GlobalAvgPool, Init, Last, LayerNorm,
     LayerSpec, Linear, MaxPool, Positions, Relu, Residual, Sample, Tokens,
 };
-use nnz_core::closest;
+use nnz_core::{LayerRole, closest};
 
 /// The names that [`crate::ModelSpec::parse`] knows.
 pub const KNOWN: &str = "mlp:IN-HIDDEN-..-OUT, lenet5, vgg-small, resnet8, resnet20, resnet32 (or resnet20:WIDTH), mobilenet-small, \
@@ -207,13 +207,14 @@ fn mobilenet(channels: usize, classes: usize) -> Vec<LayerSpec> {
 fn block(name: &str, width: usize, heads: usize, causal: bool) -> [LayerSpec; 2] {
     let norm = |part: &str| LayerNorm { name: format!("{name}.{part}"), width }.into();
     let hidden = width.saturating_mul(4);
-    let linear = |part: &str, inputs, outputs| {
-        Linear { init: Init::Lecun, ..Linear::new(&format!("{name}.{part}"), inputs, outputs) }.into()
+    let linear = |role: LayerRole, inputs, outputs| {
+        Linear { init: Init::Lecun, role, ..Linear::new(&format!("{name}.{role}"), inputs, outputs) }.into()
     };
     let attention = Attention { name: format!("{name}.attention"), width, heads, groups: None, causal, rotary: causal };
     let mixing = vec![norm("norm1"), attention.into()];
     let gelu = Activation { function: Function::Gelu }.into();
-    let thinking = vec![norm("norm2"), linear("up", width, hidden), gelu, linear("down", hidden, width)];
+    let thinking =
+        vec![norm("norm2"), linear(LayerRole::Up, width, hidden), gelu, linear(LayerRole::Down, hidden, width)];
     [("mix", mixing), ("think", thinking)]
         .map(|(part, body)| Residual { name: format!("{name}.{part}"), body, shortcut: Vec::new() }.into())
 }

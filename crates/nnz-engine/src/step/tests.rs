@@ -9,7 +9,7 @@ use nnz_core::{Edit, Signals, Target, TargetKind};
 
 fn network(text: &str) -> (Model<f64>, Batch<f64>) {
     let spec = ModelSpec::parse(text, [1, 6, 6], 3).unwrap();
-    let model = Model::born_generic(&spec, None, crate::Storage::Auto.into(), false, 1).unwrap();
+    let model = Model::born_generic(&spec, None, crate::Storage::Auto.into(), &false.into(), 1).unwrap();
     let mut rng = Rng::stream(0, "input", 0, 0);
     let input = Tensor::new(&[10, 36], (0..360).map(|_| rng.normal()).collect());
     (model, Batch { input, goal: Goal::Classes((0..10).map(|i| i % 3).collect()) })

@@ -1,13 +1,43 @@
 //! The commands of a procedure between the spans it trains.
 
+use super::learner::{AtBatch, Learner};
 use super::record::Snapshot;
-use super::steps::AtBatch;
 use super::trainer::Trainer;
 use crate::step::never_kept;
 use crate::{Average, Error, Optimizer, Param, Real, Result, Tensor};
 use nnz_core::{Command, subject};
 
 impl<T: Real> Trainer<'_, T> {
+    /// Carries out the procedure's commands up to its next training.
+    pub(super) fn enter(&mut self) -> Result<()> {
+        let Self { sparsifier, procedure, learner, .. } = self;
+        let Some(procedure) = procedure else { return Ok(()) };
+        while learner.position.act.is_none() || learner.local() >= learner.span().end {
+            let command = procedure.next(learner.position.accuracy.take());
+            learner.position.procedure = procedure.state();
+            learner.position.accuracy = match command {
+                Command::Done => {
+                    let (at, of) = (learner.position.step, procedure.steps());
+                    return match at < of {
+                        true => Err(Error::Refused(format!("the procedure ended at step {at} of {of}"))),
+                        false => Ok(()),
+                    };
+                }
+                Command::Train { ref span, .. } => {
+                    (learner.position.done, learner.position.act) = (0, (!span.is_empty()).then_some(command));
+                    None
+                }
+                command => {
+                    let mut subject = AtBatch { learner, batch: None, loss: None };
+                    subject::perform(command, &mut **procedure, sparsifier.kind(), &mut subject)?
+                }
+            };
+        }
+        Ok(())
+    }
+}
+
+impl<T: Real> Learner<'_, T> {
     /// Steps of the current training.
     pub(super) fn span(&self) -> std::ops::Range<u64> {
         match &self.position.act {
@@ -35,39 +65,6 @@ impl<T: Real> Trainer<'_, T> {
             Some(Command::Train { order, .. }) => (order << 20) * self.per_epoch(),
             _ => 0,
         }
-    }
-
-    /// Carries out the procedure's commands up to its next training.
-    pub(super) fn enter(&mut self) -> Result<()> {
-        while self.work.procedure.is_some() && (self.position.act.is_none() || self.local() >= self.span().end) {
-            let accuracy = self.position.accuracy.take();
-            // The procedure is out of the training while it acts on it.
-            let Some(mut procedure) = self.work.procedure.take() else { return Ok(()) };
-            let command = procedure.next(accuracy);
-            self.position.procedure = procedure.state();
-            let done = match command {
-                Command::Done => {
-                    self.work.procedure = Some(procedure);
-                    let (at, of) = (self.position.step, self.steps());
-                    return match at < of {
-                        true => Err(Error::Refused(format!("the procedure ended at step {at} of {of}"))),
-                        false => Ok(()),
-                    };
-                }
-                Command::Train { ref span, .. } => {
-                    (self.position.done, self.position.act) = (0, (!span.is_empty()).then_some(command));
-                    Ok(None)
-                }
-                command => {
-                    let kind = self.work.sparsifier.kind();
-                    let mut subject = AtBatch { trainer: self, batch: None, loss: None };
-                    subject::perform(command, &mut *procedure, kind, &mut subject)
-                }
-            };
-            self.work.procedure = Some(procedure);
-            self.position.accuracy = done?;
-        }
-        Ok(())
     }
 
     pub(super) fn kept(&self, name: &str) -> Result<&Snapshot<T>> {

@@ -95,7 +95,7 @@ pub struct Position {
     /// Multiply-adds so far; see [`EpochRecord::multiply_adds`].
     #[serde(default)]
     pub multiply_adds: f64,
-    /// The most bytes that lived at once in any step so far; see [`Trainer::peak_bytes`](crate::Trainer::peak_bytes).
+    /// The most bytes that lived at once in any step so far; see [`Learner::peak_bytes`](crate::Learner::peak_bytes).
     #[serde(default)]
     pub peak_bytes: usize,
 }

@@ -3,7 +3,7 @@ use crate::{
     Error, LrSchedule, Model, OptimizerSpec, PolicyRef, Real, Result, Role, SparseThresholds, Storage, StoragePolicy,
 };
 use half::bf16;
-use nnz_core::Setting;
+use nnz_core::{LayerRole, Prunable, Setting};
 use serde::{Deserialize, Serialize};
 
 /// Number format of the weights and tables of a finished network.
@@ -62,6 +62,12 @@ pub struct TrainSpec {
     pub crossovers: SparseThresholds,
     /// Whether the method may also prune the classifier head.
     pub prune_head: bool,
+    /// The only roles of layers that the method may prune; all if empty.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub prune: Vec<LayerRole>,
+    /// Roles of layers that stay dense.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub keep: Vec<LayerRole>,
     /// Fraction of the training rows held out for validation.
     pub validation: f64,
     /// Task of the network.
@@ -119,6 +125,11 @@ impl TrainSpec {
         Setting { seed, steps: steps_per_epoch * u64::from(self.epochs), steps_per_epoch }
     }
 
+    /// Which weights the method may prune.
+    pub fn prunable(&self) -> Prunable {
+        Prunable { head: self.prune_head, prune: self.prune.clone(), keep: self.keep.clone() }
+    }
+
     /// The storage policy that files keep.
     pub fn policy(&self) -> StoragePolicy {
         StoragePolicy { storage: self.storage, crossovers: self.crossovers.clone() }
@@ -142,6 +153,8 @@ impl Default for TrainSpec {
             storage: Storage::Auto,
             crossovers: SparseThresholds::default(),
             prune_head: false,
+            prune: Vec::new(),
+            keep: Vec::new(),
             validation: 0.1,
             task: Task::Classification,
             smoothing: 0.0,

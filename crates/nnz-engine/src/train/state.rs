@@ -17,7 +17,7 @@ impl<T: Number> State for Trainer<'_, T> {
             classes: vec![String::new(); self.model.spec.output().map_or(0, |o| o.iter().product())],
             data: String::new(),
             method: String::new(),
-            prune_head: false,
+            prunable: false.into(),
             encoding: None,
             task: frame.task,
             scales: frame.scales,

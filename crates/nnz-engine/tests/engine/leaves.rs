@@ -174,7 +174,7 @@ fn a_rule_of_a_methods_own_moves_its_weights_and_travels() {
         classes: data.classes.clone(),
         data: data.name.clone(),
         method: "test".into(),
-        prune_head: false,
+        prunable: false.into(),
         task: frame.task,
         scales: frame.scales,
         dtype: Default::default(),

@@ -677,7 +677,7 @@ body = [{ layer = "top-k", name = "codes", inputs = 192, outputs = 192, k = 9 }]
     let mut wrong: ModelSpec = toml::from_str(&OPEN.replace("k = 9", "kk = 9")).unwrap();
     assert!(wrong.bind(&layers).unwrap_err().to_string().contains("layer `top-k`: unknown field `kk`"));
     let mut wrong: ModelSpec = toml::from_str(&OPEN.replace("\"linear\"", "\"liner\"")).unwrap();
-    assert!(wrong.bind(&layers).unwrap_err().to_string().contains("`liner`, did you mean `linear`?"));
+    assert!(wrong.bind(&layers).unwrap_err().to_string().contains("`liner` (did you mean `linear`?)"));
 
     let mut model: Model<f32> = Model::born(&spec, None, Storage::Auto, false, 1).unwrap();
     let mut optimizer = Optimizer::new(OptimizerSpec::adam(0.01), &model.params);

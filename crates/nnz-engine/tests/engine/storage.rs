@@ -24,7 +24,7 @@ pub(super) fn header(model: &Model<f32>) -> Header {
         classes: ["a", "b", "c"].map(String::from).to_vec(),
         data: "test".into(),
         method: "test".into(),
-        prune_head: false,
+        prunable: false.into(),
         task: Task::Classification,
         scales: Vec::new(),
         dtype: Dtype::Native,

@@ -166,7 +166,7 @@ fn header(t: &Trainer<f32>, data: &Dataset, spec: &TrainSpec) -> Header {
         classes: data.classes.clone(),
         data: data.name.clone(),
         method: "test".into(),
-        prune_head: false,
+        prunable: false.into(),
         task: frame.task,
         scales: frame.scales,
         dtype: spec.dtype,

@@ -74,9 +74,14 @@ fn scaled(rope: &serde_json::Value) -> bool {
     !rope.is_null() && kind != Some("default")
 }
 
+/// A part of a model that is not implemented, and what can be done.
+fn not_here(what: impl std::fmt::Display) -> String {
+    format!("{what}, which is not computed here; bring the model as ONNX, whose graph holds all that is computed")
+}
+
 fn refuse(parts: &[(bool, &str)]) -> Result<(), String> {
     match parts.iter().find(|p| p.0) {
-        Some((_, what)) => Err(format!("{what}, which is not computed here")),
+        Some((_, what)) => Err(not_here(what)),
         None => Ok(()),
     }
 }
@@ -106,24 +111,29 @@ impl Config {
         let architecture = said.get("general.architecture").and_then(Value::text).unwrap_or("unnamed");
         if architecture != "llama" {
             return Err(format!(
-                "a model of architecture {architecture}; of GGUF files the Llama family (`llama`) is what runs here"
+                "a model of architecture {architecture}; of GGUF files the Llama family (`llama`) is what runs here. Bring the model \
+                 as ONNX"
             ));
         }
         let get = |key: &str| said.get(&format!("llama.{key}"));
         let size = |key: &str| get(key).and_then(Value::size).ok_or(format!("it does not say llama.{key}"));
         let number = |key: &str| get(key).and_then(Value::number);
-        if get("rope.scaling.type").and_then(Value::text).is_some_and(|t| t != "none")
-            || archive.get("rope_freqs.weight").is_some()
-        {
-            return Err("its rotary positions are scaled, which is not computed here".into());
+        // A factor without a kind is linear scaling; older files call it otherwise.
+        let mut factors = ["rope.scaling.factor", "rope.scale_linear"].into_iter().filter_map(number);
+        let scaled = match get("rope.scaling.type").and_then(Value::text) {
+            Some(kind) => kind != "none",
+            None => factors.any(|f| f != 0.0 && f != 1.0),
+        };
+        if scaled || archive.get("rope_freqs.weight").is_some() {
+            return Err(not_here("scaled rotary positions"));
         }
         if get("expert_count").and_then(Value::size).is_some_and(|n| n > 0) {
-            return Err("it has experts, which are not computed here".into());
+            return Err(not_here("a choice of experts"));
         }
         let (heads, width) = (size("attention.head_count")?, size("embedding_length")?);
         let each = get("attention.key_length").and_then(Value::size).unwrap_or(width / heads.max(1));
         if get("rope.dimension_count").and_then(Value::size).is_some_and(|n| n != each) {
-            return Err("it turns only a part of each head by position, which is not computed here".into());
+            return Err(not_here("rotary positions on a part of each head"));
         }
         let rows = archive.get("token_embd.weight").and_then(|e| e.shape.first().copied());
         Ok(Self {
@@ -150,9 +160,9 @@ impl Config {
             Some(Family::Gpt2) => Self::gpt2(c),
             Some(Family::Opt) => Self::opt(c),
             Some(Family::Neox) => Self::neox(c),
-            None => {
-                Err(format!("a model of type {kind}; llama, gpt2, opt and gpt_neox are the decoders that run here"))
-            }
+            None => Err(format!(
+                "a model of type {kind}; llama, gpt2, opt and gpt_neox are the decoders that run here. Bring the model as ONNX"
+            )),
         }
     }
 
@@ -227,7 +237,7 @@ impl Config {
                 "gelu" => Activation::Gelu,
                 "gelu_new" | "gelu_fast" | "gelu_pytorch_tanh" => Activation::GeluTanh,
                 "silu" | "swish" => Activation::Silu,
-                _ => return Err(format!("activation {act}, which is not computed here")),
+                _ => return Err(not_here(format!("activation {act}"))),
             },
             gated: false,
             biases: true,

@@ -158,7 +158,8 @@ impl Language {
     /// # Errors
     /// When it cannot be read, or is not of these families; also when a tensor's shape contradicts the configuration.
     pub fn open(path: &Path) -> Result<Self> {
-        let archive = Archive::open(path)?;
+        let mut archive = Archive::open(path)?;
+        archive.notes.extend(super::tokens::assumed(&archive));
         let config = Config::of(&archive)?;
         let prefix = config.family.prefix();
         let bare = archive.get(config.family.embedding().trim_start_matches(prefix)).is_some();

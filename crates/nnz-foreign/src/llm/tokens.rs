@@ -117,12 +117,19 @@ fn guarded<R>(f: impl FnOnce() -> tokenizers::Result<R>) -> Result<R, String> {
     }
 }
 
+/// The assumption that reading a GGUF vocabulary takes, in a sentence.
+pub(super) fn assumed(archive: &Archive) -> Option<String> {
+    let get = |key: &str| archive.metadata.get(&format!("tokenizer.ggml.{key}"));
+    (archive.kind == "GGUF" && get("model").and_then(Value::text) == Some("gpt2") && get("pre").is_none()).then(|| {
+        "the file does not say how texts are split before byte-pair encoding; they are split as for gpt-2".into()
+    })
+}
+
 /// Converts a GGUF vocabulary to a `tokenizer.json`.
 fn from_gguf(archive: &Archive) -> Result<Vec<u8>, String> {
     let get = |key: &str| archive.metadata.get(&format!("tokenizer.ggml.{key}"));
-    let text = |key: &str| get(key).and_then(Value::text).unwrap_or("unnamed");
-    let model = text("model");
-    let before = get("pre").and_then(Value::text).unwrap_or("default");
+    let model = get("model").and_then(Value::text).ok_or("there is no vocabulary in it")?;
+    let before = get("pre").and_then(Value::text).unwrap_or("gpt-2");
     if model == "llama" {
         return sentencepiece::json(archive);
     }
@@ -147,7 +154,7 @@ fn from_gguf(archive: &Archive) -> Result<Vec<u8>, String> {
         "smollm" => {
             json!({"type": "Sequence", "pretokenizers": [{"type": "Digits", "individual_digits": true}, bytes]})
         }
-        "gpt-2" | "default" => bytes.clone(),
+        "gpt-2" => bytes.clone(),
         "llama-bpe" | "llama3" | "llama-v3" => words(r"\p{N}{1,3}"),
         "qwen2" => words(r"\p{N}"),
         other => {

@@ -1,6 +1,6 @@
 //! Writing networks: ONNX, or a folder of safetensors in the checkpoint's layout.
 
-use super::{CLASSES, CONTEXT, Network, READS};
+use super::{CLASSES, CONTEXT, Fit, Network, READS};
 use crate::llm::prune::plain_config;
 use crate::{Error, Result};
 use nnz_formats::{Dtype, Entry, Format, Packing, Writer, Written};
@@ -202,7 +202,12 @@ fn counted(network: &Network) -> BTreeMap<String, Written> {
 fn file(network: &Network, sparse: bool) -> Vec<u8> {
     let mut graph = network.graph.clone();
     if let Some(p) = network.pictures() {
-        let v = serde_json::json!({"shape": p.shape, "mean": p.mean, "deviation": p.deviation, "cubic": p.cubic});
+        let fit = match p.fit {
+            Fit::Cover => serde_json::Value::Null,
+            Fit::Shorter(side) => side.into(),
+            Fit::Stretch => "stretch".into(),
+        };
+        let v = serde_json::json!({"shape": p.shape, "mean": p.mean, "deviation": p.deviation, "cubic": p.cubic, "fit": fit});
         graph.metadata.insert(READS.into(), v.to_string());
     }
     if network.context() > 0 {

@@ -7,7 +7,7 @@ mod prune;
 mod raw;
 
 pub use export::{Exported, Target, export};
-pub use nnz_onnx::build::{Pictures, Reads};
+pub use nnz_onnx::build::{Fit, Pictures, Reads};
 pub use own::{own, state_dict};
 pub use prune::prune;
 
@@ -90,9 +90,21 @@ impl Network {
         if let Some(file) = onnx(path).or(named.then(|| path.into())) {
             let graph = Graph::open(&file)?;
             let has = |name: &str| graph.inputs.iter().any(|p| p.name == name);
-            let said = |key: &str| graph.metadata.get(key).and_then(|t| serde_json::from_str(t).ok());
-            let pictures = said(READS).and_then(|v: serde_json::Value| pictures(&v));
-            let context = said(CONTEXT).and_then(|v| v.as_u64()).map_or(512, |n| n as usize);
+            let said = |key: &str, what: &str, read: &dyn Fn(&serde_json::Value) -> bool| {
+                let text = graph.metadata.get(key);
+                let value = text.map(|t| serde_json::from_str::<serde_json::Value>(t).unwrap_or_default()).filter(read);
+                match text.is_some() && value.is_none() {
+                    true => Err(Error::file(path, format!("`{key}` in its metadata is not {what}"))),
+                    false => Ok(value),
+                }
+            };
+            let form = r#"{"shape": [channels, height, width], "mean": [..], "deviation": [..]} with a number for each channel"#;
+            let pictures = said(READS, form, &|v| pictures(v).is_some())?.and_then(|v| pictures(&v));
+            let context = said(CONTEXT, "a number of tokens", &|v| v.as_u64().is_some_and(|n| n > 0))?;
+            let context = context.and_then(|v| v.as_u64()).map_or(512, |n| n as usize);
+            let names = |v: &serde_json::Value| serde_json::from_value::<Vec<String>>(v.clone()).ok();
+            let classes = said(CLASSES, "a list of names", &|v| names(v).is_some())?;
+            let classes = classes.and_then(|v| names(&v)).unwrap_or_default();
             let vocabulary = usize::MAX;
             let reads = match (has("input_ids"), has("pixel_values"), pictures) {
                 (true, true, Some(pictures)) => Reads::Both { vocabulary, context, pictures },
@@ -100,9 +112,12 @@ impl Network {
                 (false, _, Some(pictures)) => Reads::Pictures(pictures),
                 _ => Reads::Anything,
             };
-            let classes = said(CLASSES).and_then(|v| serde_json::from_value(v).ok()).unwrap_or_default();
             let family = "ONNX".into();
-            return Ok(Self { path: path.into(), graph, family, reads, classes, notes: Vec::new(), archive: None });
+            let mut kinds = graph.inputs.iter().filter_map(|p| p.kind).chain(graph.constants.values().map(|c| c.kind));
+            let double = kinds.any(|k| k == DType::F64);
+            let notes = double.then(|| "its 64-bit floats are computed in 32 bits, and written as they came".into());
+            let notes = notes.into_iter().collect();
+            return Ok(Self { path: path.into(), graph, family, reads, classes, notes, archive: None });
         }
         let archive = Archive::open(path)?;
         if loose(path, &archive) {
@@ -379,10 +394,18 @@ fn pictures(v: &serde_json::Value) -> Option<Pictures> {
         && mean.len() == shape[0]
         && deviation.len() == shape[0]
         && deviation.iter().all(|d| d.is_finite() && *d != 0.0);
-    sound.then_some(Pictures { shape, mean, deviation, cubic: v["cubic"] == true })
+    let fit = match &v["fit"] {
+        serde_json::Value::Null => Fit::Cover,
+        said if said == "stretch" => Fit::Stretch,
+        said => {
+            let least = shape[1].max(shape[2]) as u64;
+            Fit::Shorter(said.as_u64().filter(|n| (least..=1 << 12).contains(n))? as usize)
+        }
+    };
+    sound.then_some(Pictures { shape, mean, deviation, cubic: v["cubic"] == true, fit })
 }
 
-/// Pixels `[height, width, channels]` of an image, scaled by its shorter side and center-cropped.
+/// Pixels `[height, width, channels]` of an image, scaled and center-cropped.
 fn fitted(picture: &Picture, want: &Pictures) -> Vec<u8> {
     let [channels, height, width] = want.shape;
     let from: Vec<u8> = match (channels, picture.channels) {
@@ -394,9 +417,12 @@ fn fitted(picture: &Picture, want: &Pictures) -> Vec<u8> {
         _ => picture.pixels.clone(),
     };
     let (w, h) = (picture.width, picture.height);
-    let (whole_w, whole_h) = match w * height <= h * width {
-        true => (width, width * h / w),
-        false => (height * w / h, height),
+    let (whole_w, whole_h) = match want.fit {
+        Fit::Stretch => (width, height),
+        Fit::Shorter(side) if w <= h => (side, side * h / w),
+        Fit::Shorter(side) => (side * w / h, side),
+        Fit::Cover if w * height <= h * width => (width, width * h / w),
+        Fit::Cover => (height * w / h, height),
     };
     let narrow = scaled(&from, [w, whole_w, width], channels, want.cubic);
     scaled(&narrow, [h, whole_h, height], width * channels, want.cubic)

@@ -1,6 +1,6 @@
 //! Networks that nnz trained, as graphs. Images have channels second there and last here.
 
-use super::{Network, Pictures, Reads, Target, raw};
+use super::{Fit, Network, Pictures, Reads, Target, raw};
 use crate::llm::Part;
 use crate::{Error, Result};
 use nnz_engine::file::Header;
@@ -57,7 +57,7 @@ pub fn own(model: &Model<f32>, header: &Header, path: &Path, bare: bool) -> Resu
     };
     let reads = match header.encoding.is_some() || n.tokens {
         true => Reads::Anything,
-        false => Reads::Pictures(Pictures { shape: [c, h, w], mean, deviation, cubic: false }),
+        false => Reads::Pictures(Pictures { shape: [c, h, w], mean, deviation, cubic: false, fit: Fit::Cover }),
     };
     let (family, classes, notes) = (header.model.name.clone(), header.classes.clone(), Vec::new());
     Ok(Network { path: path.into(), graph, family, reads, classes, notes, archive: None })

@@ -45,7 +45,7 @@ fn every_tensor_of_every_file_has_the_numbers_of_the_program_that_wrote_it() {
 #[test]
 fn blocks_are_those_of_the_gguf_package_bit_for_bit() {
     let all = json("blocks.json");
-    for format in [
+    let formats = [
         Format::Q4_0,
         Format::Q4_1,
         Format::Q8_0,
@@ -60,7 +60,18 @@ fn blocks_are_those_of_the_gguf_package_bit_for_bit() {
         Format::Iq4Xs,
         Format::Mxfp4,
         Format::Nvfp4,
-    ] {
+        Format::Tq1_0,
+        Format::Tq2_0,
+        Format::Iq2Xxs,
+        Format::Iq2Xs,
+        Format::Iq2S,
+        Format::Iq3Xxs,
+        Format::Iq3S,
+        Format::Iq1S,
+        Format::Iq1M,
+    ];
+    assert_eq!(formats.len(), all.as_object().unwrap().len());
+    for format in formats {
         let list = |key: &str| {
             all[format.name()][key].as_array().unwrap().iter().map(|v| v.as_u64().unwrap()).collect::<Vec<_>>()
         };
@@ -69,6 +80,17 @@ fn blocks_are_those_of_the_gguf_package_bit_for_bit() {
         format.decode(&bytes, &mut got);
         let bits: Vec<u64> = got.iter().map(|v| u64::from(v.to_bits())).collect();
         assert_eq!(bits, list("bits"), "{}", format.name());
+    }
+}
+
+/// A view that PyTorch marks as the negative or conjugate of the numbers it stores is copied as what it is.
+#[test]
+fn marked_views_are_what_they_stand_for() {
+    let archive = Archive::open(&golden("marked.pth")).unwrap();
+    for name in ["conjugate", "negative", "both"] {
+        let bytes = archive.contents(name).unwrap();
+        assert_eq!(bytes, archive.contents(&format!("{name}.resolved")).unwrap(), "{name}");
+        assert_eq!(bytes.len(), 4 * 3 * 8);
     }
 }
 
@@ -89,9 +111,9 @@ fn what_is_not_read_is_named_and_a_type_that_is_not_stops_no_list() {
     let script = Archive::open(&golden("script.pt")).unwrap_err().to_string();
     assert!(script.contains("TorchScript") && script.contains("state_dict"), "{script}");
     let big = Archive::open(&golden("big.gguf")).unwrap();
-    assert_eq!(big.get("odd").unwrap().format.name(), "IQ3_S");
+    assert_eq!(big.get("odd").unwrap().format.name(), "Q8_K");
     let odd = big.read("odd").unwrap_err().to_string();
-    assert!(odd.contains("`odd`") && odd.contains("IQ3_S"), "{odd}");
+    assert!(odd.contains("`odd`") && odd.contains("Q8_K"), "{odd}");
     let folder = tempfile::tempdir().unwrap();
     let part = folder.path().join("split-00002-of-00002.gguf");
     std::fs::copy(golden("split-00002-of-00002.gguf"), &part).unwrap();
@@ -101,6 +123,21 @@ fn what_is_not_read_is_named_and_a_type_that_is_not_stops_no_list() {
         Archive::open(&golden("split-00002-of-00002.gguf")).unwrap().get("a").is_some(),
         "any part opens the whole"
     );
+}
+
+/// Types of safetensors without numbers here are listed with their shapes, and named where their numbers are asked for.
+#[test]
+fn types_that_are_only_listed_are_named() {
+    let archive = Archive::open(&golden("listed.safetensors")).unwrap();
+    let names = ["C64", "F4", "F8_E4M3FNUZ", "F8_E5M2FNUZ", "F8_E8M0"];
+    let mut found: Vec<&str> = archive.tensors().map(|(_, e)| e.format.name()).collect();
+    found.sort_unstable();
+    assert_eq!(found, names);
+    for (tensor, entry) in archive.tensors() {
+        assert_eq!(entry.shape, if entry.format.name() == "F4" { [3, 8] } else { [3, 4] });
+        let why = archive.read(tensor).unwrap_err().to_string();
+        assert!(why.contains(tensor) && why.contains(entry.format.name()) && why.contains("convert"), "{why}");
+    }
 }
 
 #[test]

@@ -54,7 +54,7 @@ pub(super) fn learning(view: &View) -> Markup {
     };
     let (losses, accuracies) = (of(|e| e.loss), of(|e| e.accuracy));
     if losses.is_empty() && accuracies.is_empty() {
-        return html! { p.note { "No epoch finished with a finite loss or accuracy." } };
+        return html! { p.note { "No epoch finished with a finite loss or measure." } };
     }
     let values = |all: &[Line]| all.iter().flat_map(|l| l.points.iter().map(|p| p.1)).collect::<Vec<_>>();
     let loss = Axis::fit("training loss", values(&losses), Spacing::Log, tick);

@@ -41,7 +41,9 @@ impl Table {
 /// - `curves.csv`: loss, validation accuracy, density and grown and pruned connections by arm, seed and epoch.
 /// - `layers.csv`: size, density and unconnected units by arm, seed and layer.
 /// - `degrees.csv`: how many units of a layer have how many connections.
-/// - `inputs.csv`: connections of each input of the first layer; with channel, row and column if it is an image.
+/// - `inputs.csv`: connections of each input of the first layer; with its name if it comes from a table, with channel, row and
+///   column if it is a pixel.
+/// - `classes.csv`, `targets.csv`: measures of every class or target; empty cells where rows do not determine one.
 /// - `confusion.csv`: label, prediction, count; zeros left out.
 /// - `misread.csv`: misclassified rows; the pixels stay in the record.
 pub fn csv(record: &RunRecord) -> Vec<(String, String)> {
@@ -52,6 +54,8 @@ pub fn csv(record: &RunRecord) -> Vec<(String, String)> {
         layers(record),
         degrees(record),
         inputs(record),
+        classes(record),
+        targets(record),
         confusion(record),
         misread(record),
     ]
@@ -81,8 +85,11 @@ pub fn inspection_csv(inspection: &Inspection) -> Vec<(String, String)> {
             }
         }
     }
-    let mut inputs = Table::new(["input", "fan_out"]);
-    inspection.input_fan_out.iter().enumerate().for_each(|(i, d)| inputs.row([i.to_string(), d.to_string()]));
+    let mut inputs = Table::new(["input", "name", "fan_out"]);
+    let name = |i: usize| inspection.inputs.get(i).cloned().unwrap_or_default();
+    for (i, d) in inspection.input_fan_out.iter().enumerate() {
+        inputs.row([i.to_string(), name(i), d.to_string()]);
+    }
     vec![layers.finish("layers.csv"), degrees.finish("degrees.csv"), inputs.finish("inputs.csv")]
 }
 
@@ -96,12 +103,25 @@ fn weights(record: &RunRecord) -> impl Iterator<Item = (&ArmRecord, &SeedRecord,
     networks(record).flat_map(|(a, s)| s.layers.iter().map(move |l| (a, s, l)))
 }
 
+/// Columns of the task's measure on the test split, and on the validation split.
+fn columns(record: &RunRecord) -> [String; 2] {
+    let measure = record.task.slug();
+    [format!("test_{measure}"), measure]
+}
+
 fn arms(record: &RunRecord) -> (String, String) {
+    let [test, _] = columns(record);
     let mut t = Table::new([
         "arm",
         "summary",
-        "test_accuracy",
+        &*test,
         "interval",
+        "balanced_accuracy",
+        "macro_f1",
+        "auc",
+        "rmse",
+        "mae",
+        "r2",
         "nonzeros",
         "density",
         "weight_bytes",
@@ -111,11 +131,18 @@ fn arms(record: &RunRecord) -> (String, String) {
         "seeds",
     ]);
     for a in &record.arms {
+        let score = |key: &str| maybe(a.metric(key).map(|s| s.mean));
         t.row([
             a.name.clone(),
             a.summary.clone(),
             a.test_accuracy.to_string(),
             a.interval.map_or(String::new(), |i| i.to_string()),
+            score("balanced-accuracy"),
+            score("macro-f1"),
+            score("auc"),
+            score("rmse"),
+            score("mae"),
+            score("r2"),
             a.nonzeros.to_string(),
             a.density.to_string(),
             a.weight_bytes.to_string(),
@@ -129,10 +156,17 @@ fn arms(record: &RunRecord) -> (String, String) {
 }
 
 fn seeds(record: &RunRecord) -> (String, String) {
+    let [test, _] = columns(record);
     let mut t = Table::new([
         "arm",
         "seed",
-        "test_accuracy",
+        &*test,
+        "balanced_accuracy",
+        "macro_f1",
+        "auc",
+        "rmse",
+        "mae",
+        "r2",
         "nonzeros",
         "density",
         "weight_bytes",
@@ -140,10 +174,17 @@ fn seeds(record: &RunRecord) -> (String, String) {
         "peak_training_bytes",
     ]);
     for (a, s) in networks(record) {
+        let score = |key: &str| maybe(s.metric(key));
         t.row([
             a.name.clone(),
             s.seed.to_string(),
             s.test_accuracy.to_string(),
+            score("balanced-accuracy"),
+            score("macro-f1"),
+            score("auc"),
+            score("rmse"),
+            score("mae"),
+            score("r2"),
             s.nonzeros.to_string(),
             s.density.to_string(),
             s.weight_bytes.to_string(),
@@ -155,7 +196,8 @@ fn seeds(record: &RunRecord) -> (String, String) {
 }
 
 fn curves(record: &RunRecord) -> (String, String) {
-    let mut t = Table::new(["arm", "seed", "epoch", "step", "loss", "accuracy", "density", "born", "died"]);
+    let [_, measure] = columns(record);
+    let mut t = Table::new(["arm", "seed", "epoch", "step", "loss", &*measure, "density", "born", "died"]);
     for (a, s) in networks(record) {
         for e in &s.epochs {
             t.row([
@@ -228,7 +270,7 @@ fn degrees(record: &RunRecord) -> (String, String) {
 }
 
 fn inputs(record: &RunRecord) -> (String, String) {
-    let mut t = Table::new(["arm", "seed", "input", "channel", "row", "column", "fan_out"]);
+    let mut t = Table::new(["arm", "seed", "input", "name", "channel", "row", "column", "fan_out"]);
     let [channels, height, width] = record.data.image;
     let all = channels.checked_mul(height).and_then(|p| p.checked_mul(width));
     let picture = View::new(record).is_some_and(|v| v.is_picture());
@@ -243,10 +285,47 @@ fn inputs(record: &RunRecord) -> (String, String) {
                 _ => Default::default(),
             };
             let [channel, row, column] = place;
-            t.row([a.name.clone(), s.seed.to_string(), i.to_string(), channel, row, column, d.to_string()]);
+            let name = record.data.inputs.get(i).cloned().unwrap_or_default();
+            t.row([a.name.clone(), s.seed.to_string(), i.to_string(), name, channel, row, column, d.to_string()]);
         }
     }
     t.finish("inputs.csv")
+}
+
+/// A number that may be unknown.
+fn maybe(value: Option<f64>) -> String {
+    value.map_or_else(String::new, |v| v.to_string())
+}
+
+fn classes(record: &RunRecord) -> (String, String) {
+    let mut t = Table::new(["arm", "seed", "class", "precision", "recall", "f1", "auc", "rows"]);
+    for (a, s) in networks(record) {
+        for c in &s.scores.classes {
+            let [precision, recall, f1, auc] = [c.precision, c.recall, c.f1, c.auc].map(maybe);
+            t.row([
+                a.name.clone(),
+                s.seed.to_string(),
+                c.class.clone(),
+                precision,
+                recall,
+                f1,
+                auc,
+                c.rows.to_string(),
+            ]);
+        }
+    }
+    t.finish("classes.csv")
+}
+
+fn targets(record: &RunRecord) -> (String, String) {
+    let mut t = Table::new(["arm", "seed", "target", "rmse", "mae", "r2"]);
+    for (a, s) in networks(record) {
+        for target in &s.scores.targets {
+            let [rmse, mae, r2] = [Some(target.rmse), Some(target.mae), target.r2].map(maybe);
+            t.row([a.name.clone(), s.seed.to_string(), target.target.clone(), rmse, mae, r2]);
+        }
+    }
+    t.finish("targets.csv")
 }
 
 fn confusion(record: &RunRecord) -> (String, String) {

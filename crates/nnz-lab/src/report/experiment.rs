@@ -4,7 +4,7 @@ use super::axis::{Axis, Spacing};
 use super::chart::{Line, lines};
 use super::format::tick;
 use super::frame::{self, figure, number, swatch, table};
-use crate::experiment::{ExperimentArmRecord, ExperimentRecipe, ExperimentRecord, MetricRecord};
+use crate::experiment::{ExperimentArm, ExperimentArmRecord, ExperimentRecipe, ExperimentRecord, MetricRecord};
 use crate::{Summary, summarize};
 use base64::{Engine, prelude::BASE64_STANDARD};
 use maud::{Markup, html};
@@ -59,11 +59,14 @@ fn claim(record: &ExperimentRecord) -> Markup {
 }
 
 fn metrics(record: &ExperimentRecord) -> Markup {
+    let half =
+        |m: &MetricRecord, s: &Summary| s.half_width.map(|h| format!(" ± {}", m.unit.write(h))).unwrap_or_default();
+    let first = record.arms.first().map_or("", |a| &*a.name);
     let cell = |arm: &ExperimentArmRecord, m: &MetricRecord| match summary(arm, m) {
         Some(s) => html! {
-            span.number {
-                (m.unit.write(s.mean))
-                @if let Some(half) = s.half_width { small { " ± " (m.unit.write(half)) } }
+            span.number { (m.unit.write(s.mean)) small { (half(m, &s)) } }
+            @if let Some(over) = record.over_first(&arm.name, &m.key) {
+                span.note { (m.unit.write_difference(over.mean)) (half(m, &over)) " over " (first) }
             }
         },
         None => number("–"),
@@ -77,7 +80,9 @@ fn metrics(record: &ExperimentRecord) -> Markup {
     let seeds = record.arms.first().map_or(0, |a| a.seeds.len());
     let caption = match seeds {
         1 => html! { "What every arm found, on one seed." },
-        n => html! { "What every arm found: means over " (n) " seeds and their 95% intervals (Student's t)." },
+        n => html! {
+            "What every arm found: means over " (n) " seeds and their 95% intervals (Student's t); differences are paired by seed."
+        },
     };
     let head: Vec<&str> = std::iter::once("Arm").chain(record.metrics.iter().map(|m| &*m.key)).collect();
     html! {
@@ -89,34 +94,56 @@ fn metrics(record: &ExperimentRecord) -> Markup {
     }
 }
 
-/// The one option that differs between arms, and its value in each, where it is a number.
-fn swept(record: &ExperimentRecord) -> Option<(String, Vec<f64>)> {
+/// The one option in which the arms of every experiment differ, and for each experiment its key, its arms and their values, if
+/// those are numbers.
+fn swept(record: &ExperimentRecord) -> Option<(String, Vec<Swept<'_>>)> {
     let recipe: ExperimentRecipe = toml::from_str(&record.recipe).ok()?;
-    let first = &recipe.arms.first()?.options;
-    let differs = |key: &&String| recipe.arms.iter().any(|a| a.options.get(*key) != first.get(*key));
-    let mut keys = first.keys().filter(differs);
-    let (key, None) = (keys.next()?, keys.next()) else { return None };
-    let value = |v: &toml::Value| v.as_float().or_else(|| v.as_integer().map(|i| i as f64));
-    let values: Vec<f64> = recipe.arms.iter().filter_map(|a| value(a.options.get(key)?)).collect();
-    (values.len() == record.arms.len() && values.len() > 1).then(|| (key.clone(), values))
+    let (mut option, mut all) = (None, Vec::new());
+    for key in recipe.keys() {
+        let arms = || recipe.arms.iter().filter(|arm| recipe.key_of(arm) == key);
+        let first = &arms().next()?.options;
+        let mut differ = first.keys().filter(|&o| arms().any(|a| a.options.get(o) != first.get(o)));
+        let (one, None) = (differ.next()?.clone(), differ.next()) else { return None };
+        if *option.get_or_insert_with(|| one.clone()) != one {
+            return None;
+        }
+        let number = |v: &toml::Value| v.as_float().or_else(|| v.as_integer().map(|i| i as f64));
+        let point = |arm: &ExperimentArm| {
+            Some((record.arms.iter().find(|a| a.name == arm.name)?, number(arm.options.get(&one)?)?))
+        };
+        all.push((key.to_string(), arms().map(point).collect::<Option<Vec<_>>>()?));
+    }
+    Some((option?, all))
 }
 
-/// Every metric along the option that was swept.
+/// Key of an experiment, and its arms with the value of the option that was swept.
+type Swept<'r> = (String, Vec<(&'r ExperimentArmRecord, f64)>);
+
+/// Every metric along the option that was swept, a line for each experiment.
 fn sweep(record: &ExperimentRecord) -> Markup {
-    let Some((key, values)) = swept(record) else { return html! {} };
+    let Some((option, all)) = swept(record) else { return html! {} };
     let chart = |m: &MetricRecord| {
-        let found = record.arms.iter().zip(&values).filter_map(|(arm, &x)| Some((x, summary(arm, m)?.mean)));
-        let mut points: Vec<(f64, f64)> = found.collect();
-        points.sort_by(|a, b| a.0.total_cmp(&b.0));
-        let spacing = if points.iter().all(|p| p.0 > 0.0) { Spacing::Log } else { Spacing::Linear };
-        let x = Axis::fit(&key, points.iter().map(|p| p.0), spacing, tick);
-        let y = Axis::fit(&m.key, points.iter().map(|p| p.1), Spacing::Linear, tick);
-        let all = [Line { series: 0, faint: false, name: m.key.clone(), points }];
-        let picture = lines(&format!("{} along {key}", m.key), &x, &y, &all, |v| format!("{v:.4}"));
-        figure(&m.key, picture, html! { (m.about) })
+        let line = |(series, (key, arms)): (usize, &Swept)| {
+            let found = arms.iter().filter_map(|&(arm, x)| Some((x, summary(arm, m)?.mean)));
+            let mut points: Vec<(f64, f64)> = found.collect();
+            points.sort_by(|a, b| a.0.total_cmp(&b.0));
+            let name = if all.len() == 1 { m.key.clone() } else { key.clone() };
+            Line { series, faint: false, name, points }
+        };
+        let lines_of: Vec<Line> = all.iter().enumerate().map(line).collect();
+        let points = || lines_of.iter().flat_map(|l| &l.points);
+        let spacing = if points().all(|p| p.0 > 0.0) { Spacing::Log } else { Spacing::Linear };
+        let x = Axis::fit(&option, points().map(|p| p.0), spacing, tick);
+        let y = Axis::fit(&m.key, points().map(|p| p.1), Spacing::Linear, tick);
+        let picture = lines(&format!("{} along {option}", m.key), &x, &y, &lines_of, |v| format!("{v:.4}"));
+        let legend = html! {
+            (m.about)
+            @if all.len() > 1 { ul.legend { @for l in &lines_of { li { (swatch(l.series)) (l.name) } } } }
+        };
+        figure(&m.key, picture, legend)
     };
     html! {
-        section { h2 { "Along " (key) } div.figures { @for m in &record.metrics { (chart(m)) } } }
+        section { h2 { "Along " (option) } div.figures { @for m in &record.metrics { (chart(m)) } } }
     }
 }
 

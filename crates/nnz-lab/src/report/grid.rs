@@ -16,6 +16,9 @@ pub(super) struct Cell {
 /// Steps of colour in a grid.
 pub(super) const LEVELS: usize = 9;
 
+/// Most pixels that named squares are wide.
+const WIDEST: f64 = 520.0;
+
 /// The colour class of `v` in `0..=top`.
 pub(super) fn level(v: f64, top: f64) -> String {
     let share = if top > 0.0 && v.is_finite() { (v / top).clamp(0.0, 1.0) } else { 0.0 };
@@ -24,14 +27,15 @@ pub(super) fn level(v: f64, top: f64) -> String {
 
 /// Squares, row by row; `rows` and `columns` name them (empty for a picture) under the titles `names`.
 pub(super) fn grid(label: &str, cells: &[Vec<Cell>], rows: &[String], columns: &[String], names: [&str; 2]) -> Markup {
-    let side = if rows.is_empty() { 10.0 } else { 34.0 };
+    // Few squares are drawn larger, but not as wide as the page: their text would grow with them.
+    let side = if rows.is_empty() { 10.0 } else { (240.0 / rows.len() as f64).clamp(34.0, 60.0).round() };
     let letters = rows.iter().map(|r| r.chars().count()).max().unwrap_or(0) as f64;
     let (left, top) = if rows.is_empty() { (0.0, 0.0) } else { (26.0 + letters * 8.0, 46.0) };
     let wide = left + side * cells.iter().map(Vec::len).max().unwrap_or(0) as f64;
     let high = top + side * cells.len() as f64;
     let middle = |i: usize| side * (i as f64 + 0.5);
     html! {
-        svg class={ "cells" @if rows.is_empty() { " picture" } } viewBox={ "0 0 " (px(wide)) " " (px(high)) } role="img" aria-label=(label) {
+        svg class={ "cells" @if rows.is_empty() { " picture" } } style=[(!rows.is_empty()).then(|| format!("max-width:{}px", px(wide.min(WIDEST))))] viewBox={ "0 0 " (px(wide)) " " (px(high)) } role="img" aria-label=(label) {
             @if !rows.is_empty() {
                 text class="name" x=(px((left + wide) / 2.0)) y="12" text-anchor="middle" { (names[1]) }
                 text class="name" text-anchor="middle" transform={ "translate(11 " (px((top + high) / 2.0)) ") rotate(-90)" } { (names[0]) }

@@ -34,7 +34,7 @@ pub(super) fn lead(view: &View) -> String {
 /// `1.02 percentage points below the dense network (98.36%)`.
 fn against(view: &View, dense: &ArmRecord) -> String {
     let Some(d) = view.difference(dense) else {
-        return "which cannot be compared with the dense network, as an accuracy is missing".into();
+        return "which cannot be compared with the dense network, as a measure is missing".into();
     };
     let size = points(d.mean, view.decimals);
     let theirs = accuracy(dense.test_accuracy, view.decimals);

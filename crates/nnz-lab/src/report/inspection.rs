@@ -5,6 +5,7 @@ use super::format::{NONE, bytes, count, counted, share, significant, times};
 use super::frame::{self, Tile, figure, number, table};
 use super::pixels::{self, Map};
 use super::tables::{bar, shape};
+use super::topology::ranked;
 use crate::inspect::{Inspection, Layer};
 use maud::{Markup, html};
 use nnz_core::graph_stats::{Degrees, Paths, Spectral};
@@ -192,7 +193,7 @@ fn inputs(i: &Inspection) -> Markup {
             p.note { (first.name) " looks at a window of the input at a time, not at all of it, so there is no picture to draw." }
         },
         None => {
-            html! { p.note { "The inputs of " (first.name) " are not the pixels of a picture, so there is none to draw." } }
+            html! { p.note { "The inputs of " (first.name) " are not the pixels of a picture, so there is none to draw. " (ranked(&i.input_fan_out, &i.inputs)) } }
         }
     }
 }

@@ -22,6 +22,7 @@ mod inspection;
 mod mistakes;
 mod moves;
 mod pixels;
+mod scores;
 mod stats;
 mod tables;
 mod tensorboard;
@@ -76,8 +77,10 @@ fn sections(view: &View) -> Markup {
                     @for answer in answers { li { span.question { (answer.question) } b { (answer.verdict) } " " (answer.reason) } }
                 }
             }
+            @for concern in view.record.concerns() { p.note { b.wrong { (concern) "." } } }
             p.note { (headline::caution(view)) }
         }
+        @if scores::any(view) { section { h2 { "Measures of the answers" } (scores::measures(view)) } }
         section { h2 { "How it learned" } (curves::learning(view)) }
         section {
             h2 { "Which inputs kept connections" }
@@ -103,14 +106,17 @@ fn sections(view: &View) -> Markup {
 fn origin(record: &RunRecord) -> Markup {
     let data = &record.data;
     let seeds: Vec<String> = record.arms.first().iter().flat_map(|a| &a.seeds).map(|s| s.seed.to_string()).collect();
-    let image = data.image.map(|n| n.to_string()).join(" × ");
-    let rows: [(&str, String); 7] = [
+    let row_of = match pixels::is_picture(data.image) {
+        true => data.image.map(|n| n.to_string()).join(" × "),
+        false => format::counted(data.image.iter().fold(1, |n: u64, &s| n.saturating_mul(s as u64)), "input"),
+    };
+    let mut rows: Vec<(&str, String)> = vec![
         ("Run", record.id.clone()),
         ("Model", record.model.clone()),
         (
             "Data",
             format!(
-                "{}: {} rows to train and validate on, {} to test on, {image}, {}",
+                "{}: {} rows to train and validate on, {} to test on, {row_of} a row, {}",
                 data.name,
                 count(data.train as u64),
                 count(data.test as u64),
@@ -126,6 +132,12 @@ fn origin(record: &RunRecord) -> Markup {
         ("Threads", record.machine.threads.to_string()),
         ("Version", format!("nnz {}", record.machine.version)),
     ];
+    if let Some(target) = &data.target {
+        rows.insert(3, ("Columns", format!("{target} is predicted from {}", topology::some(&data.inputs))));
+    }
+    if let Some(note) = &data.note {
+        rows.insert(3, ("Instead of the data asked for", note.clone()));
+    }
     html! {
         section {
             h2 { "Recipe and machine" }

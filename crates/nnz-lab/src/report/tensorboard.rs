@@ -5,10 +5,12 @@
 //! format (3) or a summary (5) of one value (1): tag (1) and number (2).
 
 use crate::run::record::EpochRecord;
+use nnz_engine::Task;
 
 /// The epochs of a network as an event file. `seconds` are the times of its epochs; they count from 1970, so that
 /// equal runs of equal times are equal files and TensorBoard's relative axis shows the time of training.
-pub fn events(history: &[EpochRecord], seconds: &[f64]) -> Vec<u8> {
+pub fn events(task: Task, history: &[EpochRecord], seconds: &[f64]) -> Vec<u8> {
+    let measure = format!("{}/validation", task.measure());
     let mut out = Vec::new();
     let mut version = field(1, 0.0f64.to_le_bytes().as_slice(), 1);
     version.extend(text(3, b"brain.Event:2"));
@@ -18,7 +20,7 @@ pub fn events(history: &[EpochRecord], seconds: &[f64]) -> Vec<u8> {
         time += seconds.get(i).copied().unwrap_or(0.0);
         let curves = [
             ("loss/training", e.loss),
-            ("accuracy/validation", e.accuracy),
+            (&*measure, e.accuracy),
             ("sparsity/density", e.density),
             ("sparsity/connections made", e.grown as f64),
         ];
@@ -82,7 +84,7 @@ mod tests {
             explored: None,
             multiply_adds: 0.0,
         };
-        let file = events(&[epoch], &[1.5]);
+        let file = events(Task::Classification, &[epoch], &[1.5]);
         // A record of 24 bytes, its length's checksum, and the first bytes of the event, as every such file begins.
         let head = [24u8, 0, 0, 0, 0, 0, 0, 0, 0xa3, 0x7f, 0x4b, 0x22, 9, 0, 0, 0, 0, 0, 0, 0, 0];
         assert_eq!(file[..21], head);

@@ -8,6 +8,9 @@ use super::view::{View, entries, first, layers};
 use crate::run::record::{ArmRecord, LayerRecord};
 use maud::{Markup, html};
 
+/// Most names in a sentence.
+const NAMES: usize = 24;
+
 /// Inputs that kept connections, for the method arm and the random one, on one scale.
 pub(super) fn inputs(view: &View) -> Markup {
     let map = |arm: &ArmRecord| Map::new(view.record.data.image, &layers(arm).first()?.fan_out);
@@ -33,15 +36,37 @@ fn most_connected(view: &View) -> Markup {
             p.note { (layer.name) " looks at a window of the picture at a time, not at all of it, so there is no map of its inputs." }
         };
     }
-    let mut ranked: Vec<(usize, u32)> = layer.fan_out.iter().copied().enumerate().collect();
-    ranked.sort_by_key(|&(i, d)| (std::cmp::Reverse(d), i));
-    let list: Vec<String> =
-        ranked.iter().take(10).filter(|r| r.1 > 0).map(|(i, d)| format!("{i} ({})", count(u64::from(*d)))).collect();
     html! {
         p.note {
             "The inputs of " (layer.name) " are not the pixels of a picture, so there is none to draw. "
-            @if list.is_empty() { "No input has a connection." } @else { "Inputs with most connections, counted from 0: " (list.join(", ")) "." }
+            (ranked(&layer.fan_out, &view.record.data.inputs))
         }
+    }
+}
+
+/// The inputs with most connections, in a sentence: by name where they have names.
+pub(super) fn ranked(fan_out: &[u32], names: &[String]) -> String {
+    let named = names.len() == fan_out.len();
+    let mut ranked: Vec<(usize, u32)> = fan_out.iter().copied().enumerate().filter(|r| r.1 > 0).collect();
+    ranked.sort_by_key(|&(i, d)| (std::cmp::Reverse(d), i));
+    let name = |i: usize| if named { names[i].clone() } else { i.to_string() };
+    let list: Vec<String> =
+        ranked.iter().take(10).map(|&(i, d)| format!("{} ({})", name(i), count(u64::from(d)))).collect();
+    if list.is_empty() {
+        return "No input has a connection.".into();
+    }
+    let unread: Vec<String> = (0..fan_out.len()).filter(|&i| named && fan_out[i] == 0).map(name).collect();
+    let unread = if unread.is_empty() { String::new() } else { format!(" Not read at all: {}.", some(&unread)) };
+    let counted = if named { "" } else { ", counted from 0" };
+    format!("Inputs with most connections{counted}: {}.{unread}", list.join(", "))
+}
+
+/// The first of many names.
+pub(super) fn some(names: &[String]) -> String {
+    let first = names[..names.len().min(NAMES)].join(", ");
+    match names.len().saturating_sub(NAMES) {
+        0 => first,
+        more => format!("{first} and {} more", count(more as u64)),
     }
 }
 

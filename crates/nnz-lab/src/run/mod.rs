@@ -6,6 +6,7 @@
 
 pub mod record;
 
+use crate::scores::Scores;
 use crate::stats::median;
 use crate::{Arm, Error, Precision, Pretrain, Recipe, Result, history, report, summarize};
 use nnz_core::{Dense, MethodInstance, Registry, Setting, TargetKind, Topology};
@@ -42,6 +43,8 @@ pub struct Options {
     pub one_thread: bool,
     /// Fit to the run also the intervals that the recipe gives, which are made for another scale.
     pub smoke: bool,
+    /// Remarks on the request, which are made once it is accepted.
+    pub notes: Vec<String>,
 }
 
 /// Observes a run; returns whether to go on.
@@ -130,7 +133,7 @@ pub fn run(recipe: &Recipe, registry: Registry, options: &Options, observer: &mu
     } else if dir.join("record.json").exists() {
         return Ok(Outcome { record: read_json(&dir.join("record.json"))?, dir, found: true });
     }
-    fitted.iter().for_each(|note| observer.note(note));
+    options.notes.iter().chain(&fitted).for_each(|note| observer.note(note));
     let going_on = before.is_some();
     if choose(&mut recipe, &spec, before, chooser)? {
         observer.note("storage auto follows what was measured on this machine; the choice is in the run's recipe.toml");
@@ -184,13 +187,7 @@ pub fn run(recipe: &Recipe, registry: Registry, options: &Options, observer: &mu
         id: id.clone(),
         title: recipe.title.clone(),
         recipe: recipe.to_toml()?,
-        data: DataRecord {
-            name: data.name.clone(),
-            train: data.train.len(),
-            test: data.test.len(),
-            image: data.image,
-            classes: data.classes.clone(),
-        },
+        data: DataRecord::of(&data, loaded.note)?,
         model: recipe.model.name().into(),
         task: recipe.train.task,
         machine: machine(),
@@ -315,7 +312,7 @@ impl Job<'_> {
                     write_json(&timings, &times)?;
                     let lines: Result<Vec<String>> = t.position.history.iter().map(to_line).collect();
                     write(&events, lines?.concat().as_bytes())?;
-                    let curves = report::tensorboard(&t.position.history, &times[&name]);
+                    let curves = report::tensorboard(self.train.task, &t.position.history, &times[&name]);
                     write(&board.join("events.out.tfevents.0.nnz"), &curves)?;
                 }
                 if progress.finished.is_some() || !go_on {
@@ -368,7 +365,7 @@ impl Job<'_> {
             classes: self.data.classes.clone(),
             data: self.data.name.clone(),
             method,
-            prune_head: self.train.prune_head,
+            prunable: self.train.prunable(),
             task: frame.task,
             scales: frame.scales.clone(),
             dtype: self.train.dtype,
@@ -402,6 +399,7 @@ impl Job<'_> {
             peak_training_bytes: trainer.peak_bytes(),
             seconds_per_epoch: 0.0,
             measures: self.measures(model)?,
+            scores: Scores::of(self.data, test, self.recipe.train.task, &evaluation),
             epochs: trainer.position.history.clone(),
             layers: model.weights().map(layer).collect(),
             confusion,
@@ -499,7 +497,9 @@ fn fit_to_run(recipe: &mut Recipe, registry: Registry, given: &[toml::Table], da
 fn validate_arms(recipe: &Recipe, registry: Registry, arm: &Arm, spec: &ModelSpec) -> Result<()> {
     let setting = Setting { seed: 0, steps: 1000, steps_per_epoch: 100 };
     let sparsifier = work(arm, registry, &setting)?.sparsifier;
-    let shapes = nnz_engine::targets(spec, recipe.training(arm)?.prune_head, sparsifier.kind());
+    let prunable = recipe.training(arm)?.prunable();
+    prunable.check(spec.weights().iter())?;
+    let shapes = nnz_engine::targets(spec, prunable, sparsifier.kind());
     let shapes: Vec<_> = shapes.iter().collect();
     if shapes.is_empty() && arm.method.is_some() {
         if sparsifier.kind() != TargetKind::Weights {

@@ -2,9 +2,13 @@
 
 use crate::Measured;
 use crate::experiment::MetricRecord;
+use crate::scores::Scores;
+use crate::{Result, Summary, summarize};
 use nnz_core::{Better, Metric, Unit};
+use nnz_data::read::{Encoding, short};
 pub use nnz_engine::EpochRecord;
 use nnz_engine::Task;
+use nnz_engine::data::Dataset;
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
 
@@ -31,7 +35,7 @@ pub struct RunRecord {
 }
 
 /// The data of a run.
-#[derive(Clone, Debug, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct DataRecord {
     /// Name, e.g. `mnist10k`.
     pub name: String,
@@ -43,6 +47,40 @@ pub struct DataRecord {
     pub image: [usize; 3],
     /// Class names, or names of the targets.
     pub classes: Vec<String>,
+    /// The column of a table that has the answers.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub target: Option<String>,
+    /// Names of the inputs of a table, in order; empty for other data.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub inputs: Vec<String>,
+    /// Why it is not the data that was asked for.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub note: Option<String>,
+}
+
+impl DataRecord {
+    /// The record of a data set, with what its reader remarked.
+    ///
+    /// # Errors
+    /// When a table's encoding is damaged.
+    pub fn of(data: &Dataset, note: Option<String>) -> Result<Self> {
+        let encoding = data.encoding.as_ref().map(Encoding::from_json).transpose()?;
+        Ok(Self {
+            name: data.name.clone(),
+            train: data.train.len(),
+            test: data.test.len(),
+            image: data.image,
+            classes: data.classes.clone(),
+            inputs: encoding.as_ref().map_or_else(Vec::new, Encoding::inputs),
+            target: encoding.map(|e| e.target),
+            note,
+        })
+    }
+
+    /// Its name without the folders and options of a place.
+    pub fn short(&self) -> &str {
+        short(&self.name)
+    }
 }
 
 /// The machine of a run.
@@ -76,7 +114,7 @@ pub struct ArmRecord {
     pub weight_bytes: usize,
     /// Bytes of optimizer state.
     pub optimizer_bytes: usize,
-    /// The most bytes that lived at once in a step of any seed ([`nnz_engine::Trainer::peak_bytes`]); 0 in records of before it
+    /// The most bytes that lived at once in a step of any seed ([`nnz_engine::Learner::peak_bytes`]); 0 in records of before it
     /// was counted.
     #[serde(default)]
     pub peak_training_bytes: usize,
@@ -110,6 +148,9 @@ pub struct SeedRecord {
     /// Values of probes on the network, by the keys of their methods.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub measures: BTreeMap<String, f64>,
+    /// Measures of what the network answers on the test split, beside the task's own.
+    #[serde(default, skip_serializing_if = "Scores::is_empty")]
+    pub scores: Scores,
     /// One element per epoch.
     pub epochs: Vec<EpochRecord>,
     /// The weights at the end, first layer first.
@@ -125,6 +166,27 @@ pub const METRICS: &[Metric] = {
     use Better::{Higher, Lower, Neither};
     &[
         Metric::new("test-accuracy", Unit::Share, Higher, "Accuracy on the test split, or the task's measure."),
+        Metric::new("balanced-accuracy", Unit::Share, Higher, "Mean recall of the classes that have test rows."),
+        Metric::new("macro-f1", Unit::Number, Higher, "Mean F1 of the classes that occur or are predicted."),
+        Metric::new(
+            "auc",
+            Unit::Number,
+            Higher,
+            "Area under the ROC curve; of more than two classes the mean, each against the rest.",
+        ),
+        Metric::new(
+            "rmse",
+            Unit::Number,
+            Lower,
+            "Root of the mean squared error in units of the target; the mean over targets.",
+        ),
+        Metric::new("mae", Unit::Number, Lower, "Mean absolute error in units of the target; the mean over targets."),
+        Metric::new(
+            "r2",
+            Unit::Number,
+            Higher,
+            "1 - squared error / squared deviation from the mean; the mean over targets.",
+        ),
         Metric::new("train-loss", Unit::Nats, Lower, "Mean training loss over the last epoch."),
         Metric::new("density", Unit::Share, Neither, "Nonzeros / entries of the prunable weights at the end."),
         Metric::new("sparsity", Unit::Share, Neither, "Zeros / entries of the prunable weights at the end."),
@@ -163,9 +225,27 @@ impl SeedRecord {
             "epochs-per-second" => 1.0 / self.seconds_per_epoch.max(1e-9),
             // In recipes older than the names of probes it means the only one.
             "measure" => return self.measures.values().next().copied(),
-            measured => return self.measures.get(measured).copied(),
+            key => return self.scores.metrics.get(key).or_else(|| self.measures.get(key)).copied(),
         })
     }
+}
+
+/// The head of a column with a task's measure on the test split.
+pub fn test_measure(task: Task) -> &'static str {
+    if task == Task::Classification { "test accuracy" } else { task.measure() }
+}
+
+impl ArmRecord {
+    /// Mean and interval over seeds of a metric of [`METRICS`]; `None` if a seed lacks it.
+    pub fn metric(&self, key: &str) -> Option<Summary> {
+        let values: Option<Vec<f64>> = self.seeds.iter().map(|s| s.metric(key)).collect();
+        values.filter(|v| !v.is_empty()).map(|v| summarize(&v))
+    }
+}
+
+/// The metrics of [`METRICS`] among the scores of these networks, in their order.
+pub fn scored<'a>(seeds: impl Iterator<Item = &'a Scores> + Clone) -> Vec<&'static Metric> {
+    METRICS.iter().filter(|m| seeds.clone().any(|s| s.metrics.contains_key(m.key))).collect()
 }
 
 impl Measured for RunRecord {

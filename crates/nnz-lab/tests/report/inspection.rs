@@ -21,7 +21,7 @@ fn measured(spec: &str, topologies: Option<Vec<Topology>>, prune_head: bool) -> 
         classes: (0..10).map(|c| c.to_string()).collect(),
         data: "mnist10k".into(),
         method: "rigl density = 0.05".into(),
-        prune_head,
+        prunable: prune_head.into(),
         task: nnz_engine::Task::Classification,
         scales: Vec::new(),
         dtype: nnz_engine::Dtype::Native,

@@ -8,7 +8,7 @@ use nnz_lab::run::record::{EpochRecord, Misread, RunRecord};
 fn page(change: impl FnOnce(&mut RunRecord)) -> String {
     let mut record = record();
     change(&mut record);
-    assert_eq!(csv(&record).len(), 8);
+    assert_eq!(csv(&record).len(), 10);
     let page = html(&record);
     assert_whole(&page);
     page

@@ -3,6 +3,7 @@
 use super::record;
 use base64::{Engine, prelude::BASE64_STANDARD};
 use nnz_lab::report::html;
+use nnz_lab::scores::Scores;
 
 /// The values of an attribute, wherever it occurs.
 pub fn values<'a>(page: &'a str, attribute: &str) -> Vec<&'a str> {
@@ -325,4 +326,70 @@ fn text_of_the_record_is_escaped() {
     assert_eq!(tags(&page, "img").len(), 12);
     assert!(values(&page, "src").iter().all(|s| s.starts_with("data:")));
     assert!(values(&page, "aria-label").iter().any(|l| l.contains("&quot;")));
+}
+
+/// Measures beside accuracy: every arm in one table, every class in another, and what rows do not determine in words.
+#[test]
+fn measures_of_the_answers_are_shown() {
+    let mut record = record();
+    assert!(!html(&record).contains("Measures of the answers"), "old records have none");
+    let names = record.data.classes.clone();
+    for (a, arm) in record.arms.iter_mut().enumerate() {
+        for seed in &mut arm.seeds {
+            let (labels, predicted): (Vec<u32>, Vec<u32>) =
+                (0..40).map(|i| (i % 9, (i + u32::from(i < 4 + a as u32)) % 9)).unzip();
+            let p: Vec<f32> =
+                predicted.iter().flat_map(|&k| (0..10).map(move |c| if c == k { 0.7 } else { 0.03 })).collect();
+            seed.scores = Scores::of_classes(&names, &labels, &predicted, &p);
+        }
+    }
+    let page = html(&record);
+    let section = page.split("Measures of the answers").nth(1).unwrap().split("</section>").next().unwrap();
+    let arm = record.arms[1].metric("macro-f1").unwrap().mean;
+    for said in ["balanced-accuracy", "macro-f1", "auc", &format!("{arm:.4}"), "Precision", "no row is of class `9`"] {
+        assert!(section.contains(said), "{said}: {section}");
+    }
+    let (old, columns) = (nnz_lab::report::csv(&record), "arm,seed,class,precision,recall,f1,auc,rows");
+    let classes = &old.iter().find(|(name, _)| name == "classes.csv").unwrap().1;
+    assert!(classes.starts_with(columns) && classes.lines().count() == 1 + 4 * 3 * 10, "{classes}");
+    assert!(classes.contains("\nrigl,0,9,,,,,0\n"), "what is unknown is empty: {classes}");
+}
+
+#[test]
+fn a_table_is_described_by_its_columns() {
+    let mut record = record();
+    record.data.image = [1, 1, 784];
+    record.data.target = Some("price".into());
+    record.data.inputs = (0..784).map(|i| format!("column {i}")).collect();
+    record.data.note = Some("mnist is not installed: this is mnist10k".into());
+    let page = text(&html(&record));
+    assert!(page.contains("price is predicted from column 0, column 1") && page.contains("and 760 more"));
+    assert!(page.contains("mnist is not installed") && page.contains("784 inputs a row"));
+    let said = page.split("Inputs with most connections: ").nth(1).expect("no numbers where there are names");
+    assert!(said.starts_with("column ") && page.contains("Not read at all: column 0, "), "{said}");
+}
+
+/// A matrix of two classes is not blown up to the width of the page.
+#[test]
+fn small_confusion_matrices_stay_small() {
+    let width = |n: usize| -> f64 {
+        let mut record = record();
+        record.data.classes.truncate(n);
+        record.arms[0].seeds[0].confusion = vec![vec![3; n]; n];
+        let page = html(&record);
+        let svg = tags(&page, "svg").into_iter().find(|s| s.contains("Confusion matrix")).unwrap().to_string();
+        svg.split("max-width:").nth(1).unwrap().split("px").next().unwrap().parse().unwrap()
+    };
+    let [two, three, ten] = [2, 3, 10].map(width);
+    assert!(two < 200.0 && two < three && three < ten && ten <= 520.0, "{two} {three} {ten}");
+}
+
+/// What the table alone would hide.
+#[test]
+fn a_method_below_the_random_mask_is_named() {
+    let mut record = record();
+    assert!(record.concerns().is_empty(), "{:?}", record.concerns());
+    record.arms[0].seeds.iter_mut().for_each(|s| s.test_accuracy -= 0.2);
+    let page = text(&html(&record));
+    assert!(page.contains("points below static-random, a random mask of the same density, over 3 seeds"));
 }

@@ -40,6 +40,18 @@ pub enum Reads {
     Anything,
 }
 
+/// How an image comes to the size of a network's input.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Fit {
+    /// Scaled until it just covers the input, then center-cropped.
+    #[default]
+    Cover,
+    /// Scaled until its shorter side has this many pixels, then center-cropped.
+    Shorter(usize),
+    /// Both sides scaled to those of the input.
+    Stretch,
+}
+
 /// Image preprocessing: scaling to 0..1, minus the mean, divided by the standard deviation of each channel.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Pictures {
@@ -51,19 +63,21 @@ pub struct Pictures {
     pub deviation: Vec<f32>,
     /// Whether they are resized by a cubic filter instead of a triangle.
     pub cubic: bool,
+    /// How they are resized.
+    pub fit: Fit,
 }
 
 impl Pictures {
     /// The usual preprocessing of networks trained on ImageNet.
     fn image_net(size: usize) -> Self {
         let (mean, deviation) = (vec![0.485, 0.456, 0.406], vec![0.229, 0.224, 0.225]);
-        Self { shape: [3, size, size], mean, deviation, cubic: false }
+        Self { shape: [3, size, size], mean, deviation, cubic: false, fit: Fit::Cover }
     }
 
     /// Square images with equal statistics in all channels.
     fn even(channels: usize, size: usize, mean: f32, deviation: f32) -> Self {
         let [mean, deviation] = [mean, deviation].map(|v| vec![v; channels]);
-        Self { shape: [channels, size, size], mean, deviation, cubic: false }
+        Self { shape: [channels, size, size], mean, deviation, cubic: false, fit: Fit::Cover }
     }
 
     /// Updates it from `preprocessor_config.json`, if one is next to the checkpoint.
@@ -87,6 +101,19 @@ impl Pictures {
             }
             *to = given;
         }
+        // Numbers from 0 to 1 elsewhere: another factor is one of the mean and the deviation.
+        let factor = match (&json["do_rescale"], &json["rescale_factor"]) {
+            (serde_json::Value::Bool(false), _) => 255.0,
+            (_, serde_json::Value::Null) => 1.0,
+            (_, f) => f.as_f64().map_or(f64::NAN, |f| f * 255.0),
+        };
+        if !(factor.is_finite() && factor > 0.0) {
+            return Err(fail(format!("rescale_factor is {}", json["rescale_factor"])));
+        }
+        if (factor - 1.0).abs() > 1e-6 {
+            self.mean.iter_mut().chain(&mut self.deviation).for_each(|v| *v = (f64::from(*v) / factor) as f32);
+        }
+        self.fit = fit(&json, self.shape).map_err(fail)?;
         self.cubic = match json["resample"].as_u64() {
             None => self.cubic,
             Some(2) => false,
@@ -94,6 +121,37 @@ impl Pictures {
             Some(n) => return Err(fail(format!("pictures scaled by Pillow's filter {n}; 2 and 3 are computed here"))),
         };
         Ok(self)
+    }
+}
+
+/// How `preprocessor_config.json` resizes and crops to a network's input `[channels, height, width]`.
+fn fit(json: &serde_json::Value, [_, height, width]: [usize; 3]) -> Result<Fit, String> {
+    let size = |key: &str| {
+        let sides = |h: &serde_json::Value, w: &serde_json::Value| Some([h.as_u64()? as usize, w.as_u64()? as usize]);
+        sides(&json[key], &json[key]).or_else(|| sides(&json[key]["height"], &json[key]["width"]))
+    };
+    if json["do_resize"] == false {
+        // Pictures come in the right size, which scaling leaves as it is.
+        return Ok(Fit::Cover);
+    }
+    let shorter = json["size"]["shortest_edge"].as_u64().map(|n| n as usize);
+    let crops = json["do_center_crop"] == true;
+    let asked = size(if crops { "crop_size" } else { "size" });
+    if let Some(asked) = asked
+        && asked != [height, width]
+    {
+        return Err(format!("pictures of {} x {} for a network that reads {height} x {width}", asked[0], asked[1]));
+    }
+    let shorter = shorter.or(if crops { size("size").map(|s| s[0].min(s[1])) } else { None });
+    match shorter {
+        Some(n) if n < height.max(width) => {
+            Err(format!("pictures scaled to {n}, of which no {height} x {width} can be cropped"))
+        }
+        Some(n) if n > 1 << 12 => Err(format!("pictures scaled to {n}; at most {} are read", 1 << 12)),
+        Some(n) if n == height && n == width => Ok(Fit::Cover),
+        Some(n) => Ok(Fit::Shorter(n)),
+        None if !crops && size("size").is_some() => Ok(Fit::Stretch),
+        None => Ok(Fit::Cover),
     }
 }
 

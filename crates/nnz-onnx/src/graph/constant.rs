@@ -393,19 +393,22 @@ impl Constant {
             return Err(format!("shape {shape:?} with {} nonzeros", values.len()));
         }
         let Value::Int(places) = indices.value() else { return Err("indices that are no whole numbers".into()) };
-        let Value::Float(kept) = values.value() else { return Err("sparse numbers that are no floats".into()) };
-        let kept = kept.rows();
-        let mut numbers = vec![0.0f32; all];
+        let (kind, size) = (values.kind, values.kind.bits() / 8);
+        if size == 0 {
+            return Err(format!("sparse numbers of type {}, which are not read; write them dense", kind.name()));
+        }
+        // Zero is no bits set in every type.
+        let mut data = vec![0u8; all * size];
         let rank = shape.len();
         let each = match indices.shape.len() {
             1 => 1,
             2 if indices.shape[1] == rank => rank,
             _ => return Err(format!("indices of shape {:?} for shape {shape:?}", indices.shape)),
         };
-        if each == 0 || places.data().len() != kept.len() * each {
-            return Err(format!("{} numbers with {} indices", kept.len(), places.data().len()));
+        if each == 0 || places.data().len() != values.len() * each {
+            return Err(format!("{} numbers with {} indices", values.len(), places.data().len()));
         }
-        for (place, v) in places.data().chunks_exact(each).zip(kept.data()) {
+        for (place, v) in places.data().chunks_exact(each).zip(values.raw().chunks_exact(size)) {
             let at = match each {
                 1 if indices.shape.len() == 1 => usize::try_from(place[0]).ok().filter(|&p| p < all),
                 _ => place.iter().zip(&shape).try_fold(0usize, |at, (&p, &d)| {
@@ -414,9 +417,9 @@ impl Constant {
                 }),
             };
             let at = at.ok_or(format!("index {place:?} leaves shape {shape:?}"))?;
-            numbers[at] = *v;
+            data[at * size..][..size].copy_from_slice(v);
         }
-        Ok(Self::floats(&shape, numbers))
+        Ok(Self { shape, kind, data: Data::Raw(data.into()), file: None })
     }
 }
 

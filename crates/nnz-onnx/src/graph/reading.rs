@@ -169,6 +169,8 @@ impl Reading<'_> {
             }
             let read = Attribute::read(a, self, depth);
             let value = read.map_err(|why| Error::node(self.path, &node, format!("attribute `{name}`: {why}")))?;
+            // With its zeros it is a value like any other.
+            let name = if node.op == "Constant" && name == "sparse_value" { "value".into() } else { name };
             node.attributes.insert(name, value);
         }
         Ok(node)

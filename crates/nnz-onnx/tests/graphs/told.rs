@@ -79,6 +79,32 @@ fn constants_keep_their_type_when_their_numbers_change() {
     assert!(w.with(&[1e6; 6]).unwrap_err().contains("range of F16"));
 }
 
+/// Sparse constants of every type, without nonzeros, and in nodes keep their type and numbers.
+#[test]
+fn sparse_constants_are_those_with_their_zeros() {
+    let graph = Graph::open(&golden("sparse.onnx")).unwrap();
+    let numbers = [0.0, 3.0, 0.0, -2.0, 0.0, 7.0f32];
+    let third = numbers.map(|v| (f64::from(v) / 3.0) as f32);
+    for (name, kind, want) in [
+        ("floats", DType::F32, numbers),
+        ("halves", DType::F16, numbers),
+        ("doubles", DType::F64, third),
+        ("integers", DType::I64, numbers),
+        ("bytes", DType::I8, numbers),
+        ("none", DType::F32, [0.0; 6]),
+        ("constant", DType::F32, numbers),
+    ] {
+        let c = &graph.constants[name];
+        assert_eq!((c.kind, &c.shape[..], c.numbers()), (kind, &[2, 3][..], want.to_vec()), "{name}");
+    }
+    let session = Session::new(&graph, None, Budget::default()).unwrap();
+    let y = session.run(vec![("x", Value::floats(&[1, 2], vec![1.0, 10.0]))]).unwrap().remove(0);
+    assert_eq!(y.numbers(), [-20.0, 3.0, 70.0]);
+    // Written dense, they are read again.
+    let again = Graph::parse(graph.write(false).into(), Path::new("w.onnx"), None).unwrap();
+    graph.constants.iter().for_each(|(n, c)| assert_eq!(again.constants[n].numbers(), c.numbers(), "{n}"));
+}
+
 /// One matrix read twice is one weight; the others say why they stay.
 #[test]
 fn shared_weights_are_listed_once_and_others_say_why_they_stay() {

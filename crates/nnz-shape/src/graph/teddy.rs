@@ -101,7 +101,7 @@ mod tests {
             classes: data.classes.clone(),
             data: "cora".into(),
             method: "teddy".into(),
-            prune_head: false,
+            prunable: false.into(),
             encoding: None,
             policy: Default::default(),
             task: nnz_engine::Task::Classification,

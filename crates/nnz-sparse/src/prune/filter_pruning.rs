@@ -7,7 +7,7 @@
 //! Deviations: the Euclidean norm over all tensors that make a unit instead of the sum of absolute values of one filter
 //! (the paper finds both alike); the stream of residual blocks is pruned too, which the paper leaves whole.
 
-use nnz_core::{Budget, Build, DistributionKind, TargetKind, Magnitude, Method, OneShot, Period, Result, Setting, MethodInstance, options};
+use nnz_core::{Budget, Build, DistributionKind, TargetKind, Magnitude, Method, Once, Result, Setting, MethodInstance, options};
 
 /// The card.
 pub const METHOD: Method = Method::new::<Options>(
@@ -18,23 +18,21 @@ pub const METHOD: Method = Method::new::<Options>(
 
 options! {
     #[flatten]
-    /// Density of units.
-    budget: Budget = Budget { of: TargetKind::Units, ..Budget::new(0.5, DistributionKind::Uniform) },
-    /// When a training run prunes.
-    at: Period = Period::Run(0.5),
+    /// Density of units, and when it is reached.
+    once: Once = Once::halfway(Budget { of: TargetKind::Units, ..Budget::new(0.5, DistributionKind::Uniform) }),
 }
 
 
 impl Build for Options {
     fn build(self, setting: &Setting) -> Result<MethodInstance> {
-        let schedule = OneShot { at: self.at.steps(setting), density: self.budget.density };
-        Ok(self.budget.prune(Magnitude, schedule, setting).into())
+        Ok(self.once.prune(Magnitude, setting).into())
     }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use nnz_core::Period;
     use nnz_engine::{Model, ModelSpec, Storage, Tensor, axes, prune};
 
     #[test]
@@ -48,7 +46,7 @@ mod tests {
         weights[3 * cols..4 * cols].iter_mut().for_each(|w| *w *= 1e-3);
         weights[5 * cols..6 * cols].iter_mut().for_each(|w| *w *= 1e3);
         let setting = Setting { seed: 0, steps: 0, steps_per_epoch: 1 };
-        let mut work = Options { at: Period::Steps(0), ..Options::default() }.build(&setting).unwrap();
+        let mut work = Options { once: Once { at: Period::Steps(0), ..Options::default().once } }.build(&setting).unwrap();
         let units = |m: &Model<f32>| axes(&m.spec).iter().map(|a| a.units).collect::<Vec<_>>();
         let before = units(&model);
         prune(&mut model, &mut work, None, Storage::Auto).unwrap();

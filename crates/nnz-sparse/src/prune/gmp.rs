@@ -69,6 +69,26 @@ mod tests {
         assert_eq!(due, [100, 200, 300, 400, 500, 600]);
     }
 
+    /// Every 100 steps is made for long runs: in a short one the ramp would be one pruning at its end.
+    #[test]
+    fn a_short_run_still_prunes_bit_by_bit() {
+        let due = |options: &toml::Table, setting: &Setting| {
+            let method = METHOD.build(options, setting).unwrap().sparsifier;
+            (0..=setting.steps).filter(|&t| method.plan(t) != Plan::Rest).count()
+        };
+        let short = Setting { seed: 0, steps: 120, steps_per_epoch: 6 };
+        let (defaults, none) = (METHOD.defaults(), toml::Table::new());
+        assert_eq!(due(&defaults, &short), 2);
+        let (fitted, note) = METHOD.fitted(&defaults, &none, &short).unwrap();
+        assert_eq!((due(&fitted, &short), fitted["every"].as_str()), (11, Some("0.05 run")));
+        assert!(note.unwrap().contains("every is 100 steps, which comes due 2 times in a run of 120 steps"));
+        // What was given is taken, and what fits is left alone.
+        let given = toml::Table::from_iter([("every".to_string(), "100 steps".into())]);
+        assert_eq!(METHOD.fitted(&defaults, &given, &short).unwrap(), (defaults.clone(), None));
+        let long = Setting { steps: 1260, ..short };
+        assert_eq!(METHOD.fitted(&defaults, &none, &long).unwrap(), (defaults.clone(), None));
+    }
+
     #[test]
     fn a_ramp_that_runs_backwards_is_refused() {
         let setting = Setting { seed: 0, steps: 1000, steps_per_epoch: 100 };

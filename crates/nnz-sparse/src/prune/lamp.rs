@@ -5,7 +5,7 @@
 //!
 //! Deviations: none known.
 
-use nnz_core::{Budget, Build, Criterion, DistributionKind, Method, OneShot, Period, Result, Rng, Setting, Target, MethodInstance, options};
+use nnz_core::{Budget, Build, Criterion, DistributionKind, Method, Once, Result, Rng, Setting, Target, MethodInstance, options};
 
 /// The card.
 pub const METHOD: Method = Method::new::<Options>(
@@ -16,17 +16,14 @@ pub const METHOD: Method = Method::new::<Options>(
 
 options! {
     #[flatten]
-    /// Density and its distribution.
-    budget: Budget = Budget::new(0.1, DistributionKind::Global),
-    /// When a training run prunes.
-    at: Period = Period::Run(0.5),
+    /// Density and its distribution, and when it is reached.
+    once: Once = Once::halfway(Budget::new(0.1, DistributionKind::Global)),
 }
 
 
 impl Build for Options {
     fn build(self, setting: &Setting) -> Result<MethodInstance> {
-        let schedule = OneShot { at: self.at.steps(setting), density: self.budget.density };
-        Ok(self.budget.prune(Lamp, schedule, setting).into())
+        Ok(self.once.prune(Lamp, setting).into())
     }
 }
 
@@ -67,7 +64,7 @@ mod tests {
     fn no_layer_loses_its_largest_weight() {
         let setting = Setting { seed: 0, steps: 0, steps_per_epoch: 1 };
         let budget = Budget::new(0.25, DistributionKind::Global);
-        let mut method = Options { budget, ..Options::default() }.build(&setting).unwrap().sparsifier;
+        let mut method = Options { once: Once::halfway(budget) }.build(&setting).unwrap().sparsifier;
         let shapes = [Shape::matrix("a", 2, 2), Shape::matrix("b", 2, 2)];
         let full = Topology::full(2, 2);
         // Every weight of b is smaller than every weight of a.

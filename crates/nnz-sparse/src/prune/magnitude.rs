@@ -7,7 +7,7 @@
 //!
 //! Deviations: prunes once, while the paper prunes and trains several times.
 
-use nnz_core::{Budget, Build, DistributionKind, Magnitude, Method, OneShot, Period, Result, Setting, MethodInstance, options};
+use nnz_core::{Budget, Build, DistributionKind, Magnitude, Method, Once, Result, Setting, MethodInstance, options};
 
 /// The card.
 pub const METHOD: Method = Method::new::<Options>(
@@ -18,17 +18,14 @@ pub const METHOD: Method = Method::new::<Options>(
 
 options! {
     #[flatten]
-    /// Density and its distribution.
-    budget: Budget = Budget::new(0.1, DistributionKind::Global),
-    /// When a training run prunes.
-    at: Period = Period::Run(0.5),
+    /// Density and its distribution, and when it is reached.
+    once: Once = Once::halfway(Budget::new(0.1, DistributionKind::Global)),
 }
 
 
 impl Build for Options {
     fn build(self, setting: &Setting) -> Result<MethodInstance> {
-        let schedule = OneShot { at: self.at.steps(setting), density: self.budget.density };
-        Ok(self.budget.prune(Magnitude, schedule, setting).into())
+        Ok(self.once.prune(Magnitude, setting).into())
     }
 }
 
@@ -41,7 +38,7 @@ mod tests {
     fn one_threshold_for_the_whole_network() {
         let setting = Setting { seed: 0, steps: 0, steps_per_epoch: 10 };
         let budget = Budget::new(0.5, DistributionKind::Global);
-        let mut method = Options { budget, ..Options::default() }.build(&setting).unwrap().sparsifier;
+        let mut method = Options { once: Once::halfway(budget) }.build(&setting).unwrap().sparsifier;
         assert!(matches!(method.plan(0), Plan::Rewire(s) if !s.any()));
         let shapes = [Shape::matrix("a", 2, 2), Shape::matrix("b", 2, 2)];
         let full = Topology::full(2, 2);

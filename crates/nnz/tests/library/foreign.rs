@@ -139,6 +139,105 @@ fn tensors_that_nobody_reads_are_refused_by_name() {
     assert!(why.contains("`layer1.0.se.fc1.weight`") && why.contains("ONNX"), "{why}");
 }
 
+/// Pillow made the numbers (`goldens/preprocessing.py`).
+#[test]
+fn pictures_are_prepared_as_their_folder_says() {
+    let dir = tempfile::tempdir().unwrap();
+    for file in ["config.json", "model.safetensors"] {
+        std::fs::copy(golden("graphs/vit").join(file), dir.path().join(file)).unwrap();
+    }
+    let said = dir.path().join("preprocessor_config.json");
+    let picture = nnz::data::picture(&golden("graphs/pictures/large.png")).unwrap();
+    let cases: serde_json::Value =
+        serde_json::from_slice(&std::fs::read(golden("graphs/preprocessing.json")).unwrap()).unwrap();
+    for case in cases.as_array().unwrap() {
+        std::fs::write(&said, case["config"].to_string()).unwrap();
+        let prepared = |network: &Network| {
+            network.of_pictures(std::slice::from_ref(&picture)).unwrap().remove(0).1.into_floats().unwrap()
+        };
+        let network = Network::open(dir.path()).unwrap();
+        let want: Vec<f64> = case["pixels"].as_array().unwrap().iter().map(|v| v.as_f64().unwrap()).collect();
+        let found = prepared(&network);
+        let far = found.data().iter().zip(&want).map(|(a, b)| (f64::from(*a) - b).abs()).fold(0.0, f64::max);
+        assert!(found.len() == want.len() && far < 2e-4, "{far} {}", case["config"]);
+        // A file says so, too.
+        let file = dir.path().join("net.onnx");
+        onnx::export(&network, &file, None, Dtype::F32, false, &json!(null)).unwrap();
+        assert_eq!(prepared(&Network::open(&file).unwrap()), found);
+    }
+    for (config, says) in [
+        (json!({"size": {"height": 32, "width": 32}}), "32 x 32"),
+        (json!({"size": {"shortest_edge": 8}, "do_center_crop": true}), "scaled to 8"),
+        (json!({"rescale_factor": 0}), "rescale_factor"),
+        (json!({"resample": 1}), "filter 1"),
+    ] {
+        std::fs::write(&said, config.to_string()).unwrap();
+        let why = Network::open(dir.path()).unwrap_err().to_string();
+        assert!(why.contains(says), "{why}");
+    }
+}
+
+/// A factor of rotary positions, by either of its names, is not passed over.
+#[test]
+fn scaled_positions_are_refused_however_they_are_said() {
+    let dir = tempfile::tempdir().unwrap();
+    let file = dir.path().join("tiny.gguf");
+    let bytes = std::fs::read(golden("formats/tiny.gguf")).unwrap();
+    // Another number of the file under a name of equal length.
+    let (old, new) = (b"llama.feed_forward_length", b"llama.rope.scaling.factor");
+    let at = bytes.windows(old.len()).position(|w| w == old).unwrap();
+    let mut changed = bytes.clone();
+    changed[at..at + new.len()].copy_from_slice(new);
+    std::fs::write(&file, changed).unwrap();
+    let why = Language::open(&file).unwrap_err().to_string();
+    assert!(why.contains("scaled rotary positions") && why.contains("ONNX"), "{why}");
+}
+
+/// What metadata says of a network's inputs is used or refused.
+#[test]
+fn metadata_that_cannot_be_read_is_refused() {
+    let dir = tempfile::tempdir().unwrap();
+    let file = dir.path().join("net.onnx");
+    let mut graph = Network::open(&golden("foreign/told/weights-f16.onnx")).unwrap().graph;
+    let mut open = |key: &str, text: &str| {
+        graph.metadata.insert(key.into(), text.into());
+        std::fs::write(&file, graph.write(false)).unwrap();
+        graph.metadata.clear();
+        Network::open(&file).map_err(|e| e.to_string())
+    };
+    let right = r#"{"shape": [3, 8, 8], "mean": [0, 0, 0], "deviation": [1, 1, 1]}"#;
+    assert_eq!(open("nnz.pictures", right).unwrap().pictures().unwrap().shape, [3, 8, 8]);
+    assert_eq!(open("nnz.classes", r#"["cat", "dog"]"#).unwrap().classes, ["cat", "dog"]);
+    for (key, text) in [
+        ("nnz.pictures", r#"{"shape": [3, 8, 8], "mean": [0], "deviation": [1]}"#),
+        ("nnz.pictures", r#"{"shape": [3, 8, 8], "mean": [0, 0, 0], "std": [1, 1, 1]}"#),
+        ("nnz.pictures", "3 x 8 x 8"),
+        ("nnz.classes", r#"{"cat": 0}"#),
+        ("nnz.context", "0"),
+    ] {
+        let why = open(key, text).err().unwrap();
+        assert!(why.contains(&format!("`{key}`")), "{text}: {why}");
+    }
+}
+
+/// What is computed otherwise than the file says is said.
+#[test]
+fn assumptions_are_notes() {
+    let notes = |file: &str| Network::open(&golden(file)).unwrap().notes.join("; ");
+    assert!(notes("foreign/told/weights-f64.onnx").contains("64-bit floats are computed in 32 bits"));
+    assert_eq!(notes("foreign/told/weights-f16.onnx"), "");
+    // A vocabulary that does not say how texts are split.
+    let dir = tempfile::tempdir().unwrap();
+    let file = dir.path().join("tiny.gguf");
+    let mut bytes = std::fs::read(golden("formats/tiny.gguf")).unwrap();
+    let at = bytes.windows(18).position(|w| w == b"tokenizer.ggml.pre").unwrap();
+    bytes[at + 17] = b'x';
+    std::fs::write(&file, bytes).unwrap();
+    let model = Language::open(&file).unwrap();
+    assert!(model.archive.notes.join("; ").contains("as for gpt-2"));
+    assert!(model.tokens().is_ok() && Language::open(&golden("formats/tiny.gguf")).unwrap().archive.notes.is_empty());
+}
+
 fn text() -> Vec<(&'static str, Value)> {
     let ids = (0..10).map(|i| 2 + i * 5 % 57).collect();
     let there = (0..10).map(|i| i64::from(i < 7)).collect();
@@ -338,7 +437,7 @@ fn header(model: ModelSpec, encoding: Option<serde_json::Value>, scales: Vec<[f3
         classes: (0..outputs).map(|i| i.to_string()).collect(),
         data: "made".into(),
         method: "none".into(),
-        prune_head: false,
+        prunable: false.into(),
         encoding,
         task,
         scales,
@@ -413,5 +512,35 @@ fn a_vocabulary_of_sentencepiece_splits_texts_as_that_package_does() {
         let got = tokens.encode(text).unwrap();
         assert_eq!(got, want, "{text:?}");
         assert_eq!(&tokens.decode(&got).unwrap(), text);
+    }
+}
+
+/// tiktoken, transformers and sentencepiece split the texts (`goldens/vocabularies.py`). `NNZ_VOCABULARIES` names a folder with more of them.
+#[test]
+fn twelve_vocabularies_split_texts_as_their_own_programs_do() {
+    let more = std::env::var_os("NNZ_VOCABULARIES").map(PathBuf::from);
+    for folder in [Some(golden("vocabularies")), more].into_iter().flatten() {
+        let said: serde_json::Value =
+            serde_json::from_slice(&std::fs::read(folder.join("want.json")).unwrap()).unwrap();
+        let texts: Vec<&str> = said["texts"].as_array().unwrap().iter().map(|t| t.as_str().unwrap()).collect();
+        let ids = |of: &serde_json::Value| -> Vec<u32> {
+            of.as_array().unwrap().iter().map(|t| t.as_u64().unwrap() as u32).collect()
+        };
+        let all = said["tokens"].as_object().unwrap();
+        assert!(all.len() == 12 && texts.len() > 80);
+        for (name, want) in all {
+            let file = folder.join(name);
+            let tokens = match name.ends_with(".gguf") {
+                true => llm::Tokens::of(&Archive::open(&file).unwrap(), usize::MAX).unwrap(),
+                false => llm::Tokens::open(&file, None).unwrap(),
+            };
+            for (text, want) in texts.iter().zip(want.as_array().unwrap()) {
+                assert_eq!(tokens.encode(text).unwrap(), ids(want), "{name}: {text:?}");
+            }
+            // With the tokens that stand before and after a text.
+            for (text, want) in texts.iter().zip(said["framed"][name].as_array().into_iter().flatten()) {
+                assert_eq!(tokens.framed(text, 512).unwrap(), ids(want), "{name}: {text:?}, framed");
+            }
+        }
     }
 }

@@ -48,6 +48,31 @@ fn every_result_belongs_to_a_recipe_as_it_stands() {
     }
 }
 
+/// Defaults that short runs change leave recipes as they are: every interval fits at the scale that is judged.
+#[test]
+fn no_recipe_has_intervals_that_do_not_fit() {
+    let mut seen = 0;
+    for (name, text) in embedded() {
+        let Plan::Training(recipe) = Plan::parse(text, &name).unwrap().at(Scale::Small).unwrap() else { continue };
+        let place = nnz_data::read::short(&recipe.data).to_string();
+        let Some(entry) = nnz_data::catalog().iter().find(|e| e.name == place) else { continue };
+        let stand_in = entry.stand_in.as_ref().and_then(|s| nnz_data::catalog().iter().find(|e| e.name == *s));
+        let resolved = recipe.clone().resolve(REGISTRY).unwrap();
+        for (arm, full) in recipe.arms.iter().zip(&resolved.arms) {
+            let Some(key) = &arm.method else { continue };
+            let train = recipe.training(arm).unwrap();
+            for rows in std::iter::once(entry).chain(stand_in).map(|e| e.rows[0]) {
+                let rows = rows - (train.validation * rows as f64).round() as usize;
+                let fitted = REGISTRY.find(key).unwrap().fitted(&full.options, &arm.options, &train.setting(rows, 0));
+                let (options, note) = fitted.unwrap_or_else(|e| panic!("{name}, {}: {e}", arm.name));
+                assert!(note.is_none() && options == full.options, "{name}, {}: {note:?}", arm.name);
+                seen += 1;
+            }
+        }
+    }
+    assert!(seen > 100, "{seen} arms");
+}
+
 /// The pages of papers and claims agree with the ledger. `NNZ_UPDATE=1` writes them.
 #[test]
 fn the_pages_show_the_ledger() {

@@ -155,7 +155,7 @@ fn fresh(text: &str, input: [usize; 3]) -> (Model<f32>, Header) {
         classes: ["a", "b", "c", "d", "e"].map(String::from).to_vec(),
         data: "stripes".into(),
         method: "none".into(),
-        prune_head: false,
+        prunable: false.into(),
         encoding: None,
         policy: Default::default(),
         task: Task::Classification,

@@ -64,7 +64,7 @@ fn every_task_trains_measures_and_says_what_it_measured() {
         ("conv", "--task reconstruction --model conv.toml --optimizer adam"),
     ] {
         let doc = train(d, &format!("--method gmp --density 0.5 --epochs 2 --run-dir {name} {line}"));
-        let explained = doc["arms"][0]["test_accuracy"].as_f64().unwrap();
+        let explained = doc["arms"][0]["test_variance_explained"].as_f64().unwrap();
         assert!((0.05..1.0).contains(&explained), "{name}: {explained}");
         let report = std::fs::read_to_string(d.join(name).join("report.html")).unwrap();
         assert!(report.contains("Variance explained") && !report.contains("misreads"), "{name}");
@@ -160,7 +160,7 @@ fn a_network_is_used_as_it_was_trained_whatever_the_cost_model_chose() {
             let line = format!("eval {model} mnist10k --json");
             let out = program(d).envs([elsewhere, isa].map(|[k, v]| (k, v))).args(line.split(' ')).output().unwrap();
             let measured: Value = serde_json::from_slice(&out.stdout).unwrap();
-            let want = &trained["arms"][0]["test_accuracy"];
+            let want = &trained["arms"][0]["test_variance_explained"];
             assert_eq!(&measured["variance_explained"], want, "{force:?}, evaluated under {elsewhere:?}");
         }
         let record: Value =
@@ -179,11 +179,14 @@ fn a_network_is_used_as_it_was_trained_whatever_the_cost_model_chose() {
             format!("prune {model} --method magnitude --density 0.2 --data mnist10k --finetune 1 --optimizer adam");
         let pruned = run(force, &format!("{line} -o p{i}.safetensors --json"));
         let measured = run(force, &format!("eval p{i}.safetensors mnist10k --json"));
-        assert_eq!(measured["variance_explained"], pruned["after"]["test_accuracy"], "{force:?}");
+        assert_eq!(measured["variance_explained"], pruned["after"]["test_variance_explained"], "{force:?}");
         // The recipe that a run writes reproduces that run, on any machine.
         let again = run(["NNZ_COST", "0.1"], &format!("run r{i}/recipe.toml --run-dir s{i} --json"));
         if force[0] == "NNZ_COST" {
-            assert_eq!(again["arms"][0]["test_accuracy"], trained["arms"][0]["test_accuracy"], "{force:?}");
+            assert_eq!(
+                again["arms"][0]["test_variance_explained"], trained["arms"][0]["test_variance_explained"],
+                "{force:?}"
+            );
             ids.push(record["id"].as_str().unwrap().to_string());
         }
     }

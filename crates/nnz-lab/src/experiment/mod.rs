@@ -3,216 +3,28 @@
 //! The directory holds `recipe.toml`, the findings of every arm and seed under `arms/`, files that the experiment wrote under
 //! `artifacts/`, a checkpoint while it runs, and at the end `record.json`, `report.html` and the numbers of the page.
 
-use crate::recipe::merge;
-use crate::run::record::MachineRecord;
+mod recipe;
+mod record;
+#[cfg(test)]
+mod tests;
+
+pub use recipe::{ExperimentArm, ExperimentRecipe};
+pub use record::{ExperimentArmRecord, ExperimentRecord, MetricRecord, SeedFindings};
+
 use crate::run::{Observer, Options, folder, hex, machine, occupy, read_json, remove_partial_files, write, write_json};
-use crate::{Claim, Error, Measured, Result, Scale, report};
+use crate::{Error, Result, report};
 use nnz_core::experiment::Host;
-use nnz_core::{Context, Findings, InputKind, Method, Metric, Need, Registry, State, closest};
+use nnz_core::{Context, InputKind, Method, Registry, State};
 use nnz_engine::fit::{load_state, save_state};
-use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 use std::any::Any;
 use std::collections::BTreeMap;
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::time::Instant;
-use toml::Table;
 
 /// Seconds between two checkpoints of an uninterrupted experiment.
 const KEEP_EVERY: f64 = 20.0;
-
-/// Everything a run of an experiment needs.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub struct ExperimentRecipe {
-    /// One line.
-    pub title: String,
-    /// The experiment: its key, or room/key.
-    pub run: String,
-    /// Seeds; every arm runs once for each.
-    pub seeds: Vec<u64>,
-    /// Inputs to read, by the names the experiment declares.
-    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
-    pub inputs: BTreeMap<String, String>,
-    /// Options of all arms.
-    #[serde(default, skip_serializing_if = "Table::is_empty")]
-    pub options: Table,
-    /// Arms to compare; by default one named after the experiment.
-    #[serde(default, rename = "arm", skip_serializing_if = "Vec::is_empty")]
-    pub arms: Vec<ExperimentArm>,
-    /// Claim of the run.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub claim: Option<Claim>,
-    /// Keys that differ at smoke scale.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub smoke: Option<Table>,
-}
-
-/// One of the arms compared.
-#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub struct ExperimentArm {
-    /// Its name in tables.
-    pub name: String,
-    /// Its options, on top of those of all arms.
-    #[serde(default, skip_serializing_if = "Table::is_empty")]
-    pub options: Table,
-}
-
-impl ExperimentRecipe {
-    /// The key of the experiment.
-    pub fn key(&self) -> &str {
-        self.run.rsplit('/').next().unwrap_or(&self.run)
-    }
-
-    /// Refuses invalid recipes; `place` names the recipe in errors.
-    pub fn check(&self, place: &str) -> Result<()> {
-        let bad = |why: String| Err(Error::Recipe { place: place.into(), why });
-        let mut seeds = self.seeds.clone();
-        seeds.sort_unstable();
-        seeds.dedup();
-        if seeds.is_empty() || seeds.len() != self.seeds.len() {
-            return bad("needs at least one seed, and none twice".into());
-        }
-        for (i, arm) in self.arms.iter().enumerate() {
-            let plain = |c: char| c.is_ascii_alphanumeric() || "-_.=".contains(c);
-            if arm.name.is_empty() || !arm.name.chars().all(plain) {
-                return bad(format!("arm `{}`: names are made of letters, digits, `-`, `_`, `=` and `.`", arm.name));
-            }
-            if self.arms[..i].iter().any(|a| a.name == arm.name) {
-                return bad(format!("two arms are named `{}`", arm.name));
-            }
-        }
-        let names: Vec<&str> = match self.arms.is_empty() {
-            true => vec![self.key()],
-            false => self.arms.iter().map(|a| &*a.name).collect(),
-        };
-        self.claim.as_ref().map_or(Ok(()), |c| c.check(&names).or_else(bad))
-    }
-
-    /// The recipe at a scale.
-    pub fn at(self, scale: Scale) -> Result<Self> {
-        match (scale, &self.smoke) {
-            (Scale::Smoke, Some(smoke)) => merge(&Self { smoke: None, ..self.clone() }, smoke, &self.title),
-            _ => Ok(self),
-        }
-    }
-
-    /// Fills in every option of every arm and every input, so that the recipe is complete.
-    fn resolve(mut self, registry: Registry) -> Result<(Self, &'static Method)> {
-        let method = registry.find(self.key())?;
-        self.run = format!("{}/{}", method.room, method.key);
-        if self.arms.is_empty() {
-            self.arms.push(ExperimentArm { name: method.key.into(), ..ExperimentArm::default() });
-        }
-        let shared = std::mem::take(&mut self.options);
-        for arm in &mut self.arms {
-            let mut given = shared.clone();
-            given.extend(std::mem::take(&mut arm.options));
-            arm.options = method.options(&given)?;
-            let inputs = method.launch(&arm.options)?.inputs();
-            if let Some(unknown) = self.inputs.keys().find(|name| !inputs.iter().any(|i| i.name == **name)) {
-                let hint = closest(unknown, inputs.iter().map(|i| i.name));
-                return Err(Error::Refused(format!("{} has no input `{unknown}`{hint}", method.key)));
-            }
-            for input in inputs {
-                match input.need {
-                    _ if self.inputs.contains_key(input.name) => {}
-                    Need::Optional => {}
-                    Need::Default(default) => drop(self.inputs.insert(input.name.into(), default.into())),
-                    Need::Required => {
-                        let why = format!("{} reads an input `{}`: {}", method.key, input.name, input.about);
-                        return Err(Error::Refused(format!("{why} Give --input {}=...", input.name)));
-                    }
-                }
-            }
-        }
-        Ok((self, method))
-    }
-}
-
-/// Record of a finished run of an experiment.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
-pub struct ExperimentRecord {
-    /// Hash of the resolved recipe, the inputs and the experiment's revision.
-    pub id: String,
-    /// The request, in one line.
-    pub title: String,
-    /// The experiment's key.
-    pub key: String,
-    /// Description of the experiment, in a sentence.
-    pub summary: String,
-    /// The resolved recipe, as TOML.
-    pub recipe: String,
-    /// Origin of every input.
-    pub inputs: BTreeMap<String, String>,
-    /// The metrics, in the order they were declared.
-    pub metrics: Vec<MetricRecord>,
-    /// The machine it ran on.
-    pub machine: MachineRecord,
-    /// The arms.
-    pub arms: Vec<ExperimentArmRecord>,
-    /// The judged claim, if the recipe has one.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub claim: Option<Claim>,
-}
-
-/// A metric in the format of records.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
-pub struct MetricRecord {
-    /// Its name.
-    pub key: String,
-    /// How it is written.
-    pub unit: nnz_core::Unit,
-    /// Direction in which it improves.
-    pub better: nnz_core::Better,
-    /// Description.
-    pub about: String,
-}
-
-impl From<&Metric> for MetricRecord {
-    fn from(m: &Metric) -> Self {
-        Self { key: m.key.into(), unit: m.unit, better: m.better, about: m.about.into() }
-    }
-}
-
-/// One arm of a run.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
-pub struct ExperimentArmRecord {
-    /// Its name.
-    pub name: String,
-    /// Options in which it differs from the defaults.
-    pub options: Table,
-    /// Findings, in the order of the seeds.
-    pub seeds: Vec<SeedFindings>,
-}
-
-/// Findings of an arm at a seed.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
-pub struct SeedFindings {
-    /// The seed.
-    pub seed: u64,
-    /// Its findings.
-    pub findings: Findings,
-}
-
-impl Measured for ExperimentRecord {
-    fn metrics(&self) -> Vec<MetricRecord> {
-        self.metrics.clone()
-    }
-
-    fn values(&self, arm: &str, metric: &str) -> Option<Vec<f64>> {
-        let seeds = &self.arms.iter().find(|a| a.name == arm)?.seeds;
-        seeds.iter().map(|s| s.findings.metrics.get(metric).copied()).collect()
-    }
-
-    fn rows(&self, arm: &str, metric: &str) -> Option<Vec<f64>> {
-        let seeds = &self.arms.iter().find(|a| a.name == arm)?.seeds;
-        let rows = seeds.iter().map(|s| s.findings.rows.get(metric).cloned()).collect::<Option<Vec<_>>>()?;
-        Some(rows.concat())
-    }
-}
 
 /// A completed run.
 pub struct ExperimentOutcome {
@@ -232,6 +44,7 @@ struct Inputs {
 }
 
 impl Inputs {
+    /// Reads what all arms read alike; `method` is the first arm's.
     fn read(recipe: &ExperimentRecipe, method: &Method) -> Result<Self> {
         let mut all = Self { values: BTreeMap::new(), checksums: Vec::new(), notes: Vec::new() };
         for input in method.launch(&recipe.arms[0].options)?.inputs() {
@@ -316,8 +129,9 @@ pub fn run(
     observer: &mut dyn Observer,
 ) -> Result<ExperimentOutcome> {
     recipe.check(&recipe.title)?;
-    let (recipe, method) = recipe.clone().resolve(registry)?;
-    let inputs = Inputs::read(&recipe, method)?;
+    let (recipe, methods) = recipe.clone().resolve(registry)?;
+    let metrics = recipe.metrics(&methods)?;
+    let inputs = Inputs::read(&recipe, methods[0])?;
     inputs.notes.iter().for_each(|note| observer.note(note));
     let text = |r: &ExperimentRecipe| {
         toml::to_string_pretty(r).map_err(|e| Error::Recipe { place: r.title.clone(), why: e.to_string() })
@@ -326,7 +140,8 @@ pub fn run(
     let asked = text(&ExperimentRecipe { claim: None, smoke: None, ..recipe.clone() })?;
     let mut hash = Sha256::new().chain_update(asked);
     inputs.checksums.iter().for_each(|c| hash.update(c));
-    hash.update(method.revision.to_le_bytes());
+    let each: Vec<&Method> = recipe.keys().into_iter().filter_map(|key| registry.find(key).ok()).collect();
+    each.iter().for_each(|m| hash.update(m.revision.to_le_bytes()));
     let id = hex(hash, 6);
     let dir = options.dir.clone().unwrap_or_else(|| Path::new("runs").join(&id));
     let marker = dir.join("id");
@@ -356,9 +171,9 @@ pub fn run(
         return Ok(ExperimentOutcome { record, dir, found: true });
     }
     write(&dir.join("recipe.toml"), text(&recipe)?.as_bytes())?;
-    let (count, defaults) = (recipe.arms.len() * recipe.seeds.len(), method.defaults());
-    let (mut arms, mut metrics) = (Vec::new(), Vec::new());
-    for (a, arm) in recipe.arms.iter().enumerate() {
+    let count = recipe.arms.len() * recipe.seeds.len();
+    let mut arms = Vec::new();
+    for (a, (arm, method)) in recipe.arms.iter().zip(&methods).enumerate() {
         let mut seeds = Vec::new();
         for (s, &seed) in recipe.seeds.iter().enumerate() {
             observer.begin(&arm.name, seed, a * recipe.seeds.len() + s, count);
@@ -366,7 +181,6 @@ pub fn run(
             let done = dir.join("arms").join(format!("{name}.json"));
             let checkpoint = dir.join("arms").join(format!("{name}.checkpoint.safetensors"));
             let mut experiment = method.launch(&arm.options)?;
-            metrics = experiment.metrics().iter().map(MetricRecord::from).collect();
             if !done.exists() {
                 let mut keeper = Keeper {
                     checkpoint: checkpoint.clone(),
@@ -388,15 +202,17 @@ pub fn run(
             let _ = fs::remove_file(&checkpoint);
             seeds.push(SeedFindings { seed, findings: read_json(&done)? });
         }
+        let defaults = method.defaults();
         let changed = arm.options.iter().filter(|(key, value)| defaults.get(*key) != Some(value));
         let options = changed.map(|(k, v)| (k.clone(), v.clone())).collect();
-        arms.push(ExperimentArmRecord { name: arm.name.clone(), options, seeds });
+        let key = arm.run.as_ref().map(|_| method.key.into());
+        arms.push(ExperimentArmRecord { name: arm.name.clone(), key, options, seeds });
     }
     let record = ExperimentRecord {
         id,
         title: recipe.title.clone(),
-        key: method.key.into(),
-        summary: method.summary.into(),
+        key: recipe.key().into(),
+        summary: summary(&each),
         recipe: text(&recipe)?,
         inputs: recipe.inputs.clone(),
         metrics,
@@ -407,6 +223,14 @@ pub fn run(
     write_page(&record, &dir)?;
     write_json(&dir.join("record.json"), &record)?;
     Ok(ExperimentOutcome { record, dir, found: false })
+}
+
+/// What the experiments of a run do.
+fn summary(methods: &[&Method]) -> String {
+    match methods {
+        [one] => one.summary.into(),
+        all => all.iter().map(|m| format!("{}: {}", m.name, m.summary)).collect::<Vec<_>>().join(" "),
+    }
 }
 
 /// Writes `report.html` and its numbers under `figures/`.
