@@ -5,8 +5,6 @@
 
 mod recipe;
 mod record;
-#[cfg(test)]
-mod tests;
 
 pub use recipe::{ExperimentArm, ExperimentRecipe};
 pub use record::{ExperimentArmRecord, ExperimentRecord, MetricRecord, SeedFindings};

@@ -1,6 +1,7 @@
 //! The report page and its tables, made from the record of a real run, and the page of an inspected model.
 
 mod browser;
+mod experiments;
 mod inspection;
 mod odd;
 mod page;

@@ -1,7 +1,12 @@
-use super::*;
-use crate::Measured;
+//! Comparisons of experiments: what they share, what is refused, and their page.
+
 use nnz_core::catalog::Entry;
-use nnz_core::{Better, Experiment, Input, Launch, Metric, Need, Result, Unit};
+use nnz_core::{Better, Context, Experiment, Input, InputKind, Launch, Method, Metric, Need, Registry, Result, Unit};
+use nnz_lab::experiment::{ExperimentArm, run};
+use nnz_lab::run::{Observer, Options};
+use nnz_lab::{ExperimentRecipe, Measured, report};
+use std::fs;
+use std::path::Path;
 use toml::Table;
 
 const TEXT: Input = Input { name: "text", kind: InputKind::Text, need: Need::Required, about: "Words to count." };
