@@ -147,34 +147,58 @@ fn zeros_in_order(topology: &Topology, count: usize, rng: &mut Rng) -> Vec<(u64,
     }
     // Draws one after the other, of which those that hit a connection or an earlier draw do not count. As many as are missing
     // are drawn at once: they never are too many.
-    let mut all: Vec<(u64, u32)> = Vec::new();
-    while all.len() < count {
-        let missing = count - all.len();
+    let mut rounds: Vec<Vec<(u64, u32)>> = Vec::new();
+    let mut done = 0;
+    while done < count {
+        let missing = count - done;
         let (mut new, mut lost) = draw(topology, len, missing, rng);
         *rng = rng.ahead(missing as u64);
-        if !all.is_empty() {
-            let mut before = all.iter().peekable();
-            new.retain(|&(p, index)| {
-                while before.next_if(|b| b.0 < p).is_some() {}
-                let hit = before.peek().is_some_and(|b| b.0 == p);
-                if hit {
-                    lost.push(index);
-                }
-                !hit
-            });
+        if !rounds.is_empty() {
+            let hit = |&(p, _): &(u64, u32)| rounds.iter().any(|r| r.binary_search_by_key(&p, |d| d.0).is_ok());
+            let hits: Vec<bool> = new.par_iter().with_min_len(1 << 10).map(hit).collect();
+            lost.extend(new.iter().zip(&hits).filter(|(_, hit)| **hit).map(|(d, _)| d.1));
+            let mut hits = hits.into_iter();
+            new.retain(|_| hits.next() == Some(false));
         }
-        lost.sort_unstable();
-        let first = all.len() as u32;
-        let place = |n: &mut (u64, u32)| n.1 = first + n.1 - lost.partition_point(|&l| l < n.1) as u32;
+        // A draw comes as much earlier as draws before it were lost.
+        let lost = Lost::new(missing, &lost);
+        let place = |n: &mut (u64, u32)| n.1 = done as u32 + n.1 - lost.below(n.1);
         new.par_iter_mut().with_min_len(1 << 12).for_each(place);
-        let more = !all.is_empty();
-        all.append(&mut new);
-        if more {
-            // Two ascending runs, which a stable sort merges.
-            all.sort_by_key(|&(p, _)| p);
-        }
+        done += new.len();
+        rounds.push(new);
     }
+    if rounds.len() < 2 {
+        return rounds.pop().unwrap_or_default();
+    }
+    let mut all = rounds.concat();
+    // Ascending runs, which a stable sort merges.
+    all.sort_by_key(|&(p, _)| p);
     all
+}
+
+/// Some of the numbers up to another one, to be counted from below: a bit for each number, and how many there are before each 64.
+struct Lost {
+    bits: Vec<u64>,
+    before: Vec<u32>,
+}
+
+impl Lost {
+    fn new(count: usize, some: &[u32]) -> Self {
+        let mut bits = vec![0u64; count / 64 + 1];
+        some.iter().for_each(|&n| bits[n as usize / 64] |= 1 << (n % 64));
+        let mut sum = 0;
+        let mut before = Vec::with_capacity(bits.len());
+        for word in &bits {
+            before.push(sum);
+            sum += word.count_ones();
+        }
+        Self { bits, before }
+    }
+
+    fn below(&self, n: u32) -> u32 {
+        let word = n as usize / 64;
+        self.before[word] + (self.bits[word] & ((1 << (n % 64)) - 1)).count_ones()
+    }
 }
 
 /// Draws worth a thread.
@@ -183,8 +207,8 @@ const DRAWS: usize = 1 << 14;
 /// The first `n` draws from `rng` below `len`: those that are zeros and different, ascending, each with its number; and the
 /// numbers of the others, in any order.
 fn draw(topology: &Topology, len: u64, n: usize, rng: &Rng) -> (Vec<(u64, u32)>, Vec<u32>) {
-    // Buckets of 2^shift positions with about a thousand draws each; a draw is one number of 64 bits in its bucket.
-    let shift = (len / (n as u64 / 1024).max(1)).max(1).ilog2().min(32);
+    // Buckets of 2^shift positions with a few hundred draws each; a draw is one number of 64 bits in its bucket.
+    let shift = (len / (n as u64 / 256).max(1)).max(1).ilog2().min(32);
     let buckets = (len >> shift) as usize + 1;
     if n < DRAWS || buckets > n / 16 {
         let mut draws: Vec<(u64, u32)> = {
@@ -217,13 +241,13 @@ fn draw(topology: &Topology, len: u64, n: usize, rng: &Rng) -> (Vec<(u64, u32)>,
     };
     let sorted: Vec<(Vec<u32>, Vec<u64>)> = parts.par_iter().map(sort).collect();
     let bucket = |b: usize| {
-        let own = sorted.iter().flat_map(|(starts, s)| &s[starts[b] as usize..starts[b + 1] as usize]);
-        let mut own: Vec<u64> = own.copied().collect();
+        let mut own: Vec<u64> = Vec::with_capacity(1 << 10);
+        sorted.iter().for_each(|(starts, s)| own.extend_from_slice(&s[starts[b] as usize..starts[b + 1] as usize]));
         own.sort_unstable();
         let first = (b as u64) << shift;
         accept(topology, own.into_iter().map(move |d| (first | d >> 32, d as u32)))
     };
-    let found: Vec<_> = (0..buckets).into_par_iter().with_min_len(8).map(bucket).collect();
+    let found: Vec<_> = (0..buckets).into_par_iter().with_min_len(32).map(bucket).collect();
     let (mut all, mut lost) = (Vec::with_capacity(n), Vec::new());
     for (good, bad) in found {
         all.extend(good);
@@ -236,11 +260,11 @@ fn draw(topology: &Topology, len: u64, n: usize, rng: &Rng) -> (Vec<(u64, u32)>,
 const COUNTED: usize = 16;
 
 /// Of ascending draws with their numbers: the first at each zero, and the numbers of the others.
-fn accept(topology: &Topology, draws: impl Iterator<Item = (u64, u32)> + Clone) -> (Vec<(u64, u32)>, Vec<u32>) {
+fn accept(topology: &Topology, draws: impl Iterator<Item = (u64, u32)>) -> (Vec<(u64, u32)>, Vec<u32>) {
     let (mut good, mut bad): (Vec<(u64, u32)>, Vec<u32>) = (Vec::with_capacity(draws.size_hint().0), Vec::new());
-    let exists = topology.holds(draws.clone().map(|d| d.0));
-    for ((p, i), exists) in draws.zip(exists) {
-        match exists || good.last().is_some_and(|g| g.0 == p) {
+    let mut held = topology.held();
+    for (p, i) in draws {
+        match held(p) || good.last().is_some_and(|g| g.0 == p) {
             true => bad.push(i),
             false => good.push((p, i)),
         }

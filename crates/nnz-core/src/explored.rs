@@ -1,5 +1,9 @@
 use crate::Topology;
+use rayon::prelude::*;
 use serde::{Deserialize, Serialize};
+
+/// Connections a thread takes at once.
+const PART: usize = 1 << 14;
 
 /// All connections a layer ever had, 8 bytes each. There are at most as many as the layer had at the start plus those
 /// grown.
@@ -19,9 +23,9 @@ impl Explored {
         if self.ever.is_empty() {
             self.ever = old.positions().collect();
         }
-        let before = self.recent.len();
-        self.recent.extend(old.carry(new).zip(new.positions()).filter(|(from, _)| from.is_none()).map(|(_, p)| p));
-        self.births += (self.recent.len() - before) as u64;
+        let (sources, births) = old.sources(new, |_| 0);
+        self.recent.extend(new.positions().zip(sources).filter(|&(_, from)| from >= Topology::NEW).map(|(p, _)| p));
+        self.births += births as u64;
         if self.recent.len() > self.ever.len() / 4 {
             self.ever = self.all();
             self.recent.clear();
@@ -34,26 +38,58 @@ impl Explored {
     }
 
     fn all(&self) -> Vec<u64> {
+        // Ascending runs, which a stable sort merges.
         let mut recent = self.recent.clone();
-        recent.sort_unstable();
-        let mut all = Vec::with_capacity(self.ever.len() + recent.len());
-        let mut recent = recent.into_iter().peekable();
-        for &p in &self.ever {
-            while let Some(born) = recent.next_if(|&born| born < p) {
-                all.push(born);
-            }
-            while recent.next_if_eq(&p).is_some() {}
-            all.push(p);
-        }
-        all.extend(recent);
-        all.dedup();
-        all
+        recent.sort();
+        recent.dedup();
+        let count = self.ever.len().div_ceil(PART).max(1);
+        let cuts: Vec<[usize; 2]> = (0..=count)
+            .map(|i| match self.ever.get(i * PART) {
+                _ if i == 0 => [0, 0],
+                Some(&p) => [i * PART, recent.partition_point(|&q| q < p)],
+                None => [self.ever.len(), recent.len()],
+            })
+            .collect();
+        let part = |cut: &[[usize; 2]]| union(&self.ever[cut[0][0]..cut[1][0]], &recent[cut[0][1]..cut[1][1]]);
+        cuts.par_windows(2).map(part).collect::<Vec<_>>().concat()
     }
+}
+
+/// Numbers of two ascending runs, each once.
+fn union(a: &[u64], b: &[u64]) -> Vec<u64> {
+    let mut all = vec![0; a.len() + b.len()];
+    let (mut i, mut j, mut n) = (0, 0, 0);
+    // Without branches that depend on which is lower: they could not be foreseen.
+    while i < a.len() && j < b.len() {
+        let (x, y) = (a[i], b[j]);
+        all[n] = x.min(y);
+        n += 1;
+        i += usize::from(x <= y);
+        j += usize::from(y <= x);
+    }
+    for rest in [&a[i..], &b[j..]] {
+        all[n..n + rest.len()].copy_from_slice(rest);
+        n += rest.len();
+    }
+    all.truncate(n);
+    all
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn unions_of_parts_hold_every_number_once() {
+        for (n, step) in [(0, 1), (1, 1), (3 * PART, 3), (3 * PART, 7), (2 * PART + 5, PART)] {
+            let ever: Vec<u64> = (0..n as u64).map(|i| 3 * i).collect();
+            let recent: Vec<u64> = (0..n as u64 + 9).rev().map(|i| i * step as u64).chain([1, 1]).collect();
+            let mut want = [&ever[..], &recent].concat();
+            want.sort_unstable();
+            want.dedup();
+            assert!(Explored { ever, recent, births: 0 }.all() == want, "{n} {step}");
+        }
+    }
 
     #[test]
     fn every_connection_counts_once() {

@@ -4,8 +4,11 @@ use rayon::prelude::*;
 
 /// Numbers a thread takes at once.
 const PART: usize = 1 << 16;
-/// Most counts of the upper halves of keys that are made at once.
+/// Most counts of the upper bits of keys that are made at once.
 const COUNTS: usize = 16;
+/// Lower bits, by which keys are not counted: those of sign, exponent and three bits of the fraction are, so that the counts
+/// stay in the first-level cache.
+const LOWER: u32 = 20;
 /// Fewer numbers than this are not worth a count.
 const FEW: usize = 1 << 12;
 
@@ -19,23 +22,23 @@ fn key(x: f32) -> u32 {
 pub(crate) struct Ranks<'a, K> {
     values: &'a [f32],
     key: K,
-    /// Keys with a lower upper half, for each upper half.
+    /// Keys with lower upper bits, for all upper bits.
     below: Vec<usize>,
 }
 
 impl<'a, K: Fn(f32) -> u32 + Sync> Ranks<'a, K> {
-    /// Counts the upper halves. O(values), on all threads.
+    /// Counts the upper bits. O(values), on all threads.
     pub fn new(values: &'a [f32], key: K) -> Self {
         let part = values.len().div_ceil(COUNTS).max(PART);
         let count = |values: &[f32]| {
-            let mut counts = vec![0u32; 1 << 16];
-            values.iter().for_each(|&v| counts[(key(v) >> 16) as usize] += 1);
+            let mut counts = vec![0u32; 1 << (32 - LOWER)];
+            values.iter().for_each(|&v| counts[(key(v) >> LOWER) as usize] += 1);
             counts
         };
         let counts: Vec<Vec<u32>> = values.par_chunks(part).map(count).collect();
         let mut sum = 0;
-        let mut below = Vec::with_capacity((1 << 16) + 1);
-        for upper in 0..1 << 16 {
+        let mut below = Vec::with_capacity((1 << (32 - LOWER)) + 1);
+        for upper in 0..1 << (32 - LOWER) {
             below.push(sum);
             sum += counts.iter().map(|c| c[upper] as usize).sum::<usize>();
         }
@@ -43,16 +46,16 @@ impl<'a, K: Fn(f32) -> u32 + Sync> Ranks<'a, K> {
         Self { values, key, below }
     }
 
-    /// How many keys are below `upper` · 2¹⁶.
-    pub fn below(&self, upper: u32) -> usize {
-        self.below[upper as usize]
+    /// How many keys have a lower first bit than one.
+    pub fn first_half(&self) -> usize {
+        self.below[1 << (31 - LOWER)]
     }
 
     /// The key of a rank, which must be one, and how many keys are below it. O(values), on all threads.
     pub fn at(&self, rank: usize) -> (u32, usize) {
         let upper = self.below.partition_point(|&b| b <= rank) - 1;
         let same = |values: &[f32]| -> Vec<u32> {
-            values.iter().map(|&v| (self.key)(v)).filter(|k| (k >> 16) as usize == upper).collect()
+            values.iter().map(|&v| (self.key)(v)).filter(|k| (k >> LOWER) as usize == upper).collect()
         };
         let mut keys = self.values.par_chunks(PART).map(same).collect::<Vec<_>>().concat();
         let inner = rank - self.below[upper];
@@ -109,7 +112,7 @@ pub(crate) fn top_of_each_sign(values: &[f32], count: usize, keep: &mut [bool]) 
     // Positive entries first, each sign by |w|.
     let key = |w: f32| w.abs().to_bits() | u32::from(w < 0.0) << 31;
     let ranks = Ranks::new(values, key);
-    let positive = ranks.below(1 << 15);
+    let positive = ranks.first_half();
     let sizes = [positive, values.len() - positive];
     let fraction = |rank: usize, n: usize| (rank as f32 + 0.5) / n as f32;
     // How many of a sign have a fraction below, and up to, some number.

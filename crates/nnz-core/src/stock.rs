@@ -5,6 +5,7 @@ use crate::{
     Criterion, Decay, Distribution, Edit, Error, Growth, GrowthCandidates, Pattern, Plan, Result, Rng, Schedule,
     Setting, Shape, Signals, Sparsifier, Start, Target, TargetKind, Topology, When, allocate, random_zeros,
 };
+use rayon::prelude::*;
 use serde_json::{Value, json};
 
 /// Opens the random stream of one target at one step.
@@ -323,17 +324,19 @@ impl DropGrow {
             if !grown.is_sorted_by_key(|g| g.0) {
                 grown.sort_unstable_by_key(|&(p, _)| p);
             }
-            let positions: Vec<u64> = grown.iter().map(|&(p, _)| p).collect();
-            t.topology.exchange(&kept, &positions)
+            let positions: Vec<u64> = grown.par_iter().with_min_len(1 << 14).map(|&(p, _)| p).collect();
+            (t.topology.exchange(&kept, &positions), positions)
         };
-        let mut topology = exchanged(&mut grown);
+        let (mut topology, mut positions) = exchanged(&mut grown);
         if grown.len() < got {
             grown.extend(random_zeros(&topology, got - grown.len(), &mut rng).into_iter().map(|p| (p, 0.0)));
-            topology = exchanged(&mut grown);
+            (topology, positions) = exchanged(&mut grown);
         }
-        let existed = t.topology.holds(grown.iter().map(|&(p, _)| p));
-        let newborn = grown.iter().zip(existed).filter(|(_, existed)| !existed).map(|(&(_, v), _)| v);
-        let mut newborn: Vec<f32> = newborn.collect();
+        let existed = t.topology.holds(&positions);
+        let mut newborn: Vec<f32> = match existed.contains(&true) {
+            true => grown.iter().zip(existed).filter(|(_, existed)| !existed).map(|(&(_, v), _)| v).collect(),
+            false => grown.par_iter().with_min_len(1 << 14).map(|&(_, v)| v).collect(),
+        };
         if newborn.iter().all(|&v| v == 0.0) {
             newborn.clear();
         }

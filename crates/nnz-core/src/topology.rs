@@ -29,6 +29,9 @@ pub struct Transposed {
 }
 
 impl Topology {
+    /// Marks an entry of another topology that is not here, in [`Topology::sources`].
+    pub const NEW: u32 = 1 << 31;
+
     /// Checks raw compressed rows: monotone `starts` of `rows + 1` numbers, columns ascending and in range.
     pub fn new(rows: usize, cols: usize, starts: Vec<usize>, columns: Vec<u32>) -> Result<Self> {
         let bad = |why: String| Err(Error::Parse { text: format!("{rows}x{cols}"), what: "a topology", why });
@@ -239,60 +242,140 @@ impl Topology {
             jobs.push((rows, first, starts, columns));
             first += size;
         }
-        jobs.into_par_iter().for_each(|(rows, first, starts, columns)| {
+        let exchange = |(rows, first, starts, columns): (Range<usize>, usize, &mut [usize], &mut [u32])| {
             let mut begin = rows.start as u64 * self.cols as u64;
             let mut grown = own(&rows).1;
-            let (mut at, mut kept, mut born) = (0, Vec::new(), Vec::new());
+            let (mut at, mut kept, mut born) = (0, vec![-1i64], vec![-1i64]);
+            let mut apart = true;
             for (r, end) in rows.zip(starts) {
-                // Without branches that depend on what stays and where the new ones fall: they could not be foreseen.
+                // Without branches that depend on what stays: they could not be foreseen.
                 let entries = self.starts[r]..self.starts[r + 1];
-                kept.resize(entries.len().max(kept.len()), 0);
-                let mut stay = 0;
+                kept.resize((entries.len() + 2).max(kept.len()), 0);
+                let mut stay = 1;
                 for (&c, &keep) in self.columns[entries.clone()].iter().zip(&keep[entries]) {
-                    kept[stay] = c;
+                    kept[stay] = i64::from(c);
                     stay += usize::from(keep);
                 }
+                kept[stay] = i64::MAX;
                 let below = begin + self.cols as u64;
                 let count = grown.iter().take_while(|&&p| p < below).count();
-                born.clear();
-                born.extend(grown[..count].iter().map(|&p| (p - begin) as u32));
+                born.truncate(1);
+                born.extend(grown[..count].iter().map(|&p| p.wrapping_sub(begin) as i64));
+                apart &= born.windows(2).fold(true, |ascend, c| ascend & (c[0] < c[1]));
+                born.push(i64::MAX);
                 grown = &grown[count..];
-                let (old, own) = (&kept[..stay], &mut columns[at..at + stay + count]);
-                let (mut i, mut j) = (0, 0);
-                while i < old.len() && j < born.len() {
-                    let first = old[i] < born[j];
-                    own[i + j] = if first { old[i] } else { born[j] };
-                    i += usize::from(first);
-                    j += usize::from(!first);
-                }
-                own[i + j..i + born.len()].copy_from_slice(&born[j..]);
-                own[i + born.len()..].copy_from_slice(&old[i..]);
-                at += stay + count;
+                let to = &mut columns[at..at + stay - 1 + count];
+                at += to.len();
+                apart &= merge(&kept[..=stay], &born, to);
                 *end = first + at;
                 begin = below;
             }
-        });
-        let new = Self { rows: self.rows, cols: self.cols, starts, columns };
-        let ascends = |rows: Range<usize>| rows.into_iter().all(|r| new.row(r).windows(2).all(|c| c[0] < c[1]));
-        assert!(new.row_ranges().into_par_iter().all(ascends), "positions must be distinct and ascend");
-        new
+            apart && grown.is_empty()
+        };
+        let apart: Vec<bool> = jobs.into_par_iter().map(exchange).collect();
+        assert!(!apart.contains(&false), "positions must be distinct and ascend");
+        Self { rows: self.rows, cols: self.cols, starts, columns }
     }
 
-    /// Whether each of some ascending positions is an entry. O(positions + rows and entries between them).
-    pub fn holds<'a>(&'a self, positions: impl IntoIterator<Item = u64> + 'a) -> impl Iterator<Item = bool> + 'a {
-        let (mut row, mut begin, mut at) = (0, 0, 0);
-        positions.into_iter().map(move |p| {
-            if p - begin >= self.cols as u64 {
-                row = (p / self.cols as u64) as usize;
-                begin = row as u64 * self.cols as u64;
-                at = self.starts[row];
+    /// Whether positions are entries, to be asked in any order, fastest row by row. O(log row length) each.
+    pub(crate) fn held(&self) -> impl FnMut(u64) -> bool + '_ {
+        let wide = self.cols as u64;
+        let (mut begin, mut row): (u64, &[u32]) = (0, if self.rows > 0 { self.row(0) } else { &[] });
+        move |p| {
+            if p.wrapping_sub(begin) >= wide {
+                let r = (p / wide) as usize;
+                (begin, row) = (r as u64 * wide, self.row(r));
             }
-            let (c, end) = ((p - begin) as u32, self.starts[row + 1]);
-            while at < end && self.columns[at] < c {
-                at += 1;
+            row.binary_search(&((p - begin) as u32)).is_ok()
+        }
+    }
+
+    /// Whether each of some positions is an entry. O(positions · log row length), on all threads.
+    ///
+    /// # Panics
+    /// When a position leaves the shape.
+    pub fn holds(&self, positions: &[u64]) -> Vec<bool> {
+        let mut all = vec![false; positions.len()];
+        all.par_chunks_mut(RANGE).zip(positions.par_chunks(RANGE)).for_each(|(to, positions)| {
+            let mut held = self.held();
+            to.iter_mut().zip(positions).for_each(|(to, &p)| *to = held(p));
+        });
+        all
+    }
+
+    /// Where the entries of `new` come from: the `place` of those that are here, and [`Topology::NEW`] and a number for the others,
+    /// which count from zero in their order. Also returns how many are new. O(nnz of both), on all threads.
+    ///
+    /// # Panics
+    /// When shapes differ, or there are 2³¹ entries or more.
+    pub fn sources(&self, new: &Topology, place: impl Fn(usize) -> u32 + Sync) -> (Vec<u32>, usize) {
+        assert_eq!((self.rows, self.cols), (new.rows, new.cols), "shapes");
+        assert!(self.nnz().max(new.nnz()) < Self::NEW as usize, "entries; fewer than 2^31 are possible");
+        let ranges = new.row_ranges();
+        let mut all = vec![0; new.nnz()];
+        let mut rest = &mut all[..];
+        let mut jobs = Vec::with_capacity(ranges.len());
+        for rows in ranges {
+            let own;
+            (own, rest) = rest.split_at_mut(new.starts[rows.end] - new.starts[rows.start]);
+            jobs.push((rows, own));
+        }
+        let find = |(rows, to): &mut (Range<usize>, &mut [u32])| {
+            self.trace(new, rows.clone(), &place, to);
+            to.iter().map(|s| (s >> 31) as usize).sum::<usize>()
+        };
+        let births: Vec<usize> = jobs.par_iter_mut().map(find).collect();
+        let mut before = 0;
+        let mut firsts = Vec::with_capacity(births.len());
+        for n in births {
+            firsts.push(before);
+            before += n;
+        }
+        jobs.into_par_iter().zip(firsts).for_each(|((_, to), first)| {
+            let mut next = first as u32;
+            for s in to {
+                let born = *s >> 31;
+                *s += born * next;
+                next += born;
             }
-            at < end && self.columns[at] == c
-        })
+        });
+        (all, before)
+    }
+
+    /// The same of a range of rows, without numbers for what is new.
+    fn trace(&self, new: &Topology, rows: Range<usize>, place: &impl Fn(usize) -> u32, to: &mut [u32]) {
+        let first = new.starts[rows.start];
+        let row = |r: usize| (self.starts[r], new.starts[r]);
+        let end = |r: usize| (self.starts[r + 1], new.starts[r + 1]);
+        let open = |(i, j): (usize, usize), (end, last): (usize, usize)| i < end && j < last;
+        // Without branches that depend on which is lower: they could not be foreseen.
+        let step = |(i, j): &mut (usize, usize), to: &mut [u32]| {
+            let (a, b, found) = (self.columns[*i], new.columns[*j], place(*i));
+            to[*j - first] = if a == b { found } else { Self::NEW };
+            *i += usize::from(a <= b);
+            *j += usize::from(b <= a);
+        };
+        let finish = |mut at: (usize, usize), end: (usize, usize), to: &mut [u32]| {
+            while open(at, end) {
+                step(&mut at, to);
+            }
+            to[at.1 - first..end.1 - first].fill(Self::NEW);
+        };
+        // Two rows at once, whose comparisons do not wait for one another.
+        let mut r = rows.start;
+        while r + 1 < rows.end {
+            let (mut a, mut b, a_end, b_end) = (row(r), row(r + 1), end(r), end(r + 1));
+            while open(a, a_end) && open(b, b_end) {
+                step(&mut a, to);
+                step(&mut b, to);
+            }
+            finish(a, a_end, to);
+            finish(b, b_end, to);
+            r += 2;
+        }
+        if r < rows.end {
+            finish(row(r), end(r), to);
+        }
     }
 
     /// For the entries of some rows of `new`, their index here, from the first of these rows on; any where they are not here, and
@@ -378,6 +461,32 @@ impl Topology {
     }
 }
 
+/// Merges two ascending runs from both ends at once, by comparisons of which one half does not wait for the other. Each run lies
+/// between a lower and a higher number than those of both. Returns whether no number is in both.
+fn merge(a: &[i64], b: &[i64], to: &mut [u32]) -> bool {
+    let (mut i, mut j, mut k, mut l) = (1, 1, a.len() - 2, b.len() - 2);
+    let mut apart = true;
+    let (low, high) = to.split_at_mut(to.len() / 2);
+    let (middle, high) = high.split_at_mut(high.len() - low.len());
+    for (low, high) in low.iter_mut().zip(high.iter_mut().rev()) {
+        let (x, y) = (a[i], b[j]);
+        *low = x.min(y) as u32;
+        apart &= x != y;
+        i += usize::from(x < y);
+        j += usize::from(x >= y);
+        let (x, y) = (a[k], b[l]);
+        *high = x.max(y) as u32;
+        apart &= x != y;
+        k -= usize::from(x > y);
+        l -= usize::from(x <= y);
+    }
+    if let [middle] = middle {
+        *middle = a[i].min(b[j]) as u32;
+        apart &= a[i] != b[j];
+    }
+    apart
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -435,11 +544,17 @@ mod tests {
             let new = old.exchange(&keep, &grown);
             assert_eq!(new, kept.union(&born));
             assert_eq!(Topology::new(rows, cols, new.starts.clone(), new.columns.clone()).unwrap(), new);
-            let holds: Vec<bool> = old.holds(grown.iter().copied()).collect();
+            let holds = old.holds(&grown);
             assert!(grown.iter().zip(&holds).all(|(&p, &h)| old.find(p).is_some() == h));
             let values: Vec<Vec<u32>> = (0..2).map(|k| (0..old.nnz() as u32).map(|i| 2 * i + k).collect()).collect();
             let (carried, born) = old.carried(&new, &values, 0, |which, i| 1_000_000 + 2 * i as u32 + which as u32);
             assert_eq!(born, holds.iter().filter(|h| !**h).count());
+            let (sources, same) = old.sources(&new, |i| 3 * i as u32);
+            assert_eq!(same, born);
+            let mut numbers = 0..;
+            for (from, &source) in old.carry(&new).zip(&sources) {
+                assert_eq!(source, from.map_or_else(|| Topology::NEW + numbers.next().unwrap(), |i| 3 * i as u32));
+            }
             let mut births = 0..;
             for (e, from) in old.carry(&new).enumerate() {
                 let want = from.unwrap_or_else(|| 500_000 + births.next().unwrap()) as u32;
