@@ -11,12 +11,15 @@ pub enum Pattern {
     Unstructured,
     /// Anywhere, with the same number of nonzeros in every output row (constant fan-in).
     PerRow,
-    /// `n` kept in every `m` consecutive inputs; the density is n / m.
+    /// `n` kept in every `m` consecutive inputs; the density is n / m. Those of a kernel are its input channels at one position, as
+    /// sparse matrix units of processors require.
     Nm {
         /// Entries kept per group.
         n: usize,
         /// Group size.
         m: usize,
+        /// Whether a group is `m` consecutive entries of a row as stored, which in a kernel may lie at several positions.
+        flat: bool,
     },
     /// Whole blocks of `rows` outputs by `cols` inputs.
     Block {
@@ -34,7 +37,7 @@ impl fmt::Display for Pattern {
         match self {
             Self::Unstructured => f.write_str("unstructured"),
             Self::PerRow => f.write_str("per-row"),
-            Self::Nm { n, m } => write!(f, "{n}:{m}"),
+            Self::Nm { n, m, flat } => write!(f, "{}{n}:{m}", if *flat { "flat:" } else { "" }),
             Self::Block { rows, cols } => write!(f, "block:{rows}x{cols}"),
             Self::Row => f.write_str("row"),
         }
@@ -45,7 +48,7 @@ impl FromStr for Pattern {
     type Err = Error;
 
     fn from_str(text: &str) -> Result<Self> {
-        let why = "expected unstructured, per-row, row, N:M such as 2:4, or block:RxC such as block:4x4";
+        let why = "expected unstructured, per-row, row, N:M such as 2:4, flat:N:M, or block:RxC such as block:4x4";
         let bad = || Error::Parse { text: text.into(), what: "a pattern", why: why.into() };
         let pair = |s: &str, by: char| {
             let (a, b) = s.split_once(by)?;
@@ -60,10 +63,13 @@ impl FromStr for Pattern {
                     (rows, cols) if rows > 0 && cols > 0 => Self::Block { rows, cols },
                     _ => return Err(bad()),
                 },
-                None => match pair(text, ':').ok_or_else(bad)? {
-                    (n, m) if n > 0 && n <= m => Self::Nm { n, m },
-                    _ => return Err(bad()),
-                },
+                None => {
+                    let (groups, flat) = text.strip_prefix("flat:").map_or((text, false), |rest| (rest, true));
+                    match pair(groups, ':').ok_or_else(bad)? {
+                        (n, m) if n > 0 && n <= m => Self::Nm { n, m, flat },
+                        _ => return Err(bad()),
+                    }
+                }
             },
         })
     }
@@ -86,7 +92,7 @@ impl Pattern {
     /// The density that the pattern fixes, if any.
     pub fn fixed_density(self) -> Option<f64> {
         match self {
-            Self::Nm { n, m } => Some(n as f64 / m as f64),
+            Self::Nm { n, m, .. } => Some(n as f64 / m as f64),
             _ => None,
         }
     }
@@ -98,8 +104,12 @@ impl Pattern {
             Err(Error::Pattern { pattern, layer, rows: shape.rows, cols: shape.cols, why })
         };
         match self {
-            Self::Nm { m, .. } if !shape.cols.is_multiple_of(m) => {
-                refuse(format!("{} inputs are not a multiple of {m}", shape.cols))
+            Self::Nm { m, flat: true, .. } if !shape.cols.is_multiple_of(m) => {
+                refuse(format!("{} entries of a row are not a multiple of {m}", shape.cols))
+            }
+            Self::Nm { m, flat: false, .. } if !shape.channels().is_multiple_of(m) => {
+                let what = if shape.kernel == [1, 1] { "inputs" } else { "input channels" };
+                refuse(format!("{} {what} are not a multiple of {m}", shape.channels()))
             }
             Self::Block { rows, .. } if !shape.rows.is_multiple_of(rows) => {
                 refuse(format!("{} outputs are not a multiple of {rows}", shape.rows))
@@ -124,7 +134,7 @@ impl Pattern {
                 let fan_in = self.units(topology.rows(), count);
                 (0..topology.rows()).for_each(|r| top(score, starts[r]..starts[r + 1], fan_in, &mut keep));
             }
-            Self::Nm { n, m } => {
+            Self::Nm { n, m, .. } => {
                 for r in 0..topology.rows() {
                     let (mut i, end) = (starts[r], starts[r + 1]);
                     while i < end {
@@ -173,7 +183,7 @@ impl Pattern {
                     lists.into_iter().flat_map(|(o, l)| l.into_iter().map(move |c| o + c)),
                 )
             }
-            Self::Nm { n, m } => {
+            Self::Nm { n, m, .. } => {
                 let groups: Vec<_> = (0..shape.len() / m).map(|g| (g as u64, rng.distinct(m as u64, n))).collect();
                 let positions = groups.into_iter().flat_map(|(g, l)| l.into_iter().map(move |c| g * m as u64 + c));
                 Topology::from_positions(rows, cols, positions)
@@ -235,10 +245,10 @@ mod tests {
 
     #[test]
     fn names_round_trip_and_nonsense_is_refused() {
-        for p in ["unstructured", "per-row", "row", "2:4", "block:4x8"] {
+        for p in ["unstructured", "per-row", "row", "2:4", "flat:2:4", "block:4x8"] {
             assert_eq!(p.parse::<Pattern>().unwrap().to_string(), p);
         }
-        for p in ["", "4:2", "0:4", "block:0x2", "block:4", "rows", "2:"] {
+        for p in ["", "4:2", "0:4", "block:0x2", "block:4", "rows", "2:", "flat:", "flat:4:2", "flat:row"] {
             assert!(p.parse::<Pattern>().is_err(), "{p}");
         }
     }
@@ -252,7 +262,7 @@ mod tests {
         };
         assert_eq!(kept(Pattern::Unstructured, 3), [1, 4, 5]);
         assert_eq!(kept(Pattern::PerRow, 4), [1, 2, 4, 5]);
-        assert_eq!(kept(Pattern::Nm { n: 1, m: 2 }, 4), [1, 2, 4, 6]);
+        assert_eq!(kept(Pattern::Nm { n: 1, m: 2, flat: false }, 4), [1, 2, 4, 6]);
         assert_eq!(kept(Pattern::Block { rows: 2, cols: 2 }, 4), [0, 1, 4, 5]);
         assert_eq!(kept(Pattern::Row, 4), [4, 5, 6, 7]);
     }
@@ -263,7 +273,7 @@ mod tests {
         let mut rng = Rng::stream(0, "test", 0, 0);
         assert_eq!(Pattern::Unstructured.random(&shape, 30, &mut rng).nnz(), 30);
         assert_eq!(Pattern::PerRow.random(&shape, 24, &mut rng).row_degrees(), [3; 8]);
-        let nm = Pattern::Nm { n: 2, m: 4 }.random(&shape, 0, &mut rng);
+        let nm = Pattern::Nm { n: 2, m: 4, flat: false }.random(&shape, 0, &mut rng);
         for r in 0..8 {
             for g in 0..4 {
                 assert_eq!(nm.row(r).iter().filter(|&&c| c as usize / 4 == g).count(), 2);
@@ -278,8 +288,14 @@ mod tests {
 
     #[test]
     fn impossible_shapes_are_refused() {
-        let e = Pattern::Nm { n: 2, m: 4 }.check(&Shape::matrix("fc", 3, 10)).unwrap_err().to_string();
+        let [groups, flat] = [false, true].map(|flat| Pattern::Nm { n: 2, m: 4, flat });
+        let e = groups.check(&Shape::matrix("fc", 3, 10)).unwrap_err().to_string();
         assert!(e.contains("2:4") && e.contains("fc") && e.contains("10"), "{e}");
+        // Of a kernel, groups lie along its input channels: here two of them at four positions each.
+        let kernel = Shape { kernel: [2, 2], ..Shape::matrix("conv", 3, 8) };
+        let e = groups.check(&kernel).unwrap_err().to_string();
+        assert!(e.contains("2 input channels"), "{e}");
+        assert!(flat.check(&kernel).is_ok() && groups.check(&Shape { cols: 16, ..kernel }).is_ok());
         assert!(Pattern::Block { rows: 2, cols: 2 }.check(&Shape::matrix("fc", 3, 10)).is_err());
     }
 }

@@ -29,6 +29,11 @@ impl Shape {
         self.rows * self.cols
     }
 
+    /// Inputs at one position of a kernel.
+    pub fn channels(&self) -> usize {
+        self.cols / self.kernel.iter().product::<usize>().max(1)
+    }
+
     /// Whether it has no entries.
     pub fn is_empty(&self) -> bool {
         self.len() == 0

@@ -234,7 +234,7 @@ struct CycleRow {
 }
 
 fn cycles(args: &CycleArgs, ui: Ui) -> Result<ExitCode> {
-    let Pattern::Nm { n, m } = args.pattern.parse()? else {
+    let Pattern::Nm { n, m, .. } = args.pattern.parse()? else {
         bail!("--pattern {}: expected N:M, such as 2:8", args.pattern);
     };
     if !(1..=4096).contains(&args.side) {

@@ -116,7 +116,7 @@ pub struct MethodArgs {
     /// The same as a sparsity: zeros / prunable weights
     #[arg(long, value_name = "S", allow_negative_numbers = true)]
     pub sparsity: Option<f64>,
-    /// Where zeros may fall: unstructured, per-row, row, N:M (2:4), block:RxC (block:4x4)
+    /// Where zeros may fall: unstructured, per-row, row, N:M (2:4), flat:N:M, block:RxC (block:4x4)
     #[arg(long, value_name = "PATTERN")]
     pub pattern: Option<String>,
     /// How the budget is shared between layers: uniform, er, erk, erk-plus, global

@@ -236,16 +236,18 @@ pub fn prune(
         network.notes.push(format!("not pruned: {}", dense(each)));
     }
     let pattern = pruning.options.get("pattern").and_then(toml::Value::as_str).map(str::parse);
-    let grouped = matches!(pattern, Some(Ok(Pattern::Nm { .. })));
-    if let Some(Ok(Pattern::Nm { m, .. })) = pattern {
-        let (fit, odd): (Vec<Matrix>, Vec<Matrix>) = matrices.into_iter().partition(|k| channels(k).is_multiple_of(m));
+    let grouped = matches!(pattern, Some(Ok(Pattern::Nm { flat: false, .. })));
+    if let Some(Ok(Pattern::Nm { m, flat, .. })) = pattern {
+        let inputs = |k: &Matrix| if flat { k.cols } else { channels(k) };
+        let (fit, odd): (Vec<Matrix>, Vec<Matrix>) = matrices.into_iter().partition(|k| inputs(k).is_multiple_of(m));
         matrices = fit;
         if !odd.is_empty() {
-            let each = odd.iter().map(|k| format!("`{}` with {}", k.name, channels(k))).collect();
+            let each = odd.iter().map(|k| format!("`{}` with {}", k.name, inputs(k))).collect();
             network.notes.push(format!(
-                "{} of {} matrices stay dense: their inputs (of kernels the channels) are no multiple of {m}: {}",
+                "{} of {} matrices stay dense: their inputs{} are no multiple of {m}: {}",
                 odd.len(),
                 odd.len() + matrices.len(),
+                if flat { "" } else { " (of kernels the channels)" },
                 dense(each)
             ));
         }

@@ -175,7 +175,7 @@ mod tests {
                 _ => panic!("nothing was pruned"),
             }
         };
-        for pattern in [Pattern::PerRow, Pattern::Nm { n: 2, m: 8 }] {
+        for pattern in [Pattern::PerRow, Pattern::Nm { n: 2, m: 8, flat: false }] {
             let (before, after) = (prune(0, pattern), prune(50, pattern));
             assert_eq!(before.row_degrees(), after.row_degrees());
             let errors = |t: &Topology| -> Vec<f64> {
@@ -188,7 +188,7 @@ mod tests {
             let (b, a) = (errors(&before), errors(&after));
             assert!(b.iter().zip(&a).all(|(b, a)| a <= b), "{b:?} {a:?}");
             assert!(a.iter().sum::<f64>() < 0.7 * b.iter().sum::<f64>(), "{pattern}: {b:?} {a:?}");
-            if let Pattern::Nm { n, m } = pattern {
+            if let Pattern::Nm { n, m, .. } = pattern {
                 let groups = (0..rows * cols / m).all(|g| (0..m).filter(|i| after.find((g * m + i) as u64).is_some()).count() == n);
                 assert!(groups);
             }

@@ -12,7 +12,10 @@
 //! it is always without, and the search stops at the first point beyond the tolerance.
 
 use nnz_core::subject::Show;
-use nnz_core::{Command, Budget, Build, DistributionKind, Edit, Error, CheckOnly, Knee, Magnitude, Method, OneShot, Pattern, Period, Procedure, Prune, Result, Setting, Shape, Signals, Target, MethodInstance, above, options, Sparsifier};
+use nnz_core::{
+    Budget, Build, CheckOnly, Command, DistributionKind, Edit, Error, Knee, Magnitude, Method, MethodInstance, OneShot,
+    Pattern, Period, Procedure, Prune, Result, Setting, Shape, Signals, Sparsifier, Target, above, options,
+};
 use serde::{Deserialize, Serialize};
 use std::ops::Range;
 
@@ -37,7 +40,6 @@ options! {
     at: Period = Period::Run(1.0),
 }
 
-
 impl Options {
     /// Grid in order of falling density: densities, and the pattern at each.
     ///
@@ -45,8 +47,8 @@ impl Options {
     /// When the pattern has no grid.
     fn grid(&self) -> Result<Vec<(f64, Pattern)>> {
         match self.pattern {
-            Pattern::Nm { m, .. } => {
-                Ok((1..m).rev().map(|n| (n as f64 / m as f64, Pattern::Nm { n, m })).collect())
+            Pattern::Nm { m, flat, .. } => {
+                Ok((1..m).rev().map(|n| (n as f64 / m as f64, Pattern::Nm { n, m, flat })).collect())
             }
             Pattern::Unstructured | Pattern::PerRow => {
                 // The last point keeps at least half a step of the weights.
@@ -181,7 +183,7 @@ mod tests {
         let grid = densities(&Options { step: 0.25, ..Options::default() });
         assert_eq!(grid, [0.75, 0.5, 0.25]);
         assert_eq!(densities(&Options::default()).len(), 19);
-        let nm = Options { pattern: Pattern::Nm { n: 2, m: 4 }, ..Options::default() };
+        let nm = Options { pattern: Pattern::Nm { n: 2, m: 4, flat: false }, ..Options::default() };
         assert_eq!(densities(&nm), [0.75, 0.5, 0.25]);
         let rows = Options { pattern: Pattern::Row, ..Options::default() };
         assert!(rows.grid().is_err() && Options { step: 0.0, ..Options::default() }.check().is_err());
@@ -193,12 +195,11 @@ mod tests {
         let mut search = search(&Options { step: 0.25, at: Period::Run(0.6), ..Options::default() });
         let (shape, full) = (Shape::matrix("a", 1, 8), Topology::full(1, 8));
         let values: Vec<f32> = (1..=8).map(|v| v as f32).collect();
-        let left = |search: &mut dyn Procedure| {
-            match &search.edit(&[Target::new(0, &shape, &full, &values)]).unwrap()[0] {
+        let left =
+            |search: &mut dyn Procedure| match &search.edit(&[Target::new(0, &shape, &full, &values)]).unwrap()[0] {
                 Edit::Rewire { topology, .. } => topology.nnz(),
                 _ => panic!("nothing was pruned"),
-            }
-        };
+            };
         let train = |span| Command::Train { span, of: 100, order: 0 };
         assert_eq!(search.next(None), train(0..60));
         assert_eq!(search.next(None), Command::Snapshot("dense".into()));

@@ -100,7 +100,7 @@ fn sweep(weight: &mut [f64], upper: &[f64], cols: usize, block: usize, count: us
         let spread = |(row, kept): (&mut [f64], &mut [bool])| {
             let mut errors = vec![0.0; end - start];
             for j in start..end {
-                if let Pattern::Nm { n, m } = pattern
+                if let Pattern::Nm { n, m, .. } = pattern
                     && j % m == 0
                 {
                     let mut group: Vec<usize> = (j..(j + m).min(cols)).collect();
@@ -177,7 +177,7 @@ mod tests {
     fn blocks_equal_the_loop_over_single_columns() {
         let (weight, gram) = layer();
         for (block, pattern) in
-            [(16, Pattern::Unstructured), (40, Pattern::Unstructured), (8, Pattern::Nm { n: 2, m: 4 })]
+            [(16, Pattern::Unstructured), (40, Pattern::Unstructured), (8, Pattern::Nm { n: 2, m: 4, flat: false })]
         {
             let mut lazy = weight.clone();
             let upper = factor(&gram, COLS, 0.01).unwrap();

@@ -27,7 +27,7 @@ pub const METHOD: Method = Method::new::<Options>(
 options! {
     #[flatten]
     /// Pattern, shrinkage of the weights outside the forward mask, and when that mask is fixed.
-    forward: sr_ste::Options = sr_ste::Options { pattern: Pattern::Nm { n: 2, m: 8 }, ..Default::default() },
+    forward: sr_ste::Options = sr_ste::Options { pattern: Pattern::Nm { n: 2, m: 8, flat: false }, ..Default::default() },
 }
 
 
@@ -80,7 +80,7 @@ mod tests {
 
     #[test]
     fn groups_run_along_inputs_forward_and_along_outputs_backward() {
-        let p = Bdwp(SrSte { n: 1, m: 2, shrink: 0.0, until: 9 });
+        let p = Bdwp(SrSte { n: 1, m: 2, flat: false, shrink: 0.0, until: 9 });
         let shape = Shape::matrix("a", 2, 2);
         let pulled = pulled(&p, (0, 0), &shape, &p.leaves(&shape, &[1.0, 2.0, 4.0, 3.0]), &[1.0, 2.0, 3.0, 4.0]);
         assert_eq!((&pulled.weight[..], &pulled.leaves[0][..]), (&[0.0, 2.0, 4.0, 0.0][..], &[1.0, 2.0, 3.0, 4.0][..]));

@@ -38,7 +38,7 @@ pub enum Hardening {
 
 options! {
     /// N:M
-    pattern: Pattern = Pattern::Nm { n: 2, m: 4 },
+    pattern: Pattern = Pattern::Nm { n: 2, m: 4, flat: false },
     /// `linear` or `exponential` (mask decay), `stepwise` or `geometric` (structure decay).
     decay: Hardening = Hardening::Exponential,
     /// Dense training before it begins.
@@ -117,7 +117,7 @@ mod tests {
     use nnz_engine::pulled;
 
     fn at(n: usize, m: usize, decay: Hardening) -> impl Fn(u64) -> (usize, usize, f64) {
-        move |step| Decaying { hard: SrSte { n, m, shrink: 0.0, until: 110 }, decay, from: 10 }.at(step)
+        move |step| Decaying { hard: SrSte { n, m, flat: false, shrink: 0.0, until: 110 }, decay, from: 10 }.at(step)
     }
 
     #[test]
@@ -135,7 +135,7 @@ mod tests {
 
     #[test]
     fn masked_weights_count_by_beta_and_end_at_n_of_m() {
-        let hard = SrSte { n: 1, m: 2, shrink: 0.0, until: 4 };
+        let hard = SrSte { n: 1, m: 2, flat: false, shrink: 0.0, until: 4 };
         let p = Decaying { hard, decay: Hardening::Linear, from: 0 };
         let shape = Shape::matrix("a", 1, 4);
         let leaves = p.leaves(&shape, &[1.0, -2.0, 3.0, 4.0]);

@@ -7,7 +7,10 @@
 //! under Adam the term goes through the moments like a gradient. At `until` the mask is fixed and the rest of the run
 //! trains the weights in it.
 
-use nnz_core::{Budget, Build, CheckOnly, DistributionKind, Edit, Error, Expr, Leaf, Magnitude, Mask, Method, MethodInstance, Moment, OneShot, Parametrization, Pattern, Period, Result, Setting, Shape, Topology, Variable, Weight, options};
+use nnz_core::{
+    Budget, Build, CheckOnly, DistributionKind, Edit, Error, Expr, Leaf, Magnitude, Mask, Method, MethodInstance,
+    Moment, OneShot, Parametrization, Pattern, Period, Result, Setting, Shape, Topology, Variable, Weight, options,
+};
 use std::sync::Arc;
 
 /// The card.
@@ -21,13 +24,12 @@ pub const METHOD: Method = Method::new::<Options>(
 
 options! {
     /// N:M
-    pattern: Pattern = Pattern::Nm { n: 2, m: 4 },
+    pattern: Pattern = Pattern::Nm { n: 2, m: 4, flat: false },
     /// λ: how strongly masked weights shrink.
     shrink: f64 = 2e-4,
     /// Time at which the mask is fixed.
     until: Period = Period::Run(1.0),
 }
-
 
 impl Build for Options {
     fn build(self, setting: &Setting) -> Result<MethodInstance> {
@@ -39,11 +41,11 @@ impl Build for Options {
 impl Options {
     /// Builds the parametrization for these options; `method` is named if they are invalid.
     pub(super) fn masks(&self, method: &str, setting: &Setting) -> Result<SrSte> {
-        let Pattern::Nm { n, m } = self.pattern else {
+        let Pattern::Nm { n, m, flat } = self.pattern else {
             let why = format!("{method} keeps a pattern N:M, such as 2:4, not {}", self.pattern);
             return Err(Error::Refused(why));
         };
-        Ok(SrSte { n, m, shrink: self.shrink, until: self.until.steps(setting) })
+        Ok(SrSte { n, m, flat, shrink: self.shrink, until: self.until.steps(setting) })
     }
 }
 
@@ -62,6 +64,7 @@ pub(super) fn largest(weights: &[f64], n: usize, m: usize) -> Vec<bool> {
 pub(super) struct SrSte {
     pub n: usize,
     pub m: usize,
+    pub flat: bool,
     pub shrink: f64,
     pub until: u64,
 }
@@ -69,7 +72,7 @@ pub(super) struct SrSte {
 impl SrSte {
     /// The instance for a parametrization that ends like this one: in an N:M topology at `until`.
     pub(super) fn work(&self, setting: &Setting, p: impl Parametrization + 'static) -> MethodInstance {
-        let pattern = Pattern::Nm { n: self.n, m: self.m };
+        let pattern = Pattern::Nm { n: self.n, m: self.m, flat: self.flat };
         let density = pattern.fixed_density().unwrap_or(1.0);
         let budget = Budget { pattern, ..Budget::new(density, DistributionKind::Uniform) };
         let idle = CheckOnly(budget.prune(Magnitude, OneShot { at: self.until, density }, setting));
@@ -125,7 +128,7 @@ mod tests {
 
     #[test]
     fn the_largest_of_every_group_carry_the_pass_and_the_others_shrink() {
-        let p = SrSte { n: 1, m: 2, shrink: 0.5, until: 9 };
+        let p = SrSte { n: 1, m: 2, flat: false, shrink: 0.5, until: 9 };
         let shape = Shape::matrix("a", 1, 4);
         let leaves = p.leaves(&shape, &[1.0, -2.0, 3.0, 3.0]);
         let pulled = pulled(&p, (0, 0), &shape, &leaves, &[1.0; 4]);

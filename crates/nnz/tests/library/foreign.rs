@@ -388,6 +388,31 @@ fn what_is_written_is_read_again() {
     assert!(why.to_string().contains("a guess"), "{why}");
 }
 
+/// Under `flat:2:4` of every four entries of a kernel as stored two stay, and the kernels may be of any number of channels.
+#[test]
+fn flat_groups_lie_along_rows() {
+    let dir = tempfile::tempdir().unwrap();
+    let file = dir.path().join("w.safetensors");
+    let mut w = Writer::create(&file).unwrap();
+    plain(&mut w, "conv.weight", &[2, 3, 2, 2], (0..24).map(|i| (i * 7 % 24) as f32 + 1.0).collect());
+    w.finish(&json!(null)).unwrap();
+    let pruned = |pattern: &str, to: &Path| {
+        let options = format!("pattern = \"{pattern}\"").parse().unwrap();
+        let method = nnz::REGISTRY.find("magnitude").unwrap();
+        let pruning = Pruning { method, options: &options, seed: 0, packing: None, dtype: Dtype::F32, heads: false };
+        let mut network = Network::open(&file).unwrap();
+        onnx::prune(&mut network, &pruning, Vec::new(), to, false, |_, _| ())
+    };
+    let to = dir.path().join("flat");
+    pruned("flat:2:4", &to).unwrap();
+    let v = Archive::open(&to).unwrap().read("conv.weight").unwrap();
+    for group in v.chunks(4) {
+        assert_eq!(group.iter().filter(|v| **v != 0.0).count(), 2, "{v:?}");
+    }
+    let why = pruned("2:4", &dir.path().join("channels")).unwrap_err().to_string();
+    assert!(why.contains("of kernels the channels") && why.contains("`conv.weight` with 3"), "{why}");
+}
+
 /// Of every four channels at one position of a kernel two stay, whatever a method scores by.
 #[test]
 fn groups_of_kernels_lie_along_channels() {
