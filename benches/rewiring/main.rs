@@ -18,6 +18,13 @@ fn median(times: &mut [f64]) -> f64 {
     times[times.len() / 2]
 }
 
+/// Seconds that all threads have run on a processor; zero where the system does not tell.
+fn processor() -> f64 {
+    let ran = |stat: String| stat.split(' ').next().and_then(|ns| ns.parse::<f64>().ok());
+    let tasks = std::fs::read_dir("/proc/self/task").into_iter().flatten().flatten();
+    tasks.filter_map(|t| std::fs::read_to_string(t.path().join("schedstat")).ok().and_then(ran)).sum::<f64>() * 1e-9
+}
+
 fn rows(rows: usize, inputs: usize, rng: &mut Rng) -> Split {
     let values: Vec<f32> = (0..rows * inputs).map(|_| rng.normal() as f32).collect();
     let labels = (0..rows as u32).map(|r| r % CLASSES as u32).collect();
@@ -58,18 +65,23 @@ fn main() {
     let mut trainer: Trainer<f32> =
         Trainer::new(&model, &data, &spec, 0, |s: &Setting| method.build(&options, s)).expect("a training");
     let mut timed = || {
+        let ran = processor();
         let started = Instant::now();
         trainer.advance().expect("a step");
-        started.elapsed().as_secs_f64()
+        (started.elapsed().as_secs_f64(), processor() - ran)
     };
     // Rewirings come at steps whose number is a multiple of the period; the first step of all is not timed.
     timed();
-    let (mut plain, mut with) = (Vec::new(), Vec::new());
+    let (mut plain, mut with): (Vec<_>, Vec<_>) = (Vec::new(), Vec::new());
     for step in 1..total {
         let time = timed();
         if step % period == 0 { with.push(time) } else { plain.push(time) }
     }
-    let (step, with) = (median(&mut plain), median(&mut with));
+    let of = |times: &[(f64, f64)]| {
+        let (mut all, mut ran): (Vec<f64>, Vec<f64>) = times.iter().copied().unzip();
+        (median(&mut all), median(&mut ran))
+    };
+    let ((step, step_ran), (with, with_ran)) = (of(&plain), of(&with));
     let mut sum = 0xcbf2_9ce4_8422_2325u64;
     let mut add = |n: u64| sum = (sum ^ n).wrapping_mul(0x0000_0100_0000_01b3).rotate_left(23);
     for p in &trainer.model.params {
@@ -80,10 +92,11 @@ fn main() {
     let connections = trainer.model.params.iter().map(|p| p.nnz()).sum::<usize>();
     println!(
         "{{\"widths\":\"{}\",\"connections\":{connections},\"batch\":{batch},\"threads\":{},\"step\":{step:.6},\
-         \"rewiring\":{:.6},\"bytes\":{},\"checksum\":\"{sum:016x}\"}}",
+         \"rewiring\":{:.6},\"processor\":{:.6},\"bytes\":{},\"checksum\":\"{sum:016x}\"}}",
         args[0],
         rayon::current_num_threads(),
         (with - step).max(0.0),
+        (with_ran - step_ran).max(0.0),
         trainer.model.bytes(),
     );
 }

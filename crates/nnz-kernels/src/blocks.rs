@@ -93,19 +93,17 @@ impl Size {
 /// Cuts compressed lines (`starts`, ascending `index` below `inner`) into blocks; also returns, for each position in
 /// block order, the entry it came from. O(nnz + number of blocks).
 pub(crate) fn cut(starts: &[usize], index: &[u32], inner: usize, size: Size) -> (Vec<Part>, Vec<u32>) {
-    let (parts, sources): (Vec<Part>, Vec<Vec<u32>>) = pieces(starts, index, inner, size).into_iter().unzip();
-    (parts, sources.concat())
-}
-
-/// As [`cut`], with the entries of each part for itself.
-pub(crate) fn pieces(starts: &[usize], index: &[u32], inner: usize, size: Size) -> Vec<(Part, Vec<u32>)> {
     size.check();
     crate::shape::gatherable("entries", index.len());
     let lines = starts.len() - 1;
-    (0..lines.div_ceil(size.lines))
-        .into_par_iter()
-        .map(|i| part(starts, index, inner, size.inner, i * size.lines..lines.min((i + 1) * size.lines)))
-        .collect()
+    let one = |i: usize| {
+        let lines = i * size.lines..lines.min((i + 1) * size.lines);
+        let mut source = Vec::with_capacity(starts[lines.end] - starts[lines.start]);
+        let part = part(starts, index, inner, size.inner, lines, |run| source.extend(run.start as u32..run.end as u32));
+        (part, source)
+    };
+    let (parts, sources): (Vec<Part>, Vec<Vec<u32>>) = (0..lines.div_ceil(size.lines)).into_par_iter().map(one).unzip();
+    (parts, sources.concat())
 }
 
 /// The entries of one line in one block.
@@ -113,22 +111,45 @@ pub(crate) fn pieces(starts: &[usize], index: &[u32], inner: usize, size: Size) 
 struct Run {
     block: u32,
     count: u32,
-    line: u16,
     start: u32,
+    line: u16,
 }
 
-fn part(starts: &[usize], index: &[u32], inner: usize, size: usize, lines: Range<usize>) -> (Part, Vec<u32>) {
+/// How many of some ascending numbers are below a limit, where that is mostly a few.
+fn below(ascending: &[u32], limit: u64) -> usize {
+    let limit = u32::try_from(limit).unwrap_or(u32::MAX);
+    if ascending.last().is_none_or(|&last| last < limit) {
+        return ascending.len();
+    }
+    let mut count = 0;
+    // All of sixteen are compared: where the first one above lies could not be foreseen.
+    while let Some(next) = ascending[count..].first_chunk::<16>() {
+        let few = next.iter().map(|&i| u32::from(i < limit)).sum::<u32>() as usize;
+        count += few;
+        if few < 16 {
+            return count;
+        }
+    }
+    count + ascending[count..].iter().take_while(|&&i| i < limit).count()
+}
+
+/// The blocks of a range of lines. `source` is told the entries of each line in each block, in block order.
+pub(crate) fn part(
+    starts: &[usize],
+    index: &[u32],
+    inner: usize,
+    size: usize,
+    lines: Range<usize>,
+    mut source: impl FnMut(Range<usize>),
+) -> Part {
     let mut runs = Vec::new();
     for (i, l) in lines.clone().enumerate() {
         let mut k = starts[l];
         while k < starts[l + 1] {
-            let block = index[k] as usize / size;
-            let inside = block * size..(block + 1) * size;
-            let start = k;
-            while k < starts[l + 1] && inside.contains(&(index[k] as usize)) {
-                k += 1;
-            }
-            runs.push(Run { block: block as u32, count: (k - start) as u32, line: i as u16, start: start as u32 });
+            let block = index[k] / size as u32;
+            let count = below(&index[k..starts[l + 1]], (u64::from(block) + 1) * size as u64).max(1);
+            runs.push(Run { block, count: count as u32, line: i as u16, start: k as u32 });
+            k += count;
         }
     }
     // Two stable passes: by block, in it by count, in it by line.
@@ -138,14 +159,14 @@ fn part(starts: &[usize], index: &[u32], inner: usize, size: usize, lines: Range
     // `cells` and `index` are added to pointers by kernels: below `inner`, whatever the input.
     let (nnz, own) = (starts[lines.end] - starts[lines.start], starts[lines.start]..starts[lines.end]);
     assert!(index[own].iter().fold(true, |ok, &i| ok & ((i as usize) < inner)), "an index is not below {inner}");
-    let (mut source, mut local) = (Vec::with_capacity(nnz), Vec::with_capacity(nnz));
+    let (mut local, mut far) = (Vec::with_capacity(nnz), 0);
     let (mut cells, mut groups): (Vec<Cell>, Vec<Group>) = (Vec::new(), Vec::new());
     let mut line = Vec::with_capacity(runs.len() + AHEAD);
     let mut last = None;
     for run in &runs {
-        let first = run.block as usize * size;
+        let first = run.block * size as u32;
         if last.is_none_or(|(block, _)| block != run.block) {
-            cells.push(Cell { first: first as u32, groups: groups.len() as u32 });
+            cells.push(Cell { first, groups: groups.len() as u32 });
         }
         if last != Some((run.block, run.count)) {
             groups.push(Group { count: run.count, lines: 0 });
@@ -154,13 +175,17 @@ fn part(starts: &[usize], index: &[u32], inner: usize, size: usize, lines: Range
         groups.last_mut().expect("just pushed").lines += 1;
         cells.last_mut().expect("just pushed").groups = groups.len() as u32;
         line.push(run.line);
-        for k in run.start..run.start + run.count {
-            source.push(k);
-            local.push(u16::try_from(index[k as usize] as usize - first).expect("within its block"));
-        }
+        let entries = run.start as usize..(run.start + run.count) as usize;
+        local.extend(index[entries.clone()].iter().map(|&i| {
+            let inside = i.wrapping_sub(first);
+            far = far.max(inside);
+            inside as u16
+        }));
+        source(entries);
     }
+    assert!(nnz == 0 || (far as usize) < size, "an index is outside of its block");
     line.extend([0; AHEAD]);
-    (Part { inner, entries: starts[lines.start]..starts[lines.end], lines, cells, groups, line, index: local }, source)
+    Part { inner, entries: starts[lines.start]..starts[lines.end], lines, cells, groups, line, index: local }
 }
 
 /// Stable, by keys below `keys`: in linear time unless there are many more keys than runs.

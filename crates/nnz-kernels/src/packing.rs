@@ -26,31 +26,56 @@ impl Packing {
     /// From a permutation of as many positions.
     ///
     /// # Panics
-    /// When a position is not below their number: gathers rest on it.
+    /// When a position is not below their number.
     pub fn new(from: &[u32]) -> Self {
-        let max = from.iter().fold(0, |max, &p| max.max(p));
-        assert!(from.is_empty() || (max as usize) < from.len(), "a position of a permutation");
-        let mut low = vec![0; from.len()];
-        low.par_iter_mut().zip(from).with_min_len(PART).for_each(|(to, &p)| *to = p as u16);
-        let high = match from.len() <= 1 << 24 {
-            true => High::Bytes(from.par_iter().with_min_len(PART).map(|p| (p >> 16) as u8).collect()),
-            false => High::Words(from.par_iter().with_min_len(PART).map(|p| (p >> 16) as u16).collect()),
+        let mut new = Self::zeros(from.len());
+        let parts = new.split(from.chunks(PART).map(<[u32]>::len));
+        parts.into_par_iter().zip(from.par_chunks(PART)).for_each(|(mut to, from)| to.push(from));
+        new
+    }
+
+    /// Of so many entries, all at position zero until others are [written](Slots::push).
+    pub fn zeros(len: usize) -> Self {
+        let high = if len <= 1 << 24 { High::Bytes(vec![0; len]) } else { High::Words(vec![0; len]) };
+        Self { low: vec![0; len], high }
+    }
+
+    /// Consecutive parts of so many entries each.
+    pub fn split(&mut self, lens: impl Iterator<Item = usize>) -> Vec<Slots<'_>> {
+        let len = self.len();
+        let (mut low, mut bytes, mut words): (_, &mut [u8], &mut [u16]) = (&mut self.low[..], &mut [], &mut []);
+        let wide = match &mut self.high {
+            High::Bytes(high) => {
+                bytes = high;
+                false
+            }
+            High::Words(high) => {
+                words = high;
+                true
+            }
         };
-        Self { low, high }
+        let one = |n: usize| {
+            let high = match wide {
+                false => HighSlots::Bytes(bytes.split_off_mut(..n).expect("parts of all entries")),
+                true => HighSlots::Words(words.split_off_mut(..n).expect("parts of all entries")),
+            };
+            Slots { len, low: low.split_off_mut(..n).expect("parts of all entries"), high, done: 0 }
+        };
+        lens.map(one).collect()
     }
 
     pub fn len(&self) -> usize {
         self.low.len()
     }
 
-    /// Position of entry `i`.
+    /// Positions of the entries from `first` on.
     #[inline(always)]
-    pub fn at(&self, i: usize) -> u32 {
-        let high = match &self.high {
-            High::Bytes(high) => u32::from(high[i]),
-            High::Words(high) => u32::from(high[i]),
-        };
-        u32::from(self.low[i]) | high << 16
+    pub fn read(&self, first: usize, to: &mut [u32]) {
+        let low = &self.low[first..first + to.len()];
+        match &self.high {
+            High::Bytes(high) => read(low, &high[first..first + to.len()], to),
+            High::Words(high) => read(low, &high[first..first + to.len()], to),
+        }
     }
 
     pub fn bytes(&self) -> usize {
@@ -72,6 +97,54 @@ impl Packing {
             High::Words(high) => gather(isa, values, &self.low, high, to),
         }
     }
+}
+
+#[inline(always)]
+fn read<H: Copy + Into<u32>>(low: &[u16], high: &[H], to: &mut [u32]) {
+    to.iter_mut().zip(low).zip(high).for_each(|((to, &low), &high)| *to = u32::from(low) | high.into() << 16);
+}
+
+/// The positions of some consecutive entries, written one after the other.
+pub(crate) struct Slots<'a> {
+    /// Entries of the whole.
+    len: usize,
+    low: &'a mut [u16],
+    high: HighSlots<'a>,
+    done: usize,
+}
+
+enum HighSlots<'a> {
+    Bytes(&'a mut [u8]),
+    Words(&'a mut [u16]),
+}
+
+impl Slots<'_> {
+    /// Writes those of the next entries.
+    ///
+    /// # Panics
+    /// When a position is not below the number of entries: gathers rest on it.
+    #[inline(always)]
+    pub fn push(&mut self, positions: &[u32]) {
+        let own = self.done..self.done + positions.len();
+        self.done = own.end;
+        let low = &mut self.low[own.clone()];
+        let max = match &mut self.high {
+            HighSlots::Bytes(high) => write(positions, low, &mut high[own], |p| (p >> 16) as u8),
+            HighSlots::Words(high) => write(positions, low, &mut high[own], |p| (p >> 16) as u16),
+        };
+        assert!(positions.is_empty() || (max as usize) < self.len, "a position of a permutation");
+    }
+}
+
+/// Writes both halves of positions; the highest of them.
+#[inline(always)]
+fn write<H>(positions: &[u32], low: &mut [u16], high: &mut [H], half: impl Fn(u32) -> H) -> u32 {
+    let mut max = 0;
+    for ((&p, low), high) in positions.iter().zip(low).zip(high) {
+        (*low, *high) = (p as u16, half(p));
+        max = max.max(p);
+    }
+    max
 }
 
 fn gather<T: Real, H: Copy + Into<u32> + Sync>(isa: Isa, values: &[T], low: &[u16], high: &[H], to: &mut [T]) {
@@ -126,7 +199,9 @@ mod tests {
             let from: Vec<u32> = (0..n).map(|i| ((i as u64 * 7_368_787 + 5) % n.max(1) as u64) as u32).collect();
             let packing = Packing::new(&from);
             assert_eq!(packing.bytes(), n * if n > 1 << 24 { 4 } else { 3 });
-            assert!((0..n).all(|i| packing.at(i) == from[i]), "{n} entries");
+            let mut read = vec![0; n];
+            packing.read(0, &mut read);
+            assert!(read == from, "{n} entries");
             let values: Vec<f32> = (0..n as u64).map(|i| bits(1, i) as u16 as f32).collect();
             for &isa in Isa::available() {
                 let mut to = vec![f32::NAN; n];

@@ -107,11 +107,23 @@ impl Plan {
     /// # Panics
     /// When the structure is not valid or has 2³¹ entries or more, or a block size is not in 1..=65536.
     pub fn of_rows(csr: Csr, tuning: Tuning) -> (Self, Vec<u32>) {
+        Self::by_blocks(csr, tuning, |entry| entry as u32)
+    }
+
+    /// As [`Plan::of_rows`] with a number of each entry, in row-by-row order: returns these numbers in plan order.
+    ///
+    /// # Panics
+    /// As [`Plan::of_rows`], and when there is not a number for each entry.
+    pub fn of_rows_numbered(csr: Csr, tuning: Tuning, numbers: &[u32]) -> (Self, Vec<u32>) {
+        assert_eq!(numbers.len(), csr.nnz(), "numbers of entries");
+        Self::by_blocks(csr, tuning, |entry| numbers[entry])
+    }
+
+    fn by_blocks(csr: Csr, tuning: Tuning, number: impl Fn(usize) -> u32 + Sync) -> (Self, Vec<u32>) {
         gatherable("entries", csr.nnz());
         csr.check();
-        let (rows, cols) = (csr.rows, csr.cols);
-        let Blocks { forward, backward, packing, entries } = blocks(csr, tuning);
-        (Self { rows, cols, tuning, packing: Packing::new(&packing), forward, backward }, entries)
+        let Blocks { forward, backward, packing, numbers } = blocks(csr, tuning, number);
+        (Self { rows: csr.rows, cols: csr.cols, tuning, packing, forward, backward }, numbers)
     }
 
     /// Compiles another structure of the same shape with the same block sizes, as after a change of topology. O(nnz).
@@ -170,13 +182,10 @@ impl Plan {
             let first = part.entries.start;
             let mut next: Vec<usize> = starts[part.lines.clone()].iter().map(|s| s - first).collect();
             part.runs(|line, run, block| {
-                let at = next[line];
-                next[line] += run.len();
-                let to = columns[at..next[line]].iter_mut().zip(&mut order[at..next[line]]);
-                for ((column, place), k) in to.zip(run) {
-                    *column = block + u32::from(part.index[k]);
-                    *place = self.packing.at(first + k);
-                }
+                let to = next[line]..next[line] + run.len();
+                next[line] = to.end;
+                self.packing.read(first + run.start, &mut order[to.clone()]);
+                columns[to].iter_mut().zip(&part.index[run]).for_each(|(c, &i)| *c = block + u32::from(i));
             });
         };
         jobs.into_par_iter().for_each(fill);

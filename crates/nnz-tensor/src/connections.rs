@@ -19,6 +19,14 @@ impl Connections {
         (Self(plan), entries)
     }
 
+    /// Also returns `numbers`, one for each connection in the topology's order, in the order of the values. O(nnz).
+    pub fn with_numbers(topology: &Topology, numbers: &[u32]) -> (Self, Vec<u32>) {
+        let (rows, cols) = (topology.rows(), topology.cols());
+        let csr = Csr { rows, cols, starts: topology.starts(), columns: topology.columns() };
+        let (plan, numbers) = Plan::of_rows_numbered(csr, Tuning::of(rows, cols, topology.nnz()), numbers);
+        (Self(plan), numbers)
+    }
+
     /// The plan; values, gradients and optimizer state are stored in its order.
     pub fn plan(&self) -> &Plan {
         &self.0

@@ -50,6 +50,15 @@ impl Entries {
         }
     }
 
+    /// The same in 32 bits.
+    pub(crate) fn narrow<T: Real>(&self, tensor: &Tensor<T>) -> Vec<f32> {
+        let all = tensor.data();
+        match &self.places {
+            Places::Plan(order) => order.par_iter().with_min_len(PART).map(|&i| all[i as usize].f64() as f32).collect(),
+            _ => self.of(tensor).into_par_iter().with_min_len(PART).map(|v| v.f64() as f32).collect(),
+        }
+    }
+
     /// Writes entries in the topology's order into such a tensor.
     pub fn set<T: Real>(&self, tensor: &mut Tensor<T>, entries: &[T]) {
         let all = tensor.data_mut();
@@ -70,6 +79,40 @@ pub enum Layout {
     Masked(Arc<Mask>),
     /// `[nnz]` values in the order of the plan.
     Sparse(Arc<Connections>),
+}
+
+/// Moves tensors of a sparse layout to that of another topology. A connection that was there keeps its numbers; the first tensor
+/// begins with `grown` at the others, or zero where that ends, and the rest with zero. Returns the layout and how many were grown.
+pub(super) fn rearrange<T: Real>(
+    (old, order): (Topology, Vec<u32>),
+    new: Topology,
+    grown: &[f32],
+    tensors: &mut [&mut Tensor<T>],
+) -> (Layout, usize) {
+    let (sources, births) = old.sources(&new, |i| order[i]);
+    // What is not needed any more makes room for the plan.
+    drop((old, order));
+    let (connections, sources) = Connections::with_numbers(&new, &sources);
+    drop(new);
+    let mut born: Vec<T> = grown.iter().map(|&v| T::of(f64::from(v))).collect();
+    born.resize(births, T::ZERO);
+    let (none, place) = ([T::ZERO], Topology::NEW - 1);
+    for (which, tensor) in tensors.iter_mut().enumerate() {
+        // Without branches that depend on what was there: they could not be foreseen.
+        let (first, mask) = if which == 0 { (&born[..], place) } else { (&none[..], 0) };
+        let from = [(tensor.data(), place), (first, mask)];
+        let part = |(to, sources): (&mut [T], &[u32])| {
+            for (to, &source) in to.iter_mut().zip(sources) {
+                let (all, mask) = from[usize::from(source >= Topology::NEW)];
+                *to = all[(source & mask) as usize];
+            }
+        };
+        let moved = Tensor::written(&[sources.len()], |to| {
+            to.par_chunks_mut(PART).zip(sources.par_chunks(PART)).for_each(part);
+        });
+        **tensor = moved;
+    }
+    (Layout::Sparse(Arc::new(connections)), births)
 }
 
 /// Arranges vectors of entries under a resolved storage.

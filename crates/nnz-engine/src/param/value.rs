@@ -1,4 +1,4 @@
-use super::layout::{Entries, Layout, Places, lay_out};
+use super::layout::{Entries, Layout, Places, lay_out, rearrange};
 use super::moved::Moved;
 use super::storage::{PolicyRef, Storage};
 use crate::{Connections, Error, ParamSpec, Real, Result, Role, Tensor};
@@ -210,18 +210,29 @@ impl<T: Real> Param<T> {
             Edit::Set { topology, values } => (topology, Vec::new(), Some(values)),
             Edit::Replace { .. } => return Err(Error::Refused("only a whole network can replace a layer".into())),
         };
+        let before = old.topology.nnz();
+        let old = match (old, storage, &values) {
+            (Entries { topology: old, places: Places::Plan(order) }, Storage::Sparse, None) => {
+                let after = topology.nnz();
+                let mut tensors: Vec<_> = std::iter::once(&mut self.value).chain(state).collect();
+                let (layout, grown) = rearrange((old, order), topology, &grown, &mut tensors);
+                self.layout = layout;
+                return Ok(Some(Moved { grown, pruned: before - (after - grown) }));
+            }
+            (old, ..) => old,
+        };
         // Values first, then state.
         let set = values.is_some();
         let own = (!set).then_some(&self.value);
-        let before: Vec<Vec<T>> = own.into_iter().chain(state.iter()).map(|tensor| old.of(tensor)).collect();
+        let numbers: Vec<Vec<T>> = own.into_iter().chain(state.iter()).map(|tensor| old.of(tensor)).collect();
         let first = |which: usize, i: usize| match grown.get(i) {
             Some(&v) if which == 0 && !set => T::of(f64::from(v)),
             _ => T::ZERO,
         };
-        let (mut entries, grown) = old.topology.carried(&topology, &before, T::ZERO, first);
-        let moved = Moved { grown, pruned: old.topology.nnz() - (topology.nnz() - grown) };
+        let (mut entries, grown) = old.topology.carried(&topology, &numbers, T::ZERO, first);
+        let moved = Moved { grown, pruned: before - (topology.nnz() - grown) };
         // What is not needed any more makes room for the new plan.
-        drop((before, old));
+        drop((numbers, old));
         if let Some(values) = values {
             entries.insert(0, values.into_iter().map(T::of).collect());
         }

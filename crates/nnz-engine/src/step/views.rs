@@ -4,7 +4,6 @@ use crate::param::Entries;
 use crate::structure::Part;
 use crate::{Model, Real};
 use nnz_core::{Shape, Target, TargetKind, Topology, Zero};
-use rayon::prelude::*;
 
 /// A method's view of its targets.
 pub(crate) struct Views<'a> {
@@ -69,23 +68,20 @@ impl<'a> Views<'a> {
 
     /// Of parameters.
     pub fn at<T: Real>(model: &'a Model<T>, pass: &'a Step<T>, places: Vec<usize>) -> Self {
-        fn narrow<T: Real>(v: Vec<T>) -> Vec<f32> {
-            v.into_par_iter().with_min_len(1 << 14).map(|x| x.f64() as f32).collect()
-        }
         let view = |i: usize| {
             let p = &model.params[i];
             let rows = p.by_rows();
             let moments = pass.gram.as_ref().filter(|(at, _)| *at == i).map(|(_, m)| m);
             View {
                 shape: p.shape.clone(),
-                values: narrow(rows.of(&p.value)),
-                gradient: pass.gradients.get(i).map_or_else(Vec::new, |g| narrow(rows.of(g))),
+                values: rows.narrow(&p.value),
+                gradient: pass.gradients.get(i).map_or_else(Vec::new, |g| rows.narrow(g)),
                 zeros: pass.zeros.get(i).map_or(&[], Vec::as_slice),
-                hessian_gradient: pass.hessian_gradient.get(i).map_or_else(Vec::new, |g| narrow(rows.of(g))),
-                synaptic_flow: pass.synaptic_flow.get(i).map_or_else(Vec::new, |g| narrow(rows.of(g))),
+                hessian_gradient: pass.hessian_gradient.get(i).map_or_else(Vec::new, |g| rows.narrow(g)),
+                synaptic_flow: pass.synaptic_flow.get(i).map_or_else(Vec::new, |g| rows.narrow(g)),
                 gram: moments.map_or(&[], |m| &m.square),
                 mean: moments.map_or(&[], |m| &m.first),
-                momentum: pass.momentum.get(i).map_or_else(Vec::new, |g| narrow(rows.of(g))),
+                momentum: pass.momentum.get(i).map_or_else(Vec::new, |g| rows.narrow(g)),
                 entries: rows,
                 cost: 0.0,
                 whole: 0.0,

@@ -211,6 +211,14 @@ proptest! {
             let t = Tuning { forward_rows: wild, forward_cols: 5, backward_rows: 5, backward_cols: wild.max(1) };
             let plan = answer(|| Plan::tuned(s.csr(), s.csc(), t));
             prop_assert_eq!(plan.is_some(), whole && transposed && (1..=65_536).contains(&wild));
+            let each: Vec<u32> = (0..s.columns.len() as u32).map(|e| e ^ 5).collect();
+            let numbered = answer(|| Plan::of_rows_numbered(s.csr(), t, &each));
+            prop_assert_eq!(numbered.is_some(), whole && (1..=65_536).contains(&wild));
+            if let (Some(plan), Some((same, moved))) = (plan, numbered) {
+                prop_assert_eq!(plan.by_rows().gather(&moved), each.clone());
+                prop_assert!(plan == same, "rows alone give the plan that rows and columns do");
+            }
+            prop_assert!(answer(|| Plan::of_rows_numbered(s.csr(), t, &[&each[..], &[0]].concat())).is_none());
         }
         let compiled = answer(|| Compiled::new(s.csr(), s.csc(), &values));
         prop_assert_eq!(compiled.is_some(), whole && transposed);
