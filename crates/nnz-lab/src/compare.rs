@@ -515,13 +515,11 @@ impl Observer for Quiet<'_> {
 
 type Ended = Result<run::record::RunRecord>;
 
+/// Told of a job that ended, with its remarks and the number of it among those that have.
+type Done<'a> = &'a mut dyn FnMut(&Job, Ended, &[String], usize);
+
 /// Runs jobs on as many workers as there are threads, one thread each; `done` sees them as they end, with their remarks.
-fn execute(
-    jobs: Vec<Job>,
-    registry: Registry,
-    stop: &AtomicBool,
-    done: &mut dyn FnMut(&Job, Ended, &[String], usize),
-) -> Result<()> {
+fn execute(jobs: Vec<Job>, registry: Registry, stop: &AtomicBool, done: Done) -> Result<()> {
     let (next, workers) = (AtomicUsize::new(0), rayon::current_num_threads().clamp(1, jobs.len().max(1)));
     let first: Mutex<Option<Error>> = Mutex::new(None);
     let (send, receive) = mpsc::channel();
@@ -660,8 +658,8 @@ pub fn caption(comparison: &Comparison) -> String {
         None => String::new(),
     };
     format!(
-        "{}, {} rows to train on and {} to test on; {} epochs in batches of {} for every arm; {}; means over {} seeds with 95% \
-         intervals, differences in points and paired by seed; seconds on one row, on this machine.{limit}",
+        "{}, {} rows to train on and {} to test on; {} epochs in batches of {} for every arm; {}; {}, \
+         differences in points and paired by seed; seconds on one row, on this machine.{limit}",
         data.name,
         data.train,
         data.test,
@@ -671,7 +669,10 @@ pub fn caption(comparison: &Comparison) -> String {
             1 => "one learning rate for all".into(),
             n => format!("{n} learning rates tried for each on the validation split, with a seed of its own"),
         },
-        seeds.len(),
+        match seeds.len() {
+            1 => "one seed".into(),
+            n => format!("means over {n} seeds with 95% intervals"),
+        },
     )
 }
 

@@ -240,7 +240,7 @@ fn killed_exports_start_again() {
     let d = dir.path();
     let mut writer = nnz_formats::Writer::create(&d.join("w.safetensors")).unwrap();
     for name in ["a", "b", "c", "d", "e", "f"] {
-        let value = |i: u64| if mix(i) % 5 == 0 { (mix(i + 7) % 1000) as f32 / 500.0 - 1.0 } else { 0.0 };
+        let value = |i: u64| if mix(i).is_multiple_of(5) { (mix(i + 7) % 1000) as f32 / 500.0 - 1.0 } else { 0.0 };
         let values: Vec<f32> = (0..1 << 20).map(value).collect();
         writer.dense(name, &[1024, 1024], &values, nnz_formats::Dtype::F32).unwrap();
     }

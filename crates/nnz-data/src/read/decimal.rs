@@ -144,8 +144,8 @@ mod tests {
     fn numbers_have_one_mark() {
         use Decimal::{Comma, Point};
         for (cell, either, point, comma) in [
-            ("3.14", Some(3.14), Some(3.14), None),
-            ("3,14", Some(3.14), None, Some(3.14)),
+            ("4.14", Some(4.14), Some(4.14), None),
+            ("4,14", Some(4.14), None, Some(4.14)),
             ("-1,5e3", Some(-1500.0), None, Some(-1500.0)),
             ("42", Some(42.0), Some(42.0), Some(42.0)),
             ("1,2,3", None, None, None),

@@ -360,7 +360,7 @@ pub(super) fn load(place: &str, how: As) -> Result<Loaded> {
         }
         (Found::Parts(parts), Held::Share(_)) => parts,
     };
-    assemble(place, parts, share)
+    assemble(place, parts, share, matches!(how, As::Model(_)))
 }
 
 fn is_table(path: &Path) -> bool {
@@ -414,8 +414,8 @@ pub fn ask(path: &Path, encoding: &Encoding) -> Result<Asked> {
     Ok(Asked { inputs, rows, left: Vec::new(), answers: None, notes: Vec::new() })
 }
 
-/// Splits the data, names classes alike in both parts, and checks the whole.
-fn assemble(name: &str, parts: Parts, share: f64) -> Result<Loaded> {
+/// Splits the data, names classes alike in both parts, and checks the whole. Of few rows for a model one is held out.
+fn assemble(name: &str, parts: Parts, share: f64, for_model: bool) -> Result<Loaded> {
     let Parts { mut train, mut test, encoding } = parts;
     let mut notes = std::mem::take(&mut train.notes);
     notes.extend(test.iter_mut().flat_map(|t| std::mem::take(&mut t.notes)));
@@ -446,7 +446,10 @@ fn assemble(name: &str, parts: Parts, share: f64) -> Result<Loaded> {
             (train.rows, Split { labels, ..test.rows })
         }
         None => {
-            let (kept, held) = hold_out(&train.rows.labels, classes.len(), share);
+            let (mut kept, mut held) = hold_out(&train.rows.labels, classes.len(), share);
+            if for_model && held.is_empty() && kept.len() > 1 {
+                held.extend(kept.pop());
+            }
             if kept.is_empty() || held.is_empty() {
                 let rows = train.rows.len();
                 return Err(content(
@@ -579,7 +582,7 @@ pub fn read_bytes(format: &str, bytes: &[u8]) -> Result<()> {
         Found::Parts(parts) => parts,
         Found::Rows(train, test) => rows::encode(train, test, &Options::default(), rows::As::New(0.2))?,
     };
-    assemble("bytes", parts, 0.2).map(drop)
+    assemble("bytes", parts, 0.2, false).map(drop)
 }
 
 #[cfg(test)]

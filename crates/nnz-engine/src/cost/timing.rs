@@ -317,9 +317,9 @@ mod tests {
     #[test]
     fn ratios_are_taken_turn_by_turn() {
         // A machine that slows down threefold between turns slows both.
-        let turns = [[1.0, 2.0], [3.0, 6.6], [1.0, 1.8]];
+        let turns = [[1.0, 2.0], [3.0, 6.75], [1.0, 1.5]];
         let found = Compared::of(&turns);
-        assert_eq!((found.first, found.second, found.ratio, found.range), (1.0, 2.0, 2.0, [1.8, 2.2]));
+        assert_eq!((found.first, found.second, found.ratio, found.range), (1.0, 2.0, 2.0, [1.5, 2.25]));
         assert!(!found.open());
         assert!(Compared::of(&[[1.0, 1.1], [1.0, 0.9], [1.0, 1.2]]).open());
         let mut calls = 0;

@@ -15,8 +15,8 @@ const BYTES: usize = 4096;
 /// Size of a pattern with its repetitions written out: 64 for a class of characters, which takes up to a hundred kilobytes compiled,
 /// and 1 for a character.
 const SIZE: usize = 1 << 13;
-/// Steps back in a search for one match.
-const STEPS: usize = 1 << 16;
+/// Steps back in a search for one match, after which that crate gives up, too.
+const STEPS: usize = 1_000_000;
 /// What `ByteLevel` splits by.
 const BYTE_LEVEL: &str = r"'s|'t|'re|'ve|'m|'ll|'d| ?\p{L}+| ?\p{N}+| ?[^\s\p{L}\p{N}]+|\s+(?!\S)|\s+";
 

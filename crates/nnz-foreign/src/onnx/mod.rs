@@ -447,15 +447,17 @@ fn scaled(from: &[u8], [old, whole, new]: [usize; 3], inner: usize, cubic: bool)
         let (start, end) = ((middle - reach + 0.5) as usize, ((middle + reach + 0.5) as usize).min(old));
         let weights: Vec<f64> = (start..end).map(|p| weight((p as f64 + 0.5 - middle) / stretch)).collect();
         let sum: f64 = weights.iter().sum();
-        (start, weights.into_iter().map(|w| w / sum).collect())
+        // 22 bits behind the point.
+        (start, weights.into_iter().map(|w| (w / sum * f64::from(1 << 22)).round() as i64).collect())
     };
-    let places: Vec<(usize, Vec<f64>)> = (first..first + new).map(covered).collect();
+    let places: Vec<(usize, Vec<i64>)> = (first..first + new).map(covered).collect();
     let mut out = vec![0; from.len() / old * new];
     for (line, to) in from.chunks_exact(old * inner).zip(out.chunks_exact_mut(new * inner)) {
         for ((start, weights), to) in places.iter().zip(to.chunks_exact_mut(inner)) {
             for (c, y) in to.iter_mut().enumerate() {
                 let all = weights.iter().zip(line[start * inner + c..].iter().step_by(inner));
-                *y = all.map(|(w, &v)| w * f64::from(v)).sum::<f64>().round() as u8;
+                let sum = all.map(|(w, &v)| w * i64::from(v)).sum::<i64>();
+                *y = ((sum + (1 << 21)) >> 22).clamp(0, 255) as u8;
             }
         }
     }

