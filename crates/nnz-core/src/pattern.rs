@@ -12,7 +12,7 @@ pub enum Pattern {
     /// Anywhere, with the same number of nonzeros in every output row (constant fan-in).
     PerRow,
     /// `n` kept in every `m` consecutive inputs; the density is n / m. Those of a kernel are its input channels at one position, as
-    /// sparse matrix units of processors require.
+    /// sparse matrix units of processors require; of a kernel with one channel they are its positions.
     Nm {
         /// Entries kept per group.
         n: usize,
@@ -107,6 +107,8 @@ impl Pattern {
             Self::Nm { m, flat: true, .. } if !shape.cols.is_multiple_of(m) => {
                 refuse(format!("{} entries of a row are not a multiple of {m}", shape.cols))
             }
+            // One channel has no groups: its kernel is a matrix of patches.
+            Self::Nm { m, flat: false, .. } if shape.channels() == 1 && shape.cols.is_multiple_of(m) => Ok(()),
             Self::Nm { m, flat: false, .. } if !shape.channels().is_multiple_of(m) => {
                 let what = if shape.kernel == [1, 1] { "inputs" } else { "input channels" };
                 refuse(format!("{} {what} are not a multiple of {m}", shape.channels()))
@@ -295,6 +297,7 @@ mod tests {
         let kernel = Shape { kernel: [2, 2], ..Shape::matrix("conv", 3, 8) };
         let e = groups.check(&kernel).unwrap_err().to_string();
         assert!(e.contains("2 input channels"), "{e}");
+        assert!(groups.check(&Shape { kernel: [2, 4], ..kernel.clone() }).is_ok(), "one channel at eight positions");
         assert!(flat.check(&kernel).is_ok() && groups.check(&Shape { cols: 16, ..kernel }).is_ok());
         assert!(Pattern::Block { rows: 2, cols: 2 }.check(&Shape::matrix("fc", 3, 10)).is_err());
     }

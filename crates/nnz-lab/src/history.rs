@@ -17,10 +17,11 @@ use std::path::Path;
 const MAGIC: &[u8] = b"nnz topology history 1\n";
 /// Snapshots of the whole topology of a layer in a history.
 const LOOKS: usize = 13;
-/// Most entries of a layer that began dense.
-const MOST_DENSE: u64 = 1 << 24;
-/// Most units of a sparse layer: these, and as many for each connection.
-const FEW_UNITS: u64 = 1 << 20;
+/// Most entries of a layer that began dense and changed: these, and as many for each connection that was pruned.
+const FEW_ENTRIES: u64 = 1 << 18;
+const ENTRIES_EACH: u64 = 64;
+/// Most units of a layer: these, and as many for each connection that the file names.
+const FEW_UNITS: u64 = 1 << 18;
 const UNITS_EACH: u64 = 64;
 
 fn number(mut n: u64, out: &mut Vec<u8>) {
@@ -272,6 +273,24 @@ struct Replay {
     looks: Vec<usize>,
 }
 
+impl Look {
+    /// Of a layer with every connection.
+    fn full(step: u64, rows: usize, cols: usize, first_layer: bool) -> Self {
+        let (into, from) = (vec![cols; rows], vec![rows; cols]);
+        let largest = if rows == 0 || cols == 0 { 0 } else { rows + cols };
+        Self {
+            step,
+            fan_in: Degrees::of(&into),
+            fan_out: Degrees::of(&from),
+            fan_in_tail: graph_stats::tail(&into),
+            fan_out_tail: graph_stats::tail(&from),
+            components: Components { count: usize::from(largest > 0), largest, isolated: rows + cols - largest },
+            gap: 1.0,
+            inputs: if first_layer { vec![rows as u32; cols] } else { Vec::new() },
+        }
+    }
+}
+
 impl Replay {
     fn look(&mut self, step: u64, first_layer: bool) -> Result<()> {
         let (rows, cols) = (self.layer.rows, self.layer.cols);
@@ -352,8 +371,13 @@ pub fn tell(events: &[Event], arm: &str, seed: u64, title: &str, input: [usize; 
     let last_start = events.iter().rposition(|e| matches!(e, Event::Start { .. })).ok_or_else(damaged)?;
     let from = events[..last_start].iter().rposition(|e| matches!(e, Event::Moved { .. })).map_or(0, |at| at + 1);
     let mut layers: Vec<Replay> = Vec::new();
-    let changes = |layer: usize| -> usize {
-        events[last_start..].iter().filter(|e| matches!(e, Event::Moved { layer: l, .. } if *l == layer)).count()
+    // How often a layer changed, and how many connections it lost.
+    let changes = |layer: usize| -> (usize, u64) {
+        let lost = |e: &Event| match e {
+            Event::Moved { layer: l, pruned, .. } if *l == layer => Some(pruned.len() as u64),
+            _ => None,
+        };
+        events[last_start..].iter().filter_map(lost).fold((0, 0), |(n, all), lost| (n + 1, all + lost))
     };
     for event in &events[from..] {
         match event {
@@ -363,24 +387,28 @@ pub fn tell(events: &[Event], arm: &str, seed: u64, title: &str, input: [usize; 
                 }
                 // A file may claim more than it holds.
                 let entries = (*rows as u64).saturating_mul(*cols as u64);
-                let held = positions.as_ref().map_or(entries, |p| p.len() as u64);
+                let (count, lost) = changes(*layer);
+                let held = positions.as_ref().map_or(lost, |p| p.len() as u64);
                 let units = (*rows as u64 + *cols as u64).saturating_sub(FEW_UNITS);
-                if (positions.is_none() && entries > MOST_DENSE) || units / UNITS_EACH > held {
+                let whole = positions.is_none() && count == 0;
+                let unfounded =
+                    positions.is_none() && !whole && entries.saturating_sub(FEW_ENTRIES) / ENTRIES_EACH > lost;
+                if unfounded || units / UNITS_EACH > held {
                     return Err(Error::Refused(format!(
                         "`{name}`, {rows}x{cols}, is too large for its history to be told"
                     )));
                 }
                 let first: Vec<u64> = match positions {
                     Some(positions) => positions.clone(),
+                    None if whole => Vec::new(),
                     None => (0..entries).collect(),
                 };
-                let count = changes(*layer);
                 let looks = (1..LOOKS).map(|i| (i * count).div_ceil(LOOKS - 1)).collect();
                 let layer = Layer {
                     name: name.clone(),
                     rows: *rows,
                     cols: *cols,
-                    start: first.len(),
+                    start: if whole { entries as usize } else { first.len() },
                     moves: Vec::new(),
                     lives: Vec::new(),
                     looks: Vec::new(),
@@ -389,7 +417,10 @@ pub fn tell(events: &[Event], arm: &str, seed: u64, title: &str, input: [usize; 
                 let births = u128::from(*step) * first.len() as u128;
                 let mut replay =
                     Replay { layer, alive, births, left: first.len(), first, lives: BTreeMap::new(), looks };
-                replay.look(*step, layers.is_empty())?;
+                match whole {
+                    true => replay.layer.looks.push(Look::full(*step, *rows, *cols, layers.is_empty())),
+                    false => replay.look(*step, layers.is_empty())?,
+                }
                 layers.push(replay);
             }
             Event::Moved { step, layer, grown, pruned } => {
@@ -472,7 +503,15 @@ mod tests {
         assert!(told.layers[1].moves.is_empty() && told.layers[1].looks[0].gap == 1.0);
         let claims =
             |rows, cols, positions| vec![Event::Start { step: 0, layer: 0, name: "a".into(), rows, cols, positions }];
-        for huge in [claims(1 << 30, 1 << 30, None), claims(1 << 31, 1 << 31, Some(vec![1]))] {
+        // One that stays whole needs no list of its connections, and tells what a list would.
+        let whole = tell(&claims(3000, 2000, None), "set", 0, "", [1, 1, 2000]).unwrap();
+        assert_eq!((whole.layers[0].start, whole.layers[0].looks[0].inputs[1999]), (6_000_000, 3000));
+        let listed = tell(&claims(3, 4, Some((0..12).collect())), "set", 0, "", [1, 1, 4]).unwrap();
+        let told = tell(&claims(3, 4, None), "set", 0, "", [1, 1, 4]).unwrap();
+        assert_eq!(serde_json::to_value(&told).unwrap(), serde_json::to_value(&listed).unwrap());
+        let moved = Event::Moved { step: 1, layer: 0, grown: Vec::new(), pruned: vec![7] };
+        let few_moves = [claims(3000, 2000, None), vec![moved]].concat();
+        for huge in [claims(1 << 30, 1 << 30, None), claims(1 << 31, 1 << 31, Some(vec![1])), few_moves] {
             let error = tell(&huge, "set", 0, "", [1, 1, 1]).unwrap_err().to_string();
             assert!(error.contains("too large"), "{error}");
         }
