@@ -160,33 +160,13 @@ pub fn run(args: &Args, ui: Ui) -> Result<ExitCode> {
     Ok(ExitCode::SUCCESS)
 }
 
-/// Options of a comparison of methods, which train networks on data.
-const OF_METHODS: [&str; 24] = [
-    "target",
-    "missing",
-    "test",
-    "model",
-    "densities",
-    "max-size",
-    "max-latency",
-    "max-drop",
-    "rates",
-    "epochs",
-    "batch",
-    "optimizer",
-    "lr",
-    "schedule",
-    "warmup",
-    "storage",
-    "prune-head",
-    "prune",
-    "keep",
-    "clip",
-    "ema",
-    "smoothing",
-    "augment",
-    "dtype",
-];
+/// Options of a comparison of methods, beside those of tables and of training.
+const OF_METHODS: [&str; 9] =
+    ["test", "model", "densities", "max-size", "max-latency", "max-drop", "rates", "epochs", "prune-head"];
+
+fn of_methods() -> Vec<&'static str> {
+    [&OF_METHODS[..], &given::TABLE, &given::TRAINING].concat()
+}
 
 /// Compares experiments by the metrics that all of them measure.
 fn experiments(args: &Args, seeds: Vec<u64>, ui: Ui) -> Result<ExitCode> {
@@ -204,7 +184,7 @@ fn experiments(args: &Args, seeds: Vec<u64>, ui: Ui) -> Result<ExitCode> {
             Err(e) => return Err(e.into()),
         }
     }
-    given::refuse(&OF_METHODS, "is for methods that train a network; experiments take --input, --set and --sweep")?;
+    given::refuse(&of_methods(), "is for methods that train a network; experiments take --input, --set and --sweep")?;
     if methods.len() < 2 && args.experiment.sweep.is_empty() {
         bail!(
             "{} alone cannot be compared; name another experiment, or values of an option with --sweep",
@@ -215,4 +195,18 @@ fn experiments(args: &Args, seeds: Vec<u64>, ui: Ui) -> Result<ExitCode> {
     args.experiment.change(&mut recipe)?;
     let place = Place { run_dir: args.dir.clone(), ..Place::default() };
     tell_experiment(&recipe, args.experiment.metric.as_deref(), &place, ui)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_option_is_used_or_refused_by_experiments() {
+        let all = Args::augment_args(clap::Command::new("compare"));
+        let used = ["methods", "input", "set", "sweep", "metric", "seeds", "seed", "dir"];
+        let known = [&used[..], &of_methods()].concat();
+        let left: Vec<_> = all.get_arguments().filter_map(|a| a.get_long()).filter(|l| !known.contains(l)).collect();
+        assert!(left.is_empty(), "{left:?}");
+    }
 }

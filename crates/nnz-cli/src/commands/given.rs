@@ -33,8 +33,11 @@ pub fn refuse(names: &[&str], why: &str) -> Result<()> {
     }
 }
 
+/// Options for the reader of a table.
+pub const TABLE: [&str; 3] = ["target", "missing", "unseen"];
+
 /// Options of training, which do not apply to models of other programs.
-const TRAINING: [&str; 14] = [
+pub const TRAINING: [&str; 14] = [
     "prune",
     "keep",
     "batch",

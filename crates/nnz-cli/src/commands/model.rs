@@ -1,3 +1,4 @@
+use super::given;
 use super::network::{self, ModelSource};
 use crate::ui::{self, Ui};
 use anyhow::{Result, bail};
@@ -114,9 +115,6 @@ impl PredictArgs {
         }
     }
 }
-
-/// Options of tables.
-const TABLE: [&str; 3] = ["target", "missing", "unseen"];
 
 /// Refuses data of another shape than the model's input.
 pub fn fits(header: &Header, data: &Dataset) -> Result<()> {
@@ -361,8 +359,8 @@ fn describe(i: &Inspection) -> String {
 /// Names the class of an image, or of every row of a table; or predicts the numbers of a row.
 pub fn predict(args: &PredictArgs, ui: Ui) -> Result<ExitCode> {
     match network::kind(&args.model) {
-        ModelSource::Graph | ModelSource::Language if TABLE.iter().any(|o| super::given::has(o)) => {
-            super::given::refuse(&TABLE, "is for tables, and networks that nnz trained on one")?;
+        ModelSource::Graph | ModelSource::Language if given::TABLE.iter().any(|o| given::has(o)) => {
+            given::refuse(&given::TABLE, "is for tables, and networks that nnz trained on one")?;
         }
         ModelSource::Graph => return network::predict(args, ui),
         ModelSource::Language | ModelSource::Own if !args.arrays.is_empty() => {
@@ -382,8 +380,8 @@ pub fn predict(args: &PredictArgs, ui: Ui) -> Result<ExitCode> {
         Some(encoding) => {
             let encoding = Encoding::from_json(encoding)?;
             if matches!(encoding, Encoding::Rows(_)) {
-                super::given::refuse(
-                    &TABLE,
+                given::refuse(
+                    &given::TABLE,
                     "is for models trained on a table; this one was trained on rows of numbers",
                 )?;
             }
@@ -393,7 +391,7 @@ pub fn predict(args: &PredictArgs, ui: Ui) -> Result<ExitCode> {
             ask(&place, &encoding)?
         }
         None => {
-            super::given::refuse(&TABLE, "is for models trained on a table; this one was trained on pictures")?;
+            given::refuse(&given::TABLE, "is for models trained on a table; this one was trained on pictures")?;
             let fitted = fit_to(&picture(&args.input())?, header.model.input)?;
             let (inputs, notes) = (Inputs::Bytes(fitted.pixels), fitted.note.into_iter().collect());
             Asked { inputs, rows: 1, left: Vec::new(), answers: None, notes }
