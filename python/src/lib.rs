@@ -1,0 +1,12 @@
+//! The compiled half of the Python package `nnz`; the other half, in Python, gives it the habits of each library.
+#![forbid(unsafe_code)]
+
+use pyo3::prelude::*;
+
+/// The compiled half of `nnz`.
+#[pymodule]
+mod _nnz {
+    #[pymodule_export]
+    #[allow(non_upper_case_globals, reason = "the name that Python gives it")]
+    const __version__: &str = env!("CARGO_PKG_VERSION");
+}
