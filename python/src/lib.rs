@@ -1,6 +1,11 @@
 //! The compiled half of the Python package `nnz`; the other half, in Python, gives it the habits of each library.
 #![forbid(unsafe_code)]
 
+mod arrays;
+mod error;
+mod model;
+mod program;
+
 use pyo3::prelude::*;
 
 /// The compiled half of `nnz`.
@@ -9,4 +14,17 @@ mod _nnz {
     #[pymodule_export]
     #[allow(non_upper_case_globals, reason = "the name that Python gives it")]
     const __version__: &str = env!("CARGO_PKG_VERSION");
+
+    #[pymodule_export]
+    use crate::model::Model;
+    #[pymodule_export]
+    use crate::program::{Lent, call, described};
+
+    #[pymodule_init]
+    fn init(_module: &Bound<'_, PyModule>) -> PyResult<()> {
+        nnz::layers().make_known();
+        Ok(())
+    }
+
+    use super::*;
 }
