@@ -62,12 +62,9 @@ def numbers(x: Any, what: str = "inputs") -> Any:
         way = "encode texts first, or give a DataFrame" if kind in "OUST" else "numbers and booleans are read"
         raise TypeError(f"{what}: an array of {x.dtype}; {way}")
     if kind == "u" and size == 1:
-        to = np.uint8
-    elif kind == "b" or size < 4 or (kind == "f" and size == 4):
-        to = np.float32
-    else:
-        to = np.float64
-    return np.ascontiguousarray(x, dtype=to)
+        return np.ascontiguousarray(x)
+    small = kind == "b" or size < 4 or (kind == "f" and size == 4)
+    return np.ascontiguousarray(x, dtype=np.float32 if small else np.float64)
 
 
 def rows(x: Any, what: str = "inputs") -> Any:

@@ -118,7 +118,10 @@ class Model:
     def layers(self) -> tuple[Layer, ...]:
         """Its weights, first layer first."""
         weights, _ = self._network.table()
-        return tuple(Layer(self._network, name, tuple(shape), nnz, storage, role, tuple(kernel)) for name, shape, nnz, storage, role, kernel in weights)
+        return tuple(
+            Layer(self._network, name, (shape[0], shape[1]), nnz, storage, role, (kernel[0], kernel[1]))
+            for name, shape, nnz, storage, role, kernel in weights
+        )
 
     def layer(self, name: str) -> Layer:
         """The weight of this name."""

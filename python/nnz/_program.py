@@ -187,13 +187,24 @@ def listener(quiet: bool, progress: Callable[[Any], Any] | None) -> Callable[...
 
 DATA = {"data", "test", "what"}
 """Arguments that may be arrays."""
+TOKENIZED = {"prune", "perplexity"}
+"""Commands that take a model of transformers with its tokenizer."""
 
 
-def call(command: str, given: dict[str, Any], progress: Callable[[Any], Any] | None = None, more: Any = None, lent: Any = None) -> _results.Answer:
+def call(
+    command: str,
+    given: dict[str, Any],
+    progress: Callable[[Any], Any] | None = None,
+    lent: Any = None,
+    tokenizer: Any = None,
+) -> _results.Answer:
     """Carries out a command and returns its answer."""
     from ._model import Model
 
     quiet = given.get("quiet")
+    foreign = given.get("model") if hasattr(given.get("model"), "save_pretrained") else None
+    if tokenizer is not None and foreign is None:
+        raise TypeError("tokenizer: is for a model of transformers; a folder has its own")
     with _data.places() as place, ExitStack() as stack:
         folder: list[str] = []
 
@@ -208,6 +219,12 @@ def call(command: str, given: dict[str, Any], progress: Callable[[Any], Any] | N
             if isinstance(value, Model):
                 whole = value.path is not None and os.path.isfile(value.path)
                 return str(value.path) if whole else value.save(temporary(f"{len(os.listdir(temporary('')))}.safetensors"))
+            if hasattr(value, "save_pretrained"):
+                path = temporary("given")
+                value.save_pretrained(path, safe_serialization=True)
+                if tokenizer is not None:
+                    tokenizer.save_pretrained(path)
+                return path
             if command == "predict" and what.startswith("input[") and not _data.is_place(value):
                 import numpy as np
 
@@ -218,7 +235,7 @@ def call(command: str, given: dict[str, Any], progress: Callable[[Any], Any] | N
 
         ready = {}
         for name, value in given.items():
-            if isinstance(value, Model) or (name in DATA and value is not None and not isinstance(value, (int, float))):
+            if isinstance(value, Model) or value is foreign is not None or (name in DATA and value is not None and not isinstance(value, (int, float))):
                 value = put(value, name)
             elif isinstance(value, (list, tuple)) and any(isinstance(v, Model) for v in value):
                 value = [put(v) if isinstance(v, Model) else v for v in value]
@@ -227,7 +244,11 @@ def call(command: str, given: dict[str, Any], progress: Callable[[Any], Any] | N
             place(lent)
         extra = {}
         if command == "prune" and ready.get("output") is None:
-            ready["output"] = temporary("pruned.safetensors")
+            ready["output"] = temporary("pruned" if foreign is not None else "pruned.safetensors")
+            if foreign is not None:
+                # What `from_pretrained` reads: every entry, in the numbers the model has.
+                ready.setdefault("layout", "dense")
+                ready.setdefault("numbers", {"torch.float16": "f16", "torch.bfloat16": "bf16"}.get(str(foreign.dtype), "f32"))
         told = listener(bool(quiet), progress)
         kind, answer, run = _nnz.call(words(command, ready, put), told)
         if kind in ("answer", "no"):
@@ -235,8 +256,11 @@ def call(command: str, given: dict[str, Any], progress: Callable[[Any], Any] | N
             if command == "prune" and folder and str(ready["output"]).startswith(folder[0]):
                 from ._model import load
 
-                extra["network"] = load(ready["output"])
-                extra["network"].path = None
+                if foreign is not None:
+                    extra["network"] = type(foreign).from_pretrained(ready["output"])
+                else:
+                    extra["network"] = load(ready["output"])
+                    extra["network"].path = None
                 document["output"] = None
             if command == "inspect":
                 extra["path"] = ready.get("model")
@@ -267,7 +291,8 @@ def command(name: str, positional: tuple[str, ...], notes: str = "") -> Callable
                 raise TypeError(f"{name.replace(' ', '.')}() got {what!r} twice")
             given[what] = value
         lent = given.pop("data", None) if name == "run" else None
-        return call(name, given, progress, lent=lent)
+        tokenizer = given.pop("tokenizer", None) if name in TOKENIZED else None
+        return call(name, given, progress, lent, tokenizer)
 
     parameters = [
         inspect.Parameter(p, inspect.Parameter.POSITIONAL_OR_KEYWORD, default=inspect.Parameter.empty if arguments[p]["required"] else None)
@@ -278,6 +303,8 @@ def command(name: str, positional: tuple[str, ...], notes: str = "") -> Callable
     order = required + [n for n in rest if n not in required]
     if name == "run":
         order.append("data")
+    if name in TOKENIZED:
+        order.append("tokenizer")
     order.append("progress")
     parameters += [
         inspect.Parameter(n, inspect.Parameter.KEYWORD_ONLY, default=inspect.Parameter.empty if n in required else (False if n in rest and not rest[n]["value"] else None))
@@ -320,7 +347,11 @@ COMMANDS: dict[str, tuple[tuple[str, ...], str]] = {
     "train": (("data",), ARRAYS),
     "compare": (("data",), ARRAYS),
     "run": (("recipe",), "A run of data in memory goes on with `data`, the same as before."),
-    "prune": (("model",), "Without `output`, the answer's `model` is in memory alone. " + ARRAYS),
+    "prune": (
+        ("model",),
+        "Without `output`, the answer's `model` is in memory alone. A model of transformers may be given as it is, with its `tokenizer` if "
+        "there is text to calibrate on, and comes back as one. " + ARRAYS,
+    ),
     "perplexity": (("model", "text"), ""),
     "convert": (("model",), ""),
     "eval": (("model", "data"), ARRAYS),
