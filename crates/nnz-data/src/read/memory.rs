@@ -161,9 +161,14 @@ fn feed<T: Copy, const N: usize>(hash: &mut Sha256, values: &[T], bytes: impl Fn
     }
 }
 
+/// Whether a path names data in memory.
+pub(crate) fn in_memory(path: &str) -> bool {
+    path.starts_with(SCHEME)
+}
+
 /// The lent content of a path; `None` for a path of the file system.
 fn find(path: &Path) -> Result<Option<Arc<Content>>> {
-    let Some(name) = path.to_str().filter(|p| p.starts_with(SCHEME)) else { return Ok(None) };
+    let Some(name) = path.to_str().filter(|p| in_memory(p)) else { return Ok(None) };
     let held = lent().get(name).map(|held| held.1.clone());
     held.map(Some).ok_or_else(|| {
         content(name, "was in the memory of a program, which lends it only while a command runs; give the same data again")
