@@ -5,6 +5,7 @@ mod arrays;
 mod error;
 mod model;
 mod program;
+mod threads;
 
 use pyo3::prelude::*;
 
