@@ -10,6 +10,7 @@ from ._program import COMMANDS as COMMANDS, GROUPS as GROUPS, Progress as Progre
 from ._results import (
     Answer as Answer,
     Arm as Arm,
+    CompareResult as CompareResult,
     EvalResult as EvalResult,
     InspectResult as InspectResult,
     PruneResult as PruneResult,
@@ -66,7 +67,7 @@ def train(data: Any, *, method: str | int | float, target: str | int | float | N
     threads: Threads to compute with [default: all cores]
     progress: a function that is called with notes and with Progress, instead of a bar"""
 
-def compare(data: Any, *, target: str | int | float | None = None, missing: str | int | float | None = None, unseen: str | int | float | None = None, test: Any = None, model: str | int | float | None = None, methods: str | str | Sequence[str] | None = None, input: Mapping[str, Any] | Sequence[str] | None = None, set: Mapping[str, Any] | Sequence[str] | None = None, sweep: Mapping[str, Any] | Sequence[str] | None = None, metric: str | int | float | None = None, densities: float | str | Sequence[float] | None = None, max_size: str | int | float | None = None, max_latency: str | int | float | None = None, max_drop: float | None = None, rates: float | str | Sequence[float] | None = None, epochs: int | None = None, batch: int | None = None, optimizer: Literal['sgd', 'adam', 'adamw', 'lbfgs'] | None = None, lr: float | None = None, schedule: Literal['cosine', 'constant', 'step'] | None = None, warmup: float | None = None, storage: Literal['auto', 'dense', 'masked', 'sparse'] | None = None, prune_head: bool = False, prune: str | str | Sequence[str] | None = None, keep: str | str | Sequence[str] | None = None, clip: float | None = None, ema: float | None = None, smoothing: float | None = None, augment: str | int | float | None = None, dtype: Literal['f32', 'bf16'] | None = None, seeds: int | None = None, seed: int | None = None, dir: _Path | None = None, quiet: bool = False, threads: int | None = None, progress: _Progress | None = None) -> Any:
+def compare(data: Any, *, target: str | int | float | None = None, missing: str | int | float | None = None, unseen: str | int | float | None = None, test: Any = None, model: str | int | float | None = None, methods: str | str | Sequence[str] | None = None, input: Mapping[str, Any] | Sequence[str] | None = None, set: Mapping[str, Any] | Sequence[str] | None = None, sweep: Mapping[str, Any] | Sequence[str] | None = None, metric: str | int | float | None = None, densities: float | str | Sequence[float] | None = None, max_size: str | int | float | None = None, max_latency: str | int | float | None = None, max_drop: float | None = None, rates: float | str | Sequence[float] | None = None, epochs: int | None = None, batch: int | None = None, optimizer: Literal['sgd', 'adam', 'adamw', 'lbfgs'] | None = None, lr: float | None = None, schedule: Literal['cosine', 'constant', 'step'] | None = None, warmup: float | None = None, storage: Literal['auto', 'dense', 'masked', 'sparse'] | None = None, prune_head: bool = False, prune: str | str | Sequence[str] | None = None, keep: str | str | Sequence[str] | None = None, clip: float | None = None, ema: float | None = None, smoothing: float | None = None, augment: str | int | float | None = None, dtype: Literal['f32', 'bf16'] | None = None, seeds: int | None = None, seed: int | None = None, dir: _Path | None = None, quiet: bool = False, threads: int | None = None, progress: _Progress | None = None) -> CompareResult | RunResult:
     """Compare methods fairly: equal steps, equal tuning, control arms, paired intervals; or experiments by their metrics.
 
     Data are a name, a path, `(X, y)` of arrays, tensors or sparse matrices, or a DataFrame with `target`.
@@ -109,7 +110,7 @@ def compare(data: Any, *, target: str | int | float | None = None, missing: str 
     threads: Threads to compute with [default: all cores]
     progress: a function that is called with notes and with Progress, instead of a bar"""
 
-def run(recipe: str | int | float, *, smoke: bool = False, input: Mapping[str, Any] | Sequence[str] | None = None, set: Mapping[str, Any] | Sequence[str] | None = None, sweep: Mapping[str, Any] | Sequence[str] | None = None, metric: str | int | float | None = None, seeds: int | None = None, seed: int | None = None, run_dir: _Path | None = None, resume: bool = False, again: bool = False, quiet: bool = False, threads: int | None = None, data: Any = None, progress: _Progress | None = None) -> Any:
+def run(recipe: str | int | float, *, smoke: bool = False, input: Mapping[str, Any] | Sequence[str] | None = None, set: Mapping[str, Any] | Sequence[str] | None = None, sweep: Mapping[str, Any] | Sequence[str] | None = None, metric: str | int | float | None = None, seeds: int | None = None, seed: int | None = None, run_dir: _Path | None = None, resume: bool = False, again: bool = False, quiet: bool = False, threads: int | None = None, data: Any = None, progress: _Progress | None = None) -> TrainResult | RunResult:
     """Run a recipe: a file, the name of one that comes with nnz, or a run directory to resume.
 
     A run of data in memory goes on with `data`, the same as before.
@@ -336,6 +337,7 @@ adapter: _Adapter
 __all__ = [
     'Answer',
     'Arm',
+    'CompareResult',
     'Error',
     'EvalResult',
     'InspectResult',

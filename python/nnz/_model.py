@@ -242,6 +242,17 @@ def save(model: Model, path: str | PathLike[str], dense: bool = False) -> str:
     return model.save(path, dense)
 
 
+def _single(x: Any, what: str) -> Any:
+    """The numbers in 32 bits."""
+    import numpy as np
+
+    with np.errstate(over="ignore"):
+        found = np.ascontiguousarray(x, dtype=np.float32)
+    if not np.isfinite(found).all():
+        raise ValueError(f"{what}: a value is not finite in 32 bits")
+    return found
+
+
 def from_arrays(weights: Sequence[Any], biases: Sequence[Any] | None = None, classes: Sequence[str] | None = None, task: str = "classification") -> Model:
     """A perceptron of matrices ``[outputs, inputs]``, first layer first, each an array or a sparse matrix, with ReLU between them. A
     connection is an entry that is stored, or of an array one that is not zero. ``classes`` names the classes, or the targets of a
@@ -262,9 +273,9 @@ def from_arrays(weights: Sequence[Any], biases: Sequence[Any] | None = None, cla
     for i, w in enumerate(weights):
         if _data.is_sparse(w):
             values, columns, starts, width = _data.rows(w, f"weights[{i}]")
-            matrices.append((values.astype(np.float32), columns, starts, width))
+            matrices.append((_single(values, f"weights[{i}]"), columns, starts, width))
         else:
-            w = np.ascontiguousarray(_data.numbers(w, f"weights[{i}]"), dtype=np.float32)
+            w = _single(_data.numbers(w, f"weights[{i}]"), f"weights[{i}]")
             if w.ndim != 2 or 0 in w.shape:
                 raise ValueError(f"weights[{i}]: shape {w.shape}; a matrix is [outputs, inputs]")
             matrices.append(w)
@@ -277,7 +288,7 @@ def from_arrays(weights: Sequence[Any], biases: Sequence[Any] | None = None, cla
         biases = [np.zeros(n, np.float32) for n in outputs]
     if len(biases) != len(matrices):
         raise ValueError(f"{len(biases)} biases for {len(matrices)} weights")
-    given = [np.ascontiguousarray(_data.numbers(b, f"biases[{i}]"), dtype=np.float32).ravel() for i, b in enumerate(biases)]
+    given = [_single(_data.numbers(b, f"biases[{i}]"), f"biases[{i}]").ravel() for i, b in enumerate(biases)]
     names = [str(c) for c in classes] if classes is not None else [str(i) for i in range(outputs[-1])]
     if len(names) != outputs[-1]:
         raise ValueError(f"{len(names)} classes for {outputs[-1]} outputs")

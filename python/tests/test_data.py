@@ -117,7 +117,7 @@ def test_regression(digits):
         ((np.zeros((3, 2)), np.zeros((3, 2))), "one a row"),
         ((np.zeros((3, 2)), [None, 1, 2]), "labels"),
         ((np.zeros((3, 2)), [0, 1, float("nan")]), "row 2 has label NaN"),
-        ((np.full((30, 2), np.nan), [0, 1] * 15), "row 0, value 0 is NaN"),
+        ((np.full((30, 2), np.nan), [0, 1] * 15), "row ., value 0 is NaN; drop the row"),
         ([[1, 2], [3]], "different lengths"),
         ((1, 2, 3), "a tuple of 3"),
         (object(), "no array"),

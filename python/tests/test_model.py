@@ -47,8 +47,8 @@ def test_answers_are_those_of_the_formula(model, digits):
     proba = model.predict_proba(X)
     assert proba.shape == (240, 3) and np.allclose(proba.sum(axis=1), 1, atol=1e-5)
     assert (model.predict(X) == y).mean() > 0.6
-    s = np.array(model.header["encoding"]["scales"] if "scales" in model.header["encoding"] else model.header["encoding"]["Rows"]["scales"])
-    z = (X - s[:, 0]) / s[:, 1]
+    scales, whole = np.array(model.header["encoding"]["scales"]), model.header["normalization"]
+    z = ((X - scales[:, 0]) / scales[:, 1] - whole["mean"]) / whole["std"]
     p = model.state_dict()
     logits = np.maximum(z @ p["fc1.weight"].T + p["fc1.bias"].ravel(), 0) @ p["fc2.weight"].T + p["fc2.bias"].ravel()
     e = np.exp(logits - logits.max(axis=1, keepdims=True))
@@ -102,6 +102,8 @@ def test_networks_are_made_of_arrays():
         (lambda: nnz.from_arrays([np.ones((2, 3))], []), "0 biases for 1"),
         (lambda: nnz.from_arrays([np.ones((2, 3))], classes=["a"]), "1 classes for 2 outputs"),
         (lambda: nnz.from_arrays([]), "list of matrices"),
+        (lambda: nnz.from_arrays([np.full((2, 3), np.nan)]), r"weights\[0\]: a value is not finite"),
+        (lambda: nnz.from_arrays([np.full((2, 3), 1e300)]), r"weights\[0\]: a value is not finite"),
         (lambda: nnz.from_arrays([np.ones(3)]), "matrix is"),
         (lambda: nnz.from_arrays([np.ones((2, 3))], task="clustering"), "clustering"),
         (lambda: nnz.from_arrays([np.ones((2, 3))]).predict(np.ones((2, 4))), "rows of 4 numbers, but the network takes 3"),

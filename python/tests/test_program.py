@@ -57,7 +57,7 @@ def test_the_program_says_the_same(digits, here):
         pytest.skip("NNZ_PROGRAM names no program")
     X, y = digits
     np.savez(here / "d.npz", x=X, y=y)
-    ours = train(here / "d.npz", run_dir="ours", threads=2).to_dict()
+    ours = train("d.npz", run_dir="ours", threads=2).to_dict()
     words = "train d.npz --method rigl --density 0.2 --epochs 2 --model mlp:12-16-3 --run-dir theirs --json --quiet --threads 2"
     theirs = json.loads(subprocess.run([program, *words.split()], capture_output=True, check=True).stdout)
 
