@@ -1,6 +1,9 @@
 //! The compiled half of the Python package `nnz`; the other half, in Python, gives it the habits of each library.
 #![forbid(unsafe_code)]
 
+mod error;
+mod network;
+
 use pyo3::prelude::*;
 
 /// The compiled half of `nnz`.
@@ -9,4 +12,7 @@ mod _nnz {
     #[pymodule_export]
     #[allow(non_upper_case_globals, reason = "the name that Python gives it")]
     const __version__: &str = env!("CARGO_PKG_VERSION");
+
+    #[pymodule_export]
+    use super::network::Network;
 }
