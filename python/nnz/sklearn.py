@@ -548,7 +548,8 @@ class SparseMLPClassifier(ClassifierMixin, _SparseNetwork):
 
     def predict(self, X):
         """The most likely class of every row."""
-        return self.classes_[self._answer(X).argmax(axis=1)]
+        best = self._answer(X).argmax(axis=1)
+        return self.classes_[best]
 
 
 @_document
