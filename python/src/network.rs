@@ -531,7 +531,7 @@ impl Network {
         x: &Bound<'_, PyAny>,
         y: Option<&Bound<'_, PyAny>>,
         outputs: usize,
-        weights: Option<PyReadonlyArray1<'_, f64>>,
+        weights: Option<&Bound<'_, PyAny>>,
         begin: &str,
         earlier: Option<Py<Network>>,
         progress: Option<Py<PyAny>>,
@@ -562,7 +562,10 @@ impl Network {
             _ => return Err(value("classes or targets are missing, or too many")),
         };
         let split = match weights {
-            Some(weights) => split.weighted(weights.as_array().to_vec()),
+            Some(weights) => {
+                let weights = weights.extract::<PyReadonlyArray1<f64>>();
+                split.weighted(weights.map_err(|_| kind("weights are a vector of float64"))?.as_array().to_vec())
+            }
             None => split,
         };
         let trained = py.detach(move || -> Result<Trained, Failure> {

@@ -418,11 +418,11 @@ def test_no_input_panics():
     )
     anything = st.one_of(array, parts, st.none(), st.integers(), st.text(max_size=3))
 
-    def refused(call):
+    def refused(call, lines=1):
         try:
             call()
         except (TypeError, ValueError) as e:
-            assert str(e) and "\n" not in str(e)
+            assert str(e) and len(str(e).splitlines()) <= lines
 
     @settings(max_examples=150, deadline=None, suppress_health_check=list(HealthCheck))
     @given(anything, anything, st.integers(0, 4), st.one_of(st.none(), array), st.sampled_from(["new", "weights", "state", "x"]))
@@ -430,7 +430,8 @@ def test_no_input_panics():
         refused(lambda: network._network.infer(x))
         refused(lambda: network._network.encode(x))
         refused(lambda: Network.train(text, x, y, outputs, weights, begin, network._network))
-        refused(lambda: made(SparseMLPClassifier, max_iter=1).fit(x, y, sample_weight=weights))
+        # scikit-learn's own refusals have several lines.
+        refused(lambda: made(SparseMLPClassifier, max_iter=1).fit(x, y, sample_weight=weights), lines=4)
 
     calls()
 

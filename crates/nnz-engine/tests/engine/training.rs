@@ -496,7 +496,7 @@ fn rows_taken_up_epoch_by_epoch_train_as_one_training() {
     let spec = constant(3, 5);
     let mut whole = framed(&data, &spec, true);
     whole.run(|_, _| true).unwrap();
-    let (mut state, mut last) = (None, None);
+    let (mut state, mut last): (Option<Vec<u8>>, _) = (None, None);
     for epoch in 1..=3 {
         let mut t = framed(&data, &spec, true);
         if let Some(bytes) = &state {
