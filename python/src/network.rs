@@ -243,6 +243,25 @@ impl Settings {
         }
     }
 
+    /// Refuses to go on with a training that was begun with what cannot change in it.
+    fn continues(&self, earlier: &Self) -> Result<(), Error> {
+        let rule = |s: &Self| (std::mem::discriminant(&s.optimizer), s.optimizer.slots());
+        let same = [
+            ("hidden_layer_sizes", self.hidden == earlier.hidden),
+            ("activation", self.activation == earlier.activation),
+            ("method", self.method == earlier.method),
+            ("density", self.density == earlier.density),
+            ("method_options", self.options == earlier.options),
+            ("solver", rule(self) == rule(earlier)),
+        ];
+        match same.iter().find(|(_, same)| !same) {
+            None => Ok(()),
+            Some((name, _)) => Err(Error::Refused(format!(
+                "{name} has changed since the training began; go on with the old one, or fit anew"
+            ))),
+        }
+    }
+
     /// The method for a run, and a remark on its options.
     fn method(&self, run: &Setting) -> nnz::core::Result<(nnz::core::MethodInstance, Option<String>)> {
         let Some(key) = &self.method else {
@@ -399,9 +418,14 @@ impl<T: Number> Kept<T> {
         };
         let mut trainer: Trainer<T> = Trainer::framed(&spec, frame, data, &training, settings.seed, build)?;
         match (state, earlier) {
-            (Some((bytes, _)), _) => trainer.resume_bytes(bytes, RUN)?,
+            (Some((bytes, _)), Some(earlier)) => {
+                settings.continues(&earlier.about.settings)?;
+                trainer.resume_bytes(bytes, RUN)?;
+                // The same rule, perhaps with other constants.
+                trainer.optimizer.spec = settings.optimizer;
+            }
             (None, Some(earlier)) => trainer.begin_with(earlier.network.model().clone())?,
-            (None, None) => {}
+            (_, None) => {}
         }
         if from == Begin::State {
             trainer.take_up(1)?;

@@ -381,11 +381,18 @@ def test_one_clear_sentence(wrong, error, words):
 
 def test_rows_that_do_not_go_on_are_refused():
     X, y = rows(SparseMLPRegressor)
-    network = made(SparseMLPRegressor).partial_fit(X, y)
+    network = made(SparseMLPRegressor, max_iter=10_000).partial_fit(X, y)
     with pytest.raises(ValueError, match="5 features"):
         network.partial_fit(X[:, :5], y)
     with pytest.raises(ValueError, match="columns"):
         network.partial_fit(X, np.column_stack([y, y]))
+    changes = {"hidden_layer_sizes": (17,), "method": "set", "density": 0.4, "solver": "sgd", "activation": "tanh"}
+    for name, other in (changes | {"method_options": {"distribution": "uniform"}}).items():
+        with pytest.raises(ValueError, match=f"^{name} has changed"):
+            pickle.loads(pickle.dumps(network)).set_params(**{name: other}).partial_fit(X, y)
+    slower = pickle.loads(pickle.dumps(network)).set_params(learning_rate_init=1e-9).partial_fit(X, y)
+    np.testing.assert_allclose(slower.coefs_[0].toarray(), network.coefs_[0].toarray(), atol=1e-6)
+    assert not np.allclose(pickle.loads(pickle.dumps(network)).partial_fit(X, y).predict(X), network.predict(X), atol=1e-4)
     with pytest.raises(ValueError, match="constant"):
         made(SparseMLPRegressor, learning_rate="cosine").partial_fit(X, y)
     other = made(SparseMLPClassifier)
