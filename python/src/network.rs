@@ -13,13 +13,19 @@ use numpy::{Element, PyArray1, PyArrayMethods, PyReadonlyArray1, PyReadonlyArray
 use pyo3::prelude::*;
 use pyo3::types::{PyBytes, PyDict, PyList, PyTuple};
 use serde::{Deserialize, Serialize};
+use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
 use std::path::Path;
-use std::time::{Duration, Instant};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::mpsc::{RecvTimeoutError, Sender, channel};
+use std::time::Duration;
 
 /// Rows that a network reads at once when it is used.
 const BLOCK: usize = 2048;
 /// Time between two looks for a signal, such as Ctrl-C.
 const LOOK: Duration = Duration::from_millis(10);
+/// Values of a batch from which on a thread makes batches ahead. Changes no result.
+const AHEAD: usize = 1 << 16;
 /// Names a state of training among files.
 const RUN: &str = "memory";
 
@@ -289,31 +295,53 @@ impl Settings {
     }
 }
 
-/// A look at a training after every step: signals, and what Python is told of every epoch.
-struct Watch {
-    progress: Option<Py<PyAny>>,
-    looked: Instant,
-    raised: Option<PyErr>,
+/// What a training tells the thread that waits for it.
+enum Told {
+    Epoch(EpochRecord),
+    Done(std::thread::Result<Result<Trained, Failure>>),
 }
 
-impl Watch {
-    /// Whether to go on.
-    fn look(&mut self, finished: Option<&EpochRecord>) -> bool {
-        let tell = self.progress.as_ref().zip(finished);
-        if tell.is_none() && self.looked.elapsed() < LOOK {
-            return true;
-        }
-        self.looked = Instant::now();
-        let said = Python::attach(|py| {
-            py.check_signals()?;
-            match tell {
-                Some((progress, e)) => progress.call1(py, (e.epoch, e.loss, e.accuracy, e.density)).map(|_| ()),
-                None => Ok(()),
+/// How a training talks to the thread that waits for it.
+struct Line {
+    tell: Sender<Told>,
+    stop: Arc<AtomicBool>,
+}
+
+/// Runs a training on a thread of rayon's pool, where its products need not be handed over one by one, while this thread looks for
+/// signals, such as Ctrl-C, and tells Python of every epoch. What is raised here ends the training at its next step.
+fn wait_for(
+    py: Python<'_>,
+    progress: Option<Py<PyAny>>,
+    train: impl FnOnce(&Line) -> Result<Trained, Failure> + Send + 'static,
+) -> PyResult<Trained> {
+    let (tell, told) = channel();
+    let line = Line { tell, stop: Arc::default() };
+    let stop = line.stop.clone();
+    rayon::spawn(move || {
+        let done = catch_unwind(AssertUnwindSafe(|| train(&line)));
+        // Nobody waits if the interpreter ends.
+        let _ = line.tell.send(Told::Done(done));
+    });
+    let mut raised = None;
+    py.detach(|| {
+        loop {
+            let said = match told.recv_timeout(LOOK) {
+                Ok(Told::Done(Ok(done))) => return raised.map_or_else(|| done.map_err(PyErr::from), Err),
+                Ok(Told::Done(Err(panic))) => resume_unwind(panic),
+                Ok(Told::Epoch(e)) => Python::attach(|py| {
+                    py.check_signals()?;
+                    let Some(progress) = &progress else { return Ok(()) };
+                    progress.call1(py, (e.epoch, e.loss, e.accuracy, e.density)).map(|_| ())
+                }),
+                Err(RecvTimeoutError::Timeout) => Python::attach(|py| py.check_signals()),
+                Err(RecvTimeoutError::Disconnected) => return Err(value("the training ended without a result")),
+            };
+            if let Err(e) = said {
+                stop.store(true, Ordering::Relaxed);
+                raised.get_or_insert(e);
             }
-        });
-        self.raised = said.err();
-        self.raised.is_none()
-    }
+        }
+    })
 }
 
 /// When to stop, and which network to keep: as scikit-learn's perceptrons do, but no epoch counts before a method has reached its
@@ -348,7 +376,8 @@ impl<T: Number> Patience<T> {
 
 enum Failure {
     Engine(Error),
-    Python(PyErr),
+    /// Because of what was raised meanwhile.
+    Stopped,
 }
 
 impl From<Error> for Failure {
@@ -364,7 +393,7 @@ impl From<Failure> for PyErr {
                 "the loss is {loss} at step {step}{layer}; a smaller learning_rate_init, or scaled inputs, usually help"
             )),
             Failure::Engine(e) => value(e),
-            Failure::Python(e) => e,
+            Failure::Stopped => value("the training was stopped"),
         }
     }
 }
@@ -393,7 +422,7 @@ impl<T: Number> Kept<T> {
         outputs: usize,
         from: Begin,
         earlier: Option<&Self>,
-        mut watch: Watch,
+        line: &Line,
     ) -> Result<Self, Failure> {
         let spec = settings.network(data.features(), outputs)?;
         let mut training = settings.training();
@@ -430,15 +459,21 @@ impl<T: Number> Kept<T> {
         if from == Begin::State {
             trainer.take_up(1)?;
         }
+        // Small batches are made faster than they are handed over.
+        trainer.prefetch = settings.batch.saturating_mul(data.features()) >= AHEAD;
         let before = trainer.position.history.len();
         let mut patience = Patience { best: f64::NEG_INFINITY, waited: 0, kept: None };
         let finished = trainer.run(|trainer, progress| {
             let epoch = progress.finished.as_ref().map(|(record, _)| record);
-            let more = epoch.is_none_or(|e| from == Begin::State || patience.go_on(&settings, trainer, e));
-            watch.look(epoch) && more
+            let more = epoch.is_none_or(|e| {
+                // Nobody waits if the interpreter ends.
+                let _ = line.tell.send(Told::Epoch(e.clone()));
+                from == Begin::State || patience.go_on(&settings, trainer, e)
+            });
+            more && !line.stop.load(Ordering::Relaxed)
         })?;
-        if let Some(raised) = watch.raised {
-            return Err(Failure::Python(raised));
+        if line.stop.load(Ordering::Relaxed) {
+            return Err(Failure::Stopped);
         }
         let header = Self::header(&settings, &spec, outputs, trainer.policy());
         let last = trainer.position.history.last().map_or(0, |e| e.epoch);
@@ -592,7 +627,7 @@ impl Network {
             }
             None => split,
         };
-        let trained = py.detach(move || -> Result<Trained, Failure> {
+        let trained = wait_for(py, progress, move |line| {
             // No row is tested on: estimators are measured by whoever fits them.
             let test = Split {
                 inputs: split.inputs.pick(width, &[0]),
@@ -603,16 +638,15 @@ impl Network {
             let classes = (0..if settings.task == Task::Reconstruction { 2 } else { outputs }).map(|k| k.to_string());
             let data = Dataset::new("x", [1, 1, width], classes.collect(), split, test, String::new());
             let data = data.map_err(Error::from)?;
-            let watch = Watch { progress, looked: Instant::now(), raised: None };
             let earlier = earlier.as_ref().map(|e| &e.get().0);
             Ok(match settings.double {
                 true => {
                     let earlier = earlier.map(|e| if let Trained::Double(e) = e { Ok(e) } else { Err(other_format()) });
-                    Trained::Double(Kept::train(settings, &data, outputs, from, earlier.transpose()?, watch)?)
+                    Trained::Double(Kept::train(settings, &data, outputs, from, earlier.transpose()?, line)?)
                 }
                 false => {
                     let earlier = earlier.map(|e| if let Trained::Single(e) = e { Ok(e) } else { Err(other_format()) });
-                    Trained::Single(Kept::train(settings, &data, outputs, from, earlier.transpose()?, watch)?)
+                    Trained::Single(Kept::train(settings, &data, outputs, from, earlier.transpose()?, line)?)
                 }
             })
         })?;
