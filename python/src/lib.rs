@@ -4,6 +4,7 @@
 mod arrays;
 mod error;
 mod model;
+mod network;
 mod program;
 
 use pyo3::prelude::*;
@@ -17,6 +18,8 @@ mod _nnz {
 
     #[pymodule_export]
     use crate::model::Model;
+    #[pymodule_export]
+    use crate::network::Network;
     #[pymodule_export]
     use crate::program::{Lent, call, described};
 

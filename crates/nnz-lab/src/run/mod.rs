@@ -11,7 +11,7 @@ use crate::stats::median;
 use crate::{Arm, Error, Precision, Pretrain, Recipe, Result, history, report, summarize};
 use nnz_core::{Dense, MethodInstance, Registry, Setting, TargetKind, Topology};
 use nnz_engine::cost::{Machine, Use};
-use nnz_engine::data::{Dataset, Inputs};
+use nnz_engine::data::{Dataset, Inputs, Normalization};
 use nnz_engine::file::{Header, Packing, is_checkpoint, load_model, save_model, write_atomically};
 use nnz_engine::{
     History, Model, ModelSpec, Number, Param, Preprocessing, Progress, SparseThresholds, Storage, Task, TrainSpec,
@@ -430,11 +430,13 @@ fn readings(data: &Dataset, predictions: &[(u32, f32)]) -> (Vec<Vec<u32>>, Vec<M
 
 /// One row as an image; numbers that are not bytes are stretched from their smallest to their largest.
 fn pixels(inputs: &Inputs, features: usize, row: usize) -> Vec<u8> {
-    let span = row * features..(row + 1) * features;
-    match inputs {
-        Inputs::Bytes(v) => v[span].to_vec(),
-        Inputs::Floats(v) => {
-            let v = &v[span];
+    match inputs.pick(features, &[row]) {
+        Inputs::Bytes(v) => v,
+        numbers => {
+            let mut v = vec![0.0f32; features];
+            if numbers.fill(features, &[0], Normalization::NONE, &mut v).is_err() {
+                return Vec::new();
+            }
             let low = v.iter().copied().fold(f32::INFINITY, f32::min);
             let high = v.iter().copied().fold(f32::NEG_INFINITY, f32::max);
             v.iter().map(|x| (255.0 * (x - low) / (high - low).max(f32::MIN_POSITIVE)) as u8).collect()
