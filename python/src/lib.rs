@@ -1,6 +1,10 @@
 //! The compiled half of the Python package `nnz`; the other half, in Python, gives it the habits of each library.
 #![forbid(unsafe_code)]
 
+mod error;
+mod layer;
+mod rewiring;
+
 use pyo3::prelude::*;
 
 /// The compiled half of `nnz`.
@@ -9,4 +13,8 @@ mod _nnz {
     #[pymodule_export]
     #[allow(non_upper_case_globals, reason = "the name that Python gives it")]
     const __version__: &str = env!("CARGO_PKG_VERSION");
+    #[pymodule_export]
+    use crate::layer::{KeptInput, SparseLayer, keep_masked};
+    #[pymodule_export]
+    use crate::rewiring::{Rewiring, method_defaults};
 }
