@@ -23,6 +23,7 @@ from ._program import COMMANDS as COMMANDS, GROUPS as GROUPS, Progress as Progre
 from ._results import (
     Answer as Answer,
     Arm as Arm,
+    CompareResult as CompareResult,
     EvalResult as EvalResult,
     InspectResult as InspectResult,
     PruneResult as PruneResult,
@@ -39,8 +40,8 @@ _Progress = Callable[[Any], Any]
 
 ANSWERS = {
     "train": "TrainResult",
-    "run": "Any",
-    "compare": "Any",
+    "run": "TrainResult | RunResult",
+    "compare": "CompareResult | RunResult",
     "prune": "PruneResult",
     "eval": "EvalResult",
     "inspect": "InspectResult",

@@ -15,7 +15,7 @@ from ._errors import Error, MissingFile
 from ._model import Layer, Model, from_arrays, load, save
 from ._nnz import __version__
 from ._program import COMMANDS, GROUPS, Progress, options
-from ._results import Answer, Arm, EvalResult, InspectResult, PruneResult, Record, ReproduceResult, RunResult, TrainResult
+from ._results import Answer, Arm, CompareResult, EvalResult, InspectResult, PruneResult, Record, ReproduceResult, RunResult, TrainResult
 
 _MADE = (*COMMANDS, *GROUPS, "predict")
 _MODULES = ("sklearn", "torch")
@@ -23,6 +23,7 @@ _MODULES = ("sklearn", "torch")
 __all__ = [
     "Answer",
     "Arm",
+    "CompareResult",
     "Error",
     "EvalResult",
     "InspectResult",

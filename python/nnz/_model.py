@@ -269,6 +269,10 @@ def from_arrays(weights: Sequence[Any], biases: Sequence[Any] | None = None, cla
                 raise ValueError(f"weights[{i}]: shape {w.shape}; a matrix is [outputs, inputs]")
             matrices.append(w)
     outputs = [len(m[2]) - 1 if isinstance(m, tuple) else len(m) for m in matrices]
+    inputs = [m[3] if isinstance(m, tuple) else m.shape[1] for m in matrices]
+    for i, (wide, want) in enumerate(zip(outputs, inputs[1:])):
+        if wide != want:
+            raise ValueError(f"weights[{i}] has {wide} outputs, but weights[{i + 1}] takes {want}")
     if biases is None:
         biases = [np.zeros(n, np.float32) for n in outputs]
     if len(biases) != len(matrices):

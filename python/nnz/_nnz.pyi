@@ -5,6 +5,8 @@ from typing import Any, final
 import numpy as np
 from numpy.typing import NDArray
 
+__all__ = ["Lent", "Model", "__version__", "call", "described"]
+
 __version__: str
 
 def call(words: list[str], listener: Callable[..., None] | None = None) -> tuple[str, str, str | None]: ...

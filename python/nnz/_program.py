@@ -7,7 +7,6 @@ import os
 import sys
 from contextlib import ExitStack
 from dataclasses import dataclass
-from functools import cache
 from typing import Any, Callable
 
 from . import _data, _nnz, _results
@@ -42,14 +41,25 @@ class Progress:
         return state
 
 
-@cache
+_described: dict[str, dict[str, Any]] = {}
+
+
 def described() -> dict[str, dict[str, Any]]:
     """Every command with its arguments by their names."""
+    if _described:
+        return _described
+    from keyword import iskeyword
+
     commands = {}
     for c in json.loads(_nnz.described()):
+        for a in c["arguments"]:
+            a["flag"] = "--" + a["name"].replace("_", "-")
+            # `from` is a word of the language.
+            a["name"] += "_" if iskeyword(a["name"]) else ""
         c["arguments"] = {a["name"]: a for a in c["arguments"]}
         commands[c["name"]] = c
-    return commands
+    _described.update(commands)
+    return _described
 
 
 def options(command: str) -> list[dict[str, Any]]:
@@ -127,7 +137,7 @@ def words(command: str, given: dict[str, Any], place: Callable[..., str]) -> lis
             if a["required"]:
                 raise TypeError(f"{command.replace(' ', '.')}() lacks {name!r}: {a['about']}")
             continue
-        flag = "--" + name.replace("_", "-")
+        flag = a["flag"]
         if not a["value"]:
             if value is not True:
                 raise TypeError(f"{name}: expected True or False, got {type(value).__name__}")
@@ -369,7 +379,7 @@ GROUPS: dict[str, tuple[dict[str, tuple[str, ...]], tuple[str, tuple[str, ...]] 
     "data": ({"list": (), "get": ("name",), "check": ("data",)}, ("data list", ())),
     "bench": ({"kernels": (), "cycles": ("model",), "scale": ()}, ("bench", ("model",))),
     "adapter": (
-        {"take": ("base", "tuned"), "fuse": ("base", "adapter"), "unfuse": ("fused", "adapter"), "switch": ("fused", "from", "to")},
+        {"take": ("base", "tuned"), "fuse": ("base", "adapter"), "unfuse": ("fused", "adapter"), "switch": ("fused", "from_", "to")},
         None,
     ),
 }

@@ -251,6 +251,30 @@ class RunResult(Answer):
 
 
 @dataclass(frozen=True, repr=False)
+class CompareResult(Answer):
+    """Methods compared at equal steps, tuning and densities."""
+
+    @property
+    def run_dir(self) -> Path:
+        """The directory of the comparison; its report is ``compare.html`` there."""
+        return Path(self.document["dir"])
+
+    def rows(self) -> list[dict[str, Any]]:
+        """A row for each method and density: the mean over seeds, half of its 95% interval, differences to the controls."""
+
+        def row(cell: dict[str, Any]) -> dict[str, Any]:
+            mean = cell["mean"] or {}
+            over = {k: (cell[k] or {}).get("mean") for k in ("over_random", "over_dense")}
+            known = {k: cell[k] for k in ("arm", "density", "rate", "nonzeros", "bytes", "refused")}
+            return {**known, "score": mean.get("mean"), "interval": mean.get("half_width"), **over}
+
+        return [row(c) for c in self.document["comparison"]["cells"]]
+
+    def __repr__(self) -> str:
+        return f"CompareResult({len(self.rows())} arms; {str(self.run_dir)!r})"
+
+
+@dataclass(frozen=True, repr=False)
 class PruneResult(Answer):
     """A pruned model."""
 
@@ -339,5 +363,7 @@ def of(command: str, document: Any, yes: bool, **more: Any) -> Answer:
         return TrainResult(document, yes)
     if command in ("run", "compare") and isinstance(document, dict) and "directory" in document and "run" in document:
         return RunResult(document, yes)
+    if command == "compare":
+        return CompareResult(document, yes)
     kinds: dict[str, type[Answer]] = {"prune": PruneResult, "eval": EvalResult, "inspect": InspectResult, "reproduce": ReproduceResult}
     return kinds.get(command, Answer)(document, yes, **more)

@@ -8,8 +8,8 @@ use pyo3::prelude::*;
 /// Inputs given as a C-contiguous array of `uint8`, `float32` or `float64`, or as compressed rows: `(data, indices, indptr, columns)`
 /// of `float64`, `uint32` and `int64`. Python's half makes them so.
 pub fn arrays(inputs: &Bound<'_, PyAny>, answers: Vec<f64>, names: Vec<String>) -> PyResult<Arrays> {
-    if let Ok((data, indices, indptr, width)) = inputs
-        .extract::<(PyReadonlyArray1<'_, f64>, PyReadonlyArray1<'_, u32>, PyReadonlyArray1<'_, i64>, usize)>()
+    if let Ok((data, indices, indptr, width)) =
+        inputs.extract::<(PyReadonlyArray1<'_, f64>, PyReadonlyArray1<'_, u32>, PyReadonlyArray1<'_, i64>, usize)>()
     {
         let starts = indptr.as_slice()?.iter().map(|&i| usize::try_from(i)).collect::<Result<Vec<_>, _>>();
         let starts = starts.map_err(|_| value("indptr: a negative start"))?;

@@ -8,6 +8,7 @@ mod model;
 mod network;
 mod program;
 mod rewiring;
+mod threads;
 
 use pyo3::prelude::*;
 

@@ -2,6 +2,7 @@
 
 use crate::arrays::arrays;
 use crate::error::{kind, value};
+use crate::threads::computing;
 use nnz::core::Topology;
 use nnz::data::read::Encoding;
 use nnz::engine::data::Normalization;
@@ -39,7 +40,7 @@ impl Model {
     /// Reads a network that nnz trained.
     #[staticmethod]
     fn load(py: Python<'_>, path: PathBuf) -> PyResult<Self> {
-        let (network, header) = py.detach(|| load_model(&path, Storage::Auto)).map_err(value)?;
+        let (network, header) = py.detach(|| computing(|| load_model(&path, Storage::Auto))).map_err(value)?;
         Self::new(network, header)
     }
 
@@ -64,7 +65,10 @@ impl Model {
                 let (topology, values) = matrices.next().ok_or_else(|| value("too few weights"))?;
                 if [topology.rows(), topology.cols()] != [p.shape.rows, p.shape.cols] {
                     let (rows, cols) = (topology.rows(), topology.cols());
-                    return Err(value(format!("`{}` is [{}, {}], got [{rows}, {cols}]", p.shape.name, p.shape.rows, p.shape.cols)));
+                    return Err(value(format!(
+                        "`{}` is [{}, {}], got [{rows}, {cols}]",
+                        p.shape.name, p.shape.rows, p.shape.cols
+                    )));
                 }
                 *p = Param::from_entries(&p.shape, p.prunable, topology, Storage::Auto, values).map_err(value)?;
             } else {
@@ -107,7 +111,10 @@ impl Model {
         };
         let other = |p: &Param<f32>| (p.shape.name.clone(), p.value.shape().to_vec());
         let params = &self.network.params;
-        (params.iter().filter(|p| p.weight()).map(weight).collect(), params.iter().filter(|p| !p.weight()).map(other).collect())
+        (
+            params.iter().filter(|p| p.weight()).map(weight).collect(),
+            params.iter().filter(|p| !p.weight()).map(other).collect(),
+        )
     }
 
     /// Bytes of all parameters with their indices.
@@ -124,11 +131,13 @@ impl Model {
     fn csr<'py>(&self, py: Python<'py>, name: &str) -> PyResult<(Values<'py>, Indices<'py>, Indices<'py>)> {
         let p = self.param(name)?;
         let (starts, columns, values) = py.detach(|| {
-            let entries = p.by_rows();
-            let values = entries.of(&p.value);
-            let small = |n: usize| i32::try_from(n);
-            let starts: Result<Vec<i32>, _> = entries.topology.starts().iter().map(|&n| small(n)).collect();
-            (starts, entries.topology.columns().iter().map(|&c| c as i32).collect::<Vec<_>>(), values)
+            computing(|| {
+                let entries = p.by_rows();
+                let values = entries.of(&p.value);
+                let small = |n: usize| i32::try_from(n);
+                let starts: Result<Vec<i32>, _> = entries.topology.starts().iter().map(|&n| small(n)).collect();
+                (starts, entries.topology.columns().iter().map(|&c| c as i32).collect::<Vec<_>>(), values)
+            })
         });
         let starts = starts.map_err(|_| value(format!("`{name}` has more connections than 32 bits count")))?;
         Ok((PyArray1::from_vec(py, values), PyArray1::from_vec(py, columns), PyArray1::from_vec(py, starts)))
@@ -164,7 +173,7 @@ impl Model {
             if width != want {
                 return Err(value(format!("rows of {width} numbers, but the network takes {want}")));
             }
-            let found = nnz_cli::outputs(&self.network, &self.header, &inputs, rows);
+            let found = computing(|| nnz_cli::outputs(&self.network, &self.header, &inputs, rows));
             Ok((found.map_err(|e| value(format!("{e:#}")))?, rows))
         })?;
         let width = found.len() / rows.max(1);
@@ -175,14 +184,14 @@ impl Model {
     #[pyo3(signature = (path, dense=false))]
     fn save(&self, py: Python<'_>, path: PathBuf, dense: bool) -> PyResult<()> {
         let packing = if dense { Packing::Dense } else { Packing::Smallest };
-        py.detach(|| save_model(&path, &self.network, &self.header, packing)).map_err(value)
+        py.detach(|| computing(|| save_model(&path, &self.network, &self.header, packing))).map_err(value)
     }
 }
 
 /// The connections of a matrix and their values.
 fn matrix(of: &Bound<'_, PyAny>) -> PyResult<(Topology, Vec<f32>)> {
-    if let Ok((data, indices, indptr, width)) = of
-        .extract::<(PyReadonlyArray1<'_, f32>, PyReadonlyArray1<'_, u32>, PyReadonlyArray1<'_, i64>, usize)>()
+    if let Ok((data, indices, indptr, width)) =
+        of.extract::<(PyReadonlyArray1<'_, f32>, PyReadonlyArray1<'_, u32>, PyReadonlyArray1<'_, i64>, usize)>()
     {
         let starts = indptr.as_slice()?.iter().map(|&i| usize::try_from(i)).collect::<Result<Vec<_>, _>>();
         let starts = starts.map_err(|_| value("indptr: a negative start"))?;

@@ -5,6 +5,7 @@
 
 use crate::arrays::arrays;
 use crate::error::{kind, value};
+use crate::threads::computing;
 use nnz_cli::{Caller, Event, Failure};
 use nnz_data::read::Lent as Held;
 use numpy::PyReadonlyArray1;
@@ -52,7 +53,8 @@ pub fn call(
         };
         let listen: Option<&(dyn Fn(Event<'_>) + Sync)> = if listener.is_some() { Some(&listen) } else { None };
         let caller = Caller::new(its_stop.clone(), its_heeds, listen);
-        let found = std::panic::catch_unwind(AssertUnwindSafe(|| nnz_cli::call(nnz::REGISTRY, &words, &caller)));
+        let found =
+            std::panic::catch_unwind(AssertUnwindSafe(|| computing(|| nnz_cli::call(nnz::REGISTRY, &words, &caller))));
         // Who waited may have gone.
         _ = sender.send(found);
     };

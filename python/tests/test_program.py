@@ -182,6 +182,13 @@ def test_an_experiment_runs():
     assert found.run_dir.is_dir() and found.rows() and "seed" in found.rows()[0]
 
 
+def test_comparisons_are_tables(digits):
+    found = nnz.compare(digits, methods=["set", "magnitude"], densities=[0.3], seeds=2, epochs=1, model="mlp:12-16-3", quiet=True)
+    assert {r["arm"] for r in found.rows()} >= {"set", "magnitude", "dense", "static-random"}
+    assert all(0 <= r["score"] <= 1 for r in found.rows()) and (found.run_dir / "compare.html").is_file()
+    assert "set" in found._repr_html_()
+
+
 def test_lists_and_entries():
     methods = nnz.methods()
     assert any(m["key"] == "rigl" for m in methods.rows())

@@ -175,7 +175,11 @@ fn describe(name: String, command: &clap::Command) -> Described {
             kind: kind(a),
             repeated: matches!(a.get_action(), ArgAction::Append),
             delimiter: a.get_value_delimiter(),
-            values: if value { a.get_possible_values().iter().map(|v| v.get_name().into()).collect() } else { Vec::new() },
+            values: if value {
+                a.get_possible_values().iter().map(|v| v.get_name().into()).collect()
+            } else {
+                Vec::new()
+            },
             default: a.get_default_values().first().filter(|_| value).map(|v| v.to_string_lossy().into_owned()),
             about: text(a.get_help()),
         }
@@ -195,5 +199,87 @@ fn kind(a: &clap::Arg) -> &'static str {
         "path"
     } else {
         "text"
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::ui::Event;
+    use std::sync::atomic::{AtomicBool, Ordering};
+    use std::sync::{Arc, Mutex};
+
+    fn called(words: &[&str], listener: Option<&(dyn Fn(Event<'_>) + Sync)>) -> (Result<Answer, Failure>, bool) {
+        let heeds = Arc::new(AtomicBool::new(false));
+        let caller = Caller::new(Arc::default(), heeds.clone(), listener);
+        let words: Vec<String> = words.iter().map(ToString::to_string).collect();
+        (call(Registry(&[]), &words, &caller), heeds.load(Ordering::SeqCst))
+    }
+
+    #[test]
+    fn a_document_is_handed_back() {
+        let (found, heeds) = called(&["methods"], None);
+        let found = found.unwrap();
+        assert_eq!((&*found.document, found.no, heeds), ("[]", false, false));
+        let (found, _) = called(&["data", "check", "mnist10k", "--threads", "2"], None);
+        let document: serde_json::Value = serde_json::from_str(&found.unwrap().document).unwrap();
+        assert_eq!(document.as_array().map(Vec::len), Some(4));
+    }
+
+    #[test]
+    fn a_wrong_request_is_one_sentence_and_ends_nothing() {
+        for (words, says) in [
+            (&["shoow"][..], "shoow"),
+            (&["show"], "METHOD"),
+            (&["train", "mnist", "--method", "x", "--optimizer", "adamm"], "invalid value 'adamm' for '--optimizer"),
+            (&["--version"], "nnz"),
+        ] {
+            let (Err(Failure::Request(why)), _) = called(words, None) else { panic!("{words:?}") };
+            assert!(why.contains(says) && !why.contains('\n') && !why.starts_with("error"), "{why}");
+        }
+        let (Err(Failure::Failed { why, missing: false }), _) = called(&["show", "rigl"], None) else { panic!() };
+        assert!(why.contains("rigl"), "{why}");
+        let (Err(Failure::Failed { missing, .. }), _) = called(&["data", "check", "no/such.npz"], None) else {
+            panic!()
+        };
+        assert!(missing);
+    }
+
+    #[test]
+    fn options_are_those_of_the_call() {
+        let (_, _) = called(&["eval", "no.safetensors", "--target", "x"], None);
+        assert!(!given::has("target"), "what was given before is put back");
+    }
+
+    #[test]
+    fn notes_are_told_to_the_caller() {
+        let seen = Mutex::new(Vec::new());
+        let listener = |event: Event<'_>| {
+            if let Event::Note(text) = event {
+                seen.lock().unwrap().push(text.to_string());
+            }
+        };
+        let dir = tempfile::tempdir().unwrap();
+        let table = dir.path().join("t.csv");
+        std::fs::write(&table, "a,b\n".to_string() + &"1,x\n2,y\n".repeat(20)).unwrap();
+        let (found, _) = called(&["data", "check", table.to_str().unwrap(), "--target", "b"], Some(&listener));
+        assert!(found.is_ok());
+        let told = seen.into_inner().unwrap().len();
+        let (quiet, _) = called(&["data", "check", "mnist10k", "--quiet"], Some(&|_: Event<'_>| panic!("quiet")));
+        assert!(quiet.is_ok() && told < 10);
+    }
+
+    #[test]
+    fn every_command_is_described() {
+        let all = described();
+        let train = all.iter().find(|c| c.name == "train").unwrap();
+        let of = |name: &str| train.arguments.iter().find(|a| a.name == name).unwrap();
+        assert!(!of("data").option && of("data").required && of("method").required);
+        assert_eq!((of("density").kind, of("epochs").kind, of("run_dir").kind), ("float", "int", "path"));
+        assert_eq!((of("keep").delimiter, of("set").repeated, of("prune_head").value), (Some(','), true, false));
+        assert!(of("optimizer").values.contains(&"adam".to_string()) && of("quiet").option);
+        for name in ["data list", "bench", "bench kernels", "adapter switch"] {
+            assert!(all.iter().any(|c| c.name == name), "{name}");
+        }
     }
 }

@@ -89,7 +89,8 @@ impl Lent {
                 if !spans || columns.len() != values.len() {
                     return wrong("starts of rows that do not fit the values".into());
                 }
-                let ascend = |row: &[u32]| row.is_sorted_by(|a, b| a < b) && row.last().is_none_or(|&c| (c as usize) < width);
+                let ascend =
+                    |row: &[u32]| row.is_sorted_by(|a, b| a < b) && row.last().is_none_or(|&c| (c as usize) < width);
                 if let Some(row) = starts.windows(2).position(|s| !ascend(&columns[s[0]..s[1]])) {
                     return wrong(format!("row {row} has columns that do not ascend below {width}"));
                 }
@@ -161,12 +162,20 @@ fn feed<T: Copy, const N: usize>(hash: &mut Sha256, values: &[T], bytes: impl Fn
     }
 }
 
+/// Whether a path names data in memory.
+pub(crate) fn in_memory(path: &str) -> bool {
+    path.starts_with(SCHEME)
+}
+
 /// The lent content of a path; `None` for a path of the file system.
 fn find(path: &Path) -> Result<Option<Arc<Content>>> {
-    let Some(name) = path.to_str().filter(|p| p.starts_with(SCHEME)) else { return Ok(None) };
+    let Some(name) = path.to_str().filter(|p| in_memory(p)) else { return Ok(None) };
     let held = lent().get(name).map(|held| held.1.clone());
     held.map(Some).ok_or_else(|| {
-        content(name, "was in the memory of a program, which lends it only while a command runs; give the same data again")
+        content(
+            name,
+            "was in the memory of a program, which lends it only while a command runs; give the same data again",
+        )
     })
 }
 
@@ -332,7 +341,10 @@ mod tests {
             (csr(&[0, 1, 2], &[0, 3], &[1.0, 2.0]), "row 1 has columns"),
             (csr(&[0, 2, 2], &[1, 1], &[1.0, 2.0]), "row 0 has columns"),
             (Lent::arrays(arrays(Matrix::Bytes(vec![0; 3]))), "3 values for shape"),
-            (Lent::arrays(Arrays { answers: vec![1.0], ..arrays(Matrix::Bytes(vec![0; 120])) }), "1 labels for 40 rows"),
+            (
+                Lent::arrays(Arrays { answers: vec![1.0], ..arrays(Matrix::Bytes(vec![0; 120])) }),
+                "1 labels for 40 rows",
+            ),
         ] {
             let e = found.unwrap_err().to_string();
             assert!(e.contains(says), "{e} (expected {says})");

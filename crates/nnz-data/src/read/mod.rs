@@ -32,6 +32,7 @@ use std::path::{Path, PathBuf};
 
 pub use decimal::Decimal;
 pub use encoding::{Column, ColumnKind, Columns, Encoding, Scales};
+pub(super) use memory::in_memory;
 pub use memory::{Arrays, Lent, Matrix};
 pub use missing::{Fill, Missing, Unseen};
 
