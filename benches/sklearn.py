@@ -46,7 +46,7 @@ def load(name):
     return X.astype(np.float32), y, "pictures" if name == "digits" else "table"
 
 
-def grids(regression):
+def grids():
     """Settings of either side."""
     dense = [
         {"hidden_layer_sizes": sizes, "learning_rate_init": lr, "early_stopping": early, "max_iter": 400}
@@ -58,14 +58,13 @@ def grids(regression):
         {
             "hidden_layer_sizes": sizes,
             "learning_rate_init": lr,
-            "method": "rigl",
-            "method_options": options,
-            "learning_rate": schedule,
+            "learning_rate": "cosine",
             "max_iter": epochs,
+            "batch_size": batch,
         }
-        for sizes in ((32,), (100,), (256,))
-        for lr, schedule, epochs in ((1e-2, "constant", 100), (2e-2, "cosine", 30), (2e-2, "cosine", 60))
-        for options in ({"distribution": "erk"}, {"distribution": "uniform"})
+        for sizes in ((24,), (32,), (64,), (32, 32))
+        for lr in (1e-2, 3e-2)
+        for epochs, batch in ((20, 64), (60, "auto"), (60, 64))
     ]
     return dense, sparse
 
@@ -148,7 +147,7 @@ def main():
     lines = []
     for name in args.data.split(","):
         X, y, what = load(name)
-        dense_grid, sparse_grid = grids(y.dtype.kind == "f")
+        dense_grid, sparse_grid = grids()
         train, _, a, _ = parts(X, y, 0)
         print(f"{name}: {X.shape[0]} rows of {X.shape[1]}", file=sys.stderr)
         _, dense, _ = tune("dense", dense_grid, train, a, float("inf"))

@@ -34,7 +34,7 @@ from sklearn.base import (
     TransformerMixin,
 )
 from sklearn.exceptions import ConvergenceWarning
-from sklearn.utils import check_random_state
+from sklearn.utils import check_array, check_random_state, column_or_1d, gen_batches
 from sklearn.utils.class_weight import compute_sample_weight
 from sklearn.utils.multiclass import check_classification_targets, type_of_target
 from sklearn.utils.validation import check_is_fitted, validate_data
@@ -346,10 +346,10 @@ class _SparseNetwork(BaseEstimator):
         about = network.about()
         for note in about["notes"]:
             if "would change nothing" in note:
-                warnings.warn(note, UserWarning, stacklevel=4)
+                warnings.warn(note, UserWarning, stacklevel=6)
         if begin != "state" and not about["stopped"] and self.learning_rate == "constant":
             why = f"Maximum iterations ({self.max_iter}) reached and the optimization hasn't converged yet."
-            warnings.warn(why, ConvergenceWarning, stacklevel=4)
+            warnings.warn(why, ConvergenceWarning, stacklevel=6)
         self._seed, self._network = seed, network
         self.n_iter_ = len(about["loss"])
         self.loss_curve_ = about["loss"]
@@ -359,7 +359,8 @@ class _SparseNetwork(BaseEstimator):
         self.validation_scores_ = about["score"] if held_out else None
         self.best_validation_score_ = max(about["score"]) if held_out else None
         self.density_, self.nonzeros_, self.notes_ = about["kept_density"], about["nonzeros"], about["notes"]
-        self.n_layers_ = len(settings["hidden"]) + 2
+        self._sizes_fitted = settings["hidden"]
+        self.n_layers_ = len(network.layers()) + 1
         self.n_outputs_ = outputs
         return self
 
@@ -513,8 +514,6 @@ class SparseMLPClassifier(ClassifierMixin, _SparseNetwork):
         if type_of_target(y).startswith("multi") and getattr(y, "ndim", 1) == 2 and y.shape[1] > 1:
             raise ValueError("y has several columns, and this classifier predicts one class a row")
         if y.ndim == 2:
-            from sklearn.utils import column_or_1d
-
             y = column_or_1d(y, warn=True)
         known = begin != "new" and hasattr(self, "_network")
         names = self.classes_ if known else np.unique(y) if classes is None else classes
@@ -732,7 +731,7 @@ class SparseAutoencoder(ClassNamePrefixFeaturesOutMixin, TransformerMixin, _Spar
 
     @property
     def _n_features_out(self):
-        return self._hidden()[-1]
+        return self._sizes_fitted[-1]
 
     def fit(self, X, y=None, sample_weight=None):
         """Trains on rows X of shape (n_samples, n_features), dense or sparse. y is not used."""
@@ -759,17 +758,21 @@ class SparseAutoencoder(ClassNamePrefixFeaturesOutMixin, TransformerMixin, _Spar
     def inverse_transform(self, X):
         """Rows rebuilt from codes."""
         check_is_fitted(self)
-        X = np.ascontiguousarray(X, dtype=np.float32 if getattr(X, "dtype", None) == np.float32 else np.float64)
+        X = check_array(X, dtype=(np.float64, np.float32), order="C")
         return self._network.decode(X).astype(X.dtype, copy=False)
 
     def score(self, X, y=None, sample_weight=None):
         """The share of the variance of the rows that is rebuilt, over all features together."""
         check_is_fitted(self)
         X = self._checked(X, reset=False)
-        rebuilt = self._network.infer(self._rows(X)).astype(np.float64)
-        rows = X.toarray() if sp.issparse(X) else X
         weights = self._weights(sample_weight, X)
-        mean = np.average(rows, axis=0, weights=weights)
-        of = lambda squares: np.average(squares.sum(axis=1), weights=weights)
-        total = of((rows - mean) ** 2)
-        return 1.0 - of((rows - rebuilt) ** 2) / total if total > 0 else 0.0
+        weights = np.ones(X.shape[0]) if weights is None else weights
+        mean = X.T @ weights / weights.sum()
+        lost = total = 0.0
+        # Block by block, so that a sparse matrix is never dense as a whole.
+        for block in gen_batches(X.shape[0], 2048):
+            rows = X[block].toarray() if sp.issparse(X) else X[block]
+            rebuilt = self._network.infer(self._rows(X[block])).astype(np.float64)
+            lost += weights[block] @ ((rows - rebuilt) ** 2).sum(axis=1)
+            total += weights[block] @ ((rows - mean) ** 2).sum(axis=1)
+        return float(1.0 - lost / total) if total > 0 else 0.0

@@ -6,8 +6,8 @@ use nnz::engine::data::{Dataset, Inputs, Normalization, SparseRows, Split};
 use nnz::engine::file::{Header, Packing, model_bytes, parse_model};
 use nnz::engine::layers::{Activation, Flatten, Function, Linear, Relu};
 use nnz::engine::{
-    EpochRecord, Error, Frozen, Init, LayerSpec, LrSchedule, Model, ModelSpec, Number, OptimizerSpec,
-    Preprocessing, Storage, StoragePolicy, Task, Tensor, TrainSpec, Trainer,
+    EpochRecord, Error, Frozen, Init, LayerSpec, LrSchedule, Model, ModelSpec, Number, OptimizerSpec, Preprocessing,
+    Storage, StoragePolicy, Task, Tensor, TrainSpec, Trainer,
 };
 use numpy::{Element, PyArray1, PyArrayMethods, PyReadonlyArray1, PyReadonlyArray2, PyUntypedArrayMethods};
 use pyo3::prelude::*;
@@ -52,9 +52,9 @@ struct Settings {
 
 /// What a training begins with.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum From {
+enum Begin {
     /// New weights.
-    Nothing,
+    New,
     /// The weights and connections of an earlier network, and a new run of the method.
     Weights,
     /// An earlier training, as if it had not ended, for one epoch.
@@ -122,8 +122,7 @@ impl<'py> Rows<'py> {
         if let Ok(x) = x.extract::<PyReadonlyArray2<f64>>() {
             return Ok(Self::Doubles(x));
         }
-        type Parts<'py> =
-            (usize, PyReadonlyArray1<'py, i64>, PyReadonlyArray1<'py, i32>, PyReadonlyArray1<'py, f64>);
+        type Parts<'py> = (usize, PyReadonlyArray1<'py, i64>, PyReadonlyArray1<'py, i32>, PyReadonlyArray1<'py, f64>);
         let Ok((width, starts, columns, values)) = x.extract::<Parts>() else {
             let name = x.get_type().name()?;
             return Err(kind(format!("rows are a matrix of float32 or float64, or compressed rows, not {name}")));
@@ -132,7 +131,9 @@ impl<'py> Rows<'py> {
         let starts = starts.as_array().iter().map(|&s| whole(s)).collect::<PyResult<Vec<usize>>>()?;
         let column = |c: i32| u32::try_from(c).map_err(|_| value("a column of compressed rows is below zero"));
         let columns = columns.as_array().iter().map(|&c| column(c)).collect::<PyResult<Vec<u32>>>()?;
-        SparseRows::new(width, starts, columns, values.as_array().iter().copied().collect()).map(Self::Sparse).map_err(value)
+        SparseRows::new(width, starts, columns, values.as_array().iter().copied().collect())
+            .map(Self::Sparse)
+            .map_err(value)
     }
 
     fn shape(&self) -> [usize; 2] {
@@ -242,6 +243,25 @@ impl Settings {
         }
     }
 
+    /// Refuses to go on with a training that was begun with what cannot change in it.
+    fn continues(&self, earlier: &Self) -> Result<(), Error> {
+        let rule = |s: &Self| (std::mem::discriminant(&s.optimizer), s.optimizer.slots());
+        let same = [
+            ("hidden_layer_sizes", self.hidden == earlier.hidden),
+            ("activation", self.activation == earlier.activation),
+            ("method", self.method == earlier.method),
+            ("density", self.density == earlier.density),
+            ("method_options", self.options == earlier.options),
+            ("solver", rule(self) == rule(earlier)),
+        ];
+        match same.iter().find(|(_, same)| !same) {
+            None => Ok(()),
+            Some((name, _)) => Err(Error::Refused(format!(
+                "{name} has changed since the training began; go on with the old one, or fit anew"
+            ))),
+        }
+    }
+
     /// The method for a run, and a remark on its options.
     fn method(&self, run: &Setting) -> nnz::core::Result<(nnz::core::MethodInstance, Option<String>)> {
         let Some(key) = &self.method else {
@@ -331,13 +351,13 @@ enum Failure {
     Python(PyErr),
 }
 
-impl std::convert::From<Error> for Failure {
+impl From<Error> for Failure {
     fn from(e: Error) -> Self {
         Self::Engine(e)
     }
 }
 
-impl std::convert::From<Failure> for PyErr {
+impl From<Failure> for PyErr {
     fn from(e: Failure) -> Self {
         match e {
             Failure::Engine(Error::NonFinite { loss, step, layer }) => value(format!(
@@ -371,7 +391,7 @@ impl<T: Number> Kept<T> {
         settings: Settings,
         data: &Dataset,
         outputs: usize,
-        from: From,
+        from: Begin,
         earlier: Option<&Self>,
         mut watch: Watch,
     ) -> Result<Self, Failure> {
@@ -382,9 +402,9 @@ impl<T: Number> Kept<T> {
             normalization: Normalization::NONE,
             scales: vec![[0.0, 1.0]; if settings.task == Task::Regression { outputs } else { 0 }],
         };
-        let earlier = earlier.filter(|_| from != From::Nothing);
-        let state = earlier.filter(|_| from == From::State).and_then(|e| e.state.as_ref().map(|s| (s, e.about.run)));
-        if from == From::State {
+        let earlier = earlier.filter(|_| from != Begin::New);
+        let state = earlier.filter(|_| from == Begin::State).and_then(|e| e.state.as_ref().map(|s| (s, e.about.run)));
+        if from == Begin::State {
             training.validation = 0.0;
         }
         let (mut run, mut notes) = ([0; 2], Vec::new());
@@ -398,18 +418,23 @@ impl<T: Number> Kept<T> {
         };
         let mut trainer: Trainer<T> = Trainer::framed(&spec, frame, data, &training, settings.seed, build)?;
         match (state, earlier) {
-            (Some((bytes, _)), _) => trainer.resume_bytes(bytes, RUN)?,
+            (Some((bytes, _)), Some(earlier)) => {
+                settings.continues(&earlier.about.settings)?;
+                trainer.resume_bytes(bytes, RUN)?;
+                // The same rule, perhaps with other constants.
+                trainer.optimizer.spec = settings.optimizer;
+            }
             (None, Some(earlier)) => trainer.begin_with(earlier.network.model().clone())?,
-            (None, None) => {}
+            (_, None) => {}
         }
-        if from == From::State {
+        if from == Begin::State {
             trainer.take_up(1)?;
         }
         let before = trainer.position.history.len();
         let mut patience = Patience { best: f64::NEG_INFINITY, waited: 0, kept: None };
         let finished = trainer.run(|trainer, progress| {
             let epoch = progress.finished.as_ref().map(|(record, _)| record);
-            let more = epoch.is_none_or(|e| from == From::State || patience.go_on(&settings, trainer, e));
+            let more = epoch.is_none_or(|e| from == Begin::State || patience.go_on(&settings, trainer, e));
             watch.look(epoch) && more
         })?;
         if let Some(raised) = watch.raised {
@@ -424,7 +449,7 @@ impl<T: Number> Kept<T> {
             None => trainer.result().into_owned(),
         };
         let mut epochs = earlier.map_or_else(Vec::new, |e| e.about.epochs.clone());
-        if from != From::State {
+        if from != Begin::State {
             epochs.clear();
         }
         epochs.extend_from_slice(&trainer.position.history[before..]);
@@ -465,6 +490,9 @@ impl<T: Number> Kept<T> {
 impl<T: Number + Element> Kept<T> {
     /// Whole network, encoder or decoder on rows.
     fn answer<'py>(&self, py: Python<'py>, x: Rows<'py>, part: Option<bool>) -> PyResult<Bound<'py, PyAny>> {
+        if part.is_some() && self.about.settings.task != Task::Reconstruction {
+            return Err(value("only an autoencoder has codes"));
+        }
         let half = part.map(|encoder| self.half(encoder));
         let network = half.as_ref().unwrap_or(&self.network);
         let ([count, width], inputs) = (x.shape(), network.model().spec.input[2]);
@@ -527,20 +555,23 @@ impl Network {
         x: &Bound<'_, PyAny>,
         y: Option<&Bound<'_, PyAny>>,
         outputs: usize,
-        weights: Option<PyReadonlyArray1<'_, f64>>,
+        weights: Option<&Bound<'_, PyAny>>,
         begin: &str,
         earlier: Option<Py<Network>>,
         progress: Option<Py<PyAny>>,
     ) -> PyResult<Self> {
         let settings = Settings::parse(settings)?;
         let from = match begin {
-            "new" => From::Nothing,
-            "weights" => From::Weights,
-            "state" => From::State,
+            "new" => Begin::New,
+            "weights" => Begin::Weights,
+            "state" => Begin::State,
             other => return Err(value(format!("a training begins with new, weights or state, not `{other}`"))),
         };
         let rows = Rows::of(x)?;
         let ([count, width], inputs) = (rows.shape(), rows.inputs()?);
+        if count == 0 || width == 0 {
+            return Err(value(format!("there is nothing to learn from {count} rows of {width} values")));
+        }
         let whole = || Split::new(inputs, vec![0; count]);
         let split = match (settings.task, y) {
             (Task::Classification, Some(y)) => {
@@ -555,7 +586,10 @@ impl Network {
             _ => return Err(value("classes or targets are missing, or too many")),
         };
         let split = match weights {
-            Some(weights) => split.weighted(weights.as_array().to_vec()),
+            Some(weights) => {
+                let weights = weights.extract::<PyReadonlyArray1<f64>>();
+                split.weighted(weights.map_err(|_| kind("weights are a vector of float64"))?.as_array().to_vec())
+            }
             None => split,
         };
         let trained = py.detach(move || -> Result<Trained, Failure> {
@@ -607,7 +641,8 @@ impl Network {
 
     /// Epochs, density, nonzeros and remarks of its training.
     fn about<'py>(&self, py: Python<'py>) -> PyResult<Bound<'py, PyDict>> {
-        let (about, model) = either!(&self.0, k => (&k.about, (k.network.model().nonzeros(), k.network.model().density())));
+        let (about, model) =
+            either!(&self.0, k => (&k.about, (k.network.model().nonzeros(), k.network.model().density())));
         let out = PyDict::new(py);
         let column = |f: fn(&EpochRecord) -> f64| about.epochs.iter().map(f).collect::<Vec<f64>>();
         out.set_item("loss", column(|e| e.loss))?;
@@ -639,7 +674,13 @@ impl Network {
     #[pyo3(signature = (about, network, state=None))]
     fn load(about: &[u8], network: &[u8], state: Option<Vec<u8>>) -> PyResult<Self> {
         fn of<T: Number>(about: About, network: &[u8], state: Option<Vec<u8>>) -> PyResult<Kept<T>> {
-            let (model, header) = parse_model(network, Path::new("network"), Storage::Auto).map_err(value)?;
+            let (model, header): (Model<T>, Header) =
+                parse_model(network, Path::new("network"), Storage::Auto).map_err(value)?;
+            let outputs = header.classes.len();
+            let made = about.settings.network(model.spec.input[2], outputs).map_err(value)?;
+            if made.layers != model.spec.layers || made.input != model.spec.input {
+                return Err(value("no saved network: its parts do not belong together"));
+            }
             Ok(Kept { network: Frozen::new(model), header, state, about })
         }
         let about: About = serde_json::from_slice(about).map_err(|e| value(format!("no saved network: {e}")))?;
@@ -655,5 +696,7 @@ impl Network {
 }
 
 fn other_format() -> Failure {
-    Failure::Engine(Error::Refused("a training goes on in the number format it began with; fit anew to change it".into()))
+    Failure::Engine(Error::Refused(
+        "a training goes on in the number format it began with; fit anew to change it".into(),
+    ))
 }

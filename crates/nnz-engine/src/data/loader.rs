@@ -40,7 +40,8 @@ impl<T: Real> Batch<T> {
             Task::Regression => Goal::Values(frame.targets(split, rows)),
             Task::Reconstruction => Goal::Values(input.clone()),
         };
-        let weights = if split.weights.is_empty() { Vec::new() } else { rows.iter().map(|&r| split.weight(r)).collect() };
+        let weights =
+            if split.weights.is_empty() { Vec::new() } else { rows.iter().map(|&r| split.weight(r)).collect() };
         Ok(Self { input, goal, weights })
     }
 

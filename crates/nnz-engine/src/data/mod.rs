@@ -60,13 +60,7 @@ impl Inputs {
     ///
     /// # Errors
     /// When a row does not exist or `out` is not `rows.len() * features` long; then `out` is partly written at most.
-    pub fn fill<T: Real>(
-        &self,
-        features: usize,
-        rows: &[u32],
-        norm: Normalization,
-        out: &mut [T],
-    ) -> Result<()> {
+    pub fn fill<T: Real>(&self, features: usize, rows: &[u32], norm: Normalization, out: &mut [T]) -> Result<()> {
         if rows.len().checked_mul(features) != Some(out.len()) || features == 0 {
             return Err(DataError::Length { rows: rows.len(), width: features, got: out.len() });
         }
@@ -392,13 +386,7 @@ impl Dataset {
     ///
     /// # Errors
     /// When a row does not exist or `out` has the wrong length.
-    pub fn fill<T: Real>(
-        &self,
-        split: &Split,
-        rows: &[u32],
-        norm: Normalization,
-        out: &mut [T],
-    ) -> Result<()> {
+    pub fn fill<T: Real>(&self, split: &Split, rows: &[u32], norm: Normalization, out: &mut [T]) -> Result<()> {
         split.inputs.fill(self.features(), rows, norm, out)
     }
 
@@ -536,7 +524,9 @@ impl Normalization {
                 (mean, moment(&|x| (x - mean).powi(2)))
             }
             Inputs::Sparse(v) => {
-                let moment = |f: &dyn Fn(f64) -> f64| v.sum(rows, |column| column >= first && (column - first).is_multiple_of(step), f) / n;
+                let moment = |f: &dyn Fn(f64) -> f64| {
+                    v.sum(rows, |column| column >= first && (column - first).is_multiple_of(step), f) / n
+                };
                 let mean = moment(&|x| x);
                 (mean, moment(&|x| (x - mean).powi(2)))
             }

@@ -16,9 +16,8 @@ impl SparseRows {
     /// # Errors
     /// When the parts do not fit together, or a column is not below `width`.
     pub fn new(width: usize, starts: Vec<usize>, columns: Vec<u32>, values: Vec<f64>) -> Result<Self> {
-        let invalid = |why: String| {
-            Err(DataError::Invalid { name: "in memory".into(), place: "compressed rows".into(), why })
-        };
+        let invalid =
+            |why: String| Err(DataError::Invalid { name: "in memory".into(), place: "compressed rows".into(), why });
         if columns.len() != values.len() {
             return invalid(format!("{} columns for {} values", columns.len(), values.len()));
         }

@@ -87,12 +87,17 @@ impl<T: Real> Learner<'_, T> {
     pub fn take_up(&mut self, epochs: u32) -> Result<()> {
         let refuse = |why: &str| Err(Error::Refused(why.into()));
         if self.position.act.is_some() || !self.position.procedure.is_null() {
-            return refuse("a method with a procedure decides itself how often the rows are seen, and takes up no others");
+            return refuse(
+                "a method with a procedure decides itself how often the rows are seen, and takes up no others",
+            );
         }
         if self.spec.schedule != LrSchedule::Constant || self.spec.warmup > 0.0 {
             return refuse("rows can be taken up one after the other only at a constant learning rate");
         }
         let position = &mut self.position;
+        if position.step != position.done || position.step > u64::MAX >> 8 {
+            return refuse("the state of this training is damaged: its steps do not agree");
+        }
         position.epochs = position.history.last().map_or(0, |e| e.epoch);
         (position.first, position.open) = (position.step, true);
         (position.loss_sum, position.rows_seen) = (0.0, 0.0);

@@ -396,9 +396,8 @@ fn settings_that_make_no_sense_are_refused() {
 /// Rows of ten numbers, mostly zero, of three classes or with two targets; `weights` may be empty.
 fn weighted(rows: &[u32], weights: Vec<f64>, real: bool, sparse: bool) -> Dataset {
     let mut rng = Rng::stream(9, "weighted", 0, 0);
-    let all: Vec<[f64; 10]> = (0..24)
-        .map(|r| std::array::from_fn(|i| if (r + i) % 3 == 0 { rng.normal() } else { 0.0 }))
-        .collect();
+    let all: Vec<[f64; 10]> =
+        (0..24).map(|r| std::array::from_fn(|i| if (r + i) % 3 == 0 { rng.normal() } else { 0.0 })).collect();
     let picked: Vec<[f64; 10]> = rows.iter().map(|&r| all[r as usize]).collect();
     let inputs = match sparse {
         false => Inputs::Doubles(picked.concat()),
@@ -459,7 +458,8 @@ fn a_row_of_weight_two_is_two_rows_and_one_of_weight_zero_none() {
             let (mut one, mut other) = (framed(&few, &spec, true), framed(&many, &spec, true));
             one.run(|_, _| true).unwrap();
             other.run(|_, _| true).unwrap();
-            let all = |t: &Trainer<f64>| t.model.params.iter().flat_map(|p| p.value.data().to_vec()).collect::<Vec<_>>();
+            let all =
+                |t: &Trainer<f64>| t.model.params.iter().flat_map(|p| p.value.data().to_vec()).collect::<Vec<_>>();
             all(&one).iter().zip(all(&other)).for_each(|(a, b)| assert!((a - b).abs() < 1e-9, "{a} for {b}"));
             let loss = |t: &Trainer<f64>| t.position.history.iter().map(|e| e.loss).collect::<Vec<_>>();
             loss(&one).iter().zip(loss(&other)).for_each(|(a, b)| assert!((a - b).abs() < 1e-9, "{a} for {b}"));
@@ -475,7 +475,8 @@ fn a_row_of_weight_two_is_two_rows_and_one_of_weight_zero_none() {
     let set = |weights| {
         let split = || Split::new(Inputs::Floats(vec![0.0; 4]), vec![0, 1]);
         let names = vec!["a".into(), "b".into()];
-        Dataset::new("x", [1, 1, 2], names, split().weighted(weights), split(), String::new()).map_err(|e| e.to_string())
+        Dataset::new("x", [1, 1, 2], names, split().weighted(weights), split(), String::new())
+            .map_err(|e| e.to_string())
     };
     assert!(set(vec![1.0]).unwrap_err().contains("1 weights for 2 rows"));
     assert!(set(vec![1.0, -1.0]).unwrap_err().contains("row 1 has weight -1"));
@@ -503,9 +504,12 @@ fn sparse_rows_train_bit_for_bit_as_dense_ones() {
         assert_eq!(made[0].0, made[1].0);
         made[0].1.iter().zip(made[1].1).for_each(|(a, b)| assert!((a - b).abs() < 1e-6));
     }
-    for (starts, columns, values) in
-        [(vec![0, 2], vec![0], vec![1.0]), (vec![0, 1], vec![10], vec![1.0]), (vec![1, 1], vec![], vec![]), (vec![], vec![], vec![])]
-    {
+    for (starts, columns, values) in [
+        (vec![0, 2], vec![0], vec![1.0]),
+        (vec![0, 1], vec![10], vec![1.0]),
+        (vec![1, 1], vec![], vec![]),
+        (vec![], vec![], vec![]),
+    ] {
         assert!(SparseRows::new(10, starts, columns, values).is_err());
     }
 }
@@ -521,7 +525,7 @@ fn rows_taken_up_epoch_by_epoch_train_as_one_training() {
     let spec = constant(3, 5);
     let mut whole = framed(&data, &spec, true);
     whole.run(|_, _| true).unwrap();
-    let (mut state, mut last) = (None, None);
+    let (mut state, mut last): (Option<Vec<u8>>, _) = (None, None);
     for epoch in 1..=3 {
         let mut t = framed(&data, &spec, true);
         if let Some(bytes) = &state {
