@@ -16,8 +16,11 @@ const FEW: usize = 2;
 /// Patches of a convolution that are unfolded at a time, in numbers: they stay in the second-level cache.
 const UNFOLDED: usize = 1 << 18;
 
+/// Entries of a list that a thread takes at once.
+const LISTED: usize = 1 << 15;
+
 /// A number type of arrays.
-pub(crate) trait Number: Real + Element {
+trait Number: Real + Element {
     /// Whether two slices hold the same bits. Without a branch per number, at the speed of memory.
     fn same(a: &[Self], b: &[Self]) -> bool;
     /// Values of this type that a layer holds.
@@ -65,7 +68,7 @@ number!(f64, wide, F64);
 #[pyclass(frozen, module = "nnz._nnz")]
 pub(crate) struct KeptInput(Kept);
 
-pub(crate) enum Kept {
+enum Kept {
     F32(Tiled<f32>),
     F64(Tiled<f64>),
 }
@@ -225,9 +228,85 @@ pub(crate) fn keep_masked(py: Python<'_>, array: &Bound<'_, PyAny>, mask: &Bound
     }
     let mask = mask.extract::<PyReadonlyArrayDyn<'_, bool>>().map_err(|_| kind("mask: a NumPy array of bool"))?;
     let mask = mask.as_slice().map_err(|_| value("mask: pass a contiguous array"))?;
-    match array.extract::<PyReadonlyArrayDyn<'_, f32>>().is_ok() {
+    let single = array.extract::<PyReadonlyArrayDyn<'_, f32>>().is_ok();
+    match single {
         true => run::<f32>(py, array, mask),
         false => run::<f64>(py, array, mask),
+    }
+}
+
+/// `to[i] = array[positions[i]]`.
+#[pyfunction]
+pub(crate) fn gather(
+    py: Python<'_>,
+    array: &Bound<'_, PyAny>,
+    positions: PyReadonlyArray1<'_, i32>,
+    to: &Bound<'_, PyAny>,
+) -> PyResult<()> {
+    fn run<T: Number>(py: Python<'_>, array: &Bound<'_, PyAny>, positions: &[i32], to: &Bound<'_, PyAny>) -> PyResult<()> {
+        let (array, mut to) = (read::<T>(array, "array")?, write::<T>(to, "to")?);
+        let (array, to) = (slice(&array, "array")?, slice_mut(&mut to, "to")?);
+        expect("to", to.len(), positions.len())?;
+        let fill = |(to, positions): (&mut [T], &[i32])| {
+            to.iter_mut().zip(positions).fold(true, |fits, (to, &p)| match array.get(p as usize) {
+                Some(&v) => {
+                    *to = v;
+                    fits
+                }
+                None => false,
+            })
+        };
+        let fits = py.detach(|| to.par_chunks_mut(LISTED).zip(positions.par_chunks(LISTED)).map(fill).all(|fits| fits));
+        if fits { Ok(()) } else { Err(value("positions: outside the array")) }
+    }
+    let positions = positions.as_slice().map_err(|_| value("positions: pass a contiguous array"))?;
+    let single = array.extract::<PyReadonlyArrayDyn<'_, f32>>().is_ok();
+    match single {
+        true => run::<f32>(py, array, positions, to),
+        false => run::<f64>(py, array, positions, to),
+    }
+}
+
+/// `array[positions[i]] = values[i]`, of ascending positions.
+#[pyfunction]
+pub(crate) fn scatter(
+    py: Python<'_>,
+    values: &Bound<'_, PyAny>,
+    positions: PyReadonlyArray1<'_, i32>,
+    array: &Bound<'_, PyAny>,
+) -> PyResult<()> {
+    /// Writes the part of an array that begins at `first`; whether all positions were in it.
+    fn fill<T: Number>(values: &[T], positions: &[i32], first: usize, array: &mut [T]) -> bool {
+        if positions.len() > LISTED {
+            let half = positions.len() / 2;
+            let middle = (positions[half] as usize).saturating_sub(first).min(array.len());
+            let (low, high) = array.split_at_mut(middle);
+            let both = rayon::join(
+                || fill(&values[..half], &positions[..half], first, low),
+                || fill(&values[half..], &positions[half..], first + middle, high),
+            );
+            return both.0 && both.1;
+        }
+        values.iter().zip(positions).fold(true, |fits, (&v, &p)| match array.get_mut((p as usize).wrapping_sub(first)) {
+            Some(to) => {
+                *to = v;
+                fits
+            }
+            None => false,
+        })
+    }
+    fn run<T: Number>(py: Python<'_>, values: &Bound<'_, PyAny>, positions: &[i32], array: &Bound<'_, PyAny>) -> PyResult<()> {
+        let (values, mut array) = (read::<T>(values, "values")?, write::<T>(array, "array")?);
+        let (values, array) = (slice(&values, "values")?, slice_mut(&mut array, "array")?);
+        expect("values", values.len(), positions.len())?;
+        let fits = py.detach(|| fill(values, positions, 0, array));
+        if fits { Ok(()) } else { Err(value("positions: not ascending, or outside the array")) }
+    }
+    let positions = positions.as_slice().map_err(|_| value("positions: pass a contiguous array"))?;
+    let single = values.extract::<PyReadonlyArrayDyn<'_, f32>>().is_ok();
+    match single {
+        true => run::<f32>(py, values, positions, array),
+        false => run::<f64>(py, values, positions, array),
     }
 }
 

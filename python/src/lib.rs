@@ -14,7 +14,7 @@ mod _nnz {
     #[allow(non_upper_case_globals, reason = "the name that Python gives it")]
     const __version__: &str = env!("CARGO_PKG_VERSION");
     #[pymodule_export]
-    use crate::layer::{KeptInput, SparseLayer, keep_masked};
+    use crate::layer::{KeptInput, SparseLayer, gather, keep_masked, scatter};
     #[pymodule_export]
     use crate::rewiring::{Rewiring, method_defaults};
 }

@@ -100,7 +100,6 @@ impl Rewiring {
     /// Returns how many connections were grown and how many were lost.
     fn rewire(
         &self,
-        py: Python<'_>,
         step: u64,
         weights: Vec<Bound<'_, PyAny>>,
         masks: Vec<Bound<'_, PyAny>>,
@@ -108,7 +107,7 @@ impl Rewiring {
     ) -> PyResult<(usize, usize)> {
         let given = measured.clone();
         let mut measure = |_: Signals| Ok(given.clone());
-        let mut arrays = self.arrays(py, weights, masks, &mut measure, None)?;
+        let mut arrays = self.arrays(weights, masks, &mut measure, None)?;
         let mut work = self.work();
         if work.sparsifier.rounds(step) > 1 && matches!(work.sparsifier.plan(step), Plan::Rewire(s) if s.any()) {
             return Err(value(format!(
@@ -130,14 +129,13 @@ impl Rewiring {
     /// Changes the weights after the optimizer's step at a learning rate.
     fn after_step(
         &self,
-        py: Python<'_>,
         step: u64,
         lr: f64,
         weights: Vec<Bound<'_, PyAny>>,
         masks: Vec<Bound<'_, PyAny>>,
     ) -> PyResult<()> {
         let mut measure = |_: Signals| Err(value("nothing is measured after a step"));
-        let arrays = self.arrays(py, weights, masks, &mut measure, None)?;
+        let arrays = self.arrays(weights, masks, &mut measure, None)?;
         let topologies = (0..self.shapes.len()).map(|i| arrays.topology(i)).collect::<PyResult<Vec<_>>>()?;
         let mut values = Vec::with_capacity(topologies.len());
         for (i, topology) in topologies.iter().enumerate() {
@@ -166,13 +164,13 @@ impl Rewiring {
         let mut ask = |signals: Signals| -> PyResult<Bound<'_, PyDict>> {
             Ok(measure.call1((asked(py, signals)?,))?.cast_into::<PyDict>().map_err(PyErr::from)?)
         };
-        let mut arrays = self.arrays(py, weights, masks, &mut ask, score)?;
-        let done = subject::prune(&mut self.work(), &mut arrays).map_err(PyErr::from);
-        match done {
-            Err(e) if e.to_string().ends_with("without training") => Err(value(format!(
-                "{} prunes while it trains; attach it to an optimizer, nnz.torch.attach(optimizer, \"{}\")",
-                self.method.key, self.method.key
-            ))),
+        let mut arrays = self.arrays(weights, masks, &mut ask, score)?;
+        let (mut work, key) = (self.work(), self.method.key);
+        match subject::prune(&mut work, &mut arrays).map_err(PyErr::from) {
+            Err(e) if e.to_string().ends_with("without training") => Err(value(match &work.procedure {
+                Some(_) => format!("{key} trains between its prunings; `nnz train DATA --method {key}` runs it"),
+                None => format!("{key} prunes while it trains; nnz.torch.attach(optimizer, \"{key}\") does"),
+            })),
             done => done.map(|()| arrays.moved),
         }
     }
@@ -228,7 +226,6 @@ impl Rewiring {
 
     fn arrays<'a, 'py>(
         &'a self,
-        py: Python<'py>,
         weights: Vec<Bound<'py, PyAny>>,
         masks: Vec<Bound<'py, PyAny>>,
         measure: Measure<'a, 'py>,
@@ -237,7 +234,7 @@ impl Rewiring {
         self.count("weights", weights.len())?;
         self.count("masks", masks.len())?;
         let arrays =
-            Arrays { py, key: self.method.key, shapes: &self.shapes, weights, masks, measure, score, kept: Vec::new(), moved: (0, 0) };
+            Arrays { key: self.method.key, shapes: &self.shapes, weights, masks, measure, score, kept: Vec::new(), moved: (0, 0) };
         for (i, shape) in self.shapes.iter().enumerate() {
             let (w, m) = (read(&arrays.weights[i])?.len(), arrays.mask(i)?.len());
             if (w, m) != (shape.len(), shape.len()) {
@@ -326,7 +323,6 @@ type Snapshot = (String, Vec<Vec<f64>>, Vec<Vec<bool>>);
 
 /// Weights and masks of another program as the subject of a method.
 struct Arrays<'a, 'py> {
-    py: Python<'py>,
     key: &'static str,
     shapes: &'a [Shape],
     weights: Vec<Bound<'py, PyAny>>,
