@@ -1283,11 +1283,11 @@ def attach(
     A step at which the method looks at gradients makes no update, as the paper has it. Connections that are grown begin with zero
     momentum. `handle.remove()` ends it, and `handle.state_dict()` resumes exactly.
     """
+    # The optimizer in the wrapper of an accelerator.
+    while isinstance(getattr(optimizer, "optimizer", None), torch.optim.Optimizer):
+        optimizer = optimizer.optimizer
     if not isinstance(optimizer, torch.optim.Optimizer):
-        inner = getattr(optimizer, "optimizer", None)
-        if not isinstance(inner, torch.optim.Optimizer):
-            raise TypeError(f"attach: a torch.optim.Optimizer is needed, got {type(optimizer).__name__}")
-        optimizer = inner
+        raise TypeError(f"attach: a torch.optim.Optimizer is needed, got {type(optimizer).__name__}")
     if isinstance(optimizer, torch.optim.LBFGS):
         raise ValueError("attach: LBFGS takes a closure and updates all entries together; use SGD, Adam or another first-order optimizer")
     if start not in ("draw", "weights"):
