@@ -1155,7 +1155,7 @@ class Attached:
             _keep(grad, self._masks[i])
 
     def _before(self, optimizer: torch.optim.Optimizer, args: tuple, kwargs: dict) -> None:
-        if len(args) > 1 or kwargs.get("closure") is not None:
+        if any(a is not None for a in args[1:]) or kwargs.get("closure") is not None:
             raise TypeError("attach: the gradients must be there before optimizer.step(), which then takes no closure")
         # Those of a step that failed.
         self._restore()
