@@ -1349,8 +1349,10 @@ def rewiring_callback(method: str = "rigl", density: float | None = None, **argu
         handle: Attached | None = None
 
         def on_train_begin(self, args: Any, state: Any, control: Any, model: Any = None, optimizer: Any = None, **_: Any) -> None:
-            self.handle = attach(optimizer, method, density, module=model, **{"steps": state.max_steps, **arguments})
-            if state.global_step > 0:
+            # Weights of a checkpoint are there already, and a drawn topology would clear them.
+            resumes = {"start": "weights"} if state.global_step > 0 else {}
+            self.handle = attach(optimizer, method, density, module=model, **{"steps": state.max_steps, **arguments, **resumes})
+            if resumes:
                 file = Path(args.output_dir) / f"checkpoint-{state.global_step}" / "rewiring.pt"
                 if not file.is_file():
                     raise ValueError(f"there is no {file} to resume the rewiring from; train from the start, or without this callback")
