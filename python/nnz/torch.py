@@ -1119,16 +1119,25 @@ class Attached:
     def state_dict(self) -> dict[str, Any]:
         """All that a run needs to go on exactly as it would have; keep it beside those of the module and the optimizer."""
         masks = {w.name: torch.from_numpy(np.packbits(_flat(m).view(np.uint8))) for w, m in zip(self._weights, self._masks)}
-        return {**self._about, "step": self.step, "grown": self.grown, "pruned": self.pruned, "masks": masks, "state": self._work.state()}
+        here = {"step": self.step, "grown": self.grown, "pruned": self.pruned, "nonzeros": self._nonzeros(), "masks": masks}
+        return {**self._about, **here, "state": self._work.state()}
+
+    def _nonzeros(self) -> list[int]:
+        return [int(p.detach().count_nonzero()) for p in self._parameters]
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Goes on where `state_dict` was taken. Load those of the module and the optimizer first."""
+        """Goes on where `state_dict` was taken: attach, load the states of the module and of the optimizer, then this one."""
         for key, here in self._about.items():
             if state.get(key) != here:
                 raise ValueError(f"attach: this state has {key} {state.get(key)!r}, and here it is {here!r}")
         masks = state["masks"]
         if list(masks) != [w.name for w in self._weights]:
             raise ValueError(f"attach: this state is of the weights {', '.join(masks)}, and here they are {', '.join(self.masks)}")
+        if self._nonzeros() != state["nonzeros"]:
+            raise ValueError(
+                "attach: the weights are not those that this state was saved with; attach first, which may clear weights, then load the "
+                "states of the module and of the optimizer, then this one"
+            )
         bools = []
         for (name, packed), mask in zip(masks.items(), self._masks):
             if packed.numel() != (mask.numel() + 7) // 8:

@@ -658,6 +658,22 @@ def test_the_optimizer_remembers_connections_alone_and_takes_whole_state_over():
     assert not optimizer.state[model[2].weight]["exp_avg"][~mask].count_nonzero()
 
 
+def test_weights_that_attaching_cleared_are_not_taken_for_those_of_a_state():
+    model = mlp(1.0)
+    optimizer = torch.optim.SGD(model.parameters(), 0.01)
+    handle = nt.attach(optimizer, density=0.2, module=model, every=3, steps=50)
+    loop(model, optimizer, handle, 10)
+    saved, weights = handle.state_dict(), copy.deepcopy(model.state_dict())
+    twin = mlp(1.0)
+    twin.load_state_dict(weights)
+    other = nt.attach(torch.optim.SGD(twin.parameters(), 0.01), density=0.2, module=twin, every=3, steps=50)
+    with pytest.raises(ValueError, match="attach first"):
+        other.load_state_dict(saved)
+    twin.load_state_dict(weights)
+    other.load_state_dict(saved)
+    torch.testing.assert_close(twin.state_dict(), weights, rtol=0, atol=0)
+
+
 def test_a_step_that_fails_leaves_the_optimizer_whole():
     model = mlp(1.0)
     optimizer = torch.optim.SGD(model.parameters(), 0.01)
