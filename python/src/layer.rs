@@ -16,6 +16,8 @@ const FEW: usize = 2;
 /// Patches of a convolution that are unfolded at a time, in numbers: they stay in the second-level cache.
 const UNFOLDED: usize = 1 << 18;
 
+/// Numbers and products below which a pass does not enter rayon's pool.
+const SHORT: usize = 1 << 18;
 /// Entries of a list that a thread takes at once.
 const LISTED: usize = 1 << 15;
 
@@ -389,6 +391,15 @@ impl SparseLayer {
         Ok(Self { rows, cols: wide, starts, columns, plan, numbers, window, used, narrow, wide: wide_values })
     }
 
+    /// Runs the kernels of a pass over `rows` inputs. One of some length runs within rayon's pool, since every kernel would hand its
+    /// work to it one by one, and wait for an answer, from outside.
+    fn compute<R: Send>(&self, rows: usize, work: impl FnOnce() -> R + Send) -> R {
+        match rows.saturating_mul(self.rows + self.cols + self.columns.len()) < SHORT {
+            true => work(),
+            false => rayon::scope(|_| work()),
+        }
+    }
+
     fn csr(&self) -> Csr<'_> {
         Csr { rows: self.rows, cols: self.cols, starts: &self.starts, columns: &self.columns }
     }
@@ -441,16 +452,19 @@ impl SparseLayer {
         let y = slice_mut(&mut y, "y")?;
         self.check(values, bias, self.window.is_none())?;
         py.detach(|| {
-            let held = self.held(values);
             if !keep && batch <= FEW {
+                let held = self.held(values);
                 held.single.get_or_init(|| Single::new(self.csr(), &held.by_row)).apply(batch, x, bias, y);
                 return Ok(None);
             }
-            let x = Tiled::from_rows(batch, self.cols, x);
-            let mut out = Tiled::any(batch, self.rows);
-            self.plan.forward(&held.packed, &x, bias, &mut out);
-            out.to_rows(y);
-            Ok(keep.then(|| KeptInput(T::keep(x))))
+            self.compute(batch, || {
+                let held = self.held(values);
+                let x = Tiled::from_rows(batch, self.cols, x);
+                let mut out = Tiled::any(batch, self.rows);
+                self.plan.forward(&held.packed, &x, bias, &mut out);
+                out.to_rows(y);
+                Ok(keep.then(|| KeptInput(T::keep(x))))
+            })
         })
     }
 
@@ -507,7 +521,7 @@ impl SparseLayer {
         if let Some(d) = &dvalues {
             expect("dvalues", d.len(), values.len())?;
         }
-        py.detach(|| {
+        let work = || {
             let g = Tiled::from_rows(batch, self.rows, g);
             if let Some(dbias) = dbias {
                 g.sum_batch(dbias);
@@ -533,7 +547,8 @@ impl SparseLayer {
             if let Some(dvalues) = dvalues {
                 self.by_row(&by_plan, dvalues);
             }
-        });
+        };
+        py.detach(|| self.compute(batch, work));
         Ok(())
     }
 
@@ -557,7 +572,7 @@ impl SparseLayer {
         let bias = bias.as_ref().map(|b| slice(b, "bias")).transpose()?;
         let y = slice_mut(&mut y, "y")?;
         self.check(values, bias, true)?;
-        py.detach(|| {
+        let work = || {
             let held = self.held(values);
             over.parts(self.cols, |images| {
                 let patches = over.unfold(&self.used, self.cols, over.input(x, &images), images.len());
@@ -565,7 +580,8 @@ impl SparseLayer {
                 self.plan.forward(&held.packed, &patches, bias, &mut out);
                 over.spread(&out, self.rows, &mut y[over.outputs(self.rows, &images)]);
             });
-        });
+        };
+        py.detach(|| self.compute(over.images * over.area(), work));
         Ok(())
     }
 
@@ -597,7 +613,7 @@ impl SparseLayer {
         if let Some(d) = &dvalues {
             expect("dvalues", d.len(), values.len())?;
         }
-        py.detach(|| {
+        let work = || {
             let held = self.held(values);
             let mut sums = vec![T::ZERO; self.rows];
             let (mut all, mut part) = (vec![T::ZERO; values.len()], vec![T::ZERO; values.len()]);
@@ -624,7 +640,8 @@ impl SparseLayer {
             if let Some(dvalues) = dvalues {
                 self.by_row(&all, dvalues);
             }
-        });
+        };
+        py.detach(|| self.compute(over.images * over.area(), work));
         Ok(())
     }
 }
