@@ -6,7 +6,7 @@
 use crate::error::{kind, value};
 use nnz::core::Topology;
 use nnz_kernels::{Csr, Plan, Real, Single, TILE, Tiled, Tuning};
-use numpy::{Element, PyReadonlyArrayDyn, PyReadwriteArrayDyn, PyReadonlyArray1};
+use numpy::{Element, PyReadonlyArray1, PyReadonlyArrayDyn, PyReadwriteArrayDyn};
 use pyo3::prelude::*;
 use rayon::prelude::*;
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock};
@@ -205,9 +205,7 @@ impl SparseLayer {
     ) -> PyResult<()> {
         match values.extract::<PyReadonlyArrayDyn<'_, f32>>() {
             Ok(v) => self.convolve_backward_of::<f32>(py, &v, x, before, g, dx, dvalues, dbias),
-            Err(_) => {
-                self.convolve_backward_of::<f64>(py, &read(values, "values")?, x, before, g, dx, dvalues, dbias)
-            }
+            Err(_) => self.convolve_backward_of::<f64>(py, &read(values, "values")?, x, before, g, dx, dvalues, dbias),
         }
     }
 }
@@ -245,7 +243,12 @@ pub(crate) fn gather(
     positions: PyReadonlyArray1<'_, i32>,
     to: &Bound<'_, PyAny>,
 ) -> PyResult<()> {
-    fn run<T: Number>(py: Python<'_>, array: &Bound<'_, PyAny>, positions: &[i32], to: &Bound<'_, PyAny>) -> PyResult<()> {
+    fn run<T: Number>(
+        py: Python<'_>,
+        array: &Bound<'_, PyAny>,
+        positions: &[i32],
+        to: &Bound<'_, PyAny>,
+    ) -> PyResult<()> {
         let (array, mut to) = (read::<T>(array, "array")?, write::<T>(to, "to")?);
         let (array, to) = (slice(&array, "array")?, slice_mut(&mut to, "to")?);
         expect("to", to.len(), positions.len())?;
@@ -289,15 +292,22 @@ pub(crate) fn scatter(
             );
             return both.0 && both.1;
         }
-        values.iter().zip(positions).fold(true, |fits, (&v, &p)| match array.get_mut((p as usize).wrapping_sub(first)) {
-            Some(to) => {
-                *to = v;
-                fits
+        values.iter().zip(positions).fold(true, |fits, (&v, &p)| {
+            match array.get_mut((p as usize).wrapping_sub(first)) {
+                Some(to) => {
+                    *to = v;
+                    fits
+                }
+                None => false,
             }
-            None => false,
         })
     }
-    fn run<T: Number>(py: Python<'_>, values: &Bound<'_, PyAny>, positions: &[i32], array: &Bound<'_, PyAny>) -> PyResult<()> {
+    fn run<T: Number>(
+        py: Python<'_>,
+        values: &Bound<'_, PyAny>,
+        positions: &[i32],
+        array: &Bound<'_, PyAny>,
+    ) -> PyResult<()> {
         let (values, mut array) = (read::<T>(values, "values")?, write::<T>(array, "array")?);
         let (values, array) = (slice(&values, "values")?, slice_mut(&mut array, "array")?);
         expect("values", values.len(), positions.len())?;
@@ -313,12 +323,16 @@ pub(crate) fn scatter(
 }
 
 fn read<'py, T: Element>(array: &Bound<'py, PyAny>, name: &str) -> PyResult<PyReadonlyArrayDyn<'py, T>> {
-    array.extract().map_err(|_| kind(format!("{name}: a NumPy array of float32 or float64, the same for all arrays of a call")))
+    array
+        .extract()
+        .map_err(|_| kind(format!("{name}: a NumPy array of float32 or float64, the same for all arrays of a call")))
 }
 
 fn write<'py, T: Element>(array: &Bound<'py, PyAny>, name: &str) -> PyResult<PyReadwriteArrayDyn<'py, T>> {
     array.extract().map_err(|_| {
-        kind(format!("{name}: a NumPy array that can be written, of float32 or float64, the same for all arrays of a call"))
+        kind(format!(
+            "{name}: a NumPy array that can be written, of float32 or float64, the same for all arrays of a call"
+        ))
     })
 }
 
@@ -349,10 +363,13 @@ impl SparseLayer {
         let total = rows.checked_mul(cols).filter(|t| i64::try_from(*t).is_ok());
         let total = total.ok_or_else(|| value("the layer is too large"))?;
         if u32::try_from(rows.max(cols)).is_err() || positions.len() >= 1 << 31 {
-            return Err(value("the layer is too large: fewer than 2^32 rows and columns and 2^31 connections are possible"));
+            return Err(value(
+                "the layer is too large: fewer than 2^32 rows and columns and 2^31 connections are possible",
+            ));
         }
         let ascend = positions.windows(2).all(|p| p[0] < p[1]);
-        let inside = positions.first().is_none_or(|&p| p >= 0) && positions.last().is_none_or(|&p| (p as u64) < total as u64);
+        let inside =
+            positions.first().is_none_or(|&p| p >= 0) && positions.last().is_none_or(|&p| (p as u64) < total as u64);
         if !ascend || !inside {
             return Err(value(format!("positions must ascend from 0 to below {rows} x {cols}")));
         }
@@ -362,7 +379,8 @@ impl SparseLayer {
             None => None,
             Some((channels, kernel, stride, dilation, groups)) => {
                 let area = kernel[0] * kernel[1];
-                let fits = groups > 0 && rows % groups == 0 && channels % groups == 0 && cols == channels / groups * area;
+                let fits =
+                    groups > 0 && rows % groups == 0 && channels % groups == 0 && cols == channels / groups * area;
                 if !fits || area == 0 || stride.contains(&0) || dilation.contains(&0) {
                     return Err(value(format!(
                         "a kernel {kernel:?} over {channels} channels in {groups} groups, with stride {stride:?} and dilation \
@@ -493,7 +511,9 @@ impl SparseLayer {
         shape("g", g.as_array().shape(), &[batch, self.rows])?;
         let kept = x.cast::<KeptInput>().ok();
         let kept = match kept {
-            Some(kept) => Some(T::kept(&kept.get().0).ok_or_else(|| kind("x: kept from inputs of another number type"))?),
+            Some(kept) => {
+                Some(T::kept(&kept.get().0).ok_or_else(|| kind("x: kept from inputs of another number type"))?)
+            }
             None => None,
         };
         let rows = match kept {
@@ -674,7 +694,15 @@ impl<'a> Images<'a> {
         shape("x", x, &[images, window.channels, high, wide])?;
         shape("y", y, &[images, out, height, width])?;
         let limit = 1 << 31;
-        if before.iter().chain(&window.stride).chain(&window.dilation).chain(&window.kernel).chain(x).chain(y).any(|&n| n >= limit) {
+        if before
+            .iter()
+            .chain(&window.stride)
+            .chain(&window.dilation)
+            .chain(&window.kernel)
+            .chain(x)
+            .chain(y)
+            .any(|&n| n >= limit)
+        {
             return Err(value("extents, padding, stride and dilation are below 2^31"));
         }
         Ok(Self { window, images, input: [high, wide], output: [height, width], before })

@@ -3,7 +3,10 @@
 import copy
 import io
 import math
+import os
 import pickle
+import subprocess
+import sys
 import time
 
 import numpy as np
@@ -141,7 +144,12 @@ def test_no_array_is_copied_on_the_way():
     x = torch.randn(8, 13)
     with torch.no_grad():
         y = sparse(x)
-    assert spy.seen == [t.data_ptr() for t in (sparse.values, x, sparse.bias, y)]
+        assert spy.seen == [t.data_ptr() for t in (sparse.values, x, sparse.bias, y)]
+        # Values that moved are found where they are.
+        sparse.values = nn.Parameter(sparse.values * 2)
+        moved = sparse(x)
+    assert spy.seen[4:] == [t.data_ptr() for t in (sparse.values, x, sparse.bias, moved)]
+    torch.testing.assert_close(moved - sparse.bias, 2 * (y - sparse.bias))
 
 
 @settings(max_examples=60, deadline=None)
@@ -254,6 +262,31 @@ def test_training_a_compiled_module_equals_training_with_masks():
     plain = nt.decompile(sparse)
     assert all(type(l) in (nn.Linear, nn.ReLU) for l in plain)
     torch.testing.assert_close(plain.state_dict(), runs[0])
+
+
+def test_threads_change_no_bit():
+    code = """
+import hashlib, torch, nnz.torch as nt
+from torch import nn
+torch.set_num_threads(1)
+digest = hashlib.sha256()
+for dense, shape in ((nn.Linear(300, 200), (150, 300)), (nn.Conv2d(16, 12, 3, padding=1), (9, 16, 20, 21))):
+    torch.manual_seed(0)
+    with torch.no_grad():
+        dense.weight.copy_(torch.randn(dense.weight.shape) * (torch.rand(dense.weight.shape) < 0.2))
+        dense.bias.copy_(torch.randn(dense.bias.shape))
+    layer, x = nt.compile(dense, density=1.0), torch.randn(shape, requires_grad=True)
+    y = layer(x)
+    y.backward(torch.randn(y.shape))
+    for t in (y, x.grad, layer.values.grad, layer.bias.grad):
+        digest.update(t.detach().numpy().tobytes())
+print(digest.hexdigest())
+"""
+    runs = [
+        subprocess.run([sys.executable, "-c", code], env={**os.environ, "RAYON_NUM_THREADS": n}, capture_output=True, text=True, check=True)
+        for n in "123"
+    ]
+    assert len({run.stdout for run in runs}) == 1 and len(runs[0].stdout) == 65
 
 
 def test_what_writes_values_behind_the_version_counter_is_seen():
