@@ -11,6 +11,7 @@ All of it works on plain modules, tensors and optimizers, and goes back to them:
 
 from __future__ import annotations
 
+import contextlib
 import copy
 import fnmatch
 import json
@@ -18,7 +19,7 @@ import math
 import statistics
 import time
 import warnings
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -27,7 +28,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from ._nnz import Rewiring, SparseLayer, keep_masked, method_defaults
+from ._nnz import Rewiring, SparseLayer, gather, keep_masked, method_defaults, scatter
 
 __all__ = [
     "Attached",
@@ -171,6 +172,9 @@ class CompiledModule(nn.Module):
         self.register_buffer("positions", positions)
         self.register_parameter("bias", bias)
         self._layer: SparseLayer | None = None
+        # Where values and bias lie, and arrays of them.
+        self._place: tuple[int, int] | None = None
+        self._views: tuple[np.ndarray, np.ndarray | None] | None = None
 
     @property
     def weight(self) -> Tensor:
@@ -215,7 +219,7 @@ class CompiledModule(nn.Module):
 
     def __getstate__(self) -> dict[str, Any]:
         # The compiled structure follows from the positions.
-        return {**self.__dict__, "_layer": None}
+        return {**self.__dict__, "_layer": None, "_place": None, "_views": None}
 
     def _load_from_state_dict(self, state: Mapping, prefix: str, meta: Any, strict: bool, missing: list, unexpected: list, errors: list) -> None:
         weight = state.get(prefix + "weight")
@@ -239,8 +243,6 @@ class CompiledModule(nn.Module):
             errors.append(f"{prefix}positions are those of other connections; load the plain state_dict and compile that")
             return
         super()._load_from_state_dict(state, prefix, meta, strict, missing, unexpected, errors)
-        if weight is not None and prefix + "weight" in unexpected:
-            unexpected.remove(prefix + "weight")
 
     def _said(self) -> str:
         return f"nonzeros={self.values.numel()}, density={self.density:.3g}, bias={self.bias is not None}"
@@ -258,6 +260,8 @@ class SparseLinear(CompiledModule):
         return SparseLayer(self.out_features, self.in_features, self.positions.numpy())
 
     def forward(self, input: Tensor) -> Tensor:
+        if not torch.is_grad_enabled() and (y := self._quick(input)) is not None:
+            return y
         values, bias = self.values, self._plain_bias()
         x = _checked(input, values, "SparseLinear")
         if x.dim() == 0 or x.shape[-1] != self.in_features:
@@ -271,6 +275,23 @@ class SparseLinear(CompiledModule):
             y = rows.new_empty((rows.shape[0], self.out_features))
             layer.forward(_array(values), _array(rows), None if bias is None else _array(bias), _array(y))
         return y if x.dim() == 2 else y.view(*lead, self.out_features)
+
+    def _quick(self, x: Any) -> Tensor | None:
+        """The output for rows that need no conversion, with as few steps as can be: one sample takes less time than the usual checks."""
+        values, bias = self._parameters["values"], self._parameters["bias"]
+        if type(x) is not Tensor or x.dtype is not values.dtype or not (x.is_cpu and x.is_contiguous()) or self._layer is None:
+            return None
+        rows, shape = x.detach(), x.shape
+        if len(shape) != 2 or shape[1] != self.in_features:
+            return None
+        place = (values.data_ptr(), 0 if bias is None else bias.data_ptr())
+        if place != self._place:
+            if values.dtype not in _DTYPES or not values.is_cpu or (bias is not None and bias.dtype is not values.dtype):
+                return None
+            self._place, self._views = place, (_array(values), None if bias is None else _array(bias))
+        y = torch.empty(shape[0], self.out_features, dtype=values.dtype)
+        self._layer.forward(self._views[0], rows.numpy(), self._views[1], y.numpy())
+        return y
 
     def to_dense(self) -> nn.Linear:
         return self._finish(nn.Linear(self.in_features, self.out_features, self.bias is not None, device="meta"))
@@ -371,7 +392,7 @@ _SPARSE: dict[type, type[CompiledModule]] = {nn.Linear: SparseLinear, nn.Conv2d:
 def _parents(module: nn.Module) -> Iterable[tuple[nn.Module, str, str, nn.Module]]:
     """Every place of a layer: its parent, its name there, its full name, and it."""
     for path, parent in module.named_modules(remove_duplicate=False):
-        for name, child in list(parent.named_children()):
+        for name, child in list(parent._modules.items()):
             yield parent, name, f"{path}.{name}" if path else name, child
 
 
@@ -452,6 +473,18 @@ def _called(example: Any) -> tuple[tuple, dict]:
     return (tuple(example), {}) if isinstance(example, tuple) else ((example,), {})
 
 
+@contextlib.contextmanager
+def _evaluating(module: nn.Module) -> Iterator[None]:
+    """A module in evaluation mode, so that looking at it changes no running mean."""
+    modes = [(m, m.training) for m in module.modules()]
+    module.eval()
+    try:
+        yield
+    finally:
+        for m, training in modes:
+            m.training = training
+
+
 def _inputs(module: nn.Module, layers: Iterable[nn.Module], args: tuple, kwargs: dict) -> dict[int, Tensor]:
     """What each layer reads in one pass."""
     seen: dict[int, Tensor] = {}
@@ -461,7 +494,7 @@ def _inputs(module: nn.Module, layers: Iterable[nn.Module], args: tuple, kwargs:
 
     hooks = [layer.register_forward_pre_hook(look) for layer in layers]
     try:
-        with torch.no_grad():
+        with torch.no_grad(), _evaluating(module):
             module(*args, **kwargs)
     finally:
         for hook in hooks:
@@ -834,9 +867,7 @@ class _Measuring:
             raise ValueError(f"{self.method} looks at the momentum of an optimizer; nnz.torch.attach gives it that")
         if asked["data"] and not self.batches:
             raise ValueError(f"{self.method} measures on data; give batches with data=")
-        training = self.module.training
-        self.module.eval()
-        try:
+        with _evaluating(self.module):
             found: dict[str, Any] = {}
             if asked["gradient"]:
                 found["gradient"] = self._gradients()
@@ -847,8 +878,6 @@ class _Measuring:
             if asked["gram"] is not None:
                 found["gram"], found["mean"] = self._moments(self.weights[asked["gram"]])
             return found
-        finally:
-            self.module.train(training)
 
     def _forward(self, batch: Any) -> tuple[Any, Any, int]:
         """Output, target and rows of a batch."""
@@ -927,8 +956,9 @@ class _Measuring:
         own = [layers[w.name] for w in self.weights]
         with torch.enable_grad():
             flow = sum(t.sum() for t in _tensors(module(torch.ones_like(x[:1], dtype=torch.float64))))
-            if not (math.isfinite(float(flow)) and float(flow) > 0.0):
-                raise ValueError(f"{self.method}: the flow through the network is {float(flow)}: its layers cannot be scored so")
+            total = float(flow.detach())
+            if not (math.isfinite(total) and total > 0.0):
+                raise ValueError(f"{self.method}: the flow through the network is {total}: its layers cannot be scored so")
             found = _defined(torch.autograd.grad(flow / flow.detach(), own, allow_unused=True), own)
         return [np.ascontiguousarray(f.detach().cpu().reshape(-1).numpy()) for f in found]
 
@@ -972,13 +1002,60 @@ def _defined(found: Sequence[Tensor | None], of: Sequence[Tensor]) -> list[Tenso
 # --------------------------------------------------------------------------------------------------------------------------
 # Dynamic sparse training
 
-# Optimizers whose update of an entry depends on that entry alone and leaves a zero with zero gradients where it is.
-_ELEMENTWISE = ("SGD", "Adam", "AdamW", "NAdam", "RAdam", "Adamax", "Adagrad", "Adadelta", "RMSprop", "Rprop", "ASGD")
+# Optimizers of torch whose update of an entry depends on that entry and its own state alone, which begins at zero.
+_ELEMENTWISE = ("SGD", "Adam", "AdamW", "NAdam", "RAdam", "Adamax", "Adagrad", "Adadelta", "RMSprop")
 _FOREVER = 1 << 62
 
 
+class _Entries:
+    """The connections of one weight, which stand for it while the optimizer makes its step: so it updates, and remembers, them alone."""
+
+    def __init__(self, parameter: Tensor, mask: Tensor):
+        self.positions = np.flatnonzero(_flat(mask)).astype(np.int32)
+        self.values = torch.empty(len(self.positions), dtype=parameter.dtype)
+        self.grad = torch.empty_like(self.values)
+
+    def enter(self, optimizer: torch.optim.Optimizer, group: dict[str, Any], place: int, parameter: Tensor) -> None:
+        """Takes the place of the weight."""
+        gather(_array(parameter), self.positions, self.values.numpy())
+        gather(_array(parameter.grad), self.positions, self.grad.numpy())
+        self.values.grad = self.grad
+        group["params"][place] = self.values
+        if parameter in optimizer.state:
+            state = optimizer.state[self.values] = optimizer.state.pop(parameter)
+            for name, value in state.items():
+                # The state of a whole weight, from before it was attached or from a file.
+                if isinstance(value, Tensor) and value.shape == parameter.shape:
+                    state[name] = self.of(value)
+
+    def leave(self, optimizer: torch.optim.Optimizer, group: dict[str, Any], place: int, parameter: Tensor) -> None:
+        """Gives it back, with what became of the values."""
+        group["params"][place] = parameter
+        scatter(self.values.numpy(), self.positions, _array(parameter))
+        torch.autograd.graph.increment_version(parameter)
+        if self.values in optimizer.state:
+            optimizer.state[parameter] = optimizer.state.pop(self.values)
+        self.values.grad = None
+
+    def of(self, whole: Tensor) -> Tensor:
+        """The entries of a whole array."""
+        return whole.reshape(-1)[torch.from_numpy(self.positions).long()]
+
+    def whole(self, entries: Tensor, like: Tensor) -> Tensor:
+        """An array with these entries and zeros. What is whole already is returned."""
+        if entries.shape != self.values.shape:
+            return entries
+        all = torch.zeros(like.shape, dtype=entries.dtype)
+        all.view(-1)[torch.from_numpy(self.positions).long()] = entries
+        return all
+
+
 class Attached:
-    """A method at work on an optimizer: `attach` makes it."""
+    """A method at work on an optimizer: `attach` makes it.
+
+    Between two rewirings gradients are masked as they are computed, and the optimizer updates the connections alone: its state for a
+    weight of float32 or float64 on the CPU is one vector over the connections, in their order. `remove` makes it whole again.
+    """
 
     def __init__(self, optimizer: torch.optim.Optimizer, weights: Sequence[_Weight], work: Rewiring, about: dict[str, Any], drawn: bool):
         self.optimizer, self.step = optimizer, 0
@@ -998,6 +1075,8 @@ class Attached:
         self._plan = work.plan(0)
         self._withheld: list[tuple[Tensor, Tensor | None]] | None = None
         self._dense = [True] * len(weights)
+        self._swapped: list[tuple[_Entries, dict[str, Any], int, Tensor]] = []
+        self._list()
         self._hooks = [
             optimizer.register_step_pre_hook(self._before),
             optimizer.register_step_post_hook(self._after),
@@ -1030,20 +1109,57 @@ class Attached:
         for hook in self._hooks:
             hook.remove()
         self._hooks = []
+        for parameter, entries in zip(self._parameters, self._entries):
+            state = self.optimizer.state.get(parameter, {})
+            for name, value in state.items():
+                if entries is not None and isinstance(value, Tensor):
+                    state[name] = entries.whole(value, parameter)
+
+    def _list(self) -> None:
+        """Lists the connections of weights that the optimizer may see as such."""
+
+        def possible(p: Tensor) -> bool:
+            usual = p.device.type == "cpu" and p.dtype in _DTYPES and p.is_contiguous() and p.numel() < 1 << 31
+            return self._exact and usual and bool(p.numel())
+
+        pairs = zip(self._parameters, self._masks)
+        self._entries = [_Entries(p, m) if possible(p) else None for p, m in pairs]
+
+    def _place(self, parameter: Tensor) -> tuple[dict[str, Any], int]:
+        for group in self.optimizer.param_groups:
+            for place, p in enumerate(group["params"]):
+                if p is parameter:
+                    return group, place
+        raise ValueError("attach: the optimizer has lost a weight that is rewired; call remove() before its groups are changed")
+
+    def _restore(self) -> None:
+        """Puts weights back in the place of their connections."""
+        for entries, group, place, parameter in self._swapped:
+            entries.leave(self.optimizer, group, place, parameter)
+        self._swapped = []
 
     def state_dict(self) -> dict[str, Any]:
         """All that a run needs to go on exactly as it would have; keep it beside those of the module and the optimizer."""
         masks = {w.name: torch.from_numpy(np.packbits(_flat(m).view(np.uint8))) for w, m in zip(self._weights, self._masks)}
-        return {**self._about, "step": self.step, "grown": self.grown, "pruned": self.pruned, "masks": masks, "state": self._work.state()}
+        here = {"step": self.step, "grown": self.grown, "pruned": self.pruned, "nonzeros": self._nonzeros(), "masks": masks}
+        return {**self._about, **here, "state": self._work.state()}
+
+    def _nonzeros(self) -> list[int]:
+        return [int(p.detach().count_nonzero()) for p in self._parameters]
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Goes on where `state_dict` was taken. Load those of the module and the optimizer first."""
+        """Goes on where `state_dict` was taken: attach, load the states of the module and of the optimizer, then this one."""
         for key, here in self._about.items():
             if state.get(key) != here:
                 raise ValueError(f"attach: this state has {key} {state.get(key)!r}, and here it is {here!r}")
         masks = state["masks"]
         if list(masks) != [w.name for w in self._weights]:
             raise ValueError(f"attach: this state is of the weights {', '.join(masks)}, and here they are {', '.join(self.masks)}")
+        if self._nonzeros() != state["nonzeros"]:
+            raise ValueError(
+                "attach: the weights are not those that this state was saved with; attach first, which may clear weights, then load the "
+                "states of the module and of the optimizer, then this one"
+            )
         bools = []
         for (name, packed), mask in zip(masks.items(), self._masks):
             if packed.numel() != (mask.numel() + 7) // 8:
@@ -1055,6 +1171,7 @@ class Attached:
         self.step, self.grown, self.pruned = state["step"], state["grown"], state["pruned"]
         self._plan = self._work.plan(self.step)
         self._clear()
+        self._list()
 
     def _clear(self) -> None:
         """Sets weights to zero where there is no connection."""
@@ -1069,12 +1186,20 @@ class Attached:
             _keep(grad, self._masks[i])
 
     def _before(self, optimizer: torch.optim.Optimizer, args: tuple, kwargs: dict) -> None:
-        if args or kwargs.get("closure") is not None:
+        if any(a is not None for a in args[1:]) or kwargs.get("closure") is not None:
             raise TypeError("attach: the gradients must be there before optimizer.step(), which then takes no closure")
+        # Those of a step that failed.
+        self._restore()
         if self._plan is not None:
             self._rewire(self._plan)
-        for i, (parameter, mask) in enumerate(zip(self._parameters, self._masks)):
-            if self._dense[i] and parameter.grad is not None:
+        for i, (parameter, mask, entries) in enumerate(zip(self._parameters, self._masks, self._entries)):
+            if parameter.grad is None:
+                continue
+            if entries is not None and parameter.grad.is_contiguous() and parameter.grad.dtype is parameter.dtype:
+                place = self._place(parameter)
+                entries.enter(optimizer, *place, parameter)
+                self._swapped.append((entries, *place, parameter))
+            elif self._dense[i]:
                 _keep(parameter.grad, mask)
 
     def _rewire(self, asked: dict[str, Any]) -> None:
@@ -1092,16 +1217,22 @@ class Attached:
             measured["gradient"] = [_flat(p.grad) for p in self._parameters]
         if asked["momentum"]:
             measured["momentum"] = [_flat(self._momentum(p)) for p in self._parameters]
-        old = [m.clone() for m in self._masks]
+        old, entries = [m.clone() for m in self._masks], self._entries
         views = _Views(self._weights, self._masks)
         grown, pruned = self._work.rewire(self.step, views.arrays, views.bools, measured)
         views.write()
         self.grown, self.pruned = self.grown + grown, self.pruned + pruned
-        for parameter, before, mask in zip(self._parameters, old, self._masks):
+        self._list()
+        for parameter, before, mask, listed, new in zip(self._parameters, old, self._masks, entries, self._entries):
             # What was lost or grown begins again.
-            stays = before & mask
-            for value in self.optimizer.state.get(parameter, {}).values():
-                if isinstance(value, Tensor) and value.shape == parameter.shape:
+            stays, state = before & mask, self.optimizer.state.get(parameter, {})
+            for name, value in state.items():
+                if not isinstance(value, Tensor):
+                    continue
+                if listed is not None and new is not None and value.shape == listed.values.shape:
+                    state[name] = new.of(listed.whole(value, parameter))
+                # The step size of Rprop is no memory of gradients.
+                elif value.shape == parameter.shape and name != "step_size":
                     value.mul_(stays)
         if asked["data"]:
             # The batch was used to measure and makes no update (RigL, algorithm 1).
@@ -1112,7 +1243,10 @@ class Attached:
 
     def _momentum(self, parameter: Tensor) -> Tensor:
         """The running mean gradient: SGD's momentum, or Adam's first moment over the root of its second; else the gradient."""
-        state = self.optimizer.state.get(parameter, {})
+        state = dict(self.optimizer.state.get(parameter, {}))
+        entries = next(e for e, p in zip(self._entries, self._parameters) if p is parameter)
+        if entries is not None:
+            state = {k: entries.whole(v, parameter) if isinstance(v, Tensor) else v for k, v in state.items()}
         if isinstance(state.get("exp_avg"), Tensor) and isinstance(state.get("exp_avg_sq"), Tensor):
             return state["exp_avg"] / (state["exp_avg_sq"].sqrt() + 1e-8)
         for name in ("momentum_buffer", "exp_avg"):
@@ -1129,6 +1263,7 @@ class Attached:
                     _keep(parameter.grad, mask)
             self._withheld = None
         else:
+            self._restore()
             if not self._exact:
                 self._clear()
             if self._proximal:
@@ -1179,11 +1314,11 @@ def attach(
     A step at which the method looks at gradients makes no update, as the paper has it. Connections that are grown begin with zero
     momentum. `handle.remove()` ends it, and `handle.state_dict()` resumes exactly.
     """
+    # The optimizer in the wrapper of an accelerator.
+    while isinstance(getattr(optimizer, "optimizer", None), torch.optim.Optimizer):
+        optimizer = optimizer.optimizer
     if not isinstance(optimizer, torch.optim.Optimizer):
-        inner = getattr(optimizer, "optimizer", None)
-        if not isinstance(inner, torch.optim.Optimizer):
-            raise TypeError(f"attach: a torch.optim.Optimizer is needed, got {type(optimizer).__name__}")
-        optimizer = inner
+        raise TypeError(f"attach: a torch.optim.Optimizer is needed, got {type(optimizer).__name__}")
     if isinstance(optimizer, torch.optim.LBFGS):
         raise ValueError("attach: LBFGS takes a closure and updates all entries together; use SGD, Adam or another first-order optimizer")
     if start not in ("draw", "weights"):
@@ -1218,6 +1353,8 @@ def attach(
     if work.note:
         warnings.warn(work.note, stacklevel=2)
     about = {"method": method, "options": given, "seed": seed, "steps": steps, "steps_per_epoch": steps_per_epoch}
+    if steps is None and "initial_density" in json.loads(method_defaults(method)):
+        raise ValueError(f"attach: {method} goes from one density to another over the run; give steps=")
     return Attached(optimizer, weights, work, about, start == "draw")
 
 
@@ -1243,8 +1380,10 @@ def rewiring_callback(method: str = "rigl", density: float | None = None, **argu
         handle: Attached | None = None
 
         def on_train_begin(self, args: Any, state: Any, control: Any, model: Any = None, optimizer: Any = None, **_: Any) -> None:
-            self.handle = attach(optimizer, method, density, module=model, **{"steps": state.max_steps, **arguments})
-            if state.global_step > 0:
+            # Weights of a checkpoint are there already, and a drawn topology would clear them.
+            resumes = {"start": "weights"} if state.global_step > 0 else {}
+            self.handle = attach(optimizer, method, density, module=model, **{"steps": state.max_steps, **arguments, **resumes})
+            if resumes:
                 file = Path(args.output_dir) / f"checkpoint-{state.global_step}" / "rewiring.pt"
                 if not file.is_file():
                     raise ValueError(f"there is no {file} to resume the rewiring from; train from the start, or without this callback")

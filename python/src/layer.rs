@@ -6,7 +6,7 @@
 use crate::error::{kind, value};
 use nnz::core::Topology;
 use nnz_kernels::{Csr, Plan, Real, Single, TILE, Tiled, Tuning};
-use numpy::{Element, PyReadonlyArrayDyn, PyReadwriteArrayDyn, PyReadonlyArray1};
+use numpy::{Element, PyReadonlyArray1, PyReadonlyArrayDyn, PyReadwriteArrayDyn};
 use pyo3::prelude::*;
 use rayon::prelude::*;
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock};
@@ -16,8 +16,13 @@ const FEW: usize = 2;
 /// Patches of a convolution that are unfolded at a time, in numbers: they stay in the second-level cache.
 const UNFOLDED: usize = 1 << 18;
 
+/// Numbers and products below which a pass does not enter rayon's pool.
+const SHORT: usize = 1 << 18;
+/// Entries of a list that a thread takes at once.
+const LISTED: usize = 1 << 15;
+
 /// A number type of arrays.
-pub(crate) trait Number: Real + Element {
+trait Number: Real + Element {
     /// Whether two slices hold the same bits. Without a branch per number, at the speed of memory.
     fn same(a: &[Self], b: &[Self]) -> bool;
     /// Values of this type that a layer holds.
@@ -65,7 +70,7 @@ number!(f64, wide, F64);
 #[pyclass(frozen, module = "nnz._nnz")]
 pub(crate) struct KeptInput(Kept);
 
-pub(crate) enum Kept {
+enum Kept {
     F32(Tiled<f32>),
     F64(Tiled<f64>),
 }
@@ -200,9 +205,7 @@ impl SparseLayer {
     ) -> PyResult<()> {
         match values.extract::<PyReadonlyArrayDyn<'_, f32>>() {
             Ok(v) => self.convolve_backward_of::<f32>(py, &v, x, before, g, dx, dvalues, dbias),
-            Err(_) => {
-                self.convolve_backward_of::<f64>(py, &read(values, "values")?, x, before, g, dx, dvalues, dbias)
-            }
+            Err(_) => self.convolve_backward_of::<f64>(py, &read(values, "values")?, x, before, g, dx, dvalues, dbias),
         }
     }
 }
@@ -225,19 +228,111 @@ pub(crate) fn keep_masked(py: Python<'_>, array: &Bound<'_, PyAny>, mask: &Bound
     }
     let mask = mask.extract::<PyReadonlyArrayDyn<'_, bool>>().map_err(|_| kind("mask: a NumPy array of bool"))?;
     let mask = mask.as_slice().map_err(|_| value("mask: pass a contiguous array"))?;
-    match array.extract::<PyReadonlyArrayDyn<'_, f32>>().is_ok() {
+    let single = array.extract::<PyReadonlyArrayDyn<'_, f32>>().is_ok();
+    match single {
         true => run::<f32>(py, array, mask),
         false => run::<f64>(py, array, mask),
     }
 }
 
+/// `to[i] = array[positions[i]]`.
+#[pyfunction]
+pub(crate) fn gather(
+    py: Python<'_>,
+    array: &Bound<'_, PyAny>,
+    positions: PyReadonlyArray1<'_, i32>,
+    to: &Bound<'_, PyAny>,
+) -> PyResult<()> {
+    fn run<T: Number>(
+        py: Python<'_>,
+        array: &Bound<'_, PyAny>,
+        positions: &[i32],
+        to: &Bound<'_, PyAny>,
+    ) -> PyResult<()> {
+        let (array, mut to) = (read::<T>(array, "array")?, write::<T>(to, "to")?);
+        let (array, to) = (slice(&array, "array")?, slice_mut(&mut to, "to")?);
+        expect("to", to.len(), positions.len())?;
+        let fill = |(to, positions): (&mut [T], &[i32])| {
+            to.iter_mut().zip(positions).fold(true, |fits, (to, &p)| match array.get(p as usize) {
+                Some(&v) => {
+                    *to = v;
+                    fits
+                }
+                None => false,
+            })
+        };
+        let fits = py.detach(|| to.par_chunks_mut(LISTED).zip(positions.par_chunks(LISTED)).map(fill).all(|fits| fits));
+        if fits { Ok(()) } else { Err(value("positions: outside the array")) }
+    }
+    let positions = positions.as_slice().map_err(|_| value("positions: pass a contiguous array"))?;
+    let single = array.extract::<PyReadonlyArrayDyn<'_, f32>>().is_ok();
+    match single {
+        true => run::<f32>(py, array, positions, to),
+        false => run::<f64>(py, array, positions, to),
+    }
+}
+
+/// `array[positions[i]] = values[i]`, of ascending positions.
+#[pyfunction]
+pub(crate) fn scatter(
+    py: Python<'_>,
+    values: &Bound<'_, PyAny>,
+    positions: PyReadonlyArray1<'_, i32>,
+    array: &Bound<'_, PyAny>,
+) -> PyResult<()> {
+    /// Writes the part of an array that begins at `first`; whether all positions were in it.
+    fn fill<T: Number>(values: &[T], positions: &[i32], first: usize, array: &mut [T]) -> bool {
+        if positions.len() > LISTED {
+            let half = positions.len() / 2;
+            let middle = (positions[half] as usize).saturating_sub(first).min(array.len());
+            let (low, high) = array.split_at_mut(middle);
+            let both = rayon::join(
+                || fill(&values[..half], &positions[..half], first, low),
+                || fill(&values[half..], &positions[half..], first + middle, high),
+            );
+            return both.0 && both.1;
+        }
+        values.iter().zip(positions).fold(true, |fits, (&v, &p)| {
+            match array.get_mut((p as usize).wrapping_sub(first)) {
+                Some(to) => {
+                    *to = v;
+                    fits
+                }
+                None => false,
+            }
+        })
+    }
+    fn run<T: Number>(
+        py: Python<'_>,
+        values: &Bound<'_, PyAny>,
+        positions: &[i32],
+        array: &Bound<'_, PyAny>,
+    ) -> PyResult<()> {
+        let (values, mut array) = (read::<T>(values, "values")?, write::<T>(array, "array")?);
+        let (values, array) = (slice(&values, "values")?, slice_mut(&mut array, "array")?);
+        expect("values", values.len(), positions.len())?;
+        let fits = py.detach(|| fill(values, positions, 0, array));
+        if fits { Ok(()) } else { Err(value("positions: not ascending, or outside the array")) }
+    }
+    let positions = positions.as_slice().map_err(|_| value("positions: pass a contiguous array"))?;
+    let single = values.extract::<PyReadonlyArrayDyn<'_, f32>>().is_ok();
+    match single {
+        true => run::<f32>(py, values, positions, array),
+        false => run::<f64>(py, values, positions, array),
+    }
+}
+
 fn read<'py, T: Element>(array: &Bound<'py, PyAny>, name: &str) -> PyResult<PyReadonlyArrayDyn<'py, T>> {
-    array.extract().map_err(|_| kind(format!("{name}: a NumPy array of float32 or float64, the same for all arrays of a call")))
+    array
+        .extract()
+        .map_err(|_| kind(format!("{name}: a NumPy array of float32 or float64, the same for all arrays of a call")))
 }
 
 fn write<'py, T: Element>(array: &Bound<'py, PyAny>, name: &str) -> PyResult<PyReadwriteArrayDyn<'py, T>> {
     array.extract().map_err(|_| {
-        kind(format!("{name}: a NumPy array that can be written, of float32 or float64, the same for all arrays of a call"))
+        kind(format!(
+            "{name}: a NumPy array that can be written, of float32 or float64, the same for all arrays of a call"
+        ))
     })
 }
 
@@ -268,10 +363,13 @@ impl SparseLayer {
         let total = rows.checked_mul(cols).filter(|t| i64::try_from(*t).is_ok());
         let total = total.ok_or_else(|| value("the layer is too large"))?;
         if u32::try_from(rows.max(cols)).is_err() || positions.len() >= 1 << 31 {
-            return Err(value("the layer is too large: fewer than 2^32 rows and columns and 2^31 connections are possible"));
+            return Err(value(
+                "the layer is too large: fewer than 2^32 rows and columns and 2^31 connections are possible",
+            ));
         }
         let ascend = positions.windows(2).all(|p| p[0] < p[1]);
-        let inside = positions.first().is_none_or(|&p| p >= 0) && positions.last().is_none_or(|&p| (p as u64) < total as u64);
+        let inside =
+            positions.first().is_none_or(|&p| p >= 0) && positions.last().is_none_or(|&p| (p as u64) < total as u64);
         if !ascend || !inside {
             return Err(value(format!("positions must ascend from 0 to below {rows} x {cols}")));
         }
@@ -281,7 +379,8 @@ impl SparseLayer {
             None => None,
             Some((channels, kernel, stride, dilation, groups)) => {
                 let area = kernel[0] * kernel[1];
-                let fits = groups > 0 && rows % groups == 0 && channels % groups == 0 && cols == channels / groups * area;
+                let fits =
+                    groups > 0 && rows % groups == 0 && channels % groups == 0 && cols == channels / groups * area;
                 if !fits || area == 0 || stride.contains(&0) || dilation.contains(&0) {
                     return Err(value(format!(
                         "a kernel {kernel:?} over {channels} channels in {groups} groups, with stride {stride:?} and dilation \
@@ -308,6 +407,15 @@ impl SparseLayer {
         let used = (0..wide as u32).filter(|&c| degrees[c as usize] > 0).collect();
         let (narrow, wide_values) = (Mutex::new(None), Mutex::new(None));
         Ok(Self { rows, cols: wide, starts, columns, plan, numbers, window, used, narrow, wide: wide_values })
+    }
+
+    /// Runs the kernels of a pass over `rows` inputs. One of some length runs within rayon's pool, since every kernel would hand its
+    /// work to it one by one, and wait for an answer, from outside.
+    fn compute<R: Send>(&self, rows: usize, work: impl FnOnce() -> R + Send) -> R {
+        match rows.saturating_mul(self.rows + self.cols + self.columns.len()) < SHORT {
+            true => work(),
+            false => rayon::scope(|_| work()),
+        }
     }
 
     fn csr(&self) -> Csr<'_> {
@@ -362,16 +470,19 @@ impl SparseLayer {
         let y = slice_mut(&mut y, "y")?;
         self.check(values, bias, self.window.is_none())?;
         py.detach(|| {
-            let held = self.held(values);
             if !keep && batch <= FEW {
+                let held = self.held(values);
                 held.single.get_or_init(|| Single::new(self.csr(), &held.by_row)).apply(batch, x, bias, y);
                 return Ok(None);
             }
-            let x = Tiled::from_rows(batch, self.cols, x);
-            let mut out = Tiled::any(batch, self.rows);
-            self.plan.forward(&held.packed, &x, bias, &mut out);
-            out.to_rows(y);
-            Ok(keep.then(|| KeptInput(T::keep(x))))
+            self.compute(batch, || {
+                let held = self.held(values);
+                let x = Tiled::from_rows(batch, self.cols, x);
+                let mut out = Tiled::any(batch, self.rows);
+                self.plan.forward(&held.packed, &x, bias, &mut out);
+                out.to_rows(y);
+                Ok(keep.then(|| KeptInput(T::keep(x))))
+            })
         })
     }
 
@@ -400,7 +511,9 @@ impl SparseLayer {
         shape("g", g.as_array().shape(), &[batch, self.rows])?;
         let kept = x.cast::<KeptInput>().ok();
         let kept = match kept {
-            Some(kept) => Some(T::kept(&kept.get().0).ok_or_else(|| kind("x: kept from inputs of another number type"))?),
+            Some(kept) => {
+                Some(T::kept(&kept.get().0).ok_or_else(|| kind("x: kept from inputs of another number type"))?)
+            }
             None => None,
         };
         let rows = match kept {
@@ -428,7 +541,7 @@ impl SparseLayer {
         if let Some(d) = &dvalues {
             expect("dvalues", d.len(), values.len())?;
         }
-        py.detach(|| {
+        let work = || {
             let g = Tiled::from_rows(batch, self.rows, g);
             if let Some(dbias) = dbias {
                 g.sum_batch(dbias);
@@ -454,7 +567,8 @@ impl SparseLayer {
             if let Some(dvalues) = dvalues {
                 self.by_row(&by_plan, dvalues);
             }
-        });
+        };
+        py.detach(|| self.compute(batch, work));
         Ok(())
     }
 
@@ -478,7 +592,7 @@ impl SparseLayer {
         let bias = bias.as_ref().map(|b| slice(b, "bias")).transpose()?;
         let y = slice_mut(&mut y, "y")?;
         self.check(values, bias, true)?;
-        py.detach(|| {
+        let work = || {
             let held = self.held(values);
             over.parts(self.cols, |images| {
                 let patches = over.unfold(&self.used, self.cols, over.input(x, &images), images.len());
@@ -486,7 +600,8 @@ impl SparseLayer {
                 self.plan.forward(&held.packed, &patches, bias, &mut out);
                 over.spread(&out, self.rows, &mut y[over.outputs(self.rows, &images)]);
             });
-        });
+        };
+        py.detach(|| self.compute(over.images * over.area(), work));
         Ok(())
     }
 
@@ -518,7 +633,7 @@ impl SparseLayer {
         if let Some(d) = &dvalues {
             expect("dvalues", d.len(), values.len())?;
         }
-        py.detach(|| {
+        let work = || {
             let held = self.held(values);
             let mut sums = vec![T::ZERO; self.rows];
             let (mut all, mut part) = (vec![T::ZERO; values.len()], vec![T::ZERO; values.len()]);
@@ -545,7 +660,8 @@ impl SparseLayer {
             if let Some(dvalues) = dvalues {
                 self.by_row(&all, dvalues);
             }
-        });
+        };
+        py.detach(|| self.compute(over.images * over.area(), work));
         Ok(())
     }
 }
@@ -578,7 +694,15 @@ impl<'a> Images<'a> {
         shape("x", x, &[images, window.channels, high, wide])?;
         shape("y", y, &[images, out, height, width])?;
         let limit = 1 << 31;
-        if before.iter().chain(&window.stride).chain(&window.dilation).chain(&window.kernel).chain(x).chain(y).any(|&n| n >= limit) {
+        if before
+            .iter()
+            .chain(&window.stride)
+            .chain(&window.dilation)
+            .chain(&window.kernel)
+            .chain(x)
+            .chain(y)
+            .any(|&n| n >= limit)
+        {
             return Err(value("extents, padding, stride and dilation are below 2^31"));
         }
         Ok(Self { window, images, input: [high, wide], output: [height, width], before })

@@ -20,7 +20,7 @@ mod _nnz {
     const __version__: &str = env!("CARGO_PKG_VERSION");
 
     #[pymodule_export]
-    use crate::layer::{KeptInput, SparseLayer, keep_masked};
+    use crate::layer::{KeptInput, SparseLayer, gather, keep_masked, scatter};
     #[pymodule_export]
     use crate::model::Model;
     #[pymodule_export]

@@ -100,7 +100,6 @@ impl Rewiring {
     /// Returns how many connections were grown and how many were lost.
     fn rewire(
         &self,
-        py: Python<'_>,
         step: u64,
         weights: Vec<Bound<'_, PyAny>>,
         masks: Vec<Bound<'_, PyAny>>,
@@ -108,7 +107,7 @@ impl Rewiring {
     ) -> PyResult<(usize, usize)> {
         let given = measured.clone();
         let mut measure = |_: Signals| Ok(given.clone());
-        let mut arrays = self.arrays(py, weights, masks, &mut measure, None)?;
+        let mut arrays = self.arrays(weights, masks, &mut measure, None)?;
         let mut work = self.work();
         if work.sparsifier.rounds(step) > 1 && matches!(work.sparsifier.plan(step), Plan::Rewire(s) if s.any()) {
             return Err(value(format!(
@@ -130,14 +129,13 @@ impl Rewiring {
     /// Changes the weights after the optimizer's step at a learning rate.
     fn after_step(
         &self,
-        py: Python<'_>,
         step: u64,
         lr: f64,
         weights: Vec<Bound<'_, PyAny>>,
         masks: Vec<Bound<'_, PyAny>>,
     ) -> PyResult<()> {
         let mut measure = |_: Signals| Err(value("nothing is measured after a step"));
-        let arrays = self.arrays(py, weights, masks, &mut measure, None)?;
+        let arrays = self.arrays(weights, masks, &mut measure, None)?;
         let topologies = (0..self.shapes.len()).map(|i| arrays.topology(i)).collect::<PyResult<Vec<_>>>()?;
         let mut values = Vec::with_capacity(topologies.len());
         for (i, topology) in topologies.iter().enumerate() {
@@ -166,13 +164,13 @@ impl Rewiring {
         let mut ask = |signals: Signals| -> PyResult<Bound<'_, PyDict>> {
             Ok(measure.call1((asked(py, signals)?,))?.cast_into::<PyDict>().map_err(PyErr::from)?)
         };
-        let mut arrays = self.arrays(py, weights, masks, &mut ask, score)?;
-        let done = subject::prune(&mut self.work(), &mut arrays).map_err(PyErr::from);
-        match done {
-            Err(e) if e.to_string().ends_with("without training") => Err(value(format!(
-                "{} prunes while it trains; attach it to an optimizer, nnz.torch.attach(optimizer, \"{}\")",
-                self.method.key, self.method.key
-            ))),
+        let mut arrays = self.arrays(weights, masks, &mut ask, score)?;
+        let (mut work, key) = (self.work(), self.method.key);
+        match subject::prune(&mut work, &mut arrays).map_err(PyErr::from) {
+            Err(e) if e.to_string().ends_with("without training") => Err(value(match &work.procedure {
+                Some(_) => format!("{key} trains between its prunings; `nnz train DATA --method {key}` runs it"),
+                None => format!("{key} prunes while it trains; nnz.torch.attach(optimizer, \"{key}\") does"),
+            })),
             done => done.map(|()| arrays.moved),
         }
     }
@@ -228,7 +226,6 @@ impl Rewiring {
 
     fn arrays<'a, 'py>(
         &'a self,
-        py: Python<'py>,
         weights: Vec<Bound<'py, PyAny>>,
         masks: Vec<Bound<'py, PyAny>>,
         measure: Measure<'a, 'py>,
@@ -236,12 +233,24 @@ impl Rewiring {
     ) -> PyResult<Arrays<'a, 'py>> {
         self.count("weights", weights.len())?;
         self.count("masks", masks.len())?;
-        let arrays =
-            Arrays { py, key: self.method.key, shapes: &self.shapes, weights, masks, measure, score, kept: Vec::new(), moved: (0, 0) };
+        let arrays = Arrays {
+            key: self.method.key,
+            shapes: &self.shapes,
+            weights,
+            masks,
+            measure,
+            score,
+            kept: Vec::new(),
+            moved: (0, 0),
+        };
         for (i, shape) in self.shapes.iter().enumerate() {
             let (w, m) = (read(&arrays.weights[i])?.len(), arrays.mask(i)?.len());
             if (w, m) != (shape.len(), shape.len()) {
-                return Err(value(format!("`{}` has {} entries, and got {w} weights and {m} of a mask", shape.name, shape.len())));
+                return Err(value(format!(
+                    "`{}` has {} entries, and got {w} weights and {m} of a mask",
+                    shape.name,
+                    shape.len()
+                )));
             }
         }
         Ok(arrays)
@@ -282,7 +291,8 @@ fn put(array: &Bound<'_, PyAny>, entries: impl Iterator<Item = (u64, f64)>, clea
         entries.for_each(|(p, v)| a[p as usize] = v as f32);
         return Ok(());
     }
-    let mut a = array.extract::<PyReadwriteArrayDyn<'_, f64>>().map_err(|_| kind("NumPy arrays that can be written"))?;
+    let mut a =
+        array.extract::<PyReadwriteArrayDyn<'_, f64>>().map_err(|_| kind("NumPy arrays that can be written"))?;
     let a = a.as_slice_mut().map_err(|_| value("pass contiguous arrays"))?;
     if clear {
         a.fill(0.0);
@@ -326,7 +336,6 @@ type Snapshot = (String, Vec<Vec<f64>>, Vec<Vec<bool>>);
 
 /// Weights and masks of another program as the subject of a method.
 struct Arrays<'a, 'py> {
-    py: Python<'py>,
     key: &'static str,
     shapes: &'a [Shape],
     weights: Vec<Bound<'py, PyAny>>,
@@ -352,12 +361,15 @@ struct View {
 
 impl Arrays<'_, '_> {
     fn mask(&self, i: usize) -> PyResult<Vec<bool>> {
-        let mask = self.masks[i].extract::<PyReadonlyArrayDyn<'_, bool>>().map_err(|_| kind("masks: NumPy arrays of bool"))?;
+        let mask =
+            self.masks[i].extract::<PyReadonlyArrayDyn<'_, bool>>().map_err(|_| kind("masks: NumPy arrays of bool"))?;
         Ok(mask.as_slice().map_err(|_| value("masks: pass contiguous arrays"))?.to_vec())
     }
 
     fn set_mask(&self, i: usize, to: impl Iterator<Item = u64>) -> PyResult<()> {
-        let mut mask = self.masks[i].extract::<PyReadwriteArrayDyn<'_, bool>>().map_err(|_| kind("masks: arrays that can be written"))?;
+        let mut mask = self.masks[i]
+            .extract::<PyReadwriteArrayDyn<'_, bool>>()
+            .map_err(|_| kind("masks: arrays that can be written"))?;
         let mask = mask.as_slice_mut().map_err(|_| value("masks: pass contiguous arrays"))?;
         mask.fill(false);
         to.for_each(|p| mask[p as usize] = true);
@@ -393,7 +405,8 @@ impl Arrays<'_, '_> {
         let mut views = Vec::with_capacity(self.shapes.len());
         for (i, shape) in self.shapes.iter().enumerate() {
             let topology = self.topology(i)?;
-            let entries = |all: &Option<Vec<Vec<f64>>>| all.as_ref().map_or_else(Vec::new, |a| narrow(&at(&a[i], &topology)));
+            let entries =
+                |all: &Option<Vec<Vec<f64>>>| all.as_ref().map_or_else(Vec::new, |a| narrow(&at(&a[i], &topology)));
             let mut zeros = Vec::new();
             let apart = if signals.candidates { by.candidates(i, &topology) } else { Vec::new() };
             let count = (signals.zeros * topology.nnz() as f64).ceil() as usize;
@@ -419,7 +432,8 @@ impl Arrays<'_, '_> {
             Edit::Rewire { topology, grown } => {
                 let mut grown = grown.into_iter();
                 let values = view.topology.carry(&topology);
-                let values = values.map(|old| old.map_or_else(|| f64::from(grown.next().unwrap_or(0.0)), |o| view.exact[o]));
+                let values =
+                    values.map(|old| old.map_or_else(|| f64::from(grown.next().unwrap_or(0.0)), |o| view.exact[o]));
                 let values: Vec<f64> = values.collect();
                 (topology, values)
             }
@@ -488,7 +502,10 @@ impl Subject for Arrays<'_, '_> {
 
     fn evaluate(&mut self) -> Result<f64, Raised> {
         let score = self.score.as_ref().ok_or_else(|| {
-            value(format!("{} looks at a score; give score=, a function of the module of which more is better", self.key))
+            value(format!(
+                "{} looks at a score; give score=, a function of the module of which more is better",
+                self.key
+            ))
         })?;
         Ok(score.call0()?.extract::<f64>().map_err(PyErr::from)?)
     }
@@ -503,7 +520,8 @@ impl Subject for Arrays<'_, '_> {
 
     fn restore(&mut self, name: &str) -> Result<(), Raised> {
         let kept = self.kept.iter().find(|(known, ..)| known == name);
-        let (_, weights, masks) = kept.ok_or_else(|| value(format!("{} goes back to `{name}`, which it never kept", self.key)))?;
+        let (_, weights, masks) =
+            kept.ok_or_else(|| value(format!("{} goes back to `{name}`, which it never kept", self.key)))?;
         for (i, (weights, mask)) in weights.iter().zip(masks).enumerate() {
             put(&self.weights[i], (0..).zip(weights.iter().copied()), true)?;
             self.set_mask(i, (0..mask.len()).filter(|&p| mask[p]).map(|p| p as u64))?;
@@ -513,6 +531,7 @@ impl Subject for Arrays<'_, '_> {
 
     fn average(&mut self, _: &[String]) -> Result<(), Raised> {
         let key = self.key;
-        Err(value(format!("{key} averages what it trained, and nothing trains here; `nnz train DATA --method {key}`")).into())
+        Err(value(format!("{key} averages what it trained, and nothing trains here; `nnz train DATA --method {key}`"))
+            .into())
     }
 }

@@ -3,7 +3,11 @@
 import copy
 import io
 import math
+import os
 import pickle
+import subprocess
+import sys
+import time
 
 import numpy as np
 import pytest
@@ -16,7 +20,7 @@ from hypothesis import strategies as st
 from torch import nn
 
 import nnz.torch as nt
-from nnz._nnz import Rewiring, SparseLayer, keep_masked
+from nnz._nnz import Rewiring, SparseLayer, gather, keep_masked, scatter
 
 
 def sparse_weights(layer, density, seed=0):
@@ -140,7 +144,12 @@ def test_no_array_is_copied_on_the_way():
     x = torch.randn(8, 13)
     with torch.no_grad():
         y = sparse(x)
-    assert spy.seen == [t.data_ptr() for t in (sparse.values, x, sparse.bias, y)]
+        assert spy.seen == [t.data_ptr() for t in (sparse.values, x, sparse.bias, y)]
+        # Values that moved are found where they are.
+        sparse.values = nn.Parameter(sparse.values * 2)
+        moved = sparse(x)
+    assert spy.seen[4:] == [t.data_ptr() for t in (sparse.values, x, sparse.bias, moved)]
+    torch.testing.assert_close(moved - sparse.bias, 2 * (y - sparse.bias))
 
 
 @settings(max_examples=60, deadline=None)
@@ -172,7 +181,7 @@ def test_channels_last_images():
 @settings(max_examples=60, deadline=None)
 @given(st.data())
 def test_wrong_inputs_get_one_sentence(data):
-    linear, conv = data.draw(st.booleans()), None
+    linear = data.draw(st.booleans())
     _, layer = pair(dtype=torch.float32) if linear else pair(dtype=torch.float32, **CONVS[0])
     dtype = data.draw(st.sampled_from([torch.float16, torch.bfloat16, torch.float64, torch.int64, torch.bool, torch.complex64]))
     right = (4, 13) if linear else (2, 3, 6, 6)
@@ -198,10 +207,9 @@ def test_wrong_inputs_get_one_sentence(data):
 
 
 def test_an_image_smaller_than_the_kernel_is_refused():
-    _, layer = pair(**CONVS[6])
+    _, layer = pair(in_channels=2, out_channels=3, kernel_size=5)
     with pytest.raises(ValueError, match="larger than the padded input"):
-        layer(torch.zeros(1, 2, 0, 3, dtype=torch.float64).new_zeros(1, 2, 1, 1)[:, :, :, :0].new_zeros(1, 2, 1, 0)) if False else None
-        pair(in_channels=2, out_channels=3, kernel_size=5)[1](torch.zeros(1, 2, 4, 9, dtype=torch.float64))
+        layer(torch.zeros(1, 2, 4, 9, dtype=torch.float64))
 
 
 def test_a_module_in_half_precision_is_refused_by_a_sentence():
@@ -254,6 +262,31 @@ def test_training_a_compiled_module_equals_training_with_masks():
     plain = nt.decompile(sparse)
     assert all(type(l) in (nn.Linear, nn.ReLU) for l in plain)
     torch.testing.assert_close(plain.state_dict(), runs[0])
+
+
+def test_threads_change_no_bit():
+    code = """
+import hashlib, torch, nnz.torch as nt
+from torch import nn
+torch.set_num_threads(1)
+digest = hashlib.sha256()
+for dense, shape in ((nn.Linear(300, 200), (150, 300)), (nn.Conv2d(16, 12, 3, padding=1), (9, 16, 20, 21))):
+    torch.manual_seed(0)
+    with torch.no_grad():
+        dense.weight.copy_(torch.randn(dense.weight.shape) * (torch.rand(dense.weight.shape) < 0.2))
+        dense.bias.copy_(torch.randn(dense.bias.shape))
+    layer, x = nt.compile(dense, density=1.0), torch.randn(shape, requires_grad=True)
+    y = layer(x)
+    y.backward(torch.randn(y.shape))
+    for t in (y, x.grad, layer.values.grad, layer.bias.grad):
+        digest.update(t.detach().numpy().tobytes())
+print(digest.hexdigest())
+"""
+    runs = [
+        subprocess.run([sys.executable, "-c", code], env={**os.environ, "RAYON_NUM_THREADS": n}, capture_output=True, text=True, check=True)
+        for n in "123"
+    ]
+    assert len({run.stdout for run in runs}) == 1 and len(runs[0].stdout) == 65
 
 
 def test_what_writes_values_behind_the_version_counter_is_seen():
@@ -320,7 +353,7 @@ def test_what_stays_dense_and_why():
     nt.compile(line, note=said.append)
     assert type(line[0]) is nn.Conv1d and "Conv1d" in said[-1]
     full = nn.Sequential(nn.Linear(8, 8))
-    assert type(nt.compile(full, note=said.append)[0]) is nn.Linear and len(said) == 4
+    assert type(nt.compile(full, note=said.append)[0]) is nn.Linear and len(said) == 5
     with pytest.raises(TypeError, match="nn.Module"):
         nt.compile(torch.zeros(3))
     with pytest.raises(ValueError, match="from 0 to 1"):
@@ -344,12 +377,38 @@ def test_masks_of_torch_prune_are_taken_over():
     torch.testing.assert_close(sparse(torch.ones(1, 30)), want)
 
 
-def test_the_gain_on_an_example_is_measured_and_told():
-    said = []
-    model = nt.compile(mlp(0.02, (400, 800, 800, 10)), torch.randn(64, 400), note=said.append)
-    assert any(isinstance(l, nt.SparseLinear) for l in model)
-    assert "times as fast" in said[-1] and "forward and backward" in said[-1]
+def test_an_example_decides_and_the_gain_is_told(monkeypatch):
+    asked, said = [], []
+
+    def faster(dense, sparse, x, training):
+        asked.append((tuple(x.shape), training))
+        torch.testing.assert_close(sparse(x), dense(x))
+        return x.shape[1] == 80
+
+    monkeypatch.setattr(nt, "_faster", faster)
+    model = nn.Sequential(nn.BatchNorm1d(40), *mlp(0.1, (40, 80, 80, 10)))
+    before = copy.deepcopy(model.state_dict())
+    model = nt.compile(model, torch.randn(64, 40), note=said.append)
+    assert [type(l).__name__ for l in model][1::2] == ["Linear", "SparseLinear", "Linear"]
+    assert asked == [((64, 40), True), ((64, 80), True)]
+    assert "1 stays dense" in said[0] and "faster so" in said[0]
+    assert "1 sparse layer: forward " in said[-1] and "forward and backward" in said[-1] and "times as fast" in said[-1]
     assert all(p.grad is None for p in model.parameters())
+    torch.testing.assert_close(nt.state_dict(model), before, rtol=0, atol=0)
+
+
+def test_measuring_a_layer_takes_the_faster_one():
+    class Slow(nn.Linear):
+        def forward(self, x):
+            time.sleep(0.02)
+            return super().forward(x)
+
+    quick = nt.compile(sparse_weights(nn.Linear(20, 20), 0.1), note=None)
+    slow = Slow(20, 20)
+    x = torch.randn(4, 20)
+    for training in (True, False):
+        assert nt._faster(slow, quick, x, training) and not nt._faster(quick, slow, x, training)
+    assert x.grad is None and slow.weight.grad is None
 
 
 def test_an_encoder_of_torch_runs_compiled():
@@ -390,7 +449,7 @@ def test_magnitude_keeps_the_largest():
 def test_methods_that_prune_a_trained_module(method):
     model = mlp(1.0)
     report = nt.prune(model, method, 0.2, data=batches())
-    assert math.isclose(report.density, 0.2, abs_tol=2e-3)
+    assert math.isclose(report.density, 0.2, abs_tol=5e-3)
     counts = [int((model[i].weight != 0).sum()) for i in (0, 2)]
     assert counts == [l.nonzeros for l in report.layers]
     assert model.training
@@ -435,17 +494,21 @@ def test_grasp_looks_at_the_hessian_times_the_gradient():
 
 def test_every_method_of_the_rooms_works_or_says_why():
     keys = "magnitude gmp lamp essential-sparsity wanda sparsegpt dsnot filter-pruning wgsef transport-pruning snip grasp synflow imp random-pruning"
-    done, refused = [], {}
+    refused = {}
     for key in keys.split():
+        model = mlp(1.0)
+
+        def score(m):
+            assert m is model
+            return float((m[0].weight != 0).float().mean() > 0.5)
+
         try:
-            score = None if key != "essential-sparsity" else lambda m: float((m[0].weight != 0).float().mean())
-            nt.prune(mlp(1.0), key, data=batches(), score=score, seed=1)
-            done.append(key)
+            report = nt.prune(model, key, 0.2 if key == "magnitude" else None, data=batches(), score=score, seed=1)
+            assert 0.01 < report.density < 0.8, (key, report)
         except ValueError as e:
             refused[key] = str(e)
-    assert {"magnitude", "gmp", "lamp", "wanda", "sparsegpt", "dsnot", "snip", "grasp", "synflow"} <= set(done)
-    assert all("\n" not in why and len(why) > 20 for why in refused.values()), refused
-    assert set(refused) <= {"filter-pruning", "wgsef", "transport-pruning", "imp", "random-pruning", "essential-sparsity"}
+    assert set(refused) == {"filter-pruning", "transport-pruning", "imp", "random-pruning"}, refused
+    assert all("nnz train" in why or "methods that prune a trained model are" in why for why in refused.values()), refused
 
 
 def test_pruning_a_convolution_by_what_it_reads():
@@ -583,6 +646,8 @@ def test_rigl_is_its_algorithm():
     assert torch.equal(model[2].bias, bias)
     assert torch.equal(model[2].weight.reshape(-1)[survivors], weight.reshape(-1)[survivors])
     assert not model[2].weight.reshape(-1)[born].count_nonzero()
+    assert optimizer.state[model[2].weight]["momentum_buffer"].shape == (int(now.sum()),)
+    handle.remove()
     state = optimizer.state[model[2].weight]["momentum_buffer"].reshape(-1)
     assert not state[~survivors & ~now].count_nonzero() and not state[born].count_nonzero()
     assert state[survivors].count_nonzero()
@@ -603,7 +668,56 @@ def test_between_rewirings_it_is_training_with_masks():
         for i in (0, 2):
             twin[i].weight.grad *= handle.masks[f"{i}.weight"]
         other.step()
-    torch.testing.assert_close(twin.state_dict(), model.state_dict(), rtol=0, atol=0)
+    handle.remove()
+    torch.testing.assert_close(twin.state_dict(), model.state_dict())
+    torch.testing.assert_close(other.state_dict()["state"], optimizer.state_dict()["state"])
+
+
+def test_the_optimizer_remembers_connections_alone_and_takes_whole_state_over():
+    model = mlp(1.0)
+    optimizer = torch.optim.Adam(model.parameters(), 0.01)
+    x, y = batches()[0]
+    F.cross_entropy(model(x), y).backward()
+    optimizer.step()
+    whole = optimizer.state[model[2].weight]["exp_avg"].clone()
+    handle = nt.attach(optimizer, density=0.2, module=model)
+    loop(model, optimizer, handle, 1)
+    mask = handle.masks["2.weight"]
+    state = optimizer.state[model[2].weight]["exp_avg"]
+    assert state.shape == (int(mask.sum()),) and optimizer.param_groups[0]["params"][2] is model[2].weight
+    torch.testing.assert_close(state, 0.9 * whole[mask] + 0.1 * model[2].weight.grad[mask])
+    handle.remove()
+    assert optimizer.state[model[2].weight]["exp_avg"].shape == mask.shape
+    assert not optimizer.state[model[2].weight]["exp_avg"][~mask].count_nonzero()
+
+
+def test_weights_that_attaching_cleared_are_not_taken_for_those_of_a_state():
+    model = mlp(1.0)
+    optimizer = torch.optim.SGD(model.parameters(), 0.01)
+    handle = nt.attach(optimizer, density=0.2, module=model, every=3, steps=50)
+    loop(model, optimizer, handle, 10)
+    saved, weights = handle.state_dict(), copy.deepcopy(model.state_dict())
+    twin = mlp(1.0)
+    twin.load_state_dict(weights)
+    other = nt.attach(torch.optim.SGD(twin.parameters(), 0.01), density=0.2, module=twin, every=3, steps=50)
+    with pytest.raises(ValueError, match="attach first"):
+        other.load_state_dict(saved)
+    twin.load_state_dict(weights)
+    other.load_state_dict(saved)
+    torch.testing.assert_close(twin.state_dict(), weights, rtol=0, atol=0)
+
+
+def test_a_step_that_fails_leaves_the_optimizer_whole():
+    model = mlp(1.0)
+    optimizer = torch.optim.SGD(model.parameters(), 0.01)
+    handle = nt.attach(optimizer, density=0.2, module=model)
+    loop(model, optimizer, handle, 1)
+    optimizer.param_groups[0]["lr"] = "fast"
+    with pytest.raises(Exception):
+        loop(model, optimizer, handle, 1)
+    optimizer.param_groups[0]["lr"] = 0.01
+    loop(model, optimizer, handle, 2)
+    assert [id(p) for p in optimizer.param_groups[0]["params"]] == [id(p) for p in model.parameters()]
 
 
 def test_optimizers_that_mix_entries_keep_zeros_too():
@@ -693,7 +807,7 @@ def test_methods_that_cannot_be_attached_say_why():
         (dict(method="sr-ste", steps=100), "other numbers than the weights"),
         (dict(method="grass", steps=100), "optimizer of its own"),
         (dict(method="imp", steps=100), "several times"),
-        (dict(method="continuous-growing", steps=1000), "units"),
+        (dict(method="continuous-growing", steps=1000, steps_per_epoch=10), "units"),
         (dict(method="set"), "steps_per_epoch"),
         (dict(method="gmp"), "steps="),
         (dict(density=7.0), "density"),
@@ -773,6 +887,27 @@ def test_keep_masked_writes_in_place():
         keep_masked(a, mask.astype(np.uint8))
 
 
+@settings(max_examples=40, deadline=None)
+@given(st.integers(0, 300_000), st.lists(st.integers(-2, 300_000), max_size=5), st.booleans())
+def test_entries_go_out_and_in(size, some, wide):
+    positions = np.array(some, np.int32) if len(some) > 2 else np.arange(0, size, 3, dtype=np.int32)
+    array = np.arange(size, dtype=np.float64 if wide else np.float32)
+    values = np.full(len(positions), -1.0, array.dtype)
+    fits = all(0 <= p < size for p in positions)
+    if not fits:
+        with pytest.raises(ValueError, match="outside"):
+            gather(array, positions, values)
+        with pytest.raises(ValueError, match="outside"):
+            scatter(values, positions, array)
+        return
+    gather(array, positions, values)
+    np.testing.assert_array_equal(values, array[positions])
+    want = array.copy()
+    want[positions] = -values
+    scatter(-values, positions, array)
+    np.testing.assert_array_equal(array, want)
+
+
 def test_one_rewiring_by_hand():
     work = Rewiring("rigl", '{"density": 0.5, "fraction": 0.5, "every": "10 steps"}', [("a", 2, 4, [1, 1], False, "linear")], 0, 400, 100, False)
     weights = np.array([0.1, 0, -3, 0, 0, 2, 0, 0.2], np.float32)
@@ -785,3 +920,37 @@ def test_one_rewiring_by_hand():
     np.testing.assert_array_equal(weights, np.array([0, 0, -3, 0, 0, 2, 0, 0.2], np.float32))
     with pytest.raises(ValueError, match="gradient"):
         work.rewire(20, [weights], [mask], {})
+
+
+def test_a_trainer_of_transformers_resumes_exactly(tmp_path):
+    transformers = pytest.importorskip("transformers")
+    pytest.importorskip("accelerate")
+
+    class Model(nn.Module):
+        def __init__(self):
+            super().__init__()
+            torch.manual_seed(0)
+            self.body = mlp(1.0)
+
+        def forward(self, x, labels):
+            logits = self.body(x)
+            return {"loss": F.cross_entropy(logits, labels), "logits": logits}
+
+    x, y = torch.randn(64, 20, generator=torch.Generator().manual_seed(1)), torch.arange(64) % 10
+    rows = [{"x": a, "labels": b} for a, b in zip(x, y)]
+
+    def train(folder, resume=None):
+        arguments = transformers.TrainingArguments(
+            folder, max_steps=12, per_device_train_batch_size=8, save_steps=5, report_to=[], use_cpu=True, disable_tqdm=True, seed=3
+        )
+        callback = nt.rewiring_callback(density=0.2, every=2, keep=["*.4"], prune_head=True)
+        trainer = transformers.Trainer(Model(), arguments, train_dataset=rows, callbacks=[callback])
+        trainer.train(resume_from_checkpoint=resume)
+        assert callback.handle.step == 12 and callback.handle.grown > 0
+        return trainer.model.state_dict(), callback.handle
+
+    whole, handle = train(tmp_path / "a")
+    assert (tmp_path / "a" / "checkpoint-5" / "rewiring.pt").is_file()
+    assert list(handle.masks) == ["body.0.weight", "body.2.weight"] and math.isclose(handle.density, 0.2, abs_tol=2e-3)
+    again, _ = train(tmp_path / "a", str(tmp_path / "a" / "checkpoint-5"))
+    torch.testing.assert_close(again, whole, rtol=0, atol=0)
