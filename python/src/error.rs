@@ -1,4 +1,4 @@
-//! Errors as Python's exceptions, with the same sentences.
+//! Errors as Python's exceptions, with the sentences of the program.
 
 use pyo3::PyErr;
 use pyo3::exceptions::{PyTypeError, PyValueError};
@@ -9,7 +9,7 @@ pub fn value(why: impl Display) -> PyErr {
     PyValueError::new_err(why.to_string())
 }
 
-/// A TypeError.
+/// A TypeError: what was given is of a kind that is not taken.
 pub fn kind(why: impl Display) -> PyErr {
     PyTypeError::new_err(why.to_string())
 }

@@ -1,8 +1,14 @@
 //! The compiled half of the Python package `nnz`; the other half, in Python, gives it the habits of each library.
 #![forbid(unsafe_code)]
 
+mod arrays;
 mod error;
+mod layer;
+mod model;
 mod network;
+mod program;
+mod rewiring;
+mod threads;
 
 use pyo3::prelude::*;
 
@@ -14,5 +20,21 @@ mod _nnz {
     const __version__: &str = env!("CARGO_PKG_VERSION");
 
     #[pymodule_export]
-    use super::network::Network;
+    use crate::layer::{KeptInput, SparseLayer, gather, keep_masked, scatter};
+    #[pymodule_export]
+    use crate::model::Model;
+    #[pymodule_export]
+    use crate::network::Network;
+    #[pymodule_export]
+    use crate::program::{Lent, call, described};
+    #[pymodule_export]
+    use crate::rewiring::{Rewiring, method_defaults};
+
+    #[pymodule_init]
+    fn init(_module: &Bound<'_, PyModule>) -> PyResult<()> {
+        nnz::layers().make_known();
+        Ok(())
+    }
+
+    use super::*;
 }

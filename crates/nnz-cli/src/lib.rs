@@ -1,8 +1,13 @@
 //! The command line of nnz. [`main`] is given the methods and layers of every room; it knows none itself.
 #![forbid(unsafe_code)]
 
+mod call;
 mod commands;
 mod ui;
+
+pub use call::{Answer, Argument, Described, Failure, call, described};
+pub use commands::model::outputs;
+pub use ui::{Caller, Event};
 
 use clap::{CommandFactory, FromArgMatches, Parser, Subcommand};
 use nnz_core::Registry;
@@ -104,32 +109,37 @@ pub fn main(registry: Registry, layers: Layers) -> ExitCode {
         return ExitCode::from(2);
     }
     nnz_kernels::answer_cuts();
-    let ui = ui::Ui { registry, json: cli.json, quiet: cli.quiet };
-    let result = match cli.command {
-        Command::Train(args) => commands::train::run(&args, ui),
-        Command::Compare(args) => commands::compare::run(&args, ui),
-        Command::Run(args) => commands::run::run(&args, ui),
-        Command::Prune(args) => commands::prune::run(&args, ui),
-        Command::Adapter(args) => commands::adapter::run(&args, ui),
-        Command::Perplexity(args) => commands::language::perplexity(&args, ui),
-        Command::Convert(args) => commands::language::convert(&args, ui),
-        Command::Eval(args) => commands::model::eval(&args, ui),
-        Command::Inspect(args) => commands::model::inspect(&args, ui),
-        Command::Predict(args) => commands::model::predict(&args, ui),
-        Command::Methods(args) => commands::methods::list(&args, ui),
-        Command::Show(args) => commands::methods::show(&args, ui),
-        Command::Cite(args) => commands::methods::cite(&args, ui),
-        Command::Reproduce(args) => commands::reproduce::run(&args, ui),
-        Command::Report(args) => commands::run::report(&args, ui),
-        Command::Bench(args) => commands::bench::run(&args, ui),
-        Command::Data(args) => commands::data::run(&args, ui),
-        Command::Top(args) => commands::top::run(&args, ui),
-        Command::Doctor => commands::doctor::run(ui),
-        Command::Completions(args) => commands::shell::completions(&args, command(), ui),
-        Command::Man(args) => commands::shell::man(&args, command(), ui),
-    };
-    match result {
+    let ui = ui::Ui { registry, json: cli.json, quiet: cli.quiet, caller: None };
+    match cli.command.run(ui) {
         Ok(code) => code,
         Err(e) => ui::fail(&e),
+    }
+}
+
+impl Command {
+    fn run(self, ui: ui::Ui) -> anyhow::Result<ExitCode> {
+        match self {
+            Command::Train(args) => commands::train::run(&args, ui),
+            Command::Compare(args) => commands::compare::run(&args, ui),
+            Command::Run(args) => commands::run::run(&args, ui),
+            Command::Prune(args) => commands::prune::run(&args, ui),
+            Command::Adapter(args) => commands::adapter::run(&args, ui),
+            Command::Perplexity(args) => commands::language::perplexity(&args, ui),
+            Command::Convert(args) => commands::language::convert(&args, ui),
+            Command::Eval(args) => commands::model::eval(&args, ui),
+            Command::Inspect(args) => commands::model::inspect(&args, ui),
+            Command::Predict(args) => commands::model::predict(&args, ui),
+            Command::Methods(args) => commands::methods::list(&args, ui),
+            Command::Show(args) => commands::methods::show(&args, ui),
+            Command::Cite(args) => commands::methods::cite(&args, ui),
+            Command::Reproduce(args) => commands::reproduce::run(&args, ui),
+            Command::Report(args) => commands::run::report(&args, ui),
+            Command::Bench(args) => commands::bench::run(&args, ui),
+            Command::Data(args) => commands::data::run(&args, ui),
+            Command::Top(args) => commands::top::run(&args, ui),
+            Command::Doctor => commands::doctor::run(ui),
+            Command::Completions(args) => commands::shell::completions(&args, command(), ui),
+            Command::Man(args) => commands::shell::man(&args, command(), ui),
+        }
     }
 }

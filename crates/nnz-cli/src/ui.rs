@@ -1,4 +1,4 @@
-//! User interface: tables on stdout, notes and progress on stderr.
+//! User interface: tables on stdout, notes and progress on stderr; or all of it to the program that called.
 
 use anyhow::Result;
 use comfy_table::{CellAlignment, Table, presets};
@@ -11,30 +11,126 @@ use std::borrow::Cow;
 use std::io::{IsTerminal, Write};
 use std::process::ExitCode;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, OnceLock};
+use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 use std::time::{Duration, Instant};
 
 /// Context of every command: output settings and registry.
 #[derive(Clone, Copy)]
-pub struct Ui {
+pub struct Ui<'a> {
     /// The methods of every room.
     pub registry: Registry,
     /// Whether to print one JSON document on stdout.
     pub json: bool,
     /// Whether to suppress notes.
     pub quiet: bool,
+    /// The program that called, if it is not a command line.
+    pub caller: Option<&'a Caller<'a>>,
 }
 
-impl Ui {
+/// What a command reports before it ends.
+#[derive(Clone, Copy, Debug)]
+pub enum Event<'a> {
+    /// A sentence.
+    Note(&'a str),
+    /// Work that is done.
+    Progress {
+        /// The network, or the part of an experiment.
+        what: &'a str,
+        /// Its number among all, from 0, and how many there are.
+        of: (usize, usize),
+        /// Steps done, and all.
+        steps: (u64, u64),
+        /// How a training stands; none for an experiment.
+        training: Option<&'a Progress>,
+    },
+}
+
+/// A program that has commands carried out in its own process.
+pub struct Caller<'a> {
+    /// Stops the command once it is set: a run leaves what it did, to go on with.
+    stop: Arc<AtomicBool>,
+    /// Whether the command looks at `stop`.
+    heeds: Arc<AtomicBool>,
+    /// Takes notes and progress; without it they are written to stderr, as by the program.
+    listener: Option<&'a (dyn Fn(Event<'_>) + Sync)>,
+    document: Mutex<Option<String>>,
+}
+
+impl<'a> Caller<'a> {
+    /// A caller with the two flags of a command, see [`Caller`], and a listener.
+    pub fn new(
+        stop: Arc<AtomicBool>,
+        heeds: Arc<AtomicBool>,
+        listener: Option<&'a (dyn Fn(Event<'_>) + Sync)>,
+    ) -> Self {
+        Self { stop, heeds, listener, document: Mutex::default() }
+    }
+
+    /// The document that the command answered with.
+    pub fn take(&self) -> Option<String> {
+        self.document.lock().unwrap_or_else(PoisonError::into_inner).take()
+    }
+}
+
+/// A command that Ctrl-C ended.
+#[derive(Debug)]
+pub struct Interrupted(pub &'static str);
+
+impl std::fmt::Display for Interrupted {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(self.0)
+    }
+}
+
+impl std::error::Error for Interrupted {}
+
+/// Whether an error says that a command was interrupted.
+pub fn interrupted(error: &anyhow::Error) -> bool {
+    error.is::<Interrupted>() || matches!(error.downcast_ref(), Some(nnz_lab::Error::Interrupted { .. }))
+}
+
+impl Ui<'_> {
     /// Prints a note on stderr.
     pub fn note(self, text: impl AsRef<str>) {
-        if !self.quiet {
-            eprintln!("{}", shown(text.as_ref()));
+        if self.quiet {
+            return;
+        }
+        match self.listener() {
+            Some(listener) => listener(Event::Note(text.as_ref())),
+            None => eprintln!("{}", shown(text.as_ref())),
+        }
+    }
+
+    fn listener(&self) -> Option<&(dyn Fn(Event<'_>) + Sync)> {
+        self.caller.and_then(|c| c.listener)
+    }
+
+    /// Where a bar is drawn: on a terminal that somebody looks at.
+    pub fn drawn(self) -> ProgressDrawTarget {
+        match self.quiet || self.listener().is_some() || !std::io::stderr().is_terminal() {
+            true => ProgressDrawTarget::hidden(),
+            false => ProgressDrawTarget::stderr(),
+        }
+    }
+
+    /// The flag that stops the command: the caller's, or what Ctrl-C sets.
+    pub fn stop_flag(self) -> Result<Arc<AtomicBool>> {
+        match self.caller {
+            Some(caller) => {
+                caller.heeds.store(true, Ordering::SeqCst);
+                Ok(caller.stop.clone())
+            }
+            None => stop_flag(),
         }
     }
 
     /// Prints the answer: a document for `--json`, else text.
     pub fn answer<S: Serialize>(self, document: &S, text: impl FnOnce() -> String) -> Result<()> {
+        if let Some(caller) = self.caller {
+            let document = serde_json::to_string(document)?;
+            *caller.document.lock().unwrap_or_else(PoisonError::into_inner) = Some(document);
+            return Ok(());
+        }
         match self.json {
             true => put(&json(&serde_json::to_string_pretty(document)?)),
             false => print(&text()),
@@ -85,7 +181,7 @@ fn put(text: &str) -> Result<()> {
 
 /// Prints one sentence on stderr and returns the exit code: 130 when interrupted, 2 for everything else.
 pub fn fail(error: &anyhow::Error) -> ExitCode {
-    let interrupted = matches!(error.downcast_ref(), Some(nnz_lab::Error::Interrupted { .. }));
+    let interrupted = interrupted(error);
     eprintln!("{}{}", if interrupted { "" } else { "error: " }, shown(&format!("{error:#}")));
     ExitCode::from(if interrupted { 130 } else { 2 })
 }
@@ -156,7 +252,7 @@ pub fn density(d: f64) -> String {
 }
 
 /// Set by Ctrl-C; a second Ctrl-C ends the program at once.
-pub fn stop_flag() -> Result<Arc<AtomicBool>> {
+fn stop_flag() -> Result<Arc<AtomicBool>> {
     static FLAG: OnceLock<Arc<AtomicBool>> = OnceLock::new();
     if let Some(flag) = FLAG.get() {
         return Ok(flag.clone());
@@ -172,8 +268,8 @@ pub fn stop_flag() -> Result<Arc<AtomicBool>> {
 }
 
 /// Shows the progress of a run: a bar on a terminal, a line per network elsewhere.
-pub struct Watch {
-    ui: Ui,
+pub struct Watch<'a> {
+    ui: Ui<'a>,
     stop: Arc<AtomicBool>,
     bar: ProgressBar,
     label: String,
@@ -185,18 +281,29 @@ pub struct Watch {
     resumed_at: Option<u64>,
 }
 
-impl Watch {
-    /// A watch that stops the run when `stop` is set.
-    pub fn new(ui: Ui, stop: Arc<AtomicBool>) -> Self {
-        let target = match ui.quiet || !std::io::stderr().is_terminal() {
-            true => ProgressDrawTarget::hidden(),
-            false => ProgressDrawTarget::stderr(),
-        };
-        let bar = ProgressBar::with_draw_target(Some(1), target);
+impl<'a> Watch<'a> {
+    /// A watch that stops the run when the command is to stop.
+    ///
+    /// # Errors
+    /// When the system lets nobody handle Ctrl-C.
+    pub fn new(ui: Ui<'a>) -> Result<Self> {
+        let stop = ui.stop_flag()?;
+        let bar = ProgressBar::with_draw_target(Some(1), ui.drawn());
         let style = ProgressStyle::with_template("{prefix:>16} {bar:24} {msg}");
         bar.set_style(style.unwrap_or_else(|_| ProgressStyle::default_bar()));
         let now = Instant::now();
-        Self { ui, stop, bar, label: String::new(), index: 0, count: 1, drawn: now, started: now, resumed_at: None }
+        let label = String::new();
+        Ok(Self { ui, stop, bar, label, index: 0, count: 1, drawn: now, started: now, resumed_at: None })
+    }
+
+    /// Tells the caller how far the work is, if one listens; not more often than somebody reads.
+    fn tell(&mut self, steps: (u64, u64), training: Option<&Progress>) -> bool {
+        let Some(listener) = self.ui.listener() else { return false };
+        if self.drawn.elapsed() > Duration::from_millis(80) || steps.0 == steps.1 {
+            listener(Event::Progress { what: &self.label, of: (self.index, self.count), steps, training });
+            self.drawn = Instant::now();
+        }
+        true
     }
 
     /// Removes the bar.
@@ -205,8 +312,11 @@ impl Watch {
     }
 }
 
-impl Observer for Watch {
+impl Observer for Watch<'_> {
     fn part(&mut self, _: &str, done: u64, of: u64) -> bool {
+        if self.tell((done, of), None) {
+            return !self.stop.load(Ordering::SeqCst);
+        }
         if self.drawn.elapsed() > Duration::from_millis(80) || done == of {
             self.drawn = Instant::now();
             self.bar.set_length(of);
@@ -232,6 +342,9 @@ impl Observer for Watch {
     }
 
     fn step(&mut self, _: &str, p: &Progress) -> bool {
+        if self.tell(p.steps, Some(p)) {
+            return !self.stop.load(Ordering::SeqCst);
+        }
         let (step, steps) = p.steps;
         let first = *self.resumed_at.get_or_insert(step.saturating_sub(1));
         let accuracy = p.accuracy.map_or_else(String::new, |a| format!(", validation {}", percent(a, None)));

@@ -442,6 +442,9 @@ fn locate(folder: &Path, name: &str) -> Option<PathBuf> {
 /// Loads a file, or a folder.
 fn load_path(name: &str, how: read::As) -> Result<Loaded> {
     let (path, options) = read::split(name);
+    if read::in_memory(path) {
+        return read::load(name, how);
+    }
     match Path::new(path).metadata() {
         // A separator or an ending shows that a path was meant.
         Err(_) if !path.contains(std::path::is_separator) && !path.contains('.') => {

@@ -136,15 +136,14 @@ pub fn run(args: &Args, ui: Ui) -> Result<ExitCode> {
         limit,
     };
     drop(dataset);
-    let stop = ui::stop_flag()?;
+    let stop = ui.stop_flag()?;
     let outcome = match compare(&request, ui.registry, args.dir.as_deref(), &stop, &mut |text| {
         // Once the request is accepted.
         remark.take().into_iter().for_each(|remark| ui.note(remark));
         ui.note(text);
     }) {
         Err(nnz_lab::Error::Interrupted { .. }) => {
-            eprintln!("interrupted; the same command goes on");
-            return Ok(ExitCode::from(130));
+            return Err(ui::Interrupted("interrupted; the same command goes on").into());
         }
         outcome => outcome?,
     };

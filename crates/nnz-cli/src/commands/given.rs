@@ -4,25 +4,33 @@
 use anyhow::{Result, bail};
 use clap::parser::ValueSource;
 use clap::{ArgMatches, Command};
-use std::sync::OnceLock;
+use std::cell::RefCell;
 
-static GIVEN: OnceLock<Vec<String>> = OnceLock::new();
+thread_local! {
+    /// Those of the command that this thread carries out. A program may have several carried out at once.
+    static GIVEN: RefCell<Vec<String>> = const { RefCell::new(Vec::new()) };
+}
 
-/// Records which options of the subcommand were given.
-pub fn remember(command: &Command, matches: &ArgMatches) {
-    let Some((name, found)) = matches.subcommand() else { return };
+/// Records which options of the subcommand were given, and returns those of the command before.
+pub fn remember(command: &Command, matches: &ArgMatches) -> Vec<String> {
+    let Some((name, found)) = matches.subcommand() else { return Vec::new() };
     let arguments = command.get_subcommands().filter(|c| c.get_name() == name).flat_map(Command::get_arguments);
     let given = arguments.filter(|a| {
         let id = a.get_id().as_str();
         found.try_contains_id(id).unwrap_or(false) && found.value_source(id) == Some(ValueSource::CommandLine)
     });
     let names = given.filter_map(|a| a.get_long().map(str::to_owned)).collect();
-    _ = GIVEN.set(names);
+    restore(names)
+}
+
+/// Puts back what [`remember`] returned.
+pub fn restore(names: Vec<String>) -> Vec<String> {
+    GIVEN.replace(names)
 }
 
 /// Whether an option was given.
 pub fn has(name: &str) -> bool {
-    GIVEN.get().is_some_and(|given| given.iter().any(|g| g == name))
+    GIVEN.with_borrow(|given| given.iter().any(|g| g == name))
 }
 
 /// Refuses options that do not apply to a kind of model.

@@ -5,7 +5,7 @@ use super::network::ModelSource;
 use crate::ui::{self, Ui};
 use anyhow::{Result, bail};
 use clap::{Args as ClapArgs, ValueEnum};
-use indicatif::{ProgressBar, ProgressDrawTarget};
+use indicatif::ProgressBar;
 use nnz_core::Rng;
 use nnz_engine::cost::Machine;
 use nnz_engine::cost::timing::Compared;
@@ -13,7 +13,6 @@ use nnz_foreign::llm::{self, Generator, Language, Pruned, Pruning, Weights};
 use nnz_foreign::onnx::Target;
 use nnz_formats::{Archive, Dtype, Packing};
 use serde_json::json;
-use std::io::IsTerminal;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::time::Instant;
@@ -163,9 +162,7 @@ pub struct Generation {
 
 /// A progress bar over layers.
 pub fn bar(ui: Ui, what: &'static str, layers: usize) -> ProgressBar {
-    let hidden = ui.quiet || !std::io::stderr().is_terminal();
-    let target = if hidden { ProgressDrawTarget::hidden() } else { ProgressDrawTarget::stderr() };
-    ProgressBar::with_draw_target(Some(layers as u64), target).with_message(what)
+    ProgressBar::with_draw_target(Some(layers as u64), ui.drawn()).with_message(what)
 }
 
 /// exp of the mean difference of losses, with its 95% interval over blocks.

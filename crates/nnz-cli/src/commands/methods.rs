@@ -51,7 +51,8 @@ fn status(m: &Method) -> String {
 /// Lists the methods.
 pub fn list(args: &MethodsArgs, ui: Ui) -> Result<ExitCode> {
     if args.papers {
-        ui::print(&ledger::markdown(ui.registry))?;
+        let table = ledger::markdown(ui.registry);
+        ui.answer(&json!({"markdown": table}), || table.clone())?;
         return Ok(ExitCode::SUCCESS);
     }
     let document: Vec<_> = ui.registry

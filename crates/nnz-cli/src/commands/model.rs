@@ -356,6 +356,31 @@ fn describe(i: &Inspection) -> String {
     text
 }
 
+/// What a model answers for rows that are ready for it, `[rows, outputs]`: the probability of every class, numbers in the
+/// units of the targets, or the input as it reconstructs it.
+///
+/// # Errors
+/// When rows are none that it takes.
+pub fn outputs(model: &Model<f32>, header: &Header, inputs: &Inputs, rows: usize) -> Result<Vec<f32>> {
+    let features = inputs.len() / rows.max(1);
+    let mut outputs = Vec::new();
+    for block in (0..rows as u32).collect::<Vec<u32>>().chunks(256) {
+        let mut input = Tensor::zeros(&[block.len(), features]);
+        inputs.fill(features, block, header.normalization, input.data_mut())?;
+        outputs.extend(model.infer(input)?.data());
+    }
+    let width = header.classes.len();
+    match header.task {
+        Task::Classification => softmax_rows(&mut outputs, width),
+        Task::Regression => {
+            let frame = header.frame();
+            outputs.chunks_exact_mut(width).for_each(|row| frame.in_units(row));
+        }
+        Task::Reconstruction => {}
+    }
+    Ok(outputs)
+}
+
 /// Names the class of an image, or of every row of a table; or predicts the numbers of a row.
 pub fn predict(args: &PredictArgs, ui: Ui) -> Result<ExitCode> {
     match network::kind(&args.model) {
@@ -403,16 +428,9 @@ pub fn predict(args: &PredictArgs, ui: Ui) -> Result<ExitCode> {
     if features != header.model.input.iter().product::<usize>() {
         bail!("{} has {features} inputs a row, but the model takes {:?}", args.input().display(), header.model.input);
     }
-    let mut outputs = Vec::with_capacity(rows * classes);
-    for block in (0..rows as u32).collect::<Vec<u32>>().chunks(256) {
-        let mut input = Tensor::zeros(&[block.len(), features]);
-        inputs.fill(features, block, header.normalization, input.data_mut())?;
-        outputs.extend(model.infer(input)?.data());
-    }
+    let outputs = outputs(&model, &header, &inputs, rows)?;
     let named = |row: &[f32]| header.classes.iter().zip(row.iter().copied()).collect::<Vec<(&String, f32)>>();
     if header.task == Task::Regression {
-        let frame = header.frame();
-        outputs.chunks_exact_mut(classes).for_each(|row| frame.in_units(row));
         let answers: Vec<_> = outputs.chunks_exact(classes).map(named).collect();
         let object = |a: &Vec<(&String, f32)>| a.iter().map(|(n, y)| ((*n).clone(), json!(y))).collect::<Map<_, _>>();
         let listed = answers.iter().map(|a| json!(object(a))).collect();
@@ -421,7 +439,6 @@ pub fn predict(args: &PredictArgs, ui: Ui) -> Result<ExitCode> {
         let lines = answers.iter().map(line).collect();
         return tell(listed, lines, given, &left, ui);
     }
-    softmax_rows(&mut outputs, classes);
     let mut answers: Vec<_> = outputs.chunks_exact(classes).map(named).collect();
     answers.iter_mut().for_each(|row| row.sort_by(|a, b| b.1.total_cmp(&a.1)));
     let line = |(c, p): &(&String, f32)| format!("{c:>12}  {}", ui::percent(f64::from(*p), None));

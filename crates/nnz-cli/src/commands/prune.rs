@@ -129,12 +129,12 @@ pub fn run(args: &Args, ui: Ui) -> Result<ExitCode> {
             remark.iter().chain(&note).for_each(|note| ui.note(note));
             let build = |setting: &Setting| method.build(&options, setting);
             let mut trainer = Trainer::from_model(model, header.frame(), data, &spec, args.seed, build)?;
-            let mut watch = Watch::new(ui, ui::stop_flag()?);
+            let mut watch = Watch::new(ui)?;
             watch.begin("fine-tuning", args.seed, 0, 1);
             let finished = trainer.run(|_, progress| watch.step("fine-tuning", progress))?;
             watch.finish();
             if !finished {
-                bail!("interrupted; nothing was written");
+                return Err(ui::Interrupted("interrupted; nothing was written").into());
             }
             model = trainer.result().into_owned();
         }

@@ -234,7 +234,7 @@ fn own(key: &str, recipe: &ExperimentRecipe) -> Option<(String, String)> {
 pub fn experiment(recipe: &ExperimentRecipe, place: &Place, ui: Ui) -> Result<ExperimentOutcome> {
     let Place { run_dir: dir, again, resume, smoke, notes } = place.clone();
     let options = Options { dir, again, resume, smoke, notes, ..Options::default() };
-    let mut watch = Watch::new(ui, ui::stop_flag()?);
+    let mut watch = Watch::new(ui)?;
     let outcome = nnz_lab::experiment::run(recipe, ui.registry, &options, &mut watch);
     watch.finish();
     Ok(outcome?)
@@ -308,7 +308,7 @@ pub fn tell(Outcome { record, dir, found }: &Outcome, ui: Ui) -> Result<ExitCode
 pub fn outcome(recipe: &Recipe, place: &Place, ui: Ui) -> Result<Outcome> {
     let Place { run_dir: dir, again, resume, smoke, notes } = place.clone();
     let options = Options { dir, again, resume, smoke, notes, ..Options::default() };
-    let mut watch = Watch::new(ui, ui::stop_flag()?);
+    let mut watch = Watch::new(ui)?;
     let outcome = nnz_lab::run::run(recipe, ui.registry, &options, &mut watch);
     watch.finish();
     Ok(outcome?)

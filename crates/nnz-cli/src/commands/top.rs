@@ -68,7 +68,7 @@ pub fn run(args: &Args, ui: Ui) -> Result<ExitCode> {
         ui.answer(&look, || draw(&look, 100))?;
         return Ok(ExitCode::SUCCESS);
     }
-    let stop = ui::stop_flag()?;
+    let stop = ui.stop_flag()?;
     let mut lines = 0;
     while !stop.load(Ordering::SeqCst) {
         let text = draw(&look, usize::from(terminal.size().1));

@@ -159,7 +159,7 @@ pub(super) fn inputs(array: Array, checksum: String) -> Result<Rows> {
             Values::Sparse(_) => {}
         }
     }
-    Ok(Rows { place, image, values, answers: vec![0.0; rows], checksum })
+    Ok(Rows { place, image, values, answers: vec![0.0; rows], names: Vec::new(), checksum })
 }
 
 /// Makes rows from inputs and answers.

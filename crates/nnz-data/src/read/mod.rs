@@ -9,6 +9,7 @@ mod cifar;
 mod decimal;
 mod encoding;
 mod folder;
+mod memory;
 mod missing;
 mod moments;
 mod npy;
@@ -31,6 +32,8 @@ use std::path::{Path, PathBuf};
 
 pub use decimal::Decimal;
 pub use encoding::{Column, ColumnKind, Columns, Encoding, Scales};
+pub(super) use memory::in_memory;
+pub use memory::{Arrays, Lent, Matrix};
 pub use missing::{Fill, Missing, Unseen};
 
 /// Most classes of a data set.
@@ -54,7 +57,7 @@ struct Format {
     read: fn(&Path, &Options, f64) -> Result<Found>,
 }
 
-const FORMATS: [Format; 7] = [
+const FORMATS: [Format; 8] = [
     Format {
         name: "a table",
         extensions: &["csv", "tsv"],
@@ -71,8 +74,12 @@ const FORMATS: [Format; 7] = [
     Format { name: "a NumPy array", extensions: &["npy"], options: &["labels", "answers"], read: npy::read_npy },
     Format { name: "safetensors", extensions: &["safetensors"], options: &["answers"], read: tensors::read },
     Format { name: "text", extensions: &["txt", "text"], options: &["context", "stride"], read: text::read },
+    Format { name: "arrays in memory", extensions: &[IN_MEMORY], options: &["answers"], read: memory::read },
     Format { name: "a folder", extensions: &[], options: &["samples"], read: folder::read },
 ];
+
+/// The ending of arrays in memory, which no file has.
+const IN_MEMORY: &str = "arrays";
 
 /// Every option that a place may have.
 const OPTIONS: [&str; 14] = [
@@ -280,7 +287,8 @@ fn format_of(path: &Path) -> Result<&'static Format> {
     let name = path.file_name().unwrap_or_default().to_string_lossy().to_lowercase();
     let ending = name.trim_end_matches(".gz").rsplit_once('.').map_or("", |(_, e)| e);
     FORMATS.iter().find(|f| f.extensions.contains(&ending)).ok_or_else(|| {
-        let known: Vec<&str> = FORMATS.iter().flat_map(|f| f.extensions).copied().collect();
+        let known = FORMATS.iter().flat_map(|f| f.extensions).copied().filter(|e| *e != IN_MEMORY);
+        let known: Vec<&str> = known.collect();
         content(
             path.display().to_string(),
             format!("the ending says no format; files end in {} (plain or .gz), or name a folder", known.join(", ")),
@@ -405,6 +413,7 @@ pub fn ask(path: &Path, encoding: &Encoding) -> Result<Asked> {
         ["npz"] => npy::ask_npz(&path)?,
         ["npy"] => npy::ask_npy(&path)?,
         ["safetensors"] => tensors::ask(&path)?,
+        [IN_MEMORY] => memory::ask(&path)?,
         _ => {
             let why = "the model was trained on rows of numbers; give .svm, .npz, .npy or .safetensors";
             return Err(content(place, why));

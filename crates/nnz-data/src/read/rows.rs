@@ -32,6 +32,8 @@ pub(super) struct Sparse {
     pub lines: Vec<u64>,
     /// Bytes of the file.
     pub bytes: usize,
+    /// Number of columns, counted from 0, where the source says it; a file does not.
+    pub width: Option<usize>,
 }
 
 /// Rows before they are scaled and their answers have classes.
@@ -44,6 +46,8 @@ pub(super) struct Rows {
     pub values: Values,
     /// A number for each row.
     pub answers: Vec<f64>,
+    /// Names of the classes that answers count from 0; empty if answers are numbers.
+    pub names: Vec<String>,
     pub checksum: String,
 }
 
@@ -59,8 +63,11 @@ pub(super) enum As<'a> {
 }
 
 impl Sparse {
-    /// The smallest and the largest index.
+    /// The smallest and the largest index that there may be.
     fn bounds(&self) -> Option<(u32, u32)> {
+        if let Some(width) = self.width {
+            return Some((0, (width as u32).saturating_sub(1)));
+        }
         let indices = || self.entries.iter().map(|e| e.0);
         indices().min().zip(indices().max())
     }
@@ -72,9 +79,28 @@ impl Rows {
         self.image[0] == 1 && self.image[1] == 1 && !matches!(self.values, Values::Bytes(_))
     }
 
+    /// Number of rows.
+    fn len(&self) -> usize {
+        let width: usize = self.image.iter().product();
+        match &self.values {
+            Values::Bytes(v) => v.len() / width.max(1),
+            Values::Floats(v) => v.len() / width.max(1),
+            Values::Doubles(v) => v.len() / width.max(1),
+            Values::Sparse(s) => s.lines.len(),
+        }
+    }
+
+    /// The answer of a row in words.
+    fn answer(&self, x: f64) -> String {
+        self.names.get(x as usize).cloned().unwrap_or_else(|| x.to_string())
+    }
+
     /// Settles the number of columns, and the index of the first.
     fn lay(&mut self, base: u32, width: usize) -> Result<()> {
-        let Values::Sparse(sparse) = &self.values else { return Ok(()) };
+        let Values::Sparse(sparse) = &mut self.values else { return Ok(()) };
+        if sparse.width.take().is_some() {
+            sparse.entries.iter_mut().for_each(|e| e.0 += base);
+        }
         let rows = sparse.lines.len();
         for (line, span) in sparse.lines.iter().zip(sparse.starts.windows(2)) {
             let wrong = |i: &u32| (*i < base) || (i - base) as usize >= width;
@@ -151,8 +177,9 @@ impl Rows {
 
     fn by_row(&self, base: u32, of: impl Fn(f64, usize) -> f32) -> Inputs {
         let mut values = vec![0.0; self.image.iter().product()];
-        let mut out = Vec::with_capacity(self.answers.len() * values.len());
-        for row in 0..self.answers.len() {
+        let rows = self.len();
+        let mut out = Vec::with_capacity(rows * values.len());
+        for row in 0..rows {
             self.row(row, base, &mut values);
             out.extend(values.iter().enumerate().map(|(i, &x)| of(x, i)));
         }
@@ -163,9 +190,10 @@ impl Rows {
     fn part(mut self, base: u32, scales: Option<&[[f64; 2]]>, classes: &[String], origin: &str) -> Result<Part> {
         let inputs = self.inputs(base, scales);
         let known: BTreeMap<&str, u32> = classes.iter().zip(0..).map(|(c, l)| (c.as_str(), l)).collect();
-        let label = |x: &f64| {
-            known.get(&*x.to_string()).copied().ok_or_else(|| {
-                content(&self.place, format!("class `{x}` does not occur in {origin}, so nothing could learn it"))
+        let label = |&x: &f64| {
+            let class = self.answer(x);
+            known.get(&*class).copied().ok_or_else(|| {
+                content(&self.place, format!("class `{class}` does not occur in {origin}, so nothing could learn it"))
             })
         };
         let (rows, classes) = match classes.is_empty() {
@@ -187,7 +215,18 @@ impl Rows {
         let base = base(&[&self], options, scales.base)?;
         self.lay(base, scales.scales.len())?;
         fits(&self, scales.scales.len())?;
-        Ok((self.inputs(base, Some(&scales.scales)), self.answers.len()))
+        let rows = self.len();
+        Ok((self.inputs(base, Some(&scales.scales)), rows))
+    }
+}
+
+impl Rows {
+    /// Inputs without answers for a model that keeps no encoding, and their number.
+    pub fn unchanged(mut self) -> Result<(Inputs, usize)> {
+        let width = self.image[2];
+        self.lay(0, width)?;
+        let rows = self.len();
+        Ok((self.inputs(0, None), rows))
     }
 }
 
@@ -224,6 +263,9 @@ fn fits(rows: &Rows, width: usize) -> Result<()> {
 
 /// Classes that numbers name; none if they are numbers to predict: some are not whole, or of plain rows too many differ.
 fn classes(rows: &Rows, wanted: Option<bool>) -> Vec<String> {
+    if !rows.names.is_empty() {
+        return rows.names.clone();
+    }
     let whole = rows.answers.iter().all(|x| x.fract() == 0.0);
     let kinds: BTreeSet<String> = rows.answers.iter().map(f64::to_string).collect();
     let many = rows.plain() && numerous(kinds.len(), rows.answers.len());
@@ -257,6 +299,9 @@ pub(super) fn encode(mut train: Rows, mut test: Option<Rows>, options: &Options,
     train.lay(base, width)?;
     test.as_mut().map_or(Ok(()), |test| test.lay(base, width))?;
     let wanted = options.answers()?;
+    if wanted == Some(true) && !train.names.is_empty() {
+        return Err(content(&train.place, "answers=numbers: the answers are texts"));
+    }
     let (classes, scales, origin) = match how {
         As::Known(known) => {
             fits(&train, width)?;
@@ -269,7 +314,7 @@ pub(super) fn encode(mut train: Rows, mut test: Option<Rows>, options: &Options,
         As::New(share) => {
             let classes = classes(&train, wanted);
             let numbers: BTreeMap<&str, u32> = classes.iter().zip(0..).map(|(c, l)| (c.as_str(), l)).collect();
-            let label = |x: &f64| numbers.get(&*x.to_string()).copied().unwrap_or_default();
+            let label = |&x: &f64| numbers.get(&*train.answer(x)).copied().unwrap_or_default();
             let labels: Vec<u32> = train.answers.iter().map(label).collect();
             let share = if test.is_some() { 0.0 } else { share };
             let (kept, _) = hold_out(&labels, classes.len().max(1), share);

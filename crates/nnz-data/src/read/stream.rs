@@ -33,9 +33,12 @@ impl<'a> Stream<'a> {
         Ok(Self { inner, hash: Sha256::new(), packed, left: RECORD })
     }
 
-    /// Opens a file.
+    /// Opens a file, or one that is lent in memory.
     pub fn open(path: &Path) -> Result<Stream<'static>> {
         let failed = |why| Error::Io { what: "read", path: path.into(), why };
+        if let Some(bytes) = super::memory::file(path)? {
+            return Stream::new(Cursor::new(bytes)).map_err(failed);
+        }
         let file = File::open(path).map_err(failed)?;
         Stream::new(io::BufReader::with_capacity(1 << 16, file)).map_err(failed)
     }

@@ -64,8 +64,9 @@ fn rows(stream: Stream, place: &str) -> Result<Rows> {
     if answers.is_empty() {
         return Err(content(place, "holds no INDEX:VALUE at all"));
     }
-    let values = Values::Sparse(Sparse { starts, entries, lines, bytes });
-    Ok(Rows { place: place.into(), image: [1, 1, 0], values, answers, checksum: reader.get_ref().checksum() })
+    let values = Values::Sparse(Sparse { starts, entries, lines, bytes, width: None });
+    let checksum = reader.get_ref().checksum();
+    Ok(Rows { place: place.into(), image: [1, 1, 0], values, answers, names: Vec::new(), checksum })
 }
 
 #[cfg(test)]

@@ -8,7 +8,7 @@ use crate::leaves::Leaves;
 use crate::step::Make;
 use crate::targets::targets;
 use crate::{Average, Error, Layout, Model, ModelSpec, Optimizer, OptimizerSpec, Real, Result};
-use nnz_core::{MethodInstance, Procedure, Shape, Sparsifier};
+use nnz_core::{Command, MethodInstance, Procedure, Shape, Sparsifier};
 use serde_json::Value;
 use std::borrow::Cow;
 use std::collections::BTreeMap;
@@ -178,6 +178,13 @@ impl<'a, T: Real> Trainer<'a, T> {
         if let Some(procedure) = self.procedure.as_mut().filter(|_| !saved.position.procedure.is_null()) {
             procedure.restore(&saved.position.procedure)?;
         }
+        if !self.reaches(&saved.position) {
+            let (at, of) = (saved.position.step, self.steps());
+            let why = format!(
+                "is damaged: this training of {of} steps never is where it says, at step {at}; remove the file"
+            );
+            return Err(Error::file(path, why));
+        }
         let learner = &mut self.learner;
         learner.model = saved.model.into_owned();
         learner.spec.crossovers = saved.crossovers;
@@ -196,6 +203,23 @@ impl<'a, T: Real> Trainer<'a, T> {
         learner.position.snapshots.clear();
         learner.position.leaves.clear();
         Ok(())
+    }
+
+    /// Whether this training could be at a position that a file gives. Whatever is counted from it does not overflow.
+    fn reaches(&self, p: &Position) -> bool {
+        let trained = match (&p.act, &self.procedure) {
+            (None, None) => p.done == p.step,
+            (None, Some(_)) => true,
+            (Some(Command::Train { span, of, order }), Some(_)) => {
+                let few = *of <= 1 << 40 && *order <= 1 << 20;
+                few && span.end <= *of && span.end.checked_sub(span.start).is_some_and(|steps| p.done <= steps)
+            }
+            _ => false,
+        };
+        trained
+            && p.step <= self.steps()
+            && p.done.max(p.since) <= p.step
+            && [p.rows_seen, p.grown, p.pruned].iter().all(|&n| n as u64 <= 1 << 48)
     }
 
     /// Total steps of the run.

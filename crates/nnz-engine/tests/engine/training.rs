@@ -249,6 +249,35 @@ fn a_resumed_training_keeps_its_choice_of_storage() {
     assert!(fingerprint(&whole) == fingerprint(&second));
 }
 
+/// A soak found files that were trained on from step 2^60, and panicked.
+#[test]
+fn a_position_that_a_training_never_reaches_is_refused() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("checkpoint.safetensors");
+    let of = || trainer("mlp:192-40-30-3", pictures(), &base(), true);
+    let saved = |change: &dyn Fn(&mut Trainer<f32>)| {
+        let mut first = of();
+        first.run(|t, _| t.position.step < 4).unwrap();
+        change(&mut first);
+        first.save(&path, &header(&first, pictures(), &base()), "run").unwrap();
+        of().resume(&path, "run").map_err(|e| e.to_string())
+    };
+    saved(&|_| ()).unwrap();
+    let changes: [&dyn Fn(&mut Trainer<f32>); 7] = [
+        &|t| t.position.step = u64::MAX,
+        &|t| (t.position.step, t.position.done) = (t.steps() + 1, t.steps() + 1),
+        &|t| t.position.since = 5,
+        &|t| t.position.done = 5,
+        &|t| t.position.done = 3,
+        &|t| t.position.rows_seen = usize::MAX,
+        &|t| t.position.grown = usize::MAX,
+    ];
+    for (i, change) in changes.iter().enumerate() {
+        let said = saved(change).unwrap_err();
+        assert!(said.contains("never is where it says"), "change {i}: {said}");
+    }
+}
+
 #[test]
 fn every_task_learns_and_its_file_measures_the_same() {
     let dir = tempfile::tempdir().unwrap();

@@ -675,15 +675,12 @@ fn gone(path: &Path) -> Result<()> {
     nnz_disk::remove(path).map_err(|e| Error::file(path, format!("cannot remove: {e}")))
 }
 
-/// Removes files that a killed process had not finished. Best effort: they are harmless.
+/// Removes files that a killed process had not finished, from all folders. Best effort: they are harmless.
 pub(crate) fn remove_partial_files(dir: &Path) {
+    nnz_disk::sweep(dir);
     for entry in fs::read_dir(dir).into_iter().flatten().flatten() {
-        let (path, name) = (entry.path(), entry.file_name());
-        let name = name.to_string_lossy();
         if entry.file_type().is_ok_and(|t| t.is_dir()) {
-            remove_partial_files(&path);
-        } else if nnz_disk::is_unfinished(&name) {
-            let _ = fs::remove_file(path);
+            remove_partial_files(&entry.path());
         }
     }
 }

@@ -1,0 +1,45 @@
+"""Models of transformers: in as they are, out as `from_pretrained` loads them."""
+
+import numpy as np
+import pytest
+
+import nnz
+
+transformers = pytest.importorskip("transformers")
+torch = pytest.importorskip("torch")
+
+
+def llama():
+    config = transformers.LlamaConfig(vocab_size=64, hidden_size=32, intermediate_size=48, num_hidden_layers=2, num_attention_heads=4, num_key_value_heads=2)
+    torch.manual_seed(0)
+    return transformers.LlamaForCausalLM(config)
+
+
+def density(model):
+    weights = [p for n, p in model.named_parameters() if "proj" in n]
+    return sum(int((p != 0).sum()) for p in weights) / sum(p.numel() for p in weights)
+
+
+def test_a_loaded_model_is_pruned(here):
+    model = llama()
+    before = {n: p.detach().clone() for n, p in model.named_parameters()}
+    small = nnz.prune(model, method="magnitude", density=0.25, quiet=True).model
+    assert type(small) is type(model) and density(small) == pytest.approx(0.25, abs=0.01)
+    for name, p in small.named_parameters():
+        kept = p != 0
+        assert torch.equal(p[kept], before[name][kept]), name
+    tokens = torch.arange(8)[None]
+    assert small(tokens).logits.shape == model(tokens).logits.shape
+
+
+def test_a_folder_goes_in_and_comes_out(here):
+    llama().save_pretrained(here / "big")
+    nnz.prune(here / "big", method="magnitude", density=0.5, output=here / "small", layout="dense", numbers="f32", quiet=True)
+    loaded = transformers.AutoModelForCausalLM.from_pretrained(here / "small")
+    assert density(loaded) == pytest.approx(0.5, abs=0.01)
+    assert np.isfinite(loaded(torch.arange(4)[None]).logits.detach().numpy()).all()
+
+
+def test_a_tokenizer_needs_its_model():
+    with pytest.raises(TypeError, match="tokenizer"):
+        nnz.prune("folder", method="magnitude", density=0.5, tokenizer=object())
