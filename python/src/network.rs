@@ -1,6 +1,7 @@
 //! A network that is trained on arrays in memory, for estimators.
 
 use crate::error::{kind, value};
+use crate::threads::{computing, spawn};
 use nnz::core::{Dense, Setting};
 use nnz::engine::data::{Dataset, Inputs, Normalization, SparseRows, Split};
 use nnz::engine::file::{Header, Packing, model_bytes, parse_model};
@@ -298,7 +299,7 @@ impl Settings {
 /// What a training tells the thread that waits for it.
 enum Told {
     Epoch(EpochRecord),
-    Done(std::thread::Result<Result<Trained, Failure>>),
+    Done(std::thread::Result<Result<Box<Trained>, Failure>>),
 }
 
 /// How a training talks to the thread that waits for it.
@@ -317,8 +318,8 @@ fn wait_for(
     let (tell, told) = channel();
     let line = Line { tell, stop: Arc::default() };
     let stop = line.stop.clone();
-    rayon::spawn(move || {
-        let done = catch_unwind(AssertUnwindSafe(|| train(&line)));
+    spawn(move || {
+        let done = catch_unwind(AssertUnwindSafe(|| train(&line).map(Box::new)));
         // Nobody waits if the interpreter ends.
         let _ = line.tell.send(Told::Done(done));
     });
@@ -326,7 +327,7 @@ fn wait_for(
     py.detach(|| {
         loop {
             let said = match told.recv_timeout(LOOK) {
-                Ok(Told::Done(Ok(done))) => return raised.map_or_else(|| done.map_err(PyErr::from), Err),
+                Ok(Told::Done(Ok(done))) => return raised.map_or_else(|| done.map(|d| *d).map_err(PyErr::from), Err),
                 Ok(Told::Done(Err(panic))) => resume_unwind(panic),
                 Ok(Told::Epoch(e)) => Python::attach(|py| {
                     py.check_signals()?;
@@ -543,7 +544,7 @@ impl<T: Number + Element> Kept<T> {
                 View::Sparse(&sparse)
             }
         };
-        let (all, outputs) = py.detach(|| Self::infer(network, &view, count, width)).map_err(value)?;
+        let (all, outputs) = py.detach(|| computing(|| Self::infer(network, &view, count, width))).map_err(value)?;
         Ok(PyArray1::from_vec(py, all).reshape([count, outputs])?.into_any())
     }
 

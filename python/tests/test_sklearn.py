@@ -326,6 +326,24 @@ def test_the_interpreter_is_free_during_a_fit():
     assert turns[0] > 1000
 
 
+def test_a_fork_fits_and_predicts():
+    """Threads do not survive a fork, and an estimator of the process before is used in it."""
+    code = """
+import os, sys, warnings
+warnings.simplefilter("ignore")
+from test_sklearn import SparseMLPClassifier, bits, made, rows
+X, y = rows(SparseMLPClassifier, 400)
+network = made(SparseMLPClassifier, batch_size=64).fit(X, y)
+want = bits(network), network.predict_proba(X).tobytes()
+if (child := os.fork()) == 0:
+    same = network.predict_proba(X).tobytes() == want[1]
+    os._exit(0 if same and bits(made(SparseMLPClassifier, batch_size=64).fit(X, y)) == want[0] else 3)
+sys.exit(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]))
+"""
+    env = os.environ | {"PYTHONPATH": os.pathsep.join([os.path.dirname(__file__), *sys.path]), "RAYON_NUM_THREADS": "2"}
+    assert subprocess.run([sys.executable, "-c", code], env=env, timeout=120).returncode == 0
+
+
 def test_the_example_runs():
     import doctest
 
