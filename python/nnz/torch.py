@@ -122,13 +122,17 @@ class _LinearFunction(torch.autograd.Function):
         return dvalues, dx, dbias, None, None, None
 
 
+# Zeros above, below, left and right of an image.
+_Pads = tuple[int, int, int, int]
+
+
 class _ConvFunction(torch.autograd.Function):
     @staticmethod
-    def forward(ctx: Any, values: Tensor, x: Tensor, bias: Tensor | None, positions: Tensor, layer: SparseLayer, owner: SparseConv2d) -> Tensor:
+    def forward(ctx: Any, values: Tensor, x: Tensor, bias: Tensor | None, positions: Tensor, owner: SparseConv2d, pads: _Pads) -> Tensor:
         ctx.save_for_backward(values, x, positions)
-        ctx.layer = layer
-        ctx.form = (owner._shape, owner.stride, owner._pads, owner.dilation, owner.groups)
-        return owner._convolve(layer, values, x, bias)
+        ctx.layer = owner._kernel()
+        ctx.form = (owner._shape, owner.stride, pads, owner.dilation, owner.groups)
+        return owner._convolve(values, x, bias, pads)
 
     @staticmethod
     def backward(ctx: Any, g: Tensor) -> tuple[Tensor | None, ...]:
@@ -312,8 +316,7 @@ class SparseConv2d(CompiledModule):
             (top, left), (below, right) = [t // 2 for t in total], [t - t // 2 for t in total]
         else:
             top, left = below, right = dense.padding
-        # Zeros above, below, left and right.
-        self._pads = (top, below, left, right)
+        self._pads: _Pads = (top, below, left, right)
         self.train(dense.training)
 
     def _build(self) -> SparseLayer:
@@ -321,16 +324,17 @@ class SparseConv2d(CompiledModule):
         window = (self.in_channels, list(self.kernel_size), list(self.stride), list(self.dilation), self.groups)
         return SparseLayer(rows, math.prod(self._shape[1:]), self.positions.numpy(), window)
 
-    def _convolve(self, layer: SparseLayer, values: Tensor, x: Tensor, bias: Tensor | None) -> Tensor:
-        top, below, left, right = self._pads
+    def _convolve(self, values: Tensor, x: Tensor, bias: Tensor | None, pads: _Pads) -> Tensor:
+        top, below, left, right = pads
         extents = []
-        for extent, pads, k, s, d in zip(x.shape[2:], (top + below, left + right), self.kernel_size, self.stride, self.dilation):
+        padded = (x.shape[2] + top + below, x.shape[3] + left + right)
+        for extent, k, s, d in zip(padded, self.kernel_size, self.stride, self.dilation):
             reach = d * (k - 1) + 1
-            if extent + pads < reach:
-                raise ValueError(f"SparseConv2d: a kernel that spans {reach} is larger than the padded input, {extent + pads}")
-            extents.append((extent + pads - reach) // s + 1)
+            if extent < reach:
+                raise ValueError(f"SparseConv2d: a kernel that spans {reach} is larger than the padded input, {extent}")
+            extents.append((extent - reach) // s + 1)
         y = x.new_empty((x.shape[0], self.out_channels, *extents))
-        layer.convolve(_array(values), _array(x), [top, left], None if bias is None else _array(bias), _array(y))
+        self._kernel().convolve(_array(values), _array(x), [top, left], None if bias is None else _array(bias), _array(y))
         return y
 
     def forward(self, input: Tensor) -> Tensor:
@@ -340,23 +344,15 @@ class SparseConv2d(CompiledModule):
             raise ValueError(
                 f"SparseConv2d: an input of shape {tuple(x.shape)}, where (batch, {self.in_channels}, height, width) is needed"
             )
-        whole = x if x.dim() == 4 else x.unsqueeze(0)
+        whole, pads = x if x.dim() == 4 else x.unsqueeze(0), self._pads
         if self.padding_mode != "zeros":
-            top, below, left, right = self._pads
-            whole = F.pad(whole, (left, right, top, below), mode=self.padding_mode)
-            return self._apply_kernel(values, whole, bias, x.dim() == 3, padded=True)
-        return self._apply_kernel(values, whole, bias, x.dim() == 3)
-
-    def _apply_kernel(self, values: Tensor, x: Tensor, bias: Tensor | None, single: bool, padded: bool = False) -> Tensor:
-        owner = self
-        if padded:
-            owner = _Unpadded(self)
-        layer = self._kernel()
-        if self._grads(x):
-            y = _ConvFunction.apply(values, x, bias, self.positions, layer, owner)
+            top, below, left, right = pads
+            whole, pads = F.pad(whole, (left, right, top, below), mode=self.padding_mode), (0, 0, 0, 0)
+        if self._grads(whole):
+            y = _ConvFunction.apply(values, whole, bias, self.positions, self, pads)
         else:
-            y = owner._convolve(layer, values, x, bias)
-        return y.squeeze(0) if single else y
+            y = self._convolve(values, whole, bias, pads)
+        return y if x.dim() == 4 else y.squeeze(0)
 
     def to_dense(self) -> nn.Conv2d:
         names = ("in_channels", "out_channels", "kernel_size", "stride", "padding", "dilation", "groups", "padding_mode")
@@ -369,17 +365,6 @@ class SparseConv2d(CompiledModule):
             value = getattr(self, name)
             text += f", {name}={value!r}" if value != usual else ""
         return f"{text}, {self._said()}"
-
-
-class _Unpadded:
-    """The form of a convolution whose input was padded before."""
-
-    _pads = (0, 0, 0, 0)
-    _convolve = SparseConv2d._convolve
-
-    def __init__(self, of: SparseConv2d):
-        self._shape, self.stride, self.dilation, self.groups = of._shape, of.stride, of.dilation, of.groups
-        self.kernel_size, self.out_channels = of.kernel_size, of.out_channels
 
 
 _SPARSE: dict[type, type[CompiledModule]] = {nn.Linear: SparseLinear, nn.Conv2d: SparseConv2d}
