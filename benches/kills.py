@@ -2,9 +2,11 @@
 """Kills nnz (SIGKILL) at moments spread over the length of a training, a pruning of a language model, a comparison and two exports, gives the
 same command again, and compares every file with those of one that was not killed. Ends with 1 if one differs.
 
-    NNZ=target/release/nnz python3 benches/kills.py [KILLS [FIRST]] > results.md
+    NNZ=target/release/nnz python3 benches/kills.py [KILLS [FIRST [WORD...]]] > results.md
 
-Moments follow from their number, which begins with FIRST.
+WORDs choose what is killed: `training`, `pruning`, `folder`, `file`, `comparing`. Moments are in seconds of computing, so that a busy machine does
+not move them, and follow from their number, which begins with FIRST: by turns anywhere in the length of the program, and after it began to write.
+Linux says both (/proc): a temporary file may have no name.
 
 `crates/nnz/tests/kills.rs` does the same with a few kills in the gate; this needs no compiler. Files with seconds in them: of JSON, all but the
 seconds is compared; `report.html` with what `nnz report` makes of the record; curves and pages of a comparison only by being there.
@@ -15,11 +17,22 @@ ROOT = pathlib.Path(__file__).resolve().parent.parent
 NNZ = str(pathlib.Path(os.environ.get("NNZ", ROOT / "target/release/nnz")).resolve())
 KILLS = int(sys.argv[1]) if len(sys.argv) > 1 else 50
 FIRST = int(sys.argv[2]) if len(sys.argv) > 2 else 1
+WORDS = sys.argv[3:]
 
 
 def start(folder, words):
     env = {**os.environ, "NNZ_DATA": str(folder / "no-data"), "NNZ_CACHE": str(folder / "no-cache")}
     return subprocess.Popen([NNZ, *words], cwd=folder, env=env, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE)
+
+
+def state(process):
+    """Seconds a process has computed, and whether it wrote more than messages."""
+    try:
+        place = pathlib.Path(f"/proc/{process.pid}")
+        seconds = sum(int((task / "schedstat").read_text().split()[0]) for task in (place / "task").iterdir()) / 1e9
+        return seconds, int(re.search(r"wchar: (\d+)", (place / "io").read_text())[1]) > 4096
+    except OSError:
+        return 0.0, False
 
 
 def finish(process):
@@ -64,39 +77,49 @@ def kill(what, folder, command, exported=False):
         (folder / name).mkdir(exist_ok=True) if "{}/" in command else None
         return start(folder, [w.replace("_", " ").format(name) if "steps" in w else w.format(name) for w in command.split()])
 
-    begun = time.monotonic()
-    finish(begin("whole"))
-    length = time.monotonic() - begun
+    if WORDS and not any(word in what for word in WORDS):
+        return
+    length = first = None
+    for name in ["again", "whole"]:
+        process, states = begin(name), [(0.0, False)]
+        while process.poll() is None:
+            states.append(state(process))
+            time.sleep(0.0005)
+        finish(process)
+        length = max(seconds for seconds, _ in states)
+        first = min([seconds for seconds, wrote in states if wrote], default=length)
     whole = files(folder, folder / "whole")
     assert whole, what
     killed = early = tries = 0
     while killed < KILLS:
         tries += 1
         assert tries < 20 * KILLS, "too few were alive when they were to be killed"
-        name, begun = f"cut-{tries}", time.monotonic()
+        name = f"cut-{tries}"
         process = begin(name)
-        moment = length * ((0.5 + 0.618033988749895 * (FIRST + tries)) % 1)
-        while time.monotonic() - begun < moment and process.poll() is None:
+        share = (0.5 + 0.618033988749895 * (FIRST + tries)) % 1
+        moment = length * share if tries % 2 else first + (length - first) * share
+        seconds, wrote = 0.0, False
+        while seconds < moment and process.poll() is None:
             time.sleep(0.0005)
+            now = state(process)
+            seconds, wrote = max(seconds, now[0]), wrote or now[1]
         process.kill()
         process.communicate()
-        if process.returncode == 0:
-            length = time.monotonic() - begun
-        else:
+        if process.returncode != 0:
             killed += 1
-            early += not (folder / name).exists() or not any((folder / name).iterdir())
+            early += not wrote
             if exported and (folder / name).exists():
                 for file in (f for f in (folder / name).rglob("*") if f.is_file() and not unfinished(f.name)):
                     assert file.read_bytes() == whole[str(file.relative_to(folder / name))], f"{what}: {file} is half"
             finish(begin(name))
         cut = files(folder, folder / name)
-        cut = {k: v for k, v in cut.items() if not (exported and unfinished(pathlib.Path(k).name))}
         assert cut.keys() == whole.keys(), f"{what}: other files: {cut.keys() ^ whole.keys()}"
         for file, data in whole.items():
             assert cut[file] == data, f"{what}, kill {killed}: {name}/{file} differs"
         shutil.rmtree(folder / name)
     shutil.rmtree(folder / "whole")
-    print(f"| {what} | {killed} | {early} | {len(whole)} | {length:.2f} s |", flush=True)
+    shutil.rmtree(folder / "again")
+    print(f"| {what} | {killed} | {early} | {len(whole)} | {length:.2f} s, writes from {first:.2f} s on |", flush=True)
 
 
 def safetensors(path, names, side):
@@ -111,7 +134,7 @@ def safetensors(path, names, side):
 def main():
     version = subprocess.run([NNZ, "--version"], capture_output=True, text=True, check=True).stdout.strip()
     print(f"{datetime.date.today()}, {version}, {os.cpu_count()} processors, load {os.getloadavg()[0]:.1f}\n")
-    print("| what | kills | before anything was written | files compared | length |\n|---|---|---|---|---|")
+    print("| what | kills | before anything was written | files compared | seconds of computing |\n|---|---|---|---|---|")
     with tempfile.TemporaryDirectory() as place:
         folder = pathlib.Path(place)
         rows = [[(i + 1) * 2654435761 * k % (97 + k) for k in range(1, 9)] for i in range(600)]

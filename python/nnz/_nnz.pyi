@@ -5,7 +5,7 @@ from typing import Any, final
 import numpy as np
 from numpy.typing import NDArray
 
-__all__ = ["Lent", "Model", "__version__", "call", "described"]
+__all__ = ["Lent", "Model", "Network", "__version__", "call", "described"]
 
 __version__: str
 
@@ -36,3 +36,28 @@ class Model:
     def dense(self, name: str) -> NDArray[np.float32]: ...
     def answer(self, inputs: Any) -> NDArray[np.float32]: ...
     def save(self, path: str | PathLike[str], dense: bool = False) -> None: ...
+
+_Rows = NDArray[np.float32] | NDArray[np.float64] | tuple[int, NDArray[np.int64], NDArray[np.int32], NDArray[np.float64]]
+_Layer = tuple[int, int, NDArray[np.int64], NDArray[np.int32], NDArray[Any], NDArray[Any]]
+
+@final
+class Network:
+    @staticmethod
+    def train(
+        settings: str,
+        x: _Rows,
+        y: NDArray[np.uint32] | NDArray[np.float32] | None,
+        outputs: int,
+        weights: NDArray[np.float64] | None = None,
+        begin: str = "new",
+        earlier: Network | None = None,
+        progress: Callable[[int, float, float, float], object] | None = None,
+    ) -> Network: ...
+    @staticmethod
+    def load(about: bytes, network: bytes, state: bytes | None = None) -> Network: ...
+    def infer(self, x: _Rows) -> NDArray[Any]: ...
+    def encode(self, x: _Rows) -> NDArray[Any]: ...
+    def decode(self, x: _Rows) -> NDArray[Any]: ...
+    def layers(self) -> list[_Layer]: ...
+    def about(self) -> dict[str, Any]: ...
+    def save(self) -> tuple[bytes, bytes, bytes | None]: ...

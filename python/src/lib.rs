@@ -3,8 +3,11 @@
 
 mod arrays;
 mod error;
+mod layer;
 mod model;
+mod network;
 mod program;
+mod rewiring;
 mod threads;
 
 use pyo3::prelude::*;
@@ -17,9 +20,15 @@ mod _nnz {
     const __version__: &str = env!("CARGO_PKG_VERSION");
 
     #[pymodule_export]
+    use crate::layer::{KeptInput, SparseLayer, gather, keep_masked, scatter};
+    #[pymodule_export]
     use crate::model::Model;
     #[pymodule_export]
+    use crate::network::Network;
+    #[pymodule_export]
     use crate::program::{Lent, call, described};
+    #[pymodule_export]
+    use crate::rewiring::{Rewiring, method_defaults};
 
     #[pymodule_init]
     fn init(_module: &Bound<'_, PyModule>) -> PyResult<()> {

@@ -12,22 +12,34 @@ static OWN: Mutex<Option<(u32, Arc<ThreadPool>)>> = Mutex::new(None);
 /// Computes on rayon's threads, or, in a process that was forked since they started, on threads of its own: it would wait for the
 /// others forever.
 pub fn computing<R: Send>(work: impl FnOnce() -> R + Send) -> R {
+    match own() {
+        Some(pool) => pool.install(work),
+        None => work(),
+    }
+}
+
+/// Hands work to one of the threads that [`computing`] uses. Its products are then not handed over one by one.
+pub fn spawn(work: impl FnOnce() + Send + 'static) {
+    match own() {
+        Some(pool) => pool.spawn(work),
+        None => rayon::spawn(work),
+    }
+}
+
+/// The threads of a process that was forked; none in the first one, which has rayon's.
+fn own() -> Option<Arc<ThreadPool>> {
     let process = id();
     if *FIRST.get_or_init(id) == process {
-        return work();
+        return None;
     }
     let mut own = OWN.lock().unwrap_or_else(PoisonError::into_inner);
-    let pool = match &*own {
-        Some((of, pool)) if *of == process => pool.clone(),
-        _ => match ThreadPoolBuilder::new().build() {
-            Ok(pool) => {
-                // That of the process before has no threads here to wait for.
-                std::mem::forget(own.take());
-                own.insert((process, Arc::new(pool))).1.clone()
-            }
-            Err(_) => return work(),
-        },
-    };
-    drop(own);
-    pool.install(work)
+    match &*own {
+        Some((of, pool)) if *of == process => Some(pool.clone()),
+        _ => {
+            let pool = ThreadPoolBuilder::new().build().ok()?;
+            // That of the process before has no threads here to wait for.
+            std::mem::forget(own.take());
+            Some(own.insert((process, Arc::new(pool))).1.clone())
+        }
+    }
 }

@@ -167,14 +167,56 @@ fn zeros_in_order(topology: &Topology, count: usize, rng: &mut Rng) -> Vec<(u64,
         done += new.len();
         rounds.push(new);
     }
-    if rounds.len() < 2 {
-        return rounds.pop().unwrap_or_default();
+    let mut rounds = rounds.into_iter();
+    let first = rounds.next().unwrap_or_default();
+    let mut late: Vec<(u64, u32)> = rounds.flatten().collect();
+    late.par_sort_unstable();
+    merged(first, &late)
+}
+
+/// Merges ascending draws with much fewer ascending ones, on all threads.
+fn merged(first: Vec<(u64, u32)>, late: &[(u64, u32)]) -> Vec<(u64, u32)> {
+    if late.is_empty() {
+        return first;
     }
-    let mut all = rounds.concat();
-    // Ascending runs, which a stable sort merges.
-    all.sort_by_key(|&(p, _)| p);
+    // Ranges of the first, and those of the others that come before its end.
+    let mut before = 0;
+    let mut all = blank(first.len() + late.len());
+    let mut rest = &mut all[..];
+    let mut jobs = Vec::with_capacity(first.len() / DRAWS + 1);
+    for (i, own) in first.chunks(DRAWS).enumerate() {
+        let upto = match first.get((i + 1) * DRAWS) {
+            Some(next) => before + late[before..].partition_point(|d| d.0 < next.0),
+            None => late.len(),
+        };
+        jobs.push((own, &late[before..upto], rest.split_off_mut(..own.len() + upto - before).expect("room for all draws")));
+        before = upto;
+    }
+    jobs.into_par_iter().for_each(|(mut own, late, to)| {
+        let mut at = 0;
+        for d in late {
+            let (lower, higher) = own.split_at(own.partition_point(|f| f.0 < d.0));
+            to[at..at + lower.len()].copy_from_slice(lower);
+            at += lower.len();
+            to[at] = *d;
+            at += 1;
+            own = higher;
+        }
+        to[at..].copy_from_slice(own);
+    });
     all
 }
+
+/// As many defaults, written first by all threads: the first write to a page takes as long as many later ones.
+pub(crate) fn blank<N: Copy + Default + Send + Sync>(len: usize) -> Vec<N> {
+    match len < 2 * BLANK {
+        true => vec![N::default(); len],
+        false => rayon::iter::repeat_n(N::default(), len).with_min_len(BLANK).collect(),
+    }
+}
+
+/// Numbers worth a thread that writes no more than defaults.
+const BLANK: usize = 1 << 16;
 
 /// Some of the numbers up to another one, to be counted from below: a bit for each number, and how many there are before each 64.
 struct Lost {
@@ -248,11 +290,12 @@ fn draw(topology: &Topology, len: u64, n: usize, rng: &Rng) -> (Vec<(u64, u32)>,
         accept(topology, own.into_iter().map(move |d| (first | d >> 32, d as u32)))
     };
     let found: Vec<_> = (0..buckets).into_par_iter().with_min_len(32).map(bucket).collect();
-    let (mut all, mut lost) = (Vec::with_capacity(n), Vec::new());
-    for (good, bad) in found {
-        all.extend(good);
-        lost.extend(bad);
-    }
+    let lost = found.iter().flat_map(|f| f.1.iter().copied()).collect();
+    let mut all = blank(found.iter().map(|f| f.0.len()).sum());
+    let mut rest = &mut all[..];
+    let room = |(good, _): &(Vec<_>, _)| rest.split_off_mut(..good.len()).expect("room for all draws");
+    let rooms: Vec<&mut [(u64, u32)]> = found.iter().map(room).collect();
+    rooms.into_par_iter().zip(&found).with_min_len(32).for_each(|(to, (good, _))| to.copy_from_slice(good));
     (all, lost)
 }
 

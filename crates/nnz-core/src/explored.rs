@@ -26,7 +26,8 @@ impl Explored {
         let (sources, births) = old.sources(new, |_| 0);
         self.recent.extend(new.positions().zip(sources).filter(|&(_, from)| from >= Topology::NEW).map(|(p, _)| p));
         self.births += births as u64;
-        if self.recent.len() > self.ever.len() / 4 {
+        // Rarely: a merge moves all of them.
+        if self.recent.len() > self.ever.len() {
             self.ever = self.all();
             self.recent.clear();
         }

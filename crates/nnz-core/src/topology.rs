@@ -1,3 +1,4 @@
+use crate::criterion::blank;
 use crate::{Error, Result};
 use rayon::prelude::*;
 use std::ops::Range;
@@ -232,7 +233,7 @@ impl Topology {
             keep[entries].iter().map(|&k| usize::from(k)).sum::<usize>() + grown.len()
         };
         let sizes: Vec<usize> = ranges.par_iter().map(size).collect();
-        let (mut starts, mut columns) = (vec![0; self.rows + 1], vec![0; sizes.iter().sum()]);
+        let (mut starts, mut columns) = (vec![0; self.rows + 1], blank(sizes.iter().sum()));
         let mut jobs = Vec::with_capacity(ranges.len());
         let (mut rest, mut first) = ((&mut starts[1..], &mut columns[..]), 0);
         for (rows, size) in ranges.into_iter().zip(sizes) {
@@ -312,7 +313,7 @@ impl Topology {
         assert_eq!((self.rows, self.cols), (new.rows, new.cols), "shapes");
         assert!(self.nnz().max(new.nnz()) < Self::NEW as usize, "entries; fewer than 2^31 are possible");
         let ranges = new.row_ranges();
-        let mut all = vec![0; new.nnz()];
+        let mut all = blank(new.nnz());
         let mut rest = &mut all[..];
         let mut jobs = Vec::with_capacity(ranges.len());
         for rows in ranges {

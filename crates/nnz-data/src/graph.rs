@@ -25,6 +25,8 @@ pub(super) fn read(bytes: &[u8], name: &str) -> Result<Dataset> {
         let all = match values {
             Inputs::Bytes(v) => v.iter().map(|&b| Some(usize::from(b))).collect(),
             Inputs::Floats(v) => v.iter().map(|&v| whole(v)).collect::<Option<Vec<_>>>(),
+            // No reader of files makes these.
+            Inputs::Doubles(_) | Inputs::Sparse(_) => None,
         };
         all.ok_or_else(|| bad(format!("array `{key}` has what is no whole number")))
     };

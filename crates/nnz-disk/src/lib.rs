@@ -2,14 +2,15 @@
 //!
 //! Everything that nnz writes goes through these functions. A file gets its bytes under a temporary name next to it, is synced
 //! and renamed, and its folder is synced; bytes appended to an existing file are synced before the next file may rely on
-//! them. Modes follow the user's umask. [`faults`] lets a test stop at each of these steps and lose what a power
+//! them. A writer holds a lock on its temporary file, so that the next one in that folder can tell those of dead processes, and
+//! removes them. Modes follow the user's umask. [`faults`] lets a test stop at each of these steps and lose what a power
 //! cut would.
 #![forbid(unsafe_code)]
 
 pub mod faults;
 
 use faults::Step;
-use std::fs::{self, File, OpenOptions};
+use std::fs::{self, File, OpenOptions, TryLockError};
 use std::io::{self, Write};
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -17,7 +18,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 /// Prefix and suffix of unfinished files' names.
 const UNFINISHED: [&str; 2] = [".nnz-", ".tmp"];
 
-/// A file without its final name. Removed when dropped.
+/// A file without its final name, locked against [`sweep`]. Removed when dropped.
 #[derive(Debug)]
 pub struct Unfinished {
     file: File,
@@ -27,7 +28,7 @@ pub struct Unfinished {
 }
 
 impl Unfinished {
-    /// Begins a file that will be renamed to `to`, in the same folder.
+    /// Begins a file that will be renamed to `to`, in the same folder, which is [`sweep`]ed first.
     ///
     /// # Errors
     /// When the folder does not exist or cannot be written to, or something other than a file has the name.
@@ -37,14 +38,22 @@ impl Unfinished {
             return Err(io::Error::other("it is no regular file; give another name"));
         }
         faults::reach(Step::Create)?;
+        sweep(folder(to));
         loop {
             let n = NEXT.fetch_add(1, Ordering::Relaxed);
             let [begin, end] = UNFINISHED;
             let at = folder(to).join(format!("{begin}{}-{n}{end}", std::process::id()));
-            match OpenOptions::new().read(true).write(true).create_new(true).open(&at) {
-                Ok(file) => return Ok(Self { file, at, to: to.into(), kept: false }),
-                Err(e) if e.kind() == io::ErrorKind::AlreadyExists => {}
+            let file = match OpenOptions::new().read(true).write(true).create_new(true).open(&at) {
+                Ok(file) => file,
+                Err(e) if e.kind() == io::ErrorKind::AlreadyExists => continue,
                 Err(e) => return Err(e),
+            };
+            // Until it is locked, another process may take it for a dead one's: then that one removes it, and this one begins again.
+            // A file system without locks has nobody who removes anything.
+            match file.try_lock() {
+                Err(TryLockError::WouldBlock) => continue,
+                Ok(()) if !is_at(&file, &at) => continue,
+                _ => return Ok(Self { file, at, to: to.into(), kept: false }),
             }
         }
     }
@@ -166,6 +175,37 @@ pub fn is_unfinished(name: &str) -> bool {
     name.starts_with(UNFINISHED[0]) && name.ends_with(UNFINISHED[1])
 }
 
+/// Removes unfinished files of dead processes from a folder: those that nobody holds a lock on. Best effort, since they are
+/// harmless.
+pub fn sweep(folder: &Path) {
+    for entry in fs::read_dir(folder).into_iter().flatten().flatten() {
+        let path = entry.path();
+        if is_unfinished(&entry.file_name().to_string_lossy()) && entry.file_type().is_ok_and(|t| t.is_file()) {
+            let Ok(file) = unlinked(OpenOptions::new().read(true)).open(&path) else { continue };
+            // Whoever holds the lock alone may take the file from its name: a live process holds that of its own, and one that just
+            // created it gives up a name that it cannot lock. What was locked may have got its final name meanwhile.
+            if file.try_lock().is_ok() && is_at(&file, &path) {
+                let _ = fs::remove_file(&path);
+            }
+        }
+    }
+}
+
+/// Whether an open file still has a name.
+fn is_at(file: &File, path: &Path) -> bool {
+    #[cfg(unix)]
+    {
+        use std::os::unix::fs::MetadataExt;
+        let place = |m: &fs::Metadata| (m.dev(), m.ino());
+        matches!((file.metadata(), fs::symlink_metadata(path)), (Ok(a), Ok(b)) if place(&a) == place(&b))
+    }
+    #[cfg(not(unix))]
+    {
+        let _ = file;
+        path.exists()
+    }
+}
+
 /// Folder of a file.
 fn folder(path: &Path) -> &Path {
     path.parent().filter(|d| !d.as_os_str().is_empty()).unwrap_or(Path::new("."))
@@ -221,6 +261,83 @@ mod tests {
         } else {
             assert_eq!(mode(&own), 0o600);
         }
+    }
+
+    fn unfinished_in(dir: &Path) -> Vec<String> {
+        let names = fs::read_dir(dir).unwrap().map(|e| e.unwrap().file_name().to_string_lossy().into_owned());
+        names.filter(|name| is_unfinished(name)).collect()
+    }
+
+    /// The process that the next test kills.
+    #[test]
+    fn begins_a_file_and_waits() {
+        let Some(dir) = std::env::var_os("NNZ_DISK_WAITS") else { return };
+        let mut file = Unfinished::new(&Path::new(&dir).join("never")).unwrap();
+        file.file().write_all(b"half").unwrap();
+        fs::write(Path::new(&dir).join("begun"), "").unwrap();
+        std::thread::sleep(std::time::Duration::from_secs(60));
+    }
+
+    #[test]
+    fn the_next_writer_removes_what_dead_ones_left_and_nothing_else() {
+        let dir = tempfile::tempdir().unwrap();
+        let at = |name: &str| dir.path().join(name);
+        fs::write(at(".nnz-9-0.tmp"), "half").unwrap();
+        for kept in ["nnz-9-1.tmp", ".nnz-9-2", "victim"] {
+            fs::write(at(kept), "kept").unwrap();
+        }
+        fs::create_dir(at(".nnz-folder.tmp")).unwrap();
+        symlink(at("victim"), at(".nnz-link.tmp")).unwrap();
+        let mine = Unfinished::new(&at("mine")).unwrap();
+        assert!(!at(".nnz-9-0.tmp").exists(), "a dead one's file");
+        let mut other = std::process::Command::new(std::env::current_exe().unwrap())
+            .args(["--exact", "tests::begins_a_file_and_waits"])
+            .env("NNZ_DISK_WAITS", dir.path())
+            .stdout(std::process::Stdio::null())
+            .spawn()
+            .unwrap();
+        while !at("begun").exists() {
+            assert!(other.try_wait().unwrap().is_none(), "it ended");
+            std::thread::sleep(std::time::Duration::from_millis(1));
+        }
+        write(&at("file"), b"1").unwrap();
+        assert_eq!(unfinished_in(dir.path()).len(), 4, "two live ones' files, a folder, a link");
+        other.kill().unwrap();
+        other.wait().unwrap();
+        write(&at("file"), b"2").unwrap();
+        assert_eq!(unfinished_in(dir.path()).len(), 3);
+        mine.keep().unwrap();
+        assert!(at(".nnz-folder.tmp").is_dir() && at(".nnz-link.tmp").is_symlink() && at("mine").is_file());
+        for kept in ["nnz-9-1.tmp", ".nnz-9-2", "victim"] {
+            assert_eq!(fs::read(at(kept)).unwrap(), b"kept", "{kept}");
+        }
+    }
+
+    /// Writers and sweepers at once: between its creation and its lock a file looks like a dead one's, and a locked file that
+    /// gets its final name leaves its old one to others.
+    #[test]
+    fn no_live_writers_file_is_removed() {
+        let dir = tempfile::tempdir().unwrap();
+        let writing = std::sync::atomic::AtomicUsize::new(3);
+        std::thread::scope(|scope| {
+            for writer in 0..3u8 {
+                let (path, writing) = (dir.path().join(writer.to_string()), &writing);
+                scope.spawn(move || {
+                    for i in 0..2000u32 {
+                        let bytes = [writer.to_le_bytes().to_vec(), i.to_le_bytes().to_vec()].concat();
+                        write(&path, &bytes).unwrap();
+                        assert_eq!(fs::read(&path).unwrap(), bytes);
+                    }
+                    writing.fetch_sub(1, Ordering::Relaxed);
+                });
+            }
+            scope.spawn(|| {
+                while writing.load(Ordering::Relaxed) > 0 {
+                    sweep(dir.path());
+                }
+            });
+        });
+        assert!(unfinished_in(dir.path()).is_empty());
     }
 
     #[test]

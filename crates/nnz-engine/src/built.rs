@@ -43,14 +43,14 @@ impl Number for f32 {}
 impl Number for f64 {}
 
 built! {
-    fn trainer<'a>(model: &ModelSpec, data: &'a Dataset, spec: &TrainSpec, seed: u64, make: Make) -> Result<Trainer<'a, Self>>
-        = Trainer::new_generic;
+    fn trainer<'a>(model: &ModelSpec, data: &'a Dataset, spec: &TrainSpec, seed: u64, frame: Option<Preprocessing>, make: Make)
+        -> Result<Trainer<'a, Self>> = Trainer::new_generic;
     fn trainer_from<'a>(model: Model<Self>, frame: Preprocessing, data: &'a Dataset, spec: &TrainSpec, seed: u64, make: Make)
         -> Result<Trainer<'a, Self>> = Trainer::from_model_generic;
     fn train<'a>(trainer: &mut Trainer<'a, Self>, observer: &mut Observer<'_, 'a, Self>) -> Result<bool> = Trainer::run_generic;
     fn advance(trainer: &mut Trainer<Self>) -> Result<Progress> = Trainer::advance_generic;
-    fn save_training(trainer: &Trainer<Self>, path: &Path, header: &Header, run: &str) -> Result<()> = Trainer::save_generic;
-    fn resume(trainer: &mut Trainer<Self>, path: &Path, run: &str) -> Result<()> = Trainer::resume_generic;
+    fn training_bytes(trainer: &Trainer<Self>, header: &Header, run: &str) -> Result<Vec<u8>> = Trainer::to_bytes_generic;
+    fn resume(trainer: &mut Trainer<Self>, bytes: &[u8], path: &Path, run: &str) -> Result<()> = Trainer::resume_generic;
     fn evaluate_training(learner: &Learner<Self>, split: &Split, rows: &[u32]) -> Result<Evaluation> = Learner::evaluate_generic;
 
     fn born(spec: &ModelSpec, births: Option<Vec<Topology>>, storage: PolicyRef, prunable: &Prunable, seed: u64) -> Result<Model<Self>>
@@ -62,7 +62,7 @@ built! {
     fn prune(model: &mut Model<Self>, work: &mut MethodInstance, batch: Rows, storage: PolicyRef) -> Result<Moved> = step::prune_generic;
     fn probe(model: &Model<Self>, probe: &dyn Probe) -> f64 = step::probe_generic;
     fn parse(bytes: &[u8], path: &Path, storage: PolicyRef, layers: &Layers) -> Result<(Model<Self>, Header)> = files::parse_generic;
-    fn save(path: &Path, model: &Model<Self>, header: &Header, packing: Packing) -> Result<()> = files::save_generic;
+    fn model_bytes(model: &Model<Self>, header: &Header, packing: Packing) -> Result<Vec<u8>> = files::to_bytes_generic;
 }
 
 impl<'a, T: Number> Trainer<'a, T> {
@@ -74,7 +74,22 @@ impl<'a, T: Number> Trainer<'a, T> {
         seed: u64,
         build: impl FnOnce(&Setting) -> nnz_core::Result<W>,
     ) -> Result<Self> {
-        T::trainer(model, data, spec, seed, Box::new(|setting| Ok(build(setting)?.into())))
+        T::trainer(model, data, spec, seed, None, Box::new(|setting| Ok(build(setting)?.into())))
+    }
+
+    /// As [`Trainer::new`], under a given task, normalization and scales instead of those of the training rows.
+    ///
+    /// # Errors
+    /// Those of [`Trainer::new`], and when the preprocessing does not fit the data.
+    pub fn framed<W: Into<MethodInstance>>(
+        model: &ModelSpec,
+        frame: Preprocessing,
+        data: &'a Dataset,
+        spec: &TrainSpec,
+        seed: u64,
+        build: impl FnOnce(&Setting) -> nnz_core::Result<W>,
+    ) -> Result<Self> {
+        T::trainer(model, data, spec, seed, Some(frame), Box::new(|setting| Ok(build(setting)?.into())))
     }
 
     /// Continues training from the values of `model`, with the task, normalization and scales it was trained under. A
@@ -102,12 +117,22 @@ impl<'a, T: Number> Trainer<'a, T> {
 
     /// Writes everything needed to resume bit for bit. `run` names the run it belongs to.
     pub fn save(&self, path: &Path, header: &Header, run: &str) -> Result<()> {
-        T::save_training(self, path, header, run)
+        files::write_atomically(path, &self.to_bytes(header, run)?)
+    }
+
+    /// What [`Trainer::save`] writes.
+    pub fn to_bytes(&self, header: &Header, run: &str) -> Result<Vec<u8>> {
+        T::training_bytes(self, header, run)
     }
 
     /// Restores a checkpoint of `run`; another run's is refused.
     pub fn resume(&mut self, path: &Path, run: &str) -> Result<()> {
-        T::resume(self, path, run)
+        T::resume(self, &files::read(path)?, path, run)
+    }
+
+    /// As [`Trainer::resume`], from bytes.
+    pub fn resume_bytes(&mut self, bytes: &[u8], run: &str) -> Result<()> {
+        T::resume(self, bytes, Path::new("checkpoint"), run)
     }
 
     /// Measures [`Learner::result`] on rows of a split of the training's data.
@@ -171,7 +196,12 @@ pub fn probe<T: Number>(model: &Model<T>, probe: &dyn Probe) -> f64 {
 
 /// Writes a model; the header's network becomes that of the model.
 pub fn save_model<T: Number>(path: &Path, model: &Model<T>, header: &Header, packing: Packing) -> Result<()> {
-    T::save(path, model, header, packing)
+    files::write_atomically(path, &model_bytes(model, header, packing)?)
+}
+
+/// What [`save_model`] writes.
+pub fn model_bytes<T: Number>(model: &Model<T>, header: &Header, packing: Packing) -> Result<Vec<u8>> {
+    T::model_bytes(model, header, packing)
 }
 
 /// Reads a model. Weights get the storage that `storage` resolves to; `auto` without a choice takes the file's policy.

@@ -190,16 +190,16 @@ impl Out {
         Ok(())
     }
 
-    fn write(self, path: &Path, header: Header, checkpoint: Option<CheckpointHeader>) -> Result<()> {
+    fn bytes(self, header: Header, checkpoint: Option<CheckpointHeader>) -> Result<Vec<u8>> {
         let Self { tensors, layout } = self;
+        let failed = |e: &dyn std::fmt::Display| Error::Refused(format!("a network cannot be written: {e}"));
         let views: Result<Vec<_>, _> =
             tensors.iter().map(|(n, d, s, b)| TensorView::new(*d, s.clone(), b).map(|v| (n.as_str(), v))).collect();
-        let views = views.map_err(|e| Error::file(path, e))?;
+        let views = views.map_err(|e| failed(&e))?;
         let metadata = Metadata { format: FORMAT.into(), header, layout, checkpoint };
-        let text = serde_json::to_string(&metadata).map_err(|e| Error::file(path, e))?;
+        let text = serde_json::to_string(&metadata).map_err(|e| failed(&e))?;
         let metadata = HashMap::from([("nnz".to_string(), text)]);
-        let bytes = safetensors::serialize(views, Some(metadata)).map_err(|e| Error::file(path, e))?;
-        write_atomically(path, &bytes)
+        safetensors::serialize(views, Some(metadata)).map_err(|e| failed(&e))
     }
 }
 
@@ -208,19 +208,14 @@ pub fn write_atomically(path: &Path, bytes: &[u8]) -> Result<()> {
     nnz_disk::write(path, bytes).map_err(|e| Error::file(path, format!("cannot write: {e}")))
 }
 
-pub(crate) fn save_generic<T: Real>(path: &Path, model: &Model<T>, header: &Header, packing: Packing) -> Result<()> {
+pub(crate) fn to_bytes_generic<T: Real>(model: &Model<T>, header: &Header, packing: Packing) -> Result<Vec<u8>> {
     let mut out = Out { tensors: Vec::new(), layout: BTreeMap::new() };
     out.model(model, packing, header.dtype)?;
-    out.write(path, Header { model: model.spec.clone(), ..header.clone() }, None)
+    out.bytes(Header { model: model.spec.clone(), ..header.clone() }, None)
 }
 
-/// Writes everything a training needs to resume bit for bit. `run` names the run it belongs to.
-pub(crate) fn save_checkpoint<T: Real>(
-    path: &Path,
-    checkpoint: &Checkpoint<'_, T>,
-    header: &Header,
-    run: &str,
-) -> Result<()> {
+/// Everything a training needs to resume bit for bit. `run` names the run it belongs to.
+pub(crate) fn checkpoint<T: Real>(checkpoint: &Checkpoint<'_, T>, header: &Header, run: &str) -> Result<Vec<u8>> {
     let Checkpoint { model, optimizer, average, crossovers, snapshots, leaves, position } = checkpoint;
     let mut out = Out { tensors: Vec::new(), layout: BTreeMap::new() };
     out.model(model, Packing::Csr, Dtype::Native)?;
@@ -264,7 +259,7 @@ pub(crate) fn save_checkpoint<T: Real>(
     }
     let (crossovers, position) = (crossovers.clone(), position.clone());
     let checkpoint = CheckpointHeader { run: run.into(), optimizer, average, crossovers, slots, position };
-    out.write(path, Header { model: model.spec.clone(), ..header.clone() }, Some(checkpoint))
+    out.bytes(Header { model: model.spec.clone(), ..header.clone() }, Some(checkpoint))
 }
 
 /// A parsed file; tensors are still bytes in place.
@@ -476,15 +471,15 @@ pub fn is_checkpoint(path: &Path, run: &str) -> bool {
     read(path).ok().and_then(of_run).unwrap_or(false)
 }
 
-/// Reads a checkpoint of `run`; refuses another run's.
-pub(crate) fn load_checkpoint<T: Real>(
+/// Reads a checkpoint of `run` from bytes; refuses another run's. `path` names them in errors.
+pub(crate) fn parse_checkpoint<T: Real>(
+    bytes: &[u8],
     path: &Path,
     storage: Storage,
     run: &str,
     layers: &Layers,
 ) -> Result<Checkpoint<'static, T>> {
-    let bytes = read(path)?;
-    let file = In::parse(path, &bytes)?.checked(layers)?;
+    let file = In::parse(path, bytes)?.checked(layers)?;
     let Some(checkpoint) = &file.checkpoint else { return Err(file.fail("a model, not a checkpoint")) };
     if checkpoint.run != run {
         return Err(file.fail(format!(

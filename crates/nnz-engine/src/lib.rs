@@ -25,7 +25,7 @@ mod train;
 
 /// Models and checkpoints as safetensors files.
 pub mod file {
-    pub use crate::built::{load_model, load_model_with, parse_model, save_model};
+    pub use crate::built::{load_model, load_model_with, model_bytes, parse_model, save_model};
     pub use crate::files::{Header, Packing, Stored, is_checkpoint, write_atomically};
 }
 

@@ -223,6 +223,16 @@ mod tests {
     use super::*;
     use crate::testing::Layer;
 
+    /// Entries are numbered by 32 bits. The zeros are pages that nobody touches.
+    #[test]
+    #[cfg(target_pointer_width = "64")]
+    fn entries_beyond_what_a_gather_reaches_are_refused() {
+        let index = vec![0; 1 << 31];
+        let made = std::panic::catch_unwind(|| cut(&[0], &index, 1, Size { lines: 1, inner: 1 }));
+        let said = *made.map(|(parts, _)| parts.len()).unwrap_err().downcast::<String>().unwrap();
+        assert!(said.contains("fewer than 2^31 are possible"), "{said}");
+    }
+
     proptest! {
         #[test]
         fn every_entry_is_in_its_place_once(

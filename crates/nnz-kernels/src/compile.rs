@@ -8,7 +8,7 @@ use rayon::prelude::*;
 use crate::Csr;
 use crate::blocks::{AHEAD, Cell, Group, Part, Size, part};
 use crate::packing::{Packing, Slots};
-use crate::pages;
+use crate::pages::zeros;
 use crate::plan::Tuning;
 
 /// Entries worth a range of rows of their own.
@@ -27,7 +27,7 @@ pub(crate) struct Blocks {
 }
 
 /// An entry on its way from the rows to a part of columns and back: its row, then, once the part is made, its position; its
-/// number; its column, from the first of its part. An array, since a vector of zero arrays is not written before it is used.
+/// number; its column, from the first of its part.
 type Item = [u32; 3];
 const ROW: usize = 0;
 const POSITION: usize = 0;
@@ -73,8 +73,7 @@ pub(crate) fn blocks(csr: Csr, tuning: Tuning, number: impl Fn(usize) -> u32 + S
     let counts: Vec<Vec<u32>> = chunks.par_iter().map(count).collect();
     let sizes: Vec<usize> = (0..parts).map(|p| counts.iter().map(|c| c[p] as usize).sum()).collect();
 
-    let mut items = vec![Item::default(); nnz];
-    pages::ask(&mut items);
+    let mut items: Vec<Item> = zeros(nnz);
     let jobs: Vec<_> = chunks.iter().zip(grid(&mut items, &counts, parts)).collect();
     jobs.into_par_iter().for_each(|(chunk, mut to)| {
         let mut next = vec![0u32; parts];
@@ -89,7 +88,7 @@ pub(crate) fn blocks(csr: Csr, tuning: Tuning, number: impl Fn(usize) -> u32 + S
         }
     });
 
-    let mut numbers = vec![0; nnz];
+    let mut numbers = zeros(nnz);
     let mut jobs = Vec::with_capacity(parts);
     let (mut rest, mut first) = ((&mut items[..], &mut numbers[..]), 0);
     for (p, &n) in sizes.iter().enumerate() {

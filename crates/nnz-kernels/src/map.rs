@@ -207,7 +207,9 @@ mod tests {
         let map = Map::open(&path).unwrap();
         assert_eq!(map.bytes().unwrap(), [7; 9000]);
         File::options().write(true).open(&path).unwrap().set_len(100).unwrap();
-        assert!(map.bytes().unwrap_err().to_string().contains("changed while it was read"));
+        // Its length alone: a page that is gone would end the test.
+        let said = map.bytes().map(<[u8]>::len).unwrap_err().to_string();
+        assert!(said.contains("changed while it was read"), "{said}");
         drop(map);
         assert!(Map::open(&path).unwrap().bytes().unwrap().len() == 100 && Map::open(&dir).is_err());
         std::fs::remove_dir_all(&dir).unwrap();

@@ -3,6 +3,7 @@
 use rayon::prelude::*;
 
 use crate::Real;
+use crate::pages::zeros;
 use crate::simd::{Isa, Kernel, Vector};
 
 /// Entries a thread takes at once.
@@ -36,8 +37,8 @@ impl Packing {
 
     /// Of so many entries, all at position zero until others are [written](Slots::push).
     pub fn zeros(len: usize) -> Self {
-        let high = if len <= 1 << 24 { High::Bytes(vec![0; len]) } else { High::Words(vec![0; len]) };
-        Self { low: vec![0; len], high }
+        let high = if len <= 1 << 24 { High::Bytes(zeros(len)) } else { High::Words(zeros(len)) };
+        Self { low: zeros(len), high }
     }
 
     /// Consecutive parts of so many entries each.

@@ -1,6 +1,26 @@
 //! Large pages. Kernels read lines of activations in the order of a topology; in pages of 4 KB most of them miss the first
 //! translation cache, which costs a tenth of a step at low density.
 
+use rayon::prelude::*;
+
+/// Numbers worth a thread.
+const PART: usize = 1 << 16;
+
+/// As many zeros, in large pages where there may be, written first by all threads: the first write to a page takes as long as
+/// many later ones.
+pub(crate) fn zeros<N: Copy + Default + Send + Sync>(len: usize) -> Vec<N> {
+    let mut all = Vec::with_capacity(len);
+    if worth(len * size_of::<N>()) {
+        ask(all.spare_capacity_mut());
+    }
+    if len < 2 * PART {
+        all.resize(len, N::default());
+    } else {
+        rayon::iter::repeat_n(N::default(), len).with_min_len(PART).collect_into_vec(&mut all);
+    }
+    all
+}
+
 /// Bytes of a large page.
 pub(crate) const LARGE: usize = 1 << 21;
 

@@ -6,6 +6,7 @@ use crate::adjoint::Adjoint;
 use crate::blocks::{Part, Size, cut, each};
 use crate::compile::{Blocks, blocks};
 use crate::packing::Packing;
+use crate::pages::zeros;
 use crate::shape::gatherable;
 use crate::simd::Isa;
 use crate::{Csc, Csr, Real, Tiled};
@@ -169,7 +170,7 @@ impl Plan {
         let degrees = |(part, own): (&Part, &mut [usize])| part.runs(|line, run, _| own[line] += run.len());
         jobs.into_par_iter().for_each(degrees);
         (0..self.rows).for_each(|r| starts[r + 1] += starts[r]);
-        let (mut columns, mut order) = (vec![0; self.nnz()], vec![0; self.nnz()]);
+        let (mut columns, mut order) = (zeros(self.nnz()), zeros(self.nnz()));
         let mut jobs = Vec::with_capacity(self.forward.len());
         let mut rest = (&mut columns[..], &mut order[..]);
         for part in &self.forward {

@@ -512,13 +512,13 @@ fn pick(from: &Split, features: usize, rows: &[usize]) -> Split {
     fn of<T: Copy>(values: &[T], width: usize, rows: &[usize]) -> Vec<T> {
         rows.iter().flat_map(|r| &values[r * width..(r + 1) * width]).copied().collect()
     }
+    let width = from.targets.len() / from.len().max(1);
+    let weights = if from.weights.is_empty() { Vec::new() } else { of(&from.weights, 1, rows) };
     Split {
-        inputs: match &from.inputs {
-            Inputs::Bytes(v) => Inputs::Bytes(of(v, features, rows)),
-            Inputs::Floats(v) => Inputs::Floats(of(v, features, rows)),
-        },
+        inputs: from.inputs.pick(features, rows),
         labels: of(&from.labels, 1, rows),
-        targets: of(&from.targets, from.targets.len() / from.len().max(1), rows),
+        targets: of(&from.targets, width, rows),
+        weights,
     }
 }
 

@@ -22,6 +22,8 @@ pub struct Batch<T> {
     pub input: Tensor<T>,
     /// Targets.
     pub goal: Goal<T>,
+    /// How much each row counts; all the same if empty.
+    pub weights: Vec<f64>,
 }
 
 impl<T: Real> Batch<T> {
@@ -38,7 +40,14 @@ impl<T: Real> Batch<T> {
             Task::Regression => Goal::Values(frame.targets(split, rows)),
             Task::Reconstruction => Goal::Values(input.clone()),
         };
-        Ok(Self { input, goal })
+        let weights =
+            if split.weights.is_empty() { Vec::new() } else { rows.iter().map(|&r| split.weight(r)).collect() };
+        Ok(Self { input, goal, weights })
+    }
+
+    /// The sum of the rows' weights.
+    pub fn mass(&self) -> f64 {
+        if self.weights.is_empty() { self.rows() as f64 } else { self.weights.iter().sum() }
     }
 
     /// Number of rows.
@@ -52,7 +61,7 @@ impl<T: Real> Batch<T> {
             Goal::Classes(labels) => size_of_val(&labels[..]),
             Goal::Shares(values) | Goal::Values(values) => size_of_val(values.data()),
         };
-        size_of_val(self.input.data()) + goal
+        size_of_val(self.input.data()) + goal + size_of_val(&self.weights[..])
     }
 }
 
@@ -81,11 +90,6 @@ impl<'a> Loader<'a> {
         frame: Preprocessing,
     ) -> Self {
         Self { data, rows: Arc::new(rows), batch, seed, augment, frame, order: (u64::MAX, Vec::new()) }
-    }
-
-    /// The same rows under other preprocessing.
-    pub(crate) fn framed(self, frame: Preprocessing) -> Self {
-        Self { frame, ..self }
     }
 
     /// The rows it makes batches of.

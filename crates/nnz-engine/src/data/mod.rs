@@ -7,12 +7,14 @@ mod error;
 mod idx;
 mod loader;
 mod preprocessing;
+mod rows;
 #[cfg(test)]
 mod tests;
 
 use std::fmt::Write;
 use std::sync::Arc;
 
+use crate::Real;
 use nnz_core::{Rng, Topology};
 use sha2::{Digest, Sha256};
 
@@ -21,6 +23,7 @@ pub use error::{DataError, Result};
 pub use idx::{Idx, MAX_VALUES, parse_idx, read_idx};
 pub use loader::{Batch, Goal, Loader};
 pub use preprocessing::{Preprocessing, Task};
+pub use rows::SparseRows;
 
 /// The values of a split, row after row.
 #[derive(Clone, Debug, PartialEq)]
@@ -29,6 +32,10 @@ pub enum Inputs {
     Bytes(Vec<u8>),
     /// Any finite numbers, used unchanged.
     Floats(Vec<f32>),
+    /// The same in 64 bits.
+    Doubles(Vec<f64>),
+    /// Rows that are mostly zero. Only those of a batch are ever made dense.
+    Sparse(SparseRows),
 }
 
 impl Inputs {
@@ -37,6 +44,8 @@ impl Inputs {
         match self {
             Self::Bytes(v) => v.len(),
             Self::Floats(v) => v.len(),
+            Self::Doubles(v) => v.len(),
+            Self::Sparse(v) => v.rows().saturating_mul(v.width()),
         }
     }
 
@@ -47,22 +56,16 @@ impl Inputs {
 
     /// Writes the normalized values of `rows`, each of `features` values, into `out` (`[rows][features]`).
     ///
-    /// The arithmetic is f32 for every `T`, so f32 and f64 see equal inputs.
+    /// Bytes and 32-bit numbers are normalized in f32 for every `T`, so that f32 and f64 see equal inputs; others in f64.
     ///
     /// # Errors
     /// When a row does not exist or `out` is not `rows.len() * features` long; then `out` is partly written at most.
-    pub fn fill<T: Copy + From<f32>>(
-        &self,
-        features: usize,
-        rows: &[u32],
-        norm: Normalization,
-        out: &mut [T],
-    ) -> Result<()> {
+    pub fn fill<T: Real>(&self, features: usize, rows: &[u32], norm: Normalization, out: &mut [T]) -> Result<()> {
         if rows.len().checked_mul(features) != Some(out.len()) || features == 0 {
             return Err(DataError::Length { rows: rows.len(), width: features, got: out.len() });
         }
         let channels = norm.channels.map_or(1, |c| c.len());
-        let table = |c: usize| -> [T; 256] { std::array::from_fn(|b| norm.byte(b as u8, c).into()) };
+        let table = |c: usize| -> [T; 256] { std::array::from_fn(|b| T::of(norm.byte(b as u8, c).into())) };
         let tables: Vec<[T; 256]> = (0..channels).map(table).collect();
         for (&row, out) in rows.iter().zip(out.chunks_exact_mut(features)) {
             let missing = DataError::Row { row, rows: self.len() / features };
@@ -85,11 +88,44 @@ impl Inputs {
                     out.iter_mut()
                         .zip(from)
                         .enumerate()
-                        .for_each(|(i, (o, &x))| *o = norm.apply(x, i % channels).into());
+                        .for_each(|(i, (o, &x))| *o = T::of(norm.apply(x, i % channels).into()));
+                }
+                Self::Doubles(v) => {
+                    let from = v.get(span).ok_or(missing)?.iter().enumerate();
+                    out.iter_mut().zip(from).for_each(|(o, (i, &x))| *o = T::of(norm.apply_wide(x, i % channels)));
+                }
+                Self::Sparse(v) => {
+                    let mut wide = vec![0.0; features];
+                    v.fill(row, &mut wide).ok_or(missing)?;
+                    let wide = wide.into_iter().enumerate();
+                    out.iter_mut().zip(wide).for_each(|(o, (i, x))| *o = T::of(norm.apply_wide(x, i % channels)));
                 }
             }
         }
         Ok(())
+    }
+
+    /// The values of some rows, each of `features`. Panics for a row that does not exist.
+    pub fn pick(&self, features: usize, rows: &[usize]) -> Self {
+        fn of<T: Copy>(values: &[T], width: usize, rows: &[usize]) -> Vec<T> {
+            rows.iter().flat_map(|&r| &values[r * width..(r + 1) * width]).copied().collect()
+        }
+        match self {
+            Self::Bytes(v) => Self::Bytes(of(v, features, rows)),
+            Self::Floats(v) => Self::Floats(of(v, features, rows)),
+            Self::Doubles(v) => Self::Doubles(of(v, features, rows)),
+            Self::Sparse(v) => Self::Sparse(v.pick(rows)),
+        }
+    }
+
+    /// The first value that is not finite, as its place and itself.
+    fn not_finite(&self) -> Option<(usize, f64)> {
+        match self {
+            Self::Bytes(_) => None,
+            Self::Floats(v) => v.iter().position(|x| !x.is_finite()).map(|at| (at, v[at].into())),
+            Self::Doubles(v) => v.iter().position(|x| !x.is_finite()).map(|at| (at, v[at])),
+            Self::Sparse(v) => v.not_finite(),
+        }
     }
 }
 
@@ -102,17 +138,30 @@ pub struct Split {
     pub labels: Vec<u32>,
     /// Numbers to predict, `[rows][targets]`; empty if rows have classes.
     pub targets: Vec<f32>,
+    /// How much each row counts in losses and metrics, which divide by the sum; all the same if empty.
+    pub weights: Vec<f64>,
 }
 
 impl Split {
     /// Rows with classes.
     pub fn new(inputs: Inputs, labels: Vec<u32>) -> Self {
-        Self { inputs, labels, targets: Vec::new() }
+        Self { inputs, labels, targets: Vec::new(), weights: Vec::new() }
     }
 
     /// Rows with `width` numbers each.
     pub fn with_targets(inputs: Inputs, targets: Vec<f32>, width: usize) -> Self {
-        Self { inputs, labels: vec![0; targets.len() / width.max(1)], targets }
+        Self { inputs, labels: vec![0; targets.len() / width.max(1)], targets, weights: Vec::new() }
+    }
+
+    /// The same rows, which count as much as `weights` say.
+    #[must_use]
+    pub fn weighted(self, weights: Vec<f64>) -> Self {
+        Self { weights, ..self }
+    }
+
+    /// How much a row counts.
+    pub(crate) fn weight(&self, row: u32) -> f64 {
+        self.weights.get(row as usize).copied().unwrap_or(1.0)
     }
 
     /// Number of rows.
@@ -218,10 +267,16 @@ impl Dataset {
                 let (label, last) = (split.labels[row], set.classes.len() - 1);
                 return invalid(place, format!("row {row} has label {label}, but the labels are 0 to {last}"));
             }
-            if let Inputs::Floats(v) = &split.inputs
-                && let Some(at) = v.iter().position(|x| !x.is_finite())
-            {
-                let (row, column, x) = (at / features, at % features, v[at]);
+            if !split.weights.is_empty() && split.weights.len() != split.len() {
+                let (got, rows) = (split.weights.len(), split.len());
+                return invalid(place, format!("{got} weights for {rows} rows; every row needs one, or none has any"));
+            }
+            if let Some(row) = split.weights.iter().position(|w| !(w.is_finite() && *w >= 0.0)) {
+                let why = format!("row {row} has weight {}; a weight is at least 0", split.weights[row]);
+                return invalid(place, why);
+            }
+            if let Some((at, x)) = split.inputs.not_finite() {
+                let (row, column) = (at / features, at % features);
                 return invalid(place, format!("row {row}, value {column} is {x}; drop the row or fill the value in"));
             }
         }
@@ -331,13 +386,7 @@ impl Dataset {
     ///
     /// # Errors
     /// When a row does not exist or `out` has the wrong length.
-    pub fn fill<T: Copy + From<f32>>(
-        &self,
-        split: &Split,
-        rows: &[u32],
-        norm: Normalization,
-        out: &mut [T],
-    ) -> Result<()> {
+    pub fn fill<T: Real>(&self, split: &Split, rows: &[u32], norm: Normalization, out: &mut [T]) -> Result<()> {
         split.inputs.fill(self.features(), rows, norm, out)
     }
 
@@ -466,6 +515,21 @@ impl Normalization {
                 let mean = moment(&|x| x);
                 (mean, moment(&|x| (x - mean).powi(2)))
             }
+            Inputs::Doubles(v) => {
+                let moment = |f: &dyn Fn(f64) -> f64| {
+                    let values = spans.iter().cloned().flat_map(|s| v[s].iter().skip(first).step_by(step));
+                    values.map(|&x| f(x)).sum::<f64>() / n
+                };
+                let mean = moment(&|x| x);
+                (mean, moment(&|x| (x - mean).powi(2)))
+            }
+            Inputs::Sparse(v) => {
+                let moment = |f: &dyn Fn(f64) -> f64| {
+                    v.sum(rows, |column| column >= first && (column - first).is_multiple_of(step), f) / n
+                };
+                let mean = moment(&|x| x);
+                (mean, moment(&|x| (x - mean).powi(2)))
+            }
         };
         let std = variance.sqrt() as f32;
         Ok([mean as f32, if std > 0.0 && std.is_finite() { std } else { 1.0 }])
@@ -475,6 +539,12 @@ impl Normalization {
     pub fn apply(self, x: f32, channel: usize) -> f32 {
         let [mean, std] = self.channels.map_or([self.mean, self.std], |c| c[channel]);
         if self.tokens { x } else { (x - mean) / std }
+    }
+
+    /// The same in 64 bits.
+    fn apply_wide(self, x: f64, channel: usize) -> f64 {
+        let [mean, std] = self.channels.map_or([self.mean, self.std], |c| c[channel]);
+        if self.tokens { x } else { (x - f64::from(mean)) / f64::from(std) }
     }
 
     fn byte(self, b: u8, channel: usize) -> f32 {

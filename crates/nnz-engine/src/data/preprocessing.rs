@@ -66,15 +66,7 @@ impl Preprocessing {
 
     /// Derives it from the train split's `rows`; a network that reads `tokens` gets them unchanged.
     pub(crate) fn of(data: &Dataset, rows: &[u32], task: Task, tokens: bool) -> Result<Self> {
-        if task == Task::Regression && !data.real() {
-            return Err(Error::Refused(format!("{} has classes, not numbers to predict", data.name)));
-        }
-        if task == Task::Classification && data.real() {
-            return Err(Error::Refused(format!(
-                "{} has numbers to predict, not classes: use task regression",
-                data.name
-            )));
-        }
+        Self::suits(data, task)?;
         let normalization = if tokens { Normalization::TOKENS } else { data.normalization(rows)? };
         let width = data.classes.len();
         let scale = |k: usize| {
@@ -86,6 +78,31 @@ impl Preprocessing {
         };
         let scales = if task == Task::Regression { (0..width).map(scale).collect() } else { Vec::new() };
         Ok(Self { task, normalization, scales })
+    }
+
+    /// Refuses data that do not have what the task predicts.
+    fn suits(data: &Dataset, task: Task) -> Result<()> {
+        if task == Task::Regression && !data.real() {
+            return Err(Error::Refused(format!("{} has classes, not numbers to predict", data.name)));
+        }
+        if task == Task::Classification && data.real() {
+            return Err(Error::Refused(format!(
+                "{} has numbers to predict, not classes: use task regression",
+                data.name
+            )));
+        }
+        Ok(())
+    }
+
+    /// Refuses to stand for data that it does not fit.
+    pub(crate) fn check(&self, data: &Dataset) -> Result<()> {
+        Self::suits(data, self.task)?;
+        self.normalization.check().map_err(Error::Refused)?;
+        let targets = if self.task == Task::Regression { data.classes.len() } else { 0 };
+        match self.scales.len() == targets {
+            true => Ok(()),
+            false => Err(Error::Refused(format!("{} scales for {targets} targets", self.scales.len()))),
+        }
     }
 
     /// Turns the standardized targets of a row into numbers in their own units.

@@ -59,7 +59,7 @@ fn normalized_rows_have_mean_zero_and_deviation_one() {
     let (rows, _) = set.split_validation(0.2, 0).unwrap();
     let floats = match &set.train.inputs {
         Inputs::Bytes(v) => v.iter().map(|&b| f32::from(b) / 255.0).collect(),
-        Inputs::Floats(_) => unreachable!(),
+        _ => unreachable!(),
     };
     let floats = Split::new(Inputs::Floats(floats), set.train.labels.clone());
     for split in [&set.train, &floats] {

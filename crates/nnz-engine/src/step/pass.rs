@@ -45,7 +45,7 @@ fn objective<T: Real>(
         _ => ops::reshape(&output, &[rows, output.value().len() / rows.max(1)]),
     };
     let output = if temperature == 1.0 { output } else { ops::scale(&output, 1.0 / temperature) };
-    let loss = evaluate::loss(&output, &batch.goal, smoothing);
+    let loss = evaluate::loss(&output, batch, smoothing);
     Ok((effects.penalty.map_or_else(|| loss.clone(), |p| ops::add(&loss, &p)), effects.statistics))
 }
 

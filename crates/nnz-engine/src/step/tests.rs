@@ -12,7 +12,7 @@ fn network(text: &str) -> (Model<f64>, Batch<f64>) {
     let model = Model::born_generic(&spec, None, crate::Storage::Auto.into(), &false.into(), 1).unwrap();
     let mut rng = Rng::stream(0, "input", 0, 0);
     let input = Tensor::new(&[10, 36], (0..360).map(|_| rng.normal()).collect());
-    (model, Batch { input, goal: Goal::Classes((0..10).map(|i| i % 3).collect()) })
+    (model, Batch { input, goal: Goal::Classes((0..10).map(|i| i % 3).collect()), weights: Vec::new() })
 }
 
 fn signals(model: &Model<f64>, batch: &Batch<f64>, signals: Signals) -> Step<f64> {

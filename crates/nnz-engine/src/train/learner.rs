@@ -340,7 +340,7 @@ impl<T: Real> Learner<'_, T> {
         let density = self.model.density();
         let (step, grown, pruned, multiply_adds) = (p.step, p.grown, p.pruned, p.multiply_adds);
         let record = EpochRecord { epoch, step, loss, accuracy, density, grown, pruned, explored, multiply_adds };
-        (p.loss_sum, p.rows_seen, p.grown, p.pruned) = (0.0, 0, 0, 0);
+        (p.loss_sum, p.rows_seen, p.grown, p.pruned) = (0.0, 0.0, 0, 0);
         p.history.push(record.clone());
         Ok(record)
     }
@@ -388,7 +388,7 @@ impl<T: Real> Learner<'_, T> {
     }
 
     pub(super) fn plain_steps(&self) -> u64 {
-        self.per_epoch() * u64::from(self.spec.epochs)
+        self.position.first + self.per_epoch() * u64::from(self.spec.epochs.saturating_sub(self.position.epochs))
     }
 
     /// How the weights are stored, as files of this training keep it.
@@ -435,7 +435,7 @@ impl<T: Real> Subject for AtBatch<'_, '_, T> {
         let batch = match self.batch {
             Some(batch) => batch,
             None => {
-                next = self.learner.loader.batch(self.learner.order() + self.learner.local())?;
+                next = self.learner.loader.batch(self.learner.place(self.learner.local()))?;
                 &next
             }
         };

@@ -56,8 +56,8 @@ pub struct Position {
     pub step: u64,
     /// Sum over the current epoch of the steps' losses times their rows.
     pub loss_sum: f64,
-    /// Rows seen in the current epoch.
-    pub rows_seen: usize,
+    /// The sum of the weights of the rows seen in the current epoch: their number, where all count the same.
+    pub rows_seen: f64,
     /// Connections grown in the current epoch.
     #[serde(rename = "born")]
     pub grown: usize,
@@ -66,6 +66,15 @@ pub struct Position {
     pub pruned: usize,
     /// Finished epochs.
     pub history: Vec<EpochRecord>,
+    /// The step at which the current rows were [taken up](crate::Learner::take_up).
+    #[serde(default)]
+    pub first: u64,
+    /// Epochs finished before that.
+    #[serde(default)]
+    pub epochs: u32,
+    /// Whether more rows may follow.
+    #[serde(default)]
+    pub open: bool,
     /// State of the method.
     pub sparsifier: Value,
     /// The current training, if a procedure has several.

@@ -19,15 +19,16 @@ impl<'a, T: Real> Trainer<'a, T> {
     pub(crate) fn run_generic(&mut self, observe: &mut Observer<'_, 'a, T>) -> Result<bool> {
         while self.position.step < self.steps() {
             self.enter()?;
-            let (span, order, mut loader) = (self.span(), self.order(), self.learner.loader.clone());
+            let (span, mut loader) = (self.span(), self.learner.loader.clone());
             let end = std::thread::scope(|scope| {
                 if self.prefetch {
                     let (send, receive) = sync_channel(AHEAD);
                     self.ahead = Some(receive);
-                    let steps = self.local()..span.end;
+                    let first = self.place(self.local());
+                    let steps = first..first + (span.end - self.local());
                     scope.spawn(move || {
                         threads::anywhere();
-                        steps.map(|s| loader.batch(order + s)).try_for_each(|batch| send.send(batch))
+                        steps.map(|s| loader.batch(s)).try_for_each(|batch| send.send(batch))
                     });
                 }
                 let end = self.drive(self.position.step + span.end - self.local(), observe);
@@ -57,11 +58,11 @@ impl<'a, T: Real> Trainer<'a, T> {
         let started = Instant::now();
         self.enter()?;
         let step = self.local();
-        let epoch = self.position.step / self.per_epoch();
+        let epoch = self.epoch();
         let batch = match self.ahead.as_ref().and_then(|ahead| ahead.recv().ok()) {
             Some(batch) => batch?,
             None => {
-                let at = self.order() + step;
+                let at = self.place(step);
                 self.learner.loader.batch(at)?
             }
         };
@@ -70,11 +71,11 @@ impl<'a, T: Real> Trainer<'a, T> {
         done?;
         self.position.peak_bytes = self.position.peak_bytes.max(held + bytes);
         let ends = self.position.step == self.steps();
-        let last = ends || self.position.step.is_multiple_of(self.per_epoch());
+        let last = ends || (self.position.step - self.position.first).is_multiple_of(self.per_epoch());
         if ends {
             self.enter()?;
         }
-        let loss = self.position.loss_sum / self.position.rows_seen.max(1) as f64;
+        let loss = self.position.loss_sum / self.position.rows_seen.max(f64::MIN_POSITIVE);
         self.seconds += started.elapsed().as_secs_f64();
         let finished = match last {
             true => Some((self.finish_epoch(epoch as u32 + 1, loss)?, std::mem::take(&mut self.seconds))),
@@ -82,7 +83,7 @@ impl<'a, T: Real> Trainer<'a, T> {
         };
         Ok(Progress {
             steps: (self.position.step, self.steps()),
-            epochs: (epoch as u32 + 1, self.steps().div_ceil(self.per_epoch()) as u32),
+            epochs: (epoch as u32 + 1, self.epochs(self.steps())),
             loss,
             accuracy: self.position.history.last().map(|e| e.accuracy),
             density: self.model.density(),
@@ -107,9 +108,9 @@ impl<'a, T: Real> Trainer<'a, T> {
         let position = &mut self.learner.position;
         position.step += 1;
         position.done += 1;
-        position.loss_sum += loss * batch.rows() as f64;
-        position.rows_seen += batch.rows();
-        if self.local() == self.span().end {
+        position.loss_sum += loss * batch.mass();
+        position.rows_seen += batch.mass();
+        if self.local() == self.span().end && !self.position.open {
             // A schedule may end exactly at the end of training: one last plan, on the last batch.
             self.learner.freeze(self.local())?;
             if let Plan::Rewire(_) = self.sparsifier.plan(self.local()) {

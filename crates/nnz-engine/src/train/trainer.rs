@@ -8,7 +8,7 @@ use crate::leaves::Leaves;
 use crate::step::Make;
 use crate::targets::targets;
 use crate::{Average, Error, Layout, Model, ModelSpec, Optimizer, OptimizerSpec, Real, Result};
-use nnz_core::{MethodInstance, Procedure, Shape, Sparsifier};
+use nnz_core::{Command, MethodInstance, Procedure, Shape, Sparsifier};
 use serde_json::Value;
 use std::borrow::Cow;
 use std::collections::BTreeMap;
@@ -52,9 +52,11 @@ impl<'a, T: Real> Trainer<'a, T> {
         data: &'a Dataset,
         spec: &TrainSpec,
         seed: u64,
+        frame: Option<Preprocessing>,
         make: Make,
     ) -> Result<Self> {
-        Self::build(data, spec, seed, make, model.reads_tokens(), |work| {
+        let spec = &TrainSpec { task: frame.as_ref().map_or(spec.task, |f| f.task), ..spec.clone() };
+        Self::build(data, spec, seed, make, frame, model.reads_tokens(), |work| {
             spec.prunable().check(model.weights().iter())?;
             let shapes = targets(model, spec.prunable(), work.sparsifier.kind());
             let shapes: Vec<&Shape> = shapes.iter().collect();
@@ -81,13 +83,10 @@ impl<'a, T: Real> Trainer<'a, T> {
             model.choose(&spec.prunable())?;
         }
         let spec = TrainSpec { task: frame.task, ..spec.clone() };
-        let mut trainer = Self::build(data, &spec, seed, make, false, |work| {
+        Self::build(data, &spec, seed, make, Some(frame), false, |work| {
             nnz_core::subject::trained(work, &model.targets(work.sparsifier.kind()))?;
             Ok(model)
-        })?;
-        trainer.learner.loader = trainer.learner.loader.framed(frame.clone());
-        trainer.learner.frame = frame;
-        Ok(trainer)
+        })
     }
 
     fn build(
@@ -95,12 +94,19 @@ impl<'a, T: Real> Trainer<'a, T> {
         spec: &TrainSpec,
         seed: u64,
         make: Make,
+        frame: Option<Preprocessing>,
         tokens: bool,
         model: impl FnOnce(&MethodInstance) -> Result<Model<T>>,
     ) -> Result<Self> {
         spec.check(data.image)?;
         let (rows, validation) = data.split_validation(spec.validation, seed)?;
-        let frame = Preprocessing::of(data, &rows, spec.task, tokens)?;
+        let frame = match frame {
+            Some(frame) => frame.check(data).map(|()| frame)?,
+            None => Preprocessing::of(data, &rows, spec.task, tokens)?,
+        };
+        if spec.augment.mixup > 0.0 && !data.train.weights.is_empty() {
+            return Err(Error::Refused("rows with weights are not mixed; leave out mixup, or the weights".into()));
+        }
         let loader = Loader::new(data, rows, spec.batch, seed, spec.augment, frame.clone());
         let setting = spec.setting(loader.rows().len(), seed);
         let work = make(&setting)?;
@@ -147,7 +153,7 @@ impl<'a, T: Real> Trainer<'a, T> {
         Ok(Self { sparsifier, procedure, learner, ahead: None, prefetch: true, seconds: 0.0 })
     }
 
-    pub(crate) fn save_generic(&self, path: &Path, header: &Header, run: &str) -> Result<()> {
+    pub(crate) fn to_bytes_generic(&self, header: &Header, run: &str) -> Result<Vec<u8>> {
         let mut position = self.position.clone();
         position.sparsifier = self.sparsifier.state();
         position.explored = self.explored.clone();
@@ -162,14 +168,22 @@ impl<'a, T: Real> Trainer<'a, T> {
             leaves: self.leaves.as_ref().map_or_else(Vec::new, Leaves::tensors),
             position,
         };
-        files::save_checkpoint(path, &checkpoint, header, run)
+        files::checkpoint(&checkpoint, header, run)
     }
 
-    pub(crate) fn resume_generic(&mut self, path: &Path, run: &str) -> Result<()> {
-        let saved = files::load_checkpoint(path, self.spec.storage, run, &Layers::of(&self.model.spec.layers))?;
+    pub(crate) fn resume_generic(&mut self, bytes: &[u8], path: &Path, run: &str) -> Result<()> {
+        let layers = Layers::of(&self.model.spec.layers);
+        let saved = files::parse_checkpoint(bytes, path, self.spec.storage, run, &layers)?;
         self.sparsifier.restore(&saved.position.sparsifier)?;
         if let Some(procedure) = self.procedure.as_mut().filter(|_| !saved.position.procedure.is_null()) {
             procedure.restore(&saved.position.procedure)?;
+        }
+        if !self.reaches(&saved.position) {
+            let (at, of) = (saved.position.step, self.steps());
+            let why = format!(
+                "is damaged: this training of {of} steps never is where it says, at step {at}; remove the file"
+            );
+            return Err(Error::file(path, why));
         }
         let learner = &mut self.learner;
         learner.model = saved.model.into_owned();
@@ -189,6 +203,23 @@ impl<'a, T: Real> Trainer<'a, T> {
         learner.position.snapshots.clear();
         learner.position.leaves.clear();
         Ok(())
+    }
+
+    /// Whether this training could be at a position that a file gives. Whatever is counted from it does not overflow.
+    fn reaches(&self, p: &Position) -> bool {
+        let trained = match (&p.act, &self.procedure) {
+            (None, None) => p.done == p.step,
+            (None, Some(_)) => true,
+            (Some(Command::Train { span, of, order }), Some(_)) => {
+                let few = *of <= 1 << 40 && *order <= 1 << 20;
+                few && span.end <= *of && span.end.checked_sub(span.start).is_some_and(|steps| p.done <= steps)
+            }
+            _ => false,
+        };
+        trained
+            && p.step <= self.steps()
+            && p.done.max(p.since) <= p.step
+            && [p.rows_seen, p.grown, p.pruned].iter().all(|&n| n as u64 <= 1 << 48)
     }
 
     /// Total steps of the run.

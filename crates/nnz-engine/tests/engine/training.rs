@@ -2,7 +2,7 @@
 //! without a thread that makes batches ahead, and after any interruption.
 
 use nnz_core::{Dense, Edit, Plan, Rng, Setting, Shape, Signals, Sparsifier, Target, Topology};
-use nnz_engine::data::{Augment, Dataset, Inputs, Split};
+use nnz_engine::data::{Augment, Dataset, Inputs, Normalization, Preprocessing, SparseRows, Split};
 use nnz_engine::file::{Header, Packing, load_model, save_model};
 use nnz_engine::{
     Dtype, LrSchedule, Model, ModelSpec, OptimizerSpec, SparseThresholds, Storage, Task, Tensor, TrainSpec, Trainer,
@@ -249,6 +249,35 @@ fn a_resumed_training_keeps_its_choice_of_storage() {
     assert!(fingerprint(&whole) == fingerprint(&second));
 }
 
+/// A soak found files that were trained on from step 2^60, and panicked.
+#[test]
+fn a_position_that_a_training_never_reaches_is_refused() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("checkpoint.safetensors");
+    let of = || trainer("mlp:192-40-30-3", pictures(), &base(), true);
+    let saved = |change: &dyn Fn(&mut Trainer<f32>)| {
+        let mut first = of();
+        first.run(|t, _| t.position.step < 4).unwrap();
+        change(&mut first);
+        first.save(&path, &header(&first, pictures(), &base()), "run").unwrap();
+        of().resume(&path, "run").map_err(|e| e.to_string())
+    };
+    saved(&|_| ()).unwrap();
+    let changes: [&dyn Fn(&mut Trainer<f32>); 7] = [
+        &|t| t.position.step = u64::MAX,
+        &|t| (t.position.step, t.position.done) = (t.steps() + 1, t.steps() + 1),
+        &|t| t.position.since = 5,
+        &|t| t.position.done = 5,
+        &|t| t.position.done = 3,
+        &|t| t.position.rows_seen = usize::MAX,
+        &|t| t.position.grown = usize::MAX,
+    ];
+    for (i, change) in changes.iter().enumerate() {
+        let said = saved(change).unwrap_err();
+        assert!(said.contains("never is where it says"), "change {i}: {said}");
+    }
+}
+
 #[test]
 fn every_task_learns_and_its_file_measures_the_same() {
     let dir = tempfile::tempdir().unwrap();
@@ -362,4 +391,188 @@ fn settings_that_make_no_sense_are_refused() {
     let crop = Augment { crop: 20, ..Augment::default() };
     assert!(pictures(TrainSpec { augment: crop, ..base() }).contains("larger"));
     assert!(refuse(base(), numbers(), "mlp:10-2").contains("regression"));
+}
+
+/// Rows of ten numbers, mostly zero, of three classes or with two targets; `weights` may be empty.
+fn weighted(rows: &[u32], weights: Vec<f64>, real: bool, sparse: bool) -> Dataset {
+    let mut rng = Rng::stream(9, "weighted", 0, 0);
+    let all: Vec<[f64; 10]> =
+        (0..24).map(|r| std::array::from_fn(|i| if (r + i) % 3 == 0 { rng.normal() } else { 0.0 })).collect();
+    let picked: Vec<[f64; 10]> = rows.iter().map(|&r| all[r as usize]).collect();
+    let inputs = match sparse {
+        false => Inputs::Doubles(picked.concat()),
+        true => {
+            let (mut starts, mut columns, mut values) = (vec![0], Vec::new(), Vec::new());
+            for row in &picked {
+                // In any order, and once in two parts.
+                for (i, v) in row.iter().enumerate().rev().filter(|(_, v)| **v != 0.0) {
+                    columns.extend([i as u32; 2]);
+                    values.extend([v / 2.0; 2]);
+                }
+                starts.push(values.len());
+            }
+            Inputs::Sparse(SparseRows::new(10, starts, columns, values).unwrap())
+        }
+    };
+    let split = match real {
+        true => {
+            let of = |x: &[f64; 10]| [(x[0] - x[3]) as f32, (x[1] * x[1]) as f32];
+            Split::with_targets(inputs, picked.iter().flat_map(of).collect(), 2)
+        }
+        false => Split::new(inputs, rows.iter().map(|r| r % 3).collect()),
+    };
+    let names = if real { vec!["a".into(), "b".into()] } else { ["x", "y", "z"].map(String::from).to_vec() };
+    let test = Split { weights: Vec::new(), ..split.clone() };
+    Dataset::new("weighted", [1, 1, 10], names, split.weighted(weights), test, String::new()).unwrap()
+}
+
+/// Under a given frame, with a method that redraws half of the connections or none.
+fn framed<'a>(data: &'a Dataset, spec: &TrainSpec, sparse: bool) -> Trainer<'a, f64> {
+    let scales = if data.real() { vec![[0.5, 2.0]; 2] } else { Vec::new() };
+    let task = if data.real() { Task::Regression } else { Task::Classification };
+    let frame = Preprocessing { task, normalization: Normalization::NONE, scales };
+    let outputs = task.outputs(data.classes.len(), data.image);
+    let model = ModelSpec::parse(&format!("mlp:10-8-{outputs}"), data.image, outputs).unwrap();
+    let build = move |s: &Setting| -> nnz_core::Result<Box<dyn Sparsifier>> {
+        Ok(if sparse { Box::new(Shuffled(*s)) } else { Box::new(Dense) })
+    };
+    Trainer::framed(&model, frame, data, spec, 3, build).unwrap()
+}
+
+fn constant(epochs: u32, batch: usize) -> TrainSpec {
+    let optimizer = OptimizerSpec::adam(0.01);
+    TrainSpec { epochs, batch, optimizer, schedule: LrSchedule::Constant, warmup: 0.0, validation: 0.0, ..base() }
+}
+
+#[test]
+fn a_row_of_weight_two_is_two_rows_and_one_of_weight_zero_none() {
+    let weights = [2.0, 1.0, 0.0, 3.0, 1.0, 1.0];
+    let of = |r: usize| std::iter::repeat_n(r as u32, weights[r % 6] as usize);
+    let repeated: Vec<u32> = (0..24).flat_map(of).collect();
+    let rows: Vec<u32> = (0..24).collect();
+    for real in [false, true] {
+        let few = weighted(&rows, (0..24).map(|r| weights[r % 6]).collect(), real, false);
+        let many = weighted(&repeated, Vec::new(), real, false);
+        for smoothing in [0.0, 0.1] {
+            let spec = TrainSpec { smoothing: if real { 0.0 } else { smoothing }, ..constant(30, 1000) };
+            let (mut one, mut other) = (framed(&few, &spec, true), framed(&many, &spec, true));
+            one.run(|_, _| true).unwrap();
+            other.run(|_, _| true).unwrap();
+            let all =
+                |t: &Trainer<f64>| t.model.params.iter().flat_map(|p| p.value.data().to_vec()).collect::<Vec<_>>();
+            all(&one).iter().zip(all(&other)).for_each(|(a, b)| assert!((a - b).abs() < 1e-9, "{a} for {b}"));
+            let loss = |t: &Trainer<f64>| t.position.history.iter().map(|e| e.loss).collect::<Vec<_>>();
+            loss(&one).iter().zip(loss(&other)).for_each(|(a, b)| assert!((a - b).abs() < 1e-9, "{a} for {b}"));
+            let measure = |t: &Trainer<f64>, data: &Dataset| {
+                let rows: Vec<u32> = (0..data.train.len() as u32).collect();
+                let e = t.evaluate(&data.train, &rows).unwrap();
+                [e.loss, e.accuracy]
+            };
+            let pairs = measure(&one, &few).into_iter().zip(measure(&other, &many));
+            pairs.for_each(|(a, b)| assert!((a - b).abs() < 1e-9, "{a} for {b}"));
+        }
+    }
+    let set = |weights| {
+        let split = || Split::new(Inputs::Floats(vec![0.0; 4]), vec![0, 1]);
+        let names = vec!["a".into(), "b".into()];
+        Dataset::new("x", [1, 1, 2], names, split().weighted(weights), split(), String::new())
+            .map_err(|e| e.to_string())
+    };
+    assert!(set(vec![1.0]).unwrap_err().contains("1 weights for 2 rows"));
+    assert!(set(vec![1.0, -1.0]).unwrap_err().contains("row 1 has weight -1"));
+    // A batch in which no row counts teaches nothing, and breaks nothing.
+    let none = set(vec![0.0, 0.0]).unwrap();
+    let model = ModelSpec::parse("mlp:2-2", [1, 1, 2], 2).unwrap();
+    let mut t: Trainer<f32> = Trainer::new(&model, &none, &constant(2, 2), 0, |_| Ok(Dense)).unwrap();
+    let before = t.model.params[0].value.clone();
+    t.run(|_, _| true).unwrap();
+    assert_eq!(t.model.params[0].value, before);
+}
+
+#[test]
+fn sparse_rows_train_bit_for_bit_as_dense_ones() {
+    let rows: Vec<u32> = (0..24).collect();
+    for real in [false, true] {
+        let made = [false, true].map(|sparse| {
+            let data = weighted(&rows, Vec::new(), real, sparse);
+            let mut t = framed(&data, &constant(5, 7), true);
+            t.run(|_, _| true).unwrap();
+            let norm = data.normalization(&rows).unwrap();
+            let values: Vec<_> = t.model.params.iter().flat_map(|p| p.value.data().to_vec()).collect();
+            (values, [norm.mean, norm.std])
+        });
+        assert_eq!(made[0].0, made[1].0);
+        made[0].1.iter().zip(made[1].1).for_each(|(a, b)| assert!((a - b).abs() < 1e-6));
+    }
+    for (starts, columns, values) in [
+        (vec![0, 2], vec![0], vec![1.0]),
+        (vec![0, 1], vec![10], vec![1.0]),
+        (vec![1, 1], vec![], vec![]),
+        (vec![], vec![], vec![]),
+    ] {
+        assert!(SparseRows::new(10, starts, columns, values).is_err());
+    }
+}
+
+#[test]
+fn rows_taken_up_epoch_by_epoch_train_as_one_training() {
+    let rows: Vec<u32> = (0..24).collect();
+    let data = weighted(&rows, Vec::new(), false, false);
+    let bits = |t: &Trainer<f64>| {
+        let state = t.optimizer.state.iter().flatten().flat_map(|s| s.data().to_vec());
+        t.model.params.iter().flat_map(|p| p.value.data().to_vec()).chain(state).collect::<Vec<f64>>()
+    };
+    let spec = constant(3, 5);
+    let mut whole = framed(&data, &spec, true);
+    whole.run(|_, _| true).unwrap();
+    let (mut state, mut last): (Option<Vec<u8>>, _) = (None, None);
+    for epoch in 1..=3 {
+        let mut t = framed(&data, &spec, true);
+        if let Some(bytes) = &state {
+            t.resume_bytes(bytes, "run").unwrap();
+        }
+        t.take_up(1).unwrap();
+        assert!(t.run(|_, _| true).unwrap());
+        assert_eq!((t.position.history.len(), t.position.history[epoch - 1].epoch), (epoch, epoch as u32));
+        let frame = t.frame().clone();
+        let head = Header {
+            model: t.model.spec.clone(),
+            normalization: frame.normalization,
+            classes: data.classes.clone(),
+            data: String::new(),
+            method: String::new(),
+            prunable: false.into(),
+            encoding: None,
+            task: frame.task,
+            scales: frame.scales,
+            dtype: Dtype::Native,
+            policy: t.policy(),
+        };
+        state = Some(t.to_bytes(&head, "run").unwrap());
+        last = Some(bits(&t));
+    }
+    assert_eq!(last.unwrap(), bits(&whole));
+    let losses = |t: &Trainer<f64>| t.position.history.iter().map(|e| e.loss).collect::<Vec<_>>();
+    // Fewer rows than before are an epoch of their own, each seen once.
+    let fewer = weighted(&rows[..12], Vec::new(), false, false);
+    let mut t = framed(&fewer, &spec, true);
+    t.resume_bytes(state.as_deref().unwrap(), "run").unwrap();
+    t.take_up(1).unwrap();
+    let mut seen = Vec::new();
+    t.run(|t, p| {
+        seen.push((t.position.rows_seen, p.finished.is_some(), p.epochs));
+        true
+    })
+    .unwrap();
+    assert_eq!(seen, [(5.0, false, (4, 4)), (10.0, false, (4, 4)), (0.0, true, (4, 4))]);
+    assert_eq!(losses(&t)[..3], losses(&whole)[..]);
+    let cosine = TrainSpec { schedule: LrSchedule::Cosine, ..spec.clone() };
+    assert!(framed(&data, &cosine, true).take_up(1).unwrap_err().to_string().contains("constant"));
+    // A training that begins with a network keeps its connections, and refuses one of another shape.
+    let mut next = framed(&data, &spec, true);
+    next.begin_with(whole.model.clone()).unwrap();
+    assert_eq!(next.model.params[0].topology(), whole.model.params[0].topology());
+    next.run(|_, _| true).unwrap();
+    let real = weighted(&rows, Vec::new(), true, false);
+    assert!(framed(&real, &spec, true).begin_with(whole.model.clone()).is_err());
 }

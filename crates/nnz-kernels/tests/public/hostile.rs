@@ -336,7 +336,16 @@ proptest! {
         let v = numbers(length([batch, keys, groups, value_width], 0));
         let mut y = numbers(length([batch, queries, heads, value_width], 0));
         let mut sums = numbers(length([batch, heads, queries], 0));
-        if answer(|| a.forward(&q, &k, &v, &mut y, &mut sums)).is_some() {
+        let answered = answer(|| a.forward(&q, &k, &v, &mut y, &mut sums)).is_some();
+        let fits = |n: usize, of: [usize; 4]| of.iter().all(|&n| n < 1 << 10) && n == of.iter().product::<usize>();
+        let valid = groups > 0
+            && fits(q.len(), [batch, queries, heads, width])
+            && fits(k.len(), [batch, keys, groups, width])
+            && fits(v.len(), [batch, keys, groups, value_width])
+            && fits(y.len(), [batch, queries, heads, value_width])
+            && fits(sums.len(), [batch, heads, queries, 1]);
+        prop_assert_eq!(answered, valid, "{:?}", a);
+        if answered {
             for (b, i, h, c) in (0..batch).flat_map(|b| (0..queries).flat_map(move |i| (0..heads).flat_map(move |h| (0..value_width).map(move |c| (b, i, h, c))))) {
                 let g = h / share;
                 let score = |j: usize| {
@@ -376,7 +385,17 @@ proptest! {
         let x = numbers(length([batch, size[0], size[1], size[2], channels], change));
         let w = numbers(length([filters, kernel[0], kernel[1], kernel[2], cin], 0));
         let mut y = numbers(length([batch, out[0], out[1], out[2], filters], 0));
-        if answer(|| c.forward(&x, &w, None, &mut y)).is_some() {
+        let answered = answer(|| c.forward(&x, &w, None, &mut y)).is_some();
+        let fits = |n: usize, of: [usize; 5]| of.iter().all(|&n| n < 1 << 10) && n == of.iter().product::<usize>();
+        let valid = groups > 0
+            && [channels % groups, filters % groups] == [0; 2]
+            && [kernel, stride, dilation, padding].concat().iter().all(|&n| n < 1 << 10)
+            && [kernel, stride, dilation].concat().iter().all(|&n| n > 0)
+            && fits(x.len(), [batch, size[0], size[1], size[2], channels])
+            && fits(w.len(), [filters, kernel[0], kernel[1], kernel[2], cin])
+            && fits(y.len(), [batch, out[0], out[1], out[2], filters]);
+        prop_assert!(answered || !valid, "{:?} is refused", c);
+        if answered {
             let cout = filters / groups;
             for i in 0..y.len() {
                 let (f, p) = (i % filters, i / filters);

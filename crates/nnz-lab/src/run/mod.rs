@@ -11,7 +11,7 @@ use crate::stats::median;
 use crate::{Arm, Error, Precision, Pretrain, Recipe, Result, history, report, summarize};
 use nnz_core::{Dense, MethodInstance, Registry, Setting, TargetKind, Topology};
 use nnz_engine::cost::{Machine, Use};
-use nnz_engine::data::{Dataset, Inputs};
+use nnz_engine::data::{Dataset, Inputs, Normalization};
 use nnz_engine::file::{Header, Packing, is_checkpoint, load_model, save_model, write_atomically};
 use nnz_engine::{
     History, Model, ModelSpec, Number, Param, Preprocessing, Progress, SparseThresholds, Storage, Task, TrainSpec,
@@ -430,11 +430,13 @@ fn readings(data: &Dataset, predictions: &[(u32, f32)]) -> (Vec<Vec<u32>>, Vec<M
 
 /// One row as an image; numbers that are not bytes are stretched from their smallest to their largest.
 fn pixels(inputs: &Inputs, features: usize, row: usize) -> Vec<u8> {
-    let span = row * features..(row + 1) * features;
-    match inputs {
-        Inputs::Bytes(v) => v[span].to_vec(),
-        Inputs::Floats(v) => {
-            let v = &v[span];
+    match inputs.pick(features, &[row]) {
+        Inputs::Bytes(v) => v,
+        numbers => {
+            let mut v = vec![0.0f32; features];
+            if numbers.fill(features, &[0], Normalization::NONE, &mut v).is_err() {
+                return Vec::new();
+            }
             let low = v.iter().copied().fold(f32::INFINITY, f32::min);
             let high = v.iter().copied().fold(f32::NEG_INFINITY, f32::max);
             v.iter().map(|x| (255.0 * (x - low) / (high - low).max(f32::MIN_POSITIVE)) as u8).collect()
@@ -673,15 +675,12 @@ fn gone(path: &Path) -> Result<()> {
     nnz_disk::remove(path).map_err(|e| Error::file(path, format!("cannot remove: {e}")))
 }
 
-/// Removes files that a killed process had not finished. Best effort: they are harmless.
+/// Removes files that a killed process had not finished, from all folders. Best effort: they are harmless.
 pub(crate) fn remove_partial_files(dir: &Path) {
+    nnz_disk::sweep(dir);
     for entry in fs::read_dir(dir).into_iter().flatten().flatten() {
-        let (path, name) = (entry.path(), entry.file_name());
-        let name = name.to_string_lossy();
         if entry.file_type().is_ok_and(|t| t.is_dir()) {
-            remove_partial_files(&path);
-        } else if nnz_disk::is_unfinished(&name) {
-            let _ = fs::remove_file(path);
+            remove_partial_files(&entry.path());
         }
     }
 }
