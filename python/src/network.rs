@@ -476,6 +476,8 @@ impl<T: Number> Kept<T> {
         if line.stop.load(Ordering::Relaxed) {
             return Err(Failure::Stopped);
         }
+        // A later call may bring more rows.
+        trainer.position.open = true;
         let header = Self::header(&settings, &spec, outputs, trainer.policy());
         let last = trainer.position.history.last().map_or(0, |e| e.epoch);
         let best = patience.kept.as_ref().map(|(epoch, _)| *epoch).filter(|&epoch| epoch != last);
