@@ -5,7 +5,21 @@ from typing import Any, final
 import numpy as np
 from numpy.typing import NDArray
 
-__all__ = ["Lent", "Model", "Network", "__version__", "call", "described"]
+__all__ = [
+    "KeptInput",
+    "Lent",
+    "Model",
+    "Network",
+    "Rewiring",
+    "SparseLayer",
+    "__version__",
+    "call",
+    "described",
+    "gather",
+    "keep_masked",
+    "method_defaults",
+    "scatter",
+]
 
 __version__: str
 
@@ -61,3 +75,71 @@ class Network:
     def layers(self) -> list[_Layer]: ...
     def about(self) -> dict[str, Any]: ...
     def save(self) -> tuple[bytes, bytes, bytes | None]: ...
+
+_Array = NDArray[Any]
+_Gradient = _Array | None
+
+@final
+class KeptInput: ...
+
+@final
+class SparseLayer:
+    def __new__(
+        cls,
+        rows: int,
+        columns: int,
+        positions: NDArray[np.int64],
+        window: tuple[int, list[int], list[int], list[int], int] | None = None,
+    ) -> SparseLayer: ...
+    @property
+    def nnz(self) -> int: ...
+    def forward(self, values: _Array, x: _Array, bias: _Array | None, y: _Array, keep: bool = False) -> KeptInput | None: ...
+    def backward(
+        self, values: _Array, x: Any, g: _Array, dx: _Gradient = None, dvalues: _Gradient = None, dbias: _Gradient = None
+    ) -> None: ...
+    def convolve(self, values: _Array, x: _Array, before: list[int], bias: _Array | None, y: _Array) -> None: ...
+    def convolve_backward(
+        self,
+        values: _Array,
+        x: _Array,
+        before: list[int],
+        g: _Array,
+        dx: _Gradient = None,
+        dvalues: _Gradient = None,
+        dbias: _Gradient = None,
+    ) -> None: ...
+
+def keep_masked(array: _Array, mask: _Array) -> None: ...
+def gather(array: _Array, positions: NDArray[np.int32], to: _Array) -> None: ...
+def scatter(values: _Array, positions: NDArray[np.int32], array: _Array) -> None: ...
+def method_defaults(method: str) -> str: ...
+
+@final
+class Rewiring:
+    def __new__(
+        cls,
+        method: str,
+        options: str,
+        shapes: list[tuple[str, int, int, list[int], bool, str]],
+        seed: int,
+        steps: int,
+        steps_per_epoch: int,
+        trained: bool,
+    ) -> Rewiring: ...
+    @property
+    def note(self) -> str | None: ...
+    @property
+    def proximal(self) -> bool: ...
+    def start(self, masks: list[NDArray[np.bool_]]) -> bool: ...
+    def plan(self, step: int) -> dict[str, Any] | None: ...
+    def rewire(self, step: int, weights: list[_Array], masks: list[NDArray[np.bool_]], measured: dict[str, Any]) -> tuple[int, int]: ...
+    def after_step(self, step: int, lr: float, weights: list[_Array], masks: list[NDArray[np.bool_]]) -> None: ...
+    def prune(
+        self,
+        weights: list[_Array],
+        masks: list[NDArray[np.bool_]],
+        measure: Callable[[dict[str, Any]], dict[str, Any]],
+        score: Callable[[], float] | None,
+    ) -> tuple[int, int]: ...
+    def state(self) -> str: ...
+    def restore(self, state: str) -> None: ...
