@@ -289,6 +289,32 @@ print(digest.hexdigest())
     assert len({run.stdout for run in runs}) == 1 and len(runs[0].stdout) == 65
 
 
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="no fork here")
+def test_a_forked_process_computes():
+    code = """
+import os, sys, torch, nnz.torch as nt
+from torch import nn
+torch.set_num_threads(1)
+with torch.no_grad():
+    dense = nn.Linear(1000, 1000)
+    dense.weight.mul_(torch.rand(1000, 1000) < 0.1)
+layer, x = nt.compile(dense, note=None), torch.randn(200, 1000)
+def run():
+    y = layer(x)
+    layer.values.grad = None
+    y.sum().backward()
+    with torch.no_grad():
+        layer(x[:1])
+    return float(y.detach().sum()), float(layer.values.grad.sum())
+want = run()
+child = os.fork()
+if child == 0:
+    os._exit(0 if run() == want else 1)
+sys.exit(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]))
+"""
+    assert subprocess.run([sys.executable, "-c", code], timeout=120).returncode == 0
+
+
 def test_what_writes_values_behind_the_version_counter_is_seen():
     _, layer = pair()
     x = torch.randn(1, 13, dtype=torch.float64)
