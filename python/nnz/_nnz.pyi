@@ -1,11 +1,25 @@
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from os import PathLike
 from typing import Any, final
 
 import numpy as np
 from numpy.typing import NDArray
 
-__all__ = ["Lent", "Model", "Network", "__version__", "call", "described"]
+__all__ = [
+    "KeptInput",
+    "Lent",
+    "Model",
+    "Network",
+    "Rewiring",
+    "SparseLayer",
+    "__version__",
+    "call",
+    "described",
+    "gather",
+    "keep_masked",
+    "method_defaults",
+    "scatter",
+]
 
 __version__: str
 
@@ -61,3 +75,74 @@ class Network:
     def layers(self) -> list[_Layer]: ...
     def about(self) -> dict[str, Any]: ...
     def save(self) -> tuple[bytes, bytes, bytes | None]: ...
+
+_Numbers = NDArray[np.float32] | NDArray[np.float64]
+_Shape = tuple[str, int, int, Sequence[int], bool, str]
+
+@final
+class KeptInput: ...
+
+@final
+class SparseLayer:
+    def __new__(
+        cls,
+        rows: int,
+        columns: int,
+        positions: NDArray[np.int64],
+        window: tuple[int, Sequence[int], Sequence[int], Sequence[int], int] | None = None,
+    ) -> SparseLayer: ...
+    @property
+    def nnz(self) -> int: ...
+    def forward(
+        self, values: _Numbers, x: _Numbers, bias: _Numbers | None, y: _Numbers, keep: bool = False
+    ) -> KeptInput | None: ...
+    def backward(
+        self,
+        values: _Numbers,
+        x: _Numbers | KeptInput,
+        g: _Numbers,
+        dx: _Numbers | None = None,
+        dvalues: _Numbers | None = None,
+        dbias: _Numbers | None = None,
+    ) -> None: ...
+    def convolve(self, values: _Numbers, x: _Numbers, before: Sequence[int], bias: _Numbers | None, y: _Numbers) -> None: ...
+    def convolve_backward(
+        self,
+        values: _Numbers,
+        x: _Numbers,
+        before: Sequence[int],
+        g: _Numbers,
+        dx: _Numbers | None = None,
+        dvalues: _Numbers | None = None,
+        dbias: _Numbers | None = None,
+    ) -> None: ...
+
+@final
+class Rewiring:
+    def __new__(
+        cls, method: str, options: str, shapes: list[_Shape], seed: int, steps: int, steps_per_epoch: int, trained: bool
+    ) -> Rewiring: ...
+    @property
+    def note(self) -> str | None: ...
+    @property
+    def proximal(self) -> bool: ...
+    def start(self, masks: list[NDArray[np.bool_]]) -> bool: ...
+    def plan(self, step: int) -> dict[str, Any] | None: ...
+    def rewire(
+        self, step: int, weights: list[_Numbers], masks: list[NDArray[np.bool_]], measured: dict[str, Any]
+    ) -> tuple[int, int]: ...
+    def after_step(self, step: int, lr: float, weights: list[_Numbers], masks: list[NDArray[np.bool_]]) -> None: ...
+    def prune(
+        self,
+        weights: list[_Numbers],
+        masks: list[NDArray[np.bool_]],
+        measure: Callable[[dict[str, Any]], dict[str, Any]],
+        score: Callable[[], float] | None,
+    ) -> tuple[int, int]: ...
+    def state(self) -> str: ...
+    def restore(self, state: str) -> None: ...
+
+def gather(array: _Numbers, positions: NDArray[np.int32], to: _Numbers) -> None: ...
+def keep_masked(array: _Numbers, mask: NDArray[np.bool_]) -> None: ...
+def method_defaults(method: str) -> str: ...
+def scatter(values: _Numbers, positions: NDArray[np.int32], array: _Numbers) -> None: ...

@@ -1,6 +1,7 @@
 """`nnz.torch` against dense layers with masks, in the same words: values, gradients, resumed runs, refusals."""
 
 import copy
+import doctest
 import io
 import math
 import os
@@ -8,6 +9,7 @@ import pickle
 import subprocess
 import sys
 import time
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -980,3 +982,9 @@ def test_a_trainer_of_transformers_resumes_exactly(tmp_path):
     assert list(handle.masks) == ["body.0.weight", "body.2.weight"] and math.isclose(handle.density, 0.2, abs_tol=2e-3)
     again, _ = train(tmp_path / "a", str(tmp_path / "a" / "checkpoint-5"))
     torch.testing.assert_close(again, whole, rtol=0, atol=0)
+
+
+def test_the_page():
+    root = Path(os.environ.get("NNZ_ROOT") or Path(__file__).parents[2])
+    found = doctest.testfile(str(root / "docs/src/pytorch.md"), module_relative=False, optionflags=doctest.ELLIPSIS)
+    assert found.attempted > 15 and found.failed == 0
