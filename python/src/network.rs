@@ -324,7 +324,7 @@ fn wait_for(
         let _ = line.tell.send(Told::Done(done));
     });
     let mut raised = None;
-    py.detach(|| {
+    py.detach(move || {
         loop {
             let said = match told.recv_timeout(LOOK) {
                 Ok(Told::Done(Ok(done))) => return raised.map_or_else(|| done.map(|d| *d).map_err(PyErr::from), Err),
