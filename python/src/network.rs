@@ -323,8 +323,8 @@ fn wait_for(
         // Nobody waits if the interpreter ends.
         let _ = line.tell.send(Told::Done(done));
     });
+    let mut raised = None;
     py.detach(move || {
-        let mut raised: Option<PyErr> = None;
         loop {
             let said = match told.recv_timeout(LOOK) {
                 Ok(Told::Done(Ok(done))) => return raised.map_or_else(|| done.map(|d| *d).map_err(PyErr::from), Err),
