@@ -382,14 +382,19 @@ impl SparseLayer {
         let window = match window {
             None => None,
             Some((channels, kernel, stride, dilation, groups)) => {
-                let area = kernel[0] * kernel[1];
-                let fits =
-                    groups > 0 && rows % groups == 0 && channels % groups == 0 && cols == channels / groups * area;
+                let large = [channels].iter().chain(&kernel).chain(&stride).chain(&dilation).any(|&n| n >= 1 << 31);
+                let area = if large { 0 } else { kernel[0] * kernel[1] };
+                let fits = groups > 0 && rows % groups == 0 && channels % groups == 0 && {
+                    cols as u128 == (channels / groups) as u128 * area as u128
+                };
                 if !fits || area == 0 || stride.contains(&0) || dilation.contains(&0) {
                     return Err(value(format!(
                         "a kernel {kernel:?} over {channels} channels in {groups} groups, with stride {stride:?} and dilation \
                          {dilation:?}, does not fit {rows} x {cols} weights"
                     )));
+                }
+                if channels.checked_mul(area).is_none_or(|n| u32::try_from(n).is_err()) {
+                    return Err(value("the layer is too large: an output reads fewer than 2^32 numbers"));
                 }
                 if groups > 1 {
                     // The connections of a group read its channels alone.

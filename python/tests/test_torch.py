@@ -903,6 +903,27 @@ def test_positions_are_checked(rows, columns, positions):
             SparseLayer(rows, columns, array)
 
 
+@settings(max_examples=80, deadline=None)
+@given(st.data())
+def test_windows_are_checked(data):
+    size = st.sampled_from([0, 1, 2, 3, 4, 6, 2**31, 2**40, 2**63])
+    pair_of = st.lists(size, min_size=2, max_size=2)
+    rows, columns, channels, groups = (data.draw(size.filter(lambda n: n < 100)) for _ in range(4))
+    channels = data.draw(st.sampled_from([channels, 2**62]))
+    kernel, stride, dilation = data.draw(pair_of), data.draw(pair_of), data.draw(pair_of)
+    area = kernel[0] * kernel[1]
+    fits = groups and not rows % groups and not channels % groups and columns * groups == channels * area
+    fits = fits and area and all(stride + dilation) and max(*kernel, *stride, *dilation, channels) < 2**31
+    positions = np.arange(0, rows * columns, 2)
+    if fits:
+        layer = SparseLayer(rows, columns, positions, (channels, kernel, stride, dilation, groups))
+        with pytest.raises(ValueError, match="extents|shape|convolves"):
+            layer.convolve(np.ones(layer.nnz, np.float32), np.ones((1, channels + 1, 2, 2), np.float32), [0, 0], None, np.ones((1, rows, 2, 2), np.float32))
+    else:
+        with pytest.raises(ValueError, match="does not fit"):
+            SparseLayer(rows, columns, positions, (channels, kernel, stride, dilation, groups))
+
+
 def test_keep_masked_writes_in_place():
     for dtype in (np.float32, np.float64):
         a = np.arange(200_000, dtype=dtype) + 1
