@@ -249,7 +249,7 @@ fn a_resumed_training_keeps_its_choice_of_storage() {
     assert!(fingerprint(&whole) == fingerprint(&second));
 }
 
-/// A soak found files that were trained on from step 2^60, and panicked.
+/// A soak found files whose counts of steps overflowed.
 #[test]
 fn a_position_that_a_training_never_reaches_is_refused() {
     let dir = tempfile::tempdir().unwrap();
