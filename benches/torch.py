@@ -140,7 +140,7 @@ def main():
     for threads in map(int, args.threads.split(",")):
         env = {**os.environ, "RAYON_NUM_THREADS": str(threads), "OMP_NUM_THREADS": str(threads)}
         command = [sys.executable, __file__, "--one", str(threads), "--rounds", str(args.rounds), "--density", str(args.density)]
-        found = json.loads(subprocess.run(command, env=env, capture_output=True, text=True, check=True).stdout.splitlines()[-1])
+        found = json.loads(subprocess.run(command, env=env, stdout=subprocess.PIPE, text=True, check=True).stdout.splitlines()[-1])
         for case, side in found.items():
             rows.append((case, threads, side["masked"], side["nnz"]))
     cpu = next((l.split(":")[1].strip() for l in open("/proc/cpuinfo") if l.startswith("model name")), platform.machine())

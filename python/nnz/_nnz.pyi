@@ -1,4 +1,4 @@
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from os import PathLike
 from typing import Any, final
 
@@ -76,8 +76,8 @@ class Network:
     def about(self) -> dict[str, Any]: ...
     def save(self) -> tuple[bytes, bytes, bytes | None]: ...
 
-_Array = NDArray[Any]
-_Gradient = _Array | None
+_Numbers = NDArray[np.float32] | NDArray[np.float64]
+_Shape = tuple[str, int, int, Sequence[int], bool, str]
 
 @final
 class KeptInput: ...
@@ -89,42 +89,38 @@ class SparseLayer:
         rows: int,
         columns: int,
         positions: NDArray[np.int64],
-        window: tuple[int, list[int], list[int], list[int], int] | None = None,
+        window: tuple[int, Sequence[int], Sequence[int], Sequence[int], int] | None = None,
     ) -> SparseLayer: ...
     @property
     def nnz(self) -> int: ...
-    def forward(self, values: _Array, x: _Array, bias: _Array | None, y: _Array, keep: bool = False) -> KeptInput | None: ...
+    def forward(
+        self, values: _Numbers, x: _Numbers, bias: _Numbers | None, y: _Numbers, keep: bool = False
+    ) -> KeptInput | None: ...
     def backward(
-        self, values: _Array, x: Any, g: _Array, dx: _Gradient = None, dvalues: _Gradient = None, dbias: _Gradient = None
+        self,
+        values: _Numbers,
+        x: _Numbers | KeptInput,
+        g: _Numbers,
+        dx: _Numbers | None = None,
+        dvalues: _Numbers | None = None,
+        dbias: _Numbers | None = None,
     ) -> None: ...
-    def convolve(self, values: _Array, x: _Array, before: list[int], bias: _Array | None, y: _Array) -> None: ...
+    def convolve(self, values: _Numbers, x: _Numbers, before: Sequence[int], bias: _Numbers | None, y: _Numbers) -> None: ...
     def convolve_backward(
         self,
-        values: _Array,
-        x: _Array,
-        before: list[int],
-        g: _Array,
-        dx: _Gradient = None,
-        dvalues: _Gradient = None,
-        dbias: _Gradient = None,
+        values: _Numbers,
+        x: _Numbers,
+        before: Sequence[int],
+        g: _Numbers,
+        dx: _Numbers | None = None,
+        dvalues: _Numbers | None = None,
+        dbias: _Numbers | None = None,
     ) -> None: ...
-
-def keep_masked(array: _Array, mask: _Array) -> None: ...
-def gather(array: _Array, positions: NDArray[np.int32], to: _Array) -> None: ...
-def scatter(values: _Array, positions: NDArray[np.int32], array: _Array) -> None: ...
-def method_defaults(method: str) -> str: ...
 
 @final
 class Rewiring:
     def __new__(
-        cls,
-        method: str,
-        options: str,
-        shapes: list[tuple[str, int, int, list[int], bool, str]],
-        seed: int,
-        steps: int,
-        steps_per_epoch: int,
-        trained: bool,
+        cls, method: str, options: str, shapes: list[_Shape], seed: int, steps: int, steps_per_epoch: int, trained: bool
     ) -> Rewiring: ...
     @property
     def note(self) -> str | None: ...
@@ -132,14 +128,21 @@ class Rewiring:
     def proximal(self) -> bool: ...
     def start(self, masks: list[NDArray[np.bool_]]) -> bool: ...
     def plan(self, step: int) -> dict[str, Any] | None: ...
-    def rewire(self, step: int, weights: list[_Array], masks: list[NDArray[np.bool_]], measured: dict[str, Any]) -> tuple[int, int]: ...
-    def after_step(self, step: int, lr: float, weights: list[_Array], masks: list[NDArray[np.bool_]]) -> None: ...
+    def rewire(
+        self, step: int, weights: list[_Numbers], masks: list[NDArray[np.bool_]], measured: dict[str, Any]
+    ) -> tuple[int, int]: ...
+    def after_step(self, step: int, lr: float, weights: list[_Numbers], masks: list[NDArray[np.bool_]]) -> None: ...
     def prune(
         self,
-        weights: list[_Array],
+        weights: list[_Numbers],
         masks: list[NDArray[np.bool_]],
         measure: Callable[[dict[str, Any]], dict[str, Any]],
         score: Callable[[], float] | None,
     ) -> tuple[int, int]: ...
     def state(self) -> str: ...
     def restore(self, state: str) -> None: ...
+
+def gather(array: _Numbers, positions: NDArray[np.int32], to: _Numbers) -> None: ...
+def keep_masked(array: _Numbers, mask: NDArray[np.bool_]) -> None: ...
+def method_defaults(method: str) -> str: ...
+def scatter(values: _Numbers, positions: NDArray[np.int32], array: _Numbers) -> None: ...

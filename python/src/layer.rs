@@ -4,6 +4,7 @@
 //! float64. Values, and gradients of values, are one number for each connection, row by row.
 
 use crate::error::{kind, value};
+use crate::threads::computing;
 use nnz::core::Topology;
 use nnz_kernels::{Csr, Plan, Real, Single, TILE, Tiled, Tuning};
 use numpy::{Element, PyReadonlyArray1, PyReadonlyArrayDyn, PyReadwriteArrayDyn};
@@ -126,7 +127,7 @@ impl SparseLayer {
         window: Option<WindowArgs>,
     ) -> PyResult<Self> {
         let positions = positions.as_slice().map_err(|_| value("positions: pass a contiguous array"))?;
-        py.detach(|| Self::build(rows, columns, positions, window))
+        py.detach(|| computing(|| Self::build(rows, columns, positions, window)))
     }
 
     /// Number of connections.
@@ -220,9 +221,11 @@ pub(crate) fn keep_masked(py: Python<'_>, array: &Bound<'_, PyAny>, mask: &Bound
         let keep = |(to, mask): (&mut [T], &[bool])| {
             to.iter_mut().zip(mask).for_each(|(v, &m)| *v = if m { *v } else { T::ZERO });
         };
-        py.detach(|| match array.len() <= 1 << 16 {
-            true => keep((array, mask)),
-            false => array.par_chunks_mut(1 << 16).zip(mask.par_chunks(1 << 16)).for_each(keep),
+        py.detach(|| {
+            computing(|| match array.len() <= 1 << 16 {
+                true => keep((array, mask)),
+                false => array.par_chunks_mut(1 << 16).zip(mask.par_chunks(1 << 16)).for_each(keep),
+            })
         });
         Ok(())
     }
@@ -261,7 +264,8 @@ pub(crate) fn gather(
                 None => false,
             })
         };
-        let fits = py.detach(|| to.par_chunks_mut(LISTED).zip(positions.par_chunks(LISTED)).map(fill).all(|fits| fits));
+        let all = || to.par_chunks_mut(LISTED).zip(positions.par_chunks(LISTED)).map(fill).all(|fits| fits);
+        let fits = py.detach(|| computing(all));
         if fits { Ok(()) } else { Err(value("positions: outside the array")) }
     }
     let positions = positions.as_slice().map_err(|_| value("positions: pass a contiguous array"))?;
@@ -311,7 +315,7 @@ pub(crate) fn scatter(
         let (values, mut array) = (read::<T>(values, "values")?, write::<T>(array, "array")?);
         let (values, array) = (slice(&values, "values")?, slice_mut(&mut array, "array")?);
         expect("values", values.len(), positions.len())?;
-        let fits = py.detach(|| fill(values, positions, 0, array));
+        let fits = py.detach(|| computing(|| fill(values, positions, 0, array)));
         if fits { Ok(()) } else { Err(value("positions: not ascending, or outside the array")) }
     }
     let positions = positions.as_slice().map_err(|_| value("positions: pass a contiguous array"))?;
@@ -378,14 +382,19 @@ impl SparseLayer {
         let window = match window {
             None => None,
             Some((channels, kernel, stride, dilation, groups)) => {
-                let area = kernel[0] * kernel[1];
-                let fits =
-                    groups > 0 && rows % groups == 0 && channels % groups == 0 && cols == channels / groups * area;
+                let large = [channels].iter().chain(&kernel).chain(&stride).chain(&dilation).any(|&n| n >= 1 << 31);
+                let area = if large { 0 } else { kernel[0] * kernel[1] };
+                let fits = groups > 0 && rows % groups == 0 && channels % groups == 0 && {
+                    cols as u128 == (channels / groups) as u128 * area as u128
+                };
                 if !fits || area == 0 || stride.contains(&0) || dilation.contains(&0) {
                     return Err(value(format!(
                         "a kernel {kernel:?} over {channels} channels in {groups} groups, with stride {stride:?} and dilation \
                          {dilation:?}, does not fit {rows} x {cols} weights"
                     )));
+                }
+                if channels.checked_mul(area).is_none_or(|n| u32::try_from(n).is_err()) {
+                    return Err(value("the layer is too large: an output reads fewer than 2^32 numbers"));
                 }
                 if groups > 1 {
                     // The connections of a group read its channels alone.
@@ -413,8 +422,8 @@ impl SparseLayer {
     /// work to it one by one, and wait for an answer, from outside.
     fn compute<R: Send>(&self, rows: usize, work: impl FnOnce() -> R + Send) -> R {
         match rows.saturating_mul(self.rows + self.cols + self.columns.len()) < SHORT {
-            true => work(),
-            false => rayon::scope(|_| work()),
+            true => computing(work),
+            false => computing(|| rayon::scope(|_| work())),
         }
     }
 
@@ -471,8 +480,10 @@ impl SparseLayer {
         self.check(values, bias, self.window.is_none())?;
         py.detach(|| {
             if !keep && batch <= FEW {
-                let held = self.held(values);
-                held.single.get_or_init(|| Single::new(self.csr(), &held.by_row)).apply(batch, x, bias, y);
+                computing(|| {
+                    let held = self.held(values);
+                    held.single.get_or_init(|| Single::new(self.csr(), &held.by_row)).apply(batch, x, bias, y);
+                });
                 return Ok(None);
             }
             self.compute(batch, || {

@@ -324,7 +324,7 @@ fn wait_for(
         let _ = line.tell.send(Told::Done(done));
     });
     let mut raised = None;
-    py.detach(|| {
+    py.detach(move || {
         loop {
             let said = match told.recv_timeout(LOOK) {
                 Ok(Told::Done(Ok(done))) => return raised.map_or_else(|| done.map(|d| *d).map_err(PyErr::from), Err),
@@ -476,6 +476,8 @@ impl<T: Number> Kept<T> {
         if line.stop.load(Ordering::Relaxed) {
             return Err(Failure::Stopped);
         }
+        // A later call may bring more rows.
+        trainer.position.open = true;
         let header = Self::header(&settings, &spec, outputs, trainer.policy());
         let last = trainer.position.history.last().map_or(0, |e| e.epoch);
         let best = patience.kept.as_ref().map(|(epoch, _)| *epoch).filter(|&epoch| epoch != last);

@@ -1,6 +1,7 @@
 """`nnz.torch` against dense layers with masks, in the same words: values, gradients, resumed runs, refusals."""
 
 import copy
+import doctest
 import io
 import math
 import os
@@ -8,6 +9,7 @@ import pickle
 import subprocess
 import sys
 import time
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -287,6 +289,32 @@ print(digest.hexdigest())
         for n in "123"
     ]
     assert len({run.stdout for run in runs}) == 1 and len(runs[0].stdout) == 65
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="no fork here")
+def test_a_forked_process_computes():
+    code = """
+import os, sys, torch, nnz.torch as nt
+from torch import nn
+torch.set_num_threads(1)
+with torch.no_grad():
+    dense = nn.Linear(1000, 1000)
+    dense.weight.mul_(torch.rand(1000, 1000) < 0.1)
+layer, x = nt.compile(dense, note=None), torch.randn(200, 1000)
+def run():
+    y = layer(x)
+    layer.values.grad = None
+    y.sum().backward()
+    with torch.no_grad():
+        layer(x[:1])
+    return float(y.detach().sum()), float(layer.values.grad.sum())
+want = run()
+child = os.fork()
+if child == 0:
+    os._exit(0 if run() == want else 1)
+sys.exit(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]))
+"""
+    assert subprocess.run([sys.executable, "-c", code], timeout=120).returncode == 0
 
 
 def test_what_writes_values_behind_the_version_counter_is_seen():
@@ -875,6 +903,27 @@ def test_positions_are_checked(rows, columns, positions):
             SparseLayer(rows, columns, array)
 
 
+@settings(max_examples=80, deadline=None)
+@given(st.data())
+def test_windows_are_checked(data):
+    size = st.sampled_from([0, 1, 2, 3, 4, 6, 2**31, 2**40, 2**63])
+    pair_of = st.lists(size, min_size=2, max_size=2)
+    rows, columns, channels, groups = (data.draw(size.filter(lambda n: n < 100)) for _ in range(4))
+    channels = data.draw(st.sampled_from([channels, 2**62]))
+    kernel, stride, dilation = data.draw(pair_of), data.draw(pair_of), data.draw(pair_of)
+    area = kernel[0] * kernel[1]
+    fits = groups and not rows % groups and not channels % groups and columns * groups == channels * area
+    fits = fits and area and all(stride + dilation) and max(*kernel, *stride, *dilation, channels) < 2**31
+    positions = np.arange(0, rows * columns, 2)
+    if fits:
+        layer = SparseLayer(rows, columns, positions, (channels, kernel, stride, dilation, groups))
+        with pytest.raises(ValueError, match="extents|shape|convolves"):
+            layer.convolve(np.ones(layer.nnz, np.float32), np.ones((1, channels + 1, 2, 2), np.float32), [0, 0], None, np.ones((1, rows, 2, 2), np.float32))
+    else:
+        with pytest.raises(ValueError, match="does not fit"):
+            SparseLayer(rows, columns, positions, (channels, kernel, stride, dilation, groups))
+
+
 def test_keep_masked_writes_in_place():
     for dtype in (np.float32, np.float64):
         a = np.arange(200_000, dtype=dtype) + 1
@@ -954,3 +1003,9 @@ def test_a_trainer_of_transformers_resumes_exactly(tmp_path):
     assert list(handle.masks) == ["body.0.weight", "body.2.weight"] and math.isclose(handle.density, 0.2, abs_tol=2e-3)
     again, _ = train(tmp_path / "a", str(tmp_path / "a" / "checkpoint-5"))
     torch.testing.assert_close(again, whole, rtol=0, atol=0)
+
+
+def test_the_page():
+    root = Path(os.environ.get("NNZ_ROOT") or Path(__file__).parents[2])
+    found = doctest.testfile(str(root / "docs/src/pytorch.md"), module_relative=False, optionflags=doctest.ELLIPSIS)
+    assert found.attempted > 15 and found.failed == 0

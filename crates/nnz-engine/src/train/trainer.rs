@@ -216,10 +216,16 @@ impl<'a, T: Real> Trainer<'a, T> {
             }
             _ => false,
         };
+        // One that more rows may follow may be further than this run is long.
+        let within = match p.open {
+            true => p.first <= p.step && p.step <= 1 << 48,
+            false => p.first == 0 && p.epochs == 0 && p.step <= self.steps(),
+        };
         trained
-            && p.step <= self.steps()
+            && within
             && p.done.max(p.since) <= p.step
-            && [p.rows_seen, p.grown, p.pruned].iter().all(|&n| n as u64 <= 1 << 48)
+            && (0.0..=(1u64 << 48) as f64).contains(&p.rows_seen)
+            && [p.grown, p.pruned].iter().all(|&n| n as u64 <= 1 << 48)
     }
 
     /// Total steps of the run.
