@@ -102,7 +102,12 @@ fn sentence(e: &clap::Error) -> String {
     let text = e.render().to_string();
     let text = text.trim_start_matches("error: ");
     let end = text.find("\n\nUsage:").or_else(|| text.find("\n\nFor more information")).unwrap_or(text.len());
-    text[..end].lines().map(str::trim).filter(|l| !l.is_empty()).collect::<Vec<_>>().join("; ")
+    let lines = text[..end].lines().map(str::trim).filter(|l| !l.is_empty());
+    lines.fold(String::new(), |all, line| match &*all {
+        "" => line.into(),
+        before if before.ends_with(':') => format!("{before} {line}"),
+        before => format!("{before}; {line}"),
+    })
 }
 
 /// A command, for programs that offer it in their own words.
@@ -247,7 +252,7 @@ mod tests {
 
     #[test]
     fn options_are_those_of_the_call() {
-        let (_, _) = called(&["eval", "no.safetensors", "--target", "x"], None);
+        assert!(called(&["eval", "no.safetensors", "--target", "x"], None).0.is_err());
         assert!(!given::has("target"), "what was given before is put back");
     }
 
