@@ -176,8 +176,8 @@ fn zeros_in_order(topology: &Topology, count: usize, rng: &mut Rng) -> Vec<(u64,
 
 /// Merges ascending draws with much fewer ascending ones, on all threads.
 fn merged(first: Vec<(u64, u32)>, late: &[(u64, u32)]) -> Vec<(u64, u32)> {
-    if late.is_empty() {
-        return first;
+    if first.is_empty() || late.is_empty() {
+        return if first.is_empty() { late.to_vec() } else { first };
     }
     // Ranges of the first, and those of the others that come before its end.
     let mut before = 0;
@@ -423,6 +423,19 @@ mod tests {
             assert_eq!(got, want, "{rows}x{cols}");
             assert_eq!(a.bits(), c.bits(), "the stream goes on where it would have");
         }
+    }
+
+    /// A round whose draws all hit connections leaves nothing that later ones could be merged with.
+    #[test]
+    fn a_first_round_may_find_nothing() {
+        let topology = Topology::from_positions(5, 8, (0..19).map(|i| 2 * i));
+        let mut missed = 0;
+        for seed in 0..50 {
+            let stream = || Rng::stream(seed, "test", 0, 0);
+            missed += usize::from(topology.find(stream().below(40)).is_some());
+            assert_eq!(random_zeros(&topology, 1, &mut stream()), plain(&topology, 1, &mut stream()), "seed {seed}");
+        }
+        assert!(missed > 10, "{missed} first draws hit a connection");
     }
 
     #[test]
