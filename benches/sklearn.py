@@ -73,7 +73,7 @@ def grids():
 
 
 def fitted(side, settings, X, y, seed):
-    """An estimator and the seconds of its fit."""
+    """An estimator and the seconds of its fit, of the clock and of all its processors."""
     from nnz.sklearn import SparseMLPClassifier, SparseMLPRegressor
     from sklearn.neural_network import MLPClassifier, MLPRegressor
 
@@ -83,9 +83,9 @@ def fitted(side, settings, X, y, seed):
         "sparse": SparseMLPRegressor if regression else SparseMLPClassifier,
     }[side]
     estimator = kind(**settings, random_state=seed)
-    start = time.perf_counter()
+    start, used = time.perf_counter(), time.process_time()
     estimator.fit(X, y)
-    return estimator, time.perf_counter() - start
+    return estimator, (time.perf_counter() - start, time.process_time() - used)
 
 
 def weights(estimator):
@@ -124,7 +124,7 @@ def tune(side, grid, X, y, most=float("inf"), reach=float("inf")):
             for a, b in folds.split(X, y):
                 estimator, took = fitted(side, settings, X[a], y[a], 0)
                 score.append(estimator.score(X[b], y[b]))
-                seconds, count = seconds + took, max(count, weights(estimator))
+                seconds, count = seconds + took[1], max(count, weights(estimator))
         except ValueError as e:
             print(f"  {side} {settings}: {e}", file=sys.stderr)
             continue
@@ -143,7 +143,9 @@ def main():
     args.add_argument("--threads", type=int, default=len(os.sched_getaffinity(0)))
     args.add_argument("--data", default="digits,breast_cancer,wine,diabetes,cora")
     args.add_argument("--out")
+    args.add_argument("--note", default="", help="a sentence about this run, such as how nnz was built")
     args = args.parse_args()
+    args.note += " " if args.note else ""
     for name in ("RAYON_NUM_THREADS", "OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS"):
         os.environ[name] = str(args.threads)
     warnings.simplefilter("ignore")
@@ -160,14 +162,15 @@ def main():
         reached, dense = tune("dense", dense_grid, train, a)
         entries = weights(fitted("dense", dense, train, a, 0)[0])
         _, sparse = tune("sparse", sparse_grid, train, a, entries // 20, reached)
-        found = {side: {"score": [], "seconds": [], "weights": 0} for side in ("dense", "sparse")}
+        found = {side: {"score": [], "seconds": [], "cpu": [], "weights": 0} for side in ("dense", "sparse")}
         for seed in range(args.seeds):
             train, test, a, b = parts(X, y, seed)
             sides = [("dense", dense), ("sparse", sparse)]
             for side, settings in sides if seed % 2 == 0 else sides[::-1]:
                 estimator, seconds = fitted(side, settings, train, a, seed)
                 found[side]["score"].append(estimator.score(test, b))
-                found[side]["seconds"].append(seconds)
+                found[side]["seconds"].append(seconds[0])
+                found[side]["cpu"].append(seconds[1])
                 found[side]["weights"] = weights(estimator)
         lines.append((name, what, X.shape, y.dtype.kind == "f", dense, sparse, found))
         print(row(lines[-1]), file=sys.stderr)
@@ -188,7 +191,8 @@ def row(line):
     return (
         f"| {name}{' (R²)' if real else ''} | {shape[0]} x {shape[1]} | {dense['weights']} | {sparse['weights']} | "
         f"{spread('dense', 'score', '.4f')} | {spread('sparse', 'score', '.4f')} | {gap:+.4f} | {spread('dense', 'seconds', '.3f')} | "
-        f"{spread('sparse', 'seconds', '.3f')} | {faster:.2f} | {held} |"
+        f"{spread('sparse', 'seconds', '.3f')} | {faster:.2f} | {mid('dense', 'cpu'):.3f} | {mid('sparse', 'cpu'):.3f} | "
+        f"{mid('dense', 'cpu') / mid('sparse', 'cpu'):.2f} | {held} |"
     )
 
 
@@ -198,13 +202,14 @@ def report(lines, args, load_before, numpy, sklearn):
     head = f"""# Against scikit-learn's perceptrons
 
 {datetime.date.today()}, {cpu}, {args.threads} threads, load before the run {load_before[0]:.2f}, after it {os.getloadavg()[0]:.2f}. scikit-learn
-{sklearn.__version__}, NumPy {numpy.__version__}, Python {platform.python_version()}. Made by `benches/sklearn.py --seeds {args.seeds}`, which says how: medians over {args.seeds}
+{sklearn.__version__}, NumPy {numpy.__version__}, Python {platform.python_version()}. Made by `benches/sklearn.py --seeds {args.seeds}`, which says how. {args.note}Medians over {args.seeds}
 splits with best and worst, both sides fitted in turn on the same float32 rows, either one with the settings that
 cross-validation on the training rows of the first split chose from its grid: the dense side for accuracy, the sparse side the fastest that
-reached it there, with at most a twentieth of the weights. "holds" says which of accuracy (the median is no lower) and time (of a fit, no higher) do.
+reached it there, with at most a twentieth of the weights. "holds" says which of accuracy (the median is no lower) and time (of a fit, no higher) do. Seconds of
+the clock suffer from other work on the machine; CPU seconds are those of all threads of the process together.
 
-| data | rows x features | weights, dense | weights, sparse | accuracy, dense | accuracy, sparse | difference | seconds, dense | seconds, sparse | times as fast | holds |
-|---|---|---|---|---|---|---|---|---|---|---|
+| data | rows x features | weights, dense | weights, sparse | accuracy, dense | accuracy, sparse | difference | seconds, dense | seconds, sparse | times as fast | CPU s, dense | CPU s, sparse | ratio | holds |
+|---|---|---|---|---|---|---|---|---|---|---|---|---|---|
 """
     body = "\n".join(row(line) for line in lines)
     tail = "\n".join(f"- {name}: dense {dense}; sparse {sparse}" for name, _, _, _, dense, sparse, _ in lines)

@@ -21,6 +21,8 @@ name = "checks"
 version = "0.0.0"
 edition = "2024"
 [workspace]
+# Each has a workspace of its own.
+exclude = ["before", "after"]
 [[bin]]
 name = "checks"
 path = "main.rs"

@@ -4,7 +4,7 @@
 #   benches/unmended/run.sh                              all, one after another: a compilation each
 #   benches/unmended/run.sh u1-order a3-no-key           these
 #   TOGETHER=1 benches/unmended/run.sh p1-starts p2-view these taken out at once: one compilation
-# RUN goes before the commands that compile. Ends with 1 if a test passed, or failed with other words.
+# RUN goes before the commands that compile; SHOW=20 prints as many last lines of each test. Ends with 1 if a test passed, or failed with other words.
 set -uo pipefail
 export RUST_BACKTRACE=0
 cd "$(dirname "$0")/../.."
@@ -58,7 +58,7 @@ try() {
                 echo "$1: FAILS WITH OTHER WORDS (${words[*]}): $said"
                 wrong=1
             fi
-            grep -A4 -m1 -E "panicked at|memory allocation of|overflowed its stack|took too long" "$log" | grep -v '^stack backtrace\|^note: ' | cut -c-300 | sed 's/^/    /'
+            [ -z "${SHOW:-}" ] || grep -v '^$' "$log" | tail -n "$SHOW"
             ;;
         "--- "*) break ;;
         esac

@@ -7,8 +7,8 @@ use nnz::engine::data::{Dataset, Inputs, Normalization, SparseRows, Split};
 use nnz::engine::file::{Header, Packing, model_bytes, parse_model};
 use nnz::engine::layers::{Activation, Flatten, Function, Linear, Relu};
 use nnz::engine::{
-    EpochRecord, Error, Frozen, Init, LayerSpec, LrSchedule, Model, ModelSpec, Number, OptimizerSpec, Preprocessing,
-    Storage, StoragePolicy, Task, Tensor, TrainSpec, Trainer,
+    EpochRecord, Error, Frozen, Init, LayerSpec, LrSchedule, Model, ModelSpec, Number, OptimizerSpec, Param,
+    Preprocessing, Storage, StoragePolicy, Task, Tensor, TrainSpec, Trainer,
 };
 use numpy::{Element, PyArray1, PyArrayMethods, PyReadonlyArray1, PyReadonlyArray2, PyUntypedArrayMethods};
 use pyo3::prelude::*;
@@ -324,7 +324,7 @@ fn wait_for(
         let _ = line.tell.send(Told::Done(done));
     });
     let mut raised = None;
-    py.detach(|| {
+    py.detach(move || {
         loop {
             let said = match told.recv_timeout(LOOK) {
                 Ok(Told::Done(Ok(done))) => return raised.map_or_else(|| done.map(|d| *d).map_err(PyErr::from), Err),
@@ -552,23 +552,26 @@ impl<T: Number + Element> Kept<T> {
 
     /// For every weight: outputs, inputs, starts, columns, values, bias.
     fn layers<'py>(&self, py: Python<'py>) -> PyResult<Bound<'py, PyList>> {
-        let all = PyList::empty(py);
         let params = &self.network.model().params;
-        for (at, p) in params.iter().enumerate().filter(|(_, p)| p.weight()) {
-            let entries = p.by_rows();
-            let topology = &entries.topology;
-            let starts = topology.starts().iter().map(|&s| s as i64).collect();
-            let columns = topology.columns().iter().map(|&c| c as i32).collect();
-            let bias = params.get(at + 1).filter(|b| !b.weight()).map_or_else(Vec::new, |b| b.value.data().to_vec());
-            let parts = (
-                p.shape.rows,
-                p.shape.cols,
-                PyArray1::from_vec(py, starts),
-                PyArray1::<i32>::from_vec(py, columns),
-                PyArray1::from_vec(py, entries.of(&p.value)),
-                PyArray1::from_vec(py, bias),
-            );
-            all.append(parts)?;
+        let parts = py.detach(|| {
+            computing(|| {
+                let weights = params.iter().enumerate().filter(|(_, p)| p.weight());
+                let one = |(at, p): (usize, &Param<T>)| {
+                    let entries = p.by_rows();
+                    let starts: Vec<i64> = entries.topology.starts().iter().map(|&s| s as i64).collect();
+                    let columns: Vec<i32> = entries.topology.columns().iter().map(|&c| c as i32).collect();
+                    let bias =
+                        params.get(at + 1).filter(|b| !b.weight()).map_or_else(Vec::new, |b| b.value.data().to_vec());
+                    (p.shape.rows, p.shape.cols, starts, columns, entries.of(&p.value), bias)
+                };
+                weights.map(one).collect::<Vec<_>>()
+            })
+        });
+        let all = PyList::empty(py);
+        for (outputs, inputs, starts, columns, values, bias) in parts {
+            let (starts, columns) = (PyArray1::from_vec(py, starts), PyArray1::from_vec(py, columns));
+            let (values, bias) = (PyArray1::from_vec(py, values), PyArray1::from_vec(py, bias));
+            all.append((outputs, inputs, starts, columns, values, bias))?;
         }
         Ok(all)
     }
@@ -699,7 +702,7 @@ impl Network {
     fn save<'py>(&self, py: Python<'py>) -> PyResult<Bound<'py, PyTuple>> {
         let (about, network, state) = either!(&self.0, k => (
             serde_json::to_vec(&k.about).map_err(value)?,
-            model_bytes(k.network.model(), &k.header, Packing::Csr).map_err(value)?,
+            computing(|| model_bytes(k.network.model(), &k.header, Packing::Csr)).map_err(value)?,
             &k.state,
         ));
         let state = state.as_ref().map(|s| PyBytes::new(py, s));
@@ -712,7 +715,7 @@ impl Network {
     fn load(about: &[u8], network: &[u8], state: Option<Vec<u8>>) -> PyResult<Self> {
         fn of<T: Number>(about: About, network: &[u8], state: Option<Vec<u8>>) -> PyResult<Kept<T>> {
             let (model, header): (Model<T>, Header) =
-                parse_model(network, Path::new("network"), Storage::Auto).map_err(value)?;
+                computing(|| parse_model(network, Path::new("network"), Storage::Auto)).map_err(value)?;
             let outputs = header.classes.len();
             let made = about.settings.network(model.spec.input[2], outputs).map_err(value)?;
             if made.layers != model.spec.layers || made.input != model.spec.input {

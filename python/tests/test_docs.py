@@ -2,6 +2,7 @@
 
 import doctest
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -24,6 +25,15 @@ def test_docstrings(module):
 def test_the_page():
     found = doctest.testfile(str(ROOT / "docs/src/python.md"), module_relative=False, optionflags=FLAGS)
     assert found.attempted > 5 and found.failed == 0
+
+
+def test_the_page_on_estimators():
+    pytest.importorskip("sklearn")
+    blocks = re.findall(r"^```python\n(.*?)^```$", (ROOT / "docs/src/sklearn.md").read_text(), re.M | re.S)
+    names: dict = {}
+    for block in blocks:
+        exec(block, names)
+    assert names["network"].nonzeros_ == 947 and names["network"].score(names["test"], names["truth"]) > 0.9
 
 
 def test_the_quick_start_notebook(here):

@@ -269,7 +269,7 @@ fn a_position_that_a_training_never_reaches_is_refused() {
         &|t| t.position.since = 5,
         &|t| t.position.done = 5,
         &|t| t.position.done = 3,
-        &|t| t.position.rows_seen = usize::MAX,
+        &|t| t.position.rows_seen = f64::MAX,
         &|t| t.position.grown = usize::MAX,
     ];
     for (i, change) in changes.iter().enumerate() {
