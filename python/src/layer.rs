@@ -384,7 +384,7 @@ impl SparseLayer {
             Some((channels, kernel, stride, dilation, groups)) => {
                 let large = [channels].iter().chain(&kernel).chain(&stride).chain(&dilation).any(|&n| n >= 1 << 31);
                 let area = if large { 0 } else { kernel[0] * kernel[1] };
-                let fits = groups > 0 && rows % groups == 0 && channels % groups == 0 && {
+                let fits = groups > 0 && rows.is_multiple_of(groups) && channels.is_multiple_of(groups) && {
                     cols as u128 == (channels / groups) as u128 * area as u128
                 };
                 if !fits || area == 0 || stride.contains(&0) || dilation.contains(&0) {
