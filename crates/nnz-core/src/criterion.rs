@@ -189,7 +189,11 @@ fn merged(first: Vec<(u64, u32)>, late: &[(u64, u32)]) -> Vec<(u64, u32)> {
             Some(next) => before + late[before..].partition_point(|d| d.0 < next.0),
             None => late.len(),
         };
-        jobs.push((own, &late[before..upto], rest.split_off_mut(..own.len() + upto - before).expect("room for all draws")));
+        jobs.push((
+            own,
+            &late[before..upto],
+            rest.split_off_mut(..own.len() + upto - before).expect("room for all draws"),
+        ));
         before = upto;
     }
     jobs.into_par_iter().for_each(|(mut own, late, to)| {
