@@ -162,7 +162,7 @@ impl Rewiring {
         score: Option<Bound<'_, PyAny>>,
     ) -> PyResult<(usize, usize)> {
         let mut ask = |signals: Signals| -> PyResult<Bound<'_, PyDict>> {
-            Ok(measure.call1((asked(py, signals)?,))?.cast_into::<PyDict>().map_err(PyErr::from)?)
+            measure.call1((asked(py, signals)?,))?.cast_into::<PyDict>().map_err(PyErr::from)
         };
         let mut arrays = self.arrays(weights, masks, &mut ask, score)?;
         let (mut work, key) = (self.work(), self.method.key);
@@ -507,7 +507,7 @@ impl Subject for Arrays<'_, '_> {
                 self.key
             ))
         })?;
-        Ok(score.call0()?.extract::<f64>().map_err(PyErr::from)?)
+        Ok(score.call0()?.extract::<f64>()?)
     }
 
     fn snapshot(&mut self, name: String) -> Result<(), Raised> {

@@ -255,7 +255,8 @@ fn a_position_that_a_training_never_reaches_is_refused() {
     let dir = tempfile::tempdir().unwrap();
     let path = dir.path().join("checkpoint.safetensors");
     let of = || trainer("mlp:192-40-30-3", pictures(), &base(), true);
-    let saved = |change: &dyn Fn(&mut Trainer<f32>)| {
+    type Change = dyn Fn(&mut Trainer<f32>);
+    let saved = |change: &Change| {
         let mut first = of();
         first.run(|t, _| t.position.step < 4).unwrap();
         change(&mut first);
@@ -263,7 +264,7 @@ fn a_position_that_a_training_never_reaches_is_refused() {
         of().resume(&path, "run").map_err(|e| e.to_string())
     };
     saved(&|_| ()).unwrap();
-    let changes: [&dyn Fn(&mut Trainer<f32>); 7] = [
+    let changes: [&Change; 7] = [
         &|t| t.position.step = u64::MAX,
         &|t| (t.position.step, t.position.done) = (t.steps() + 1, t.steps() + 1),
         &|t| t.position.since = 5,
