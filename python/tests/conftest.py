@@ -1,7 +1,15 @@
 """What all tests share: a folder of their own to run in, and no data set but those that are built in."""
 
+import os
+
 import numpy as np
 import pytest
+from hypothesis import settings
+
+# The gate tries the same inputs each time; elsewhere other ones are tried.
+settings.register_profile("gate", derandomize=True)
+if os.environ.get("NNZ_GATE"):
+    settings.load_profile("gate")
 
 
 @pytest.fixture(autouse=True)
