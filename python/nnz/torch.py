@@ -45,9 +45,9 @@ __all__ = [
     "state_dict",
 ]
 
-# Densities up to which a layer is faster sparse, where nobody measures: a training step and a forward pass of a batch of 128.
-# `benches/torch.py` measures them.
-PAYS: dict[type, float] = {nn.Linear: 0.25, nn.Conv2d: 0.1}
+# Densities up to which a layer is faster sparse, where nobody measures (`results/torch.md`). A convolution was not on two threads, even
+# at 0.02.
+PAYS: dict[type, float] = {nn.Linear: 0.25}
 _DTYPES = (torch.float32, torch.float64)
 
 
@@ -512,8 +512,8 @@ def compile(
 
     `example` is an input of the module: a tensor, a tuple of arguments, or a dictionary of named ones. With it every candidate is
     measured on what it reads, forward and backward in training mode, and replaced if that is faster; then the whole
-    module is, before and after, and `note` is told the gain. Without it, layers up to a density are replaced: `density`, or 0.25
-    for a linear layer and 0.1 for a convolution. `density` with an example bounds what is measured.
+    module is, before and after, and `note` is told the gain. Without it, layers up to a density are replaced: `density`, or
+    linear layers up to 0.25. `density` with an example bounds what is measured.
 
     Layers stay dense that share a parameter with another one, have hooks, are not in float32 or float64, or not on the CPU; `note`
     is told why. Zeros are the weights that are exactly zero, and stay zero from now on.
@@ -531,11 +531,14 @@ def compile(
     for layer in module.modules():
         if not isinstance(layer, (nn.Linear, nn.modules.conv._ConvNd)):
             continue
-        most = density if density is not None else 1.0 if example is not None else PAYS.get(type(layer), 0.1)
+        blind = density is None and example is None
+        most = density if density is not None else PAYS.get(type(layer), 1.0) if blind else 1.0
         found = _density(layer.weight)
         if found == 1.0 or found > most:
             continue
         why = _hindrance(layer, shared)
+        if not why and blind and type(layer) not in PAYS:
+            why = "convolutions seldom gain; give an example to measure on, or a density"
         if why:
             say(f"{names[id(layer)] or type(layer).__name__} stays dense at density {found:.3g}: {why}")
         else:
