@@ -3,7 +3,7 @@
 #   benches/checks/run.sh BEFORE AFTER [ROUNDS [THREADS]] > table.md
 #   benches/checks/run.sh 2ffc432^ 2ffc432      the commit that made kernels check shapes, order and instruction sets in release
 set -euo pipefail
-before=$1 after=$2 rounds=${3:-31} threads=${4:-1}
+before=$1 after=$2 rounds=${3:-60} threads=${4:-1}
 here=$(cd "$(dirname "$0")/../.." && pwd)
 work=${CARGO_TARGET_DIR:-$here/target}/checks
 mkdir -p "$work"
