@@ -211,6 +211,8 @@ impl Session {
                     value.kind()
                 )));
             }
+            // Operators multiply extents, and a zero among them hides the others.
+            crate::graph::count(&shape).map_err(|why| Error::Refused(format!("input `{name}`: {why}")))?;
             let value = match port.kind {
                 Some(kind) => value.of(kind),
                 None => value,

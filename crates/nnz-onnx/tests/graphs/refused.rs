@@ -279,3 +279,15 @@ fn damaged_files_never_panic() {
         }
     }
 }
+
+/// A soak found pools and copies that multiplied the other extents of an input with none.
+#[test]
+fn inputs_without_numbers_whose_other_extents_no_memory_holds_are_refused() {
+    let mut pool = graph(vec![Node::new("GlobalAveragePool", "y", &["x"])], vec![]);
+    pool.inputs = vec![Port { name: "x".into(), kind: Some(DType::F32), shape: Some(vec![None; 4]) }];
+    let session = Session::new(&pool, None, Budget { numbers: 1 << 20 }).unwrap();
+    let run = |shape: &[usize]| session.run(vec![("x", Value::floats(shape, vec![]))]).map(drop);
+    run(&[0, 3, 4, 5]).unwrap();
+    let why = run(&[0, 1 << 40, 1 << 40, 2]).unwrap_err().to_string();
+    assert!(why.contains("input `x`") && why.contains("has too many numbers"), "{why}");
+}
