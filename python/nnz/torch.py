@@ -11,6 +11,7 @@ All of it works on plain modules, tensors and optimizers, and goes back to them:
 
 from __future__ import annotations
 
+import abc
 import contextlib
 import copy
 import fnmatch
@@ -159,7 +160,7 @@ class _ConvFunction(torch.autograd.Function):
         return dvalues, dx, dbias, None, None, None
 
 
-class CompiledModule(nn.Module):
+class CompiledModule(nn.Module, abc.ABC):
     """A layer whose parameter `values` is the vector of its nonzeros, in the order of the buffer `positions` (indices into the
     flattened dense weight, ascending). Any optimizer trains it; weights that are not there stay zero."""
 
@@ -190,17 +191,18 @@ class CompiledModule(nn.Module):
         """Nonzeros / weights."""
         return self.values.numel() / max(1, math.prod(self._shape))
 
+    @abc.abstractmethod
     def to_dense(self) -> nn.Module:
         """The plain layer with the same weight, and the same bias parameter."""
-        raise NotImplementedError
 
     def _kernel(self) -> SparseLayer:
         if self._layer is None:
             self._layer = self._build()
         return self._layer
 
+    @abc.abstractmethod
     def _build(self) -> SparseLayer:
-        raise NotImplementedError
+        """The kernels of its connections."""
 
     def _grads(self, x: Tensor) -> bool:
         grads = self.values.requires_grad or x.requires_grad or (self.bias is not None and self.bias.requires_grad)

@@ -3,24 +3,21 @@
 //! Arrays are read and written in place: whoever calls allocates the outputs. All are C-contiguous, of one number type, float32 or
 //! float64. Values, and gradients of values, are one number for each connection, row by row.
 
+use crate::arrays::{expect, read, shape, slice, slice_mut, write};
 use crate::error::{kind, value};
+use crate::images::{Images, Window};
 use crate::threads::computing;
 use nnz::core::Topology;
-use nnz_kernels::{Csr, Plan, Real, Single, TILE, Tiled, Tuning};
-use numpy::{Element, PyReadonlyArray1, PyReadonlyArrayDyn, PyReadwriteArrayDyn};
+use nnz_kernels::{Csr, Plan, Real, Single, Tiled, Tuning};
+use numpy::{Element, PyReadonlyArray1, PyReadonlyArrayDyn, PyReadwriteArrayDyn, PyUntypedArrayMethods};
 use pyo3::prelude::*;
-use rayon::prelude::*;
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock};
 
 /// Samples up to which the format for single samples is faster.
 const FEW: usize = 2;
-/// Patches of a convolution that are unfolded at a time, in numbers: they stay in the second-level cache.
-const UNFOLDED: usize = 1 << 18;
 
 /// Numbers and products below which a pass does not enter rayon's pool.
 const SHORT: usize = 1 << 18;
-/// Entries of a list that a thread takes at once.
-const LISTED: usize = 1 << 15;
 
 /// A number type of arrays.
 trait Number: Real + Element {
@@ -84,14 +81,6 @@ struct Held<T> {
     single: OnceLock<Single<T>>,
 }
 
-/// How a kernel moves over images `[channels, height, width]`.
-struct Window {
-    channels: usize,
-    kernel: [usize; 2],
-    stride: [usize; 2],
-    dilation: [usize; 2],
-}
-
 /// A sparse linear layer, y = x Wᵀ + b, or a convolution, whose W `[out, channels * height * width of the kernel]` has few connections.
 ///
 /// `positions` are `row * columns + column` of the connections of W, ascending; W is `[out, in]`, and that of a convolution
@@ -126,7 +115,7 @@ impl SparseLayer {
         positions: PyReadonlyArray1<'_, i64>,
         window: Option<WindowArgs>,
     ) -> PyResult<Self> {
-        let positions = positions.as_slice().map_err(|_| value("positions: pass a contiguous array"))?;
+        let positions = slice(&positions, "positions")?;
         py.detach(|| computing(|| Self::build(rows, columns, positions, window)))
     }
 
@@ -168,8 +157,8 @@ impl SparseLayer {
         dbias: Option<&Bound<'_, PyAny>>,
     ) -> PyResult<()> {
         match values.extract::<PyReadonlyArrayDyn<'_, f32>>() {
-            Ok(v) => self.backward_of::<f32>(py, &v, x, g, dx, dvalues, dbias),
-            Err(_) => self.backward_of::<f64>(py, &read(values, "values")?, x, g, dx, dvalues, dbias),
+            Ok(v) => self.backward_of::<f32>(py, &v, x, g, [dx, dvalues, dbias]),
+            Err(_) => self.backward_of::<f64>(py, &read(values, "values")?, x, g, [dx, dvalues, dbias]),
         }
     }
 
@@ -205,160 +194,42 @@ impl SparseLayer {
         dbias: Option<&Bound<'_, PyAny>>,
     ) -> PyResult<()> {
         match values.extract::<PyReadonlyArrayDyn<'_, f32>>() {
-            Ok(v) => self.convolve_backward_of::<f32>(py, &v, x, before, g, dx, dvalues, dbias),
-            Err(_) => self.convolve_backward_of::<f64>(py, &read(values, "values")?, x, before, g, dx, dvalues, dbias),
-        }
-    }
-}
-
-/// Sets the entries of `array` to zero that `mask` does not have. Both are contiguous, with as many entries.
-#[pyfunction]
-pub(crate) fn keep_masked(py: Python<'_>, array: &Bound<'_, PyAny>, mask: &Bound<'_, PyAny>) -> PyResult<()> {
-    fn run<T: Number>(py: Python<'_>, array: &Bound<'_, PyAny>, mask: &[bool]) -> PyResult<()> {
-        let mut array = write::<T>(array, "array")?;
-        let array = slice_mut(&mut array, "array")?;
-        expect("mask", mask.len(), array.len())?;
-        let keep = |(to, mask): (&mut [T], &[bool])| {
-            to.iter_mut().zip(mask).for_each(|(v, &m)| *v = if m { *v } else { T::ZERO });
-        };
-        py.detach(|| {
-            computing(|| match array.len() <= 1 << 16 {
-                true => keep((array, mask)),
-                false => array.par_chunks_mut(1 << 16).zip(mask.par_chunks(1 << 16)).for_each(keep),
-            })
-        });
-        Ok(())
-    }
-    let mask = mask.extract::<PyReadonlyArrayDyn<'_, bool>>().map_err(|_| kind("mask: a NumPy array of bool"))?;
-    let mask = mask.as_slice().map_err(|_| value("mask: pass a contiguous array"))?;
-    let single = array.extract::<PyReadonlyArrayDyn<'_, f32>>().is_ok();
-    match single {
-        true => run::<f32>(py, array, mask),
-        false => run::<f64>(py, array, mask),
-    }
-}
-
-/// `to[i] = array[positions[i]]`.
-#[pyfunction]
-pub(crate) fn gather(
-    py: Python<'_>,
-    array: &Bound<'_, PyAny>,
-    positions: PyReadonlyArray1<'_, i32>,
-    to: &Bound<'_, PyAny>,
-) -> PyResult<()> {
-    fn run<T: Number>(
-        py: Python<'_>,
-        array: &Bound<'_, PyAny>,
-        positions: &[i32],
-        to: &Bound<'_, PyAny>,
-    ) -> PyResult<()> {
-        let (array, mut to) = (read::<T>(array, "array")?, write::<T>(to, "to")?);
-        let (array, to) = (slice(&array, "array")?, slice_mut(&mut to, "to")?);
-        expect("to", to.len(), positions.len())?;
-        let fill = |(to, positions): (&mut [T], &[i32])| {
-            to.iter_mut().zip(positions).fold(true, |fits, (to, &p)| match array.get(p as usize) {
-                Some(&v) => {
-                    *to = v;
-                    fits
-                }
-                None => false,
-            })
-        };
-        let all = || to.par_chunks_mut(LISTED).zip(positions.par_chunks(LISTED)).map(fill).all(|fits| fits);
-        let fits = py.detach(|| computing(all));
-        if fits { Ok(()) } else { Err(value("positions: outside the array")) }
-    }
-    let positions = positions.as_slice().map_err(|_| value("positions: pass a contiguous array"))?;
-    let single = array.extract::<PyReadonlyArrayDyn<'_, f32>>().is_ok();
-    match single {
-        true => run::<f32>(py, array, positions, to),
-        false => run::<f64>(py, array, positions, to),
-    }
-}
-
-/// `array[positions[i]] = values[i]`, of ascending positions.
-#[pyfunction]
-pub(crate) fn scatter(
-    py: Python<'_>,
-    values: &Bound<'_, PyAny>,
-    positions: PyReadonlyArray1<'_, i32>,
-    array: &Bound<'_, PyAny>,
-) -> PyResult<()> {
-    /// Writes the part of an array that begins at `first`; whether all positions were in it.
-    fn fill<T: Number>(values: &[T], positions: &[i32], first: usize, array: &mut [T]) -> bool {
-        if positions.len() > LISTED {
-            let half = positions.len() / 2;
-            let middle = (positions[half] as usize).saturating_sub(first).min(array.len());
-            let (low, high) = array.split_at_mut(middle);
-            let both = rayon::join(
-                || fill(&values[..half], &positions[..half], first, low),
-                || fill(&values[half..], &positions[half..], first + middle, high),
-            );
-            return both.0 && both.1;
-        }
-        values.iter().zip(positions).fold(true, |fits, (&v, &p)| {
-            match array.get_mut((p as usize).wrapping_sub(first)) {
-                Some(to) => {
-                    *to = v;
-                    fits
-                }
-                None => false,
+            Ok(v) => self.convolve_backward_of::<f32>(py, &v, x, before, g, [dx, dvalues, dbias]),
+            Err(_) => {
+                self.convolve_backward_of::<f64>(py, &read(values, "values")?, x, before, g, [dx, dvalues, dbias])
             }
+        }
+    }
+}
+
+/// Arrays for the gradients of input, values and bias; those that nobody asked for are not given.
+type Given<'a, 'py> = [Option<&'a Bound<'py, PyAny>>; 3];
+
+/// The same of one number type.
+struct Gradients<'py, T: Number>([Option<PyReadwriteArrayDyn<'py, T>>; 3]);
+
+struct Slices<'a, T> {
+    dx: Option<&'a mut [T]>,
+    dvalues: Option<&'a mut [T]>,
+    dbias: Option<&'a mut [T]>,
+}
+
+impl<'py, T: Number> Gradients<'py, T> {
+    fn read([dx, dvalues, dbias]: Given<'_, 'py>) -> PyResult<Self> {
+        let one = |a: Option<&Bound<'py, PyAny>>, name| a.map(|a| write::<T>(a, name)).transpose();
+        Ok(Self([one(dx, "dx")?, one(dvalues, "dvalues")?, one(dbias, "dbias")?]))
+    }
+
+    /// Where they are written, for an input of a shape and so many values.
+    fn slices(&mut self, input: &[usize], values: usize) -> PyResult<Slices<'_, T>> {
+        let Self([dx, dvalues, dbias]) = self;
+        dx.as_ref().map_or(Ok(()), |a| shape("dx", a.shape(), input))?;
+        dvalues.as_ref().map_or(Ok(()), |a| expect("dvalues", a.len(), values))?;
+        Ok(Slices {
+            dx: dx.as_mut().map(|a| slice_mut(a, "dx")).transpose()?,
+            dvalues: dvalues.as_mut().map(|a| slice_mut(a, "dvalues")).transpose()?,
+            dbias: dbias.as_mut().map(|a| slice_mut(a, "dbias")).transpose()?,
         })
-    }
-    fn run<T: Number>(
-        py: Python<'_>,
-        values: &Bound<'_, PyAny>,
-        positions: &[i32],
-        array: &Bound<'_, PyAny>,
-    ) -> PyResult<()> {
-        let (values, mut array) = (read::<T>(values, "values")?, write::<T>(array, "array")?);
-        let (values, array) = (slice(&values, "values")?, slice_mut(&mut array, "array")?);
-        expect("values", values.len(), positions.len())?;
-        let fits = py.detach(|| computing(|| fill(values, positions, 0, array)));
-        if fits { Ok(()) } else { Err(value("positions: not ascending, or outside the array")) }
-    }
-    let positions = positions.as_slice().map_err(|_| value("positions: pass a contiguous array"))?;
-    let single = values.extract::<PyReadonlyArrayDyn<'_, f32>>().is_ok();
-    match single {
-        true => run::<f32>(py, values, positions, array),
-        false => run::<f64>(py, values, positions, array),
-    }
-}
-
-fn read<'py, T: Element>(array: &Bound<'py, PyAny>, name: &str) -> PyResult<PyReadonlyArrayDyn<'py, T>> {
-    array
-        .extract()
-        .map_err(|_| kind(format!("{name}: a NumPy array of float32 or float64, the same for all arrays of a call")))
-}
-
-fn write<'py, T: Element>(array: &Bound<'py, PyAny>, name: &str) -> PyResult<PyReadwriteArrayDyn<'py, T>> {
-    array.extract().map_err(|_| {
-        kind(format!(
-            "{name}: a NumPy array that can be written, of float32 or float64, the same for all arrays of a call"
-        ))
-    })
-}
-
-fn slice<'a, T: Element>(array: &'a PyReadonlyArrayDyn<'_, T>, name: &str) -> PyResult<&'a [T]> {
-    array.as_slice().map_err(|_| value(format!("{name}: pass a contiguous array")))
-}
-
-fn slice_mut<'a, T: Element>(array: &'a mut PyReadwriteArrayDyn<'_, T>, name: &str) -> PyResult<&'a mut [T]> {
-    array.as_slice_mut().map_err(|_| value(format!("{name}: pass a contiguous array")))
-}
-
-fn expect(name: &str, got: usize, want: usize) -> PyResult<()> {
-    match got == want {
-        true => Ok(()),
-        false => Err(value(format!("{name}: {got} numbers where {want} are needed"))),
-    }
-}
-
-fn shape(name: &str, got: &[usize], want: &[usize]) -> PyResult<()> {
-    match got == want {
-        true => Ok(()),
-        false => Err(value(format!("{name}: shape {got:?} where {want:?} is needed"))),
     }
 }
 
@@ -513,9 +384,7 @@ impl SparseLayer {
         values: &PyReadonlyArrayDyn<'_, T>,
         x: &Bound<'_, PyAny>,
         g: &Bound<'_, PyAny>,
-        dx: Option<&Bound<'_, PyAny>>,
-        dvalues: Option<&Bound<'_, PyAny>>,
-        dbias: Option<&Bound<'_, PyAny>>,
+        out: Given<'_, '_>,
     ) -> PyResult<()> {
         let g = read::<T>(g, "g")?;
         let batch = g.as_array().shape().first().copied().unwrap_or(0);
@@ -537,21 +406,11 @@ impl SparseLayer {
             _ => Vec::new(),
         };
         shape("x", &got, &[batch, self.cols])?;
-        let mut dx = dx.map(|a| write::<T>(a, "dx")).transpose()?;
-        if let Some(dx) = &dx {
-            shape("dx", dx.as_array().shape(), &[batch, self.cols])?;
-        }
-        let mut dvalues = dvalues.map(|a| write::<T>(a, "dvalues")).transpose()?;
-        let mut dbias = dbias.map(|a| write::<T>(a, "dbias")).transpose()?;
+        let mut out = Gradients::<T>::read(out)?;
         let (values, g) = (slice(values, "values")?, slice(&g, "g")?);
         let rows = rows.as_ref().map(|r| slice(r, "x")).transpose()?;
-        let dx = dx.as_mut().map(|a| slice_mut(a, "dx")).transpose()?;
-        let dvalues = dvalues.as_mut().map(|a| slice_mut(a, "dvalues")).transpose()?;
-        let dbias = dbias.as_mut().map(|a| slice_mut(a, "dbias")).transpose()?;
+        let Slices { dx, dvalues, dbias } = out.slices(&[batch, self.cols], values.len())?;
         self.check(values, dbias.as_deref(), self.window.is_none())?;
-        if let Some(d) = &dvalues {
-            expect("dvalues", d.len(), values.len())?;
-        }
         let work = || {
             let g = Tiled::from_rows(batch, self.rows, g);
             if let Some(dbias) = dbias {
@@ -624,26 +483,15 @@ impl SparseLayer {
         x: &Bound<'_, PyAny>,
         before: [usize; 2],
         g: &Bound<'_, PyAny>,
-        dx: Option<&Bound<'_, PyAny>>,
-        dvalues: Option<&Bound<'_, PyAny>>,
-        dbias: Option<&Bound<'_, PyAny>>,
+        out: Given<'_, '_>,
     ) -> PyResult<()> {
         let (x, g) = (read::<T>(x, "x")?, read::<T>(g, "g")?);
         let over = Images::new(self.window()?, self.rows, x.as_array().shape(), g.as_array().shape(), before)?;
-        let mut dx = dx.map(|a| write::<T>(a, "dx")).transpose()?;
-        if let Some(dx) = &dx {
-            shape("dx", dx.as_array().shape(), x.as_array().shape())?;
-        }
-        let mut dvalues = dvalues.map(|a| write::<T>(a, "dvalues")).transpose()?;
-        let mut dbias = dbias.map(|a| write::<T>(a, "dbias")).transpose()?;
-        let (values, x, g) = (slice(values, "values")?, slice(&x, "x")?, slice(&g, "g")?);
-        let mut dx = dx.as_mut().map(|a| slice_mut(a, "dx")).transpose()?;
-        let dvalues = dvalues.as_mut().map(|a| slice_mut(a, "dvalues")).transpose()?;
-        let mut dbias = dbias.as_mut().map(|a| slice_mut(a, "dbias")).transpose()?;
+        let mut out = Gradients::<T>::read(out)?;
+        let (values, g) = (slice(values, "values")?, slice(&g, "g")?);
+        let Slices { mut dx, dvalues, mut dbias } = out.slices(x.shape(), values.len())?;
+        let x = slice(&x, "x")?;
         self.check(values, dbias.as_deref(), true)?;
-        if let Some(d) = &dvalues {
-            expect("dvalues", d.len(), values.len())?;
-        }
         let work = || {
             let held = self.held(values);
             let mut sums = vec![T::ZERO; self.rows];
@@ -674,215 +522,5 @@ impl SparseLayer {
         };
         py.detach(|| self.compute(over.images * over.area(), work));
         Ok(())
-    }
-}
-
-/// A window over the images of one call. Positions count the outputs of one channel, image after image.
-struct Images<'a> {
-    window: &'a Window,
-    images: usize,
-    input: [usize; 2],
-    output: [usize; 2],
-    before: [usize; 2],
-}
-
-/// Positions of a row of outputs that lie in a tile.
-struct Run {
-    /// Where they begin in it.
-    at: usize,
-    len: usize,
-    image: usize,
-    /// Row of the outputs, and the first column.
-    row: usize,
-    column: usize,
-}
-
-impl<'a> Images<'a> {
-    fn new(window: &'a Window, out: usize, x: &[usize], y: &[usize], before: [usize; 2]) -> PyResult<Self> {
-        let (&[images, _, high, wide], &[.., height, width]) = (x, y) else {
-            return Err(value(format!("x and y have 4 extents each, not {} and {}", x.len(), y.len())));
-        };
-        shape("x", x, &[images, window.channels, high, wide])?;
-        shape("y", y, &[images, out, height, width])?;
-        let limit = 1 << 31;
-        if before
-            .iter()
-            .chain(&window.stride)
-            .chain(&window.dilation)
-            .chain(&window.kernel)
-            .chain(x)
-            .chain(y)
-            .any(|&n| n >= limit)
-        {
-            return Err(value("extents, padding, stride and dilation are below 2^31"));
-        }
-        Ok(Self { window, images, input: [high, wide], output: [height, width], before })
-    }
-
-    /// Outputs of a channel of an image.
-    fn area(&self) -> usize {
-        self.output[0] * self.output[1]
-    }
-
-    /// Calls `f` with ranges of images whose patches of `cols` numbers fit the cache, in order.
-    fn parts(&self, cols: usize, mut f: impl FnMut(std::ops::Range<usize>)) {
-        let each = (UNFOLDED / (cols * self.area()).max(1)).max(1);
-        (0..self.images).step_by(each).for_each(|first| f(first..(first + each).min(self.images)));
-    }
-
-    fn inputs(&self, images: &std::ops::Range<usize>) -> std::ops::Range<usize> {
-        let each = self.window.channels * self.input[0] * self.input[1];
-        images.start * each..images.end * each
-    }
-
-    fn outputs(&self, rows: usize, images: &std::ops::Range<usize>) -> std::ops::Range<usize> {
-        let each = rows * self.area();
-        images.start * each..images.end * each
-    }
-
-    fn input<'x, T>(&self, x: &'x [T], images: &std::ops::Range<usize>) -> &'x [T] {
-        &x[self.inputs(images)]
-    }
-
-    /// The rows of outputs of which `positions` are made.
-    fn runs(&self, positions: std::ops::Range<usize>) -> Vec<Run> {
-        let (area, wide) = (self.area(), self.output[1]);
-        let (mut runs, mut p) = (Vec::new(), positions.start);
-        while p < positions.end {
-            let (image, inside) = (p / area, p % area);
-            let (row, column) = (inside / wide, inside % wide);
-            let len = (wide - column).min(positions.end - p);
-            runs.push(Run { at: p - positions.start, len, image, row, column });
-            p += len;
-        }
-        runs
-    }
-
-    /// The input pixels that a column of the weight reads in a run: where those that exist begin in the run, how many they are,
-    /// where the first is in the image's data, and the distance between two.
-    fn pixels(&self, column: u32, run: &Run) -> (usize, usize, usize, usize) {
-        let Window { channels: _, kernel, stride, dilation } = self.window;
-        let (column, [high, wide]) = (column as usize, self.input);
-        let (channel, ky, kx) = (column / (kernel[0] * kernel[1]), column / kernel[1] % kernel[0], column % kernel[1]);
-        let y = (run.row * stride[0] + ky * dilation[0]) as i64 - self.before[0] as i64;
-        if y < 0 || y >= high as i64 {
-            return (run.len, 0, 0, 1);
-        }
-        let shift = (kx * dilation[1]) as i64 - self.before[1] as i64;
-        let step = stride[1] as i64;
-        // Columns c of the outputs with 0 ≤ c step + shift < wide.
-        let first = if shift >= 0 { 0 } else { (-shift + step - 1) / step };
-        let last = if shift >= wide as i64 { 0 } else { (wide as i64 - 1 - shift) / step + 1 };
-        let from = first.max(run.column as i64);
-        let to = last.min((run.column + run.len) as i64);
-        if from >= to {
-            return (run.len, 0, 0, 1);
-        }
-        let at = (channel * high + y as usize) * wide + (from * step + shift) as usize;
-        ((from - run.column as i64) as usize, (to - from) as usize, at, stride[1])
-    }
-
-    /// Patches of some images as inputs of the kernels, `[positions, cols]`. Columns without connections have any content.
-    fn unfold<T: Number>(&self, used: &[u32], cols: usize, x: &[T], images: usize) -> Tiled<T> {
-        let positions = images * self.area();
-        let mut tiled = Tiled::any(positions, cols);
-        let widths: Vec<usize> = (0..tiled.tiles()).map(|t| tiled.width(t)).collect();
-        let each = x.len() / images.max(1);
-        let fill = |(t, tile): (usize, &mut [T])| {
-            let width = widths[t];
-            let last = positions.min((t + 1) * TILE);
-            let runs = self.runs(t * TILE..last);
-            for &column in used {
-                let line = &mut tile[column as usize * width..][..width];
-                line[last - t * TILE..].fill(T::ZERO);
-                for run in &runs {
-                    let line = &mut line[run.at..run.at + run.len];
-                    let (from, len, at, step) = self.pixels(column, run);
-                    line[..from].fill(T::ZERO);
-                    line[from + len..].fill(T::ZERO);
-                    let line = &mut line[from..from + len];
-                    let x = &x[run.image * each + at..];
-                    match step {
-                        1 => line.copy_from_slice(&x[..len]),
-                        _ => line.iter_mut().zip(x.iter().step_by(step)).for_each(|(to, &v)| *to = v),
-                    }
-                }
-            }
-        };
-        let all = tiled.as_mut_slice();
-        if cols > 0 {
-            all.par_chunks_mut(TILE * cols).enumerate().for_each(fill);
-        }
-        tiled
-    }
-
-    /// Adds the gradients of patches up to those of the images, which are overwritten.
-    fn fold<T: Number>(&self, used: &[u32], patches: &Tiled<T>, dx: &mut [T]) {
-        let each = self.window.channels * self.input[0] * self.input[1];
-        if each == 0 {
-            return;
-        }
-        dx.par_chunks_mut(each).enumerate().for_each(|(image, dx)| {
-            dx.fill(T::ZERO);
-            let own = image * self.area()..(image + 1) * self.area();
-            for t in own.start / TILE..own.end.div_ceil(TILE) {
-                let (tile, width) = (patches.tile(t), patches.width(t));
-                let first = own.start.max(t * TILE);
-                let runs = self.runs(first..own.end.min((t + 1) * TILE));
-                for &column in used {
-                    let line = &tile[column as usize * width + first - t * TILE..];
-                    for run in &runs {
-                        let (from, len, at, step) = self.pixels(column, run);
-                        let line = &line[run.at + from..][..len];
-                        match step {
-                            1 => dx[at..at + len].iter_mut().zip(line).for_each(|(d, &v)| *d += v),
-                            _ => dx[at..].iter_mut().step_by(step).zip(line).for_each(|(d, &v)| *d += v),
-                        }
-                    }
-                }
-            }
-        });
-    }
-
-    /// Outputs of the kernels as images.
-    fn spread<T: Number>(&self, out: &Tiled<T>, rows: usize, y: &mut [T]) {
-        let area = self.area();
-        if rows * area == 0 {
-            return;
-        }
-        y.par_chunks_mut(rows * area).enumerate().for_each(|(image, y)| {
-            let own = image * area..(image + 1) * area;
-            for t in own.start / TILE..own.end.div_ceil(TILE) {
-                let (tile, width) = (out.tile(t), out.width(t));
-                let (first, last) = (own.start.max(t * TILE), own.end.min((t + 1) * TILE));
-                for (y, line) in y.chunks_exact_mut(area).zip(tile.chunks_exact(width)) {
-                    y[first - own.start..last - own.start].copy_from_slice(&line[first - t * TILE..last - t * TILE]);
-                }
-            }
-        });
-    }
-
-    /// Gradients of images as gradients of the outputs of the kernels.
-    fn collect<T: Number>(&self, g: &[T], rows: usize, images: usize) -> Tiled<T> {
-        let (area, positions) = (self.area(), images * self.area());
-        let mut tiled = Tiled::any(positions, rows);
-        let widths: Vec<usize> = (0..tiled.tiles()).map(|t| tiled.width(t)).collect();
-        let fill = |(t, tile): (usize, &mut [T])| {
-            let (mut p, last) = (t * TILE, positions.min((t + 1) * TILE));
-            tile.chunks_exact_mut(widths[t]).for_each(|line| line[last - t * TILE..].fill(T::ZERO));
-            while p < last {
-                let (image, inside) = (p / area, p % area);
-                let len = (area - inside).min(last - p);
-                for (row, line) in tile.chunks_exact_mut(widths[t]).enumerate() {
-                    let from = (image * rows + row) * area + inside;
-                    line[p - t * TILE..][..len].copy_from_slice(&g[from..from + len]);
-                }
-                p += len;
-            }
-        };
-        if rows > 0 {
-            tiled.as_mut_slice().par_chunks_mut(TILE * rows).enumerate().for_each(fill);
-        }
-        tiled
     }
 }

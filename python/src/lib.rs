@@ -3,7 +3,9 @@
 
 mod arrays;
 mod error;
+mod images;
 mod layer;
+mod lists;
 mod model;
 mod network;
 mod program;
@@ -20,7 +22,9 @@ mod _nnz {
     const __version__: &str = env!("CARGO_PKG_VERSION");
 
     #[pymodule_export]
-    use crate::layer::{KeptInput, SparseLayer, gather, keep_masked, scatter};
+    use crate::layer::{KeptInput, SparseLayer};
+    #[pymodule_export]
+    use crate::lists::{gather, keep_masked, scatter};
     #[pymodule_export]
     use crate::model::Model;
     #[pymodule_export]

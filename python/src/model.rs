@@ -1,6 +1,6 @@
 //! A trained network: its layers as arrays, its answers, its file.
 
-use crate::arrays::arrays;
+use crate::arrays::{arrays, slice};
 use crate::error::{kind, value};
 use crate::threads::computing;
 use nnz::core::Topology;
@@ -73,7 +73,7 @@ impl Model {
                 *p = Param::from_entries(&p.shape, p.prunable, topology, Storage::Auto, values).map_err(value)?;
             } else {
                 let bias = biases.next().ok_or_else(|| value("too few biases"))?;
-                let (bias, data) = (bias.as_slice()?, p.value.data_mut());
+                let (bias, data) = (slice(&bias, "biases")?, p.value.data_mut());
                 if bias.len() != data.len() {
                     return Err(value(format!("`{}` has {} values, got {}", p.shape.name, data.len(), bias.len())));
                 }
@@ -193,11 +193,11 @@ fn matrix(of: &Bound<'_, PyAny>) -> PyResult<(Topology, Vec<f32>)> {
     if let Ok((data, indices, indptr, width)) =
         of.extract::<(PyReadonlyArray1<'_, f32>, PyReadonlyArray1<'_, u32>, PyReadonlyArray1<'_, i64>, usize)>()
     {
-        let starts = indptr.as_slice()?.iter().map(|&i| usize::try_from(i)).collect::<Result<Vec<_>, _>>();
+        let starts = slice(&indptr, "indptr")?.iter().map(|&i| usize::try_from(i)).collect::<Result<Vec<_>, _>>();
         let starts = starts.map_err(|_| value("indptr: a negative start"))?;
         let rows = starts.len().saturating_sub(1);
-        let topology = Topology::new(rows, width, starts, indices.as_slice()?.to_vec()).map_err(value)?;
-        let values = data.as_slice()?.to_vec();
+        let topology = Topology::new(rows, width, starts, slice(&indices, "indices")?.to_vec()).map_err(value)?;
+        let values = slice(&data, "data")?.to_vec();
         return match values.len() == topology.nnz() {
             true => Ok((topology, values)),
             false => Err(value(format!("{} values for {} indices", values.len(), topology.nnz()))),
@@ -206,7 +206,7 @@ fn matrix(of: &Bound<'_, PyAny>) -> PyResult<(Topology, Vec<f32>)> {
     let Ok(dense) = of.extract::<PyReadonlyArray2<'_, f32>>() else {
         return Err(kind("weights: expected arrays of float32, or compressed rows"));
     };
-    let (shape, all) = ([dense.shape()[0], dense.shape()[1]], dense.as_slice()?);
+    let (shape, all) = ([dense.shape()[0], dense.shape()[1]], slice(&dense, "weights")?);
     let there = all.iter().enumerate().filter(|(_, v)| **v != 0.0);
     let topology = Topology::from_positions(shape[0], shape[1], there.clone().map(|(i, _)| i as u64));
     Ok((topology, there.map(|(_, &v)| v).collect()))

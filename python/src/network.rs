@@ -1,5 +1,6 @@
 //! A network that is trained on arrays in memory, for estimators.
 
+use crate::arrays::slice;
 use crate::error::{kind, value};
 use crate::threads::{computing, spawn};
 use nnz::core::{Dense, Setting};
@@ -151,14 +152,10 @@ impl<'py> Rows<'py> {
         }
     }
 
-    fn ordered(e: impl std::fmt::Display) -> PyErr {
-        value(format!("rows must lie one after the other (C order): {e}"))
-    }
-
     fn inputs(self) -> PyResult<Inputs> {
         Ok(match self {
-            Self::Floats(x) => Inputs::Floats(x.as_slice().map_err(Self::ordered)?.to_vec()),
-            Self::Doubles(x) => Inputs::Doubles(x.as_slice().map_err(Self::ordered)?.to_vec()),
+            Self::Floats(x) => Inputs::Floats(slice(&x, "rows")?.to_vec()),
+            Self::Doubles(x) => Inputs::Doubles(slice(&x, "rows")?.to_vec()),
             Self::Sparse(x) => Inputs::Sparse(x),
         })
     }
@@ -539,8 +536,8 @@ impl<T: Number + Element> Kept<T> {
         }
         let sparse;
         let view = match &x {
-            Rows::Floats(x) => View::Floats(x.as_slice().map_err(Rows::ordered)?),
-            Rows::Doubles(x) => View::Doubles(x.as_slice().map_err(Rows::ordered)?),
+            Rows::Floats(x) => View::Floats(slice(x, "rows")?),
+            Rows::Doubles(x) => View::Doubles(slice(x, "rows")?),
             Rows::Sparse(x) => {
                 sparse = Inputs::Sparse(x.clone());
                 View::Sparse(&sparse)

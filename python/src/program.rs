@@ -3,7 +3,7 @@
 //! A command runs on a thread of its own while the caller's waits without the interpreter's lock and looks for signals: Ctrl-C
 //! stops a command as it stops the program.
 
-use crate::arrays::arrays;
+use crate::arrays::{arrays, slice};
 use crate::error::{kind, value};
 use crate::threads::computing;
 use nnz_cli::{Caller, Event, Failure};
@@ -131,7 +131,7 @@ impl Lent {
         answers: Option<PyReadonlyArray1<'_, f64>>,
         names: Option<Vec<String>>,
     ) -> PyResult<Self> {
-        let answers = answers.map_or_else(|| Ok(Vec::new()), |a| a.as_slice().map(<[f64]>::to_vec))?;
+        let answers = answers.map_or_else(|| Ok(Vec::new()), |a| slice(&a, "answers").map(<[f64]>::to_vec))?;
         let found = arrays(inputs, answers, names.unwrap_or_default())?;
         Ok(Self::of(py.detach(|| Held::arrays(found)).map_err(value)?))
     }

@@ -2,13 +2,14 @@
 //!
 //! A weight is an array of float32 or float64, `[out, in]` or flat, with a mask of bool of the same size; both are written in place.
 
+use crate::arrays::{expect, slice, slice_mut};
 use crate::error::{kind, value};
 use nnz::core::{
     Edit, Editor, Error, LayerRole, Method, MethodInstance, Plan, Setting, Shape, Signals, Subject, Target, TargetKind,
     TargetMut, Topology, Zero, subject,
 };
 use nnz::engine::{Tensor, ops::ZeroProbe};
-use numpy::{PyReadonlyArrayDyn, PyReadwriteArrayDyn};
+use numpy::{PyReadonlyArrayDyn, PyReadwriteArrayDyn, PyUntypedArrayMethods};
 use pyo3::prelude::*;
 use pyo3::types::{PyDict, PyList};
 use std::sync::Mutex;
@@ -81,7 +82,8 @@ impl Rewiring {
         let Some(drawn) = self.work().sparsifier.initial_topologies(&shapes).map_err(value)? else { return Ok(false) };
         self.count("masks", masks.len())?;
         for (mut mask, topology) in masks.into_iter().zip(drawn) {
-            let mask = mask.as_slice_mut().map_err(|_| value("masks: pass contiguous arrays"))?;
+            expect("masks", mask.len(), topology.rows() * topology.cols())?;
+            let mask = slice_mut(&mut mask, "masks")?;
             mask.fill(false);
             topology.positions().for_each(|p| mask[p as usize] = true);
         }
@@ -274,17 +276,17 @@ fn asked(py: Python<'_>, signals: Signals) -> PyResult<Bound<'_, PyDict>> {
 /// An array as numbers of 64 bits.
 fn read(array: &Bound<'_, PyAny>) -> PyResult<Vec<f64>> {
     if let Ok(a) = array.extract::<PyReadonlyArrayDyn<'_, f32>>() {
-        let a = a.as_slice().map_err(|_| value("pass contiguous arrays"))?;
+        let a = slice(&a, "arrays")?;
         return Ok(a.iter().map(|&v| f64::from(v)).collect());
     }
     let a = array.extract::<PyReadonlyArrayDyn<'_, f64>>().map_err(|_| kind("NumPy arrays of float32 or float64"))?;
-    Ok(a.as_slice().map_err(|_| value("pass contiguous arrays"))?.to_vec())
+    Ok(slice(&a, "arrays")?.to_vec())
 }
 
 /// Writes entries; all others become zero with `clear`.
 fn put(array: &Bound<'_, PyAny>, entries: impl Iterator<Item = (u64, f64)>, clear: bool) -> PyResult<()> {
     if let Ok(mut a) = array.extract::<PyReadwriteArrayDyn<'_, f32>>() {
-        let a = a.as_slice_mut().map_err(|_| value("pass contiguous arrays"))?;
+        let a = slice_mut(&mut a, "arrays")?;
         if clear {
             a.fill(0.0);
         }
@@ -293,7 +295,7 @@ fn put(array: &Bound<'_, PyAny>, entries: impl Iterator<Item = (u64, f64)>, clea
     }
     let mut a =
         array.extract::<PyReadwriteArrayDyn<'_, f64>>().map_err(|_| kind("NumPy arrays that can be written"))?;
-    let a = a.as_slice_mut().map_err(|_| value("pass contiguous arrays"))?;
+    let a = slice_mut(&mut a, "arrays")?;
     if clear {
         a.fill(0.0);
     }
@@ -363,14 +365,14 @@ impl Arrays<'_, '_> {
     fn mask(&self, i: usize) -> PyResult<Vec<bool>> {
         let mask =
             self.masks[i].extract::<PyReadonlyArrayDyn<'_, bool>>().map_err(|_| kind("masks: NumPy arrays of bool"))?;
-        Ok(mask.as_slice().map_err(|_| value("masks: pass contiguous arrays"))?.to_vec())
+        Ok(slice(&mask, "masks")?.to_vec())
     }
 
     fn set_mask(&self, i: usize, to: impl Iterator<Item = u64>) -> PyResult<()> {
         let mut mask = self.masks[i]
             .extract::<PyReadwriteArrayDyn<'_, bool>>()
             .map_err(|_| kind("masks: arrays that can be written"))?;
-        let mask = mask.as_slice_mut().map_err(|_| value("masks: pass contiguous arrays"))?;
+        let mask = slice_mut(&mut mask, "masks")?;
         mask.fill(false);
         to.for_each(|p| mask[p as usize] = true);
         Ok(())

@@ -1009,3 +1009,61 @@ def test_the_page():
     root = Path(os.environ.get("NNZ_ROOT") or Path(__file__).parents[2])
     found = doctest.testfile(str(root / "docs/src/pytorch.md"), module_relative=False, optionflags=doctest.ELLIPSIS)
     assert found.attempted > 15 and found.failed == 0
+
+
+def test_what_lies_column_by_column_is_read_by_rows_or_refused():
+    layer = sparse_weights(nn.Linear(12, 7), 0.3)
+    sparse = nt.compile(nn.Sequential(copy.deepcopy(layer)), density=1.0, note=None)
+    turned = torch.randn(12, 5).t()
+    assert not turned.is_contiguous()
+    a, b = turned.clone().requires_grad_(), turned.detach().requires_grad_()
+    torch.testing.assert_close(sparse(b), layer(a))
+    sparse(b).square().sum().backward()
+    layer(a).square().sum().backward()
+    torch.testing.assert_close(b.grad, a.grad)
+    torch.testing.assert_close(nt.decompile(sparse)[0].weight.shape, layer.weight.shape)
+    # A weight that is a transposed matrix.
+    turned = nn.Linear(12, 7)
+    turned.weight = nn.Parameter(sparse_weights(nn.Linear(7, 12), 0.3).weight.detach().t())
+    want = turned(a).detach()
+    torch.testing.assert_close(nt.compile(nn.Sequential(turned), density=1.0, note=None)(a), want)
+    kernel = SparseLayer(2, 3, np.array([0, 2, 4]))
+    values, x, y = np.float32([1, 2, 3]), np.arange(6, dtype=np.float32).reshape(2, 3), np.zeros((2, 2), np.float32)
+    with pytest.raises(ValueError, match="x: pass an array whose rows lie one after the other"):
+        kernel.forward(values, np.asfortranarray(x), None, y)
+    with pytest.raises(ValueError, match="y: pass an array whose rows"):
+        kernel.forward(values, x, None, np.asfortranarray(y))
+
+
+@pytest.mark.parametrize("method", ["magnitude", "snip"])
+def test_weights_that_lie_column_by_column_are_pruned_where_they_are_least(method):
+    torch.manual_seed(0)
+    plain = nn.Sequential(nn.Linear(12, 9), nn.ReLU(), nn.Linear(9, 3))
+    turned = copy.deepcopy(plain)
+    turned[0].weight = nn.Parameter(plain[0].weight.detach().t().contiguous().t())
+    assert not turned[0].weight.is_contiguous()
+    batch = [(torch.randn(20, 12), torch.randint(0, 3, (20,)))]
+    for model in (plain, turned):
+        nt.prune(model, method, density=0.3, data=batch)
+    assert torch.equal(plain[0].weight, turned[0].weight)
+
+
+@pytest.mark.parametrize("method", ["set", "rigl"])
+def test_weights_that_lie_column_by_column_are_rewired_alike(method):
+    def trained(turn):
+        torch.manual_seed(0)
+        model = nn.Sequential(nn.Linear(12, 9), nn.ReLU(), nn.Linear(9, 3))
+        if turn:
+            model[0].weight = nn.Parameter(model[0].weight.detach().t().contiguous().t())
+        x, y = torch.randn(40, 12), torch.randint(0, 3, (40,))
+        optimizer = torch.optim.SGD(model.parameters(), 0.1, momentum=0.9)
+        nt.attach(optimizer, method, 0.3, module=model, steps=30, every=5)
+        for _ in range(20):
+            optimizer.zero_grad()
+            F.cross_entropy(model(x), y).backward()
+            optimizer.step()
+        return model[0].weight.detach()
+
+    plain, turned = trained(False), trained(True)
+    torch.testing.assert_close(turned, plain)
+    assert torch.equal(turned == 0, plain == 0)
