@@ -51,7 +51,9 @@ pub fn limit(target: &str) -> (usize, usize) {
         // An image has 2^24 pixels at most, and unpacks to 64 MiB at most.
         "png" | "jpg" => (256, 256),
         // Packed data unpacks to a thousand times its bytes; it exists both in the form read and in the final one.
-        "npz" | "csv" | "svm" | "txt" | "idx" => (16, 16_384),
+        "npz" | "csv" | "txt" | "idx" => (16, 16_384),
+        // The same, and any file may name a million columns: a number, its scale and what a row is laid out in take 28 bytes for each.
+        "svm" => (32, 16_384),
         // For a recipe, the networks and data that it asks for are made; patterns of a tokenizer are compiled.
         "experiment" | "tokenizer" => (64, 1024),
         _ => (16, 1024),

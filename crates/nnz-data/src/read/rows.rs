@@ -62,7 +62,52 @@ pub(super) enum As<'a> {
     Known(&'a Scales),
 }
 
+/// Refuses what 32 bits cannot hold.
+fn finite(place: &str, row: usize, column: usize, x: f64) -> Result<()> {
+    match (x as f32).is_finite() {
+        true => Ok(()),
+        false => Err(content(place, format!("row {row}, value {column} is {x}; drop the row or fill the value in"))),
+    }
+}
+
 impl Sparse {
+    /// The scale of every column over `rows`: that of all of its values, or, if most are zero, of the others, from zero. What is looked at
+    /// are entries, and all rows of columns that half of them have. O(entries log entries + width).
+    fn fit(&self, place: &str, base: u32, width: usize, rows: &[usize]) -> Result<Vec<[f64; 2]>> {
+        let of = |row: usize| self.entries[self.starts[row]..self.starts[row + 1]].iter().map(|&(i, x)| (i - base, x));
+        // Of values that are not zero: their number and the sum of their squares.
+        let mut found: BTreeMap<u32, (usize, f64)> = BTreeMap::new();
+        for &row in rows {
+            for (column, x) in of(row) {
+                finite(place, row, column as usize, x)?;
+                let (given, square) = found.entry(column).or_default();
+                *given += usize::from(x != 0.0);
+                *square += x * x;
+            }
+        }
+        let common: Vec<u32> =
+            found.iter().filter(|(_, (given, _))| 2 * given >= rows.len()).map(|(&c, _)| c).collect();
+        let mut moments = vec![Moments::default(); common.len()];
+        let mut values = vec![0.0; common.len()];
+        for &row in rows {
+            values.fill(0.0);
+            for (column, x) in of(row) {
+                if let Ok(k) = common.binary_search(&column) {
+                    values[k] = x;
+                }
+            }
+            moments.iter_mut().zip(&values).for_each(|(m, &x)| m.add(x));
+        }
+        let mut scales = vec![[0.0, 1.0]; width];
+        for (column, (given, square)) in found {
+            if given > 0 && square.is_normal() {
+                scales[column as usize][1] = (square / given as f64).sqrt();
+            }
+        }
+        common.iter().zip(&moments).for_each(|(&c, m)| scales[c as usize] = m.scale());
+        Ok(scales)
+    }
+
     /// The smallest and the largest index that there may be.
     fn bounds(&self) -> Option<(u32, u32)> {
         if let Some(width) = self.width {
@@ -138,31 +183,21 @@ impl Rows {
         }
     }
 
-    /// Computes the scale of every column over `rows`.
+    /// Computes the scale of every column over `rows`. Of compressed rows, a column that is mostly zero keeps its zeros.
     fn fit(&self, base: u32, rows: &[usize]) -> Result<Vec<[f64; 2]>> {
+        if let Values::Sparse(sparse) = &self.values {
+            return sparse.fit(&self.place, base, self.image[2], rows);
+        }
         let width = self.image[2];
-        // Of all values, and of those that are not zero: their number and the sum of their squares.
-        let mut moments = vec![(Moments::default(), 0usize, 0.0); width];
-        let mut values = vec![0.0; width];
+        let (mut moments, mut values) = (vec![Moments::default(); width], vec![0.0; width]);
         for &row in rows {
             self.row(row, base, &mut values);
-            for (column, (&x, (moments, given, square))) in values.iter().zip(&mut moments).enumerate() {
-                if !(x as f32).is_finite() {
-                    let why = format!("row {row}, value {column} is {x}; drop the row or fill the value in");
-                    return Err(content(&self.place, why));
-                }
+            for (column, (&x, moments)) in values.iter().zip(&mut moments).enumerate() {
+                finite(&self.place, row, column, x)?;
                 moments.add(x);
-                *given += usize::from(x != 0.0);
-                *square += x * x;
             }
         }
-        let sparse = matches!(self.values, Values::Sparse(_));
-        let scale = |(moments, given, square): &(Moments, usize, f64)| match sparse && 2 * given < rows.len() {
-            true if *given > 0 && square.is_normal() => [0.0, (square / *given as f64).sqrt()],
-            true => [0.0, 1.0],
-            false => moments.scale(),
-        };
-        Ok(moments.iter().map(scale).collect())
+        Ok(moments.iter().map(Moments::scale).collect())
     }
 
     /// The inputs; scaled, if there are scales.
