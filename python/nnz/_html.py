@@ -29,7 +29,9 @@ def table(rows: list[dict[str, Any]]) -> str:
     """A table of the first rows."""
     if not rows:
         return "<p>nothing</p>"
-    names = list(dict.fromkeys(k for row in rows[:MOST] for k, v in row.items() if not isinstance(v, (list, dict))))
+    shown = [(k, v) for row in rows[:MOST] for k, v in row.items() if not isinstance(v, (list, dict))]
+    # A column without a value says nothing.
+    names = [n for n in dict.fromkeys(k for k, _ in shown) if any(k == n and v is not None for k, v in shown)]
     head = "".join(f"<th>{escape(n.replace('_', ' '))}</th>" for n in names)
 
     def line(row: dict[str, Any]) -> str:

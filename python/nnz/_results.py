@@ -293,6 +293,13 @@ class PruneResult(Answer):
         known = [(k, self.document[k]) for k in ("before", "after") if isinstance(self.document.get(k), dict)]
         return [{"": k, **v} for k, v in known] or super().rows()
 
+    def __repr__(self) -> str:
+        rows = [r for r in self.rows() if "" in r]
+        if not rows:
+            return super().__repr__()
+        said = "; ".join(f"{r['']}: {', '.join(f'{k}={short(v)}' for k, v in r.items() if k and v is not None)}" for r in rows)
+        return f"PruneResult({said})"
+
 
 @dataclass(frozen=True, repr=False)
 class EvalResult(Answer):
