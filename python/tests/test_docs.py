@@ -47,7 +47,7 @@ def test_the_quick_start_notebook(here):
 
 
 def test_stubs_are_those_of_the_program():
-    done = subprocess.run([sys.executable, str(ROOT / "python/stubs.py"), "--check"], capture_output=True, text=True)
+    done = subprocess.run([sys.executable, "-P", str(ROOT / "python/stubs.py"), "--check"], capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
 
 

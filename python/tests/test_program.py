@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -163,7 +164,7 @@ def test_pruning_is_in_memory_unless_a_file_is_named(digits, here):
     found = train(digits)
     dense = found.model("dense")
     small = nnz.prune(dense, method="magnitude", density=0.1, data=digits)
-    assert repr(small).startswith("PruneResult(before: density=1, ") and "; after: density=0.1, " in repr(small), small
+    assert re.match(r"PruneResult\(before: density=1, .*; after: density=(0\.09|0\.1)\d*, ", repr(small)), small
     assert "test accuracy" not in nnz.prune(dense, method="magnitude", density=0.1)._repr_html_(), "a column of nothing"
     assert small.model.density == pytest.approx(0.1, abs=0.02) and small.document["output"] is None
     assert [r[""] for r in small.rows()] == ["before", "after"]
