@@ -11,6 +11,7 @@ __all__ = [
     "Model",
     "Network",
     "Rewiring",
+    "SparseChain",
     "SparseLayer",
     "__version__",
     "call",
@@ -81,6 +82,22 @@ _Shape = tuple[str, int, int, Sequence[int], bool, str]
 
 @final
 class KeptInput: ...
+
+@final
+class SparseChain:
+    def __new__(cls, layers: Sequence[SparseLayer], relu: Sequence[bool]) -> SparseChain: ...
+    def forward(
+        self, values: Sequence[_Numbers], x: _Numbers, biases: Sequence[_Numbers | None], y: _Numbers, keep: bool = False
+    ) -> KeptInput | None: ...
+    def backward(
+        self,
+        values: Sequence[_Numbers],
+        kept: KeptInput,
+        g: _Numbers,
+        dx: _Numbers | None,
+        dvalues: Sequence[_Numbers | None],
+        dbiases: Sequence[_Numbers | None],
+    ) -> None: ...
 
 @final
 class SparseLayer:

@@ -5,7 +5,7 @@
 //! ones, which reach them through [`Real`]. Functions that take closures cannot be here.
 
 use crate::blocks::Part;
-use crate::{Attention, Bsr, Conv, Csc, Csr, Expanded, Isa, Plan, Real, Sliced, Start, Tiled};
+use crate::{Attention, Bsr, Conv, Csc, Csr, Expanded, Isa, Packing, Plan, Real, Sliced, Start, Tiled};
 
 macro_rules! built {
     ($(fn $name:ident($($arg:ident: $type:ty),* $(,)?) $(-> $out:ty)? = $work:path;)*) => {
@@ -49,6 +49,7 @@ built! {
     fn layer_norm_sums(isa: Isa, x: &[Self], g: &[Self], found: [&[Self]; 2], cols: usize) -> (Vec<f64>, Vec<f64>)
         = crate::rows::layer_norm_sums_on;
 
+    fn permute(by: &Packing, isa: Isa, values: &[Self], to: &mut [Self]) = Packing::gather;
     fn pack(plan: &Plan, isa: Isa, values: &[Self], packed: &mut [Self]) = Plan::pack_on;
     fn spmm(isa: Isa, parts: &[Part], values: &[Self], x: &Tiled<Self>, bias: Option<&[Self]>, relu: bool, y: &mut Tiled<Self>)
         = crate::forward::forward_on;

@@ -97,6 +97,7 @@ pub use format::{Csc, Csr};
 pub use growth::{gradients_at, top_zero_gradients, top_zero_gradients_tiled};
 pub use map::{Map, answer_cuts};
 pub use operator::{Compiled, Dense, Operator};
+pub use packing::Packing;
 pub use plan::{Plan, Rows, Tuning};
 pub use pool::{Buffer, Pool};
 pub use real::Real;

@@ -30,6 +30,11 @@ pub fn available() -> usize {
     pinning::given().unwrap_or_else(|| std::thread::available_parallelism().map_or(1, usize::from))
 }
 
+/// Whether one thread computes: work that is handed to it comes back two context switches later, and is better done by the caller.
+pub(crate) fn alone() -> bool {
+    rayon::current_num_threads() == 1
+}
+
 /// Frees the calling thread, and those it will start, to run on every processor given to the process. New threads and
 /// programs inherit the processor of the thread that starts them.
 pub fn anywhere() {
