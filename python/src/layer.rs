@@ -9,10 +9,10 @@ use crate::error::{kind, value};
 use crate::images::{Images, Window};
 use crate::threads::computing;
 use nnz::core::Topology;
-use nnz_kernels::{Csr, Packing, Plan, Real, Single, Tiled, Tuning};
+use nnz_kernels::{Csr, Direct, Packing, Plan, Real, Tiled, Tuning};
 use numpy::{Element, PyReadonlyArray1, PyReadonlyArrayDyn, PyReadwriteArrayDyn, PyUntypedArrayMethods};
 use pyo3::prelude::*;
-use std::sync::{Arc, Mutex, MutexGuard, OnceLock};
+use std::sync::{Arc, Mutex, MutexGuard};
 
 /// Numbers and products below which a pass does not enter rayon's pool.
 const SHORT: usize = 1 << 18;
@@ -76,7 +76,6 @@ pub(crate) struct Held<T> {
     by_row: Vec<T>,
     by_plan: Vec<T>,
     packed: Vec<T>,
-    single: OnceLock<Single<T>>,
 }
 
 /// A sparse linear layer, y = x Wᵀ + b, or a convolution, whose W `[out, channels * height * width of the kernel]` has few connections.
@@ -88,8 +87,7 @@ pub(crate) struct Held<T> {
 pub(crate) struct SparseLayer {
     rows: usize,
     cols: usize,
-    starts: Vec<usize>,
-    columns: Vec<u32>,
+    direct: Direct,
     plan: Plan,
     /// From the order of the rows to that of the plan, and back.
     to_plan: Packing,
@@ -121,7 +119,7 @@ impl SparseLayer {
     /// Number of connections.
     #[getter]
     fn nnz(&self) -> usize {
-        self.columns.len()
+        self.plan.nnz()
     }
 
     /// y = x Wᵀ + bias: `x` `[batch, in]`, `y` `[batch, out]`, which is written. With `keep`, returns the inputs for `backward`.
@@ -288,25 +286,21 @@ impl SparseLayer {
                 Some(Window { channels, kernel, stride, dilation })
             }
         };
-        let (starts, columns) = (topology.starts().to_vec(), topology.columns().to_vec());
-        let csr = Csr { rows, cols: wide, starts: &starts, columns: &columns };
-        let (plan, numbers) = Plan::of_rows(csr, Tuning::of(rows, wide, columns.len()));
+        let csr = Csr { rows, cols: wide, starts: topology.starts(), columns: topology.columns() };
+        let (plan, numbers) = Plan::of_rows(csr, Tuning::of(rows, wide, csr.nnz()));
         let degrees = topology.col_degrees();
         let used = (0..wide as u32).filter(|&c| degrees[c as usize] > 0).collect();
         let mut places = vec![0; numbers.len()];
         numbers.iter().zip(0..).for_each(|(&e, p)| places[e as usize] = p);
         let (to_plan, to_rows) = (Packing::new(&numbers), Packing::new(&places));
         let (narrow, wide_values) = (Mutex::new(None), Mutex::new(None));
-        Ok(Self { rows, cols: wide, starts, columns, plan, to_plan, to_rows, window, used, narrow, wide: wide_values })
+        let direct = Direct::new(csr);
+        Ok(Self { rows, cols: wide, direct, plan, to_plan, to_rows, window, used, narrow, wide: wide_values })
     }
 
     /// Numbers and products of a pass over so many inputs.
     fn work(&self, inputs: usize) -> usize {
-        inputs.saturating_mul(self.rows + self.cols + self.columns.len())
-    }
-
-    fn csr(&self) -> Csr<'_> {
-        Csr { rows: self.rows, cols: self.cols, starts: &self.starts, columns: &self.columns }
+        inputs.saturating_mul(self.rows + self.cols + self.plan.nnz())
     }
 
     /// The values in the orders of the kernels; those of the last call, if they are the same. O(nnz).
@@ -318,11 +312,11 @@ impl SparseLayer {
             return held.clone();
         }
         let mut held = match slot.take().map(Arc::try_unwrap) {
-            Some(Ok(held)) => Held { single: OnceLock::new(), ..held },
+            Some(Ok(held)) => held,
             _ => {
                 let n = values.len();
                 let none = vec![T::ZERO; n];
-                Held { by_row: none.clone(), by_plan: none.clone(), packed: none, single: OnceLock::new() }
+                Held { by_row: none.clone(), by_plan: none.clone(), packed: none }
             }
         };
         held.by_row.copy_from_slice(values);
@@ -381,8 +375,7 @@ impl SparseLayer {
 
     /// y = x Wᵀ + bias for a few samples, row-major.
     pub(crate) fn single<T: Number>(&self, values: &[T], batch: usize, x: &[T], bias: Option<&[T]>, y: &mut [T]) {
-        let held = self.held(values);
-        held.single.get_or_init(|| Single::new(self.csr(), &held.by_row)).apply(batch, x, bias, y);
+        self.direct.apply(values, batch, x, bias, y);
     }
 
     fn forward_of<T: Number>(
@@ -412,7 +405,7 @@ impl SparseLayer {
         if !meant {
             return Err(value("a layer with a window convolves; one without computes forward"));
         }
-        expect("values", values.len(), self.columns.len())?;
+        expect("values", values.len(), self.plan.nnz())?;
         bias.map_or(Ok(()), |b| expect("bias", b.len(), self.rows))
     }
 

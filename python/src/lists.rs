@@ -3,7 +3,7 @@
 use crate::arrays::{expect, read, slice, slice_mut, write};
 use crate::error::{kind, value};
 use crate::threads::computing;
-use nnz_kernels::Real;
+use nnz_kernels::{Real, elementwise};
 use numpy::{Element, PyReadonlyArray1, PyReadonlyArrayDyn};
 use pyo3::prelude::*;
 use rayon::prelude::*;
@@ -18,15 +18,7 @@ pub fn keep_masked(py: Python<'_>, array: &Bound<'_, PyAny>, mask: &Bound<'_, Py
         let mut array = write::<T>(array, "array")?;
         let array = slice_mut(&mut array, "array")?;
         expect("mask", mask.len(), array.len())?;
-        let keep = |(to, mask): (&mut [T], &[bool])| {
-            to.iter_mut().zip(mask).for_each(|(v, &m)| *v = if m { *v } else { T::ZERO });
-        };
-        py.detach(|| {
-            computing(|| match array.len() <= 1 << 16 {
-                true => keep((array, mask)),
-                false => array.par_chunks_mut(1 << 16).zip(mask.par_chunks(1 << 16)).for_each(keep),
-            })
-        });
+        py.detach(|| computing(|| elementwise::keep(array, mask)));
         Ok(())
     }
     let mask = mask.extract::<PyReadonlyArrayDyn<'_, bool>>().map_err(|_| kind("mask: a NumPy array of bool"))?;
