@@ -1163,10 +1163,15 @@ class _Entries:
         self.values = torch.empty(len(self.positions), dtype=parameter.dtype)
         self.grad = torch.empty_like(self.values)
 
+    def lists(self, parameter: Tensor) -> list[tuple[np.ndarray, np.ndarray, np.ndarray]]:
+        """What is gathered: the weight, where, and into what; and the same of its gradient."""
+        return [
+            (_array(parameter), self.positions, self.values.numpy()),
+            (_array(parameter.grad), self.positions, self.grad.numpy()),
+        ]
+
     def enter(self, optimizer: torch.optim.Optimizer, group: dict[str, Any], place: int, parameter: Tensor) -> None:
-        """Takes the place of the weight."""
-        gather(_array(parameter), self.positions, self.values.numpy())
-        gather(_array(parameter.grad), self.positions, self.grad.numpy())
+        """Takes the place of the weight, when its entries are gathered."""
         self.values.grad = self.grad
         group["params"][place] = self.values
         if parameter in optimizer.state:
@@ -1177,9 +1182,8 @@ class _Entries:
                     state[name] = self.of(value)
 
     def leave(self, optimizer: torch.optim.Optimizer, group: dict[str, Any], place: int, parameter: Tensor) -> None:
-        """Gives it back, with what became of the values."""
+        """Gives it back, when what became of the values is scattered."""
         group["params"][place] = parameter
-        scatter(self.values.numpy(), self.positions, _array(parameter))
         torch.autograd.graph.increment_version(parameter)
         if self.values in optimizer.state:
             optimizer.state[parameter] = optimizer.state.pop(self.values)
@@ -1282,6 +1286,7 @@ class Attached:
 
     def _restore(self) -> None:
         """Puts weights back in the place of their connections."""
+        _by_type(scatter, [e.lists(parameter)[0] for e, _, _, parameter in self._swapped])
         for entries, group, place, parameter in self._swapped:
             entries.leave(self.optimizer, group, place, parameter)
         self._swapped = []
@@ -1340,15 +1345,18 @@ class Attached:
         self._restore()
         if self._plan is not None:
             self._rewire(self._plan)
+        entering: list[tuple[_Entries, dict[str, Any], int, Tensor]] = []
         for i, (parameter, mask, entries) in enumerate(zip(self._parameters, self._masks, self._entries)):
             if parameter.grad is None:
                 continue
             if entries is not None and parameter.grad.is_contiguous() and parameter.grad.dtype is parameter.dtype:
-                place = self._place(parameter)
-                entries.enter(optimizer, *place, parameter)
-                self._swapped.append((entries, *place, parameter))
+                entering.append((entries, *self._place(parameter), parameter))
             elif self._dense[i]:
                 _keep(parameter.grad, mask)
+        _by_type(gather, [listed for e, _, _, parameter in entering for listed in e.lists(parameter)])
+        for swapped in entering:
+            swapped[0].enter(optimizer, *swapped[1:])
+            self._swapped.append(swapped)
 
     def _rewire(self, asked: dict[str, Any]) -> None:
         method = self._about["method"]
@@ -1421,6 +1429,12 @@ class Attached:
         self.step += 1
         self._plan = self._work.plan(self.step)
         self._dense = [True] * len(self._dense)
+
+
+def _by_type(work: Callable[[list], None], lists: list[tuple[np.ndarray, np.ndarray, np.ndarray]]) -> None:
+    """Gathers or scatters all lists of one number type in one call."""
+    for dtype in dict.fromkeys(array.dtype for array, _, _ in lists):
+        work([listed for listed in lists if listed[0].dtype == dtype])
 
 
 def _keep(tensor: Tensor, mask: Tensor) -> None:

@@ -3,11 +3,13 @@
 
 use crate::arrays::{expect, read, shape, slice, slice_mut, write};
 use crate::error::{kind, value};
-use crate::layer::{KeptInput, Number, SparseLayer, compute};
-use crate::threads::computing;
+use crate::layer::{Held, KeptInput, Number, SparseLayer, compute};
+use crate::threads::{computing, share, threads};
 use nnz_kernels::{Buffer, TILE, Tiled, elementwise};
 use numpy::{PyReadonlyArrayDyn, PyReadwriteArrayDyn, PyUntypedArrayMethods};
 use pyo3::prelude::*;
+use rayon::prelude::*;
+use std::sync::Arc;
 
 /// Samples up to which the format for single samples is faster.
 const FEW: usize = 2;
@@ -48,17 +50,32 @@ fn groups<T>(batch: usize, stages: &[Stage<'_, T>]) -> [usize; 2] {
     [first, batch - first]
 }
 
-/// Runs both groups, on two threads if there are two.
-fn both<A: Send, B: Send>(groups: [usize; 2], a: impl FnOnce() -> A + Send, b: impl FnOnce() -> B + Send) -> (A, B) {
-    match groups[1] == 0 || rayon::current_num_threads() == 1 {
-        true => (a(), b()),
-        false => rayon::join(a, b),
+/// Does a pass in steps, each of which runs its jobs through a function it is given. A pass of some length runs on rayon's threads, since every
+/// kernel would hand its work to them one by one, and wait for an answer; unless there are no more of them than groups, which
+/// they share with the calling thread.
+fn pass<T: Number>(groups: [usize; 2], stages: &[Stage<'_, T>], work: impl FnOnce(bool) + Send) {
+    let each: usize = stages.iter().map(|s| s.layer.rows() + s.layer.cols() + s.values.len()).sum();
+    match threads() {
+        1 => work(true),
+        2 if groups[1] > 0 => work(true),
+        _ => compute((groups[0] + groups[1]).saturating_mul(each), || work(false)),
     }
 }
 
-/// Numbers and products of a pass.
-fn work<T>(batch: usize, stages: &[Stage<'_, T>]) -> usize {
-    batch.saturating_mul(stages.iter().map(|s| s.layer.rows() + s.layer.cols() + s.values.len()).sum())
+/// Does jobs on the threads of a pass.
+fn all<J: Send>(shared: bool, jobs: Vec<J>, work: impl Fn(J) + Sync + Send) {
+    match shared {
+        true => share(jobs, work),
+        false if jobs.len() == 1 => jobs.into_iter().for_each(work),
+        false => jobs.into_par_iter().for_each(work),
+    }
+}
+
+/// Values of all layers in the orders of the kernels.
+fn hold<T: Number>(shared: bool, stages: &[Stage<'_, T>]) -> Vec<Arc<Held<T>>> {
+    let mut held = vec![None; stages.len()];
+    all(shared, stages.iter().zip(&mut held).collect(), |(s, to)| *to = Some(s.layer.held(s.values)));
+    held.into_iter().flatten().collect()
 }
 
 /// `x` `[batch, in]` through all layers into `y` `[batch, out]`. With `keep`, returns what [`backward`] needs.
@@ -73,16 +90,16 @@ pub(crate) fn forward<T: Number>(
         computing(|| few(stages, batch, x, y));
         return None;
     }
-    compute(work(batch, stages), || {
-        let groups = groups(batch, stages);
-        let held: Vec<_> = stages.iter().map(|s| s.layer.held(s.values)).collect();
+    let groups = groups(batch, stages);
+    let mut kept = [Vec::new(), Vec::new()];
+    let [first, second] = &mut kept;
+    pass(groups, stages, |shared| {
+        let held = hold(shared, stages);
         let (inputs, outputs) = (stages[0].layer.cols(), stages[stages.len() - 1].layer.rows());
         let (x, y) = (x.split_at(groups[0] * inputs), y.split_at_mut(groups[0] * outputs));
-        let group = |batch, x: &[T], y: &mut [T]| {
-            let mut kept = Vec::with_capacity(stages.len() + 1);
-            if batch == 0 && groups[0] > 0 {
-                return kept;
-            }
+        let mut jobs = vec![(groups[0], x.0, y.0, first), (groups[1], x.1, y.1, second)];
+        jobs.truncate(if groups[1] == 0 { 1 } else { 2 });
+        all(shared, jobs, |(batch, x, y, kept): (usize, &[T], &mut [T], &mut Vec<Tiled<T>>)| {
             let mut tiles = Tiled::from_rows(batch, inputs, x);
             for (stage, held) in stages.iter().zip(&held) {
                 let next = stage.layer.product(held, &tiles, stage.bias, stage.relu);
@@ -97,11 +114,9 @@ pub(crate) fn forward<T: Number>(
             if keep && stages.last().is_some_and(|s| s.relu) {
                 kept.push(tiles);
             }
-            kept
-        };
-        let (first, second) = both(groups, || group(groups[0], x.0, y.0), || group(groups[1], x.1, y.1));
-        keep.then(|| [first, second])
-    })
+        });
+    });
+    keep.then_some(kept)
 }
 
 /// What a chain of one layer keeps of its input.
@@ -150,17 +165,18 @@ pub(crate) fn backward<T: Number>(
     if first == stages.len() {
         return;
     }
-    compute(work(batch, stages), || {
-        let groups = [kept[0][0].batch(), batch - kept[0][0].batch()];
-        let held: Vec<_> = stages.iter().map(|s| s.layer.held(s.values)).collect();
+    let groups = [kept[0][0].batch(), batch - kept[0][0].batch()];
+    pass(groups, stages, |shared| {
+        let held = hold(shared, stages);
         let (inputs, outputs) = (stages[0].layer.cols(), stages[stages.len() - 1].layer.rows());
         let (g0, g1) = g.split_at(groups[0] * outputs);
         let asked: Vec<[bool; 2]> = wanted.iter().map(|w| [w.values.is_some(), w.bias.is_some()]).collect();
-        let group = |batch, kept: &[Tiled<T>], g: &[T], mut dx: Option<&mut [T]>| {
-            let mut found = Vec::with_capacity(stages.len());
-            if kept.is_empty() {
-                return found;
-            }
+        let (dx0, dx1) = dx.map(|dx| dx.split_at_mut(groups[0] * inputs)).unzip();
+        let mut found = [Vec::new(), Vec::new()];
+        let [found0, found1] = &mut found;
+        let mut jobs = vec![(groups[0], &kept[0], g0, dx0, found0), (groups[1], &kept[1], g1, dx1, found1)];
+        jobs.truncate(if groups[1] == 0 { 1 } else { 2 });
+        all(shared, jobs, |(batch, kept, g, mut dx, found): Group<'_, T>| {
             let mut g = Tiled::from_rows(batch, outputs, g);
             if let Some(y) = kept.get(stages.len()) {
                 let gate = |g, y| if y <= T::ZERO { T::ZERO } else { g };
@@ -177,9 +193,9 @@ pub(crate) fn backward<T: Number>(
                 let mut of_values = None;
                 if further || asked[i][0] {
                     let mut of_x = further.then(|| Tiled::any(batch, layer.cols()));
-                    let found = of_values.insert(Buffer::any(stages[i].values.len()));
+                    let dvalues = of_values.insert(Buffer::any(stages[i].values.len()));
                     let relu = i > 0 && stages[i - 1].relu;
-                    layer.adjoint(&held[i], &kept[i], &g, of_x.as_mut(), relu, found);
+                    layer.adjoint(&held[i], &kept[i], &g, of_x.as_mut(), relu, dvalues);
                     match (of_x, &mut dx) {
                         (Some(of_x), Some(dx)) if i == 0 => of_x.to_rows(dx),
                         (Some(of_x), _) => g = of_x,
@@ -188,28 +204,37 @@ pub(crate) fn backward<T: Number>(
                 }
                 found.push((of_values, of_bias));
             }
-            found
-        };
-        let (dx0, dx1) = dx.map(|dx| dx.split_at_mut(groups[0] * inputs)).unzip();
-        let (a, b) = both(groups, || group(groups[0], &kept[0], g0, dx0), || group(groups[1], &kept[1], g1, dx1));
-        let mut b = b.into_iter();
-        for ((stage, wanted), (mut of_values, of_bias)) in stages.iter().zip(wanted).rev().zip(a) {
-            let (more_values, more_bias) = b.next().unwrap_or_default();
-            if let (Some(to), Some(sum)) = (&mut wanted.values, &mut of_values) {
-                if let Some(more) = more_values {
-                    elementwise::update_by(sum, &more, |a, b| a + b);
+        });
+        let [found, more] = found;
+        let mut more = more.into_iter();
+        let mut jobs = Vec::with_capacity(found.len());
+        for ((stage, wanted), found) in stages.iter().zip(wanted).rev().zip(found) {
+            let to = [wanted.values.as_deref_mut(), wanted.bias.as_deref_mut()];
+            jobs.push((stage.layer, to, found, more.next().unwrap_or_default()));
+        }
+        all(shared, jobs, |(layer, [values, bias], found, more): Sum<'_, T>| {
+            if let (Some(to), Some(mut sum)) = (values, found.0) {
+                if let Some(more) = more.0 {
+                    elementwise::update_by(&mut sum, &more, |a, b| a + b);
                 }
-                stage.layer.by_row(sum, to);
+                layer.by_row(&sum, to);
             }
-            if let (Some(to), Some(sum)) = (&mut wanted.bias, of_bias) {
+            if let (Some(to), Some(sum)) = (bias, found.1) {
                 to.copy_from_slice(&sum);
-                if let Some(more) = more_bias {
+                if let Some(more) = more.1 {
                     to.iter_mut().zip(more.iter()).for_each(|(a, &b)| *a += b);
                 }
             }
-        }
+        });
     });
 }
+
+/// Gradients of the values of a layer, in the order of the plan, and of its bias.
+type Found<T> = (Option<Buffer<T>>, Option<Buffer<T>>);
+/// A group of rows: how many, what was kept of them, gradients of their answers, those of their inputs, and of the parameters.
+type Group<'a, T> = (usize, &'a Vec<Tiled<T>>, &'a [T], Option<&'a mut [T]>, &'a mut Vec<Found<T>>);
+/// A layer, where gradients of its values and bias go, and what both groups found of them.
+type Sum<'a, T> = (&'a SparseLayer, [Option<&'a mut [T]>; 2], Found<T>, Found<T>);
 
 /// Sparse linear layers one after the other; `relu` says of each whether max(·, 0) follows it.
 #[pyclass(frozen, module = "nnz._nnz")]

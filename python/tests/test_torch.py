@@ -945,16 +945,23 @@ def test_entries_go_out_and_in(size, some, wide):
     fits = all(0 <= p < size for p in positions)
     if not fits:
         with pytest.raises(ValueError, match="outside"):
-            gather(array, positions, values)
+            gather([(array, positions, values)])
         with pytest.raises(ValueError, match="outside"):
-            scatter(values, positions, array)
+            scatter([(array, positions, values)])
         return
-    gather(array, positions, values)
+    twin = np.zeros_like(values)
+    gather([(array, positions, values), (-array, positions, twin)])
+    np.testing.assert_array_equal(twin, -values)
     np.testing.assert_array_equal(values, array[positions])
     want = array.copy()
     want[positions] = -values
-    scatter(-values, positions, array)
+    other = array.copy()
+    scatter([(array, positions, -values), (other, positions, -values)])
     np.testing.assert_array_equal(array, want)
+    np.testing.assert_array_equal(other, want)
+    if size:
+        with pytest.raises(TypeError, match="the same for all arrays"):
+            gather([(array, positions, values), (array.astype(np.float32 if wide else np.float64), positions, values)])
 
 
 def test_one_rewiring_by_hand():
