@@ -8,10 +8,9 @@ use numpy::{Element, PyReadonlyArray1, PyReadonlyArrayDyn};
 use pyo3::prelude::*;
 use std::sync::atomic::{AtomicBool, Ordering};
 
-/// Entries of a list that a thread takes at once, and of a mask: about 2 ms. To wake another thread pays for more than that alone, since it may come
-/// as late while a thread of PyTorch waits for work on its core.
-const LISTED: usize = 1 << 20;
-const MASKED: usize = 1 << 23;
+/// Entries of a list that a thread takes at once, and of a mask.
+const LISTED: usize = 1 << 15;
+const MASKED: usize = 1 << 18;
 
 /// Sets the entries of `array` to zero that `mask` does not have. Both are contiguous, with as many entries.
 #[pyfunction]

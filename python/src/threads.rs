@@ -1,6 +1,5 @@
 //! The threads that compute: rayon's, which do not survive a fork.
 
-use nnz_kernels::threads::alone_within;
 use rayon::{ThreadPool, ThreadPoolBuilder};
 use std::process::id;
 use std::sync::{Arc, Mutex, OnceLock, PoisonError};
@@ -50,27 +49,8 @@ pub fn threads() -> usize {
     own().map_or_else(rayon::current_num_threads, |pool| pool.current_num_threads())
 }
 
-/// Does jobs, in any order, on the calling thread and on those that compute. Kernels called by a job stay on its thread.
-///
-/// The caller would sleep while others do all of them, and whoever is woken comes late where cores are busy, as those are on which the
-/// threads of PyTorch wait for more.
+/// Does jobs, in any order, on the calling thread and on those that compute, of which it waits for none. Kernels called by a job stay on its
+/// thread.
 pub fn share<J: Send>(jobs: Vec<J>, work: impl Fn(J) + Sync) {
-    let many = threads().min(jobs.len());
-    let work = |job| alone_within(|| work(job));
-    if many < 2 {
-        return jobs.into_iter().for_each(work);
-    }
-    let queue = Mutex::new(jobs.into_iter());
-    let next = || queue.lock().unwrap_or_else(PoisonError::into_inner).next();
-    let take = || std::iter::from_fn(next).for_each(&work);
-    match own() {
-        Some(pool) => pool.in_place_scope(|scope| spread(scope, many, &take)),
-        None => rayon::in_place_scope(|scope| spread(scope, many, &take)),
-    }
-}
-
-/// Takes jobs on the calling thread and on others.
-fn spread<'a>(scope: &rayon::Scope<'a>, many: usize, take: &'a (dyn Fn() + Sync)) {
-    (1..many).for_each(|_| scope.spawn(move |_| take()));
-    take();
+    nnz_kernels::share(threads() - 1, spawn, jobs, work);
 }
