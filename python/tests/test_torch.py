@@ -23,6 +23,7 @@ from torch import nn
 
 import nnz.torch as nt
 from nnz._nnz import Rewiring, SparseLayer, gather, keep_masked, scatter
+from nnz.torch import _compile, _prune, _weights
 
 
 def sparse_weights(layer, density, seed=0):
@@ -634,7 +635,7 @@ def test_an_example_decides_and_the_gain_is_told(monkeypatch):
         torch.testing.assert_close(sparse(x), dense(x))
         return x.shape[1] == 80
 
-    monkeypatch.setattr(nt, "_faster", faster)
+    monkeypatch.setattr(_compile, "_faster", faster)
     model = nn.Sequential(nn.BatchNorm1d(40), *mlp(0.1, (40, 80, 80, 10)))
     before = copy.deepcopy(model.state_dict())
     model = nt.compile(model, torch.randn(64, 40), note=said.append)
@@ -656,7 +657,7 @@ def test_measuring_a_layer_takes_the_faster_one():
     slow = Slow(20, 20)
     x = torch.randn(4, 20)
     for training in (True, False):
-        assert nt._faster(slow, quick, x, training) and not nt._faster(quick, slow, x, training)
+        assert _compile._faster(slow, quick, x, training) and not _compile._faster(quick, slow, x, training)
     assert x.grad is None and slow.weight.grad is None
 
 
@@ -727,8 +728,8 @@ def test_wanda_is_its_formula():
 def test_grasp_looks_at_the_hessian_times_the_gradient():
     model = nn.Sequential(nn.Linear(6, 5), nn.Tanh(), nn.Linear(5, 3)).double()
     data = [(torch.randn(8, 6, dtype=torch.float64), torch.randint(0, 3, (8,)))]
-    weights = nt._select(nt._weights_of(model, "prune"), "prune", None, (), True)
-    measured = nt._Measuring(model, weights, data, None, "grasp")
+    weights = _weights._select(_weights._weights_of(model, "prune"), "prune", None, (), True)
+    measured = _prune._Measuring(model, weights, data, None, "grasp")
     (first, second) = measured._hessian_gradients(2.0)
 
     def loss(a, b):
