@@ -203,7 +203,13 @@ def test_wrong_inputs_get_one_sentence(data):
         x, error = torch.zeros(right, device="meta"), ValueError
     else:
         x = torch.zeros(right).to_sparse()
-    with pytest.raises(error) as caught:
+    if data.draw(st.booleans()):
+        with torch.no_grad():
+            layer(torch.zeros(right))
+        context = torch.no_grad()
+    else:
+        context = torch.enable_grad()
+    with context, pytest.raises(error) as caught:
         layer(x)
     text = str(caught.value)
     assert text.startswith(type(layer).__name__) and "\n" not in text and len(text) < 200
@@ -414,6 +420,7 @@ def test_a_sequence_refuses_by_the_sentences_of_its_layers():
         (torch.zeros(()), ValueError, "SparseLinear: an input of shape"),
         (torch.zeros(3, 13).double(), TypeError, "SparseLinear: the input is float64"),
         ([1.0], TypeError, "SparseLinear: a torch.Tensor is needed"),
+        (torch.zeros(3, 13).to_sparse(), TypeError, "SparseLinear: the input is torch.sparse_coo"),
     ):
         for context in (torch.no_grad(), torch.enable_grad()):
             with context, pytest.raises(error, match=said):

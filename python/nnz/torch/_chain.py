@@ -95,7 +95,7 @@ class _Chain:
     def quick(self, x: Any) -> Tensor | None:
         """The output for rows that need no conversion and no gradient, with as few steps as can be: one sample takes less time than the
         usual checks."""
-        if type(x) is not Tensor or self._places is None or not (x.is_cpu and x.is_contiguous()):
+        if type(x) is not Tensor or self._places is None or x.layout is not torch.strided or not (x.is_cpu and x.is_contiguous()):
             return None
         shape, values = x.shape, self.layers[0]._parameters["values"]
         if len(shape) != 2 or shape[1] != self.layers[0].in_features or x.dtype is not values.dtype or self._lie() != self._places:

@@ -24,6 +24,9 @@ def _array(tensor: Tensor) -> np.ndarray:
 
 def _checked(x: Tensor, values: Tensor, name: str) -> Tensor:
     """An input that the kernels can read: on the CPU, of the type of the values, contiguous."""
+    usual = type(x) is Tensor and x.dtype is values.dtype and x.dtype in _DTYPES and x.layout is torch.strided
+    if usual and x.is_cpu and values.is_cpu:
+        return x.contiguous()
     if not isinstance(x, Tensor):
         raise TypeError(f"{name}: a torch.Tensor is needed, got {type(x).__name__}")
     if values.dtype not in _DTYPES:
@@ -57,31 +60,31 @@ def _dense(values: Tensor, positions: Tensor, shape: Sequence[int]) -> Tensor:
 
 class _LinearFunction(torch.autograd.Function):
     @staticmethod
-    def forward(ctx: Any, values: Tensor, x: Tensor, bias: Tensor | None, positions: Tensor, layer: SparseLayer, out: int) -> Tensor:
-        y = x.new_empty((x.shape[0], out))
+    def forward(ctx: Any, values: Tensor, x: Tensor, bias: Tensor | None, owner: SparseLinear) -> Tensor:
+        y = torch.empty(x.shape[0], owner.out_features, dtype=x.dtype)
         plain = None if bias is None else _array(bias)
         # Inputs in the layout of the kernels, which the gradient of the values reads again.
-        ctx.kept = layer.forward(_array(values), _array(x), plain, _array(y), keep=ctx.needs_input_grad[0])
-        ctx.save_for_backward(values, x, positions)
-        ctx.layer, ctx.out = layer, out
+        ctx.kept = owner._kernel().forward(_array(values), _array(x), plain, y.numpy(), keep=ctx.needs_input_grad[0])
+        ctx.save_for_backward(values, x)
+        ctx.layer, ctx.positions, ctx.out = owner._kernel(), owner.positions, owner.out_features
         return y
 
     @staticmethod
     def backward(ctx: Any, g: Tensor) -> tuple[Tensor | None, ...]:
-        values, x, positions = ctx.saved_tensors
+        values, x = ctx.saved_tensors
         of_values, of_x, of_bias = ctx.needs_input_grad[:3]
         if torch.is_grad_enabled():
             # A gradient of this gradient is wanted: in operations of torch, which differentiate any number of times.
-            w = _dense(values, positions, (ctx.out, x.shape[1]))
-            dvalues = (g.t() @ x).reshape(-1)[positions] if of_values else None
-            return dvalues, g @ w if of_x else None, g.sum(0) if of_bias else None, None, None, None
+            w = _dense(values, ctx.positions, (ctx.out, x.shape[1]))
+            dvalues = (g.t() @ x).reshape(-1)[ctx.positions] if of_values else None
+            return dvalues, g @ w if of_x else None, g.sum(0) if of_bias else None, None
         g = g.contiguous()
         dvalues = torch.empty_like(values) if of_values else None
         dx = torch.empty_like(x) if of_x else None
         dbias = g.new_empty(ctx.out) if of_bias else None
         source = _array(x) if ctx.kept is None else ctx.kept
         ctx.layer.backward(_array(values), source, _array(g), *(None if d is None else _array(d) for d in (dx, dvalues, dbias)))
-        return dvalues, dx, dbias, None, None, None
+        return dvalues, dx, dbias, None
 
 
 # Zeros above, below, left and right of an image.
@@ -170,12 +173,13 @@ class CompiledModule(nn.Module, abc.ABC):
         return grads and torch.is_grad_enabled()
 
     def _plain_bias(self) -> Tensor | None:
-        if self.bias is not None and self.bias.dtype is not self.values.dtype:
+        bias = self.bias
+        if bias is not None and bias.dtype is not self.values.dtype:
             raise TypeError(
-                f"{type(self).__name__}: the bias is {_short(self.bias.dtype)} and the values are {_short(self.values.dtype)}; "
+                f"{type(self).__name__}: the bias is {_short(bias.dtype)} and the values are {_short(self.values.dtype)}; "
                 "convert the whole module"
             )
-        return self.bias
+        return bias
 
     def _finish(self, dense: nn.Module) -> nn.Module:
         with torch.no_grad():
@@ -233,23 +237,21 @@ class SparseLinear(CompiledModule):
         x = _checked(input, values, "SparseLinear")
         if x.dim() == 0 or x.shape[-1] != self.in_features:
             raise ValueError(f"SparseLinear: an input of shape {tuple(x.shape)}, where the last extent must be {self.in_features}")
-        lead = x.shape[:-1]
-        rows = x if x.dim() == 2 else x.reshape(math.prod(lead), self.in_features)
-        layer = self._kernel()
-        if self._grads(rows):
-            y = _LinearFunction.apply(values, rows, bias, self.positions, layer, self.out_features)
+        rows = x if x.dim() == 2 else x.reshape(math.prod(x.shape[:-1]), self.in_features)
+        if torch.is_grad_enabled() and (values.requires_grad or x.requires_grad or (bias is not None and bias.requires_grad)):
+            y = _LinearFunction.apply(values, rows, bias, self)
         else:
-            y = rows.new_empty((rows.shape[0], self.out_features))
-            layer.forward(_array(values), _array(rows), None if bias is None else _array(bias), _array(y))
-        return y if x.dim() == 2 else y.view(*lead, self.out_features)
+            y = torch.empty(rows.shape[0], self.out_features, dtype=values.dtype)
+            self._kernel().forward(_array(values), _array(rows), None if bias is None else _array(bias), y.numpy())
+        return y if x.dim() == 2 else y.view(*x.shape[:-1], self.out_features)
 
     def _quick(self, x: Any) -> Tensor | None:
         """The output for rows that need no conversion, with as few steps as can be: one sample takes less time than the usual checks."""
         values, bias = self._parameters["values"], self._parameters["bias"]
-        if type(x) is not Tensor or x.dtype is not values.dtype or not (x.is_cpu and x.is_contiguous()) or self._layer is None:
+        if type(x) is not Tensor or x.dtype is not values.dtype or x.layout is not torch.strided or not (x.is_cpu and x.is_contiguous()):
             return None
         rows, shape = x.detach(), x.shape
-        if len(shape) != 2 or shape[1] != self.in_features:
+        if len(shape) != 2 or shape[1] != self.in_features or self._layer is None:
             return None
         place = (values.data_ptr(), 0 if bias is None else bias.data_ptr())
         if place != self._place:
