@@ -1,5 +1,5 @@
 use super::pass::Step;
-use super::views::Views;
+use super::views::{View, Views};
 use crate::axes::{axes, split};
 use crate::param::Entries;
 use crate::structure::{Fresh, Part, Whole, kept, runs};
@@ -51,7 +51,7 @@ fn after_structure<T: Real>(model: &mut Model<T>, sparsifier: &mut dyn Sparsifie
 /// How edits are requested and applied.
 pub(crate) struct Editing<'a> {
     pub kind: TargetKind,
-    /// One layer after the other, so that at most one is copied.
+    /// One layer after the other, so that at most one is copied, or two small ones.
     pub layerwise: bool,
     pub storage: PolicyRef<'a>,
     pub fresh: Fresh,
@@ -62,26 +62,15 @@ pub(crate) fn rewire<T: Real>(
     model: &mut Model<T>,
     mut optimizer: Option<&mut Optimizer<T>>,
     mut average: Option<&mut Average<T>>,
-    edits: &mut dyn FnMut(&[Target]) -> nnz_core::Result<Vec<Edit>>,
+    edits: &mut (dyn FnMut(&[Target]) -> nnz_core::Result<Vec<Edit>> + Send),
     pass: &Step<T>,
     Editing { kind, layerwise, storage, fresh }: Editing,
 ) -> Result<Moved> {
-    let mut sum = Moved { grown: 0, pruned: 0 };
     let structural = matches!(kind, TargetKind::Units | TargetKind::Structure);
     if layerwise && !structural {
-        for (index, i) in model.places(kind).into_iter().enumerate() {
-            let views = Views::at(model, pass, vec![i]);
-            let mut made = edits(&[Target { index, ..views.targets()[0] }])?;
-            let (Some(edit), true) = (made.pop(), made.is_empty()) else {
-                return Err(Error::Refused("the method did not make one edit for one target".into()));
-            };
-            let Some(entries) = views.entries().pop() else { continue };
-            let chosen = model.params[i].admits(&edit, storage)?;
-            let (optimizer, average) = (optimizer.as_deref_mut(), average.as_deref_mut());
-            sum += apply_edit(model, optimizer, average, i, edit, chosen, entries)?;
-        }
-        return Ok(sum);
+        return one_by_one(model, optimizer, average, edits, pass, kind, storage);
     }
+    let mut sum = Moved::default();
     let views = Views::new(model, pass, kind);
     let edits = edits(&views.targets())?;
     let count = views.parts.len();
@@ -133,15 +122,73 @@ pub(crate) fn rewire<T: Real>(
             }
             edit => edit,
         };
-        sum += apply_edit(model, optimizer.as_deref_mut(), average.as_deref_mut(), i, edit, chosen, entries)?;
+        sum +=
+            apply_edit(&mut model.params, optimizer.as_deref_mut(), average.as_deref_mut(), i, edit, chosen, entries)?;
     }
     Ok(sum)
 }
 
+/// Connections up to which a layer is shown to the method while the one before it is edited. Both are in many short parts that wait
+/// for each other; larger ones keep all threads at work alone, and should not lie in memory twice.
+const BESIDE: usize = 1 << 21;
+
+/// Shows one parameter after the other and applies its edit.
+fn one_by_one<T: Real>(
+    model: &mut Model<T>,
+    mut optimizer: Option<&mut Optimizer<T>>,
+    mut average: Option<&mut Average<T>>,
+    edits: &mut (dyn FnMut(&[Target]) -> nnz_core::Result<Vec<Edit>> + Send),
+    pass: &Step<T>,
+    kind: TargetKind,
+    storage: PolicyRef,
+) -> Result<Moved> {
+    let mut ask = |param: &Param<T>, index: usize, i: usize| -> Result<Asked> {
+        let view = View::of(param, pass, i);
+        let mut made = edits(&[view.target(index)])?;
+        match (made.pop(), made.is_empty()) {
+            (Some(edit), true) => Ok((i, param.admits(&edit, storage)?, edit, view.entries)),
+            _ => Err(Error::Refused("the method did not make one edit for one target".into())),
+        }
+    };
+    let mut apply = |params: &mut [Param<T>], (i, chosen, edit, entries): Asked| {
+        apply_edit(params, optimizer.as_deref_mut(), average.as_deref_mut(), i, edit, chosen, entries)
+    };
+    let (mut sum, mut waiting): (Moved, Option<Asked>) = (Moved::default(), None);
+    for (index, i) in model.places(kind).into_iter().enumerate() {
+        let (before, rest) = model.params.split_at_mut(i);
+        let (param, beside) = (&rest[0], rayon::current_num_threads() > 1 && rest[0].nnz() <= BESIDE);
+        let asked = match waiting.take() {
+            Some(last) if beside && before[last.0].nnz() <= BESIDE => {
+                let mut asked = None;
+                // What this thread makes is counted as its own.
+                sum += rayon::in_place_scope(|scope| {
+                    scope.spawn(|_| asked = Some(ask(param, index, i)));
+                    apply(before, last)
+                })?;
+                asked.expect("the scope has waited for it")
+            }
+            last => {
+                if let Some(last) = last {
+                    sum += apply(before, last)?;
+                }
+                ask(param, index, i)
+            }
+        };
+        waiting = Some(asked?);
+    }
+    if let Some(last) = waiting {
+        sum += apply(&mut model.params, last)?;
+    }
+    Ok(sum)
+}
+
+/// An edit of a parameter, the storage it leads to, and the entries before.
+type Asked = (usize, Storage, Edit, Entries);
+
 /// Applies an edit that was admitted and leads to `storage` to one parameter, whose entries are `old`, to its optimizer state and
 /// its average.
 fn apply_edit<T: Real>(
-    model: &mut Model<T>,
+    params: &mut [Param<T>],
     optimizer: Option<&mut Optimizer<T>>,
     mut average: Option<&mut Average<T>>,
     i: usize,
@@ -154,14 +201,14 @@ fn apply_edit<T: Real>(
     let before = average.is_some().then(|| old.topology.clone());
     // An average has the layout of the values and moves with them, like another tensor of state.
     state.extend(average.as_mut().map(|a| std::mem::replace(&mut a.values_mut()[i], Tensor::zeros(&[0]))));
-    let moved = model.params[i].edit(edit, storage, state, old)?;
+    let moved = params[i].edit(edit, storage, state, old)?;
     if let (Some(average), Some(before)) = (&mut average, before)
         && let Some(mut values) = state.pop()
     {
-        start_at_values(&model.params[i], &before, &mut values);
+        start_at_values(&params[i], &before, &mut values);
         average.values_mut()[i] = values;
     }
-    Ok(moved.unwrap_or(Moved { grown: 0, pruned: 0 }))
+    Ok(moved.unwrap_or_default())
 }
 
 /// L R, row-major.
