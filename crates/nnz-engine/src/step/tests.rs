@@ -86,7 +86,13 @@ fn a_layer_replaced_by_two_computes_their_product() {
     plain.params[0].value = Tensor::new(&[20, 36], product(&left, &right, 20, 36));
     let mut edit = |_: &[Target]| Ok(vec![Edit::Replace { left: left.clone(), right: right.clone() }]);
     let storage = crate::Storage::Auto.into();
-    let how = Editing { kind: TargetKind::Weights, layerwise: false, storage, fresh: Fresh { seed: 0, step: 0 } };
+    let how = Editing {
+        kind: TargetKind::Weights,
+        layerwise: false,
+        storage,
+        fresh: Fresh { seed: 0, step: 0 },
+        explored: None,
+    };
     let moved = rewire(&mut model, None, None, &mut edit, &Step::empty(), how).unwrap();
     assert_eq!((moved.pruned, model.spec.weights().len()), (20 * 36 - 4 * 56, 3));
     assert_eq!(model.spec.params().len(), model.params.len());
