@@ -166,6 +166,14 @@ impl Open {
         &self.kind
     }
 
+    /// Its numbers, as a layer of the kind that its name says.
+    ///
+    /// # Errors
+    /// When they are not what that layer takes.
+    pub fn read<L: CustomLayer>(&self) -> std::result::Result<L, String> {
+        L::deserialize(Value::Object(self.options.clone())).map_err(|e| e.to_string())
+    }
+
     /// Whether an axis of units runs through it.
     pub(crate) fn unitwise(&self) -> bool {
         self.bound.as_ref().is_some_and(|b| b.narrow.params().is_empty() && b.narrow.unitwise())
