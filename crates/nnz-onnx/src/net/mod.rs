@@ -166,7 +166,9 @@ impl GraphNet {
         let port = &graph.inputs[0];
         let row: Vec<usize> = match self.plan.input.len() {
             1 => vec![c * h * w],
-            2 if c == 1 && self.plan.takes(&[h, w, 1]).is_ok() && self.plan.input[0].is_none_or(|a| a == h) => vec![h, w],
+            2 if c == 1 && self.plan.takes(&[h, w, 1]).is_ok() && self.plan.input[0].is_none_or(|a| a == h) => {
+                vec![h, w]
+            }
             2 => vec![h * w, c],
             _ => vec![c, h, w],
         };

@@ -97,7 +97,9 @@ pub(super) fn moved<T: Real>(run: &mut Run<'_, '_, T>, step: &Step, cx: &Cx) -> 
 /// A shape that was written for the number of rows that the file fixes, for those that came.
 fn rows_of<T: Real>(run: &Run<'_, '_, T>, step: &Step) -> Option<Value> {
     let slot = step.inputs.get(1).copied().flatten()?;
-    let (Source::Constant(Value::Int(told)), Some(fixed)) = (&run.plan.sources[slot], run.plan.batch) else { return None };
+    let (Source::Constant(Value::Int(told)), Some(fixed)) = (&run.plan.sources[slot], run.plan.batch) else {
+        return None;
+    };
     let first = *told.data().first()?;
     let fixed = i64::try_from(fixed).ok().filter(|&b| b > 0)?;
     if fixed == run.batch as i64 || first <= 0 || first % fixed != 0 {
@@ -172,7 +174,10 @@ fn by_numbers<T: Real>(run: &mut Run<'_, '_, T>, step: &Step, cx: &Cx) -> Done<V
             Some(Value::Float(f)) => {
                 let f = f.rows();
                 if f.data().iter().any(|&v| v != 0.0) {
-                    return Err("numbers other than zero are put beside those that are trained, which has no gradient here".into());
+                    return Err(
+                        "numbers other than zero are put beside those that are trained, which has no gradient here"
+                            .into(),
+                    );
                 }
                 Some(Value::ints(f.shape(), vec![0; f.len()]))
             }

@@ -164,13 +164,67 @@ pub(super) fn known(op: &str) -> bool {
     moves::MOVES.contains(&op)
         || matches!(
             op,
-            "Abs" | "Add" | "AveragePool" | "BatchNormalization" | "Cast" | "CastLike" | "Celu" | "Clip" | "Conv" | "ConvTranspose" | "Div"
-                | "Dropout" | "Elu" | "Erf" | "Exp" | "GRU" | "Gelu" | "Gemm" | "GlobalAveragePool" | "GlobalMaxPool"
-                | "GroupNormalization" | "HardSigmoid" | "HardSwish" | "InstanceNormalization" | "LSTM"
-                | "LayerNormalization" | "LeakyRelu" | "Log" | "LogSoftmax" | "MatMul" | "Max" | "MaxPool" | "Mean" | "Min" | "Mish"
-                | "Mul" | "Neg" | "PRelu" | "Pow" | "RMSNormalization" | "RNN" | "Reciprocal" | "ReduceL2" | "ReduceMax"
-                | "ReduceMean" | "ReduceSum" | "ReduceSumSquare" | "Relu" | "Resize" | "Selu" | "Sigmoid" | "Softmax" | "Softplus"
-                | "Softsign" | "Sqrt" | "Sub" | "Sum" | "Swish" | "Tanh" | "Upsample" | "Where"
+            "Abs"
+                | "Add"
+                | "AveragePool"
+                | "BatchNormalization"
+                | "Cast"
+                | "CastLike"
+                | "Celu"
+                | "Clip"
+                | "Conv"
+                | "ConvTranspose"
+                | "Div"
+                | "Dropout"
+                | "Elu"
+                | "Erf"
+                | "Exp"
+                | "GRU"
+                | "Gelu"
+                | "Gemm"
+                | "GlobalAveragePool"
+                | "GlobalMaxPool"
+                | "GroupNormalization"
+                | "HardSigmoid"
+                | "HardSwish"
+                | "InstanceNormalization"
+                | "LSTM"
+                | "LayerNormalization"
+                | "LeakyRelu"
+                | "Log"
+                | "LogSoftmax"
+                | "MatMul"
+                | "Max"
+                | "MaxPool"
+                | "Mean"
+                | "Min"
+                | "Mish"
+                | "Mul"
+                | "Neg"
+                | "PRelu"
+                | "Pow"
+                | "RMSNormalization"
+                | "RNN"
+                | "Reciprocal"
+                | "ReduceL2"
+                | "ReduceMax"
+                | "ReduceMean"
+                | "ReduceSum"
+                | "ReduceSumSquare"
+                | "Relu"
+                | "Resize"
+                | "Selu"
+                | "Sigmoid"
+                | "Softmax"
+                | "Softplus"
+                | "Softsign"
+                | "Sqrt"
+                | "Sub"
+                | "Sum"
+                | "Swish"
+                | "Tanh"
+                | "Upsample"
+                | "Where"
         )
 }
 
@@ -304,7 +358,10 @@ impl<'a, T: Real> Run<'_, 'a, T> {
             "LayerNormalization" | "RMSNormalization" => self.layer_norm(step, &cx)?,
             "ReduceMean" | "ReduceSum" | "ReduceMax" | "ReduceL2" | "ReduceSumSquare" => self.reduce(step, &cx)?,
             "LSTM" | "GRU" | "RNN" => {
-                return Ok(recurrent::recurrent(self, step, &cx)?.into_iter().map(|x| Val::Live(Live::rows(x))).collect());
+                return Ok(recurrent::recurrent(self, step, &cx)?
+                    .into_iter()
+                    .map(|x| Val::Live(Live::rows(x)))
+                    .collect());
             }
             "Conv" => spatial::conv(self, step, &cx)?,
             "ConvTranspose" => spatial::transposed(self, step, &cx)?,
@@ -425,7 +482,9 @@ impl<'a, T: Real> Run<'_, 'a, T> {
 
     /// Values where a condition holds, others elsewhere. Of constants only what is taken is used, which may be infinite elsewhere.
     fn choose(&mut self, step: &Step, cx: &Cx) -> Done<Live<T>> {
-        let Some(condition @ Value::Bool(_)) = self.plain(step, 0) else { return Err("a condition that is no truth values".into()) };
+        let Some(condition @ Value::Bool(_)) = self.plain(step, 0) else {
+            return Err("a condition that is no truth values".into());
+        };
         let zero = Value::floats(&[], vec![0.0]);
         let flags: Vec<T> = condition.numbers().into_iter().map(T::of).collect();
         let flags = Var::constant(Tensor::new(&condition.shape(), flags));
@@ -613,7 +672,10 @@ impl<'a, T: Real> Run<'_, 'a, T> {
     pub fn room(&self, shape: &[usize]) -> Done<()> {
         match crate::graph::count(shape) {
             Ok(n) if n <= super::MOST => Ok(()),
-            _ => Err(format!("a value of shape {shape:?} would have more than the {} numbers that are allowed", super::MOST)),
+            _ => Err(format!(
+                "a value of shape {shape:?} would have more than the {} numbers that are allowed",
+                super::MOST
+            )),
         }
     }
 }

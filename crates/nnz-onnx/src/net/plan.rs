@@ -143,7 +143,10 @@ fn passes(node: &Node) -> Option<bool> {
 }
 
 /// The readers of every name that stands for one of `roots`, and what other names stand for them.
-fn uses<'g>(graph: &'g Graph, roots: &[&'g str]) -> (HashMap<&'g str, Vec<Use<'g>>>, HashMap<&'g str, (&'g str, bool)>) {
+fn uses<'g>(
+    graph: &'g Graph,
+    roots: &[&'g str],
+) -> (HashMap<&'g str, Vec<Use<'g>>>, HashMap<&'g str, (&'g str, bool)>) {
     let mut alias: HashMap<&str, (&str, bool)> = roots.iter().map(|&n| (n, (n, false))).collect();
     let mut found: HashMap<&str, Vec<Use>> = HashMap::new();
     for node in &graph.nodes {
@@ -205,7 +208,9 @@ fn lay_out(name: &str, dims: &[usize], uses: &[Use]) -> (Vec<usize>, ParamSpec) 
     }
     if let [rest @ .., last] = dims
         && !rest.is_empty()
-        && uses.iter().any(|(n, at, _)| *at == 0 && matches!(&*n.op, "Gather" | "MatMul") || *at == 1 && n.op == "MatMul")
+        && uses
+            .iter()
+            .any(|(n, at, _)| *at == 0 && matches!(&*n.op, "Gather" | "MatMul") || *at == 1 && n.op == "MatMul")
     {
         let shape = Shape::matrix(name, product(rest), *last);
         return (own, ParamSpec { shape, role: Role::Table, init: Init::Small });
@@ -219,7 +224,10 @@ fn lay_out(name: &str, dims: &[usize], uses: &[Use]) -> (Vec<usize>, ParamSpec) 
 fn raw(graph: &Graph) -> HashSet<&str> {
     let mut raw: HashSet<&str> = graph.inputs.iter().map(|p| p.name.as_str()).collect();
     for node in &graph.nodes {
-        let plain = matches!(&*node.op, "Add" | "Sub" | "Mul" | "Div" | "Cast" | "Transpose" | "Reshape" | "Flatten" | "Identity");
+        let plain = matches!(
+            &*node.op,
+            "Add" | "Sub" | "Mul" | "Div" | "Cast" | "Transpose" | "Reshape" | "Flatten" | "Identity"
+        );
         let known = |i: &String| raw.contains(i.as_str()) || graph.constants.contains_key(i);
         if plain && node.inputs.iter().all(known) && node.inputs.iter().any(|i| raw.contains(i.as_str())) {
             raw.extend(node.outputs.iter().map(String::as_str));
@@ -270,7 +278,9 @@ pub(super) fn weights(graph: &Graph) -> Result<Vec<String>> {
     let fail = |why: String| Err(Error::file(&graph.path, why));
     let names = |ports: &[crate::Port]| ports.iter().map(|p| p.name.clone()).collect::<Vec<_>>().join(", ");
     if graph.nodes.is_empty() {
-        return fail("what these weights compute is not known; export the network as ONNX from where it was made".into());
+        return fail(
+            "what these weights compute is not known; export the network as ONNX from where it was made".into(),
+        );
     }
     if graph.inputs.len() != 1 {
         return fail(format!(
@@ -417,7 +427,9 @@ impl Plan {
             });
             let values = ops::run(op, &self.cx(&step), Given(given.collect()))?;
             for (slot, value) in step.outputs.iter().zip(values) {
-                *room = room.checked_sub(value.len()).ok_or("constants that are computed need more memory than is allowed")?;
+                *room = room
+                    .checked_sub(value.len())
+                    .ok_or("constants that are computed need more memory than is allowed")?;
                 if let Some(slot) = slot {
                     self.sources[*slot] = Source::Constant(value);
                 }
@@ -425,9 +437,11 @@ impl Plan {
             return Ok(());
         }
         if live && !super::pass::known(&node.op) {
-            return Err("this operator has no gradient here, so the network can be run and pruned without --data, but not \
+            return Err(
+                "this operator has no gradient here, so the network can be run and pruned without --data, but not \
                         trained; export it without"
-                .into());
+                    .into(),
+            );
         }
         if !live {
             step.outputs.iter().flatten().for_each(|&s| self.sources[s] = Source::Plain);

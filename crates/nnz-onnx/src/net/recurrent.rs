@@ -55,7 +55,10 @@ pub(super) fn recurrent<T: Real>(run: &mut Run<'_, '_, T>, step: &Step, cx: &Cx)
         && [0, hidden as i64].contains(&cx.int("hidden_size", hidden as i64)?)
         && steps > 0;
     if !fits {
-        return Err(format!("an input of shape {:?}, direction {direction}, weights of shape {sw:?} and {sr:?}", x.shape()));
+        return Err(format!(
+            "an input of shape {:?}, direction {direction}, weights of shape {sw:?} and {sr:?}",
+            x.shape()
+        ));
     }
     let usual: &[&str] = match op {
         "LSTM" => &["Sigmoid", "Tanh", "Tanh"],
@@ -73,7 +76,9 @@ pub(super) fn recurrent<T: Real>(run: &mut Run<'_, '_, T>, step: &Step, cx: &Cx)
     if run.has(step, 4) {
         let whole = matches!(run.plain(step, 4), Some(Value::Int(l)) if l.data().iter().all(|&n| n == steps as i64));
         if !whole {
-            return Err("sequences of different lengths, which are not trained; export the layer without lengths".into());
+            return Err(
+                "sequences of different lengths, which are not trained; export the layer without lengths".into()
+            );
         }
     }
     run.room(&[steps, dirs, batch, rows])?;
@@ -86,7 +91,9 @@ pub(super) fn recurrent<T: Real>(run: &mut Run<'_, '_, T>, step: &Step, cx: &Cx)
         let h = if batch_first && h.shape().len() == 3 { tape::permute(&h, &[1, 0, 2]) } else { h };
         // One row stands for all, where the file fixes the batch at one.
         match h.shape() {
-            &[d, n, m] if d == dirs && m == hidden && (n == batch || n == 1) => Ok(tape::expand(&h, &[dirs, batch, hidden])),
+            &[d, n, m] if d == dirs && m == hidden && (n == batch || n == 1) => {
+                Ok(tape::expand(&h, &[dirs, batch, hidden]))
+            }
             other => Err(format!("a state of shape {other:?}")),
         }
     };
@@ -115,9 +122,8 @@ pub(super) fn recurrent<T: Real>(run: &mut Run<'_, '_, T>, step: &Step, cx: &Cx)
         };
         let early = op == "GRU" && !late;
         let (w, r) = (matrix(run, 1, inputs, false)?, matrix(run, 2, hidden, early)?);
-        let line = |b: &Var<T>, k: usize| {
-            tape::reshape(&tape::slice(&tape::slice(b, 0, d..d + 1), 1, k..k + 1), &[rows])
-        };
+        let line =
+            |b: &Var<T>, k: usize| tape::reshape(&tape::slice(&tape::slice(b, 0, d..d + 1), 1, k..k + 1), &[rows]);
         let (bw, br) = (bias.as_ref().map(|b| line(b, 0)), bias.as_ref().map(|b| line(b, 1)));
         let plus = |x: Var<T>, b: &Option<Var<T>>| b.as_ref().map_or_else(|| x.clone(), |b| tape::add_bias(&x, b));
         let read = tape::reshape(&plus(w.times(run, &flat), &bw), &[steps, batch, rows]);
@@ -140,7 +146,8 @@ pub(super) fn recurrent<T: Real>(run: &mut Run<'_, '_, T>, step: &Step, cx: &Cx)
                     let pre = tape::add(&from, &plus(r.times(run, &h), &br));
                     let gate = |g: usize| tape::sigmoid(&cut(&pre, g));
                     let before = c.take().ok_or("no cell")?;
-                    let now = tape::add(&tape::mul(&gate(2), &before), &tape::mul(&gate(0), &tape::tanh(&cut(&pre, 3))));
+                    let now =
+                        tape::add(&tape::mul(&gate(2), &before), &tape::mul(&gate(0), &tape::tanh(&cut(&pre, 3))));
                     let h = tape::mul(&gate(1), &tape::tanh(&now));
                     c = Some(now);
                     h
@@ -154,9 +161,9 @@ pub(super) fn recurrent<T: Real>(run: &mut Run<'_, '_, T>, step: &Step, cx: &Cx)
                         }
                         Some((zr, n)) => {
                             let kept = tape::matmul(&h, false, zr, true);
-                            let kept = br.as_ref().map_or(kept.clone(), |b| {
-                                tape::add_bias(&kept, &tape::slice(b, 0, 0..2 * hidden))
-                            });
+                            let kept = br
+                                .as_ref()
+                                .map_or(kept.clone(), |b| tape::add_bias(&kept, &tape::slice(b, 0, 0..2 * hidden)));
                             let own_bias = br.as_ref().map(|b| tape::slice(b, 0, 2 * hidden..3 * hidden));
                             let (h, n) = (h.clone(), n.clone());
                             (

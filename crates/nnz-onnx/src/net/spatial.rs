@@ -56,7 +56,9 @@ fn said_kernel(cx: &Cx, kernel: &[usize]) -> Done<()> {
 /// Extents of the kernel that a step reads.
 fn kernel_of<T: Real>(run: &mut Run<'_, '_, T>, step: &Step) -> Done<(Option<usize>, Vec<usize>)> {
     match run.plan.weight(step, 1) {
-        Some((w, false)) if run.plan.weights[w].spec.role == Role::Weight => Ok((Some(w), run.plan.weights[w].dims.clone())),
+        Some((w, false)) if run.plan.weights[w].spec.role == Role::Weight => {
+            Ok((Some(w), run.plan.weights[w].dims.clone()))
+        }
         _ => Ok((None, run.live(step, 1)?.shape())),
     }
 }
@@ -124,7 +126,9 @@ pub(super) fn transposed<T: Real>(run: &mut Run<'_, '_, T>, step: &Step, cx: &Cx
     }
     said_kernel(cx, &dims[2..])?;
     if cx.ints("output_shape")?.is_some() || !["NOTSET", "", "VALID"].contains(&cx.text("auto_pad", "NOTSET")?) {
-        return Err("an output whose extents are said (output_shape, auto_pad) is not trained; export it with pads".into());
+        return Err(
+            "an output whose extents are said (output_shape, auto_pad) is not trained; export it with pads".into()
+        );
     }
     let (stride, dilation) = (cx.sizes("strides", rank, 1)?, cx.sizes("dilations", rank, 1)?);
     let (pads, extra) = (cx.sizes("pads", 2 * rank, 0)?, cx.sizes("output_padding", rank, 0)?);
@@ -223,7 +227,9 @@ pub(super) fn batch_norm<T: Real>(run: &mut Run<'_, '_, T>, step: &Step, cx: &Cx
     let epsilon = f64::from(cx.float("epsilon", 1e-5)?);
     // Statistics that several norms share are kept as they are.
     let own = match (run.plan.weight(step, 3), run.plan.weight(step, 4)) {
-        (Some((m, _)), Some((v, _))) if v == m + 1 => [m, v].iter().all(|&w| run.plan.weights[w].uses == 1).then_some(m),
+        (Some((m, _)), Some((v, _))) if v == m + 1 => {
+            [m, v].iter().all(|&w| run.plan.weights[w].uses == 1).then_some(m)
+        }
         _ => None,
     };
     let y = match own.filter(|_| run.cx.training() && !x.value().is_empty()) {

@@ -61,7 +61,8 @@ fn outputs_and_gradients_are_those_of_pytorch() {
         let leaves: Vec<Var<f32>> = model.params.iter().map(|p| Var::leaf(p.value.clone())).collect();
         let mode = if case["training"] == true { Mode::Train { seed: 0, step: 0 } } else { Mode::Use };
         let x = rows(&row, ["lstm", "gru", "minilm"].contains(&name.as_str()));
-        let (y, _) = model.forward(&x, &leaves, Pass { mode, ..Pass::default() }).unwrap_or_else(|e| panic!("{name}: {e}"));
+        let (y, _) =
+            model.forward(&x, &leaves, Pass { mode, ..Pass::default() }).unwrap_or_else(|e| panic!("{name}: {e}"));
         let want = floats(&case["y"]);
         assert!(far(y.value().data(), &want) < 1e-5, "{name}: outputs {:e}", far(y.value().data(), &want));
         let classes = *y.shape().last().unwrap();
