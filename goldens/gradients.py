@@ -1,12 +1,11 @@
 #!/usr/bin/env python3
 """Gradients of networks that PyTorch exported, for GraphNet: goldens/gradients.
 
-Needs torch, onnx, onnxscript and onnxruntime. Every network is written as NAME.onnx; index.json holds its loss, its outputs and the gradient
-of every parameter, as floats of 32 bits in base64, computed in 64 bits. The networks have the parts of those that they are named
-after, with few channels. With `--check FOLDER` it compares each ONNX file in the folder with the one of the same name here, on
-ONNX Runtime, instead.
+Needs torch, onnx and onnxscript. Every network is written as NAME.onnx; index.json holds its loss, its outputs and the gradient of
+every parameter, as floats of 32 bits in base64, computed in 64 bits. The networks have the parts of those that they are named
+after, with few channels.
 """
-import base64, copy, json, math, pathlib, sys, warnings
+import base64, copy, json, math, pathlib, warnings
 
 warnings.filterwarnings("ignore")
 import numpy as np

@@ -114,7 +114,10 @@ fn of_graph(args: &Args, ui: Ui) -> Result<ExitCode> {
     let (spec, data) = (args.train.spec(0), loaded.dataset);
     let (model, header) =
         foreign::learner(&network, &data, args.inputs.normalize.as_ref(), &spec.policy(), &spec.prunable())?;
-    let bytes = network::sizes(&network).1;
+    let bytes = match std::fs::metadata(&args.model) {
+        Ok(file) if file.is_file() => file.len() as usize,
+        _ => network::sizes(&network).1,
+    };
     let before = Size::of(&model, bytes, accuracy(&model, Some(&data), &header)?);
     let model = pruned(args, ui, model, &header, Some(&data), &before)?;
     foreign::put_back(&mut network, &model, &header)?;

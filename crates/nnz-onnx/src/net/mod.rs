@@ -53,6 +53,9 @@ struct Stored {
     graph: String,
     /// Extents of the output, without the batch.
     output: Vec<usize>,
+    /// How often one row goes through each weight.
+    #[serde(default)]
+    uses: Vec<usize>,
 }
 
 impl TryFrom<Stored> for GraphNet {
@@ -221,13 +224,24 @@ impl GraphNet {
         let values = plan.weights.iter().map(|w| w.to_param(&found[&w.name].numbers())).collect();
         let file = graph.path.file_name().map_or_else(String::new, |n| n.to_string_lossy().into_owned());
         let graph = BASE64_STANDARD.encode(bare.write(false));
-        Ok((Self { stored: Stored { file, graph, output: Vec::new() }, plan: Arc::new(plan) }, values))
+        Ok((
+            Self { stored: Stored { file, graph, output: Vec::new(), uses: Vec::new() }, plan: Arc::new(plan) },
+            values,
+        ))
     }
 
-    /// The same with these extents of its output, without the batch.
+    /// The same with these extents of its output, without the batch, and what a pass counted.
     fn giving(mut self, output: &[usize]) -> Self {
         self.stored.output = output.to_vec();
+        self.stored.uses = self.plan.counted.get().cloned().unwrap_or_default();
         self
+    }
+
+    /// The operators that have a gradient, sorted.
+    pub fn operators() -> Vec<&'static str> {
+        let mut all: Vec<&str> = pass::SLOPES.iter().chain(moves::MOVES).copied().collect();
+        all.sort_unstable();
+        all
     }
 
     /// Extents of one row of its input; `None` for those that the file leaves open.
@@ -308,6 +322,10 @@ impl CustomLayer for GraphNet {
             true => Err("its output has no extents".into()),
             false => Ok(self.stored.output.clone()),
         }
+    }
+
+    fn uses(&self, _input: &[usize]) -> Option<Vec<usize>> {
+        Some(self.stored.uses.clone())
     }
 
     fn forward<T: Real>(&self, x: &Var<T>, cx: &mut Context<'_, T>) -> nnz_engine::Result<Var<T>> {

@@ -103,6 +103,8 @@ pub(super) struct Run<'r, 'a, T: Real> {
     values: Vec<Option<Val<T>>>,
     whole: Vec<Option<Var<T>>>,
     again: Vec<Option<Repeated<'a, T>>>,
+    /// Rows that went through each weight.
+    counts: Vec<usize>,
 }
 
 /// Runs a graph on `[batch, height, width, channels]`; returns its output, row-major.
@@ -134,7 +136,7 @@ pub(super) fn run<T: Real>(plan: &Plan, x: &Var<T>, cx: &mut Context<'_, T>) -> 
     let base = cx.position();
     let again = (0..count).map(|_| None).collect();
     let values = vec![None; plan.sources.len()];
-    let mut run = Run { plan, cx, base, batch, values, whole: vec![None; count], again };
+    let mut run = Run { plan, cx, base, batch, values, whole: vec![None; count], again, counts: vec![0; count] };
     run.values[plan.from] = Some(input);
     for step in &plan.steps {
         let values = run.step(step).map_err(|why| Error::node(&plan.path, &step.node, why))?;
@@ -153,79 +155,81 @@ pub(super) fn run<T: Real>(plan: &Plan, x: &Var<T>, cx: &mut Context<'_, T>) -> 
     }
     let output = run.values[plan.to].take();
     run.cx.seek(base + count);
+    plan.counted.get_or_init(|| run.counts.iter().map(|n| (n / batch.max(1)).max(1)).collect());
     match output {
         Some(Val::Live(y)) => Ok(y.by_rows()),
         _ => Err(fail("its output was not computed".into())),
     }
 }
 
+/// Operators with a gradient here, besides those that only move numbers.
+pub(super) const SLOPES: &[&str] = &[
+    "Abs",
+    "Add",
+    "AveragePool",
+    "BatchNormalization",
+    "Cast",
+    "CastLike",
+    "Celu",
+    "Clip",
+    "Conv",
+    "ConvTranspose",
+    "Div",
+    "Dropout",
+    "Elu",
+    "Erf",
+    "Exp",
+    "GRU",
+    "Gelu",
+    "Gemm",
+    "GlobalAveragePool",
+    "GlobalMaxPool",
+    "GroupNormalization",
+    "HardSigmoid",
+    "HardSwish",
+    "InstanceNormalization",
+    "LSTM",
+    "LayerNormalization",
+    "LeakyRelu",
+    "Log",
+    "LogSoftmax",
+    "MatMul",
+    "Max",
+    "MaxPool",
+    "Mean",
+    "Min",
+    "Mish",
+    "Mul",
+    "Neg",
+    "PRelu",
+    "Pow",
+    "RMSNormalization",
+    "RNN",
+    "Reciprocal",
+    "ReduceL2",
+    "ReduceMax",
+    "ReduceMean",
+    "ReduceSum",
+    "ReduceSumSquare",
+    "Relu",
+    "Resize",
+    "Selu",
+    "Sigmoid",
+    "Softmax",
+    "Softplus",
+    "Softsign",
+    "Sqrt",
+    "Sub",
+    "Sum",
+    "Swish",
+    "Tanh",
+    "Upsample",
+    "Where",
+];
+
 /// Whether an operator has a gradient here.
 pub(super) fn known(op: &str) -> bool {
-    moves::MOVES.contains(&op)
-        || matches!(
-            op,
-            "Abs"
-                | "Add"
-                | "AveragePool"
-                | "BatchNormalization"
-                | "Cast"
-                | "CastLike"
-                | "Celu"
-                | "Clip"
-                | "Conv"
-                | "ConvTranspose"
-                | "Div"
-                | "Dropout"
-                | "Elu"
-                | "Erf"
-                | "Exp"
-                | "GRU"
-                | "Gelu"
-                | "Gemm"
-                | "GlobalAveragePool"
-                | "GlobalMaxPool"
-                | "GroupNormalization"
-                | "HardSigmoid"
-                | "HardSwish"
-                | "InstanceNormalization"
-                | "LSTM"
-                | "LayerNormalization"
-                | "LeakyRelu"
-                | "Log"
-                | "LogSoftmax"
-                | "MatMul"
-                | "Max"
-                | "MaxPool"
-                | "Mean"
-                | "Min"
-                | "Mish"
-                | "Mul"
-                | "Neg"
-                | "PRelu"
-                | "Pow"
-                | "RMSNormalization"
-                | "RNN"
-                | "Reciprocal"
-                | "ReduceL2"
-                | "ReduceMax"
-                | "ReduceMean"
-                | "ReduceSum"
-                | "ReduceSumSquare"
-                | "Relu"
-                | "Resize"
-                | "Selu"
-                | "Sigmoid"
-                | "Softmax"
-                | "Softplus"
-                | "Softsign"
-                | "Sqrt"
-                | "Sub"
-                | "Sum"
-                | "Swish"
-                | "Tanh"
-                | "Upsample"
-                | "Where"
-        )
+    SLOPES.contains(&op) || moves::MOVES.contains(&op)
 }
 
 impl<'a, T: Real> Run<'_, 'a, T> {
@@ -315,6 +319,7 @@ impl<'a, T: Real> Run<'_, 'a, T> {
     /// x Wᵀ (+ b) with a matrix, whose bias is the parameter after it.
     pub fn linear(&mut self, x: &Var<T>, weight: usize, bias: bool) -> Var<T> {
         if self.plan.weights[weight].uses == 1 {
+            self.count(weight, x.value().rows_cols().0);
             self.seek(weight);
             return self.cx.linear(x, bias);
         }
@@ -323,6 +328,7 @@ impl<'a, T: Real> Run<'_, 'a, T> {
 
     /// x Wᵀ with a matrix that is multiplied several times in a pass.
     pub fn multiply(&mut self, x: &Var<T>, weight: usize) -> Var<T> {
+        self.count(weight, x.value().rows_cols().0);
         if self.again[weight].is_none() {
             self.seek(weight);
             self.again[weight] = Some(self.cx.repeated(false));
@@ -331,6 +337,11 @@ impl<'a, T: Real> Run<'_, 'a, T> {
             Some(repeated) => self.cx.again(repeated, x),
             None => unreachable!("it was made"),
         }
+    }
+
+    /// Counts rows that go through a weight.
+    pub fn count(&mut self, weight: usize, rows: usize) {
+        self.counts[weight] += rows;
     }
 
     fn step(&mut self, step: &Step) -> Done<Vec<Val<T>>> {

@@ -10,6 +10,7 @@ use nnz_engine::layers::describe;
 use nnz_engine::{Init, ParamSpec, Role};
 use std::collections::{HashMap, HashSet};
 use std::path::PathBuf;
+use std::sync::OnceLock;
 use std::sync::atomic::AtomicUsize;
 
 /// Operators of whose result nothing flows back: whole numbers and truth values.
@@ -116,6 +117,8 @@ pub(super) struct Plan {
     pub batch: Option<usize>,
     pub from: usize,
     pub to: usize,
+    /// How often one row went through each weight in the first pass.
+    pub counted: OnceLock<Vec<usize>>,
 }
 
 impl std::fmt::Debug for Plan {
@@ -354,6 +357,7 @@ impl Plan {
             batch: *batch,
             from: slots[first.name.as_str()],
             to: slots[output.name.as_str()],
+            counted: OnceLock::new(),
         };
         if tokens {
             plan.sources[plan.from] = Source::Plain;

@@ -114,6 +114,10 @@ pub(super) fn recurrent<T: Real>(run: &mut Run<'_, '_, T>, step: &Step, cx: &Cx)
                 if dirs == 1 && !whole {
                     return Ok(Matrix::Weight(w));
                 }
+                // Each direction multiplies by its part.
+                if d == 0 {
+                    run.count(w, steps * batch);
+                }
                 let all = run.whole(w);
                 return Ok(Matrix::Whole(tape::slice(&all, 0, d * rows..(d + 1) * rows)));
             }

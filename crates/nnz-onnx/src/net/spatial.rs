@@ -91,6 +91,9 @@ pub(super) fn conv<T: Real>(run: &mut Run<'_, '_, T>, step: &Step, cx: &Cx) -> D
     let w = Frame::new(cx, &places, &dims[2..])?;
     run.room(&w.shape(batch, dims[0]))?;
     let (x, window) = framed(&x, &w, 0.0);
+    if let Some(k) = weight {
+        run.count(k, batch * w.output.iter().product::<usize>());
+    }
     let bias = run.has(step, 2);
     if let Some(k) = weight.filter(|&k| run.plan.weights[k].uses == 1 && run.plan.weights[k].order.get(1) != Some(&1)) {
         let next = run.plan.weight(step, 2).is_some_and(|(b, _)| b == k + 1 && run.plan.weights[b].dims == [dims[0]]);
@@ -156,6 +159,9 @@ pub(super) fn transposed<T: Real>(run: &mut Run<'_, '_, T>, step: &Step, cx: &Cx
     to.push(outputs);
     run.room(&to)?;
     let [d, h, wide] = size;
+    if let Some(k) = weight {
+        run.count(k, batch * places.iter().product::<usize>());
+    }
     let x = tape::reshape(&x.by_places(), &[batch, d, h, wide, channels]);
     let kernel = laid_out(run, step, weight, &dims)?;
     let bias = run.has(step, 2).then(|| run.vector(step, 2, outputs)).transpose()?;
