@@ -29,6 +29,8 @@ use std::sync::Arc;
 
 /// Most numbers that one value of a pass may have.
 const MOST: usize = 1 << 30;
+/// Most of one that is known without the tape, or of places that numbers are moved from.
+const PLAIN: usize = 1 << 28;
 
 /// A network in ONNX's form, as a layer.
 ///
@@ -221,7 +223,14 @@ impl GraphNet {
             found.insert(name, c);
         }
         let plan = Plan::new(&bare)?;
-        let values = plan.weights.iter().map(|w| w.to_param(&found[&w.name].numbers())).collect();
+        let mut values = Vec::with_capacity(plan.weights.len());
+        for w in &plan.weights {
+            let numbers = found[&w.name].numbers();
+            if let Some(at) = numbers.iter().position(|v| !v.is_finite()) {
+                return Err(Error::file(&graph.path, format!("`{}` holds {} at number {at}", w.name, numbers[at])));
+            }
+            values.push(w.to_param(&numbers));
+        }
         let file = graph.path.file_name().map_or_else(String::new, |n| n.to_string_lossy().into_owned());
         let graph = BASE64_STANDARD.encode(bare.write(false));
         Ok((
@@ -329,6 +338,10 @@ impl CustomLayer for GraphNet {
     }
 
     fn forward<T: Real>(&self, x: &Var<T>, cx: &mut Context<'_, T>) -> nnz_engine::Result<Var<T>> {
+        if x.shape().first() == Some(&0) {
+            cx.seek(cx.position() + self.plan.weights.len());
+            return Ok(Var::constant(Tensor::zeros(&[&[0], &self.stored.output[..]].concat())));
+        }
         let y = pass::run(&self.plan, x, cx).map_err(|e| nnz_engine::Error::Refused(e.to_string()))?;
         let (rows, want) = (y.shape().first().copied().unwrap_or(0), &self.stored.output);
         // Before the extents are known, they are what comes out.

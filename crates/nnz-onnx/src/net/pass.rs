@@ -143,6 +143,10 @@ pub(super) fn run<T: Real>(plan: &Plan, x: &Var<T>, cx: &mut Context<'_, T>) -> 
         let mut values = values.into_iter();
         for slot in &step.outputs {
             match (slot, values.next()) {
+                (Some(_), Some(Val::Live(l))) if l.x.value().is_empty() => {
+                    let why = format!("it gives a value of shape {:?}, which has no numbers", l.shape());
+                    return Err(Error::node(&plan.path, &step.node, why));
+                }
                 (Some(slot), Some(value)) => run.values[*slot] = Some(value),
                 (Some(_), None) => {
                     let why = "it does not compute all outputs that are asked of it";

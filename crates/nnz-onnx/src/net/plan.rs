@@ -1,6 +1,6 @@
 //! What a graph computes, prepared once: which constants are weights and how they lie, and the steps of a pass.
 
-use super::MOST;
+use super::{MOST, PLAIN};
 use crate::graph::{Attribute, Constant, DType, Graph, Node};
 use crate::ops::{self, Cx, Done, Given, Op};
 use crate::value::Value;
@@ -479,7 +479,7 @@ impl Plan {
     /// The context of a step.
     pub fn cx<'a>(&self, step: &'a Step) -> Cx<'a> {
         static NONE: AtomicUsize = AtomicUsize::new(0);
-        Cx { node: &step.node, opset: self.opset, most: MOST, bodies: &[], fuel: &NONE }
+        Cx { node: &step.node, opset: self.opset, most: PLAIN, bodies: &[], fuel: &NONE }
     }
 
     /// The weight that a step reads there, and whether transposed.

@@ -9,17 +9,20 @@ use nnz_engine::{Real, Role, Tensor, Var};
 
 /// `[batch, depth, height, width, channels]`, padded where a window of the engine does not: on one side only, or by more
 /// than it reaches. Padding is `fill`.
-fn framed<T: Real>(x: &Live<T>, w: &Frame, fill: f64) -> (Var<T>, Window<3>) {
+fn framed<T: Real>(run: &Run<'_, '_, T>, x: &Live<T>, w: &Frame, fill: f64) -> Done<(Var<T>, Window<3>)> {
     let shape = x.shape();
     let [d, h, wide] = w.size;
     let mut y = tape::reshape(&x.by_places(), &[shape[0], d, h, wide, shape[1]]);
     let mut window = Window::new(w.kernel).stride(w.stride).dilation(w.dilation);
+    let mut frame = vec![shape[0], shape[1]];
     for i in 0..3 {
         let [before, after] = w.pads[i];
         let span = w.dilation[i] * (w.kernel[i] - 1) + 1;
         // The last window of one that is rounded up may reach further.
         let needed = (w.output[i] - 1) * w.stride[i] + span;
         let after = after.max(needed.saturating_sub(w.size[i] + before));
+        frame.push(before + w.size[i] + after);
+        run.room(&frame)?;
         if before == after && before < span {
             window.padding[i] = before;
             continue;
@@ -36,7 +39,7 @@ fn framed<T: Real>(x: &Live<T>, w: &Frame, fill: f64) -> (Var<T>, Window<3>) {
             y = tape::add(&y, &Var::constant(Tensor::new(&line, (0..n).map(|j| T::of(outside(j))).collect())));
         }
     }
-    (y, window)
+    Ok((y, window))
 }
 
 /// Back from five axes to those of the input.
@@ -90,7 +93,7 @@ pub(super) fn conv<T: Real>(run: &mut Run<'_, '_, T>, step: &Step, cx: &Cx) -> D
     said_kernel(cx, &dims[2..])?;
     let w = Frame::new(cx, &places, &dims[2..])?;
     run.room(&w.shape(batch, dims[0]))?;
-    let (x, window) = framed(&x, &w, 0.0);
+    let (x, window) = framed(run, &x, &w, 0.0)?;
     if let Some(k) = weight {
         run.count(k, batch * w.output.iter().product::<usize>());
     }
@@ -158,6 +161,7 @@ pub(super) fn transposed<T: Real>(run: &mut Run<'_, '_, T>, step: &Step, cx: &Cx
     let outputs = dims[1] * groups;
     to.push(outputs);
     run.room(&to)?;
+    run.room(&[batch, places.iter().product(), dims[1..].iter().product(), groups])?;
     let [d, h, wide] = size;
     if let Some(k) = weight {
         run.count(k, batch * places.iter().product::<usize>());
@@ -183,11 +187,12 @@ pub(super) fn pool<T: Real>(run: &mut Run<'_, '_, T>, step: &Step, cx: &Cx) -> D
         return Err("places of the largest as an output, which is not trained".into());
     }
     if step.node.op == "MaxPool" {
-        let (x, window) = framed(&x, &w, f64::NEG_INFINITY);
+        let (x, window) = framed(run, &x, &w, f64::NEG_INFINITY)?;
         return Ok(unframed(&tape::max_pool(&x, window), shape.len()));
     }
     let all = cx.int("count_include_pad", 0)? != 0;
-    let (x, window) = framed(&x, &w, 0.0);
+    run.room(&[batch, channels, w.output.iter().product(), kernel.iter().product()])?;
+    let (x, window) = framed(run, &x, &w, 0.0)?;
     let y = tape::avg_pool(&x, window);
     // The mean is over what counts: the input, or the frame that was asked for too.
     let seen = |i: usize, o: usize| {
@@ -289,6 +294,9 @@ pub(super) fn resize<T: Real>(run: &mut Run<'_, '_, T>, step: &Step, cx: &Cx) ->
         let all = taps.into_iter().map(|t| t.ok_or("places outside of the input are not trained".to_string()));
         let taps = all.collect::<Done<Vec<Vec<(usize, f32)>>>>()?;
         let most = taps.iter().map(Vec::len).max().unwrap_or(0);
+        let mut wide = y.shape().to_vec();
+        wide[axis] = taps.len();
+        run.room(&wide)?;
         let mut sum: Option<Var<T>> = None;
         for k in 0..most {
             let index: Vec<usize> = taps.iter().map(|t| t.get(k).map_or(0, |p| p.0)).collect();

@@ -291,6 +291,11 @@ fn what_is_not_trained_is_refused_by_the_name_of_its_node() {
     let mut two = graph(product);
     two.inputs.push(Port { name: "z".into(), ..two.inputs[0].clone() });
     assert!(refusal(&two).contains("reads 2 values (x, z)"));
+    let mut broken = graph(product);
+    broken
+        .constants
+        .insert("w".into(), Constant::floats(&[4, 4], (0..16).map(|i| if i == 5 { f32::NAN } else { 1.0 }).collect()));
+    assert!(refusal(&broken).contains("`w` holds NaN at number 5"));
     let mut bare = graph(product);
     bare.inputs[0].shape = None;
     assert!(refusal(&bare).contains("has no shape"));
@@ -347,4 +352,34 @@ fn encoded(bytes: &[u8]) -> String {
             .collect::<String>()
     };
     bytes.chunks(3).map(three).collect()
+}
+
+/// Numbers of files that would make a pass allocate without bound are refused before it does.
+#[test]
+fn windows_and_values_without_bound_are_refused() {
+    let image = |build: &dyn Fn(&mut Graph) -> String| {
+        let mut g = graph(|_| "t".into());
+        g.nodes.clear();
+        g.inputs[0].shape = Some(vec![None, Some(1), Some(8), Some(8)]);
+        g.constants.insert("k".into(), Constant::floats(&[1, 1, 1, 1], vec![1.0]));
+        let last = build(&mut g);
+        g.nodes.push(nnz_onnx::Node::new("Flatten", "y", &[&last]));
+        GraphNet::model(&g, [1, 8, 8], Storage::Auto, &all()).unwrap_err().to_string()
+    };
+    let ints = |v: &[i64]| Attribute::Ints(v.to_vec());
+    let far = 1 << 20;
+    let why = image(&|g| g.add("Conv", &["x", "k"], &[("pads", ints(&[far; 4])), ("strides", ints(&[far; 2]))]));
+    assert!(why.contains("Conv `Conv.0`") && why.contains("more than"), "{why}");
+    let why = image(&|g| {
+        let y = g.add("Conv", &["x", "k"], &[]);
+        g.constants.insert("to".into(), Constant::ints(&[4], vec![1, 1 << 20, 8, 8 << 20]));
+        g.add("Expand", &[&y, "to"], &[])
+    });
+    assert!(why.contains("Expand `Expand.1`"), "{why}");
+    let why = image(&|g| {
+        let y = g.add("Conv", &["x", "k"], &[]);
+        g.constants.insert("at".into(), Constant::ints(&[1], vec![3]));
+        g.add("Slice", &[&y, "at", "at", "at"], &[])
+    });
+    assert!(why.contains("Slice `Slice.1`") && why.contains("no numbers"), "{why}");
 }
