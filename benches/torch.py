@@ -9,7 +9,9 @@ Needs torch and numpy, and `nnz` importable: with PYTHONPATH=python and the libr
 The network is 784-1000-1000-1000-10 in f32. Masked torch multiplies each weight by its mask in the forward pass, as
 torch.nn.utils.prune does. A training step is forward, cross-entropy, backward and SGD with momentum at batch 128; one sample is a forward
 pass without gradients, in which masked torch reads weights that were multiplied before. Attached is a dense step whose optimizer
-rewires every 100 steps by RigL at density 0.1, measured between two rewirings, against the same without.
+rewires every 100 steps by RigL at density 0.1, measured between two rewirings, against the same without. The parts of a training step
+are timed in steps of their own. What a call costs beside its work is the time of a layer of 8 by 8 on one row; importing is timed in
+processes of its own.
 """
 import argparse
 import copy
@@ -89,8 +91,30 @@ def measure(threads, rounds, density):
 
         return run
 
+    def parts(model, optimizer):
+        """Medians, in milliseconds, of the parts of a step."""
+        times = []
+        for _ in range(rounds):
+            at = [time.perf_counter()]
+            optimizer.zero_grad()
+            at.append(time.perf_counter())
+            answer = model(x)
+            at.append(time.perf_counter())
+            loss = F.cross_entropy(answer, y)
+            at.append(time.perf_counter())
+            loss.backward()
+            at.append(time.perf_counter())
+            optimizer.step()
+            at.append(time.perf_counter())
+            times.append([b - a for a, b in zip(at, at[1:])])
+        zero, forward, loss, backward, update = (statistics.median(t) * 1e3 for t in zip(*times))
+        return {"forward": forward, "loss": loss, "backward": backward, "optimizer": zero + update}
+
     found = {}
     found["train"] = turns({"masked": step(masked, sgd(masked)), "nnz": step(sparse, sgd(sparse))}, rounds, 3)
+    sides = {"masked": parts(masked, sgd(masked)), "nnz": parts(sparse, sgd(sparse))}
+    for part in sides["nnz"]:
+        found[f"part {part}"] = {name: side[part] for name, side in sides.items()}
     # The kindest to the other side: weights that were multiplied once.
     found["one"] = turns({"masked": single(dense.eval()), "nnz": single(sparse.eval())}, rounds, 20)
     for name, make in (("sgd", sgd), ("adam", lambda m: torch.optim.Adam(m.parameters(), 1e-4))):
@@ -99,6 +123,14 @@ def measure(threads, rounds, density):
         handle = nnz.torch.attach(optimizer, "rigl", 0.1, module=attached, every=1_000_000, prune_head=True)
         assert abs(handle.density - 0.1) < 1e-3
         found[f"attached {name}"] = turns({"masked": step(plain, make(plain)), "nnz": step(attached, optimizer)}, rounds, 3)
+    small, row = nn.Linear(8, 8), torch.randn(1, 8)
+    nnz.torch.prune(small, density=0.1)
+    layer = nnz.torch.compile(copy.deepcopy(small), density=1.0, note=None)
+    found["call forward"] = turns({"masked": lambda: small(row).detach(), "nnz": lambda: layer(row).detach()}, rounds, 100)
+    with torch.no_grad():
+        found["call forward without gradients"] = turns({"masked": lambda: small(row), "nnz": lambda: layer(row)}, rounds, 100)
+    both = lambda module: lambda: module(row).sum().backward()
+    found["call forward and backward"] = turns({"masked": both(small), "nnz": both(layer)}, rounds, 100)
     # Where a layer pays: against a plain dense one, without masks.
     shapes = {
         "linear 1000x1000, batch 128": (lambda: nn.Linear(1000, 1000), torch.randn(128, 1000)),
@@ -120,6 +152,13 @@ def measure(threads, rounds, density):
 
             found[f"pays {name}|{d}"] = turns({"masked": both(plain), "nnz": both(twin)}, max(5, rounds // 4), 2)
     return found
+
+
+def imports(rounds=9):
+    """Medians, in milliseconds, of importing `nnz`, and `nnz.torch` after torch, without the start of Python."""
+    code = "import time{0}; start = time.perf_counter(); import {1}; print(time.perf_counter() - start)"
+    run = lambda *names: float(subprocess.run([sys.executable, "-c", code.format(*names)], stdout=subprocess.PIPE, text=True, check=True).stdout)
+    return [statistics.median(run(*names) for _ in range(rounds)) * 1e3 for names in (("", "nnz"), (", torch, numpy", "nnz.torch"))]
 
 
 def main():
@@ -160,6 +199,14 @@ def main():
             lines.append(f"| {names[case]} | {threads} | {old:.3f} | {new:.3f} | {old / new:.1f}x |")
     lines += [
         "",
+        "The parts of such a training step, each the median of its own:",
+        "",
+        "| part | threads | masked PyTorch ms | nnz ms |",
+        "|---|---|---|---|",
+    ]
+    lines += [f"| {case[5:]} | {threads} | {old:.3f} | {new:.3f} |" for case, threads, old, new in rows if case.startswith("part")]
+    lines += [
+        "",
         "Masked PyTorch multiplies weights by masks in every forward pass of training; for one sample its weights were multiplied before.",
         "",
         "What attaching RigL at density 0.1 to the optimizer of a dense step costs between two rewirings:",
@@ -170,6 +217,18 @@ def main():
     for case, threads, old, new in rows:
         if case.startswith("attached"):
             lines.append(f"| {case.split()[1].upper() if 'sgd' in case else 'Adam'} | {threads} | {old:.3f} | {new:.3f} | {(new / old - 1) * 100:+.1f}% |")
+    lines += [
+        "",
+        "What a call costs beside its work: a layer of 8 by 8 on one row.",
+        "",
+        "| call | threads | PyTorch µs | nnz µs | of a call that works 1 ms |",
+        "|---|---|---|---|---|",
+    ]
+    for case, threads, old, new in rows:
+        if case.startswith("call"):
+            lines.append(f"| {case[5:]} | {threads} | {old * 1e3:.1f} | {new * 1e3:.1f} | {new * 100:.1f}% |")
+    alone, with_torch = imports()
+    lines += ["", f"Importing `nnz` takes {alone:.0f} ms, and `nnz.torch` {with_torch:.0f} ms after torch and numpy."]
     lines += [
         "",
         "Where one layer pays, forward and backward, against a plain dense one; the time of PyTorch over that of nnz:",

@@ -11,6 +11,7 @@ __all__ = [
     "Model",
     "Network",
     "Rewiring",
+    "SparseChain",
     "SparseLayer",
     "__version__",
     "call",
@@ -83,6 +84,22 @@ _Shape = tuple[str, int, int, Sequence[int], bool, str]
 class KeptInput: ...
 
 @final
+class SparseChain:
+    def __new__(cls, layers: Sequence[SparseLayer], relu: Sequence[bool]) -> SparseChain: ...
+    def forward(
+        self, values: Sequence[_Numbers], x: _Numbers, biases: Sequence[_Numbers | None], y: _Numbers, keep: bool = False
+    ) -> KeptInput | None: ...
+    def backward(
+        self,
+        values: Sequence[_Numbers],
+        kept: KeptInput,
+        g: _Numbers,
+        dx: _Numbers | None,
+        dvalues: Sequence[_Numbers | None],
+        dbiases: Sequence[_Numbers | None],
+    ) -> None: ...
+
+@final
 class SparseLayer:
     def __new__(
         cls,
@@ -142,7 +159,7 @@ class Rewiring:
     def state(self) -> str: ...
     def restore(self, state: str) -> None: ...
 
-def gather(array: _Numbers, positions: NDArray[np.int32], to: _Numbers) -> None: ...
+def gather(lists: Sequence[tuple[_Numbers, NDArray[np.int32], _Numbers]]) -> None: ...
 def keep_masked(array: _Numbers, mask: NDArray[np.bool_]) -> None: ...
 def method_defaults(method: str) -> str: ...
-def scatter(values: _Numbers, positions: NDArray[np.int32], array: _Numbers) -> None: ...
+def scatter(lists: Sequence[tuple[_Numbers, NDArray[np.int32], _Numbers]]) -> None: ...

@@ -4,34 +4,32 @@
 //! float64. Values, and gradients of values, are one number for each connection, row by row.
 
 use crate::arrays::{expect, read, shape, slice, slice_mut, write};
+use crate::chain::{self, Inputs, Stage, Wanted};
 use crate::error::{kind, value};
 use crate::images::{Images, Window};
 use crate::threads::computing;
 use nnz::core::Topology;
-use nnz_kernels::{Csr, Plan, Real, Single, Tiled, Tuning};
+use nnz_kernels::{Csr, Direct, Packing, Plan, Real, Tiled, Tuning};
 use numpy::{Element, PyReadonlyArray1, PyReadonlyArrayDyn, PyReadwriteArrayDyn, PyUntypedArrayMethods};
 use pyo3::prelude::*;
-use std::sync::{Arc, Mutex, MutexGuard, OnceLock};
-
-/// Samples up to which the format for single samples is faster.
-const FEW: usize = 2;
+use std::sync::{Arc, Mutex, MutexGuard};
 
 /// Numbers and products below which a pass does not enter rayon's pool.
 const SHORT: usize = 1 << 18;
 
 /// A number type of arrays.
-trait Number: Real + Element {
+pub(crate) trait Number: Real + Element {
     /// Whether two slices hold the same bits. Without a branch per number, at the speed of memory.
     fn same(a: &[Self], b: &[Self]) -> bool;
     /// Values of this type that a layer holds.
     fn slot(layer: &SparseLayer) -> &Slot<Self>;
     /// Inputs kept for the backward pass.
-    fn keep(x: Tiled<Self>) -> Kept;
+    fn keep(x: Inputs<Self>) -> Kept;
     /// Those of this type.
-    fn kept(kept: &Kept) -> Option<&Tiled<Self>>;
+    fn kept(kept: &Kept) -> Option<&Inputs<Self>>;
 }
 
-type Slot<T> = Mutex<Option<Arc<Held<T>>>>;
+pub(crate) type Slot<T> = Mutex<Option<Arc<Held<T>>>>;
 
 macro_rules! number {
     ($t:ty, $slot:ident, $kept:ident) => {
@@ -47,11 +45,11 @@ macro_rules! number {
                 &layer.$slot
             }
 
-            fn keep(x: Tiled<Self>) -> Kept {
+            fn keep(x: Inputs<Self>) -> Kept {
                 Kept::$kept(x)
             }
 
-            fn kept(kept: &Kept) -> Option<&Tiled<Self>> {
+            fn kept(kept: &Kept) -> Option<&Inputs<Self>> {
                 match kept {
                     Kept::$kept(x) => Some(x),
                     _ => None,
@@ -64,21 +62,20 @@ macro_rules! number {
 number!(f32, narrow, F32);
 number!(f64, wide, F64);
 
-/// The inputs of a linear layer in the layout of the kernels, from its forward pass for its backward pass.
+/// The inputs of linear layers in the layout of the kernels, from their forward pass for their backward pass.
 #[pyclass(frozen, module = "nnz._nnz")]
-pub(crate) struct KeptInput(Kept);
+pub(crate) struct KeptInput(pub(crate) Kept);
 
-enum Kept {
-    F32(Tiled<f32>),
-    F64(Tiled<f64>),
+pub(crate) enum Kept {
+    F32(Inputs<f32>),
+    F64(Inputs<f64>),
 }
 
 /// Values in the orders of the kernels.
-struct Held<T> {
+pub(crate) struct Held<T> {
     by_row: Vec<T>,
     by_plan: Vec<T>,
     packed: Vec<T>,
-    single: OnceLock<Single<T>>,
 }
 
 /// A sparse linear layer, y = x Wᵀ + b, or a convolution, whose W `[out, channels * height * width of the kernel]` has few connections.
@@ -90,11 +87,11 @@ struct Held<T> {
 pub(crate) struct SparseLayer {
     rows: usize,
     cols: usize,
-    starts: Vec<usize>,
-    columns: Vec<u32>,
+    direct: Direct,
     plan: Plan,
-    /// The connection, row by row, at each position of the plan.
-    numbers: Vec<u32>,
+    /// From the order of the rows to that of the plan, and back.
+    to_plan: Packing,
+    to_rows: Packing,
     window: Option<Window>,
     /// Columns with connections.
     used: Vec<u32>,
@@ -122,7 +119,7 @@ impl SparseLayer {
     /// Number of connections.
     #[getter]
     fn nnz(&self) -> usize {
-        self.columns.len()
+        self.plan.nnz()
     }
 
     /// y = x Wᵀ + bias: `x` `[batch, in]`, `y` `[batch, out]`, which is written. With `keep`, returns the inputs for `backward`.
@@ -233,6 +230,15 @@ impl<'py, T: Number> Gradients<'py, T> {
     }
 }
 
+/// Runs the kernels of a pass over so many numbers and products. One of some length runs within rayon's pool, since every kernel would
+/// hand its work to it one by one, and wait for an answer, from outside; unless a single thread computes, which is then this one.
+pub(crate) fn compute<R: Send>(size: usize, work: impl FnOnce() -> R + Send) -> R {
+    match size < SHORT {
+        true => computing(work),
+        false => computing(|| if rayon::current_num_threads() == 1 { work() } else { rayon::scope(|_| work()) }),
+    }
+}
+
 impl SparseLayer {
     fn build(rows: usize, cols: usize, positions: &[i64], window: Option<WindowArgs>) -> PyResult<Self> {
         let total = rows.checked_mul(cols).filter(|t| i64::try_from(*t).is_ok());
@@ -280,30 +286,25 @@ impl SparseLayer {
                 Some(Window { channels, kernel, stride, dilation })
             }
         };
-        let (starts, columns) = (topology.starts().to_vec(), topology.columns().to_vec());
-        let csr = Csr { rows, cols: wide, starts: &starts, columns: &columns };
-        let (plan, numbers) = Plan::of_rows(csr, Tuning::of(rows, wide, columns.len()));
+        let csr = Csr { rows, cols: wide, starts: topology.starts(), columns: topology.columns() };
+        let (plan, numbers) = Plan::of_rows(csr, Tuning::of(rows, wide, csr.nnz()));
         let degrees = topology.col_degrees();
         let used = (0..wide as u32).filter(|&c| degrees[c as usize] > 0).collect();
+        let mut places = vec![0; numbers.len()];
+        numbers.iter().zip(0..).for_each(|(&e, p)| places[e as usize] = p);
+        let (to_plan, to_rows) = (Packing::new(&numbers), Packing::new(&places));
         let (narrow, wide_values) = (Mutex::new(None), Mutex::new(None));
-        Ok(Self { rows, cols: wide, starts, columns, plan, numbers, window, used, narrow, wide: wide_values })
+        let direct = Direct::new(csr);
+        Ok(Self { rows, cols: wide, direct, plan, to_plan, to_rows, window, used, narrow, wide: wide_values })
     }
 
-    /// Runs the kernels of a pass over `rows` inputs. One of some length runs within rayon's pool, since every kernel would hand its
-    /// work to it one by one, and wait for an answer, from outside.
-    fn compute<R: Send>(&self, rows: usize, work: impl FnOnce() -> R + Send) -> R {
-        match rows.saturating_mul(self.rows + self.cols + self.columns.len()) < SHORT {
-            true => computing(work),
-            false => computing(|| rayon::scope(|_| work())),
-        }
-    }
-
-    fn csr(&self) -> Csr<'_> {
-        Csr { rows: self.rows, cols: self.cols, starts: &self.starts, columns: &self.columns }
+    /// Numbers and products of a pass over so many inputs.
+    fn work(&self, inputs: usize) -> usize {
+        inputs.saturating_mul(self.rows + self.cols + self.plan.nnz())
     }
 
     /// The values in the orders of the kernels; those of the last call, if they are the same. O(nnz).
-    fn held<T: Number>(&self, values: &[T]) -> Arc<Held<T>> {
+    pub(crate) fn held<T: Number>(&self, values: &[T]) -> Arc<Held<T>> {
         let mut slot: MutexGuard<'_, Option<Arc<Held<T>>>> = T::slot(self).lock().unwrap_or_else(|e| e.into_inner());
         if let Some(held) = &*slot
             && T::same(&held.by_row, values)
@@ -311,15 +312,15 @@ impl SparseLayer {
             return held.clone();
         }
         let mut held = match slot.take().map(Arc::try_unwrap) {
-            Some(Ok(held)) => Held { single: OnceLock::new(), ..held },
+            Some(Ok(held)) => held,
             _ => {
                 let n = values.len();
                 let none = vec![T::ZERO; n];
-                Held { by_row: none.clone(), by_plan: none.clone(), packed: none, single: OnceLock::new() }
+                Held { by_row: none.clone(), by_plan: none.clone(), packed: none }
             }
         };
         held.by_row.copy_from_slice(values);
-        held.by_plan.iter_mut().zip(&self.numbers).for_each(|(v, &e)| *v = values[e as usize]);
+        self.to_plan.apply(values, &mut held.by_plan);
         self.plan.pack(&held.by_plan, &mut held.packed);
         let held = Arc::new(held);
         *slot = Some(held.clone());
@@ -327,8 +328,54 @@ impl SparseLayer {
     }
 
     /// From the order of the plan to that of the rows.
-    fn by_row<T: Copy>(&self, by_plan: &[T], to: &mut [T]) {
-        by_plan.iter().zip(&self.numbers).for_each(|(&v, &e)| to[e as usize] = v);
+    pub(crate) fn by_row<T: Number>(&self, by_plan: &[T], to: &mut [T]) {
+        self.to_rows.apply(by_plan, to);
+    }
+
+    /// Outputs.
+    pub(crate) fn rows(&self) -> usize {
+        self.rows
+    }
+
+    /// Inputs.
+    pub(crate) fn cols(&self) -> usize {
+        self.cols
+    }
+
+    /// Whether it is no convolution.
+    pub(crate) fn linear(&self) -> bool {
+        self.window.is_none()
+    }
+
+    /// y = x Wᵀ + bias, clamped at zero from below with `relu`.
+    pub(crate) fn product<T: Number>(&self, held: &Held<T>, x: &Tiled<T>, bias: Option<&[T]>, relu: bool) -> Tiled<T> {
+        let mut y = Tiled::any(x.batch(), self.rows);
+        match relu {
+            true => self.plan.forward_relu(&held.packed, x, bias, &mut y),
+            false => self.plan.forward(&held.packed, x, bias, &mut y),
+        }
+        y
+    }
+
+    /// Gradients of the inputs, for those of a ReLU that made them with `relu`, and of the values in the order of the plan.
+    pub(crate) fn adjoint<T: Number>(
+        &self,
+        held: &Held<T>,
+        x: &Tiled<T>,
+        g: &Tiled<T>,
+        dx: Option<&mut Tiled<T>>,
+        relu: bool,
+        dvalues: &mut [T],
+    ) {
+        match relu {
+            true => self.plan.backward_relu(&held.by_plan, x, g, dx, dvalues),
+            false => self.plan.backward(&held.by_plan, x, g, dx, dvalues),
+        }
+    }
+
+    /// y = x Wᵀ + bias for a few samples, row-major.
+    pub(crate) fn single<T: Number>(&self, values: &[T], batch: usize, x: &[T], bias: Option<&[T]>, y: &mut [T]) {
+        self.direct.apply(values, batch, x, bias, y);
     }
 
     fn forward_of<T: Number>(
@@ -348,32 +395,17 @@ impl SparseLayer {
         let (values, x) = (slice(values, "values")?, slice(&x, "x")?);
         let bias = bias.as_ref().map(|b| slice(b, "bias")).transpose()?;
         let y = slice_mut(&mut y, "y")?;
-        self.check(values, bias, self.window.is_none())?;
-        py.detach(|| {
-            if !keep && batch <= FEW {
-                computing(|| {
-                    let held = self.held(values);
-                    held.single.get_or_init(|| Single::new(self.csr(), &held.by_row)).apply(batch, x, bias, y);
-                });
-                return Ok(None);
-            }
-            self.compute(batch, || {
-                let held = self.held(values);
-                let x = Tiled::from_rows(batch, self.cols, x);
-                let mut out = Tiled::any(batch, self.rows);
-                self.plan.forward(&held.packed, &x, bias, &mut out);
-                out.to_rows(y);
-                Ok(keep.then(|| KeptInput(T::keep(x))))
-            })
-        })
+        self.check(values, bias, self.linear())?;
+        let stage = Stage { layer: self, values, bias, relu: false };
+        Ok(py.detach(|| chain::forward(&[stage], batch, x, y, keep)).map(|inputs| KeptInput(T::keep(inputs))))
     }
 
     /// That a call gives one value for each connection, one bias for each output, and is meant for this kind of layer.
-    fn check<T>(&self, values: &[T], bias: Option<&[T]>, meant: bool) -> PyResult<()> {
+    pub(crate) fn check<T>(&self, values: &[T], bias: Option<&[T]>, meant: bool) -> PyResult<()> {
         if !meant {
             return Err(value("a layer with a window convolves; one without computes forward"));
         }
-        expect("values", values.len(), self.columns.len())?;
+        expect("values", values.len(), self.plan.nnz())?;
         bias.map_or(Ok(()), |b| expect("bias", b.len(), self.rows))
     }
 
@@ -401,7 +433,7 @@ impl SparseLayer {
             None => Some(read::<T>(x, "x")?),
         };
         let got = match (&kept, &rows) {
-            (Some(kept), _) => vec![kept.batch(), kept.features()],
+            (Some(kept), _) => chain::shape_of(kept).to_vec(),
             (_, Some(rows)) => rows.as_array().shape().to_vec(),
             _ => Vec::new(),
         };
@@ -410,35 +442,20 @@ impl SparseLayer {
         let (values, g) = (slice(values, "values")?, slice(&g, "g")?);
         let rows = rows.as_ref().map(|r| slice(r, "x")).transpose()?;
         let Slices { dx, dvalues, dbias } = out.slices(&[batch, self.cols], values.len())?;
-        self.check(values, dbias.as_deref(), self.window.is_none())?;
-        let work = || {
-            let g = Tiled::from_rows(batch, self.rows, g);
-            if let Some(dbias) = dbias {
-                g.sum_batch(dbias);
-            }
-            if dx.is_none() && dvalues.is_none() {
-                return;
-            }
+        self.check(values, dbias.as_deref(), self.linear())?;
+        let stage = [Stage { layer: self, values, bias: None, relu: false }];
+        let mut wanted = [Wanted { values: dvalues, bias: dbias }];
+        py.detach(|| {
             let made;
-            let x = match (kept, rows) {
+            let kept = match (kept, rows) {
                 (Some(kept), _) => kept,
                 (None, rows) => {
-                    made = Tiled::from_rows(batch, self.cols, rows.unwrap_or_default());
+                    made = chain::inputs(&stage, batch, rows.unwrap_or_default());
                     &made
                 }
             };
-            let held = self.held(values);
-            let mut by_plan = vec![T::ZERO; values.len()];
-            let mut tiled = dx.is_some().then(|| Tiled::any(batch, self.cols));
-            self.plan.backward(&held.by_plan, x, &g, tiled.as_mut(), &mut by_plan);
-            if let (Some(dx), Some(tiled)) = (dx, tiled) {
-                tiled.to_rows(dx);
-            }
-            if let Some(dvalues) = dvalues {
-                self.by_row(&by_plan, dvalues);
-            }
-        };
-        py.detach(|| self.compute(batch, work));
+            chain::backward(&stage, kept, batch, g, dx, &mut wanted);
+        });
         Ok(())
     }
 
@@ -471,7 +488,7 @@ impl SparseLayer {
                 over.spread(&out, self.rows, &mut y[over.outputs(self.rows, &images)]);
             });
         };
-        py.detach(|| self.compute(over.images * over.area(), work));
+        py.detach(|| compute(self.work(over.images * over.area()), work));
         Ok(())
     }
 
@@ -520,7 +537,7 @@ impl SparseLayer {
                 self.by_row(&all, dvalues);
             }
         };
-        py.detach(|| self.compute(over.images * over.area(), work));
+        py.detach(|| compute(self.work(over.images * over.area()), work));
         Ok(())
     }
 }

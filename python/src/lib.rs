@@ -2,6 +2,7 @@
 #![forbid(unsafe_code)]
 
 mod arrays;
+mod chain;
 mod error;
 mod images;
 mod layer;
@@ -21,6 +22,8 @@ mod _nnz {
     #[allow(non_upper_case_globals, reason = "the name that Python gives it")]
     const __version__: &str = env!("CARGO_PKG_VERSION");
 
+    #[pymodule_export]
+    use crate::chain::SparseChain;
     #[pymodule_export]
     use crate::layer::{KeptInput, SparseLayer};
     #[pymodule_export]

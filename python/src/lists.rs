@@ -2,14 +2,15 @@
 
 use crate::arrays::{expect, read, slice, slice_mut, write};
 use crate::error::{kind, value};
-use crate::threads::computing;
-use nnz_kernels::Real;
+use crate::threads::share;
+use nnz_kernels::{Real, elementwise};
 use numpy::{Element, PyReadonlyArray1, PyReadonlyArrayDyn};
 use pyo3::prelude::*;
-use rayon::prelude::*;
+use std::sync::atomic::{AtomicBool, Ordering};
 
-/// Entries of a list that a thread takes at once.
+/// Entries of a list that a thread takes at once, and of a mask.
 const LISTED: usize = 1 << 15;
+const MASKED: usize = 1 << 18;
 
 /// Sets the entries of `array` to zero that `mask` does not have. Both are contiguous, with as many entries.
 #[pyfunction]
@@ -18,14 +19,9 @@ pub fn keep_masked(py: Python<'_>, array: &Bound<'_, PyAny>, mask: &Bound<'_, Py
         let mut array = write::<T>(array, "array")?;
         let array = slice_mut(&mut array, "array")?;
         expect("mask", mask.len(), array.len())?;
-        let keep = |(to, mask): (&mut [T], &[bool])| {
-            to.iter_mut().zip(mask).for_each(|(v, &m)| *v = if m { *v } else { T::ZERO });
-        };
         py.detach(|| {
-            computing(|| match array.len() <= 1 << 16 {
-                true => keep((array, mask)),
-                false => array.par_chunks_mut(1 << 16).zip(mask.par_chunks(1 << 16)).for_each(keep),
-            })
+            let jobs = array.chunks_mut(MASKED).zip(mask.chunks(MASKED)).collect();
+            share(jobs, |(array, mask): (&mut [T], &[bool])| elementwise::keep(array, mask));
         });
         Ok(())
     }
@@ -38,90 +34,91 @@ pub fn keep_masked(py: Python<'_>, array: &Bound<'_, PyAny>, mask: &Bound<'_, Py
     }
 }
 
-/// `to[i] = array[positions[i]]`.
+/// Arrays, positions in them, and lists of what is at these, of one call or several.
+type Listed<'py> = Vec<(Bound<'py, PyAny>, PyReadonlyArray1<'py, i32>, Bound<'py, PyAny>)>;
+
+/// `to[i] = array[positions[i]]`, for each `(array, positions, to)`; all arrays of one number type.
 #[pyfunction]
-pub fn gather(
-    py: Python<'_>,
-    array: &Bound<'_, PyAny>,
-    positions: PyReadonlyArray1<'_, i32>,
-    to: &Bound<'_, PyAny>,
-) -> PyResult<()> {
-    fn run<T: Real + Element>(
-        py: Python<'_>,
-        array: &Bound<'_, PyAny>,
-        positions: &[i32],
-        to: &Bound<'_, PyAny>,
-    ) -> PyResult<()> {
-        let (array, mut to) = (read::<T>(array, "array")?, write::<T>(to, "to")?);
-        let (array, to) = (slice(&array, "array")?, slice_mut(&mut to, "to")?);
-        expect("to", to.len(), positions.len())?;
-        let fill = |(to, positions): (&mut [T], &[i32])| {
-            to.iter_mut().zip(positions).fold(true, |fits, (to, &p)| match array.get(p as usize) {
-                Some(&v) => {
-                    *to = v;
-                    fits
-                }
-                None => false,
-            })
-        };
-        let all = || to.par_chunks_mut(LISTED).zip(positions.par_chunks(LISTED)).map(fill).all(|fits| fits);
-        let fits = py.detach(|| computing(all));
-        if fits { Ok(()) } else { Err(value("positions: outside the array")) }
+pub fn gather(py: Python<'_>, lists: Listed<'_>) -> PyResult<()> {
+    fn run<T: Real + Element>(py: Python<'_>, lists: &Listed<'_>) -> PyResult<()> {
+        let mut all = Vec::with_capacity(lists.len());
+        for (array, positions, to) in lists {
+            all.push((read::<T>(array, "array")?, positions, write::<T>(to, "to")?));
+        }
+        let mut jobs = Vec::new();
+        for (array, positions, to) in &mut all {
+            let (array, positions) = (slice(array, "array")?, slice(positions, "positions")?);
+            let to = slice_mut(to, "to")?;
+            expect("to", to.len(), positions.len())?;
+            let parts = positions.chunks(LISTED).zip(to.chunks_mut(LISTED));
+            jobs.extend(parts.map(|(positions, to)| (array, positions, to)));
+        }
+        let fits = AtomicBool::new(true);
+        py.detach(|| {
+            share(jobs, |(array, positions, to): (&[T], &[i32], &mut [T])| {
+                let inside = to.iter_mut().zip(positions).fold(true, |inside, (to, &p)| match array.get(p as usize) {
+                    Some(&v) => {
+                        *to = v;
+                        inside
+                    }
+                    None => false,
+                });
+                fits.fetch_and(inside, Ordering::Relaxed);
+            });
+        });
+        if fits.into_inner() { Ok(()) } else { Err(value("positions: outside the array")) }
     }
-    let positions = slice(&positions, "positions")?;
-    let single = array.extract::<PyReadonlyArrayDyn<'_, f32>>().is_ok();
-    match single {
-        true => run::<f32>(py, array, positions, to),
-        false => run::<f64>(py, array, positions, to),
+    match lists.first().is_none_or(|(array, ..)| array.extract::<PyReadonlyArrayDyn<'_, f32>>().is_ok()) {
+        true => run::<f32>(py, &lists),
+        false => run::<f64>(py, &lists),
     }
 }
 
-/// `array[positions[i]] = values[i]`, of ascending positions.
+/// `array[positions[i]] = values[i]`, of ascending positions, for each `(array, positions, values)`; all arrays of one number type.
 #[pyfunction]
-pub fn scatter(
-    py: Python<'_>,
-    values: &Bound<'_, PyAny>,
-    positions: PyReadonlyArray1<'_, i32>,
-    array: &Bound<'_, PyAny>,
-) -> PyResult<()> {
-    /// Writes the part of an array that begins at `first`; whether all positions were in it.
-    fn fill<T: Real + Element>(values: &[T], positions: &[i32], first: usize, array: &mut [T]) -> bool {
-        if positions.len() > LISTED {
-            let half = positions.len() / 2;
-            let middle = (positions[half] as usize).saturating_sub(first).min(array.len());
-            let (low, high) = array.split_at_mut(middle);
-            let both = rayon::join(
-                || fill(&values[..half], &positions[..half], first, low),
-                || fill(&values[half..], &positions[half..], first + middle, high),
-            );
-            return both.0 && both.1;
+pub fn scatter(py: Python<'_>, lists: Listed<'_>) -> PyResult<()> {
+    fn run<T: Real + Element>(py: Python<'_>, lists: &Listed<'_>) -> PyResult<()> {
+        let mut all = Vec::with_capacity(lists.len());
+        for (array, positions, values) in lists {
+            all.push((write::<T>(array, "array")?, positions, read::<T>(values, "values")?));
         }
-        values.iter().zip(positions).fold(true, |fits, (&v, &p)| {
-            match array.get_mut((p as usize).wrapping_sub(first)) {
-                Some(to) => {
-                    *to = v;
-                    fits
-                }
-                None => false,
+        let mut jobs = Vec::new();
+        for (array, positions, values) in &mut all {
+            let (values, positions) = (slice(values, "values")?, slice(positions, "positions")?);
+            let mut rest = slice_mut(array, "array")?;
+            expect("values", values.len(), positions.len())?;
+            let count = values.len();
+            let mut first = 0;
+            for (i, (positions, values)) in positions.chunks(LISTED).zip(values.chunks(LISTED)).enumerate() {
+                // Up to the last position of these, if they ascend.
+                let last = positions.last().map_or(0, |&p| usize::try_from(p).map_or(0, |p| p + 1));
+                let end =
+                    if (i + 1) * LISTED < count { last.saturating_sub(first).min(rest.len()) } else { rest.len() };
+                let (own, after) = rest.split_at_mut(end);
+                rest = after;
+                jobs.push((own, first, positions, values));
+                first += end;
             }
-        })
+        }
+        let fits = AtomicBool::new(true);
+        py.detach(|| {
+            share(jobs, |(array, first, positions, values): (&mut [T], usize, &[i32], &[T])| {
+                let inside = values.iter().zip(positions).fold(true, |inside, (&v, &p)| {
+                    match array.get_mut((p as usize).wrapping_sub(first)) {
+                        Some(to) => {
+                            *to = v;
+                            inside
+                        }
+                        None => false,
+                    }
+                });
+                fits.fetch_and(inside, Ordering::Relaxed);
+            });
+        });
+        if fits.into_inner() { Ok(()) } else { Err(value("positions: not ascending, or outside the array")) }
     }
-    fn run<T: Real + Element>(
-        py: Python<'_>,
-        values: &Bound<'_, PyAny>,
-        positions: &[i32],
-        array: &Bound<'_, PyAny>,
-    ) -> PyResult<()> {
-        let (values, mut array) = (read::<T>(values, "values")?, write::<T>(array, "array")?);
-        let (values, array) = (slice(&values, "values")?, slice_mut(&mut array, "array")?);
-        expect("values", values.len(), positions.len())?;
-        let fits = py.detach(|| computing(|| fill(values, positions, 0, array)));
-        if fits { Ok(()) } else { Err(value("positions: not ascending, or outside the array")) }
-    }
-    let positions = slice(&positions, "positions")?;
-    let single = values.extract::<PyReadonlyArrayDyn<'_, f32>>().is_ok();
-    match single {
-        true => run::<f32>(py, values, positions, array),
-        false => run::<f64>(py, values, positions, array),
+    match lists.first().is_none_or(|(array, ..)| array.extract::<PyReadonlyArrayDyn<'_, f32>>().is_ok()) {
+        true => run::<f32>(py, &lists),
+        false => run::<f64>(py, &lists),
     }
 }

@@ -43,3 +43,14 @@ fn own() -> Option<Arc<ThreadPool>> {
         }
     }
 }
+
+/// Threads that compute.
+pub fn threads() -> usize {
+    own().map_or_else(rayon::current_num_threads, |pool| pool.current_num_threads())
+}
+
+/// Does jobs, in any order, on the calling thread and on those that compute, of which it waits for none. Kernels called by a job stay on its
+/// thread.
+pub fn share<J: Send>(jobs: Vec<J>, work: impl Fn(J) + Sync) {
+    nnz_kernels::share(threads() - 1, spawn, jobs, work);
+}

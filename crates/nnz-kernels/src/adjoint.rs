@@ -24,7 +24,7 @@ pub(crate) struct Adjoint<'a, T> {
     pub dw: &'a mut [T],
     /// Whether `dw` is overwritten rather than added to.
     pub first: bool,
-    /// Whether `dx` becomes zero where `x` is not positive: `x` is the output of a ReLU, `dx` is for its input.
+    /// Whether `dx` becomes zero where `x` is zero or less: `x` is the output of a ReLU, `dx` is for its input.
     pub relu: bool,
 }
 
@@ -48,7 +48,7 @@ impl<T: Real> Kernel<T> for Adjoint<'_, T> {
             }
         }
         if let Some(dx) = self.dx.filter(|_| self.relu) {
-            dx.iter_mut().zip(self.x).for_each(|(d, &x)| *d = if x > T::ZERO { *d } else { T::ZERO });
+            dx.iter_mut().zip(self.x).for_each(|(d, &x)| *d = if x <= T::ZERO { T::ZERO } else { *d });
         }
     }
 }

@@ -5,7 +5,7 @@
 //! ones, which reach them through [`Real`]. Functions that take closures cannot be here.
 
 use crate::blocks::Part;
-use crate::{Attention, Bsr, Conv, Csc, Csr, Expanded, Isa, Plan, Real, Sliced, Start, Tiled};
+use crate::{Attention, Bsr, Conv, Csc, Csr, Direct, Expanded, Isa, Packing, Plan, Real, Sliced, Start, Tiled};
 
 macro_rules! built {
     ($(fn $name:ident($($arg:ident: $type:ty),* $(,)?) $(-> $out:ty)? = $work:path;)*) => {
@@ -49,6 +49,8 @@ built! {
     fn layer_norm_sums(isa: Isa, x: &[Self], g: &[Self], found: [&[Self]; 2], cols: usize) -> (Vec<f64>, Vec<f64>)
         = crate::rows::layer_norm_sums_on;
 
+    fn keep_masked(isa: Isa, to: &mut [Self], mask: &[bool]) = crate::elementwise::keep_on;
+    fn permute(by: &Packing, isa: Isa, values: &[Self], to: &mut [Self]) = Packing::gather;
     fn pack(plan: &Plan, isa: Isa, values: &[Self], packed: &mut [Self]) = Plan::pack_on;
     fn spmm(isa: Isa, parts: &[Part], values: &[Self], x: &Tiled<Self>, bias: Option<&[Self]>, relu: bool, y: &mut Tiled<Self>)
         = crate::forward::forward_on;
@@ -60,6 +62,8 @@ built! {
     fn sliced(of: &Sliced<Self>, isa: Isa, batch: usize, x: &[Self], bias: Option<&[Self]>, y: &mut [Self]) = Sliced::apply_on;
     fn expanded(of: &Expanded<Self>, isa: Isa, batch: usize, x: &[Self], bias: Option<&[Self]>, y: &mut [Self])
         = Expanded::apply_on;
+    fn direct(of: &Direct, isa: Isa, values: &[Self], batch: usize, x: &[Self], bias: Option<&[Self]>, y: &mut [Self])
+        = Direct::apply_on;
     fn bags(isa: Isa, x: Csr, values: Option<&[Self]>, table: &[Self], width: usize, bias: Option<&[Self]>, y: &mut [Self])
         = crate::bags::bags_on;
     fn bags_gradient(isa: Isa, x: Csr, values: Option<&[Self]>, width: usize, g: &[Self]) -> (Vec<u32>, Vec<Self>)

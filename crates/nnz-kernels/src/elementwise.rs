@@ -99,6 +99,32 @@ pub fn zip<T: Real>(a: &[T], b: &[T], to: &mut [T], f: impl Fn(T, T) -> T + Copy
     );
 }
 
+/// Sets numbers to zero that a mask does not have, on the calling thread.
+///
+/// # Panics
+/// When lengths differ.
+pub fn keep<T: Real>(to: &mut [T], mask: &[bool]) {
+    assert_eq!(to.len(), mask.len(), "a place of the mask for each number");
+    T::keep_masked(Isa::best(), to, mask);
+}
+
+pub(crate) fn keep_on<T: Real>(isa: Isa, to: &mut [T], mask: &[bool]) {
+    // SAFETY: it has no conditions.
+    unsafe { isa.run(Keep { to, mask }) }
+}
+
+struct Keep<'a, T> {
+    to: &'a mut [T],
+    mask: &'a [bool],
+}
+
+impl<T: Real> Kernel<T> for Keep<'_, T> {
+    #[inline(always)]
+    unsafe fn run<V: Vector<T = T>>(self) {
+        self.to.iter_mut().zip(self.mask).for_each(|(v, &m)| *v = if m { *v } else { T::ZERO });
+    }
+}
+
 /// Calls `f` on equal ranges of several vectors of `n` numbers that it writes: parameters with their state.
 ///
 /// # Panics
@@ -147,6 +173,18 @@ impl<T: Real, F: Fn([T; K], T) -> [T; K] + Copy, const K: usize> Kernel<T> for S
 mod tests {
     use super::*;
     use crate::testing::{on_threads, random};
+
+    #[test]
+    fn what_is_not_in_a_mask_becomes_zero() {
+        for n in [0, 1, 17, 100_000] {
+            let (a, mask) = (random::<f64>(1, n), random::<f64>(2, n).iter().map(|v| *v > 0.5).collect::<Vec<_>>());
+            for &isa in Isa::available() {
+                let mut to = a.clone();
+                keep_on(isa, &mut to, &mask);
+                assert!((0..n).all(|i| to[i] == if mask[i] { a[i] } else { 0.0 }));
+            }
+        }
+    }
 
     #[test]
     fn equals_plain_loops_on_any_number_of_threads() {

@@ -62,7 +62,8 @@ impl<T: Real> Kernel<T> for Forward<'_, T> {
             }
         }
         if self.relu {
-            self.y.iter_mut().for_each(|y| *y = if *y > T::ZERO { *y } else { T::ZERO });
+            // What is not a number stays, and is noticed.
+            self.y.iter_mut().for_each(|y| *y = if *y <= T::ZERO { T::ZERO } else { *y });
         }
     }
 }

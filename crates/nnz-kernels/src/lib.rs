@@ -9,7 +9,7 @@
 //!
 //! - [`Plan`]: the structure compiled to cache blocks, activations in [`Tiled`] layout, values in plan order. For training.
 //! - [`Blocked`], [`Sliced`] and [`Expanded`]: values frozen, for batches, and for one or two samples at low and at higher
-//!   density; [`Single`] takes the faster of the last two.
+//!   density; [`Single`] takes the faster of the last two. [`Direct`] reads values where they lie.
 //! - [`Ell`], [`NOfM`], [`Bitmask`]: smaller [`Encoding`]s of a structure, compiled to a plan; [`Bsr`] for blocks, whose entries
 //!   share loads; [`Dense`]. All stand behind the trait [`Operator`] that [`Compiled`] (a plan with its values) and any
 //!   format from elsewhere share.
@@ -58,6 +58,7 @@ mod bsr;
 mod built;
 mod compile;
 mod dense;
+mod direct;
 pub mod elementwise;
 mod encoding;
 mod expanded;
@@ -74,6 +75,7 @@ mod pool;
 mod real;
 pub mod rows;
 mod shape;
+mod share;
 mod simd;
 mod single;
 mod sliced;
@@ -91,15 +93,18 @@ pub use dense::attention::Attention;
 pub use dense::conv::Conv;
 pub use dense::gemm::{Start, gemm};
 pub use dense::max_pool::max_pool;
+pub use direct::Direct;
 pub use encoding::{Bitmask, Ell, Encoding, NOfM};
 pub use expanded::Expanded;
 pub use format::{Csc, Csr};
 pub use growth::{gradients_at, top_zero_gradients, top_zero_gradients_tiled};
 pub use map::{Map, answer_cuts};
 pub use operator::{Compiled, Dense, Operator};
+pub use packing::Packing;
 pub use plan::{Plan, Rows, Tuning};
 pub use pool::{Buffer, Pool};
 pub use real::Real;
+pub use share::share;
 pub use simd::Isa;
 pub use single::Single;
 pub use sliced::Sliced;

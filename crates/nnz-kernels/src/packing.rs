@@ -5,6 +5,7 @@ use rayon::prelude::*;
 use crate::Real;
 use crate::pages::zeros;
 use crate::simd::{Isa, Kernel, Vector};
+use crate::threads::alone;
 
 /// Entries a thread takes at once.
 const PART: usize = 1 << 14;
@@ -12,7 +13,7 @@ const PART: usize = 1 << 14;
 /// Where each entry of one order lies in another: a permutation of `0..len`. The upper half of a position is one byte up to
 /// 2²⁴ entries, two bytes above.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(crate) struct Packing {
+pub struct Packing {
     low: Vec<u16>,
     high: High,
 }
@@ -36,13 +37,13 @@ impl Packing {
     }
 
     /// Of so many entries, all at position zero until others are [written](Slots::push).
-    pub fn zeros(len: usize) -> Self {
+    pub(crate) fn zeros(len: usize) -> Self {
         let high = if len <= 1 << 24 { High::Bytes(zeros(len)) } else { High::Words(zeros(len)) };
         Self { low: zeros(len), high }
     }
 
     /// Consecutive parts of so many entries each.
-    pub fn split(&mut self, lens: impl Iterator<Item = usize>) -> Vec<Slots<'_>> {
+    pub(crate) fn split(&mut self, lens: impl Iterator<Item = usize>) -> Vec<Slots<'_>> {
         let len = self.len();
         let (mut low, mut bytes, mut words): (_, &mut [u8], &mut [u16]) = (&mut self.low[..], &mut [], &mut []);
         let wide = match &mut self.high {
@@ -65,13 +66,13 @@ impl Packing {
         lens.map(one).collect()
     }
 
-    pub fn len(&self) -> usize {
+    pub(crate) fn len(&self) -> usize {
         self.low.len()
     }
 
     /// Positions of the entries from `first` on.
     #[inline(always)]
-    pub fn read(&self, first: usize, to: &mut [u32]) {
+    pub(crate) fn read(&self, first: usize, to: &mut [u32]) {
         let low = &self.low[first..first + to.len()];
         match &self.high {
             High::Bytes(high) => read(low, &high[first..first + to.len()], to),
@@ -79,7 +80,7 @@ impl Packing {
         }
     }
 
-    pub fn bytes(&self) -> usize {
+    pub(crate) fn bytes(&self) -> usize {
         let high = match &self.high {
             High::Bytes(high) => high.len(),
             High::Words(high) => 2 * high.len(),
@@ -87,11 +88,15 @@ impl Packing {
         2 * self.low.len() + high
     }
 
-    /// `to[i] = values[at(i)]`.
+    /// `to[i] = values[from[i]]`, of the positions that [`Packing::new`] was given.
     ///
     /// # Panics
     /// When a slice does not have one number an entry.
-    pub fn gather<T: Real>(&self, isa: Isa, values: &[T], to: &mut [T]) {
+    pub fn apply<T: Real>(&self, values: &[T], to: &mut [T]) {
+        T::permute(self, Isa::best(), values, to);
+    }
+
+    pub(crate) fn gather<T: Real>(&self, isa: Isa, values: &[T], to: &mut [T]) {
         assert_eq!((values.len(), to.len()), (self.len(), self.len()), "values and packed values");
         match &self.high {
             High::Bytes(high) => gather(isa, values, &self.low, high, to),
@@ -153,7 +158,7 @@ fn gather<T: Real, H: Copy + Into<u32> + Sync>(isa: Isa, values: &[T], low: &[u1
         // SAFETY: only called on a permutation of `0..len`, `len` the length of `values`; all three slices are as long.
         unsafe { isa.run(Permute { values, low, high, to }) }
     };
-    if low.len() <= PART {
+    if low.len() <= PART || alone() {
         fill(((to, low), high));
     } else {
         to.par_chunks_mut(PART).zip(low.par_chunks(PART)).zip(high.par_chunks(PART)).for_each(fill);

@@ -56,6 +56,26 @@ pub trait Vector: Copy {
     unsafe fn gather(base: *const Self::T, index: *const u32) -> Self;
     /// As [`Vector::gather`] with 16-bit indices.
     unsafe fn gather_short(base: *const Self::T, index: *const u16) -> Self;
+    /// [`Vector::gather`] of the first `n <= LANES` lanes, zeros in the others, whose indices are not read.
+    #[inline(always)]
+    unsafe fn gather_part(base: *const Self::T, index: *const u32, n: usize) -> Self {
+        // SAFETY: `n` indices, and a number at each, by contract; the buffer holds more lanes than any register.
+        unsafe {
+            let mut lanes = [Self::T::ZERO; 16];
+            (0..n).for_each(|i| lanes[i] = *base.add(*index.add(i) as usize));
+            Self::load(lanes.as_ptr())
+        }
+    }
+    /// As [`Vector::gather_part`] with 16-bit indices.
+    #[inline(always)]
+    unsafe fn gather_short_part(base: *const Self::T, index: *const u16, n: usize) -> Self {
+        // SAFETY: as above.
+        unsafe {
+            let mut lanes = [Self::T::ZERO; 16];
+            (0..n).for_each(|i| lanes[i] = *base.add(*index.add(i) as usize));
+            Self::load(lanes.as_ptr())
+        }
+    }
     /// `LANES` whole numbers of eight bits.
     #[inline(always)]
     unsafe fn load_bytes(p: *const i8) -> Self {
@@ -393,6 +413,13 @@ mod tests {
                 let want: Vec<T> = index.iter().map(|&i| x[i as usize]).collect();
                 assert_eq!(read(V::gather(x.as_ptr(), index.as_ptr())), want);
                 assert_eq!(read(V::gather_short(x.as_ptr(), short.as_ptr())), want);
+                for part in 0..=n {
+                    // Exactly as many indices.
+                    let (index, short) = (index[..part].to_vec(), short[..part].to_vec());
+                    let want: Vec<T> = (0..n).map(|i| if i < part { want[i] } else { T::ZERO }).collect();
+                    assert_eq!(read(V::gather_part(x.as_ptr(), index.as_ptr(), part)), want);
+                    assert_eq!(read(V::gather_short_part(x.as_ptr(), short.as_ptr(), part)), want);
+                }
                 let mask = 0b0110_1101_1010_0110u32 & ((1 << n) - 1);
                 let mut next = 0;
                 let spread: Vec<T> = (0..n)

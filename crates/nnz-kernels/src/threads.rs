@@ -6,6 +6,7 @@
 //! short bursts of computation would run at the speed of one thread.
 
 use rayon::{ThreadPoolBuildError, ThreadPoolBuilder};
+use std::cell::Cell;
 use std::sync::OnceLock;
 
 /// Builds rayon's global pool of `n` threads, as many as there are processors if 0, for a program that mainly
@@ -28,6 +29,28 @@ pub fn build_in_main(n: usize) -> Result<(), ThreadPoolBuildError> {
 /// Processors given to the process, whatever its threads were bound to since; at least 1.
 pub fn available() -> usize {
     pinning::given().unwrap_or_else(|| std::thread::available_parallelism().map_or(1, usize::from))
+}
+
+thread_local! {
+    static ALONE: Cell<bool> = const { Cell::new(false) };
+}
+
+/// Runs kernels on the calling thread alone, as when another one does its own share meanwhile. Results are the same.
+pub fn alone_within<R>(work: impl FnOnce() -> R) -> R {
+    struct Before(bool);
+    impl Drop for Before {
+        fn drop(&mut self) {
+            ALONE.set(self.0);
+        }
+    }
+    let _before = Before(ALONE.replace(true));
+    work()
+}
+
+/// Whether the calling thread computes alone: if it shall, or if there is one thread, since work that is handed to that one comes back
+/// two context switches later.
+pub(crate) fn alone() -> bool {
+    ALONE.get() || rayon::current_num_threads() == 1
 }
 
 /// Frees the calling thread, and those it will start, to run on every processor given to the process. New threads and
@@ -117,6 +140,14 @@ mod pinning {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn alone_ends_with_the_work_however_it_ends() {
+        let before = alone();
+        assert!(alone_within(|| alone_within(alone) && alone()));
+        assert!(std::panic::catch_unwind(|| alone_within(|| panic!("ends"))).is_err());
+        assert_eq!(alone(), before);
+    }
 
     /// A thread that fills a cell by parallel work may take over a task that wants the same cell: it must not wait for itself.
     #[test]

@@ -4,6 +4,7 @@ use rayon::prelude::*;
 
 use crate::shape::volume;
 use crate::simd::{Isa, Kernel, Vector};
+use crate::threads::alone;
 use crate::transpose::transpose;
 use crate::{Buffer, Real};
 
@@ -100,7 +101,7 @@ impl<T: Real> Tiled<T> {
                 transpose(isa, many, wide, (&tile[f0 * width..], width), (to, self.features));
             }
         };
-        if rows.len() < 1 << 16 {
+        if rows.len() < 1 << 16 || alone() {
             rows.chunks_mut(stride).enumerate().for_each(tile);
         } else {
             rows.par_chunks_mut(stride).enumerate().for_each(tile);
@@ -150,7 +151,7 @@ impl<T: Real> Tiled<T> {
             rest = tail;
             jobs.extend(tile.chunks_mut(TILE * width).enumerate().map(|(i, block)| (t * TILE, width, i * TILE, block)));
         }
-        if batch * features < 1 << 16 {
+        if batch * features < 1 << 16 || alone() {
             jobs.into_iter().for_each(|(b, w, f0, block)| f(b, w, f0, block));
         } else {
             jobs.into_par_iter().with_min_len(8).for_each(|(b, w, f0, block)| f(b, w, f0, block));

@@ -13,7 +13,7 @@ pub(crate) mod tile;
 /// come from every crate. A call through a pointer is nothing beside a chunk of work.
 pub(crate) fn each(n: usize, small: bool, f: &(dyn Fn(usize) + Sync)) {
     use rayon::prelude::*;
-    if small || n <= 1 || rayon::current_num_threads() == 1 {
+    if small || n <= 1 || crate::threads::alone() {
         (0..n).for_each(f);
     } else {
         (0..n).into_par_iter().with_max_len(1).for_each(f);

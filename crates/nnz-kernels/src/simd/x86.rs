@@ -91,6 +91,26 @@ vector!(
         }
 
         #[inline(always)]
+        unsafe fn gather_part(base: *const f32, index: *const u32, n: usize) -> Self {
+            // SAFETY: the mask keeps to the first `n <= LANES` indices, and the numbers there, by contract.
+            unsafe {
+                let mask = ((1u32 << n) - 1) as u16;
+                let index = _mm512_maskz_loadu_epi32(mask, index.cast());
+                _mm512_mask_i32gather_ps::<4>(_mm512_setzero_ps(), mask, index, base)
+            }
+        }
+
+        #[inline(always)]
+        unsafe fn gather_short_part(base: *const f32, index: *const u16, n: usize) -> Self {
+            // SAFETY: the mask keeps to the first `n <= LANES` indices, and the numbers there, by contract.
+            unsafe {
+                let mask = ((1u32 << n) - 1) as u16;
+                let index = _mm512_cvtepu16_epi32(_mm256_maskz_loadu_epi16(mask, index.cast()));
+                _mm512_mask_i32gather_ps::<4>(_mm512_setzero_ps(), mask, index, base)
+            }
+        }
+
+        #[inline(always)]
         unsafe fn expand(self, mask: u32) -> Self {
             // SAFETY: registers alone; their instruction set by contract.
             unsafe { _mm512_maskz_expand_ps(mask as u16, self) }
@@ -188,6 +208,26 @@ vector!(
         unsafe fn gather_short(base: *const f64, index: *const u16) -> Self {
             // SAFETY: `LANES` indices, and a number at each, by contract.
             unsafe { _mm512_i32gather_pd::<8>(_mm256_cvtepu16_epi32(_mm_loadu_si128(index.cast())), base) }
+        }
+
+        #[inline(always)]
+        unsafe fn gather_part(base: *const f64, index: *const u32, n: usize) -> Self {
+            // SAFETY: the mask keeps to the first `n <= LANES` indices, and the numbers there, by contract.
+            unsafe {
+                let mask = ((1u32 << n) - 1) as u8;
+                let index = _mm256_maskz_loadu_epi32(mask, index.cast());
+                _mm512_mask_i32gather_pd::<8>(_mm512_setzero_pd(), mask, index, base)
+            }
+        }
+
+        #[inline(always)]
+        unsafe fn gather_short_part(base: *const f64, index: *const u16, n: usize) -> Self {
+            // SAFETY: the mask keeps to the first `n <= LANES` indices, and the numbers there, by contract.
+            unsafe {
+                let mask = ((1u32 << n) - 1) as u8;
+                let index = _mm256_cvtepu16_epi32(_mm_maskz_loadu_epi16(mask, index.cast()));
+                _mm512_mask_i32gather_pd::<8>(_mm512_setzero_pd(), mask, index, base)
+            }
         }
 
         #[inline(always)]
