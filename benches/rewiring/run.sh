@@ -41,10 +41,10 @@ run() { # widths, degree, batch, rewirings, steps
 }
 # The ladder of the SET paper: ε = 20 is these connections a unit.
 run 3312-3000-3000-3000 40.7 2 5 8
-run 3312-30000-30000-30000 34.1 2 3 8
+run 3312-30000-30000-30000 34.1 2 3 4
 # 4096 wide at 0.05 and 0.01: what binds a step and what it weighs.
-run 4096-4096-4096-4096 205 128 5 12
-run 4096-4096-4096-4096 41 128 5 12
+run 4096-4096-4096-4096 205 128 5 6
+run 4096-4096-4096-4096 41 128 5 6
 if [ "$sizes" = all ]; then
     run 3312-300000-300000-300000 33.4 2 1 4
     run 1000-333333-333333-333333 20 16 1 4

@@ -20,12 +20,24 @@ pub struct Explored {
 impl Explored {
     /// Records the change from `old` to `new`. O(nnz), and now and then O(all connections so far).
     pub fn add(&mut self, old: &Topology, new: &Topology) {
+        let (sources, births) = old.sources(new, |_| 0);
+        self.record(old, new, &sources, births);
+    }
+
+    /// The same for whom [`Topology::sources`] has told where the entries of `new` come from, and how many are new.
+    pub fn record(&mut self, old: &Topology, new: &Topology, sources: &[u32], births: usize) {
         if self.ever.is_empty() {
             self.ever = old.positions().collect();
         }
-        let (sources, births) = old.sources(new, |_| 0);
-        self.recent.extend(new.positions().zip(sources).filter(|&(_, from)| from >= Topology::NEW).map(|(p, _)| p));
+        let mut at = self.recent.len();
         self.births += births as u64;
+        // Without a branch that depends on what is new: it could not be foreseen.
+        self.recent.resize(at + births + 1, 0);
+        for (p, &from) in new.positions().zip(sources) {
+            self.recent[at] = p;
+            at += usize::from(from >= Topology::NEW);
+        }
+        self.recent.truncate(at);
         // Rarely: a merge moves all of them.
         if self.recent.len() > self.ever.len() {
             self.ever = self.all();

@@ -10,7 +10,7 @@ use crate::{
 pub type Show<'a> = dyn FnMut(usize, &mut dyn FnMut(&Target)) -> Result<()> + 'a;
 
 /// Makes edits of targets: a sparsifier at a step, or a procedure.
-pub trait Editor {
+pub trait Editor: Send {
     /// What the targets are sets of.
     fn kind(&self) -> TargetKind;
 

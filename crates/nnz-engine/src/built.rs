@@ -45,7 +45,7 @@ impl Number for f64 {}
 built! {
     fn trainer<'a>(model: &ModelSpec, data: &'a Dataset, spec: &TrainSpec, seed: u64, frame: Option<Preprocessing>, make: Make)
         -> Result<Trainer<'a, Self>> = Trainer::new_generic;
-    fn trainer_from<'a>(model: Model<Self>, frame: Preprocessing, data: &'a Dataset, spec: &TrainSpec, seed: u64, make: Make)
+    fn trainer_from<'a>(model: Model<Self>, frame: Preprocessing, data: &'a Dataset, spec: &TrainSpec, seed: u64, carry: bool, make: Make)
         -> Result<Trainer<'a, Self>> = Trainer::from_model_generic;
     fn train<'a>(trainer: &mut Trainer<'a, Self>, observer: &mut Observer<'_, 'a, Self>) -> Result<bool> = Trainer::run_generic;
     fn advance(trainer: &mut Trainer<Self>) -> Result<Progress> = Trainer::advance_generic;
@@ -102,7 +102,20 @@ impl<'a, T: Number> Trainer<'a, T> {
         seed: u64,
         build: impl FnOnce(&Setting) -> nnz_core::Result<W>,
     ) -> Result<Self> {
-        T::trainer_from(model, frame, data, spec, seed, Box::new(|setting| Ok(build(setting)?.into())))
+        T::trainer_from(model, frame, data, spec, seed, false, Box::new(|setting| Ok(build(setting)?.into())))
+    }
+
+    /// As [`Trainer::from_model`], also for methods that draw an initial topology: its connections begin with the values that
+    /// the model has there, zero where it has none.
+    pub fn starting_from<W: Into<MethodInstance>>(
+        model: Model<T>,
+        frame: Preprocessing,
+        data: &'a Dataset,
+        spec: &TrainSpec,
+        seed: u64,
+        build: impl FnOnce(&Setting) -> nnz_core::Result<W>,
+    ) -> Result<Self> {
+        T::trainer_from(model, frame, data, spec, seed, true, Box::new(|setting| Ok(build(setting)?.into())))
     }
 
     /// Trains until the end, or until `observe` returns `false`. Returns whether the end was reached.

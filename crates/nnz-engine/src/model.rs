@@ -36,6 +36,18 @@ impl<T: Real> Model<T> {
         Ok(Self { spec: spec.clone(), params })
     }
 
+    /// The same with its prunable weights on other topologies, with the values that it has there and zero elsewhere.
+    pub(crate) fn on(mut self, births: Vec<Topology>, storage: PolicyRef) -> Result<Self> {
+        for (p, topology) in self.params.iter_mut().filter(|p| p.weight() && p.prunable).zip(births) {
+            let from = p.by_rows();
+            let values = from.of(&p.value);
+            let carried =
+                from.topology.carry(&topology).into_iter().map(|c| c.map_or(T::ZERO, |c| values[c])).collect();
+            *p = Param::from_entries(&p.shape, true, topology, storage, carried)?;
+        }
+        Ok(self)
+    }
+
     /// Computes the output of inputs `[batch, ..]`, and layers' side effects. `leaves` holds the values of `params` on the
     /// tape. Refuses tap names that no layer has, inputs that are not tokens if tokens are needed, and parts of a sequence
     /// if a layer looks ahead.

@@ -132,6 +132,12 @@ fn uses(layers: &[LayerSpec], input: &[usize], out: &mut Vec<usize>) -> Option<V
     layers.iter().try_fold(input.to_vec(), |shape, layer| {
         let after = layer.output(&shape).ok()?;
         let places = |shape: &[usize]| shape.iter().rev().skip(1).product::<usize>();
+        if let LayerSpec::Open(open) = layer
+            && let Some(own) = open.uses(&shape)
+        {
+            out.extend(own);
+            return Some(after);
+        }
         let uses_of = match layer {
             LayerSpec::Residual(r) => {
                 uses(&r.body, &shape, out)?;

@@ -199,6 +199,7 @@ pub fn compare(
             model: model.clone(),
             seeds: seeds.to_vec(),
             pretrain: None,
+            from: None,
             precision: Precision::F32,
             train,
             arms: vec![arm.clone()],

@@ -15,6 +15,9 @@ pub enum Error {
     /// An unavailable data set.
     #[error(transparent)]
     Data(#[from] nnz_data::Error),
+    /// A network of another program.
+    #[error(transparent)]
+    Foreign(#[from] nnz_foreign::Error),
     /// Data that does not fit.
     #[error(transparent)]
     Rows(#[from] nnz_engine::data::DataError),

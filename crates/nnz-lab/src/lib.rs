@@ -20,5 +20,5 @@ mod stats;
 pub use claim::{Claim, Expect, Judgement, Measured, Over, Relation, Verdict};
 pub use error::{Error, Result};
 pub use experiment::{ExperimentRecipe, ExperimentRecord};
-pub use recipe::{Arm, Network, Plan, Precision, Pretrain, Recipe, Scale, embedded};
+pub use recipe::{Arm, Network, Plan, Precision, Pretrain, Recipe, Scale, Start, embedded};
 pub use stats::{Summary, summarize};

@@ -3,12 +3,15 @@ use crate::{Claim, Error, Result};
 use include_dir::{Dir, include_dir};
 use nnz_core::{Pattern, Registry, closest};
 use nnz_engine::data::Dataset;
-use nnz_engine::{Layers, ModelSpec, OptimizerSpec, Storage, Task, TrainSpec};
+use nnz_engine::file::{Header, load_model};
+use nnz_engine::{Layers, Model, ModelSpec, OptimizerSpec, Storage, StoragePolicy, Task, TrainSpec};
+use nnz_foreign::onnx::{Normalize, learner};
 use serde::de::DeserializeOwned;
 use serde::de::value::MapAccessDeserializer;
 use serde::de::{Deserializer, MapAccess, Visitor};
 use serde::{Deserialize, Serialize};
 use std::fmt;
+use std::path::Path;
 use toml::{Table, Value};
 
 static RECIPES: Dir = include_dir!("$CARGO_MANIFEST_DIR/../../recipes");
@@ -146,6 +149,9 @@ pub struct Recipe {
     /// Pretraining that every arm starts from instead of random values: the network, trained densely on other data.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub pretrain: Option<Pretrain>,
+    /// A trained network that every arm starts from: its file takes the place of `model`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub from: Option<Start>,
     /// Arms to compare; the report is about the first.
     #[serde(rename = "arm")]
     pub arms: Vec<Arm>,
@@ -165,6 +171,53 @@ pub struct Pretrain {
     pub data: String,
     /// Passes over it.
     pub epochs: u32,
+}
+
+/// A network that was trained before, by nnz or by another program.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Start {
+    /// Its file: of nnz, ONNX, or a checkpoint of a known architecture.
+    pub network: String,
+    /// How values become its inputs, if its file does not say: `unit`, `raw`, `data`, `imagenet` or `MEAN:DEVIATION`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub normalize: Option<String>,
+}
+
+impl Start {
+    /// Reads it, for a data set.
+    ///
+    /// # Errors
+    /// When it does not fit the data, or cannot be trained.
+    pub fn load(&self, data: &Dataset, train: &TrainSpec) -> Result<(Model<f32>, Header)> {
+        let path = Path::new(&self.network);
+        let refuse = |why: String| Err(Error::file(path, why));
+        let foreign = path.extension().is_some_and(|e| e == "onnx") || nnz_foreign::llm::foreign(path);
+        if foreign && !nnz_foreign::onnx::known(path) {
+            return refuse("language models and weights without a network are not trained on data sets".into());
+        }
+        if foreign {
+            let how = self.normalize.as_deref().map(str::parse::<Normalize>).transpose();
+            let how = how.or_else(|why| Err(Error::file(path, format!("normalize {why}"))))?;
+            let network = nnz_foreign::onnx::Network::open(path)?;
+            return Ok(learner(&network, data, how.as_ref(), &StoragePolicy::default(), &train.prunable())?);
+        }
+        if self.normalize.is_some() {
+            return refuse("says itself how values become its inputs; leave out normalize".into());
+        }
+        let (model, header): (Model<f32>, Header) = load_model(path, train.policy_ref())?;
+        if header.model.input != data.image || header.classes.len() != data.classes.len() {
+            return refuse(format!(
+                "takes {:?} (channels, height, width) and gives {} outputs, but {} has {:?} and {}",
+                header.model.input,
+                header.classes.len(),
+                data.name,
+                data.image,
+                data.classes.len()
+            ));
+        }
+        Ok((model, header))
+    }
 }
 
 /// One of the arms compared.
@@ -270,6 +323,12 @@ impl Recipe {
             }
             if self.pretrain.is_some() && (arm.model.is_some() || arm.narrow_to.is_some()) {
                 return bad(format!("arm `{}` has a network of its own, which is not pretrained", arm.name));
+            }
+            if self.from.is_some() && (arm.model.is_some() || arm.narrow_to.is_some()) {
+                return bad(format!("arm `{}` has a network of its own, which starts from no other", arm.name));
+            }
+            if self.from.is_some() && self.pretrain.is_some() {
+                return bad("starts from a network that is trained already, so it is not pretrained".into());
             }
             if arm.method.is_none() && !arm.options.is_empty() {
                 return bad(format!("arm `{}` has options but no method", arm.name));

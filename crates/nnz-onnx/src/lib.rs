@@ -1,7 +1,8 @@
 //! Networks as graphs of operators, in ONNX's form: read from a file or built from a checkpoint of a known architecture, run on
 //! the kernels of nnz, and written.
 //!
-//! [`Graph`] is the network, [`Session`] runs it, [`Graph::matrices`] lists the weights that can be pruned. Graphs come from
+//! [`Graph`] is the network, [`Session`] runs it, [`Graph::matrices`] lists the weights that can be pruned, [`GraphNet`] is a layer of
+//! the engine that trains them. Graphs come from
 //! ONNX files ([`Graph::open`]), or from weights with the names of a known architecture ([`build`]). A missing operator is
 //! refused by name; nothing is computed approximately. Nothing that a file claims is allocated before it is checked.
 #![forbid(unsafe_code)]
@@ -9,6 +10,7 @@
 pub mod build;
 mod graph;
 mod matrices;
+mod net;
 mod ops;
 mod proto;
 mod session;
@@ -16,6 +18,7 @@ mod value;
 
 pub use graph::{Attribute, Body, Constant, DType, Graph, Node, OPSET, Port};
 pub use matrices::Matrix;
+pub use net::GraphNet;
 pub use ops::KNOWN;
 pub use session::{Advice, Budget, Layer, Session, State};
 pub use value::{Array, Floats, Value};

@@ -37,7 +37,7 @@ pub const REGISTRY: nnz_core::Registry = nnz_core::Registry(&[
 /// The layers of every room, which networks in recipes and files name. Programs make them known
 /// ([`make_known`](nnz_engine::Layers::make_known)) before they read any.
 pub fn layers() -> nnz_engine::Layers {
-    nnz_engine::Layers::new().with::<experts::Experts>()
+    nnz_engine::Layers::new().with::<experts::Experts>().with::<nnz_foreign::onnx::GraphNet>()
 }
 
 /// The README's example is run as a test.

@@ -65,7 +65,7 @@ pub const TRAINING: [&str; 14] = [
 /// Refuses options of training.
 pub fn no_training() -> Result<()> {
     refuse(&["dtype"], "is for networks that nnz trained; --numbers says how numbers of other models are written")?;
-    refuse(&TRAINING, "is for networks that nnz trained; models of other programs are pruned without training")
+    refuse(&TRAINING, "is for training, which needs --data; language models are pruned without")
 }
 
 /// Refuses layout options if a file has its own layout.

@@ -20,6 +20,7 @@ pub mod train;
 use anyhow::{Result, bail};
 use clap::Args;
 use nnz_core::Registry;
+use nnz_foreign::onnx::Normalize;
 
 /// The data set, and options for its reader.
 #[derive(Args, Debug)]
@@ -31,6 +32,23 @@ pub struct DataArgs {
     /// Test data: a share of the rows [default: 0.2], or a file
     #[arg(long, value_name = "SHARE|FILE")]
     test: Option<String>,
+}
+
+/// How values become the inputs of a network of another program.
+#[derive(Args, Debug)]
+pub struct Inputs {
+    /// How values become inputs of a network of another program whose file does not say it: unit (bytes divided by 255), raw, data (less the
+    /// mean of the training rows, divided by their deviation), imagenet, or MEAN:DEVIATION after the division by 255, such as
+    /// 0.1307:0.3081, once or for red, green and blue
+    #[arg(long, value_name = "HOW")]
+    pub normalize: Option<Normalize>,
+}
+
+impl Inputs {
+    /// As recipes have it.
+    pub fn text(&self) -> Option<String> {
+        self.normalize.as_ref().map(Normalize::to_string)
+    }
 }
 
 /// Options for the reader of a table.

@@ -23,15 +23,19 @@ use std::process::ExitCode;
 #[command(after_help = "Examples:
   nnz eval small.safetensors                       on the test split of the data it was trained on
   nnz eval small.safetensors mnist --split train
-  nnz eval model.safetensors more.csv --split all  another table of the same columns")]
+  nnz eval model.safetensors more.csv --split all  another table of the same columns
+  nnz eval net.onnx mnist --normalize unit         a network of another program")]
 pub struct EvalArgs {
-    /// A model written by nnz
+    /// A model written by nnz, or a network of another program (ONNX, or a checkpoint)
+    #[arg(value_parser = network::place)]
     model: PathBuf,
-    /// Data set: a name from `nnz data list`, or a file or folder [default: the model's training data]
+    /// Data set: a name from `nnz data list`, or a file or folder [default: the training data of a model written by nnz]
     data: Option<String>,
     /// Rows to evaluate on
     #[arg(long, value_enum, default_value_t = Which::Test)]
     split: Which,
+    #[command(flatten)]
+    inputs: super::Inputs,
     #[command(flatten)]
     table: super::TableArgs,
 }
@@ -132,8 +136,12 @@ pub fn fits(header: &Header, data: &Dataset) -> Result<()> {
     Ok(())
 }
 
-/// Accuracy of a model.
-pub fn eval(args: &EvalArgs, ui: Ui) -> Result<ExitCode> {
+/// A model of nnz, and the data that it is measured on.
+fn own_and_data(args: &EvalArgs, ui: Ui) -> Result<(Model<f32>, Header, Dataset)> {
+    given::refuse(
+        &["normalize"],
+        "is for networks of other programs; this one says itself how values become its inputs",
+    )?;
     let (model, header): (Model<f32>, Header) = load_model(&args.model, Storage::Auto)?;
     let place = match &args.data {
         Some(data) => args.table.place(data)?,
@@ -146,6 +154,23 @@ pub fn eval(args: &EvalArgs, ui: Ui) -> Result<ExitCode> {
         _ => loaded.dataset,
     };
     fits(&header, &data)?;
+    Ok((model, header, data))
+}
+
+/// Accuracy of a model.
+pub fn eval(args: &EvalArgs, ui: Ui) -> Result<ExitCode> {
+    let (model, header, data) = match network::kind(&args.model) {
+        ModelSource::Own => own_and_data(args, ui)?,
+        ModelSource::Graph => {
+            let Some(data) = &args.data else {
+                bail!("{} does not say what it was trained on; give a data set", args.model.display())
+            };
+            network::with_data(&args.model, &args.table.place(data)?, &args.inputs, ui)?
+        }
+        ModelSource::Language => {
+            bail!("{} is a language model; `nnz perplexity` measures it on a text", args.model.display())
+        }
+    };
     let split = match args.split {
         Which::Test => Cow::Borrowed(&data.test),
         Which::Train => Cow::Borrowed(&data.train),

@@ -4,12 +4,13 @@ use super::given;
 use super::language::{bar, written};
 use crate::ui::{self, Ui};
 use anyhow::{Result, bail};
+use nnz_core::Prunable;
 use nnz_data::picture;
 use nnz_engine::cost::Machine;
 use nnz_engine::cost::timing::{Compared, seconds};
 use nnz_engine::file::{Header, load_model};
 use nnz_engine::ops::softmax_rows;
-use nnz_engine::{Model, Storage, Tensor};
+use nnz_engine::{Model, Storage, StoragePolicy, Tensor};
 use nnz_foreign::llm::{self, Pruned, Pruning};
 use nnz_foreign::onnx::{self, Exported, Network, Reads, TOKENS, Target};
 use nnz_formats::{Dtype, Packing};
@@ -70,7 +71,7 @@ fn open_to_run(path: &Path, ui: Ui) -> Result<Network> {
 }
 
 /// Number of weights of a network and their bytes.
-fn sizes(network: &Network) -> (usize, usize) {
+pub fn sizes(network: &Network) -> (usize, usize) {
     let floats = network.graph.constants.values().filter(|c| c.is_float());
     let held = floats.map(nnz_onnx::Constant::bytes).sum();
     let before = network.archive.as_ref().map_or(held, |a| a.tensors().filter_map(|(n, _)| a.bytes(n)).sum());
@@ -221,11 +222,25 @@ fn gather(places: &[&PathBuf]) -> Result<Vec<PathBuf>> {
     Ok(all)
 }
 
+/// A network as one that is measured on a data set.
+pub fn with_data(
+    path: &Path,
+    place: &str,
+    inputs: &super::Inputs,
+    ui: Ui,
+) -> Result<(Model<f32>, Header, nnz_engine::data::Dataset)> {
+    let network = open_to_run(path, ui)?;
+    let loaded = nnz_data::Store::open()?.load(place)?;
+    loaded.notes.iter().for_each(|note| ui.note(note));
+    let data = loaded.dataset;
+    let (policy, all) = (StoragePolicy::default(), Prunable::from(false));
+    let (model, header) = onnx::learner(&network, &data, inputs.normalize.as_ref(), &policy, &all)?;
+    Ok((model, header, data))
+}
+
 /// Prunes a network.
 pub fn prune(args: &super::prune::Args, ui: Ui) -> Result<ExitCode> {
-    if args.data.is_some() {
-        bail!("--data is for networks that nnz trained; give a text or pictures with --calibrate");
-    }
+    given::refuse(&["normalize"], "says how values of --data become inputs; give --data")?;
     given::no_training()?;
     if args.calibrate.is_empty() {
         given::refuse(

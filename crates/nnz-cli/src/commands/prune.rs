@@ -10,6 +10,7 @@ use nnz_data::Store;
 use nnz_engine::data::Dataset;
 use nnz_engine::file::{Header, Packing, load_model, save_model};
 use nnz_engine::{Dtype, Model, Storage, StoragePolicy, Task, TrainSpec, Trainer, evaluate};
+use nnz_foreign::onnx::{self as foreign, Network, Target};
 use nnz_lab::run::Observer;
 use nnz_lab::run::record::test_measure;
 use serde_json::json;
@@ -22,6 +23,7 @@ use std::process::ExitCode;
   nnz prune model.safetensors --method magnitude --density 0.1 -o small.safetensors
   nnz prune model.safetensors --method magnitude --density 0.05 --data mnist --finetune 5 -o small.safetensors
   nnz prune model.safetensors --method snip --density 0.1 --data mnist -o small.safetensors
+  nnz prune net.onnx --method magnitude --density 0.1 --data mnist --finetune 3 -o small.onnx
   nnz prune model.gguf --method sparsegpt --density 0.5 --calibrate text.txt -o small
   nnz prune minilm --method wanda --density 0.5 --calibrate text.txt -o small
   nnz prune clip --method wanda --density 0.5 --calibrate captions.txt --calibrate pictures -o small
@@ -39,6 +41,8 @@ pub struct Args {
     /// Train the survivors for this many epochs
     #[arg(long, value_name = "EPOCHS", requires = "data")]
     finetune: Option<u32>,
+    #[command(flatten)]
+    inputs: super::Inputs,
     #[command(flatten)]
     train: TrainArgs,
     /// Key of all random choices
@@ -68,8 +72,13 @@ impl Args {
 /// Prunes a model.
 pub fn run(args: &Args, ui: Ui) -> Result<ExitCode> {
     match network::kind(&args.model) {
-        ModelSource::Graph => return network::prune(args, ui),
-        ModelSource::Language => return super::language::prune(args, ui),
+        ModelSource::Graph if args.data.is_none() => network::prune(args, ui),
+        ModelSource::Graph => of_graph(args, ui),
+        ModelSource::Language => {
+            let why = "is for networks that are measured on a data set; language models are pruned with --calibrate";
+            given::refuse(&["normalize", "data"], why)?;
+            super::language::prune(args, ui)
+        }
         ModelSource::Own if !args.calibrate.is_empty() => {
             bail!(
                 "--calibrate is for models of other programs; a network that nnz trained reads the data set of --data"
@@ -79,8 +88,50 @@ pub fn run(args: &Args, ui: Ui) -> Result<ExitCode> {
             let other = "is for models of other programs; a network that nnz trained has --dtype and --dense-layout";
             given::refuse(&["layout", "numbers"], other)?;
             given::refuse(&["calibration-tokens", "calibration-length"], "is for models of other programs")?;
+            given::refuse(
+                &["normalize"],
+                "is for networks of other programs; this one says how values become its inputs",
+            )?;
+            own(args, ui)
         }
     }
+}
+
+/// Prunes a network of another program on data, and trains what is left.
+fn of_graph(args: &Args, ui: Ui) -> Result<ExitCode> {
+    let onnx = Target::of(&args.output)? == Target::Onnx;
+    args.writing.check(args.dense_layout)?;
+    given::refuse(
+        &["calibration-tokens", "calibration-length"],
+        "says how --calibrate is read, which --data replaces",
+    )?;
+    given::refuse(&["dtype"], "is for networks that nnz trained; others are written in the types that they have")?;
+    let mut network = Network::open(&args.model)?;
+    given::no_layout(onnx || network.archive.is_none())?;
+    network.notes.iter().for_each(|note| ui.note(note));
+    let loaded = Store::open()?.load(args.data.as_deref().unwrap_or_default())?;
+    loaded.notes.iter().for_each(|note| ui.note(note));
+    let (spec, data) = (args.train.spec(0), loaded.dataset);
+    let (model, header) =
+        foreign::learner(&network, &data, args.inputs.normalize.as_ref(), &spec.policy(), &spec.prunable())?;
+    let bytes = match std::fs::metadata(&args.model) {
+        Ok(file) if file.is_file() => file.len() as usize,
+        _ => network::sizes(&network).1,
+    };
+    let before = Size::of(&model, bytes, accuracy(&model, Some(&data), &header)?);
+    let model = pruned(args, ui, model, &header, Some(&data), &before)?;
+    foreign::put_back(&mut network, &model, &header)?;
+    let packing = if args.dense_layout { Some(nnz_formats::Packing::Dense) } else { args.writing.packing() };
+    let numbers = if onnx || network.archive.is_none() { nnz_formats::Dtype::F32 } else { args.writing.dtype() };
+    let said = json!({"method": args.method.method, "density": model.density(), "data": data.name});
+    let written = foreign::export(&network, &args.output, packing, numbers, false, &said)?;
+    written.notes.iter().for_each(|note| ui.note(note));
+    let after = Size::of(&model, written.bytes as usize, accuracy(&model, Some(&data), &header)?);
+    tell(args, ui, header.task, &before, &after)
+}
+
+/// Prunes a network that nnz trained.
+fn own(args: &Args, ui: Ui) -> Result<ExitCode> {
     let (mut model, mut header): (Model<f32>, Header) = load_model(&args.model, args.train.spec(0).storage)?;
     // The file's storage, unless asked otherwise; a network that was stored dense has no zeros yet, and will.
     header.policy = match args.train.spec(0).policy() {
@@ -107,7 +158,31 @@ pub fn run(args: &Args, ui: Ui) -> Result<ExitCode> {
         }
         None => None,
     };
-    let before = Size::of(&model, &args.model, accuracy(&model, data.as_ref(), &header)?)?;
+    let bytes = std::fs::metadata(&args.model)?.len() as usize;
+    let before = Size::of(&model, bytes, accuracy(&model, data.as_ref(), &header)?);
+    model = pruned(args, ui, model, &header, data.as_ref(), &before)?;
+    if args.train.spec(0).dtype != Dtype::Native {
+        header.dtype = Dtype::Bf16;
+    }
+    header.dtype.round(&mut model);
+    let method = ui.registry.find(&args.method.method)?;
+    header.method = format!("{}, then {} at density {}", header.method, method.key, ui::density(model.density()));
+    let packing = if args.dense_layout { Packing::Dense } else { Packing::Smallest };
+    save_model(&args.output, &model, &header, packing)?;
+    let bytes = std::fs::metadata(&args.output)?.len() as usize;
+    let after = Size::of(&model, bytes, accuracy(&model, data.as_ref(), &header)?);
+    tell(args, ui, header.task, &before, &after)
+}
+
+/// A network pruned by the method, and trained for as many epochs as asked.
+fn pruned(
+    args: &Args,
+    ui: Ui,
+    mut model: Model<f32>,
+    header: &Header,
+    data: Option<&Dataset>,
+    before: &Size,
+) -> Result<Model<f32>> {
     let method = ui.registry.find(&args.method.method)?;
     let options = method.options_for_trained(&args.method.options(ui.registry)?);
     let asked = options.get("density").and_then(toml::Value::as_float);
@@ -119,11 +194,14 @@ pub fn run(args: &Args, ui: Ui) -> Result<ExitCode> {
             ui::density(asked)
         );
     }
-    match (args.finetune.filter(|&e| e > 0), &data) {
+    match (args.finetune.filter(|&e| e > 0), data) {
         (Some(epochs), Some(data)) => {
             let StoragePolicy { storage, crossovers } = header.policy.clone();
             let (spec, remark) = args.train.spec_for(header.task, data, epochs);
-            let spec = TrainSpec { storage, crossovers, ..spec };
+            let mut spec = TrainSpec { storage, crossovers, ..spec };
+            if network::kind(&args.model) == ModelSource::Graph {
+                spec.optimizer = args.train.tuning(spec.optimizer);
+            }
             let (rows, _) = data.split_validation(spec.validation, args.seed).map_err(nnz_engine::Error::from)?;
             let (options, note) = method.fitted(&options, &options, &spec.setting(rows.len(), args.seed))?;
             remark.iter().chain(&note).for_each(|note| ui.note(note));
@@ -136,7 +214,7 @@ pub fn run(args: &Args, ui: Ui) -> Result<ExitCode> {
             if !finished {
                 return Err(ui::Interrupted("interrupted; nothing was written").into());
             }
-            model = trainer.result().into_owned();
+            Ok(trainer.result().into_owned())
         }
         _ => {
             let setting = Setting { seed: args.seed, steps: 0, steps_per_epoch: 1 };
@@ -144,26 +222,22 @@ pub fn run(args: &Args, ui: Ui) -> Result<ExitCode> {
             let rows: Vec<u32> =
                 data.iter().flat_map(|d| 0..d.train.len().min(args.train.spec(0).batch) as u32).collect();
             let frame = header.frame();
-            let batch = data.as_ref().map(|d| (d, &rows[..], &frame));
+            let batch = data.map(|d| (d, &rows[..], &frame));
             nnz_engine::prune(&mut model, &mut work, batch, &header.policy)?;
+            Ok(model)
         }
     }
-    if args.train.spec(0).dtype != Dtype::Native {
-        header.dtype = Dtype::Bf16;
-    }
-    header.dtype.round(&mut model);
-    header.method = format!("{}, then {} at density {}", header.method, method.key, ui::density(model.density()));
-    let packing = if args.dense_layout { Packing::Dense } else { Packing::Smallest };
-    save_model(&args.output, &model, &header, packing)?;
-    let after = Size::of(&model, &args.output, accuracy(&model, data.as_ref(), &header)?)?;
+}
+
+fn tell(args: &Args, ui: Ui, task: Task, before: &Size, after: &Size) -> Result<ExitCode> {
     let row = |name: &str, s: &Size| {
         let accuracy = s.accuracy.map_or_else(|| "-".into(), |a| ui::percent(a, None));
         vec![name.into(), ui::count(s.nonzeros), ui::density(s.density), ui::bytes(s.file), accuracy]
     };
-    let document = json!({"before": before.json(header.task), "after": after.json(header.task), "output": args.output});
+    let document = json!({"before": before.json(task), "after": after.json(task), "output": args.output});
     ui.answer(&document, || {
-        let rows = vec![row("before", &before), row("after", &after)];
-        let table = ui::table(&["", "nonzeros", "density", "file", test_measure(header.task)], rows);
+        let rows = vec![row("before", before), row("after", after)];
+        let table = ui::table(&["", "nonzeros", "density", "file", test_measure(task)], rows);
         format!("{table}\n\n{}", args.output.display())
     })?;
     Ok(ExitCode::SUCCESS)
@@ -177,9 +251,8 @@ struct Size {
 }
 
 impl Size {
-    fn of(model: &Model<f32>, path: &std::path::Path, accuracy: Option<f64>) -> Result<Self> {
-        let file = std::fs::metadata(path)?.len() as usize;
-        Ok(Self { nonzeros: model.nonzeros(), density: model.density(), file, accuracy })
+    fn of(model: &Model<f32>, file: usize, accuracy: Option<f64>) -> Self {
+        Self { nonzeros: model.nonzeros(), density: model.density(), file, accuracy }
     }
 
     fn json(&self, task: Task) -> serde_json::Value {

@@ -5,7 +5,7 @@ use clap::{Args as ClapArgs, ValueEnum};
 use nnz_core::{LayerRole, Registry};
 use nnz_engine::data::{Augment, Dataset};
 use nnz_engine::{Dtype, LrSchedule, OptimizerSpec, Storage, Task, TrainSpec};
-use nnz_lab::{Arm, Network, Precision, Recipe};
+use nnz_lab::{Arm, Network, Precision, Recipe, Start};
 use std::process::ExitCode;
 
 /// Training, shared by `train` and `prune --finetune`.
@@ -174,6 +174,14 @@ impl TrainArgs {
         (batch, (batch < BATCH).then(note))
     }
 
+    /// The rule for a network that is trained already: SGD with a tenth of the usual rate, unless --lr says another.
+    pub fn tuning(&self, rule: OptimizerSpec) -> OptimizerSpec {
+        match (self.lr, self.optimizer) {
+            (None, Rule::Sgd) => rule.at_rate(0.01),
+            _ => rule,
+        }
+    }
+
     /// Training settings for `epochs` epochs.
     pub fn spec(&self, epochs: u32) -> TrainSpec {
         TrainSpec {
@@ -219,6 +227,7 @@ impl TrainArgs {
   nnz train mnist --method rigl --density 0.05 --seeds 3      with 95% intervals over seeds
   nnz train mnist --method set --density 0.02 --set every=\"50 steps\"
   nnz train table.csv --target species --method gmp --density 0.2 --epochs 50
+  nnz train mnist --from net.onnx --normalize unit --method rigl --density 0.1
   nnz train pictures/ --model resnet8 --method magnitude --density 0.1 --no-controls
   nnz train mnist --method rigl --density 0.05 --resume       go on with a run that was cut off")]
 pub struct Args {
@@ -232,6 +241,12 @@ pub struct Args {
     /// [default: mlp with 300 and 100 hidden units]
     #[arg(long, value_name = "MODEL")]
     model: Option<String>,
+    /// Start from a trained network instead of random values: a file of nnz, ONNX, or a checkpoint of a known architecture. Every
+    /// arm does, and --lr is 0.01 by default
+    #[arg(long, value_name = "NET", conflicts_with_all = ["model", "f64"])]
+    from: Option<String>,
+    #[command(flatten)]
+    inputs: super::Inputs,
     /// The task [default: regression if rows have numbers to predict, else classification]
     #[arg(long, value_enum, value_name = "TASK")]
     task: Option<Aim>,
@@ -312,7 +327,10 @@ fn recipe(args: &Args, registry: Registry) -> Result<(Recipe, Option<String>)> {
         );
     }
     let task = task_of(args.task, &data);
-    let model = args.model.clone().unwrap_or_else(|| default_model(&data, task));
+    if args.from.is_none() {
+        super::given::refuse(&["normalize"], "is for networks of other programs, which --from names")?;
+    }
+    let model = args.model.clone().or_else(|| args.from.clone()).unwrap_or_else(|| default_model(&data, task));
     let arm =
         |name: &str, method: Option<&str>| Arm { name: name.into(), method: method.map(Into::into), ..Arm::default() };
     let mut arms = vec![Arm { options: options.clone(), ..arm(&key, Some(&key)) }];
@@ -322,11 +340,16 @@ fn recipe(args: &Args, registry: Registry) -> Result<(Recipe, Option<String>)> {
             arms.push(Arm { options: static_random(&full), ..arm("static-random", Some("random-pruning")) });
         }
         arms.push(arm("dense", None));
-        arms.push(Arm { narrow_to: Some(key.clone()), ..arm("small-dense", None) });
+        if args.from.is_none() {
+            arms.push(Arm { narrow_to: Some(key.clone()), ..arm("small-dense", None) });
+        }
     }
     let density = full.get("density").and_then(toml::Value::as_float);
     let density = density.map_or_else(String::new, |d| format!(" at density {}", ui::density(d)));
-    let (train, note) = args.train.spec_for(task, &data, args.epochs);
+    let (mut train, note) = args.train.spec_for(task, &data, args.epochs);
+    if args.from.is_some() {
+        train.optimizer = args.train.tuning(train.optimizer);
+    }
     let recipe = Recipe {
         title: format!("{key} on {}{density}", nnz_data::read::short(&data.name)),
         data: place,
@@ -335,6 +358,7 @@ fn recipe(args: &Args, registry: Registry) -> Result<(Recipe, Option<String>)> {
         precision: if args.f64 { Precision::F64 } else { Precision::F32 },
         train,
         pretrain: None,
+        from: args.from.clone().map(|network| Start { network, normalize: args.inputs.text() }),
         arms,
         claim: None,
         smoke: None,

@@ -62,6 +62,12 @@ impl<'a, T: Real> Context<'a, T> {
         self.next
     }
 
+    /// Makes the parameter of an index the next one, for layers that do not read theirs in order. Such a layer leaves the first
+    /// parameter after its own as the next.
+    pub fn seek(&mut self, index: usize) {
+        self.next = index;
+    }
+
     /// Takes the next parameter, as a value on the tape, and its index.
     pub fn take(&mut self) -> (usize, &'a Var<T>) {
         self.next += 1;

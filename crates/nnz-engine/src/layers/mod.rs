@@ -27,7 +27,7 @@ use serde::{Deserialize, Serialize};
 pub use activation::{Activation, AllRelu, Function, Relu};
 pub use attention::Attention;
 pub use cache::Cache;
-pub use context::{Context, Effects, Statistics};
+pub use context::{Context, Effects, Repeated, Statistics};
 pub use conv::{Conv, Conv1d, Conv2d, Conv3d, ConvTransposed1d, ConvTransposed2d, ConvTransposed3d};
 pub use dropout::Dropout;
 pub use embedding::{Embedding, Positions};
@@ -334,7 +334,7 @@ pub(crate) fn common_multiple(a: usize, b: usize) -> usize {
 }
 
 /// Describes a shape in words.
-pub(crate) fn describe(shape: &[usize]) -> String {
+pub fn describe(shape: &[usize]) -> String {
     match shape {
         [h, w, c] => format!("pictures of {h}x{w} with {c} channels"),
         [t, n] => format!("{t} positions of {n} numbers"),

@@ -56,6 +56,11 @@ pub trait CustomLayer: Clone + Debug + Send + Sync + Serialize + DeserializeOwne
     fn unitwise(&self) -> bool {
         false
     }
+
+    /// How often one row of an input goes through each of its parameters; `None` if once for every position of the output.
+    fn uses(&self, _input: &[usize]) -> Option<Vec<usize>> {
+        None
+    }
 }
 
 /// A type-erased custom layer for one number type.
@@ -68,6 +73,7 @@ trait Erased<T: Real>: Debug + Send + Sync {
     fn resized(&self, input: &[usize], width: &dyn Fn(usize) -> usize, head: bool) -> Open;
     fn multiple(&self) -> usize;
     fn unitwise(&self) -> bool;
+    fn uses(&self, input: &[usize]) -> Option<Vec<usize>>;
 }
 
 impl<L: CustomLayer, T: Real> Erased<T> for L {
@@ -101,6 +107,10 @@ impl<L: CustomLayer, T: Real> Erased<T> for L {
 
     fn unitwise(&self) -> bool {
         self.unitwise()
+    }
+
+    fn uses(&self, input: &[usize]) -> Option<Vec<usize>> {
+        self.uses(input)
     }
 }
 
@@ -166,9 +176,23 @@ impl Open {
         &self.kind
     }
 
+    /// Its numbers, as a layer of the kind that its name says.
+    ///
+    /// # Errors
+    /// When they are not what that layer takes.
+    pub fn read<L: CustomLayer>(&self) -> std::result::Result<L, String> {
+        L::deserialize(Value::Object(self.options.clone())).map_err(|e| e.to_string())
+    }
+
     /// Whether an axis of units runs through it.
     pub(crate) fn unitwise(&self) -> bool {
         self.bound.as_ref().is_some_and(|b| b.narrow.params().is_empty() && b.narrow.unitwise())
+    }
+
+    /// See [`CustomLayer::uses`].
+    pub(crate) fn uses(&self, input: &[usize]) -> Option<Vec<usize>> {
+        let layer = &self.bound.as_ref()?.narrow;
+        layer.uses(input).filter(|u| u.len() == layer.params().len())
     }
 
     /// Looks it up among `layers`.

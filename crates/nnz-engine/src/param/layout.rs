@@ -2,7 +2,7 @@
 
 use super::storage::Storage;
 use crate::{Connections, Real, Tensor};
-use nnz_core::{Mask, Topology};
+use nnz_core::{Explored, Mask, Topology};
 use rayon::prelude::*;
 use std::sync::Arc;
 
@@ -88,8 +88,12 @@ pub(super) fn rearrange<T: Real>(
     new: Topology,
     grown: &[f32],
     tensors: &mut [&mut Tensor<T>],
+    explored: Option<&mut Explored>,
 ) -> (Layout, usize) {
     let (sources, births) = old.sources(&new, |i| order[i]);
+    if let Some(explored) = explored {
+        explored.record(&old, &new, &sources, births);
+    }
     // What is not needed any more makes room for the plan.
     drop((old, order));
     let (connections, sources) = Connections::with_numbers(&new, &sources);

@@ -1,5 +1,5 @@
 /// Numbers of connections that one edit grew and pruned.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Moved {
     /// Grown connections.
     pub grown: usize,

@@ -2,7 +2,7 @@ use super::layout::{Entries, Layout, Places, lay_out, rearrange};
 use super::moved::Moved;
 use super::storage::{PolicyRef, Storage};
 use crate::{Connections, Error, ParamSpec, Real, Result, Role, Tensor};
-use nnz_core::{Edit, Rng, Shape, Topology};
+use nnz_core::{Edit, Explored, Rng, Shape, Topology};
 use rayon::prelude::*;
 use std::sync::Arc;
 
@@ -193,16 +193,18 @@ impl<T: Real> Param<T> {
         state: &mut [Tensor<T>],
     ) -> Result<Option<Moved>> {
         let storage = self.admits(&edit, storage.into())?;
-        self.edit(edit, storage, state, self.by_rows())
+        self.edit(edit, storage, state, self.by_rows(), None)
     }
 
     /// The same for an edit that was admitted, which leads to `storage`; `old` are the entries, as [`Param::by_rows`] gives them.
+    /// Connections that a rewiring grows are recorded in `explored`.
     pub(crate) fn edit(
         &mut self,
         edit: Edit,
         storage: Storage,
         state: &mut [Tensor<T>],
         old: Entries,
+        explored: Option<&mut Explored>,
     ) -> Result<Option<Moved>> {
         let (topology, grown, values) = match edit {
             Edit::Keep => return Ok(None),
@@ -215,7 +217,7 @@ impl<T: Real> Param<T> {
             (Entries { topology: old, places: Places::Plan(order) }, Storage::Sparse, None) => {
                 let after = topology.nnz();
                 let mut tensors: Vec<_> = std::iter::once(&mut self.value).chain(state).collect();
-                let (layout, grown) = rearrange((old, order), topology, &grown, &mut tensors);
+                let (layout, grown) = rearrange((old, order), topology, &grown, &mut tensors, explored);
                 self.layout = layout;
                 return Ok(Some(Moved { grown, pruned: before - (after - grown) }));
             }
@@ -223,6 +225,9 @@ impl<T: Real> Param<T> {
         };
         // Values first, then state.
         let set = values.is_some();
+        if let (Some(explored), false) = (explored, set) {
+            explored.add(&old.topology, &topology);
+        }
         let own = (!set).then_some(&self.value);
         let numbers: Vec<Vec<T>> = own.into_iter().chain(state.iter()).map(|tensor| old.of(tensor)).collect();
         let first = |which: usize, i: usize| match grown.get(i) {

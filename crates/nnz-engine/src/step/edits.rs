@@ -1,10 +1,10 @@
 use super::pass::Step;
-use super::views::Views;
+use super::views::{View, Views};
 use crate::axes::{axes, split};
 use crate::param::Entries;
 use crate::structure::{Fresh, Part, Whole, kept, runs};
 use crate::{Average, Error, Model, Moved, Optimizer, Param, PolicyRef, Real, Result, Storage, Tensor};
-use nnz_core::{Edit, Shape, Sparsifier, Target, TargetKind, TargetMut, Topology};
+use nnz_core::{Edit, Explored, Shape, Sparsifier, Target, TargetKind, TargetMut, Topology};
 
 /// Lets a method change the values of its targets after an optimizer step.
 pub(crate) fn after_step<T: Real>(model: &mut Model<T>, sparsifier: &mut dyn Sparsifier, step: u64, lr: f64) {
@@ -51,10 +51,12 @@ fn after_structure<T: Real>(model: &mut Model<T>, sparsifier: &mut dyn Sparsifie
 /// How edits are requested and applied.
 pub(crate) struct Editing<'a> {
     pub kind: TargetKind,
-    /// One layer after the other, so that at most one is copied.
+    /// One layer after the other, so that at most one is copied, or two small ones.
     pub layerwise: bool,
     pub storage: PolicyRef<'a>,
     pub fresh: Fresh,
+    /// Where connections that ever existed are recorded, for each target.
+    pub explored: Option<&'a mut Vec<Explored>>,
 }
 
 /// Asks a method for its edits and applies them.
@@ -62,26 +64,16 @@ pub(crate) fn rewire<T: Real>(
     model: &mut Model<T>,
     mut optimizer: Option<&mut Optimizer<T>>,
     mut average: Option<&mut Average<T>>,
-    edits: &mut dyn FnMut(&[Target]) -> nnz_core::Result<Vec<Edit>>,
+    edits: &mut (dyn FnMut(&[Target]) -> nnz_core::Result<Vec<Edit>> + Send),
     pass: &Step<T>,
-    Editing { kind, layerwise, storage, fresh }: Editing,
+    how: Editing,
 ) -> Result<Moved> {
-    let mut sum = Moved { grown: 0, pruned: 0 };
-    let structural = matches!(kind, TargetKind::Units | TargetKind::Structure);
-    if layerwise && !structural {
-        for (index, i) in model.places(kind).into_iter().enumerate() {
-            let views = Views::at(model, pass, vec![i]);
-            let mut made = edits(&[Target { index, ..views.targets()[0] }])?;
-            let (Some(edit), true) = (made.pop(), made.is_empty()) else {
-                return Err(Error::Refused("the method did not make one edit for one target".into()));
-            };
-            let Some(entries) = views.entries().pop() else { continue };
-            let chosen = model.params[i].admits(&edit, storage)?;
-            let (optimizer, average) = (optimizer.as_deref_mut(), average.as_deref_mut());
-            sum += apply_edit(model, optimizer, average, i, edit, chosen, entries)?;
-        }
-        return Ok(sum);
+    let structural = matches!(how.kind, TargetKind::Units | TargetKind::Structure);
+    if how.layerwise && !structural {
+        return one_by_one(model, optimizer, average, edits, pass, how);
     }
+    let Editing { kind, storage, fresh, mut explored, .. } = how;
+    let mut sum = Moved::default();
     let views = Views::new(model, pass, kind);
     let edits = edits(&views.targets())?;
     let count = views.parts.len();
@@ -114,7 +106,7 @@ pub(crate) fn rewire<T: Real>(
     let chosen = places.iter().zip(&edits).map(admitted).collect::<Result<Vec<Storage>>>()?;
     let parts = places.into_iter().zip(edits).zip(chosen).zip(views.entries());
     // Backwards, since a layer that is replaced by two moves those after it.
-    for (((i, edit), mut chosen), entries) in parts.rev() {
+    for (index, (((i, edit), mut chosen), old)) in parts.enumerate().rev() {
         let edit = match edit {
             Edit::Replace { left, right } => {
                 match replace(model, optimizer.as_deref_mut(), average.as_deref_mut(), i, &left, &right, storage)? {
@@ -133,35 +125,106 @@ pub(crate) fn rewire<T: Real>(
             }
             edit => edit,
         };
-        sum += apply_edit(model, optimizer.as_deref_mut(), average.as_deref_mut(), i, edit, chosen, entries)?;
+        let asked = Asked { index, i, storage: chosen, edit, old };
+        let (optimizer, average) = (optimizer.as_deref_mut(), average.as_deref_mut());
+        sum += apply_edit(&mut model.params, optimizer, average, explored.as_deref_mut(), asked)?;
     }
     Ok(sum)
 }
 
-/// Applies an edit that was admitted and leads to `storage` to one parameter, whose entries are `old`, to its optimizer state and
-/// its average.
-fn apply_edit<T: Real>(
+/// Connections up to which a layer is shown to the method while the one before it is edited. Both are in many short parts that wait
+/// for each other; larger ones keep all threads at work alone, and should not lie in memory twice.
+const BESIDE: usize = 1 << 21;
+
+/// Shows one parameter after the other and applies its edit.
+fn one_by_one<T: Real>(
     model: &mut Model<T>,
+    mut optimizer: Option<&mut Optimizer<T>>,
+    mut average: Option<&mut Average<T>>,
+    edits: &mut (dyn FnMut(&[Target]) -> nnz_core::Result<Vec<Edit>> + Send),
+    pass: &Step<T>,
+    Editing { kind, storage, mut explored, .. }: Editing,
+) -> Result<Moved> {
+    let mut ask = |param: &Param<T>, index: usize, i: usize| -> Result<Asked> {
+        let view = View::of(param, pass, i);
+        let mut made = edits(&[view.target(index)])?;
+        match (made.pop(), made.is_empty()) {
+            (Some(edit), true) => {
+                Ok(Asked { index, i, storage: param.admits(&edit, storage)?, edit, old: view.entries })
+            }
+            _ => Err(Error::Refused("the method did not make one edit for one target".into())),
+        }
+    };
+    let mut apply = |params: &mut [Param<T>], asked: Asked| {
+        apply_edit(params, optimizer.as_deref_mut(), average.as_deref_mut(), explored.as_deref_mut(), asked)
+    };
+    let (mut sum, mut waiting): (Moved, Option<Asked>) = (Moved::default(), None);
+    for (index, i) in model.places(kind).into_iter().enumerate() {
+        let (before, rest) = model.params.split_at_mut(i);
+        let (param, beside) = (&rest[0], rayon::current_num_threads() > 1 && rest[0].nnz() <= BESIDE);
+        let asked = match waiting.take() {
+            Some(last) if beside && before[last.i].nnz() <= BESIDE => {
+                let mut asked = None;
+                // What this thread makes is counted as its own.
+                sum += rayon::in_place_scope(|scope| {
+                    scope.spawn(|_| asked = Some(ask(param, index, i)));
+                    apply(before, last)
+                })?;
+                asked.expect("the scope has waited for it")
+            }
+            last => {
+                if let Some(last) = last {
+                    sum += apply(before, last)?;
+                }
+                ask(param, index, i)
+            }
+        };
+        waiting = Some(asked?);
+    }
+    if let Some(last) = waiting {
+        sum += apply(&mut model.params, last)?;
+    }
+    Ok(sum)
+}
+
+/// An edit of a target that was admitted.
+struct Asked {
+    /// The target's number.
+    index: usize,
+    /// Its parameter.
+    i: usize,
+    /// Where the edit leads to.
+    storage: Storage,
+    edit: Edit,
+    /// The entries before.
+    old: Entries,
+}
+
+/// Applies an edit to a parameter, to its optimizer state, its average, and what is known of its connections.
+fn apply_edit<T: Real>(
+    params: &mut [Param<T>],
     optimizer: Option<&mut Optimizer<T>>,
     mut average: Option<&mut Average<T>>,
-    i: usize,
-    edit: Edit,
-    storage: Storage,
-    old: Entries,
+    explored: Option<&mut Vec<Explored>>,
+    Asked { index, i, storage, edit, old }: Asked,
 ) -> Result<Moved> {
+    let explored = explored.map(|all| {
+        all.resize_with(all.len().max(index + 1), Explored::default);
+        &mut all[index]
+    });
     let mut none = Vec::new();
     let state = optimizer.map_or(&mut none, |o| &mut o.state[i]);
     let before = average.is_some().then(|| old.topology.clone());
     // An average has the layout of the values and moves with them, like another tensor of state.
     state.extend(average.as_mut().map(|a| std::mem::replace(&mut a.values_mut()[i], Tensor::zeros(&[0]))));
-    let moved = model.params[i].edit(edit, storage, state, old)?;
+    let moved = params[i].edit(edit, storage, state, old, explored)?;
     if let (Some(average), Some(before)) = (&mut average, before)
         && let Some(mut values) = state.pop()
     {
-        start_at_values(&model.params[i], &before, &mut values);
+        start_at_values(&params[i], &before, &mut values);
         average.values_mut()[i] = values;
     }
-    Ok(moved.unwrap_or(Moved { grown: 0, pruned: 0 }))
+    Ok(moved.unwrap_or_default())
 }
 
 /// L R, row-major.

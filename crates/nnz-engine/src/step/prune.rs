@@ -62,7 +62,7 @@ impl<T: Real> Subject for Trained<'_, T> {
         let (kind, layerwise, storage) = (by.kind(), by.layerwise(), self.storage);
         let zeros = candidates(self.model, signals, kind, |index, topology| by.candidates(index, topology));
         let pass = Step::forward_backward(self.model, batch.as_ref(), 0.0, signals, zeros, Mode::Use, kind, &[])?;
-        let how = Editing { kind, layerwise, storage, fresh: Fresh { seed: 0, step: 0 } };
+        let how = Editing { kind, layerwise, storage, fresh: Fresh { seed: 0, step: 0 }, explored: None };
         self.moved += rewire(self.model, None, None, &mut |t| by.edit(t), &pass, how)?;
         Ok(())
     }

@@ -86,10 +86,75 @@ fn a_layer_replaced_by_two_computes_their_product() {
     plain.params[0].value = Tensor::new(&[20, 36], product(&left, &right, 20, 36));
     let mut edit = |_: &[Target]| Ok(vec![Edit::Replace { left: left.clone(), right: right.clone() }]);
     let storage = crate::Storage::Auto.into();
-    let how = Editing { kind: TargetKind::Weights, layerwise: false, storage, fresh: Fresh { seed: 0, step: 0 } };
+    let how = Editing {
+        kind: TargetKind::Weights,
+        layerwise: false,
+        storage,
+        fresh: Fresh { seed: 0, step: 0 },
+        explored: None,
+    };
     let moved = rewire(&mut model, None, None, &mut edit, &Step::empty(), how).unwrap();
     assert_eq!((moved.pruned, model.spec.weights().len()), (20 * 36 - 4 * 56, 3));
     assert_eq!(model.spec.params().len(), model.params.len());
     let (a, b) = (plain.infer(batch.input.clone()).unwrap(), model.infer(batch.input).unwrap());
     assert!(a.data().iter().zip(b.data()).all(|(a, b)| (a - b).abs() < 1e-9));
+}
+
+/// The next layer is shown while the one before is edited, where there are threads for it.
+#[test]
+fn layers_are_edited_one_by_one_alike_on_any_threads() {
+    let edited = |threads: usize, refuse: bool| {
+        rayon::ThreadPoolBuilder::new().num_threads(threads).build().unwrap().install(|| {
+            let (mut model, _) = network("mlp:36-20-12-3");
+            let mut explored = Vec::new();
+            let mut shown = Vec::new();
+            // Drops the lower half, and grows where the numbers of target and order say.
+            let mut edit = |targets: &[Target]| {
+                let [t] = targets else { panic!("{} targets at once", targets.len()) };
+                shown.push((t.index, t.values.to_vec()));
+                if refuse && t.index == 1 {
+                    return Ok(Vec::new());
+                }
+                let positions: Vec<u64> = t.topology.positions().collect();
+                let grown = (0..t.shape.len() as u64).filter(|p| !positions.contains(p)).step_by(5 + t.index);
+                let kept = positions.iter().skip(positions.len() / 2).copied();
+                let mut all: Vec<u64> = kept.chain(grown).collect();
+                all.sort_unstable();
+                let topology = nnz_core::Topology::from_positions(t.shape.rows, t.shape.cols, all);
+                Ok(vec![Edit::Rewire { topology, grown: vec![0.5; 3] }])
+            };
+            let how = || Fresh { seed: 0, step: 0 };
+            let storage = crate::Storage::Sparse.into();
+            let mut done = Vec::new();
+            for round in 0..2 {
+                let explored = Some(&mut explored);
+                let how = Editing { kind: TargetKind::Weights, layerwise: true, storage, fresh: how(), explored };
+                let moved = rewire(&mut model, None, None, &mut edit, &Step::empty(), how);
+                done.push(moved.map(|m| (m.grown, m.pruned)).map_err(|e| e.to_string()));
+                if refuse && round == 0 {
+                    break;
+                }
+            }
+            let values: Vec<_> = model.params.iter().map(|p| (p.nnz(), p.entries(&p.value))).collect();
+            let ever: Vec<(usize, u64)> = explored.iter().map(|e| (e.count(), e.births)).collect();
+            (done, values, ever, shown)
+        })
+    };
+    let (done, values, ever, shown) = edited(1, false);
+    assert_eq!(shown.iter().map(|s| s.0).collect::<Vec<_>>(), [0, 1, 0, 1]);
+    assert_eq!(done, [Ok((0, 480)), Ok((92, 240))], "dense layers have nothing to grow at first");
+    assert_eq!((ever.clone(), values[0].0, values[2].0), (vec![(720, 72), (240, 20)], 252, 80));
+    for threads in [2, 3, 8] {
+        assert!(
+            edited(threads, false) == (done.clone(), values.clone(), ever.clone(), shown.clone()),
+            "{threads} threads"
+        );
+    }
+    let refused = |threads: usize| edited(threads, true);
+    let (done, values, ..) = refused(1);
+    assert!(done[0].as_ref().is_err_and(|e| e.contains("one edit for one target")), "{done:?}");
+    assert_eq!([values[0].0, values[2].0], [360, 240], "what was admitted is done, the rest is as before");
+    for threads in [2, 8] {
+        assert!(refused(threads) == refused(1), "{threads} threads");
+    }
 }

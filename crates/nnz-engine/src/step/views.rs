@@ -2,7 +2,7 @@ use super::pass::Step;
 use crate::axes::{axes, strength};
 use crate::param::Entries;
 use crate::structure::Part;
-use crate::{Model, Real};
+use crate::{Model, Param, Real, Tensor};
 use nnz_core::{Shape, Target, TargetKind, Topology, Zero};
 
 /// A method's view of its targets.
@@ -27,7 +27,7 @@ pub(super) struct View<'a> {
 }
 
 impl<'a> Views<'a> {
-    pub fn new<T: Real>(model: &'a Model<T>, pass: &'a Step<T>, kind: TargetKind) -> Self {
+    pub fn new<T: Real>(model: &Model<T>, pass: &'a Step<T>, kind: TargetKind) -> Self {
         if matches!(kind, TargetKind::Units | TargetKind::Structure) {
             let gradient = |i: usize| pass.gradients.get(i).map_or_else(Vec::new, |g| model.params[i].entries(g));
             let view = |shape: Shape, [values, mut gradient]: [Vec<f64>; 2], cost: f64, whole: f64| {
@@ -67,27 +67,8 @@ impl<'a> Views<'a> {
     }
 
     /// Of parameters.
-    pub fn at<T: Real>(model: &'a Model<T>, pass: &'a Step<T>, places: Vec<usize>) -> Self {
-        let view = |i: usize| {
-            let p = &model.params[i];
-            let rows = p.by_rows();
-            let moments = pass.gram.as_ref().filter(|(at, _)| *at == i).map(|(_, m)| m);
-            View {
-                shape: p.shape.clone(),
-                values: rows.narrow(&p.value),
-                gradient: pass.gradients.get(i).map_or_else(Vec::new, |g| rows.narrow(g)),
-                zeros: pass.zeros.get(i).map_or(&[], Vec::as_slice),
-                hessian_gradient: pass.hessian_gradient.get(i).map_or_else(Vec::new, |g| rows.narrow(g)),
-                synaptic_flow: pass.synaptic_flow.get(i).map_or_else(Vec::new, |g| rows.narrow(g)),
-                gram: moments.map_or(&[], |m| &m.square),
-                mean: moments.map_or(&[], |m| &m.first),
-                momentum: pass.momentum.get(i).map_or_else(Vec::new, |g| rows.narrow(g)),
-                entries: rows,
-                cost: 0.0,
-                whole: 0.0,
-            }
-        };
-        Self { parts: places.into_iter().map(view).collect() }
+    pub fn at<T: Real>(model: &Model<T>, pass: &'a Step<T>, places: Vec<usize>) -> Self {
+        Self { parts: places.into_iter().map(|i| View::of(&model.params[i], pass, i)).collect() }
     }
 
     /// Entries of the parameters; the rest is dropped.
@@ -96,23 +77,48 @@ impl<'a> Views<'a> {
     }
 
     pub fn targets(&self) -> Vec<Target<'_>> {
-        let parts = self.parts.iter().enumerate();
-        parts
-            .map(|(index, v)| Target {
-                index,
-                shape: &v.shape,
-                topology: &v.entries.topology,
-                values: &v.values,
-                gradient: &v.gradient,
-                zeros: v.zeros,
-                hessian_gradient: &v.hessian_gradient,
-                synaptic_flow: &v.synaptic_flow,
-                gram: v.gram,
-                mean: v.mean,
-                momentum: &v.momentum,
-                cost: v.cost,
-                whole: v.whole,
-            })
-            .collect()
+        self.parts.iter().enumerate().map(|(index, view)| view.target(index)).collect()
+    }
+}
+
+impl<'a> View<'a> {
+    /// Of parameter `i`.
+    pub fn of<T: Real>(p: &Param<T>, pass: &'a Step<T>, i: usize) -> Self {
+        let rows = p.by_rows();
+        let moments = pass.gram.as_ref().filter(|(at, _)| *at == i).map(|(_, m)| m);
+        let of = |all: &[Tensor<T>]| all.get(i).map_or_else(Vec::new, |g| rows.narrow(g));
+        let flow = pass.synaptic_flow.get(i).map_or_else(Vec::new, |g| rows.narrow(g));
+        Self {
+            shape: p.shape.clone(),
+            values: rows.narrow(&p.value),
+            gradient: of(&pass.gradients),
+            zeros: pass.zeros.get(i).map_or(&[], Vec::as_slice),
+            hessian_gradient: of(&pass.hessian_gradient),
+            synaptic_flow: flow,
+            gram: moments.map_or(&[], |m| &m.square),
+            mean: moments.map_or(&[], |m| &m.first),
+            momentum: of(&pass.momentum),
+            entries: rows,
+            cost: 0.0,
+            whole: 0.0,
+        }
+    }
+
+    pub fn target(&self, index: usize) -> Target<'_> {
+        Target {
+            index,
+            shape: &self.shape,
+            topology: &self.entries.topology,
+            values: &self.values,
+            gradient: &self.gradient,
+            zeros: self.zeros,
+            hessian_gradient: &self.hessian_gradient,
+            synaptic_flow: &self.synaptic_flow,
+            gram: self.gram,
+            mean: self.mean,
+            momentum: &self.momentum,
+            cost: self.cost,
+            whole: self.whole,
+        }
     }
 }

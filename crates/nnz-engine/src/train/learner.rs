@@ -11,8 +11,7 @@ use crate::{
     Average, Error, History, Mode, Model, Optimizer, OptimizerSpec, Param, Real, Result, StoragePolicy, Tensor,
 };
 use nnz_core::{
-    Edit, Editor, Explored, Moment, Parametrization, Rng, Shape, Signals, Sparsifier, Subject, Target, TargetKind,
-    UpdateRule,
+    Editor, Explored, Moment, Parametrization, Rng, Shape, Signals, Sparsifier, Subject, TargetKind, UpdateRule,
 };
 use nnz_tensor::Gradient;
 use nnz_tensor::fit::{At, Slot, clip_all};
@@ -100,7 +99,13 @@ impl<T: Real> Learner<'_, T> {
             self.optimizer.begin(i, &[shape.rows, shape.cols]);
         }
         let fresh = Fresh { seed: self.seed, step: self.position.step };
-        let how = Editing { kind: TargetKind::Weights, layerwise: false, storage: self.spec.policy_ref(), fresh };
+        let how = Editing {
+            kind: TargetKind::Weights,
+            layerwise: false,
+            storage: self.spec.policy_ref(),
+            fresh,
+            explored: None,
+        };
         let (optimizer, average) = (Some(&mut self.optimizer), self.average.as_mut());
         let moved =
             rewire(&mut self.model, optimizer, average, &mut |_| Ok(std::mem::take(&mut edits)), &Step::empty(), how)?;
@@ -289,21 +294,12 @@ impl<T: Real> Learner<'_, T> {
             return Err(Error::Refused("weights that an update rule of the method's own moves are not rewired".into()));
         }
         let (kind, layerwise) = (by.kind(), by.layerwise());
-        let (explored, counted) = (&mut self.explored, kind == TargetKind::Weights && self.model.nonzeros() <= COUNTED);
-        let mut ask = |targets: &[Target]| -> nnz_core::Result<Vec<Edit>> {
-            let edits = by.edit(targets)?;
-            for (t, edit) in targets.iter().zip(&edits).filter(|_| counted) {
-                if let Edit::Rewire { topology, .. } = edit {
-                    explored.resize_with(explored.len().max(t.index + 1), Explored::default);
-                    explored[t.index].add(t.topology, topology);
-                }
-            }
-            Ok(edits)
-        };
+        let counted = kind == TargetKind::Weights && self.model.nonzeros() <= COUNTED;
+        let explored = counted.then_some(&mut self.explored);
         let (optimizer, average) = (Some(&mut self.optimizer), self.average.as_mut());
         let fresh = Fresh { seed: self.seed, step: self.position.step };
-        let how = Editing { kind, layerwise, storage: self.spec.policy_ref(), fresh };
-        let moved = rewire(&mut self.model, optimizer, average, &mut ask, pass, how)?;
+        let how = Editing { kind, layerwise, storage: self.spec.policy_ref(), fresh, explored };
+        let moved = rewire(&mut self.model, optimizer, average, &mut |t| by.edit(t), pass, how)?;
         self.position.grown += moved.grown;
         self.position.pruned += moved.pruned;
         self.look();

@@ -76,6 +76,7 @@ impl<'a, T: Real> Trainer<'a, T> {
         data: &'a Dataset,
         spec: &TrainSpec,
         seed: u64,
+        carry: bool,
         make: Make,
     ) -> Result<Self> {
         // The file's choice, unless there is another.
@@ -84,7 +85,15 @@ impl<'a, T: Real> Trainer<'a, T> {
         }
         let spec = TrainSpec { task: frame.task, ..spec.clone() };
         Self::build(data, &spec, seed, make, Some(frame), false, |work| {
-            nnz_core::subject::trained(work, &model.targets(work.sparsifier.kind()))?;
+            let targets = model.targets(work.sparsifier.kind());
+            if carry {
+                let shapes: Vec<&Shape> = targets.iter().collect();
+                work.sparsifier.check(&shapes)?;
+                if let Some(births) = work.sparsifier.initial_topologies(&shapes)? {
+                    return model.on(births, spec.policy_ref());
+                }
+            }
+            nnz_core::subject::trained(work, &targets)?;
             Ok(model)
         })
     }

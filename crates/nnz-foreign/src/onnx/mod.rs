@@ -5,11 +5,14 @@ mod export;
 mod own;
 mod prune;
 mod raw;
+mod train;
 
 pub use export::{Exported, Target, export};
+pub use nnz_onnx::GraphNet;
 pub use nnz_onnx::build::{Fit, Pictures, Reads};
 pub use own::{own, state_dict};
 pub use prune::prune;
+pub use train::{Normalize, learner, put_back};
 
 use crate::llm::Tokens;
 use crate::{Error, Result};

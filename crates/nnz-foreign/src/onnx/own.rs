@@ -18,6 +18,9 @@ use std::path::Path;
 /// # Errors
 /// A layer without a matching operator, by name.
 pub fn own(model: &Model<f32>, header: &Header, path: &Path, bare: bool) -> Result<Network> {
+    if let Some(network) = super::train::graph_of(model, header, path)? {
+        return Ok(network);
+    }
     let [c, h, w] = header.model.input;
     let graph = Graph {
         path: path.into(),

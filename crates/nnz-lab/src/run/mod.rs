@@ -14,8 +14,8 @@ use nnz_engine::cost::{Machine, Use};
 use nnz_engine::data::{Dataset, Inputs, Normalization};
 use nnz_engine::file::{Header, Packing, is_checkpoint, load_model, save_model, write_atomically};
 use nnz_engine::{
-    History, Model, ModelSpec, Number, Param, Preprocessing, Progress, SparseThresholds, Storage, Task, TrainSpec,
-    Trainer,
+    History, Model, ModelSpec, Number, Param, Preprocessing, Progress, SparseThresholds, Storage, Task, Tensor,
+    TrainSpec, Trainer,
 };
 use record::{ArmRecord, DataRecord, LayerRecord, MachineRecord, Misread, RunRecord, SeedRecord};
 use serde::{Serialize, de::DeserializeOwned};
@@ -88,7 +88,24 @@ pub fn run(recipe: &Recipe, registry: Registry, options: &Options, observer: &mu
     for arm in &recipe.arms {
         recipe.training(arm)?.check(data.image)?;
     }
-    let spec = recipe.model.spec(&data, recipe.train.task)?;
+    let start = match &recipe.from {
+        Some(from) if recipe.precision != Precision::F32 => {
+            return Err(Error::Refused(format!(
+                "{} has numbers of 32 bits, in which it is trained; leave out f64",
+                from.network
+            )));
+        }
+        Some(from) => Some(from.load(&data, &recipe.train)?),
+        None => None,
+    };
+    let spec = match &start {
+        Some((model, header)) if header.task == recipe.train.task => model.spec.clone(),
+        Some((_, header)) => {
+            let (asked, is) = (recipe.train.task.measure(), header.task.measure());
+            return Err(Error::Refused(format!("the network is measured by {is}, but {asked} is asked for")));
+        }
+        None => recipe.model.spec(&data, recipe.train.task)?,
+    };
     let task = recipe.train.task;
     let network = |arm: &Arm| arm.model.as_ref().map_or(Ok(spec.clone()), |m| m.spec(&data, task));
     for arm in &recipe.arms {
@@ -102,7 +119,7 @@ pub fn run(recipe: &Recipe, registry: Registry, options: &Options, observer: &mu
     };
     // Impossible choices are refused before anything is written.
     let chooser = Machine::chooser()?;
-    let request = request_id(&recipe, registry, &data, pretrain.as_ref())?;
+    let request = request_id(&recipe, registry, &data, pretrain.as_ref(), start.as_ref())?;
     let dir = options.dir.clone().unwrap_or_else(|| Path::new("runs").join(&request));
     let old = dir.join("id");
     if options.resume && !old.exists() {
@@ -171,6 +188,7 @@ pub fn run(recipe: &Recipe, registry: Registry, options: &Options, observer: &mu
                 id: &id,
                 one_thread: options.one_thread,
                 pretrain: pretrain.as_ref(),
+                start: start.as_ref(),
             };
             let (mut record, times) = match recipe.precision {
                 Precision::F32 => job.run::<f32>(observer, s == 0)?,
@@ -229,6 +247,8 @@ struct Job<'a> {
     one_thread: bool,
     /// Data that the network is pretrained on.
     pretrain: Option<&'a Dataset>,
+    /// The trained network that it starts from.
+    start: Option<&'a (Model<f32>, Header)>,
 }
 
 impl Job<'_> {
@@ -278,7 +298,12 @@ impl Job<'_> {
                 let (model, frame) = self.pretrained(data, pretrain.epochs, observer)?;
                 Trainer::from_model(model, frame, self.data, spec, self.seed, build)?
             }
-            _ => Trainer::new(self.model, self.data, spec, self.seed, build)?,
+            _ => match self.start {
+                Some((model, header)) => {
+                    Trainer::starting_from(converted(model), header.frame(), self.data, spec, self.seed, build)?
+                }
+                None => Trainer::new(self.model, self.data, spec, self.seed, build)?,
+            },
         };
         trainer.prefetch = !self.one_thread;
         if checkpoint.exists() {
@@ -461,6 +486,19 @@ pub fn layer<T: Number>(param: &Param<T>) -> LayerRecord {
     }
 }
 
+/// A model in another number type.
+fn converted<T: Number>(model: &Model<f32>) -> Model<T> {
+    let value = |v: &Tensor<f32>| Tensor::new(v.shape(), v.data().iter().map(|&v| T::of(f64::from(v))).collect());
+    let one = |p: &Param<f32>| Param {
+        shape: p.shape.clone(),
+        role: p.role,
+        prunable: p.prunable,
+        layout: p.layout.clone(),
+        value: value(&p.value),
+    };
+    Model { spec: model.spec.clone(), params: model.params.iter().map(one).collect() }
+}
+
 /// Loads the data that a network is pretrained on.
 fn other_data(pretrain: &Pretrain, data: &Dataset) -> Result<Dataset> {
     let other = nnz_data::Store::open()?.load(&pretrain.data)?.dataset;
@@ -588,7 +626,13 @@ fn summarize_arm(arm: &Arm, registry: Registry, seeds: Vec<SeedRecord>, seconds:
 }
 
 /// Hash of the request: the same request finds its run, whatever a cost model chose for it.
-fn request_id(recipe: &Recipe, registry: Registry, data: &Dataset, pretrain: Option<&Dataset>) -> Result<String> {
+fn request_id(
+    recipe: &Recipe,
+    registry: Registry,
+    data: &Dataset,
+    pretrain: Option<&Dataset>,
+    start: Option<&(Model<f32>, Header)>,
+) -> Result<String> {
     let mut hash = Sha256::new();
     let mut asked = recipe.clone();
     asked.train.crossovers = SparseThresholds::default();
@@ -598,6 +642,9 @@ fn request_id(recipe: &Recipe, registry: Registry, data: &Dataset, pretrain: Opt
     hash.update(&data.checksum);
     if let Some(other) = pretrain {
         hash.update(&other.checksum);
+    }
+    if let Some((model, header)) = start {
+        hash.update(nnz_engine::file::model_bytes(model, header, Packing::Csr)?);
     }
     hash.update(ENGINE_REVISION.to_le_bytes());
     for key in recipe.arms.iter().filter_map(|a| a.method.as_ref()) {

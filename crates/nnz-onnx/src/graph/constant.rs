@@ -205,6 +205,19 @@ impl Constant {
         Self { shape: shape.to_vec(), kind: DType::I64, data: Data::Held(Value::ints(shape, data)), file: None }
     }
 
+    /// Makes a constant of floats of a type.
+    ///
+    /// # Errors
+    /// As [`Constant::with`].
+    ///
+    /// # Panics
+    /// When their number does not match the shape.
+    pub fn of(shape: &[usize], kind: DType, numbers: &[f32]) -> Result<Self, String> {
+        let bytes = kind.bytes(numbers.len()).ok_or("too many numbers")?;
+        let zeros = Self { shape: shape.to_vec(), kind, data: Data::Raw(vec![0; bytes].into()), file: None };
+        zeros.with(numbers)
+    }
+
     /// Replaces the floats, keeping shape and type. 64-bit numbers that are equal in 32 bits stay unchanged.
     ///
     /// # Errors

@@ -90,7 +90,7 @@ impl Window {
 }
 
 /// Splits a shape into batch, channels and spatial extents.
-pub(super) fn parts(shape: &[usize]) -> Done<(usize, usize, Vec<usize>)> {
+pub(crate) fn parts(shape: &[usize]) -> Done<(usize, usize, Vec<usize>)> {
     match shape {
         [batch, channels, places @ ..] if !places.is_empty() => Ok((*batch, *channels, places.to_vec())),
         _ => Err(format!("an input of shape {shape:?}, which has no places")),

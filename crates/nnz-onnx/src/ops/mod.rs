@@ -23,8 +23,9 @@ pub(crate) mod told;
 pub(crate) mod types;
 mod vision;
 
-pub(crate) use conv::{fold_norm, packed, patches, run as convolve};
+pub(crate) use conv::{Window as Frame, fold_norm, packed, parts, patches, run as convolve};
 pub(crate) use matmul::{Linear, flat, linear_shape};
+pub(crate) use resize::resizing;
 
 use crate::graph::{Attribute, DType, Node};
 use crate::session::Session;

@@ -4,7 +4,10 @@ use super::{Cx, Done, Given, axis, one};
 use crate::value::Value;
 
 /// Input positions for one output position, and their weights; `None` for one that lies outside.
-type Taps = Option<Vec<(usize, f32)>>;
+pub(crate) type Taps = Option<Vec<(usize, f32)>>;
+
+/// The new shape, the axes that change with the taps of their positions, and what lies outside.
+pub(crate) type Resizing = (Vec<usize>, Vec<(usize, Vec<Taps>)>, f32);
 
 /// Keys' cubic.
 pub(super) fn cubic(a: f32, x: f32) -> f32 {
@@ -53,9 +56,8 @@ impl Axis<'_> {
     }
 }
 
-pub(crate) fn resize(cx: &Cx, mut given: Given) -> Done {
-    let x = given.tensor(0)?;
-    let shape = x.shape().to_vec();
+/// How a value of a shape is resized; the other inputs of the node say it.
+pub(crate) fn resizing(cx: &Cx, shape: &[usize], given: &mut Given) -> Done<Resizing> {
     let rank = shape.len();
     // Before version 11 scales were the second input, or an attribute.
     let at = if cx.node.op == "Upsample" || cx.opset < 11 { 1 } else { 2 };
@@ -160,12 +162,20 @@ pub(crate) fn resize(cx: &Cx, mut given: Given) -> Done {
         }
         Ok(Some(found))
     };
-    // Axis by axis; unchanged ones are skipped.
+    // Unchanged axes are skipped.
+    let changes = |&k: &usize| to[k] != shape[k] || plans[k].scale != 1.0 || crops && plans[k].part != [0.0, 1.0];
+    let line = |k: usize| Ok((k, (0..to[k]).map(|i| taps(&plans[k], i)).collect::<Done<Vec<_>>>()?));
+    let lines = (0..rank).filter(changes).map(line).collect::<Done<Vec<_>>>()?;
+    Ok((to, lines, outside))
+}
+
+pub(crate) fn resize(cx: &Cx, mut given: Given) -> Done {
+    let x = given.tensor(0)?;
+    let (to, lines, outside) = resizing(cx, x.shape(), &mut given)?;
     let mut now = x.data().to_vec();
-    let mut extents = shape.clone();
-    for k in (0..rank).filter(|&k| to[k] != shape[k] || plans[k].scale != 1.0 || crops && plans[k].part != [0.0, 1.0]) {
+    let mut extents = x.shape().to_vec();
+    for (k, places) in lines {
         let n = extents[k];
-        let places = (0..to[k]).map(|i| taps(&plans[k], i)).collect::<Done<Vec<_>>>()?;
         let (outer, inner): (usize, usize) = (extents[..k].iter().product(), extents[k + 1..].iter().product());
         cx.room(&[outer, to[k], inner])?;
         let mut next = vec![0.0f32; outer * to[k] * inner];

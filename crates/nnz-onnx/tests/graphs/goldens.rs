@@ -58,7 +58,7 @@ fn far(got: &Value, want: &Json) -> f64 {
     have.iter().zip(&wanted).map(|(a, b)| (a - b).abs() / size).fold(0.0, f64::max)
 }
 
-fn base64(text: &str) -> Vec<u8> {
+pub fn base64(text: &str) -> Vec<u8> {
     let digit = |c: u8| match c {
         b'A'..=b'Z' => c - b'A',
         b'a'..=b'z' => c - b'a' + 26,

@@ -2,6 +2,7 @@
 
 mod flow;
 mod goldens;
+mod gradients;
 mod nodes;
 mod refused;
 mod told;

@@ -4,5 +4,6 @@
 mod bad_input;
 mod bench;
 mod cli;
+mod others;
 mod start;
 mod training;

@@ -1,0 +1,139 @@
+//! Networks of other programs on data: measured, pruned, fine-tuned, rewired, written back.
+
+use crate::start::program;
+use nnz_onnx::{Budget, Graph, Session, Value};
+use serde_json::Value as Json;
+use std::path::Path;
+
+fn root() -> std::path::PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("../..")
+}
+
+/// Runs a line; returns the exit code and both outputs.
+fn nnz(dir: &Path, line: &str) -> (Option<i32>, String, String) {
+    let out = program(dir).args(line.split_whitespace()).output().unwrap();
+    let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
+    (out.status.code(), text(&out.stdout), text(&out.stderr))
+}
+
+fn json(dir: &Path, line: &str) -> Json {
+    let (code, out, errors) = nnz(dir, &format!("{line} --json"));
+    assert_eq!(code, Some(0), "nnz {line}: {errors}");
+    serde_json::from_str(&out).unwrap_or_else(|e| panic!("nnz {line}: no JSON: {e}"))
+}
+
+fn refused(dir: &Path, line: &str) -> String {
+    let (code, _, errors) = nnz(dir, line);
+    assert_eq!(code, Some(2), "nnz {line}: {errors}");
+    errors
+}
+
+fn with_network() -> tempfile::TempDir {
+    let dir = tempfile::tempdir().unwrap();
+    std::fs::copy(root().join("goldens/digits.onnx"), dir.path().join("net.onnx")).unwrap();
+    dir
+}
+
+/// Answers for a few rows.
+fn answers(path: &Path) -> Vec<f64> {
+    let graph = Graph::open(path).unwrap();
+    let session = Session::new(&graph, None, Budget::default()).unwrap();
+    let row =
+        |r: usize| Value::floats(&[1, 1, 28, 28], (0..784).map(|i| ((i + r) * 37 % 256) as f32 / 255.0).collect());
+    let name = graph.inputs[0].name.clone();
+    (0..3).flat_map(|r| session.run(vec![(&name, row(r))]).unwrap()[0].numbers()).collect()
+}
+
+/// The commands of the guide, as they stand there.
+#[test]
+fn the_guide_leads_from_a_network_to_a_smaller_one() {
+    let page = std::fs::read_to_string(root().join("docs/src/models.md")).unwrap();
+    let (_, rest) = page.split_once("# Networks on your data").unwrap();
+    let (_, rest) = rest.split_once("```sh\n").unwrap();
+    let (block, _) = rest.split_once("```").unwrap();
+    let lines: Vec<&str> = block.lines().collect();
+    assert_eq!(lines.len(), 5);
+    let dir = with_network();
+    let found: Vec<Json> = lines.iter().map(|l| json(dir.path(), l.strip_prefix("nnz ").unwrap())).collect();
+    let accuracy = |v: &Json, key: &str| v[key].as_f64().unwrap();
+    // What ONNX Runtime has it answer, too.
+    let dense = accuracy(&found[0], "accuracy");
+    assert!((dense - 0.9635).abs() < 1e-9, "{dense}");
+    let (before, after) = (&found[1]["before"], &found[1]["after"]);
+    assert_eq!(accuracy(before, "test_accuracy"), dense);
+    assert!((after["density"].as_f64().unwrap() - 0.3).abs() < 0.001);
+    let tuned = accuracy(after, "test_accuracy");
+    assert!(tuned > 0.92 && tuned == accuracy(&found[2], "accuracy"), "{tuned}");
+    // Without training less is left.
+    let cut = "prune net.onnx --method magnitude --density 0.3 --data mnist10k --normalize unit -o cut.onnx";
+    let cut = json(dir.path(), cut);
+    assert!(accuracy(&cut["after"], "test_accuracy") < tuned);
+    let arms = found[3]["arms"].as_array().unwrap();
+    let names: Vec<&str> = arms.iter().map(|a| a["name"].as_str().unwrap()).collect();
+    assert_eq!(names, ["rigl", "static-random", "dense"]);
+    assert!(accuracy(&arms[0], "test_accuracy") > 0.8 && accuracy(&arms[2], "test_accuracy") > dense - 0.02);
+    // Both files are the graph that came, with other weights, and its zeros.
+    let first = Graph::open(&dir.path().join("net.onnx")).unwrap();
+    for name in ["small.onnx", "moved.onnx"] {
+        let graph = Graph::open(&dir.path().join(name)).unwrap();
+        let ops = |g: &Graph| g.nodes.iter().map(|n| (n.op.clone(), n.inputs.clone())).collect::<Vec<_>>();
+        assert_eq!(ops(&graph), ops(&first), "{name}");
+        let zeros = |g: &Graph| {
+            let weights =
+                g.constants.iter().filter(|(n, c)| n.ends_with(".weight") && *n != "head.weight" && c.is_float());
+            let all: Vec<f32> = weights.flat_map(|(_, c)| c.numbers()).collect();
+            all.iter().filter(|v| **v == 0.0).count() as f64 / all.len() as f64
+        };
+        assert!(zeros(&first) == 0.0 && (0.69..0.72).contains(&zeros(&graph)), "{name}: {}", zeros(&graph));
+    }
+    // The run's model and the file that was made of it.
+    let model = json(dir.path(), "eval moved/models/rigl.safetensors");
+    let file = json(dir.path(), "eval moved.onnx mnist10k");
+    assert_eq!(accuracy(&model, "accuracy"), accuracy(&file, "accuracy"));
+    assert!((accuracy(&model, "loss") - accuracy(&file, "loss")).abs() < 1e-5);
+    // Asked again, the run is found; another network makes another.
+    assert_eq!(json(dir.path(), lines[3].strip_prefix("nnz ").unwrap())["run"]["id"], found[3]["run"]["id"]);
+    let other = lines[3].strip_prefix("nnz ").unwrap().replace("net.onnx", "small.onnx");
+    assert!(refused(dir.path(), &other).contains("not this one"));
+}
+
+#[test]
+fn pruning_changes_no_weight_that_it_keeps() {
+    let dir = with_network();
+    let line = "prune net.onnx --method magnitude --density 0.9 --data mnist10k --normalize unit -o some.onnx";
+    json(dir.path(), line);
+    let [a, b] = ["net.onnx", "some.onnx"].map(|n| Graph::open(&dir.path().join(n)).unwrap());
+    let mut gone = 0;
+    for (name, c) in &a.constants {
+        for (x, y) in c.value().numbers().iter().zip(b.constants[name].value().numbers()) {
+            assert!(*x == y || y == 0.0, "{name}");
+            gone += usize::from(*x != y);
+        }
+    }
+    assert!(gone > 300, "{gone}");
+    // Nothing at all is changed by a training of no steps that keeps everything: the file is the network.
+    assert_eq!(answers(&dir.path().join("net.onnx")), answers(&root().join("goldens/digits.onnx")));
+}
+
+#[test]
+fn networks_that_do_not_fit_are_refused_in_a_sentence() {
+    let dir = with_network();
+    let go = |line: &str| refused(dir.path(), line);
+    let prune = "prune net.onnx --method magnitude --density 0.5";
+    assert!(go("eval net.onnx mnist10k").contains("give --normalize unit"));
+    assert!(go("eval net.onnx").contains("give a data set"));
+    assert!(go("eval net.onnx mnist10k --normalize half").contains("MEAN:DEVIATION"));
+    assert!(go("eval net.onnx mnist10k --normalize imagenet").contains("channels"));
+    assert!(go("eval net.onnx cora --normalize unit").contains("it reads rows of [1, 28, 28]"));
+    assert!(go(&format!("{prune} --data mnist10k -o out.onnx")).contains("--normalize"));
+    assert!(go(&format!("{prune} --normalize unit -o out.onnx")).contains("give --data"));
+    assert!(go(&format!("{prune} --lr 0.1 -o out.onnx")).contains("needs --data"));
+    assert!(go(&format!("{prune} --data mnist10k --normalize unit --dtype bf16 -o out.onnx")).contains("--dtype"));
+    assert!(go(&format!("{prune} --data mnist10k --normalize unit -o out.gguf")).contains("not written"));
+    assert!(go(&format!("{prune} --data mnist10k --normalize unit -o net.onnx")).contains("give another name"));
+    assert!(go("train mnist10k --method rigl --normalize unit").contains("--from"));
+    assert!(go("train mnist10k --method rigl --from none.onnx --normalize unit").contains("none.onnx"));
+    let units = "train mnist10k --method filter-pruning --density 0.5 --from net.onnx --normalize unit";
+    assert!(go(units).contains("no axis of units"));
+    assert_eq!(std::fs::read_dir(dir.path()).unwrap().filter(|e| e.as_ref().unwrap().path().is_file()).count(), 1);
+}
