@@ -41,8 +41,7 @@ impl<T: Real> Model<T> {
         for (p, topology) in self.params.iter_mut().filter(|p| p.weight() && p.prunable).zip(births) {
             let from = p.by_rows();
             let values = from.of(&p.value);
-            let carried =
-                from.topology.carry(&topology).into_iter().map(|c| c.map_or(T::ZERO, |c| values[c])).collect();
+            let carried = from.topology.carry(&topology).map(|c| c.map_or(T::ZERO, |c| values[c])).collect();
             *p = Param::from_entries(&p.shape, true, topology, storage, carried)?;
         }
         Ok(self)

@@ -198,7 +198,7 @@ impl Start {
         }
         if foreign {
             let how = self.normalize.as_deref().map(str::parse::<Normalize>).transpose();
-            let how = how.or_else(|why| Err(Error::file(path, format!("normalize {why}"))))?;
+            let how = how.map_err(|why| Error::file(path, format!("normalize {why}")))?;
             let network = nnz_foreign::onnx::Network::open(path)?;
             return Ok(learner(&network, data, how.as_ref(), &StoragePolicy::default(), &train.prunable())?);
         }

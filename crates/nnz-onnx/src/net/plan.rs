@@ -130,6 +130,9 @@ impl std::fmt::Debug for Plan {
 /// A reader of a constant: a node, the index of its input, and whether it gets the transpose.
 type Use<'g> = (&'g Node, usize, bool);
 
+/// The constant that each name stands for, and whether transposed.
+type Aliases<'g> = HashMap<&'g str, (&'g str, bool)>;
+
 /// Whether a node passes its input on: as it is, or transposed.
 fn passes(node: &Node) -> Option<bool> {
     match (&*node.op, node.attributes.get("perm")) {
@@ -146,10 +149,7 @@ fn passes(node: &Node) -> Option<bool> {
 }
 
 /// The readers of every name that stands for one of `roots`, and what other names stand for them.
-fn uses<'g>(
-    graph: &'g Graph,
-    roots: &[&'g str],
-) -> (HashMap<&'g str, Vec<Use<'g>>>, HashMap<&'g str, (&'g str, bool)>) {
+fn uses<'g>(graph: &'g Graph, roots: &[&'g str]) -> (HashMap<&'g str, Vec<Use<'g>>>, Aliases<'g>) {
     let mut alias: HashMap<&str, (&str, bool)> = roots.iter().map(|&n| (n, (n, false))).collect();
     let mut found: HashMap<&str, Vec<Use>> = HashMap::new();
     for node in &graph.nodes {
@@ -403,9 +403,9 @@ impl Plan {
         let slot = |name: &String| slots.get(name.as_str()).copied();
         let inputs: Vec<Option<usize>> = node.inputs.iter().map(slot).collect();
         let outputs: Vec<Option<usize>> = node.outputs.iter().map(slot).collect();
-        let floats = |i: usize| match inputs.get(i).copied().flatten().map(|s| &self.sources[s]) {
-            Some(Source::Live | Source::Weight(..) | Source::Constant(Value::Float(_))) => true,
-            _ => false,
+        let floats = |i: usize| {
+            let source = inputs.get(i).copied().flatten().map(|s| &self.sources[s]);
+            matches!(source, Some(Source::Live | Source::Weight(..) | Source::Constant(Value::Float(_))))
         };
         let cast = node.op == "Cast" && passes(node).is_none() || node.op == "CastLike" && !(floats(0) && floats(1));
         let fixed = cast || FIXED.contains(&&*node.op);

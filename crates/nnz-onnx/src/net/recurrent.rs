@@ -7,6 +7,9 @@ use crate::value::Value;
 use nnz_engine::ops as tape;
 use nnz_engine::{Real, Role, Tensor, Var};
 
+/// What the reset gate of a GRU makes of the old state.
+type Reset<T> = Box<dyn Fn(&Var<T>) -> Var<T>>;
+
 /// One of the two matrices of a layer.
 enum Matrix<T> {
     /// A weight of one direction, under any storage.
@@ -157,7 +160,7 @@ pub(super) fn recurrent<T: Real>(run: &mut Run<'_, '_, T>, step: &Step, cx: &Cx)
                     h
                 }
                 "GRU" => {
-                    let (kept, new): (Var<T>, Box<dyn Fn(&Var<T>) -> Var<T>>) = match &parts {
+                    let (kept, new): (Var<T>, Reset<T>) = match &parts {
                         None => {
                             let kept = plus(r.times(run, &h), &br);
                             let n = cut(&kept, 2);
