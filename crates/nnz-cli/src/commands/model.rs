@@ -163,6 +163,7 @@ pub fn eval(args: &EvalArgs, ui: Ui) -> Result<ExitCode> {
         ModelSource::Own => own_and_data(args, ui)?,
         ModelSource::Graph => {
             let Some(data) = &args.data else {
+                network::open_to_run(&args.model, ui)?;
                 bail!("{} does not say what it was trained on; give a data set", args.model.display())
             };
             network::with_data(&args.model, &args.table.place(data)?, &args.inputs, ui)?

@@ -63,7 +63,7 @@ fn open(path: &Path, ui: Ui) -> Result<Network> {
 }
 
 /// Opens a network that can be run, and prints its notes.
-fn open_to_run(path: &Path, ui: Ui) -> Result<Network> {
+pub fn open_to_run(path: &Path, ui: Ui) -> Result<Network> {
     let network = Network::open(path)?;
     network.runs()?;
     network.notes.iter().for_each(|n| ui.note(n));

@@ -297,7 +297,7 @@ fn damaged_models_recipes_and_runs() {
     }
     // Weights of another program, without a description of their network.
     put(d, "bad.safetensors", headed(r#"{"a":{"dtype":"F32","shape":[1],"data_offsets":[0,4]}}"#, &[0; 4]));
-    refused(d, "eval bad.safetensors", &["bad.safetensors", "no model of nnz"]);
+    refused(d, "eval bad.safetensors", &["bad.safetensors", "what these weights compute is not known"]);
     refused(d, "predict bad.safetensors good.csv", &["bad.safetensors", "no config.json"]);
     let prune = "prune bad.safetensors --method magnitude --density 0.2 -o out.safetensors";
     refused(d, prune, &["bad.safetensors", "no matrix or kernel"]);
