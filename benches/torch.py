@@ -30,18 +30,20 @@ sys.path = [p for p in sys.path if Path(p or ".").resolve() != ROOT / "benches"]
 WIDTHS = [784, 1000, 1000, 1000, 10]
 
 
-def turns(sides, rounds, repeats):
-    """Medians, in milliseconds, of functions called in turn, and the ratios of the first to each in every round."""
+def turns(sides, rounds, repeats, single=True):
+    """Medians, in milliseconds, of functions that are called some times in turn: of single calls, or, where those are short, of the mean of
+    the calls of a turn."""
     for run in sides.values():
         for _ in range(3):
             run()
     times = {name: [] for name in sides}
     for _ in range(rounds):
         for name, run in sides.items():
-            start = time.perf_counter()
-            for _ in range(repeats):
-                run()
-            times[name].append((time.perf_counter() - start) / repeats * 1e3)
+            for many in [1] * repeats if single else [repeats]:
+                start = time.perf_counter()
+                for _ in range(many):
+                    run()
+                times[name].append((time.perf_counter() - start) / many * 1e3)
     return {name: statistics.median(t) for name, t in times.items()}
 
 
@@ -116,7 +118,7 @@ def measure(threads, rounds, density):
     for part in sides["nnz"]:
         found[f"part {part}"] = {name: side[part] for name, side in sides.items()}
     # The kindest to the other side: weights that were multiplied once.
-    found["one"] = turns({"masked": single(dense.eval()), "nnz": single(sparse.eval())}, rounds, 20)
+    found["one"] = turns({"masked": single(dense.eval()), "nnz": single(sparse.eval())}, rounds, 20, False)
     for name, make in (("sgd", sgd), ("adam", lambda m: torch.optim.Adam(m.parameters(), 1e-4))):
         plain, attached = network(), network()
         optimizer = make(attached)
@@ -130,11 +132,11 @@ def measure(threads, rounds, density):
     small, row = nn.Linear(8, 8), torch.randn(1, 8)
     nnz.torch.prune(small, density=0.1)
     layer = nnz.torch.compile(copy.deepcopy(small), density=1.0, note=None)
-    found["call forward"] = turns({"masked": lambda: small(row).detach(), "nnz": lambda: layer(row).detach()}, rounds, 100)
+    found["call forward"] = turns({"masked": lambda: small(row).detach(), "nnz": lambda: layer(row).detach()}, rounds, 100, False)
     with torch.no_grad():
-        found["call forward without gradients"] = turns({"masked": lambda: small(row), "nnz": lambda: layer(row)}, rounds, 100)
+        found["call forward without gradients"] = turns({"masked": lambda: small(row), "nnz": lambda: layer(row)}, rounds, 100, False)
     both = lambda module: lambda: module(row).sum().backward()
-    found["call forward and backward"] = turns({"masked": both(small), "nnz": both(layer)}, rounds, 100)
+    found["call forward and backward"] = turns({"masked": both(small), "nnz": both(layer)}, rounds, 100, False)
     # Where a layer pays: against a plain dense one, without masks.
     shapes = {
         "linear 1000x1000, batch 128": (lambda: nn.Linear(1000, 1000), torch.randn(128, 1000)),

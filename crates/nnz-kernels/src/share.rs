@@ -150,7 +150,7 @@ mod tests {
     #[test]
     fn a_job_that_panics_is_heard_of_wherever_it_runs() {
         for bad in 0..8 {
-            let borrowed = vec![1u8; 64];
+            let borrowed = Box::new([1u8; 64]);
             let run = || {
                 share(2, thread, (0..8).collect(), |i: usize| {
                     std::thread::sleep(Duration::from_millis(1));
