@@ -79,6 +79,7 @@ pub fn run(args: &Args, ui: Ui) -> Result<ExitCode> {
             let other = "is for models of other programs; a network that nnz trained has --dtype and --dense-layout";
             given::refuse(&["layout", "numbers"], other)?;
             given::refuse(&["calibration-tokens", "calibration-length"], "is for models of other programs")?;
+            super::model::writable(&args.output)?;
         }
     }
     let (mut model, mut header): (Model<f32>, Header) = load_model(&args.model, args.train.spec(0).storage)?;
