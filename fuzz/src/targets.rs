@@ -221,6 +221,7 @@ fn header(model: ModelSpec, method: &str, scales: Vec<[f32; 2]>) -> Header {
         data: SMALL.name.clone(),
         method: method.into(),
         prunable: false.into(),
+        texts: false,
         encoding: None,
         task: Task::Classification,
         scales,

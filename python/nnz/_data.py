@@ -52,14 +52,46 @@ def array(x: Any, what: str = "inputs") -> Any:
     return found
 
 
+def unboxed(x: Any, what: str, texts: bool = False) -> Any:
+    """An array of objects as one of numbers or, with `texts`, of texts; every other array as it is."""
+    import numpy as np
+    from numbers import Integral, Real
+
+    if x.dtype != object:
+        return x
+    kinds = (Real, np.bool_)
+    if texts and x.size and isinstance(x.flat[0], str):
+        kinds = (str,)  # type: ignore[assignment]
+    for i, v in enumerate(x.flat):
+        if not isinstance(v, kinds):
+            at = ", ".join(map(str, np.unravel_index(i, x.shape)))
+            shown = repr(v) if len(repr(v)) <= 40 else type(v).__name__
+            read = "texts" if str in kinds else "numbers or texts" if texts else "numbers"
+            way = "encode texts first" if isinstance(v, str) and not texts else "fill it in, or drop its row"
+            raise TypeError(f"{what}[{at}] is {shown}, where {read} are read; {way}")
+    if str in kinds:
+        return x.astype(str)
+    try:
+        return x.astype(np.int64 if all(isinstance(v, (Integral, np.bool_)) for v in x.flat) else np.float64)
+    except OverflowError:
+        raise ValueError(f"{what}: a number is too large for 64 bits") from None
+
+
 def numbers(x: Any, what: str = "inputs") -> Any:
     """A C-contiguous array of uint8, float32 or float64 with the same values; ``x`` itself if it is one."""
     import numpy as np
 
-    x = array(x, what)
+    if is_frame(x):
+        for column in x.columns:
+            kind = getattr(getattr(x[column], "dtype", None), "kind", "b")
+            if kind not in "buifO" or (kind == "O" and any(isinstance(v, str) for v in x[column])):
+                raise TypeError(
+                    f"{what}: column {column!r} holds no numbers; encode it first, or give one DataFrame with the answers in it and `target=`"
+                )
+    x = unboxed(array(x, what), what)
     kind, size = x.dtype.kind, x.dtype.itemsize
     if kind not in "buif" or (kind == "f" and size > 8):
-        way = "encode texts first, or give a DataFrame" if kind in "OUST" else "numbers and booleans are read"
+        way = "encode texts first" if kind in "UST" else "numbers and booleans are read"
         raise TypeError(f"{what}: an array of {x.dtype}; {way}")
     if kind == "u" and size == 1:
         return np.ascontiguousarray(x)
@@ -105,7 +137,8 @@ def answers(y: Any, count: int) -> tuple[Any, list[str] | None]:
         raise ValueError(f"labels: shape {y.shape}; labels are one a row")
     if len(y) != count:
         raise ValueError(f"{len(y)} labels for {count} rows")
-    if y.dtype.kind in "UST" or (y.dtype == object and all(isinstance(v, str) for v in y)):
+    y = unboxed(y, "labels", texts=True)
+    if y.dtype.kind in "UST":
         names, codes = np.unique(y.astype(str), return_inverse=True)
         return codes.astype(np.float64), [str(n) for n in names]
     if y.dtype.kind not in "buif":
@@ -135,8 +168,8 @@ def place(text: Any) -> str:
 
 
 @contextmanager
-def places() -> Iterator[Any]:
-    """A function that names data for a command; what it lends is lent until the end."""
+def places(named: dict[str, str]) -> Iterator[Any]:
+    """A function that names data for a command; what it lends is lent until the end, and what it is stands in `named`."""
     with ExitStack() as stack:
 
         def name(data: Any, what: str = "data") -> str:
@@ -144,6 +177,7 @@ def places() -> Iterator[Any]:
                 return place(data)
             lent = lend(data, what)
             stack.callback(lent.close)
+            named[lent.name] = what
             return lent.name
 
         yield name

@@ -10,6 +10,8 @@ if TYPE_CHECKING:
 
 COLOURS = ("#1b6ca8", "#d1495b", "#2e8b57", "#8d6a9f", "#edae49", "#666666")
 MOST = 40
+FIRST = ("", "key", "name", "what", "recipe", "arm", "statement", "verdict", "seed", "layer", "class")
+"""Columns that say what a row is about."""
 
 
 def cell(value: Any) -> str:
@@ -32,6 +34,8 @@ def table(rows: list[dict[str, Any]]) -> str:
     shown = [(k, v) for row in rows[:MOST] for k, v in row.items() if not isinstance(v, (list, dict))]
     # A column without a value says nothing.
     names = [n for n in dict.fromkeys(k for k, _ in shown) if any(k == n and v is not None for k, v in shown)]
+    # Documents have their keys in the order of the alphabet; a row is found by its name.
+    names.sort(key=lambda n: FIRST.index(n) if n in FIRST else len(FIRST))
     head = "".join(f"<th>{escape(n.replace('_', ' '))}</th>" for n in names)
 
     def line(row: dict[str, Any]) -> str:
@@ -39,6 +43,24 @@ def table(rows: list[dict[str, Any]]) -> str:
 
     more = f"<p>and {len(rows) - MOST} more</p>" if len(rows) > MOST else ""
     return f"<table><thead><tr>{head}</tr></thead><tbody>{''.join(map(line, rows[:MOST]))}</tbody></table>{more}"
+
+
+def sections(document: dict[str, Any]) -> str:
+    """A table of what is one value, and one for every list or object."""
+    parts = [table([{k: v for k, v in document.items() if not isinstance(v, (list, dict))}])]
+    for key, value in document.items():
+        if isinstance(value, dict) and value:
+            value = [value] if any(isinstance(v, dict) for v in value.values()) else [{"name": k, "value": brief(v)} for k, v in value.items()]
+        if isinstance(value, list) and value:
+            rows = [row if isinstance(row, dict) else {"value": row} for row in value]
+            if any(not isinstance(v, (list, dict)) for row in rows for v in row.values()):
+                parts.append(f"<h4>{escape(key.replace('_', ' '))}</h4>{table(rows)}")
+    return "".join(parts)
+
+
+def brief(value: Any) -> Any:
+    """A list as a text."""
+    return ", ".join(map(str, value)) if isinstance(value, list) else value
 
 
 def curves(rows: list[dict[str, Any]], measure: str) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from functools import cached_property
 from os import PathLike, fspath
 from typing import TYPE_CHECKING, Any, Sequence
@@ -166,18 +167,17 @@ class Model:
         return self.outputs(X)
 
     def predict(self, X: Any) -> NDArray[Any]:
-        """The class of each row, a whole number where all classes are named by such; or the numbers that it predicts, ``[rows]``
-        if there is one."""
+        """The class of each row: a text if labels were texts, else a whole number where all classes are named by such; or the
+        numbers that it predicts, ``[rows]`` if there is one."""
         import numpy as np
 
         found = self.outputs(X)
         if self.task != "classification":
             return found[:, 0] if found.shape[1] == 1 else found
         names: Any = np.array(self.classes)
-        try:
+        # A name such as 01 is no way to write a number: as one it would be the class 1.
+        if not self.header.get("texts") and all(re.fullmatch("0|-?[1-9][0-9]{0,17}", c) for c in self.classes):
             names = names.astype(np.int64)
-        except ValueError:
-            pass
         return names[found.argmax(axis=1)]
 
     def save(self, path: str | PathLike[str], dense: bool = False) -> str:
@@ -186,7 +186,10 @@ class Model:
         try:
             self._network.save(fspath(path), dense)
         except ValueError as e:
-            raise Error(str(e)) from None
+            from ._program import described
+            from ._words import Speaker
+
+            raise Error(Speaker(described(), "convert")(str(e))) from None
         return fspath(path)
 
     def __reduce__(self) -> Any:
@@ -267,7 +270,10 @@ def from_arrays(weights: Sequence[Any], biases: Sequence[Any] | None = None, cla
 
     if task not in ("classification", "regression"):
         raise ValueError(f"task={task!r}; expected 'classification' or 'regression'")
-    if _data.is_sparse(weights) or isinstance(weights, (str, bytes, dict)) or len(weights) == 0:
+    for name, given in (("weights", weights), ("biases", biases), ("classes", classes)):
+        if given is not None and (_data.is_sparse(given) or isinstance(given, (str, bytes, dict)) or not hasattr(given, "__len__")):
+            raise TypeError(f"{name}: expected a list, one entry for each {'class' if given is classes else 'layer'}, got {type(given).__name__}")
+    if weights is None or len(weights) == 0:
         raise TypeError("weights: expected a list of matrices, one a layer")
     matrices: list[Any] = []
     for i, w in enumerate(weights):
@@ -288,11 +294,12 @@ def from_arrays(weights: Sequence[Any], biases: Sequence[Any] | None = None, cla
         biases = [np.zeros(n, np.float32) for n in outputs]
     if len(biases) != len(matrices):
         raise ValueError(f"{len(biases)} biases for {len(matrices)} weights")
-    given = [_single(_data.numbers(b, f"biases[{i}]"), f"biases[{i}]").ravel() for i, b in enumerate(biases)]
+    vectors = [_single(_data.numbers(b, f"biases[{i}]"), f"biases[{i}]").ravel() for i, b in enumerate(biases)]
+    texts = classes is not None and all(isinstance(c, str) for c in classes)
     names = [str(c) for c in classes] if classes is not None else [str(i) for i in range(outputs[-1])]
     if len(names) != outputs[-1]:
         raise ValueError(f"{len(names)} classes for {outputs[-1]} outputs")
     try:
-        return Model(_nnz.Model.perceptron(matrices, given, names, task == "regression"))
+        return Model(_nnz.Model.perceptron(matrices, vectors, names, texts, task == "regression"))
     except ValueError as e:
         raise Error(str(e)) from None

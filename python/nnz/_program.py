@@ -11,6 +11,7 @@ from typing import Any, Callable
 
 from . import _data, _nnz, _results
 from ._errors import Error, MissingFile
+from ._words import Speaker
 
 
 @dataclass(frozen=True)
@@ -82,8 +83,29 @@ def near(name: str, known: Any) -> str:
     return f"; did you mean {' or '.join(map(repr, found))}?" if found else ""
 
 
-def text(name: str, value: Any) -> str:
-    """One value as the command line takes it."""
+def brief(value: Any) -> str:
+    """A value in few characters."""
+    shown = repr(value)
+    return shown if len(shown) <= 60 else f"{shown[:40]}... ({len(shown)} characters)"
+
+
+def text(name: str, value: Any, kind: str = "text") -> str:
+    """One value as the command line takes it, if it is of the kind that the program says."""
+    given = plain(name, value)
+    if kind == "int" and not given.strip().isdigit():
+        raise Error(f"{name}: expected a whole number from 0 on, got {brief(value)}")
+    if kind == "float":
+        try:
+            float(given)
+        except ValueError:
+            raise Error(f"{name}: expected a number, got {brief(value)}") from None
+    if kind == "path" and ("\n" in given or any(len(os.fsencode(part)) > 255 for part in given.split("/"))):
+        raise Error(f"{name}: {brief(value)} is no path; write what it holds into a file, and give its path")
+    return given
+
+
+def plain(name: str, value: Any) -> str:
+    """The text of a value."""
     if isinstance(value, str):
         return value
     if isinstance(value, bool):
@@ -93,7 +115,9 @@ def text(name: str, value: Any) -> str:
     if isinstance(value, os.PathLike):
         return os.fsdecode(value)
     if hasattr(value, "item") and getattr(value, "ndim", 1) == 0:
-        return text(name, value.item())
+        return plain(name, value.item())
+    if hasattr(value, "named_parameters"):
+        raise TypeError(f"{name}: {type(value).__name__} is a module of PyTorch; nnz.torch.prune(module, ...) prunes it")
     raise TypeError(f"{name}: expected a text or a number, got {type(value).__name__}")
 
 
@@ -145,14 +169,14 @@ def words(command: str, given: dict[str, Any], place: Callable[..., str]) -> lis
         elif isinstance(value, dict) and a["repeated"] and name in ("set", "input", "sweep"):
             named += [f"{flag}={p}" for p in pairs(name, value, place)]
         elif isinstance(value, (list, tuple)) and a["option"] and (a["delimiter"] or a["repeated"] or a["kind"] == "text"):
-            parts = [text(name, v) for v in value]
+            parts = [text(name, v, a["kind"]) for v in value]
             if a["delimiter"] or not a["repeated"]:
                 parts = [(a["delimiter"] or ",").join(parts)] if parts else []
             named += [f"{flag}={p}" for p in parts]
         elif a["option"]:
-            named.append(f"{flag}={text(name, value)}")
+            named.append(f"{flag}={text(name, value, a['kind'])}")
         else:
-            lone.append(text(name, value))
+            lone.append(text(name, value, a["kind"]))
     return [*command.split(), *named, *(["--", *lone] if lone else [])]
 
 
@@ -215,22 +239,30 @@ def call(
     foreign = given.get("model") if hasattr(given.get("model"), "save_pretrained") else None
     if tokenizer is not None and foreign is None:
         raise TypeError("tokenizer: is for a model of transformers; a folder has its own")
-    with _data.places() as place, ExitStack() as stack:
+    if tokenizer is not None and not hasattr(tokenizer, "save_pretrained"):
+        raise TypeError(f"tokenizer: expected a tokenizer of transformers, got {type(tokenizer).__name__}")
+    # Paths in answers are those of now, wherever the process goes later.
+    base = os.getcwd()
+    files: dict[str, str] = {}
+    with _data.places(files) as place, ExitStack() as stack:
         folder: list[str] = []
 
-        def temporary(name: str) -> str:
+        def temporary(name: str, what: str) -> str:
             if not folder:
                 from tempfile import TemporaryDirectory
 
                 folder.append(stack.enter_context(TemporaryDirectory(prefix="nnz-")))
-            return os.path.join(folder[0], name)
+            path = os.path.join(folder[0], f"{len(files)}", name)
+            os.makedirs(os.path.dirname(path), exist_ok=True)
+            files[path] = what
+            return path
 
         def put(value: Any, what: str = "data") -> str:
             if isinstance(value, Model):
-                whole = value.path is not None and os.path.isfile(value.path)
-                return str(value.path) if whole else value.save(temporary(f"{len(os.listdir(temporary('')))}.safetensors"))
+                # Never the file that it was read from: that may hold another network by now.
+                return value.save(temporary("model.safetensors", what))
             if hasattr(value, "save_pretrained"):
-                path = temporary("given")
+                path = temporary("given", what)
                 value.save_pretrained(path, safe_serialization=True)
                 if tokenizer is not None:
                     tokenizer.save_pretrained(path)
@@ -238,7 +270,7 @@ def call(
             if command == "predict" and what.startswith("input[") and not _data.is_place(value):
                 import numpy as np
 
-                path = temporary(f"{len(os.listdir(temporary('')))}.npy")
+                path = temporary("array.npy", what)
                 np.save(path, np.ascontiguousarray(_data.array(value, what)))
                 return path
             return place(value, what)
@@ -248,37 +280,58 @@ def call(
             if isinstance(value, Model) or value is foreign is not None or (name in DATA and value is not None and not isinstance(value, (int, float))):
                 value = put(value, name)
             elif isinstance(value, (list, tuple)) and any(isinstance(v, Model) for v in value):
-                value = [put(v) if isinstance(v, Model) else v for v in value]
+                value = [put(v, f"{name}[{i}]") if isinstance(v, Model) else v for i, v in enumerate(value)]
             ready[name] = value
         if lent is not None:
             place(lent)
-        extra = {}
-        if command == "prune" and ready.get("output") is None:
-            ready["output"] = temporary("pruned" if foreign is not None else "pruned.safetensors")
+        extra: dict[str, Any] = {}
+        kept = command != "prune" or ready.get("output") is not None
+        if not kept:
+            ready["output"] = temporary("pruned" if foreign is not None else "pruned.safetensors", "output")
             if foreign is not None:
                 # What `from_pretrained` reads: every entry, in the numbers the model has.
                 ready.setdefault("layout", "dense")
                 ready.setdefault("numbers", {"torch.float16": "f16", "torch.bfloat16": "bf16"}.get(str(foreign.dtype), "f32"))
+        line = words(command, ready, put)
+        say = Speaker(described(), command, files, held=any(p.startswith("memory:") for p in files))
         told = listener(bool(quiet), progress)
-        kind, answer, run = _nnz.call(words(command, ready, put), told)
+        kind, answer, run = _nnz.call(line, told and (lambda first, *rest: told(first if rest else say(first), *rest)))
         if kind in ("answer", "no"):
             document = json.loads(answer)
-            if command == "prune" and folder and str(ready["output"]).startswith(folder[0]):
-                from ._model import load
-
-                if foreign is not None:
-                    extra["network"] = type(foreign).from_pretrained(ready["output"])
-                else:
-                    extra["network"] = load(ready["output"])
-                    extra["network"].path = None
-                document["output"] = None
+            if command == "prune":
+                extra["network"] = None if kept else pruned(ready["output"], foreign)
+                extra["reader"] = foreign and type(foreign)
+                extra["packed"] = foreign is not None and ready.get("layout") != "dense"
+                if not kept:
+                    document["output"] = None
             if command == "inspect":
-                extra["path"] = ready.get("model")
-            return _results.of(command, document, kind == "answer", **extra)
+                of = given.get("model")
+                extra["network"] = of if isinstance(of, Model) else None
+                extra["path"] = of.path if isinstance(of, Model) else ready.get("model")
+            return _results.of(command, document, kind == "answer", base=base, **extra)
+    answer = say(answer)
     if kind == "interrupted":
         memory = ", data=...) with the same data" if lent is not None or answer_of_memory(given) else ")"
         raise KeyboardInterrupt(f"interrupted; go on with nnz.run({run!r}{memory}" if run else answer)
+    if foreign is not None and tokenizer is None and "tokenizer" in answer:
+        raise Error("model: its tokenizer reads the text; give it, too (`tokenizer=...`)")
+    if not kept and foreign is None and answer.startswith("output: "):
+        raise Error("output: this model becomes a file or a folder of its own kind; name it (`output=PATH`)")
     raise (MissingFile if kind == "missing" else Error)(answer)
+
+
+def pruned(path: str, foreign: Any) -> Any:
+    """The network that a command wrote for this call alone."""
+    from ._model import load
+
+    if foreign is not None:
+        return type(foreign).from_pretrained(path)
+    try:
+        found = load(path)
+    except Error:
+        raise Error("output: this model becomes a file or a folder of its own kind; name it (`output=PATH`)") from None
+    found.path = None
+    return found
 
 
 def answer_of_memory(given: dict[str, Any]) -> bool:
@@ -338,13 +391,16 @@ class Group:
     def __init__(self, name: str, verbs: dict[str, tuple[str, ...]], own: tuple[str, tuple[str, ...]] | None) -> None:
         self.__name__ = name
         self.__doc__ = f"The program's `nnz {name}`: {', '.join(verbs)}."
-        self._own = own and command(*own)
+        self._own, self._verbs = own and command(*own), tuple(verbs)
+        self._needs = own[1][0] if own and own[1] else None
         for verb, positional in verbs.items():
             setattr(self, verb, command(f"{name} {verb}", positional))
 
     def __call__(self, *args: Any, **given: Any) -> Any:
         if self._own is None:
-            raise TypeError(f"{self.__name__}: choose one of its functions")
+            raise TypeError(f"nnz.{self.__name__} is called by its functions: {', '.join(self._verbs)}")
+        if self._needs is not None and not args and given.get(self._needs) is None:
+            raise TypeError(f"{self.__name__}() lacks {self._needs!r}; or call one of its functions: {', '.join(self._verbs)}")
         return self._own(*args, **given)
 
     def __repr__(self) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Iterator
@@ -87,6 +88,8 @@ class Answer:
     """The program's JSON document."""
     yes: bool = True
     """Whether the answer is not no: the program's exit code is 0, not 1."""
+    base: str = field(default_factory=os.getcwd, compare=False)
+    """The directory that paths in the document are relative to."""
 
     def to_dict(self) -> Any:
         """The document as the program prints it with ``--json``."""
@@ -123,9 +126,9 @@ class Answer:
         return f"{name}({short(self.document)})"
 
     def _repr_html_(self) -> str:
-        from ._html import table
+        from ._html import sections, table
 
-        return table(self.rows())
+        return sections(self.document) if isinstance(self.document, dict) and self.rows() == [self.document] else table(self.rows())
 
 
 @dataclass(frozen=True)
@@ -164,12 +167,12 @@ class TrainResult(Answer):
     @property
     def run_dir(self) -> Path:
         """The directory of the run: its models, its report, its record."""
-        return Path(self.document["run"]["directory"])
+        return Path(self.base, self.document["run"]["directory"])
 
     @property
     def report(self) -> Path:
         """The report, a web page."""
-        return Path(self.document["run"]["report"])
+        return Path(self.base, self.document["run"]["report"])
 
     @property
     def measure(self) -> str:
@@ -231,12 +234,12 @@ class RunResult(Answer):
     @property
     def run_dir(self) -> Path:
         """The directory of the run."""
-        return Path(self.document["directory"])
+        return Path(self.base, self.document["directory"])
 
     @property
     def report(self) -> Path:
         """The report, a web page."""
-        return Path(self.document["report"])
+        return Path(self.base, self.document["report"])
 
     def rows(self) -> list[dict[str, Any]]:
         """The metrics: a row for each arm and seed."""
@@ -257,7 +260,7 @@ class CompareResult(Answer):
     @property
     def run_dir(self) -> Path:
         """The directory of the comparison; its report is ``compare.html`` there."""
-        return Path(self.document["dir"])
+        return Path(self.base, self.document["dir"])
 
     def rows(self) -> list[dict[str, Any]]:
         """A row for each method and density: the mean over seeds, half of its 95% interval, differences to the controls."""
@@ -278,18 +281,40 @@ class CompareResult(Answer):
 class PruneResult(Answer):
     """A pruned model."""
 
-    network: Model | None = None
-    """The pruned network, if nnz trained it."""
+    network: Any = None
+    """The pruned network, if it was written for this answer alone."""
+    reader: Any = None
+    """The class of the model of transformers that was given."""
+    packed: bool = False
+    """Whether the file leaves zeros out, which transformers does not read."""
 
     @property
-    def model(self) -> Model:
-        """The pruned network."""
+    def model(self) -> Any:
+        """The pruned network: a Model, or of what transformers loads a model of its kind."""
+        from ._errors import Error
         from ._model import load
 
-        return self.network if self.network is not None else load(self.document["output"])
+        if self.network is not None:
+            return self.network
+        path = Path(self.base, self.document["output"])
+        if self.reader is not None and not self.packed:
+            return self.reader.from_pretrained(path)
+        if self.reader is not None:
+            raise Error(f"{path} leaves zeros out, which transformers does not read; prune with layout='dense'")
+        if path.is_dir():
+            raise Error(f"{path} is a folder for the program that it came from, such as transformers; load it with from_pretrained")
+        return load(path)
+
+    @property
+    def density(self) -> float:
+        """Connections / entries that are left."""
+        document = self.document if "density" in self.document else self.document["after"]
+        return float(document["density"])
 
     def rows(self) -> list[dict[str, Any]]:
-        """Before and after."""
+        """Before and after; of a model of another program a row for each matrix."""
+        if "after" not in self.document and isinstance(self.document.get("layers"), list):
+            return [{**row, "density": row["nonzeros"] / max(row["entries"], 1)} for row in self.document["layers"]]
         known = [(k, self.document[k]) for k in ("before", "after") if isinstance(self.document.get(k), dict)]
         return [{"": k, **v} for k, v in known] or super().rows()
 
@@ -320,13 +345,17 @@ class InspectResult(Answer):
     """What a model consists of."""
 
     path: str | None = None
-    """The model's file."""
+    """The model's file, if it was read from one."""
+    network: Model | None = None
+    """The model, if it was in memory."""
 
     def rows(self) -> list[dict[str, Any]]:
-        """A row for each weight."""
+        """A row for each weight; of a history, what became of its connections."""
         layers = self.document.get("layers") if isinstance(self.document, dict) else None
         if not layers:
             return super().rows()
+        if "moves" in layers[0]:
+            return [moved(layer) for layer in layers]
 
         def flat(layer: dict[str, Any]) -> dict[str, Any]:
             out: dict[str, Any] = {}
@@ -343,18 +372,40 @@ class InspectResult(Answer):
         from ._html import table, topology
         from ._model import load
 
+        rows = self.rows()
         columns = ["name", "rows", "cols", "nonzeros", "density", "packed_bytes"]
-        html = table([{k: r.get(k) for k in columns if k in r} for r in self.rows()])
+        if rows and "born" not in rows[0]:
+            rows = [{k: r.get(k) for k in columns if k in r} for r in rows]
+        html = table(rows)
+        layers = self.network.layers if self.network else ()
         try:
-            layers = load(self.path).layers if self.path else ()
+            layers = layers or (load(Path(self.base, self.path)).layers if self.path else ())
         except (ValueError, OSError):
-            layers = ()
+            pass
         return html + "".join(topology(layer) for layer in layers[:4])
+
+
+def moved(layer: dict[str, Any]) -> dict[str, Any]:
+    """How the connections of a layer changed, in a row."""
+    moves = layer["moves"]
+    last = moves[-1] if moves else {"nonzeros": layer["start"], "overlap": 1.0, "age": None}
+    return {
+        "name": layer["name"],
+        "connections": last["nonzeros"],
+        "born": sum(m["born"] for m in moves),
+        "died": sum(m["died"] for m in moves),
+        "rewirings": len(moves),
+        "of_the_start": last["overlap"],
+        "mean_age": last["age"],
+    }
 
 
 @dataclass(frozen=True, repr=False)
 class ReproduceResult(Answer):
     """Claims and their verdicts; true if all of them hold."""
+
+    def __bool__(self) -> bool:
+        return self.yes and all(c["judgement"]["verdict"] == "holds" for c in self.document)
 
     def rows(self) -> list[dict[str, Any]]:
         """A row for each claim."""

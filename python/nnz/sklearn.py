@@ -43,6 +43,8 @@ from ._nnz import Network
 
 __all__ = ["SparseAutoencoder", "SparseMLPClassifier", "SparseMLPRegressor"]
 
+_ACTIVATIONS = ("identity", "relu", "logistic", "tanh", "gelu", "silu", "elu", "leaky-relu")
+
 _PARAMETERS = """
     Parameters
     ----------
@@ -136,6 +138,8 @@ def _number(name, value, low, high=math.inf, *, whole=False, open_low=False, ope
     right = numbers.Integral if whole else numbers.Real
     if not isinstance(value, right) or isinstance(value, (bool, np.bool_)):
         raise TypeError(f"{name} must be {'an integer' if whole else 'a number'}, got {value!r}")
+    if value in (math.inf, -math.inf):
+        raise ValueError(f"{name} must be finite, got {value}")
     low_ok = value > low if open_low else value >= low
     high_ok = value < high if open_high else value <= high
     if not (low_ok and high_ok):
@@ -157,11 +161,15 @@ def _flag(name, value):
     return bool(value)
 
 
-def _plain(value):
+def _plain(name, value):
     """An option as JSON has it."""
     if isinstance(value, np.generic):
-        return value.item()
-    raise TypeError(f"an option of a method is a number, a text, a bool or a list, got {value!r}")
+        value = value.item()
+    if isinstance(value, (list, tuple)):
+        return [_plain(name, v) for v in value]
+    if not isinstance(value, (str, bool, int, float)) or isinstance(value, float) and not math.isfinite(value):
+        raise TypeError(f"{name}: an option of a method is a finite number, a text, a bool or a list, got {value!r}")
+    return value
 
 
 class _SparseNetwork(BaseEstimator):
@@ -235,7 +243,10 @@ class _SparseNetwork(BaseEstimator):
 
     def _hidden(self):
         sizes = self.hidden_layer_sizes
-        sizes = [sizes] if isinstance(sizes, numbers.Integral) else list(sizes)
+        if isinstance(sizes, numbers.Number):
+            sizes = [sizes]
+        if isinstance(sizes, (str, bytes, dict)) or not hasattr(sizes, "__iter__"):
+            raise TypeError(f"hidden_layer_sizes must be widths of layers, such as (100,), or () for none, got {sizes!r}")
         return [_number("a size in hidden_layer_sizes", n, 1, whole=True) for n in sizes]
 
     def _optimizer(self):
@@ -271,6 +282,8 @@ class _SparseNetwork(BaseEstimator):
         options = {} if self.method_options is None else self.method_options
         if not isinstance(options, dict):
             raise TypeError(f"method_options must be a dict or None, got {options!r}")
+        if "density" in options:
+            raise ValueError(f"method_options must leave out density, a parameter of its own; give density={options['density']!r}")
         if self.method is not None and not isinstance(self.method, str):
             raise TypeError(f"method must be the key of a method or None, got {self.method!r}")
         patience, tol = self.n_iter_no_change, self.tol
@@ -279,10 +292,10 @@ class _SparseNetwork(BaseEstimator):
         return {
             "task": self._task,
             "hidden": self._hidden(),
-            "activation": self.activation,
+            "activation": _choice("activation", self.activation, _ACTIVATIONS),
             "method": self.method,
             "density": density,
-            "options": options,
+            "options": {str(k): _plain(f"method_options[{k!r}]", v) for k, v in options.items()},
             "optimizer": self._optimizer(),
             "schedule": _choice("learning_rate", self.learning_rate, ("constant", "cosine", "step")),
             "epochs": _number("max_iter", self.max_iter, 1, 2**31 - 1, whole=True),
@@ -342,7 +355,7 @@ class _SparseNetwork(BaseEstimator):
             seed = int(check_random_state(self.random_state).randint(np.iinfo(np.int32).max))
         double = X.dtype != np.float32 if earlier is None else earlier.about()["double"]
         settings = self._settings(X.shape[0], seed, bool(double))
-        text = json.dumps(settings, default=_plain)
+        text = json.dumps(settings)
         progress = self._say if self.verbose else None
         network = Network.train(text, self._rows(X), y, outputs, weights, begin, earlier, progress)
         about = network.about()
@@ -508,7 +521,21 @@ class SparseMLPClassifier(ClassifierMixin, _SparseNetwork):
                 raise ValueError(
                     f"`classes={classes}` is not the same as on last call to partial_fit, was: {self.classes_}"
                 )
+        if isinstance(self.class_weight, str) and self.class_weight == "balanced":
+            raise ValueError(
+                "class_weight='balanced' is not for partial_fit, which sees some rows at a time; give the weights as a dict, such as "
+                "those of sklearn.utils.class_weight.compute_class_weight over all rows"
+            )
         return self._whole_or_not_at_all(lambda: self._fit(X, y, sample_weight, "state", classes))
+
+    def _weights_of_classes(self, names, y, places):
+        """The weight of each row by its class."""
+        if not isinstance(self.class_weight, dict):
+            return compute_sample_weight(self.class_weight, y)
+        if strange := [c for c in self.class_weight if c not in names]:
+            raise ValueError(f"class_weight has classes that are not in y: {strange}, beside {names}")
+        # The rows of a call need not have every class.
+        return np.array([self.class_weight.get(c, 1.0) for c in names.tolist()], dtype=np.float64)[places]
 
     def _fit(self, X, y, sample_weight, begin, classes):
         X, y = self._checked(X, y, reset=begin == "new" or not hasattr(self, "_network"), multi_output=True)
@@ -527,7 +554,7 @@ class SparseMLPClassifier(ClassifierMixin, _SparseNetwork):
             raise ValueError(f"`y` has classes that were not there before: {np.unique(y[strange])}, beside {names}")
         weights = self._weights(sample_weight, X)
         if self.class_weight is not None:
-            each = compute_sample_weight(self.class_weight, y)
+            each = self._weights_of_classes(names, y, places)
             weights = each if weights is None else weights * each
             weights = self._weights(weights, X)
         X, places, weights = _kept(X, places.astype(np.uint32), weights)
@@ -596,11 +623,23 @@ class SparseMLPRegressor(RegressorMixin, _SparseNetwork):
                 raise ValueError(f"y has {y.shape[1]} columns, and had {len(center)} before")
         else:
             center = np.average(y, axis=0, weights=weights)
-            scale = np.sqrt(np.average((y - center) ** 2, axis=0, weights=weights))
+            # In units of the largest, so that squares neither overflow nor vanish.
+            largest = np.abs(y - center).max(axis=0)
+            largest[~(largest > 0)] = 1.0
+            scale = largest * np.sqrt(np.average(((y - center) / largest) ** 2, axis=0, weights=weights))
             scale[~(scale > 0)] = 1.0
+        if not (np.isfinite(center).all() and np.isfinite(scale).all()) or np.abs(y).max() > np.finfo(X.dtype).max / 4:
+            raise ValueError(f"y has values up to {np.abs(y).max():.3g}, too large to compute with in {X.dtype}; divide y by a number")
         self._units = (center, scale, flat)
         targets = np.ascontiguousarray((y - center) / scale, dtype=np.float32)
         return self._train(X, targets, y.shape[1], weights, begin)
+
+    def _layers(self, name):
+        # The last layer shown answers in the units of the targets.
+        *before, (outputs, inputs, starts, columns, values, bias) = super()._layers(name)
+        center, scale, _ = self._units
+        values = (values * np.repeat(scale, np.diff(starts))).astype(values.dtype)
+        return [*before, (outputs, inputs, starts, columns, values, (bias * scale + center).astype(bias.dtype))]
 
     def predict(self, X):
         """Targets of every row, of the shape that y had."""

@@ -50,6 +50,7 @@ impl Model {
         weights: Vec<Bound<'_, PyAny>>,
         biases: Vec<PyReadonlyArray1<'_, f32>>,
         classes: Vec<String>,
+        texts: bool,
         regression: bool,
     ) -> PyResult<Self> {
         let matrices = weights.iter().map(matrix).collect::<PyResult<Vec<_>>>()?;
@@ -89,6 +90,7 @@ impl Model {
             data: "arrays".into(),
             method: "given as arrays".into(),
             prunable: true.into(),
+            texts,
             task,
             dtype: Default::default(),
             encoding: None,
@@ -183,6 +185,7 @@ impl Model {
     /// Writes it as a file that every command reads; with `dense`, zeros too.
     #[pyo3(signature = (path, dense=false))]
     fn save(&self, py: Python<'_>, path: PathBuf, dense: bool) -> PyResult<()> {
+        nnz_cli::writable(&path).map_err(value)?;
         let packing = if dense { Packing::Dense } else { Packing::Smallest };
         py.detach(|| computing(|| save_model(&path, &self.network, &self.header, packing))).map_err(value)
     }

@@ -4,7 +4,7 @@ use crate::arrays::slice;
 use crate::error::{kind, value};
 use crate::threads::{computing, spawn};
 use nnz::core::{Dense, Setting};
-use nnz::engine::data::{Dataset, Inputs, Normalization, SparseRows, Split};
+use nnz::engine::data::{DataError, Dataset, Inputs, Normalization, SparseRows, Split};
 use nnz::engine::file::{Header, Packing, model_bytes, parse_model};
 use nnz::engine::layers::{Activation, Flatten, Function, Linear, Relu};
 use nnz::engine::{
@@ -266,6 +266,32 @@ impl Settings {
         }
     }
 
+    /// Refuses to begin with the network of an earlier training, of density `has`, what it cannot become. A new run of the method would
+    /// begin at density `born`.
+    fn renews(&self, earlier: &Self, has: f64, born: f64) -> Result<(), Error> {
+        let same = [
+            ("hidden_layer_sizes", self.hidden == earlier.hidden),
+            ("activation", self.activation == earlier.activation),
+        ];
+        if let Some((name, _)) = same.iter().find(|(_, same)| !same) {
+            return Err(Error::Refused(format!(
+                "{name} has changed since the last fit, and warm_start begins with its network; fit anew with warm_start=False"
+            )));
+        }
+        let asked = |s: &Self| if s.method.is_some() { s.density } else { Some(1.0) };
+        let (Some(now), Some(before)) = (asked(self), asked(earlier)) else { return Ok(()) };
+        // Half of the change, since densities are rounded to connections.
+        let near = (now - before).abs() / 2.0;
+        // No method makes a network denser as a whole, and one that is born at its density keeps the number of connections.
+        match near > 0.0 && (now - has > near || has - now > near && born - now < near) {
+            false => Ok(()),
+            true => Err(Error::Refused(format!(
+                "density is now {now}, but warm_start goes on with the connections of the last fit, of density {has:.4}; fit \
+                 anew with warm_start=False, or keep the density"
+            ))),
+        }
+    }
+
     /// The method for a run, and a remark on its options.
     fn method(&self, run: &Setting) -> nnz::core::Result<(nnz::core::MethodInstance, Option<String>)> {
         let Some(key) = &self.method else {
@@ -390,6 +416,10 @@ impl From<Failure> for PyErr {
             Failure::Engine(Error::NonFinite { loss, step, layer }) => value(format!(
                 "the loss is {loss} at step {step}{layer}; a smaller learning_rate_init, or scaled inputs, usually help"
             )),
+            Failure::Engine(Error::Data(DataError::Fraction { fraction, rows, .. })) => value(format!(
+                "validation_fraction {fraction} of {rows} rows holds out too few or too many; give another fraction, more rows, or \
+                 early_stopping=False"
+            )),
             Failure::Engine(e) => value(e),
             Failure::Stopped => value("the training was stopped"),
         }
@@ -406,6 +436,7 @@ impl<T: Number> Kept<T> {
             data: "arrays in memory".into(),
             method: settings.method.clone().unwrap_or_else(|| "dense training".into()),
             prunable: settings.training().prunable(),
+            texts: false,
             encoding: None,
             task: settings.task,
             scales: vec![[0.0, 1.0]; targets],
@@ -451,7 +482,11 @@ impl<T: Number> Kept<T> {
                 // The same rule, perhaps with other constants.
                 trainer.optimizer.spec = settings.optimizer;
             }
-            (None, Some(earlier)) => trainer.begin_with(earlier.network.model().clone())?,
+            (None, Some(earlier)) => {
+                let model = earlier.network.model();
+                settings.renews(&earlier.about.settings, model.density(), trainer.model.density())?;
+                trainer.begin_with(model.clone())?;
+            }
             (_, None) => {}
         }
         if from == Begin::State {

@@ -90,6 +90,69 @@ def test_texts_and_tables(digits, here):
         trained.model().predict(X)
 
 
+def test_arrays_of_objects_are_read_as_what_they_hold(digits):
+    X, y = digits
+    want = nnz.train((X, y), run_dir="want", **SMALL)
+    assert same(nnz.train((X.astype(object), y.astype(object)), run_dir="objects", **SMALL), want)
+    assert np.array_equal(want.model().predict(X.astype(object)), want.model().predict(X))
+
+
+@pytest.mark.parametrize("names", [("01", "1", "2"), ("0", "1", "2"), ("1", "1.0", "1e0")])
+def test_labels_that_are_texts_come_back_as_texts(digits, names):
+    X, y = digits
+    texts = np.array(names)[y]
+    for x in (X, np.clip(X * 30 + 100, 0, 255).astype(np.uint8)):
+        model = nnz.train((x, texts), run_dir=f"{names}{x.dtype}", **{**SMALL, "epochs": 4}).model()
+        found = model.predict(x)
+        assert found.dtype.kind == "U" and set(found) <= set(names) and (found == texts).mean() > 0.4
+        again = nnz.load(model.save("m.safetensors")).predict(x)
+        assert np.array_equal(found, again)
+    numbers = nnz.train((X, y), run_dir=f"{names}numbers", **SMALL).model().predict(X)
+    assert numbers.dtype == np.int64
+
+
+def test_text_names_of_given_networks_stay_texts():
+    model = nnz.from_arrays([np.eye(2)], classes=["1", "0"])
+    assert model.predict([[1.0, 0.0]]).tolist() == ["1"]
+    assert nnz.from_arrays([np.eye(2)], classes=[1, 0]).predict([[1.0, 0.0]]).tolist() == [1]
+
+
+def test_rows_that_are_no_numbers_have_no_answer(digits):
+    sparse = pytest.importorskip("scipy.sparse")
+    X, y = digits
+    pictures = np.clip(X * 30 + 100, 0, 255).astype(np.uint8).reshape(-1, 3, 4)
+    for x in (X, pictures):
+        model = nnz.train((x, y), run_dir=str(x.ndim), **SMALL).model()
+        for bad in (np.nan, np.inf, -np.inf, 1e300):
+            wrong = x.astype(np.float64) / x.max()
+            wrong[3].flat[5] = bad
+            for of in (model.predict, model.predict_proba, model.outputs, lambda rows: nnz.predict(model, rows)):
+                with pytest.raises(nnz.Error, match="row 3, value 5 is .*; drop the row or fill the value in"):
+                    of(wrong)
+                with pytest.raises(nnz.Error, match="row 3, value 5 is"):
+                    of(wrong.astype(object))
+    model = nnz.train((X, y), run_dir="rows", **SMALL).model()
+    wrong = sparse.csr_array(np.round(X))
+    wrong.data[wrong.indptr[7]] = np.nan
+    with pytest.raises(nnz.Error, match=f"row 7, value {wrong.indices[wrong.indptr[7]]} is NaN"):
+        model.predict(wrong)
+
+
+def test_pixels_are_not_read_in_another_scale(digits):
+    X, y = digits
+    pixels = np.clip(X * 30 + 100, 0, 255).astype(np.uint8)
+    model = nnz.train((pixels, y), **{**SMALL, "epochs": 4}).model()
+    want = model.predict(pixels)
+    assert (model.predict(pixels / 255) == want).mean() > 0.99
+    for wrong in (pixels.astype(int), pixels.astype(np.float32)):
+        for of in (model.predict, model.predict_proba, lambda x: nnz.eval(model, (x, y)), lambda x: nnz.prune(model, method="magnitude", density=0.1, data=(x, y))):
+            with pytest.raises(nnz.Error, match="the network learned from values of 0 to 1; give bytes .uint8., which are divided by 255"):
+                of(wrong)
+    # Numbers of another scale to learn from are their own scale.
+    standard = nnz.train((X.reshape(-1, 3, 4) * 100, y), run_dir="wide", **SMALL).model()
+    assert standard.predict(X.reshape(-1, 3, 4) * 100).shape == y.shape
+
+
 def test_a_test_split_may_be_given(digits):
     X, y = digits
     found = nnz.train((X[:200], y[:200]), test=(X[200:], y[200:]), **SMALL)
@@ -115,7 +178,12 @@ def test_regression(digits):
         ((np.zeros((0, 2)), []), "holds nothing"),
         ((np.zeros((3, 2)), [0, 1]), "2 labels for 3 rows"),
         ((np.zeros((3, 2)), np.zeros((3, 2))), "one a row"),
-        ((np.zeros((3, 2)), [None, 1, 2]), "labels"),
+        ((np.zeros((3, 2)), [None, 1, 2]), r"labels\[0\] is None, where numbers or texts are read"),
+        ((np.zeros((3, 2)), np.array(["a", 1, 2], object)), r"labels\[1\] is 1, where texts are read"),
+        ((np.array([[1, None]] * 3, object), [0, 1, 0]), r"X\[0, 1\] is None, where numbers are read"),
+        ((np.array([[1, "2"]] * 3, object), [0, 1, 0]), r"X\[0, 1\] is '2', .* encode texts first"),
+        ((np.full((30, 2), 1e300), [0, 1] * 15), "value 0 is 1e300; drop the row"),
+        ((np.zeros((3, 2)), [0, 1, 1e300]), "row 2 has label 1e300; drop"),
         ((np.zeros((3, 2)), [0, 1, float("nan")]), "row 2 has label NaN"),
         ((np.full((30, 2), np.nan), [0, 1] * 15), "row ., value 0 is NaN; drop the row"),
         ([[1, 2], [3]], "different lengths"),

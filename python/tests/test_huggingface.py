@@ -40,6 +40,32 @@ def test_a_folder_goes_in_and_comes_out(here):
     assert np.isfinite(loaded(torch.arange(4)[None]).logits.detach().numpy()).all()
 
 
-def test_a_tokenizer_needs_its_model():
+def test_a_named_folder_is_loaded_too(here):
+    model = llama()
+    found = nnz.prune(model, method="magnitude", density=0.25, output="small", layout="dense", quiet=True)
+    assert type(found.model) is type(model) and density(found.model) == pytest.approx(0.25, abs=0.01)
+    assert found.density == pytest.approx(0.25, abs=0.01)
+    assert "<th>density</th>" in found._repr_html_()
+    packed = nnz.prune(model, method="magnitude", density=0.25, output="packed", quiet=True)
+    with pytest.raises(nnz.Error, match="leaves zeros out, which transformers does not read; prune with layout='dense'"):
+        packed.model
+    model.save_pretrained(here / "big")
+    of_folder = nnz.prune("big", method="magnitude", density=0.5, output="half", layout="dense", quiet=True)
+    with pytest.raises(nnz.Error, match="half is a folder .* load it with from_pretrained"):
+        of_folder.model
+    with pytest.raises(nnz.Error, match="^output: this model becomes a file or a folder"):
+        nnz.prune("big", method="magnitude", density=0.5, quiet=True)
+
+
+def test_a_tokenizer_needs_its_model(here):
     with pytest.raises(TypeError, match="tokenizer"):
         nnz.prune("folder", method="magnitude", density=0.5, tokenizer=object())
+    with pytest.raises(TypeError, match="tokenizer: expected a tokenizer of transformers, got int"):
+        nnz.prune(llama(), method="magnitude", density=0.5, tokenizer=3)
+    (here / "t.txt").write_text("a text " * 500)
+    with pytest.raises(nnz.Error, match="^model: its tokenizer reads the text; give it, too"):
+        nnz.prune(llama(), method="wanda", density=0.5, calibrate="t.txt", quiet=True)
+    with pytest.raises(nnz.Error, match="give a text with calibrate$"):
+        nnz.prune(llama(), method="wanda", density=0.5, quiet=True)
+    with pytest.raises(TypeError, match="Linear is a module of PyTorch; nnz.torch.prune"):
+        nnz.prune(torch.nn.Linear(3, 3), method="magnitude", density=0.5)

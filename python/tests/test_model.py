@@ -75,6 +75,29 @@ def test_a_file_comes_back(model, digits, here):
         model.save("no/such/folder/m.safetensors")
 
 
+def test_a_network_in_memory_is_the_one_that_commands_see(model, digits, here):
+    path = model.save("m.safetensors")
+    held = nnz.load(path)
+    nnz.prune(held, method="magnitude", density=0.02).model.save(path)
+    assert nnz.load(path).nonzeros < held.nonzeros == model.nonzeros
+    assert nnz.inspect(held).nonzeros == held.nonzeros
+    assert nnz.prune(held, method="magnitude", density=0.05).before.nonzeros == held.nonzeros
+    assert nnz.eval(held, digits, split="all").score == nnz.eval(model, digits, split="all").score
+    for of, name in ((held, "held"), (model, "model")):
+        nnz.convert(of, output=f"{name}.safetensors")
+    assert (here / "held.safetensors").read_bytes() == (here / "model.safetensors").read_bytes()
+    (here / "m.safetensors").unlink()
+    assert nnz.inspect(held).nonzeros == held.nonzeros
+
+
+def test_a_network_in_memory_is_shown(model):
+    made = nnz.from_arrays([np.ones((2, 3))])
+    for of, path in ((model, model.path), (made, None)):
+        look = nnz.inspect(of)
+        assert look.path == path and "<svg" in look._repr_html_()
+    assert "<svg" in nnz.inspect(model.path)._repr_html_()
+
+
 def test_networks_are_made_of_arrays():
     sparse = pytest.importorskip("scipy.sparse")
     rng = np.random.default_rng(1)
@@ -108,6 +131,15 @@ def test_networks_are_made_of_arrays():
         (lambda: nnz.from_arrays([np.ones((2, 3))], task="clustering"), "clustering"),
         (lambda: nnz.from_arrays([np.ones((2, 3))]).predict(np.ones((2, 4))), "rows of 4 numbers, but the network takes 3"),
         (lambda: nnz.save("model", "x"), "expected a Model"),
+        (lambda: nnz.from_arrays(3), "weights: expected a list, one entry for each layer, got int"),
+        (lambda: nnz.from_arrays([np.ones((2, 3))], 3), "biases: expected a list, one entry for each layer, got int"),
+        (lambda: nnz.from_arrays([np.ones((2, 3))], classes=3), "classes: expected a list, one entry for each class, got int"),
+        (lambda: nnz.from_arrays([np.ones((2, 3))]).save("z.onnx"), "z.onnx: networks that nnz trained are written as safetensors"),
+        (lambda: nnz.from_arrays([np.ones((2, 3))]).save("z.pt"), "files of the kind .pt are not written"),
+        (
+            lambda: nnz.prune(nnz.from_arrays([np.ones((2, 3))]), method="magnitude", density=0.5, output="z.onnx"),
+            "z.onnx: networks that nnz trained are written as safetensors",
+        ),
     ],
 )
 def test_what_does_not_fit_is_said(make, says):

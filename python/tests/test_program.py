@@ -17,6 +17,12 @@ import nnz
 SMALL = dict(method="rigl", density=0.2, epochs=2, model="mlp:12-16-3", quiet=True)
 
 
+@pytest.fixture(scope="module")
+def small(digits, tmp_path_factory):
+    """A network of density 0.2, in memory."""
+    return nnz.train(digits, **SMALL, no_controls=True, run_dir=tmp_path_factory.mktemp("small") / "r").model()
+
+
 def train(data, **more):
     return nnz.train(data, **{**SMALL, **more})
 
@@ -116,13 +122,113 @@ def test_sentences_are_those_of_the_program():
         nnz.train("mnist", method="rigl", density=2)
     with pytest.raises(ValueError, match="no method .*rigl"):
         nnz.show("rigll")
-    with pytest.raises(nnz.Error, match="invalid value 'adamm' for '--optimizer"):
+    with pytest.raises(nnz.Error, match="optimizer: expected one of .*adam.*, got 'adamm'"):
         nnz.train("mnist", method="rigl", optimizer="adamm")
     with pytest.raises(FileNotFoundError):
         nnz.train("no-such.npz", method="rigl")
     with pytest.raises(nnz.Error, match="cannot be used with"):
         nnz.train("mnist", method="rigl", density=0.1, sparsity=0.9)
     assert issubclass(nnz.Error, ValueError)
+
+
+@pytest.mark.parametrize(
+    "call, says",
+    [
+        (lambda m, d: nnz.train(d, method="set", epochs="a"), "^epochs: expected a whole number from 0 on, got 'a'$"),
+        (lambda m, d: nnz.train(d, method="set", seed=-1), "^seed: expected a whole number from 0 on, got -1$"),
+        (lambda m, d: nnz.train(d, method="set", density="a"), "^density: expected a number, got 'a'$"),
+        (lambda m, d: nnz.train(d, method="set", seeds=0), r"^seeds: expected 1 to \d+, got 0$"),
+        (lambda m, d: nnz.train(d, method="set", density=0.1, sparsity=0.9), "^the argument density cannot be used with sparsity$"),
+        (lambda m, d: nnz.prune(m, method="snip", density=0.05), "measures on data: give `data=DATA`$"),
+        (lambda m, d: nnz.prune(m, method="magnitude", density=0.05, finetune=2), "required arguments were not provided: data$"),
+        (lambda m, d: nnz.prune(m, method="set", density=0.05), "methods that prune a trained model are those that start from all of its weights, such as magnitude, lamp"),
+        (lambda m, d: nnz.prune(m, method="magnitude", density=0.05, calibrate="t.txt"), "^calibrate is for models .* data set of data$"),
+        (lambda m, d: nnz.prune(m, method="magnitude", density=0.9), r"^model has density 0\.\d+ already"),
+        (lambda m, d: nnz.prune(m, method="magnitude", density=0.05, calibrate="its own text\n" * 300), r"^calibrate: 'its own text.* \(\d+ characters\) is no path"),
+        (lambda m, d: nnz.perplexity("no.gguf", "a long text " * 300), "^text: 'a long text.* is no path"),
+        (lambda m, d: nnz.bench(), r"^bench\(\) lacks 'model'; or call one of its functions: kernels"),
+        (lambda m, d: nnz.adapter(), "^nnz.adapter is called by its functions: take, fuse"),
+        (lambda m, d: nnz.run("nope"), r"^no recipe `nope` \(`nnz.methods\(\)` lists what there is, `nnz.show\(KEY\)` its recipes\)"),
+        (lambda m, d: nnz.show("rigll"), r"`nnz.methods\(\)` lists them"),
+        (lambda m, d: nnz.train((d[0][:2], d[1][:2]), method="set", density=0.3), "^data: .*name a test file .`test=FILE`.|^data: "),
+    ],
+)
+def test_sentences_are_in_the_words_of_python(small, digits, call, says):
+    with pytest.raises((TypeError, ValueError), match=says) as said:
+        call(small, digits)
+    text = str(said.value)
+    assert "--" not in text and "/nnz-" not in text and "\n" not in text and "digit found" not in text and len(text) < 400
+
+
+def test_sentences_on_tables_say_what_tables_can(digits):
+    pandas = pytest.importorskip("pandas")
+    X, y = digits
+    frame = pandas.DataFrame(X[:, :3], columns=["a", "b", "c"]).assign(kind=np.array(["ant", "bee", "cow"])[y])
+    holes = frame.assign(a=np.where(np.arange(240) == 3, np.nan, 1.0))
+    twice = frame.set_axis(["a", "b", "a", "kind"], axis=1)
+    for data, more, says in (
+        (frame, {}, "^data: which column has the answers. target=COL, one of `a`"),
+        (holes, {"target": "kind"}, r'missing="mean", "median".*leave the column out \(`.drop\(columns="COL"\)`\)$'),
+        (twice, {"target": "kind"}, "^data: line 1: two columns are named `a`; rename one$"),
+        ((frame, y), {}, "data: X: column 'kind' holds no numbers; encode it first, or give one DataFrame with the answers in it"),
+    ):
+        with pytest.raises((TypeError, ValueError), match=says) as said:
+            nnz.train(data, method="set", density=0.3, quiet=True, **more)
+        assert "?" not in str(said.value).replace("answers?", "") and "--" not in str(said.value)
+
+
+def test_a_file_that_is_not_there_is_one_everywhere():
+    no = "no.safetensors"
+    for call in (
+        lambda: nnz.prune(no, method="magnitude", density=0.1),
+        lambda: nnz.eval(no),
+        lambda: nnz.inspect(no),
+        lambda: nnz.bench(no),
+        lambda: nnz.convert(no, output="x.safetensors"),
+        lambda: nnz.predict(no, "x.csv"),
+        lambda: nnz.predict(no, np.ones((2, 2))),
+        lambda: nnz.perplexity("no.gguf", "no.txt"),
+        lambda: nnz.adapter.fuse(no, "a", output="b"),
+        lambda: nnz.run("no.toml"),
+        lambda: nnz.load(no),
+    ):
+        with pytest.raises(nnz.MissingFile, match="No such file"):
+            call()
+    with pytest.raises(nnz.Error, match="are not written") as said:
+        nnz.convert(no, output="no.pt")
+    assert not isinstance(said.value, nnz.MissingFile)
+
+
+def test_answers_stay_where_they_were_made(digits, here, monkeypatch):
+    found = train(digits, no_controls=True)
+    pruned = nnz.prune(found.model(), method="magnitude", density=0.1, output="p.safetensors")
+    (here / "elsewhere").mkdir()
+    monkeypatch.chdir(here / "elsewhere")
+    assert found.model().nonzeros > pruned.model.nonzeros > 0 and found.report.is_file() and found.curves()
+    assert pruned.density == pruned.after.density == pruned.model.density
+
+
+def test_notebooks_show_what_answers_hold(digits):
+    found = train(digits, no_controls=True, epochs=10, set={"every": "2 steps"})
+    history = nnz.inspect(found.run_dir, history=True)
+    assert history.rows()[0]["rewirings"] > 0 and history.rows()[0]["born"] > 0
+    assert "<th>born</th>" in history._repr_html_() and "<th>mean age</th>" in history._repr_html_()
+    shown = nnz.show("rigl")._repr_html_()
+    assert "<h4>docs</h4>" in shown and "fraction" in shown and "<td>Evci" not in shown.split("<h4>")[0]
+    heads = re.findall("<th>(.*?)</th>", nnz.doctor()._repr_html_())
+    assert heads[0] == "what", heads
+
+
+def test_claims_that_are_not_shown_are_not_true():
+    from nnz._results import ReproduceResult
+
+    def claims(*verdicts):
+        return [{"recipe": "r", "claim": {"statement": "s"}, "judgement": {"verdict": v}} for v in verdicts]
+
+    assert ReproduceResult(claims("holds", "holds")) and not ReproduceResult(claims("holds", "not-shown"))
+    assert not ReproduceResult(claims("holds"), yes=False)
+    smoke = nnz.reproduce("rigl", scale="smoke", quiet=True)
+    assert bool(smoke) == all(r["verdict"] == "holds" for r in smoke.rows())
 
 
 def test_nothing_is_written_to_stdout(capfd, digits):

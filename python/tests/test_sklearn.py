@@ -105,6 +105,25 @@ def test_several_targets_in_their_own_units():
     assert one.predict(X).shape == y.shape
 
 
+def test_the_weights_shown_predict_targets_in_their_units():
+    X, y = rows(SparseMLPRegressor)
+    for targets in (1e6 + 100 * y, np.column_stack([y, 1e3 - 7 * y])):
+        for dtype, far in ((np.float64, 1e-12), (np.float32, 1e-5)):
+            network = made(SparseMLPRegressor).fit(X.astype(dtype), targets)
+            (w1, w2), (b1, b2) = network.coefs_, network.intercepts_
+            shown = np.maximum(X.astype(dtype) @ w1 + b1, 0) @ w2 + b2
+            np.testing.assert_allclose(shown.reshape(targets.shape), network.predict(X.astype(dtype)), rtol=far, atol=far * 1e3)
+            assert w1.dtype == w2.dtype == b2.dtype == dtype
+
+
+def test_large_targets_are_predicted_or_refused():
+    X, y = rows(SparseMLPRegressor)
+    found = made(SparseMLPRegressor).fit(X, y * 1e200).predict(X)
+    np.testing.assert_allclose(found / 1e200, made(SparseMLPRegressor).fit(X, y).predict(X), rtol=1e-3, atol=1e-3)
+    with pytest.raises(ValueError, match="too large to compute with in float32; divide y"):
+        made(SparseMLPRegressor).fit(X.astype(np.float32), y * 1e200)
+
+
 def test_codes_rebuild_rows():
     train, test, *_ = digits()
     network = SparseAutoencoder((128, 16), density=0.2, random_state=0, max_iter=60).fit(train)
@@ -206,6 +225,18 @@ def test_weights_of_classes():
     assert bits(by_class) == bits(by_row)
 
 
+def test_weights_of_classes_hold_for_rows_without_them():
+    X, y = rows(SparseMLPClassifier)
+    few = y > 0
+    one = made(SparseMLPClassifier, class_weight={0: 2.0, 1: 3.0}).partial_fit(X[few], y[few], classes=[0, 1, 2])
+    other = made(SparseMLPClassifier).partial_fit(X[few], y[few], [0, 1, 2], sample_weight=np.array([2.0, 3.0, 1.0])[y[few]])
+    assert bits(one) == bits(other)
+    with pytest.raises(ValueError, match="class_weight='balanced' is not for partial_fit"):
+        made(SparseMLPClassifier, class_weight="balanced").partial_fit(X, y, classes=[0, 1, 2])
+    with pytest.raises(ValueError, match="class_weight has classes that are not in y"):
+        made(SparseMLPClassifier, class_weight={7: 2.0}).fit(X, y)
+
+
 def test_a_seed_gives_the_same_bits_for_any_number_of_threads():
     code = """
 import hashlib, warnings
@@ -236,6 +267,27 @@ def test_warm_starts_go_on_from_the_weights():
     assert warm.density_ == cold.density_
     with pytest.raises(ValueError, match="not there before"):
         warm.fit(X, y + 1)
+
+
+def test_a_warm_start_cannot_change_what_it_begins_with():
+    X, y = rows(SparseMLPClassifier)
+    for density in (0.6, 0.1, None):
+        warm = made(SparseMLPClassifier, warm_start=True).fit(X, y).set_params(density=density)
+        if density is None:
+            warm.set_params(method=None)
+        with pytest.raises(ValueError, match="warm_start goes on with the connections of the last fit, of density 0.3"):
+            warm.fit(X, y)
+        assert warm.density_ == pytest.approx(0.3, abs=0.01)
+    pruned = made(SparseMLPClassifier, warm_start=True, method="magnitude").fit(X, y)
+    assert pruned.set_params(density=0.15).fit(X, y).density_ == pytest.approx(0.15, abs=0.01)
+    with pytest.raises(ValueError, match="^density is now 0.5"):
+        pruned.set_params(density=0.5).fit(X, y)
+    for name, other in {"activation": "tanh", "hidden_layer_sizes": (17,)}.items():
+        with pytest.raises(ValueError, match=f"^{name} has changed since the last fit"):
+            made(SparseMLPClassifier, warm_start=True).fit(X, y).set_params(**{name: other}).fit(X, y)
+    # The same settings go on, and so does another method of the same density.
+    same = made(SparseMLPClassifier, warm_start=True).fit(X, y)
+    assert same.set_params(method="set").fit(X, y).density_ == pytest.approx(0.3, abs=0.01)
 
 
 # --- the habits ---------------------------------------------------------------------------------------------------------
@@ -383,9 +435,19 @@ def test_the_example_runs():
         ({"hidden_layer_sizes": ("a",)}, TypeError, "hidden_layer_sizes"),
         ({"early_stopping": 1}, TypeError, "early_stopping"),
         ({"early_stopping": True, "validation_fraction": 1.0}, ValueError, "validation_fraction"),
-        ({"early_stopping": True, "validation_fraction": 1e-9}, ValueError, "validation fraction"),
+        ({"early_stopping": True, "validation_fraction": 1e-9}, ValueError, "validation_fraction .* early_stopping=False"),
         ({"n_iter_no_change": 0}, ValueError, "n_iter_no_change"),
         ({"tol": "x"}, TypeError, "tol"),
+        ({"tol": np.inf}, ValueError, "tol must be finite, got inf"),
+        ({"alpha": np.inf}, ValueError, "alpha must be finite"),
+        ({"epsilon": np.inf}, ValueError, "epsilon must be finite"),
+        ({"learning_rate_init": np.inf}, ValueError, "learning_rate_init must be finite"),
+        ({"activation": None}, ValueError, "activation must be one of identity, relu"),
+        ({"hidden_layer_sizes": None}, TypeError, r"hidden_layer_sizes must be widths of layers, such as \(100,\)"),
+        ({"hidden_layer_sizes": "100"}, TypeError, "hidden_layer_sizes must be widths"),
+        ({"method_options": {"fraction": "a"}}, ValueError, '`fraction` is a number, got "a"'),
+        ({"method_options": {"fraction": np.nan}}, TypeError, "method_options.'fraction'.: an option of a method is a finite number"),
+        ({"method_options": {"density": 0.3}}, ValueError, "density, a parameter of its own; give density=0.3"),
     ],
 )
 def test_one_clear_sentence(wrong, error, words):

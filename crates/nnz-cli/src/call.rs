@@ -7,7 +7,7 @@ use clap::{ArgAction, FromArgMatches};
 use nnz_core::Registry;
 use serde::Serialize;
 use std::any::TypeId;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
 /// What a command found.
@@ -84,7 +84,20 @@ fn failure(e: &anyhow::Error) -> Failure {
         return Failure::Interrupted { why, run };
     }
     let absent = |e: &std::io::Error| e.kind() == std::io::ErrorKind::NotFound;
+    // Errors of the engine, of lab and of foreign keep a path, and of what the system said the words.
+    let gone = |path: &Path, why: &str| !path.exists() && why.contains("(os error 2)");
     let missing = e.chain().any(|c| {
+        let file = match (c.downcast_ref(), c.downcast_ref(), c.downcast_ref()) {
+            (Some(nnz_engine::Error::File { path, why }), ..)
+            | (_, Some(nnz_lab::Error::File { path, why }), _)
+            | (_, Some(nnz_lab::Error::Engine(nnz_engine::Error::File { path, why })), _)
+            | (.., Some(nnz_foreign::Error::File { path, why }))
+            | (.., Some(nnz_foreign::Error::Engine(nnz_engine::Error::File { path, why }))) => Some((path, why)),
+            _ => None,
+        };
+        if file.is_some_and(|(path, why)| gone(path, why)) {
+            return true;
+        }
         let data = match c.downcast_ref() {
             Some(nnz_data::Error::Io { why, .. }) => Some(why),
             _ => match c.downcast_ref() {
@@ -248,6 +261,23 @@ mod tests {
             panic!()
         };
         assert!(missing);
+        for words in [
+            &["eval", "no/such.safetensors"][..],
+            &["inspect", "no/such.safetensors"],
+            &["convert", "no/such.safetensors", "--output", "x.safetensors"],
+            &["predict", "no/such.safetensors", "x.csv"],
+            &["bench", "no/such.onnx"],
+            &["perplexity", "no/such.gguf", "text.txt"],
+            &["run", "no/such.toml"],
+        ] {
+            let (Err(Failure::Failed { missing: true, .. }), _) = called(words, None) else { panic!("{words:?}") };
+        }
+        let (Err(Failure::Failed { why, missing: false }), _) =
+            called(&["convert", "no/such.safetensors", "--output", "no/such.pt"], None)
+        else {
+            panic!()
+        };
+        assert!(why.contains(".pt are not written"), "{why}");
     }
 
     #[test]

@@ -6,7 +6,7 @@ mod commands;
 mod ui;
 
 pub use call::{Answer, Argument, Described, Failure, call, described};
-pub use commands::model::outputs;
+pub use commands::model::{outputs, writable};
 pub use ui::{Caller, Event};
 
 use clap::{CommandFactory, FromArgMatches, Parser, Subcommand};

@@ -92,6 +92,7 @@ fn inputs(method: &'static Method, options: &Table) -> Result<Inputs, String> {
                     data: data.name.clone(),
                     method: "dense".into(),
                     prunable: false.into(),
+                    texts: false,
                     task: Task::Classification,
                     scales: Vec::new(),
                     dtype: Dtype::Native,

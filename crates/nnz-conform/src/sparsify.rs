@@ -180,6 +180,7 @@ impl Bench {
             data: self.ground.data.name.clone(),
             method: self.method.key.into(),
             prunable: false.into(),
+            texts: false,
             task: Task::Classification,
             scales: Vec::new(),
             dtype: Dtype::Native,

@@ -246,6 +246,14 @@ impl Method {
         Ok(known)
     }
 
+    /// What is wrong with an option that is no number where one is expected; its parser names no option.
+    fn mistyped(&self, options: &toml::Table) -> Option<String> {
+        let number = |v: &toml::Value| v.is_float() || v.is_integer();
+        let defaults = self.defaults();
+        let wrong = options.iter().find(|(key, v)| !number(v) && defaults.get(*key).is_some_and(number))?;
+        Some(format!("`{}` is a number, got {}", wrong.0, wrong.1))
+    }
+
     /// Fits options to a run: an interval in steps or epochs that `given` leaves open becomes a twentieth of the run, as the note
     /// says, if it never comes due in it, or, one in steps, fewer than five times: pruning step by step would then be pruning at
     /// once.
@@ -342,7 +350,9 @@ impl Method {
         let options = self.options(options)?;
         match self.entry {
             Entry::Sparsify(build) => {
-                build(options, setting).map_err(|message| Error::Options { method: self.key, message })?
+                let why = self.mistyped(&options);
+                build(options, setting)
+                    .map_err(|message| Error::Options { method: self.key, message: why.unwrap_or(message) })?
             }
             Entry::Run(_) => Err(Error::Refused(format!(
                 "{0} runs by itself and changes no network that trains; `nnz run {0}` runs it",

@@ -195,7 +195,7 @@ pub fn trained(work: &MethodInstance, shapes: &[Shape]) -> Result<()> {
     if work.sparsifier.initial_topologies(&shapes)?.is_some() {
         return Err(Error::Refused(
             "this method starts from a random topology and would throw the trained weights away; methods that prune a \
-             trained model are magnitude, gmp and snip"
+             trained model are those that start from all of its weights, such as magnitude, lamp, gmp, snip, grasp and wanda"
                 .into(),
         ));
     }

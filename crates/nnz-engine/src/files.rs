@@ -36,6 +36,9 @@ pub struct Header {
     /// Which weights are prunable.
     #[serde(rename = "prune_head")]
     pub prunable: Prunable,
+    /// Whether classes were given as texts, also where these look like numbers.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub texts: bool,
     /// How the columns of a table became inputs, see [`crate::data::Dataset::encoding`].
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub encoding: Option<serde_json::Value>,

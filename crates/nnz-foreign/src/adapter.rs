@@ -242,6 +242,7 @@ mod tests {
             data: data.into(),
             method: String::new(),
             prunable: false.into(),
+            texts: false,
             encoding: None,
             policy: Default::default(),
             task: Task::Classification,

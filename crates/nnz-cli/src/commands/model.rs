@@ -9,6 +9,7 @@ use nnz_data::{Store, fit_to, picture};
 use nnz_engine::data::{Dataset, Inputs, Normalization, Split};
 use nnz_engine::file::{Header, load_model, write_atomically};
 use nnz_engine::{Model, Storage, Task, Tensor, evaluate, ops::softmax_rows};
+use nnz_foreign::onnx::Target;
 use nnz_lab::inspect::{Inspection, inspect as inspect_model};
 use nnz_lab::report;
 use nnz_lab::run::record::METRICS;
@@ -133,7 +134,48 @@ pub fn fits(header: &Header, data: &Dataset) -> Result<()> {
             data.classes.len()
         );
     }
-    Ok(())
+    in_scale(header, &data.train.inputs, &format!("{}, train split", data.name))?;
+    in_scale(header, &data.test.inputs, &format!("{}, test split", data.name))
+}
+
+/// Refuses pictures that are numbers up to 255 for a network that learned from numbers up to 1, as bytes become.
+fn in_scale(header: &Header, inputs: &Inputs, place: &str) -> Result<()> {
+    let Normalization { mean, std, .. } = header.normalization;
+    // Numbers from 0 to 1 have no larger mean and no larger deviation. Columns that are scaled one by one have an encoding.
+    let unit = (0.0..=1.0).contains(&mean) && std <= 0.5;
+    if header.encoding.is_some() || !unit {
+        return Ok(());
+    }
+    let width = header.model.input.iter().product::<usize>().max(1);
+    let far = match inputs {
+        Inputs::Floats(v) => v.iter().position(|&x| x >= 2.0).map(|i| (i, f64::from(v[i]))),
+        Inputs::Doubles(v) => v.iter().position(|&x| x >= 2.0).map(|i| (i, v[i])),
+        Inputs::Bytes(_) | Inputs::Sparse(_) => None,
+    };
+    match far {
+        None => Ok(()),
+        Some((at, x)) => bail!(
+            "{place}: row {}, value {} is {x:?}, but the network learned from values of 0 to 1; give bytes (uint8), which are \
+             divided by 255, or divide yourself",
+            at / width,
+            at % width
+        ),
+    }
+}
+
+/// Refuses to write a network under the name of another format, which readers would take it for.
+///
+/// # Errors
+/// When the name ends in `.onnx` or as files that are not written, such as `.pt`.
+pub fn writable(path: &Path) -> Result<()> {
+    match Target::of(path)? {
+        Target::Onnx => bail!(
+            "{}: networks that nnz trained are written as safetensors; give a name that ends in .safetensors, and `nnz convert` \
+             makes ONNX of it",
+            path.display()
+        ),
+        Target::File | Target::Folder => Ok(()),
+    }
 }
 
 /// A model of nnz, and the data that it is measured on.
@@ -388,12 +430,17 @@ fn describe(i: &Inspection) -> String {
 /// # Errors
 /// When rows are none that it takes.
 pub fn outputs(model: &Model<f32>, header: &Header, inputs: &Inputs, rows: usize) -> Result<Vec<f32>> {
+    in_scale(header, inputs, "the rows")?;
     let features = inputs.len() / rows.max(1);
     let mut outputs = Vec::new();
     for block in (0..rows as u32).collect::<Vec<u32>>().chunks(256) {
         let mut input = Tensor::zeros(&[block.len(), features]);
         inputs.fill(features, block, header.normalization, input.data_mut())?;
         outputs.extend(model.infer(input)?.data());
+    }
+    if let Some(at) = outputs.iter().position(|x: &f32| !x.is_finite()) {
+        let row = at / (outputs.len() / rows.max(1)).max(1);
+        bail!("the rows: the answer to row {row} is no number; its values are too large for the network, scale them");
     }
     let width = header.classes.len();
     match header.task {
@@ -531,6 +578,7 @@ mod tests {
             data: "stripes".into(),
             method: "by hand".into(),
             prunable: false.into(),
+            texts: false,
             task: Task::Classification,
             scales: Vec::new(),
             dtype: nnz_engine::Dtype::Native,

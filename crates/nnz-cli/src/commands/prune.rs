@@ -92,6 +92,7 @@ pub fn run(args: &Args, ui: Ui) -> Result<ExitCode> {
                 &["normalize"],
                 "is for networks of other programs; this one says how values become its inputs",
             )?;
+            super::model::writable(&args.output)?;
             own(args, ui)
         }
     }

@@ -286,7 +286,9 @@ pub fn find(name: &str) -> Result<Plan> {
         Err(e) => {
             let known: Vec<String> = embedded().into_iter().map(|(n, _)| n).collect();
             let hint = nnz_core::closest(name, known.iter().map(String::as_str));
-            bail!("no recipe `{name}` ({e}){hint}; `nnz methods` lists what there is, `nnz show KEY` its recipes")
+            let why =
+                format!("no recipe `{name}`{hint} (`nnz methods` lists what there is, `nnz show KEY` its recipes)");
+            Err(anyhow::Error::from(e).context(why))
         }
     }
 }

@@ -244,7 +244,7 @@ impl Arrays {
 fn finite(rows: Rows) -> Result<Rows> {
     match rows.answers.iter().position(|x| !(*x as f32).is_finite()) {
         Some(row) => {
-            let why = format!("row {row} has label {}; drop the row or fill the label in", rows.answers[row]);
+            let why = format!("row {row} has label {:?}; drop the row or fill the label in", rows.answers[row]);
             Err(content(rows.place, why))
         }
         None => Ok(rows),

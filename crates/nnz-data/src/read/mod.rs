@@ -110,6 +110,8 @@ pub(crate) struct Parts {
     test: Option<Part>,
     /// How columns became numbers.
     encoding: Option<Encoding>,
+    /// Whether answers were given as texts.
+    texts: bool,
 }
 
 /// Result of a reader.
@@ -172,7 +174,7 @@ pub struct Asked {
 
 impl Parts {
     fn one(train: Part) -> Self {
-        Self { train, test: None, encoding: None }
+        Self { train, test: None, encoding: None, texts: false }
     }
 }
 
@@ -425,7 +427,7 @@ pub fn ask(path: &Path, encoding: &Encoding) -> Result<Asked> {
 
 /// Splits the data, names classes alike in both parts, and checks the whole. Of few rows for a model one is held out.
 fn assemble(name: &str, parts: Parts, share: f64, for_model: bool) -> Result<Loaded> {
-    let Parts { mut train, mut test, encoding } = parts;
+    let Parts { mut train, mut test, encoding, texts } = parts;
     let mut notes = std::mem::take(&mut train.notes);
     notes.extend(test.iter_mut().flat_map(|t| std::mem::take(&mut t.notes)));
     if train.classes.len() > MAX_CLASSES {
@@ -471,6 +473,7 @@ fn assemble(name: &str, parts: Parts, share: f64, for_model: bool) -> Result<Loa
     };
     let mut dataset = Dataset::new(name, image, classes, train, test, hex(&sum.finalize()))?;
     dataset.encoding = encoding.and_then(|e| serde_json::to_value(e).ok());
+    dataset.texts = texts;
     Ok(Loaded { dataset, notes })
 }
 

@@ -66,7 +66,7 @@ pub(super) enum As<'a> {
 fn finite(place: &str, row: usize, column: usize, x: f64) -> Result<()> {
     match (x as f32).is_finite() {
         true => Ok(()),
-        false => Err(content(place, format!("row {row}, value {column} is {x}; drop the row or fill the value in"))),
+        false => Err(content(place, format!("row {row}, value {column} is {x:?}; drop the row or fill the value in"))),
     }
 }
 
@@ -245,8 +245,25 @@ impl Rows {
         Ok(Part { place, image, rows, classes, checksum, notes: Vec::new() })
     }
 
+    /// Refuses a value that is none, or that 32 bits cannot hold.
+    fn finite(&self) -> Result<()> {
+        let width = self.image.iter().product::<usize>().max(1);
+        let bad = |x: f64| !(x as f32).is_finite();
+        let at = |i: usize, x: f64| finite(&self.place, i / width, i % width, x);
+        match &self.values {
+            Values::Bytes(_) => Ok(()),
+            Values::Floats(v) => v.iter().position(|&x| bad(x.into())).map_or(Ok(()), |i| at(i, v[i].into())),
+            Values::Doubles(v) => v.iter().position(|&x| bad(x)).map_or(Ok(()), |i| at(i, v[i])),
+            Values::Sparse(s) => s.entries.iter().position(|e| bad(e.1)).map_or(Ok(()), |i| {
+                let (column, x) = s.entries[i];
+                finite(&self.place, s.starts.partition_point(|&start| start <= i) - 1, column as usize, x)
+            }),
+        }
+    }
+
     /// Inputs without answers, by the encoding of a model, and their number.
     pub fn asked(mut self, scales: &Scales, options: &Options) -> Result<(Inputs, usize)> {
+        self.finite()?;
         let base = base(&[&self], options, scales.base)?;
         self.lay(base, scales.scales.len())?;
         fits(&self, scales.scales.len())?;
@@ -258,6 +275,7 @@ impl Rows {
 impl Rows {
     /// Inputs without answers for a model that keeps no encoding, and their number.
     pub fn unchanged(mut self) -> Result<(Inputs, usize)> {
+        self.finite()?;
         let width = self.image[2];
         self.lay(0, width)?;
         let rows = self.len();
@@ -333,8 +351,9 @@ pub(super) fn encode(mut train: Rows, mut test: Option<Rows>, options: &Options,
     }
     train.lay(base, width)?;
     test.as_mut().map_or(Ok(()), |test| test.lay(base, width))?;
+    let texts = !train.names.is_empty();
     let wanted = options.answers()?;
-    if wanted == Some(true) && !train.names.is_empty() {
+    if wanted == Some(true) && texts {
         return Err(content(&train.place, "answers=numbers: the answers are texts"));
     }
     let (classes, scales, origin) = match how {
@@ -373,5 +392,5 @@ pub(super) fn encode(mut train: Rows, mut test: Option<Rows>, options: &Options,
         Some(known) => known.clone(),
         None => Scales { classes, scales, base: sparse.then_some(base) },
     });
-    Ok(Parts { train, test, encoding: encoding.map(Encoding::Rows) })
+    Ok(Parts { train, test, encoding: encoding.map(Encoding::Rows), texts })
 }

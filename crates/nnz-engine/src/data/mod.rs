@@ -206,6 +206,8 @@ pub struct Dataset {
     pub checksum: String,
     /// How a reader turned columns into values, for reading more rows of the kind; a model's file keeps it.
     pub encoding: Option<serde_json::Value>,
+    /// Whether classes were given as texts, also where these look like numbers; files of texts do not say it.
+    pub texts: bool,
     /// The graph whose nodes the rows are.
     pub graph: Option<Arc<Graph>>,
 }
@@ -233,7 +235,8 @@ impl Dataset {
         test: Split,
         checksum: String,
     ) -> Result<Self> {
-        let set = Self { name: name.into(), image, classes, train, test, checksum, encoding: None, graph: None };
+        let (encoding, texts, graph) = (None, false, None);
+        let set = Self { name: name.into(), image, classes, train, test, checksum, encoding, texts, graph };
         let invalid =
             |place: &str, why: String| Err(DataError::Invalid { name: name.into(), place: place.into(), why });
         let features = image.iter().try_fold(1usize, |n, &d| n.checked_mul(d)).unwrap_or(0);

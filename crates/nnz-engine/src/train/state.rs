@@ -16,6 +16,7 @@ impl<T: Number> State for Trainer<'_, T> {
             data: String::new(),
             method: String::new(),
             prunable: false.into(),
+            texts: false,
             encoding: None,
             task: frame.task,
             scales: frame.scales,

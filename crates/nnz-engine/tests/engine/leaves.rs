@@ -175,6 +175,7 @@ fn a_rule_of_a_methods_own_moves_its_weights_and_travels() {
         data: data.name.clone(),
         method: "test".into(),
         prunable: false.into(),
+        texts: false,
         task: frame.task,
         scales: frame.scales,
         dtype: Default::default(),

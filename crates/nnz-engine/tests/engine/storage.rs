@@ -25,6 +25,7 @@ pub(super) fn header(model: &Model<f32>) -> Header {
         data: "test".into(),
         method: "test".into(),
         prunable: false.into(),
+        texts: false,
         task: Task::Classification,
         scales: Vec::new(),
         dtype: Dtype::Native,

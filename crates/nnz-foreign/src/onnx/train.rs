@@ -150,6 +150,7 @@ pub fn learner(
         model: model.spec.clone(),
         normalization,
         classes: data.classes.clone(),
+        texts: data.texts,
         data: data.name.clone(),
         method: "made elsewhere".into(),
         prunable: prunable.clone(),

@@ -390,6 +390,7 @@ impl Job<'_> {
             data: self.data.name.clone(),
             method,
             prunable: self.train.prunable(),
+            texts: self.data.texts,
             task: frame.task,
             scales: frame.scales.clone(),
             dtype: self.train.dtype,

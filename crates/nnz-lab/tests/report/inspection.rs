@@ -22,6 +22,7 @@ fn measured(spec: &str, topologies: Option<Vec<Topology>>, prune_head: bool) -> 
         data: "mnist10k".into(),
         method: "rigl density = 0.05".into(),
         prunable: prune_head.into(),
+        texts: false,
         task: nnz_engine::Task::Classification,
         scales: Vec::new(),
         dtype: nnz_engine::Dtype::Native,

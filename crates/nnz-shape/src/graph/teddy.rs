@@ -102,6 +102,7 @@ mod tests {
             data: "cora".into(),
             method: "teddy".into(),
             prunable: false.into(),
+            texts: false,
             encoding: None,
             policy: Default::default(),
             task: nnz_engine::Task::Classification,

@@ -463,6 +463,7 @@ fn header(model: ModelSpec, encoding: Option<serde_json::Value>, scales: Vec<[f3
         data: "made".into(),
         method: "none".into(),
         prunable: false.into(),
+        texts: false,
         encoding,
         task,
         scales,

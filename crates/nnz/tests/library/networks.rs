@@ -156,6 +156,7 @@ fn fresh(text: &str, input: [usize; 3]) -> (Model<f32>, Header) {
         data: "stripes".into(),
         method: "none".into(),
         prunable: false.into(),
+        texts: false,
         encoding: None,
         policy: Default::default(),
         task: Task::Classification,
