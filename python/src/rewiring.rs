@@ -26,6 +26,9 @@ pub(crate) struct Rewiring {
     work: Mutex<MethodInstance>,
 }
 
+/// A plan is asked for each step up to this one, and for the last; a later step that cannot be measured is refused when it comes.
+const MOST_LOOKED_AT: u64 = 1 << 20;
+
 type ShapeArgs = (String, usize, usize, [usize; 2], bool, String);
 
 fn table(options: &str) -> PyResult<toml::Table> {
@@ -67,6 +70,9 @@ impl Rewiring {
         let shapes = shapes.into_iter().map(shape).collect::<PyResult<Vec<_>>>()?;
         let new = Self { method, note, shapes, work: Mutex::new(work) };
         new.acceptable(trained)?;
+        if !trained {
+            new.shown(steps)?;
+        }
         Ok(new)
     }
 
@@ -111,13 +117,6 @@ impl Rewiring {
         let mut measure = |_: Signals| Ok(given.clone());
         let mut arrays = self.arrays(weights, masks, &mut measure, None)?;
         let mut work = self.work();
-        if work.sparsifier.rounds(step) > 1 && matches!(work.sparsifier.plan(step), Plan::Rewire(s) if s.any()) {
-            return Err(value(format!(
-                "{} measures several times at one step, which a training loop of another program cannot; \
-                 nnz.torch.prune does",
-                self.method.key
-            )));
-        }
         subject::rewire(&mut *work.sparsifier, step, &mut arrays).map_err(PyErr::from)?;
         Ok(arrays.moved)
     }
@@ -224,6 +223,26 @@ impl Rewiring {
             true => subject::trained(&work, &self.shapes).map_err(value),
             false => work.sparsifier.check(&shapes).map_err(value),
         }
+    }
+
+    /// Refuses what looks at more than a training loop of another program shows, at any of its steps.
+    fn shown(&self, steps: u64) -> PyResult<()> {
+        let (work, key) = (self.work(), self.method.key);
+        for step in (0..=steps.min(MOST_LOOKED_AT)).chain([steps]) {
+            let Plan::Rewire(signals) = work.sparsifier.plan(step) else { continue };
+            let what = match signals {
+                Signals { gram: Some(_), .. } => "inputs of layers",
+                Signals { hessian_gradient: Some(_), .. } => "the Hessian",
+                Signals { synaptic_flow: true, .. } => "a flow of ones through the network",
+                _ if signals.any() && work.sparsifier.rounds(step) > 1 => "several measurements at one step",
+                _ => continue,
+            };
+            return Err(value(format!(
+                "{key} looks at {what}, which a training loop does not show; nnz.torch.prune(module, \"{key}\", \
+                 data=...) does"
+            )));
+        }
+        Ok(())
     }
 
     fn arrays<'a, 'py>(

@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import functools
+import inspect
 import json
+import types
 import warnings
 from collections.abc import Callable, Mapping, Sequence
+from os import PathLike
 from typing import Any
 
 import numpy as np
@@ -12,8 +16,10 @@ import torch
 from torch import Tensor, nn
 
 from .._nnz import Rewiring, gather, keep_masked, method_defaults, scatter
+from ._checks import _advice, _module, _whole
 from ._layers import _DTYPES, _array, _short
-from ._weights import LayerReport, _Views, _Weight, _flat, _options, _select, _weights_of
+from ._weights import _REWIRED, LayerReport, _embeddings, _Views, _Weight, _flat, _options, _select, _weights_of
+from ._zeros import _Zeros
 
 # Optimizers of torch whose update of an entry depends on that entry and its own state alone, which begins at zero.
 _ELEMENTWISE = ("SGD", "Adam", "AdamW", "NAdam", "RAdam", "Adamax", "Adagrad", "Adadelta", "RMSprop")
@@ -67,6 +73,31 @@ class _Entries:
         return all
 
 
+class _Guard:
+    """Runs a function when a step of an optimizer raises; hooks after the step are not called then."""
+
+    def __init__(self, optimizer: torch.optim.Optimizer, failed: Callable[[], None]):
+        self.optimizer, self.before = optimizer, optimizer.step
+        inner = self.before
+
+        @functools.wraps(inner)
+        def step(_: torch.optim.Optimizer, *args: Any, **kwargs: Any) -> Any:
+            try:
+                return inner(*args, **kwargs)
+            except BaseException:
+                failed()
+                raise
+
+        # A method, as schedulers of torch expect it to be.
+        self.after = types.MethodType(step, optimizer)
+        optimizer.step = self.after
+
+    def remove(self) -> None:
+        # What was put around it since then stays.
+        if self.optimizer.step == self.after:
+            self.optimizer.step = self.before
+
+
 class Attached:
     """A method at work on an optimizer: `attach` makes it.
 
@@ -95,12 +126,14 @@ class Attached:
         self._swapped: list[tuple[_Entries, dict[str, Any], int, Tensor]] = []
         self._list()
         self._hooks = [
+            _Guard(optimizer, self._failed),
             optimizer.register_step_pre_hook(self._before),
             optimizer.register_step_post_hook(self._after),
         ]
         for i, parameter in enumerate(self._parameters):
             if parameter.requires_grad:
                 self._hooks.append(parameter.register_post_accumulate_grad_hook(lambda p, i=i: self._masked(i)))
+            _REWIRED[parameter] = about["method"]
 
     @property
     def masks(self) -> dict[str, Tensor]:
@@ -109,7 +142,7 @@ class Attached:
 
     @property
     def layers(self) -> tuple[LayerReport, ...]:
-        """Each weight and its nonzeros."""
+        """Each weight, with its connections for nonzeros: those that were just grown are still zero."""
         all = zip(self._weights, self._masks)
         return tuple(LayerReport(w.name, tuple(m.shape), m.numel(), int(m.count_nonzero())) for w, m in all)
 
@@ -123,6 +156,8 @@ class Attached:
 
     def remove(self) -> None:
         """Takes the hooks away. Weights stay as they are."""
+        if not self._hooks:
+            return
         for hook in self._hooks:
             hook.remove()
         self._hooks = []
@@ -131,6 +166,7 @@ class Attached:
             for name, value in state.items():
                 if entries is not None and isinstance(value, Tensor):
                     state[name] = entries.whole(value, parameter)
+            _REWIRED.pop(parameter, None)
 
     def _list(self) -> None:
         """Lists the connections of weights that the optimizer may see as such."""
@@ -155,6 +191,13 @@ class Attached:
         for entries, group, place, parameter in self._swapped:
             entries.leave(self.optimizer, group, place, parameter)
         self._swapped = []
+
+    def _failed(self) -> None:
+        """Leaves the optimizer as it was before a step that raised."""
+        self._restore()
+        for parameter, grad in self._withheld or ():
+            parameter.grad = grad
+        self._withheld = None
 
     def state_dict(self) -> dict[str, Any]:
         """All that a run needs to go on exactly as it would have; keep it beside those of the module and the optimizer."""
@@ -206,7 +249,7 @@ class Attached:
     def _before(self, optimizer: torch.optim.Optimizer, args: tuple, kwargs: dict) -> None:
         if any(a is not None for a in args[1:]) or kwargs.get("closure") is not None:
             raise TypeError("attach: the gradients must be there before optimizer.step(), which then takes no closure")
-        # Those of a step that failed.
+        # Those of a step that failed, if somebody called it around the guard.
         self._restore()
         if self._plan is not None:
             self._rewire(self._plan)
@@ -225,11 +268,6 @@ class Attached:
 
     def _rewire(self, asked: dict[str, Any]) -> None:
         method = self._about["method"]
-        for name, what in (("hessian_gradient", "the Hessian"), ("gram", "inputs of layers")):
-            if asked[name] is not None:
-                raise ValueError(f"{method} looks at {what}, which a step does not show; nnz.torch.prune(module, {method!r}, data=...) does")
-        if asked["synaptic_flow"]:
-            raise ValueError(f"{method} sends ones through the network; nnz.torch.prune(module, {method!r}, data=...) does")
         measured: dict[str, Any] = {}
         if asked["gradient"]:
             missing = [w.name for w in self._weights if w.parameter.grad is None]
@@ -333,7 +371,7 @@ def attach(
         handle = nnz.torch.attach(optimizer, method="rigl", density=0.1, steps=10_000)
 
     The weights are the matrices and kernels of the optimizer, without the last, or those of the `nn.Linear` and `nn.Conv2d` layers of
-    `module`, which gives them names for `layers` and `keep` (`*` included). `steps` is the length of the run in calls of
+    `module`, which gives them names for `layers` and `keep` (`*` included); frozen ones are left out. `steps` is the length of the run in calls of
     `optimizer.step()`, by which methods schedule; without it connections are exchanged at the first fraction for ever. `start`
     is `"draw"`, by the method, or `"weights"`, the nonzeros that are there, as after `prune`. Other keywords are options of
     the method (`nnz show METHOD`): `every=100`, `fraction=0.3`.
@@ -350,19 +388,32 @@ def attach(
         raise ValueError("attach: LBFGS takes a closure and updates all entries together; use SGD, Adam or another first-order optimizer")
     if start not in ("draw", "weights"):
         raise ValueError(f"attach: start is \"draw\" or \"weights\", got {start!r}")
+    _whole("attach", "seed", seed, 0)
+    for name, value in (("steps", steps), ("steps_per_epoch", steps_per_epoch)):
+        if value is not None:
+            _whole("attach", name, value, 1)
+    given = _options("attach", method, density, distribution, pattern, options)
     trained = {id(p) for group in optimizer.param_groups for p in group["params"]}
     if module is not None:
+        _module(module, "attach")
         found = [f for f in _weights_of(module, "attach") if id(f[1]) in trained]
     else:
         every = [(f"{g}.{i}", p, None) for g, group in enumerate(optimizer.param_groups) for i, p in enumerate(group["params"])]
         found = [f for f in every if f[1].dim() in (2, 4)]
-    weights = _select(found, "attach", layers, keep, prune_head)
+    weights = _select(found, "attach", layers, keep, prune_head, frozenset() if module is None else _embeddings(module))
+    frozen = [w.name for w in weights if not w.parameter.requires_grad]
+    if frozen and (layers is not None or len(frozen) == len(weights)):
+        raise ValueError(f"attach: {', '.join(frozen)} has requires_grad=False, and a frozen weight is not rewired; leave it out with keep=")
+    weights = [w for w in weights if w.parameter.requires_grad]
     for w in weights:
+        if w.parameter in _REWIRED:
+            raise ValueError(
+                f"attach: {_REWIRED[w.parameter]} rewires `{w.name}` already; call remove() of what nnz.torch.attach returned first"
+            )
+        if w.layer is not None and any(isinstance(hook, _Zeros) for hook in w.layer._forward_pre_hooks.values()):
+            raise ValueError(f"attach: `{w.name}` is held by keep_zeros; call kept.remove() of what nnz.torch.prune returned first")
         if not w.parameter.is_floating_point():
             raise TypeError(f"attach: `{w.name}` is {_short(w.parameter.dtype)}; only weights of floating point are rewired")
-    given = _options("attach", method, density, distribution, pattern, options)
-    if steps is not None and steps < 1:
-        raise ValueError(f"attach: steps is the length of the run, at least 1, got {steps}")
     if steps_per_epoch is None:
         full = {**json.loads(method_defaults(method)), **given}
         timed = [k for k, v in full.items() if isinstance(v, str) and v.endswith((" epochs", " epoch")) and _matters(k, full)]
@@ -376,13 +427,15 @@ def attach(
         timed = [k for k, v in full.items() if isinstance(v, str) and v.endswith(" run") and k != "until" and _matters(k, full)]
         if timed:
             raise ValueError(f"attach: {method} measures {', '.join(timed)} by the length of the run; give steps=")
-    work = Rewiring(method, json.dumps(given), [w.form() for w in weights], seed, steps or _FOREVER, steps_per_epoch or 1, False)
+    with _advice(given):
+        work = Rewiring(method, json.dumps(given), [w.form() for w in weights], seed, steps or _FOREVER, steps_per_epoch or 1, False)
     if work.note:
         warnings.warn(work.note, stacklevel=2)
     about = {"method": method, "options": given, "seed": seed, "steps": steps, "steps_per_epoch": steps_per_epoch}
     if steps is None and "initial_density" in json.loads(method_defaults(method)):
         raise ValueError(f"attach: {method} goes from one density to another over the run; give steps=")
-    return Attached(optimizer, weights, work, about, start == "draw")
+    with _advice(given):
+        return Attached(optimizer, weights, work, about, start == "draw")
 
 
 def _matters(option: str, full: Mapping[str, Any]) -> bool:
@@ -394,14 +447,23 @@ def _matters(option: str, full: Mapping[str, Any]) -> bool:
     return True
 
 
-def rewiring_callback(method: str = "rigl", density: float | None = None, **arguments: Any) -> Any:
+def rewiring_callback(
+    method: str = "rigl", density: float | None = None, *, resume_from: str | PathLike[str] | None = None, **arguments: Any
+) -> Any:
     """A `transformers.TrainerCallback` that attaches a method to the trainer's optimizer, with the arguments of `attach`.
 
-    Checkpoints get a file `rewiring.pt`, from which a resumed training goes on exactly.
+    Checkpoints get a file `rewiring.pt`, from which a resumed training goes on exactly. It is looked for in the folder
+    `resume_from`, else in that of `TrainingArguments`, else in the one of the same step below the output folder.
     """
     from pathlib import Path
 
     from transformers import TrainerCallback
+
+    own = inspect.signature(attach).parameters
+    options = {name: value for name, value in arguments.items() if name not in own}
+    given = _options("rewiring_callback", method, density, arguments.get("distribution"), None, options)
+    # Wrong options are refused before anything trains.
+    Rewiring(method, json.dumps(given), [("weight", 4096, 4096, [1, 1], False, "linear")], 0, _FOREVER, 1, False)
 
     class Rewire(TrainerCallback):
         handle: Attached | None = None
@@ -409,11 +471,17 @@ def rewiring_callback(method: str = "rigl", density: float | None = None, **argu
         def on_train_begin(self, args: Any, state: Any, control: Any, model: Any = None, optimizer: Any = None, **_: Any) -> None:
             # Weights of a checkpoint are there already, and a drawn topology would clear them.
             resumes = {"start": "weights"} if state.global_step > 0 else {}
+            if self.handle is not None:
+                self.handle.remove()
             self.handle = attach(optimizer, method, density, module=model, **{"steps": state.max_steps, **arguments, **resumes})
             if resumes:
-                file = Path(args.output_dir) / f"checkpoint-{state.global_step}" / "rewiring.pt"
+                named = resume_from or (args.resume_from_checkpoint if isinstance(args.resume_from_checkpoint, str) else None)
+                file = Path(named or Path(args.output_dir) / f"checkpoint-{state.global_step}") / "rewiring.pt"
                 if not file.is_file():
-                    raise ValueError(f"there is no {file} to resume the rewiring from; train from the start, or without this callback")
+                    self.handle.remove()
+                    raise ValueError(
+                        f"rewiring_callback: there is no {file} to resume the rewiring from; give resume_from=, the folder of the checkpoint"
+                    )
                 self.handle.load_state_dict(torch.load(file, weights_only=True))
 
         def on_save(self, args: Any, state: Any, control: Any, **_: Any) -> None:

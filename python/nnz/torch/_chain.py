@@ -12,7 +12,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from .._nnz import SparseChain
-from ._layers import SparseLinear, _array, _checked, _dense
+from ._layers import SparseLinear, _array, _checked, _dense, _watched
 
 
 class _ChainFunction(torch.autograd.Function):
@@ -95,6 +95,8 @@ class _Chain:
     def quick(self, x: Any) -> Tensor | None:
         """The output for rows that need no conversion and no gradient, with as few steps as can be: one sample takes less time than the
         usual checks."""
+        if _watched() is not None:
+            return None
         if type(x) is not Tensor or self._places is None or x.layout is not torch.strided or not (x.is_cpu and x.is_contiguous()):
             return None
         shape, values = x.shape, self.layers[0]._parameters["values"]

@@ -12,8 +12,11 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from ._checks import _module, _number, _there
 from ._chain import SparseSequential, _chain_sequences
 from ._layers import CompiledModule, SparseConv2d, SparseLinear, _DTYPES, _short
+from ._weights import _REWIRED
+from ._zeros import _release, _Zeros
 
 # Densities up to which a layer is faster sparse, where nobody measures (`results/torch.md`). A convolution was not on two threads, even
 # at 0.02.
@@ -39,12 +42,9 @@ def _shared(module: nn.Module) -> set[int]:
 
 
 def _bake(layer: nn.Module) -> None:
-    """Makes the weight of a layer a plain parameter again that masks of `torch.nn.utils.prune` or of ours hold zero."""
+    """Makes the weight of a layer a plain parameter again that masks of `torch.nn.utils.prune` hold zero."""
     if hasattr(layer, "weight_orig") and hasattr(layer, "weight_mask"):
         torch.nn.utils.prune.remove(layer, "weight")
-    kept = getattr(layer, "_nnz_kept", None)
-    if kept is not None:
-        kept.remove()
 
 
 def _hindrance(layer: nn.Module, shared: set[int]) -> str | None:
@@ -53,13 +53,24 @@ def _hindrance(layer: nn.Module, shared: set[int]) -> str | None:
         return f"nn.Linear and nn.Conv2d have sparse kernels, and this is {type(layer).__name__}"
     if id(layer.weight) in shared or (layer.bias is not None and id(layer.bias) in shared):
         return "another layer has the same parameter"
-    if layer._forward_hooks or layer._forward_pre_hooks or layer._backward_hooks or layer._backward_pre_hooks:
+    if layer.weight in _REWIRED:
+        return f"{_REWIRED[layer.weight]} rewires it; call remove() of what nnz.torch.attach returned first"
+    if "forward" in vars(layer):
+        return "its forward was replaced, which would be lost"
+    if _has_hooks(layer):
         return "it has hooks, which would be lost; remove them first"
     if layer.weight.dtype not in _DTYPES:
         return f"nnz computes in float32 and float64, and its weight is {_short(layer.weight.dtype)}"
     if layer.weight.device.type != "cpu":
         return f"nnz computes on the CPU, and its weight is on {layer.weight.device}"
     return None
+
+
+def _has_hooks(layer: nn.Module) -> bool:
+    """Whether a layer or its weight has hooks, other than ours that keep zeros."""
+    tables = [table for name, table in vars(layer).items() if name.endswith("_hooks") and isinstance(table, dict)]
+    tables += [layer.weight._backward_hooks, layer.weight._post_accumulate_grad_hooks]
+    return any(not isinstance(getattr(hook, "__self__", hook), _Zeros) for table in tables for hook in (table or {}).values())
 
 
 def _density(weight: Tensor) -> float:
@@ -117,14 +128,19 @@ def _evaluating(module: nn.Module) -> Iterator[None]:
             m.training = training
 
 
+def _read(inputs: tuple, named: dict) -> Tensor:
+    """The input that a layer is called with, by place or by name."""
+    return inputs[0] if inputs else named["input"]
+
+
 def _inputs(module: nn.Module, layers: Iterable[nn.Module], args: tuple, kwargs: dict) -> dict[int, Tensor]:
     """What each layer reads in one pass."""
     seen: dict[int, Tensor] = {}
 
-    def look(layer: nn.Module, inputs: tuple) -> None:
-        seen.setdefault(id(layer), inputs[0].detach().clone())
+    def look(layer: nn.Module, inputs: tuple, named: dict) -> None:
+        seen.setdefault(id(layer), _read(inputs, named).detach().clone())
 
-    hooks = [layer.register_forward_pre_hook(look) for layer in layers]
+    hooks = [layer.register_forward_pre_hook(look, with_kwargs=True) for layer in layers]
     try:
         with torch.no_grad(), _evaluating(module):
             module(*args, **kwargs)
@@ -166,10 +182,11 @@ def compile(
     Layers stay dense that share a parameter with another one, have hooks, are not in float32 or float64, or not on the CPU; `note`
     is told why. Zeros are the weights that are exactly zero, and stay zero from now on.
     """
-    if not isinstance(module, nn.Module):
-        raise TypeError(f"compile: an nn.Module is needed, got {type(module).__name__}")
-    if density is not None and not 0.0 <= density <= 1.0:
-        raise ValueError(f"compile: density must be from 0 to 1, got {density}")
+    _module(module, "compile")
+    if density is not None:
+        _number("compile", "density", density)
+        if not 0.0 <= density <= 1.0:
+            raise ValueError(f"compile: density must be from 0 to 1, got {density}")
     say = note or (lambda _: None)
     for layer in module.modules():
         if type(layer) in _SPARSE:
@@ -181,6 +198,7 @@ def compile(
             continue
         blind = density is None and example is None
         most = density if density is not None else PAYS.get(type(layer), 1.0) if blind else 1.0
+        _there(layer.weight, names[id(layer)], "compile")
         found = _density(layer.weight)
         if found == 1.0 or found > most:
             continue
@@ -204,6 +222,8 @@ def compile(
             elif not _faster(copy.deepcopy(layer), _SPARSE[type(layer)](copy.deepcopy(layer)), seen[key], training):
                 say(f"{names[key] or type(layer).__name__} stays dense at density {_density(layer.weight):.3g}: it is faster so")
                 del chosen[key]
+    for layer in chosen.values():
+        _release(layer)
     made = {key: _SPARSE[type(layer)](layer) for key, layer in chosen.items()}
     places = [(parent, name, made[id(child)]) for parent, name, _, child in _parents(module) if id(child) in made]
     for parent, name, sparse in places:
@@ -238,6 +258,7 @@ def _gain(before: nn.Module, after: nn.Module, args: tuple, kwargs: dict, count:
 
 def decompile(module: nn.Module) -> nn.Module:
     """Replaces sparse layers by plain ones with the same weights, in place, and returns the module (or the layer in its place)."""
+    _module(module, "decompile")
     for part in module.modules():
         if type(part) is SparseSequential:
             part.__class__ = nn.Sequential
@@ -251,6 +272,7 @@ def decompile(module: nn.Module) -> nn.Module:
 
 def state_dict(module: nn.Module) -> dict[str, Tensor]:
     """The state of a module as if its layers were plain: what `load_state_dict` of the module before `compile` takes."""
+    _module(module, "state_dict")
     state = dict(module.state_dict())
     for name, layer in module.named_modules(remove_duplicate=False):
         if isinstance(layer, CompiledModule):

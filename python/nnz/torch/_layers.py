@@ -11,6 +11,7 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.autograd import forward_ad
 
 from .._nnz import SparseLayer
 
@@ -22,8 +23,27 @@ def _array(tensor: Tensor) -> np.ndarray:
     return tensor.detach().numpy()
 
 
+_tracing, _transforming, _dispatching = torch._C._get_tracing_state, torch._C._functorch.peek_interpreter_stack, torch._C._get_dispatch_mode
+_PROXY = torch._C._TorchDispatchModeKey.PROXY
+
+
+def _watched() -> str | None:
+    """What records or transforms the operations of torch at this moment, of which the kernels are none."""
+    if _tracing() is not None:
+        return "torch.jit.trace"
+    if _transforming() is not None:
+        return "a transform of torch.func"
+    if forward_ad._current_level >= 0:
+        return "forward-mode differentiation"
+    if _dispatching(_PROXY) is not None:
+        return "torch.export"
+    return None
+
+
 def _checked(x: Tensor, values: Tensor, name: str) -> Tensor:
     """An input that the kernels can read: on the CPU, of the type of the values, contiguous."""
+    if (by := _watched()) is not None:
+        raise TypeError(f"{name}: {by} does not see what the sparse kernels compute; nnz.torch.decompile(module) goes back to dense layers")
     usual = type(x) is Tensor and x.dtype is values.dtype and x.dtype in _DTYPES and x.layout is torch.strided
     if usual and x.is_cpu and values.is_cpu:
         return x.contiguous()
@@ -40,6 +60,14 @@ def _checked(x: Tensor, values: Tensor, name: str) -> Tensor:
         )
     if x.layout is not torch.strided:
         raise TypeError(f"{name}: the input is {x.layout}; convert it with .to_dense()")
+    for tensor in (x, values):
+        if type(tensor) not in (Tensor, nn.Parameter):
+            try:
+                _array(tensor)
+            except RuntimeError:
+                raise TypeError(
+                    f"{name}: the kernels cannot read a {type(tensor).__name__}; nnz.torch.decompile(module) goes back to dense layers"
+                ) from None
     if x.dtype is not values.dtype:
         if torch.is_autocast_enabled("cpu") and x.is_floating_point() and x.dtype is not torch.float64:
             return x.to(values.dtype).contiguous()
@@ -249,6 +277,8 @@ class SparseLinear(CompiledModule):
         """The output for rows that need no conversion, with as few steps as can be: one sample takes less time than the usual checks."""
         values, bias = self._parameters["values"], self._parameters["bias"]
         if type(x) is not Tensor or x.dtype is not values.dtype or x.layout is not torch.strided or not (x.is_cpu and x.is_contiguous()):
+            return None
+        if _watched() is not None:
             return None
         rows, shape = x.detach(), x.shape
         if len(shape) != 2 or shape[1] != self.in_features or self._layer is None:

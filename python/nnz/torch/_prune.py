@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import json
 import math
+import warnings
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -15,8 +16,10 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from .._nnz import Rewiring
-from ._compile import _evaluating, _tensors
-from ._weights import LayerReport, _Views, _Weight, _options, _select, _weights_of
+from ._checks import _advice, _module, _whole
+from ._compile import _evaluating, _read, _tensors
+from ._weights import LayerReport, _embeddings, _Views, _Weight, _options, _select, _weights_of
+from ._zeros import Kept
 
 
 @dataclass(frozen=True)
@@ -38,32 +41,6 @@ class Pruned:
         return "\n".join([f"{self.method}: density {self.density:.4f}", *lines])
 
 
-class Kept:
-    """Keeps weights zero that are zero: their gradients are masked, and the weights before every forward pass."""
-
-    def __init__(self, weights: Sequence[_Weight], masks: Sequence[Tensor]):
-        self._hooks = []
-        self._layers = [w.layer for w in weights if w.layer is not None]
-        for weight, mask in zip(weights, masks):
-            self._hooks.append(weight.parameter.register_hook(lambda g, mask=mask: g * mask))
-
-            def clear(layer: nn.Module, _: Any, mask: Tensor = mask, parameter: Tensor = weight.parameter) -> None:
-                with torch.no_grad():
-                    parameter.mul_(mask)
-
-            if weight.layer is not None:
-                self._hooks.append(weight.layer.register_forward_pre_hook(clear))
-                weight.layer._nnz_kept = self
-
-    def remove(self) -> None:
-        """Lets the zeros move again."""
-        for hook in self._hooks:
-            hook.remove()
-        for layer in self._layers:
-            layer.__dict__.pop("_nnz_kept", None)
-        self._hooks, self._layers = [], []
-
-
 def prune(
     module: nn.Module,
     method: str = "magnitude",
@@ -83,19 +60,24 @@ def prune(
 ) -> Pruned:
     """Prunes the weights of the `nn.Linear` and `nn.Conv2d` layers of a trained module in place, by a method of `nnz methods`, once.
 
-    `data` are batches for methods that look at inputs or gradients: tensors, pairs (input, target), or dictionaries of named
-    arguments. `loss(output, target)` is for methods that need gradients; the cross-entropy of integer targets without it, or the
+    `data` is a list of batches, or a loader, for methods that look at inputs or gradients: tensors, pairs (input, target), or
+    dictionaries of named arguments. `loss(output, target)` is for methods that need gradients; the cross-entropy of integer targets without it, or the
     output's own `.loss`. `score(module)` is for methods that search: more is better. `layers` and `keep` are names, `*` included;
-    the last weight is left alone unless `prune_head`. `keep_zeros` registers hooks that keep zeros zero in training
+    the last weight, and one that an embedding shares, is left alone unless `prune_head`. `keep_zeros` registers hooks that keep zeros zero in training
     (`report.kept.remove()` takes them away). Other keywords are options of the method (`nnz show METHOD`).
     """
-    found = _weights_of(module, "prune")
-    weights = _select(found, "prune", layers, keep, prune_head)
+    _module(module, "prune")
+    _whole("prune", "seed", seed, 0)
+    for name, function in (("loss", loss), ("score", score)):
+        if function is not None and not callable(function):
+            raise TypeError(f"prune: {name} is a function, got {function!r:.40}")
     given = _options("prune", method, density, distribution, pattern, options)
-    work = Rewiring(method, json.dumps(given), [w.form() for w in weights], seed, 0, 1, True)
+    batches = _batches(data)
+    weights = _select(_weights_of(module, "prune"), "prune", layers, keep, prune_head, _embeddings(module))
+    with _advice(given):
+        work = Rewiring(method, json.dumps(given), [w.form() for w in weights], seed, 0, 1, True)
     masks = [torch.ones(w.parameter.shape, dtype=torch.bool, device=w.parameter.device) for w in weights]
     views = _Views(weights, masks)
-    batches = None if data is None else ([data] if isinstance(data, (Tensor, Mapping)) else list(data))
     measuring = _Measuring(module, weights, batches, loss, method)
     before = [t.clone() for t in views.tensors]
 
@@ -105,19 +87,45 @@ def prune(
 
     def scored() -> float:
         views.write()
+        measuring.used.add("score")
         return float(score(module))
 
     try:
-        work.prune(views.arrays, views.bools, measure, scored if score is not None else None)
+        with _advice(given):
+            work.prune(views.arrays, views.bools, measure, scored if score is not None else None)
     except BaseException:
         # All or nothing.
         for tensor, old in zip(views.tensors, before):
             tensor.copy_(old)
         raise
     views.write()
-    kept = Kept(weights, masks) if keep_zeros else None
-    reports = (LayerReport(w.name, tuple(m.shape), m.numel(), int(m.count_nonzero())) for w, m in zip(weights, masks))
+    unused = [n for n, v in (("data", data), ("loss", loss), ("score", score)) if v is not None and n not in measuring.used]
+    if unused:
+        warnings.warn(f"prune: {method} made no use of {' and '.join(f'{n}=' for n in unused)}", stacklevel=2)
+    kept = Kept(weights) if keep_zeros else None
+    all = ((w.name, w.parameter.detach()) for w in weights)
+    reports = (LayerReport(n, tuple(p.shape), p.numel(), int(p.count_nonzero())) for n, p in all)
     return Pruned(method, tuple(reports), kept)
+
+
+def _batches(data: Any) -> list[Any] | None:
+    """Batches as a list; one batch may come alone."""
+    if data is None:
+        return None
+    if isinstance(data, tuple) and len(data) == 2 and all(isinstance(part, Tensor) for part in data):
+        raise ValueError("prune: data is a list of batches, and this tuple reads as one; give data=[(input, target)]")
+    alone = isinstance(data, (Tensor, Mapping))
+    if not alone and (not isinstance(data, Iterable) or isinstance(data, (str, np.ndarray))):
+        raise TypeError(f"prune: data is a list of batches or a loader, of tensors, got {type(data).__name__}")
+    batches = [data] if alone else list(data)
+    for batch in batches:
+        parts = [batch] if not isinstance(batch, (list, tuple)) else batch[:1]
+        if len(parts) != 1 or next(_tensors(parts[0]), None) is None:
+            raise TypeError(
+                f"prune: a batch of data is a tensor, a pair (input, target), or a dictionary with tensors, got {type(batch).__name__}"
+                + ("; torch.from_numpy makes a tensor of an array" if any(isinstance(p, np.ndarray) for p in parts) else "")
+            )
+    return batches
 
 
 class _Measuring:
@@ -125,6 +133,7 @@ class _Measuring:
 
     def __init__(self, module: nn.Module, weights: Sequence[_Weight], batches: list[Any] | None, loss: Callable[[Any, Any], Tensor] | None, method: str):
         self.module, self.weights, self.batches, self.loss, self.method = module, weights, batches, loss, method
+        self.used: set[str] = set()
 
     def measure(self, asked: dict[str, Any]) -> dict[str, Any]:
         if asked["momentum"]:
@@ -141,10 +150,19 @@ class _Measuring:
                 found["synaptic_flow"] = self._flow()
             if asked["gram"] is not None:
                 found["gram"], found["mean"] = self._moments(self.weights[asked["gram"]])
+            own = [self.weights[asked["gram"]]] if asked["gram"] is not None else self.weights
+            for name, arrays in found.items():
+                for weight, array in zip(own, arrays if isinstance(arrays, list) else [arrays]):
+                    if not np.isfinite(array).all():
+                        raise ValueError(
+                            f"prune: what {self.method} measured at `{weight.name}` ({name.replace('_', ' ')}) holds NaN or infinity; "
+                            "look for them in data=, the loss and the weights"
+                        )
             return found
 
     def _forward(self, batch: Any) -> tuple[Any, Any, int]:
         """Output, target and rows of a batch."""
+        self.used.add("data")
         if isinstance(batch, Mapping):
             first = next(_tensors(batch))
             return self.module(**batch), batch, len(first)
@@ -162,6 +180,7 @@ class _Measuring:
         if isinstance(output, Tensor) and temperature != 1.0:
             output = output / temperature
         if self.loss is not None:
+            self.used.add("loss")
             return self.loss(output, target)
         if isinstance(output, Tensor) and isinstance(target, Tensor) and not target.is_floating_point():
             return F.cross_entropy(output, target)
@@ -208,6 +227,7 @@ class _Measuring:
         """∂R/∂|w| / R with R = Σ outputs for an input of ones through |parameters|, in 64 bits."""
         if not self.batches:
             raise ValueError(f"{self.method} sends ones through the network; give a batch with data=, for its shape")
+        self.used.add("data")
         batch = self.batches[0]
         x = batch[0] if isinstance(batch, (list, tuple)) else batch
         if not isinstance(x, Tensor) or not x.is_floating_point():
@@ -235,9 +255,9 @@ class _Measuring:
         square = torch.zeros(cols, cols, dtype=torch.float64)
         first, rows = torch.zeros(cols, dtype=torch.float64), 0
 
-        def look(_: nn.Module, inputs: tuple) -> None:
+        def look(_: nn.Module, inputs: tuple, named: dict) -> None:
             nonlocal rows
-            x = inputs[0].detach()
+            x = _read(inputs, named).detach()
             if isinstance(layer, nn.Conv2d):
                 mode = "constant" if layer.padding_mode == "zeros" else layer.padding_mode
                 x = F.pad(x, layer._reversed_padding_repeated_twice, mode=mode)
@@ -247,7 +267,7 @@ class _Measuring:
             first.add_(x.sum(0))
             rows += len(x)
 
-        hook = layer.register_forward_pre_hook(look)
+        hook = layer.register_forward_pre_hook(look, with_kwargs=True)
         try:
             with torch.no_grad():
                 for batch in self.batches or ():

@@ -12,9 +12,14 @@ from typing import Any
 import numpy as np
 import torch
 from torch import Tensor, nn
+from torch.utils.weak import WeakTensorKeyDictionary
 
 from .._nnz import method_defaults
+from ._checks import _names, _number, _there, _whole
 from ._layers import CompiledModule, _DTYPES
+
+# Weights that are attached, and the method.
+_REWIRED = WeakTensorKeyDictionary()
 
 
 @dataclass(frozen=True)
@@ -57,21 +62,32 @@ def _select(
     layers: Sequence[str] | None,
     keep: Sequence[str],
     prune_head: bool,
+    tied: frozenset[int] = frozenset(),
 ) -> list[_Weight]:
-    """The weights that a method acts on: all but the last, or those that match `layers`, without those that match `keep`."""
+    """The weights that a method acts on: all but the last and those of embeddings, or those that match `layers`, without those that
+    match `keep`."""
     if not found:
         raise ValueError(f"{who}: there is no weight of an nn.Linear or nn.Conv2d to prune")
-    layers = [layers] if isinstance(layers, str) else layers
-    keep = [keep] if isinstance(keep, str) else keep
+    layers = None if layers is None else _names(who, "layers", layers)
+    keep = _names(who, "keep", keep)
     for pattern in [*(layers or ()), *keep]:
         if not any(_matches(name, [pattern]) for name, *_ in found):
             raise ValueError(f"{who}: no weight is named `{pattern}`; there are {', '.join(n for n, *_ in found)}")
     last = found[-1][1]
     chosen = []
     for name, parameter, layer in found:
-        head = parameter is last
-        wanted = _matches(name, layers) if layers is not None else prune_head or not head or len(found) == 1
+        embeds = id(parameter) in tied
+        head = parameter is last or embeds
+        wanted = _matches(name, layers) if layers is not None else prune_head or not head or (len(found) == 1 and not embeds)
         if wanted and not _matches(name, keep):
+            if layer is not None and not isinstance(layer, (nn.Linear, nn.Conv2d)):
+                raise ValueError(
+                    f"{who}: `{name}` is that of a Conv1D of transformers, whose weight lies inputs by outputs; put an nn.Linear with the "
+                    "transposed weight in its place, or leave it out with keep="
+                )
+            _there(parameter, name, who)
+            if not bool(parameter.detach().isfinite().all()):
+                raise ValueError(f"{who}: `{name}` holds NaN or infinity, which have no place in an order; leave it out with keep=")
             chosen.append(_Weight(name, parameter, layer, head))
     if not chosen:
         raise ValueError(f"{who}: every weight is kept; name some with layers=, or give prune_head=True")
@@ -84,13 +100,20 @@ def _weights_of(module: nn.Module, who: str) -> list[tuple[str, Tensor, nn.Modul
     for name, layer in module.named_modules():
         if isinstance(layer, CompiledModule):
             raise ValueError(f"{who}: `{name}` is compiled; nnz.torch.decompile(module) first")
-        if isinstance(layer, (nn.Linear, nn.Conv2d)):
+        # The linear layer of GPT-2 in transformers, which `_select` refuses by name.
+        other = type(layer).__name__ == "Conv1D" and isinstance(layer._parameters.get("weight"), Tensor)
+        if isinstance(layer, (nn.Linear, nn.Conv2d)) or other:
             if not isinstance(layer._parameters.get("weight"), Tensor):
                 raise ValueError(f"{who}: the weight of `{name}` is made of other parameters; remove its parametrization first")
             if id(layer.weight) not in seen:
                 seen.add(id(layer.weight))
                 found.append((f"{name}.weight" if name else "weight", layer.weight, layer))
     return found
+
+
+def _embeddings(module: nn.Module) -> frozenset[int]:
+    """Weights of embeddings, which a head may share."""
+    return frozenset(id(layer.weight) for layer in module.modules() if isinstance(layer, nn.Embedding))
 
 
 class _Views:
@@ -122,8 +145,21 @@ def _flat(tensor: Tensor) -> np.ndarray:
 
 def _options(who: str, method: str, density: float | None, distribution: str | None, pattern: str | None, options: Mapping[str, Any]) -> dict[str, Any]:
     """A table of options; those of the signature under their names, in every spelling of Python."""
+    if not isinstance(method, str):
+        raise TypeError(f"{who}: method is the name of one, got {method!r:.40}")
     known = json.loads(method_defaults(method))
-    given = {**options}
+    given = {name: value.item() if isinstance(value, np.generic) else value for name, value in options.items()}
+    density = density.item() if isinstance(density, np.generic) else density
+    if density is not None:
+        _number(who, "density", density)
+    for name, value in (("distribution", distribution), ("pattern", pattern)):
+        if value is not None and not isinstance(value, str):
+            raise TypeError(f"{who}: {name} is a text, got {value!r:.40}")
+    for name, value in given.items():
+        if isinstance(value, float):
+            _number(who, name, value)
+        elif not isinstance(value, (int, str, list, tuple)):
+            raise TypeError(f"{who}: {name} is a number, a text or a list, got {value!r:.40}")
     for name, value in (("density", density), ("distribution", distribution), ("pattern", pattern)):
         if value is not None:
             if name not in known:
@@ -134,6 +170,7 @@ def _options(who: str, method: str, density: float | None, distribution: str | N
         if name not in known and spelt in known:
             given[spelt] = given.pop(name)
     if isinstance(given.get("every"), int) and isinstance(known.get("every"), str):
+        _whole(who, "every", given["every"], 1)
         given["every"] = f"{given['every']} steps"
     if isinstance(given.get("until"), int) and isinstance(known.get("until"), str):
         given["until"] = f"{given['until']} steps"
