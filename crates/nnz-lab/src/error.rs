@@ -17,7 +17,7 @@ pub enum Error {
     Data(#[from] nnz_data::Error),
     /// A network of another program.
     #[error(transparent)]
-    Foreign(#[from] nnz_foreign::Error),
+    Foreign(Box<nnz_foreign::Error>),
     /// Data that does not fit.
     #[error(transparent)]
     Rows(#[from] nnz_engine::data::DataError),
@@ -46,6 +46,12 @@ pub enum Error {
         /// The run directory.
         dir: PathBuf,
     },
+}
+
+impl From<nnz_foreign::Error> for Error {
+    fn from(e: nnz_foreign::Error) -> Self {
+        Self::Foreign(e.into())
+    }
 }
 
 impl Error {
