@@ -127,6 +127,7 @@ fn header(model: &Model<f32>) -> Header {
         model: model.spec.clone(),
         normalization: Normalization::NONE,
         classes: (0..10).map(|c| c.to_string()).collect(),
+        texts: false,
         data: "digits".into(),
         method: "none".into(),
         prunable: all(),
