@@ -239,6 +239,14 @@ pub(crate) fn compute<R: Send>(size: usize, work: impl FnOnce() -> R + Send) -> 
     }
 }
 
+/// The same of convolutions, whose patches are made by loops of rayon: these are handed over also where the pool is one thread.
+fn convolving<R: Send>(size: usize, work: impl FnOnce() -> R + Send) -> R {
+    match size < SHORT {
+        true => computing(work),
+        false => computing(|| rayon::scope(|_| work())),
+    }
+}
+
 impl SparseLayer {
     fn build(rows: usize, cols: usize, positions: &[i64], window: Option<WindowArgs>) -> PyResult<Self> {
         let total = rows.checked_mul(cols).filter(|t| i64::try_from(*t).is_ok());
@@ -488,7 +496,7 @@ impl SparseLayer {
                 over.spread(&out, self.rows, &mut y[over.outputs(self.rows, &images)]);
             });
         };
-        py.detach(|| compute(self.work(over.images * over.area()), work));
+        py.detach(|| convolving(self.work(over.images * over.area()), work));
         Ok(())
     }
 
@@ -537,7 +545,7 @@ impl SparseLayer {
                 self.by_row(&all, dvalues);
             }
         };
-        py.detach(|| compute(self.work(over.images * over.area()), work));
+        py.detach(|| convolving(self.work(over.images * over.area()), work));
         Ok(())
     }
 }
