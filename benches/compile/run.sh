@@ -5,12 +5,15 @@
 # Each commit is checked out in a temporary folder with a target folder of its own; dependencies are downloaded before the clock
 # starts. Of every step both wall clock and processor time (user and system, of all processes) are measured: on a busy machine only
 # the second means something. An edit changes the summary of RigL's card, which the program prints, so that a build that missed
-# it would be seen. A test that fails is noted and does not end the run.
+# it would be seen. A test that fails is noted and does not end the run. What is measured stands in FILE.part until all is; cut off, the
+# same command goes on there.
 set -euo pipefail
 cd "$(dirname "$0")/../.."
 old=${1:-78573d9}
 out=${2:-$PWD/results/compile-times.md}
 root=$PWD
+part=$out.part
+touch "$part"
 work=$(mktemp -d)
 trap 'for t in old new; do git -C "$root" worktree remove --force "$work/$t" 2>/dev/null || true; done; rm -rf "$work"' EXIT
 git worktree add -q --detach "$work/old" "$old"
@@ -36,13 +39,24 @@ median() { sort -n | awk '{ v[NR] = $1 } END { print v[int((NR + 1) / 2)] }'; }
 keep() {
     wall[$1]=$(cut -d' ' -f1 "$2" | median)
     cpu[$1]=$(cut -d' ' -f2 "$2" | median)
+    echo "$1 ${wall[$1]} ${cpu[$1]}${note[$1]:-}" >>"$part"
     say "$1: ${wall[$1]} s, ${cpu[$1]} s of processor time"
+}
+# have NAME: whether a step was measured before.
+have() {
+    local line
+    line=$(grep "^$1 " "$part") || return 1
+    wall[$1]=$(cut -d' ' -f2 <<<"$line")
+    cpu[$1]=$(cut -d' ' -f3 <<<"$line")
+    note[$1]=$(cut -d' ' -f4- <<<"$line")
+    note[$1]=${note[$1]:+ ${note[$1]}}
 }
 must() { "$@" || { tail -50 "$work/log" >&2; exit 1; }; }
 # once NAME COMMAND...: a step that must succeed.
 once() {
     local name=$1
     shift
+    have "$name" && return
     rm -f "$work/times"
     must timed "$work/times" "$@"
     keep "$name" "$work/times"
@@ -51,21 +65,24 @@ once() {
 edits() {
     local name=$1 check=$2 k
     shift 2
+    have "$name" && return
+    # Not timed: what one of these compiles once more after all tests.
+    must timed "$work/first" "$@"
     rm -f "$work/times"
     for k in $(seq "$EDITS"); do
         sed -i "s/\"Every 100 steps, [^\"]*\"/\"Every 100 steps, edit $name$k.\"/" "$card"
         must timed "$work/times" "$@"
         $check "$name$k"
     done
-    keep "$name" "$work/times"
     note[$name]=" ($(grep -c '^ *Compiling' "$work/log" || true) crates)"
+    keep "$name" "$work/times"
 }
 printed() { "target/$folder/nnz" show rigl | grep -q "edit $1\." || { echo "the edit $1 is not in the program" >&2; exit 1; }; }
 ran() { grep -q '^test result: ok. [1-9]' "$work/log" || { echo "no test ran after the edit $1" >&2; exit 1; }; }
-# One method's own tests, as the docs of each commit say.
+# One method's own tests, as the docs of each commit say: the old one has none, and tests all methods at once.
 tests() {
     case $which in
-        old) cargo test --test conformance rigl ;;
+        old) cargo test --test conformance ;;
         new) cargo test -p nnz-sparse ::rigl:: ;;
     esac
 }
@@ -77,16 +94,15 @@ for which in old new; do
     cd "$work/$which"
     card=$(git ls-files '*/rigl.rs' | head -1)
     once "$which-compile-tests" cargo test --no-run
-    rm -f "$work/times"
-    timed "$work/times" cargo test --no-fail-fast || true
-    note[$which-run-tests]=" ($(grep -c '^test .* \.\.\. ok$' "$work/log" || true) ok, $(grep -c '^test .* FAILED$' "$work/log" || true) failed)"
-    grep '^test .* FAILED$' "$work/log" >&2 || true
-    keep "$which-run-tests" "$work/times"
+    if ! have "$which-run-tests"; then
+        rm -f "$work/times"
+        timed "$work/times" cargo test --no-fail-fast || true
+        note[$which-run-tests]=" ($(grep -c '^test .* \.\.\. ok$' "$work/log" || true) ok, $(grep -c '^test .* FAILED$' "$work/log" || true) failed)"
+        grep '^test .* FAILED$' "$work/log" >&2 || true
+        keep "$which-run-tests" "$work/times"
+    fi
     folder=debug
-    # Not timed: what a build or one crate's tests compile once more after all tests.
-    must timed "$work/first" cargo build
     edits "$which-dev" printed cargo build
-    must timed "$work/first" tests
     edits "$which-test" ran tests
     rm -rf target
     folder=release
@@ -125,4 +141,5 @@ new=$(git -C "$work/new" rev-parse --short HEAD)
     row "of which it runs" run-tests
 } >"$work/table.md"
 mv "$work/table.md" "$out"
+rm "$part"
 say "wrote $out"

@@ -53,6 +53,8 @@ enum Command {
     Run(commands::run::Args),
     /// Prune a trained model
     Prune(commands::prune::Args),
+    /// What a network loses when one of its layers alone is pruned, and the densities that lose least
+    Sensitivity(commands::sensitivity::Args),
     /// Extract the changes of fine-tuning from a network; fuse, unfuse and switch them, to the bit
     Adapter(commands::adapter::Args),
     /// How well a language model predicts a text
@@ -123,6 +125,7 @@ impl Command {
             Command::Compare(args) => commands::compare::run(&args, ui),
             Command::Run(args) => commands::run::run(&args, ui),
             Command::Prune(args) => commands::prune::run(&args, ui),
+            Command::Sensitivity(args) => commands::sensitivity::run(&args, ui),
             Command::Adapter(args) => commands::adapter::run(&args, ui),
             Command::Perplexity(args) => commands::language::perplexity(&args, ui),
             Command::Convert(args) => commands::language::convert(&args, ui),

@@ -1,5 +1,6 @@
 use crate::{Error, Result, Shape};
 use serde::{Deserialize, Serialize};
+use std::collections::BTreeMap;
 
 /// Splits a model-wide density into one number of nonzeros for each target.
 ///
@@ -40,6 +41,8 @@ pub enum DistributionKind {
     ErkPlus,
     /// [`Global`]
     Global,
+    /// [`Owl`]
+    Owl,
 }
 
 impl DistributionKind {
@@ -52,6 +55,7 @@ impl DistributionKind {
             Self::Erk => Box::new(Erk),
             Self::ErkPlus => Box::new(ErkPlus),
             Self::Global => Box::new(Global),
+            Self::Owl => Box::new(Owl),
         }
     }
 }
@@ -202,6 +206,70 @@ impl Distribution for Global {
     }
 }
 
+/// More weights for blocks that have more outliers (OWL, Yin et al. 2024, arXiv:2310.05175, section 4). The outliers of a block are the
+/// weights whose score |w_ij| ‖x_j‖ is more than M = 5 times the mean of their matrix; the share D of them in each block is scaled to an
+/// interval of 2λ = 0.16, whose mean is the density.
+///
+/// A block is the targets whose names agree up to their first number, such as `layers.3.`; another target is a block by itself.
+/// Deviations: means weigh blocks by their entries, so that the budget is exact, and outliers are counted against the mean of their
+/// matrix instead of their block's.
+pub struct Owl;
+
+impl Owl {
+    /// M, in means.
+    pub const OUTLIER: f64 = 5.0;
+    /// λ.
+    const SPREAD: f64 = 0.08;
+
+    /// Counts the outliers among scores.
+    pub fn outliers(scores: &[f32]) -> usize {
+        let mean = scores.iter().map(|&s| f64::from(s)).sum::<f64>() / scores.len().max(1) as f64;
+        scores.iter().filter(|&&s| f64::from(s) > Self::OUTLIER * mean).count()
+    }
+
+    /// Divides the budget by the outliers of every target.
+    ///
+    /// # Errors
+    /// As [`Distribution::allocate`].
+    pub fn divide(shapes: &[&Shape], outliers: &[usize], density: f64) -> Result<Vec<usize>> {
+        let mut blocks: BTreeMap<&str, [f64; 2]> = BTreeMap::new();
+        for (s, &found) in shapes.iter().zip(outliers) {
+            let [all, entries] = blocks.entry(block(&s.name)).or_default();
+            (*all, *entries) = (*all + found as f64, *entries + s.len() as f64);
+        }
+        let share = |[all, entries]: [f64; 2]| all / entries.max(1.0);
+        let (low, high) =
+            blocks.values().fold((f64::MAX, 0.0f64), |(low, high), b| (low.min(share(*b)), high.max(share(*b))));
+        let scaled = |b: [f64; 2]| if high > low { 2.0 * Self::SPREAD * (share(b) - low) / (high - low) } else { 0.0 };
+        let entries: f64 = blocks.values().map(|b| b[1]).sum();
+        let mean = blocks.values().map(|b| scaled(*b) * b[1]).sum::<f64>() / entries.max(1.0);
+        let densities: Vec<f64> = shapes.iter().map(|s| density + scaled(blocks[block(&s.name)]) - mean).collect();
+        finish(shapes, &densities, density)
+    }
+}
+
+/// The block that a target belongs to: its name up to the first number between dots.
+fn block(name: &str) -> &str {
+    let mut end = 0;
+    for part in name.split('.') {
+        end += part.len();
+        if !part.is_empty() && part.bytes().all(|b| b.is_ascii_digit()) {
+            return &name[..end];
+        }
+        end += 1;
+    }
+    name
+}
+
+impl Distribution for Owl {
+    fn allocate(&self, _: &[&Shape], _: &[Vec<f32>], _: f64) -> Result<Vec<usize>> {
+        Err(Error::Refused(
+            "distribution owl looks at what weights read, which this method does not; wanda, sparsegpt and dsnot do"
+                .into(),
+        ))
+    }
+}
+
 /// Densities `min(1, ε · raw)` with ε such that the budget is met; capping one target raises the others.
 fn proportional(shapes: &[&Shape], raw: impl Fn(&Shape) -> f64, density: f64) -> Vec<f64> {
     let raw: Vec<f64> = shapes.iter().map(|s| raw(s)).collect();
@@ -307,6 +375,23 @@ mod tests {
                 );
             }
         }
+    }
+
+    #[test]
+    fn blocks_with_more_outliers_keep_more() {
+        assert_eq!(Owl::outliers(&[1.0, 1.0, 1.0, 1.0, 1.0, 1.0, 1.0, 1.0, 1.0, 20.0]), 1, "the mean is 2.9");
+        let names = ["layers.0.q.weight", "layers.0.up.weight", "layers.1.q.weight", "layers.12.q.weight"];
+        assert_eq!(names.map(block), ["layers.0", "layers.0", "layers.1", "layers.12"]);
+        assert_eq!(["fc1.weight", "layer1.0.conv1", "a..3"].map(block), ["fc1.weight", "layer1.0", "a..3"]);
+        let shapes = names.map(|n| Shape::matrix(n, 50, 100));
+        let shapes: Vec<&Shape> = shapes.iter().collect();
+        // Shares of outliers 0.02, 0.01 and 0.04 in blocks of 2, 1 and 1 matrices: scaled by 0.16 / 0.03 above the least they are 4/75, 0
+        // and 12/75, and their mean is (2 * 4 + 0 + 12) / 300.
+        let counts = Owl::divide(&shapes, &[150, 50, 50, 200], 0.5).unwrap();
+        let expected = [4.0, 4.0, 0.0, 12.0].map(|s| ((0.5 + s / 75.0 - 20.0 / 300.0) * 5000.0f64).round() as usize);
+        assert!(counts.iter().zip(expected).all(|(c, e)| c.abs_diff(e) <= 1), "{counts:?} {expected:?}");
+        assert_eq!(counts.iter().sum::<usize>(), 10_000);
+        assert_eq!(Owl::divide(&shapes, &[7; 4], 0.3).unwrap(), [1500; 4], "alike");
     }
 
     #[test]

@@ -9,6 +9,7 @@
 extern crate self as nnz_core;
 
 mod adapter;
+mod by_layer;
 pub mod catalog;
 mod criterion;
 mod distribution;
@@ -40,12 +41,13 @@ mod target;
 mod topology;
 
 pub use adapter::Adapter;
+pub use by_layer::{LayerOptions, Names};
 pub use criterion::{
     Criterion, Gradient, Growth, GrowthCandidates, Magnitude, MagnitudeOfEachSign, Random, Sensitivity, contenders,
     random_zeros,
 };
 pub use distribution::{
-    Distribution, DistributionKind, Er, Erk, ErkPlus, Global, Scores, Uniform, UniformPlus, allocate,
+    Distribution, DistributionKind, Er, Erk, ErkPlus, Global, Owl, Scores, Uniform, UniformPlus, allocate,
 };
 pub use error::{Error, Result, closest};
 pub use experiment::{Better, Context, Experiment, Findings, Input, InputKind, Metric, Need, Unit};
@@ -60,7 +62,7 @@ pub use parametrization::{Leaf, Moment, Parametrization, Weight};
 pub use pattern::Pattern;
 pub use procedure::{Command, Procedure};
 pub use rng::Rng;
-pub use role::{LayerRole, Prunable};
+pub use role::{LayerRole, LayerSet, Prunable};
 pub use rule::{Array, UpdateRule};
 pub use schedule::{Cubic, Decay, OneShot, Period, Schedule, Setting, When};
 pub use sparsifier::{Edit, Plan, Sparsifier};

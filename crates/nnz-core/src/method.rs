@@ -1,6 +1,8 @@
 use crate::{
-    Documented, Error, Experiment, OptionDoc, Parametrization, Pattern, Period, Plan, Probe, Procedure, Result,
-    Setting, Sparsifier, UpdateRule, catalog, closest,
+    Dense, Documented, Error, Experiment, LayerOptions, OptionDoc, Parametrization, Pattern, Period, Plan, Probe,
+    Procedure, Result, Setting, Sparsifier, UpdateRule,
+    by_layer::{ByLayer, Part},
+    catalog, closest,
 };
 use serde::{Serialize, de::DeserializeOwned};
 
@@ -60,6 +62,20 @@ impl MethodInstance {
             || self.parametrization.is_some()
             || self.sparsifier.proximal()
             || (0..=steps).any(|step| self.sparsifier.plan(step) != Plan::Rest)
+    }
+
+    /// Puts the method as it was built for some layers beside that for all others.
+    fn parts_of(&mut self, key: &str, parts: Vec<Part>) -> Result<()> {
+        if self.procedure.is_some() || self.parametrization.is_some() || self.rule.is_some() {
+            return Err(Error::Refused(format!(
+                "{key} treats all layers alike: it does more than choose their connections, so options for some layers do not \
+                 apply to it; --keep leaves layers out"
+            )));
+        }
+        let general = std::mem::replace(&mut self.sparsifier, Box::new(Dense));
+        let general = Part { names: None, sparsifier: Some(general) };
+        self.sparsifier = Box::new(ByLayer::new(std::iter::once(general).chain(parts).collect()));
+        Ok(())
     }
 
     /// How often it may change a topology in a run of this many steps, counted up to `most`. O(steps).
@@ -234,10 +250,14 @@ impl Method {
         options
     }
 
-    /// Completes the given options with defaults. Unknown options are refused by name.
+    /// Completes the given options with defaults. Unknown options are refused by name, and so are those for some layers
+    /// ([`LayerOptions`]).
     pub fn options(&self, given: &toml::Table) -> Result<toml::Table> {
         let mut known = self.defaults();
-        if let Some(unknown) = given.keys().find(|k| !known.contains_key(*k)) {
+        let by_layer = if self.runs() { Vec::new() } else { LayerOptions::take(&mut given.clone())? };
+        by_layer.iter().try_for_each(|l| self.options(&l.options).map(drop))?;
+        let listed = |key: &str| known.contains_key(key) || key == LayerOptions::KEY && !by_layer.is_empty();
+        if let Some(unknown) = given.keys().find(|k| !listed(k)) {
             let hint = closest(unknown, known.keys().map(String::as_str));
             let message = format!("no option named `{unknown}`{hint}");
             return Err(Error::Options { method: self.key, message });
@@ -345,9 +365,38 @@ impl Method {
     /// Builds the method for one run.
     ///
     /// # Errors
-    /// When an option is unknown or out of its range, or the card is that of an experiment.
+    /// When an option is unknown or out of its range, the card is that of an experiment, or options for some layers are given to a
+    /// method that does more than rewire.
     pub fn build(&self, options: &toml::Table, setting: &Setting) -> Result<MethodInstance> {
-        let options = self.options(options)?;
+        let mut general = self.options(options)?;
+        let by_layer = if self.runs() { Vec::new() } else { LayerOptions::take(&mut general)? };
+        let mut work = self.built(general.clone(), setting)?;
+        let mut parts = Vec::new();
+        for (i, layers) in by_layer.into_iter().enumerate() {
+            // Targets are numbered from 0 in every part, and random choices keyed by their number.
+            let seed = setting.seed.wrapping_add((i as u64 + 1).wrapping_mul(0x9e37_79b9_7f4a_7c15));
+            if layers.options.is_empty() {
+                parts.push(Part { names: Some(layers.names), sparsifier: None });
+                continue;
+            }
+            let own = layers.over(&general, &self.defaults());
+            let own = self.built(self.options(&own)?, &Setting { seed, ..*setting })?;
+            if own.sparsifier.kind() != work.sparsifier.kind() {
+                return Err(Error::Refused(format!(
+                    "layers `{}` cannot be pruned by other parts than the rest",
+                    layers.names
+                )));
+            }
+            parts.push(Part { names: Some(layers.names), sparsifier: Some(own.sparsifier) });
+        }
+        if !parts.is_empty() {
+            work.parts_of(self.key, parts)?;
+        }
+        Ok(work)
+    }
+
+    /// Builds the method with complete options.
+    fn built(&self, options: toml::Table, setting: &Setting) -> Result<MethodInstance> {
         match self.entry {
             Entry::Sparsify(build) => {
                 let why = self.mistyped(&options);

@@ -1,6 +1,6 @@
 //! Roles of layers in their network, and which of them a method may prune.
 
-use crate::{Error, Result, Shape, closest};
+use crate::{Error, Names, Result, Shape, closest};
 use serde::{Deserialize, Serialize};
 use std::fmt;
 use std::str::FromStr;
@@ -107,16 +107,77 @@ impl FromStr for LayerRole {
     }
 }
 
+/// Layers, by what they do or by name.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(try_from = "String", into = "String")]
+pub enum LayerSet {
+    /// Those of a role.
+    Role(LayerRole),
+    /// Those of a name, which has a dot, `*` or `?`.
+    Named(Names),
+}
+
+impl LayerSet {
+    /// Whether a weight is of them.
+    pub fn covers(&self, shape: &Shape) -> bool {
+        match self {
+            Self::Role(role) => role.covers(shape),
+            Self::Named(names) => names.matches(&shape.name),
+        }
+    }
+}
+
+impl From<LayerRole> for LayerSet {
+    fn from(role: LayerRole) -> Self {
+        Self::Role(role)
+    }
+}
+
+impl From<LayerSet> for String {
+    fn from(layers: LayerSet) -> Self {
+        layers.to_string()
+    }
+}
+
+impl TryFrom<String> for LayerSet {
+    type Error = Error;
+
+    fn try_from(text: String) -> Result<Self> {
+        text.parse()
+    }
+}
+
+impl fmt::Display for LayerSet {
+    fn fmt(&self, f: &mut fmt::Formatter) -> fmt::Result {
+        match self {
+            Self::Role(role) => role.fmt(f),
+            Self::Named(names) => names.fmt(f),
+        }
+    }
+}
+
+impl FromStr for LayerSet {
+    type Err = Error;
+
+    fn from_str(text: &str) -> Result<Self> {
+        match text.parse() {
+            Ok(role) => Ok(Self::Role(role)),
+            Err(_) if text.contains(['.', '*', '?']) => Ok(Self::Named(text.to_owned().into())),
+            Err(e) => Err(Error::Refused(format!("{e}; a name of layers has a dot, * or ?, such as 'fc1*'"))),
+        }
+    }
+}
+
 /// Which weights a method may prune. By default all but the head.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(from = "Written", into = "Written")]
 pub struct Prunable {
     /// Whether the head is among them where `prune` is empty.
     pub head: bool,
-    /// Only these roles; all if empty.
-    pub prune: Vec<LayerRole>,
+    /// Only these; all if empty.
+    pub prune: Vec<LayerSet>,
     /// But not these.
-    pub keep: Vec<LayerRole>,
+    pub keep: Vec<LayerSet>,
 }
 
 /// How files keep it: in the plain case, whether the head is among them.
@@ -124,7 +185,7 @@ pub struct Prunable {
 #[serde(untagged)]
 enum Written {
     Head(bool),
-    Roles { head: bool, prune: Vec<LayerRole>, keep: Vec<LayerRole> },
+    Roles { head: bool, prune: Vec<LayerSet>, keep: Vec<LayerSet> },
 }
 
 impl From<Written> for Prunable {
@@ -160,18 +221,22 @@ impl Prunable {
 
     /// Whether a weight is among them.
     pub fn takes(&self, shape: &Shape) -> bool {
-        let named = |roles: &[LayerRole]| roles.iter().any(|r| r.covers(shape));
+        let named = |layers: &[LayerSet]| layers.iter().any(|l| l.covers(shape));
         let wanted = if self.prune.is_empty() { self.head || !shape.head } else { named(&self.prune) };
         wanted && !named(&self.keep)
     }
 
-    /// Refuses roles that no weight of a network has.
+    /// Refuses roles and names that no weight of a network has.
     ///
     /// # Errors
-    /// With the role, and those that there are.
+    /// With the role or the name, and those that there are.
     pub fn check<'s>(&self, weights: impl Iterator<Item = &'s Shape> + Clone) -> Result<()> {
-        let missing = |role: &&LayerRole| !weights.clone().any(|s| role.covers(s));
-        let Some(role) = self.prune.iter().chain(&self.keep).find(missing) else { return Ok(()) };
+        let missing = |layers: &&LayerSet| !weights.clone().any(|s| layers.covers(s));
+        let role = match self.prune.iter().chain(&self.keep).find(missing) {
+            None => return Ok(()),
+            Some(LayerSet::Named(names)) => return names.check(weights.map(|s| s.name.as_str())),
+            Some(LayerSet::Role(role)) => role,
+        };
         let mut roles: Vec<LayerRole> = weights.map(|s| if s.head { LayerRole::Head } else { s.role }).collect();
         roles.sort_unstable();
         roles.dedup();
@@ -195,8 +260,10 @@ mod tests {
         let taken = |p: &Prunable| [&query, &up, &plain, &head].map(|s| p.takes(s));
         assert_eq!(taken(&Prunable::default()), [true, true, true, false]);
         assert_eq!(taken(&true.into()), [true; 4]);
-        let of =
-            |prune: &[LayerRole], keep: &[LayerRole]| Prunable { head: true, prune: prune.into(), keep: keep.into() };
+        let of = |prune: &[LayerRole], keep: &[LayerRole]| {
+            let layers = |roles: &[LayerRole]| roles.iter().map(|&r| r.into()).collect();
+            Prunable { head: true, prune: layers(prune), keep: layers(keep) }
+        };
         assert_eq!(taken(&of(&[LayerRole::Attention], &[])), [true, false, false, false]);
         assert_eq!(taken(&of(&[LayerRole::Mlp, LayerRole::Head], &[])), [false, true, false, true]);
         assert_eq!(taken(&of(&[], &[LayerRole::Attention, LayerRole::Head])), [false, true, true, false]);
@@ -210,6 +277,29 @@ mod tests {
     }
 
     #[test]
+    fn names_say_what_is_pruned_too() {
+        let named = |name: &str| Shape { role: LayerRole::Up, ..Shape::matrix(name, 2, 2) };
+        let shapes = ["blocks.0.up.weight", "blocks.11.up.weight", "fc1.weight"].map(named);
+        let keep = |text: &str| Prunable { keep: vec![text.parse().unwrap()], ..Prunable::default() };
+        let taken = |p: &Prunable| shapes.each_ref().map(|s| p.takes(s));
+        assert_eq!(taken(&keep("blocks.?.up")), [false, true, true]);
+        assert_eq!(taken(&keep("blocks.*")), [false, false, true]);
+        assert_eq!(taken(&keep("fc1.weight")), [true, true, false]);
+        assert_eq!(taken(&Prunable { prune: vec!["*.up".parse().unwrap()], ..true.into() }), [true, true, false]);
+        let why = keep("fc2.weight").check(shapes.iter()).unwrap_err().to_string();
+        assert!(
+            why.contains("named `fc2.weight` (did you mean `fc1.weight`?); there are blocks.0.up.weight, "),
+            "{why}"
+        );
+        let why = "fc1".parse::<LayerSet>().unwrap_err().to_string();
+        assert!(why.contains("a name of layers has a dot, * or ?"), "{why}");
+        let text = r#"{"head":false,"prune":[],"keep":["up","fc*"]}"#;
+        let read: Prunable = serde_json::from_str(text).unwrap();
+        assert_eq!(serde_json::to_string(&read).unwrap(), text);
+        assert!(!read.takes(&shapes[2]) && !read.takes(&shapes[0]));
+    }
+
+    #[test]
     fn roles_are_words_and_old_files_still_read() {
         for role in LayerRole::ALL {
             assert_eq!(role.to_string().parse::<LayerRole>().unwrap(), role);
@@ -219,7 +309,7 @@ mod tests {
         for (prunable, text) in [
             (Prunable::from(true), "true"),
             (
-                Prunable { keep: vec![LayerRole::Up], ..Prunable::default() },
+                Prunable { keep: vec![LayerRole::Up.into()], ..Prunable::default() },
                 r#"{"head":false,"prune":[],"keep":["up"]}"#,
             ),
         ] {

@@ -15,6 +15,7 @@ pub mod report;
 pub mod run;
 pub mod scale;
 pub mod scores;
+pub mod sensitivity;
 mod stats;
 
 pub use claim::{Claim, Expect, Judgement, Measured, Over, Relation, Verdict};

@@ -367,19 +367,14 @@ impl Recipe {
             arm.model = arm.model.take().map(Network::read).transpose()?;
             let Some(key) = &arm.method else { continue };
             let method = registry.find(key)?;
-            let given = std::mem::replace(&mut arm.options, method.defaults());
+            let given = std::mem::take(&mut arm.options);
+            arm.options = method.options(&given)?;
             if let (Some(toml::Value::String(pattern)), None) = (given.get("pattern"), given.get("density"))
                 && let Some(fixed) = pattern.parse::<Pattern>()?.fixed_density()
                 && arm.options.contains_key("density")
             {
                 arm.options.insert("density".into(), fixed.into());
             }
-            if let Some(unknown) = given.keys().find(|k| !arm.options.contains_key(*k)) {
-                let hint = closest(unknown, arm.options.keys().map(String::as_str));
-                let message = format!("no option named `{unknown}`{hint}");
-                return Err(nnz_core::Error::Options { method: method.key, message }.into());
-            }
-            arm.options.extend(given);
         }
         Ok(self)
     }

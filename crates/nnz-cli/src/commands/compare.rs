@@ -160,8 +160,8 @@ pub fn run(args: &Args, ui: Ui) -> Result<ExitCode> {
 }
 
 /// Options of a comparison of methods, beside those of tables and of training.
-const OF_METHODS: [&str; 9] =
-    ["test", "model", "densities", "max-size", "max-latency", "max-drop", "rates", "epochs", "prune-head"];
+const OF_METHODS: [&str; 10] =
+    ["test", "model", "densities", "max-size", "max-latency", "max-drop", "rates", "epochs", "prune-head", "keep"];
 
 fn of_methods() -> Vec<&'static str> {
     [&OF_METHODS[..], &given::TABLE, &given::TRAINING].concat()

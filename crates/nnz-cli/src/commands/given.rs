@@ -45,9 +45,8 @@ pub fn refuse(names: &[&str], why: &str) -> Result<()> {
 pub const TABLE: [&str; 3] = ["target", "missing", "unseen"];
 
 /// Options of training, which do not apply to models of other programs.
-pub const TRAINING: [&str; 14] = [
+pub const TRAINING: [&str; 13] = [
     "prune",
-    "keep",
     "batch",
     "optimizer",
     "lr",

@@ -327,8 +327,8 @@ pub fn prune(args: &super::prune::Args, ui: Ui) -> Result<ExitCode> {
     }
     to_folder(&args.output)?;
     args.writing.check(args.dense_layout)?;
-    let method = ui.registry.find(&args.method.method)?;
-    let options = args.method.options(ui.registry)?;
+    let method = args.method.method(ui.registry)?;
+    let options = args.untrained_options(ui.registry)?;
     let model = open(&args.model, ui)?;
     let text = match &args.calibrate[..] {
         [] => None,

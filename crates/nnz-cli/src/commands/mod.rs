@@ -13,14 +13,16 @@ pub mod network;
 pub mod prune;
 pub mod reproduce;
 pub mod run;
+pub mod sensitivity;
 pub mod shell;
 pub mod top;
 pub mod train;
 
-use anyhow::{Result, bail};
+use anyhow::{Context, Result, bail};
 use clap::Args;
-use nnz_core::Registry;
+use nnz_core::{LayerOptions, Method, Registry};
 use nnz_foreign::onnx::Normalize;
+use std::path::PathBuf;
 
 /// The data set, and options for its reader.
 #[derive(Args, Debug)]
@@ -126,8 +128,8 @@ pub fn pairs(set: &[String]) -> Result<toml::Table> {
 #[derive(Args, Debug)]
 pub struct MethodArgs {
     /// The method; `nnz methods` lists them
-    #[arg(long, short, value_name = "METHOD")]
-    pub method: String,
+    #[arg(long, short, value_name = "METHOD", required_unless_present = "recipe")]
+    method: Option<String>,
     /// Nonzeros / prunable weights, above 0 and at most 1
     #[arg(long, short, value_name = "D", conflicts_with = "sparsity", allow_negative_numbers = true)]
     pub density: Option<f64>,
@@ -137,18 +139,49 @@ pub struct MethodArgs {
     /// Where zeros may fall: unstructured, per-row, row, N:M (2:4), flat:N:M, block:RxC (block:4x4)
     #[arg(long, value_name = "PATTERN")]
     pub pattern: Option<String>,
-    /// How the budget is shared between layers: uniform, er, erk, erk-plus, global
+    /// How the budget is shared between layers: uniform, er, erk, erk-plus, global; owl, for methods that look at what weights read;
+    /// sensitivity, for `nnz prune` with --data
     #[arg(long, value_name = "NAME")]
     pub distribution: Option<String>,
+    /// Options for the layers of a name, where * stands for any characters: a density, a pattern, keep, or OPTION=VALUE,…, such as
+    /// 'blocks.*.mlp=0.3'; of several that name a layer the last counts
+    #[arg(long, value_name = "NAME=OPTIONS")]
+    layer: Vec<LayerOptions>,
     /// Any option of the method; `nnz show METHOD` lists them
     #[arg(long = "set", value_name = "KEY=VALUE")]
     pub set: Vec<String>,
+    /// A TOML file with the method (method = "magnitude"), its options, and options for layers ([[layers]]); options that are given
+    /// besides go before
+    #[arg(long, value_name = "FILE")]
+    recipe: Option<PathBuf>,
 }
 
 impl MethodArgs {
+    /// The recipe's contents; nothing without one.
+    fn recipe(&self) -> Result<toml::Table> {
+        let Some(path) = &self.recipe else { return Ok(toml::Table::new()) };
+        let text = std::fs::read_to_string(path).with_context(|| format!("{}: cannot be read", path.display()))?;
+        text.parse().with_context(|| format!("{}: no recipe", path.display()))
+    }
+
+    /// The method.
+    ///
+    /// # Errors
+    /// When neither the command line nor the recipe names one that exists.
+    pub fn method(&self, registry: Registry) -> Result<&'static Method> {
+        let said = match (&self.method, self.recipe()?.get("method")) {
+            (Some(key), _) => key.clone(),
+            (None, Some(toml::Value::String(key))) => key.clone(),
+            _ => bail!("the recipe names no method; method = \"magnitude\" in it, or --method, does"),
+        };
+        Ok(registry.find(&said)?)
+    }
+
     /// Collects the options as a table.
     pub fn options(&self, registry: Registry) -> Result<toml::Table> {
-        let mut options = pairs(&self.set)?;
+        let mut options = self.recipe()?;
+        options.remove("method");
+        options.extend(pairs(&self.set)?);
         if let Some(density) = self.density.or(self.sparsity.map(|s| 1.0 - s)) {
             if !(density > 0.0 && density <= 1.0) {
                 bail!("density must be above 0 and at most 1, got {density}");
@@ -157,7 +190,8 @@ impl MethodArgs {
         }
         options.extend(self.pattern.iter().map(|p| ("pattern".into(), p.as_str().into())));
         options.extend(self.distribution.iter().map(|d| ("distribution".into(), d.as_str().into())));
+        LayerOptions::add(&mut options, self.layer.iter().cloned());
         // An integer is a valid value for an option that is a float.
-        Ok(registry.find(&self.method)?.floats(options))
+        Ok(self.method(registry)?.floats(options))
     }
 }

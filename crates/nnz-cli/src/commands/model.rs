@@ -179,15 +179,20 @@ pub fn writable(path: &Path) -> Result<()> {
 }
 
 /// A model of nnz, and the data that it is measured on.
-fn own_and_data(args: &EvalArgs, ui: Ui) -> Result<(Model<f32>, Header, Dataset)> {
+fn own_and_data(
+    path: &Path,
+    data: Option<&str>,
+    table: &super::TableArgs,
+    ui: Ui,
+) -> Result<(Model<f32>, Header, Dataset)> {
     given::refuse(
         &["normalize"],
         "is for networks of other programs; this one says itself how values become its inputs",
     )?;
-    let (model, header): (Model<f32>, Header) = load_model(&args.model, Storage::Auto)?;
-    let place = match &args.data {
-        Some(data) => args.table.place(data)?,
-        None => args.table.place_again(&header.data)?,
+    let (model, header): (Model<f32>, Header) = load_model(path, Storage::Auto)?;
+    let place = match data {
+        Some(data) => table.place(data)?,
+        None => table.place_again(&header.data)?,
     };
     let loaded = Store::open()?.load_as(&place, header.encoding.as_ref())?;
     loaded.notes.iter().for_each(|note| ui.note(note));
@@ -199,21 +204,32 @@ fn own_and_data(args: &EvalArgs, ui: Ui) -> Result<(Model<f32>, Header, Dataset)
     Ok((model, header, data))
 }
 
-/// Accuracy of a model.
-pub fn eval(args: &EvalArgs, ui: Ui) -> Result<ExitCode> {
-    let (model, header, data) = match network::kind(&args.model) {
-        ModelSource::Own => own_and_data(args, ui)?,
+/// A model, and the data that it is measured on: those it was trained on where none are given.
+pub fn with_data(
+    path: &Path,
+    data: Option<&str>,
+    table: &super::TableArgs,
+    inputs: &super::Inputs,
+    ui: Ui,
+) -> Result<(Model<f32>, Header, Dataset)> {
+    match network::kind(path) {
+        ModelSource::Own => own_and_data(path, data, table, ui),
         ModelSource::Graph => {
-            let Some(data) = &args.data else {
-                network::open_to_run(&args.model, ui)?;
-                bail!("{} does not say what it was trained on; give a data set", args.model.display())
+            let Some(data) = data else {
+                network::open_to_run(path, ui)?;
+                bail!("{} does not say what it was trained on; give a data set", path.display())
             };
-            network::with_data(&args.model, &args.table.place(data)?, &args.inputs, ui)?
+            network::with_data(path, &table.place(data)?, inputs, ui)
         }
         ModelSource::Language => {
-            bail!("{} is a language model; `nnz perplexity` measures it on a text", args.model.display())
+            bail!("{} is a language model; `nnz perplexity` measures it on a text", path.display())
         }
-    };
+    }
+}
+
+/// Accuracy of a model.
+pub fn eval(args: &EvalArgs, ui: Ui) -> Result<ExitCode> {
+    let (model, header, data) = with_data(&args.model, args.data.as_deref(), &args.table, &args.inputs, ui)?;
     let split = match args.split {
         Which::Test => Cow::Borrowed(&data.test),
         Which::Train => Cow::Borrowed(&data.train),

@@ -251,8 +251,8 @@ pub fn prune(args: &super::prune::Args, ui: Ui) -> Result<ExitCode> {
     let onnx = Target::of(&args.output)? == Target::Onnx;
     given::no_layout(onnx)?;
     args.writing.check(args.dense_layout)?;
-    let method = ui.registry.find(&args.method.method)?;
-    let options = args.method.options(ui.registry)?;
+    let method = args.method.method(ui.registry)?;
+    let options = args.untrained_options(ui.registry)?;
     let mut network = Network::open(&args.model)?;
     let length = args.writing.calibration_length.max(8);
     let given = match args.calibrate.is_empty() {

@@ -5,7 +5,7 @@ use super::train::TrainArgs;
 use crate::ui::{self, Ui, Watch};
 use anyhow::{Result, bail};
 use clap::Args as ClapArgs;
-use nnz_core::Setting;
+use nnz_core::{LayerOptions, LayerSet, Registry, Setting};
 use nnz_data::Store;
 use nnz_engine::data::Dataset;
 use nnz_engine::file::{Header, Packing, load_model, save_model};
@@ -24,6 +24,8 @@ use std::process::ExitCode;
   nnz prune model.safetensors --method magnitude --density 0.05 --data mnist --finetune 5 -o small.safetensors
   nnz prune model.safetensors --method snip --density 0.1 --data mnist -o small.safetensors
   nnz prune net.onnx --method magnitude --density 0.1 --data mnist --finetune 3 -o small.onnx
+  nnz prune net.onnx --method magnitude --density 0.1 --layer 'stem*=0.5' --keep 'head*' --data mnist -o small.onnx
+  nnz prune net.onnx --recipe prune.toml --data mnist -o small.onnx
   nnz prune model.gguf --method sparsegpt --density 0.5 --calibrate text.txt -o small
   nnz prune minilm --method wanda --density 0.5 --calibrate text.txt -o small
   nnz prune clip --method wanda --density 0.5 --calibrate captions.txt --calibrate pictures -o small
@@ -66,6 +68,21 @@ impl Args {
     /// Whether the head is pruned, too.
     pub fn prune_head(&self) -> bool {
         self.train.prune_head
+    }
+
+    /// Options of the method for a network that is not trained here: --keep names layers for it.
+    pub fn untrained_options(&self, registry: Registry) -> Result<toml::Table> {
+        let mut options = self.method.options(registry)?;
+        for layers in &self.train.keep {
+            match layers {
+                LayerSet::Named(names) => LayerOptions::add(&mut options, [LayerOptions::keep(names.clone())]),
+                LayerSet::Role(role) => bail!(
+                    "--keep {role}: layers of models that are pruned without --data have names only, such as 'blocks.0.*'; nnz \
+                     inspect lists them"
+                ),
+            }
+        }
+        Ok(options)
     }
 }
 
@@ -124,7 +141,7 @@ fn of_graph(args: &Args, ui: Ui) -> Result<ExitCode> {
     foreign::put_back(&mut network, &model, &header)?;
     let packing = if args.dense_layout { Some(nnz_formats::Packing::Dense) } else { args.writing.packing() };
     let numbers = if onnx || network.archive.is_none() { nnz_formats::Dtype::F32 } else { args.writing.dtype() };
-    let said = json!({"method": args.method.method, "density": model.density(), "data": data.name});
+    let said = json!({"method": args.method.method(ui.registry)?.key, "density": model.density(), "data": data.name});
     let written = foreign::export(&network, &args.output, packing, numbers, false, &said)?;
     written.notes.iter().for_each(|note| ui.note(note));
     let after = Size::of(&model, written.bytes as usize, accuracy(&model, Some(&data), &header)?);
@@ -166,7 +183,7 @@ fn own(args: &Args, ui: Ui) -> Result<ExitCode> {
         header.dtype = Dtype::Bf16;
     }
     header.dtype.round(&mut model);
-    let method = ui.registry.find(&args.method.method)?;
+    let method = args.method.method(ui.registry)?;
     header.method = format!("{}, then {} at density {}", header.method, method.key, ui::density(model.density()));
     let packing = if args.dense_layout { Packing::Dense } else { Packing::Smallest };
     save_model(&args.output, &model, &header, packing)?;
@@ -184,10 +201,15 @@ fn pruned(
     data: Option<&Dataset>,
     before: &Size,
 ) -> Result<Model<f32>> {
-    let method = ui.registry.find(&args.method.method)?;
-    let options = method.options_for_trained(&args.method.options(ui.registry)?);
+    let method = args.method.method(ui.registry)?;
+    let mut options = args.method.options(ui.registry)?;
+    if options.get("distribution").and_then(toml::Value::as_str) == Some("sensitivity") {
+        options = super::sensitivity::divided(&model, header, data, method, &options, args.seed, ui)?;
+    }
+    let options = method.options_for_trained(&options);
     let asked = options.get("density").and_then(toml::Value::as_float);
-    if let Some(asked) = asked.filter(|&d| d >= before.density) {
+    let alike = !options.contains_key(LayerOptions::KEY);
+    if let Some(asked) = asked.filter(|&d| alike && d >= before.density) {
         bail!(
             "{} has density {} already, so pruning to {} would remove nothing; ask for less",
             args.model.display(),

@@ -2,7 +2,7 @@ use super::MethodArgs;
 use crate::ui::{self, Ui};
 use anyhow::{Result, bail};
 use clap::{Args as ClapArgs, ValueEnum};
-use nnz_core::{LayerRole, Registry};
+use nnz_core::{LayerOptions, LayerSet, Registry};
 use nnz_engine::data::{Augment, Dataset};
 use nnz_engine::{Dtype, LrSchedule, OptimizerSpec, Storage, Task, TrainSpec};
 use nnz_lab::{Arm, Network, Precision, Recipe, Start};
@@ -32,12 +32,12 @@ pub struct TrainArgs {
     /// Let the method prune the classifier head, too
     #[arg(long)]
     pub prune_head: bool,
-    /// Let the method prune layers of these roles only, such as attention,mlp
-    #[arg(long, value_name = "ROLE,…", value_delimiter = ',')]
-    pub prune: Vec<LayerRole>,
-    /// Keep layers of these roles dense
-    #[arg(long, value_name = "ROLE,…", value_delimiter = ',')]
-    pub keep: Vec<LayerRole>,
+    /// Let the method prune these layers only, by role or name, such as attention,mlp or 'blocks.*'
+    #[arg(long, value_name = "LAYERS,…", value_delimiter = ',')]
+    pub prune: Vec<LayerSet>,
+    /// Keep these layers dense, by role or name
+    #[arg(long, value_name = "LAYERS,…", value_delimiter = ',')]
+    pub keep: Vec<LayerSet>,
     /// Scale gradients down to this Euclidean norm [default: none; 1 if numbers are predicted]
     #[arg(long, value_name = "NORM")]
     pub clip: Option<f64>,
@@ -318,7 +318,7 @@ pub fn default_model(data: &Dataset, task: Task) -> String {
 
 fn recipe(args: &Args, registry: Registry) -> Result<(Recipe, Option<String>)> {
     let options = args.method.options(registry)?;
-    let (key, place) = (args.method.method.clone(), args.data.place()?);
+    let (key, place) = (args.method.method(registry)?.key.to_owned(), args.data.place()?);
     let data = nnz_data::Store::open()?.load(&place)?.dataset;
     if data.real() && matches!(args.task, Some(Aim::Classification)) {
         bail!(
@@ -369,12 +369,20 @@ fn recipe(args: &Args, registry: Registry) -> Result<(Recipe, Option<String>)> {
 
 /// Options for the random mask of the same density, pattern and (if it can be drawn without scores) distribution.
 fn static_random(method: &toml::Table) -> toml::Table {
-    let mut options: toml::Table =
-        ["density", "pattern", "of"].iter().filter_map(|k| Some((k.to_string(), method.get(*k)?.clone()))).collect();
-    if let Some(d) = method.get("distribution").filter(|d| d.as_str() != Some("global")) {
-        options.insert("distribution".into(), d.clone());
+    let mut budget = toml::Table::from_iter(method.iter().filter_map(|(key, value)| match key.as_str() {
+        "density" | "pattern" | "of" => Some((key.clone(), value.clone())),
+        "distribution" if value.as_str() != Some("global") => Some((key.clone(), value.clone())),
+        _ => None,
+    }));
+    // A list that is none is refused by the method itself.
+    for mut layers in LayerOptions::take(&mut method.clone()).unwrap_or_default() {
+        let kept = layers.options.is_empty();
+        layers.options = static_random(&layers.options);
+        if kept || !layers.options.is_empty() {
+            LayerOptions::add(&mut budget, [layers]);
+        }
     }
-    options
+    budget
 }
 
 #[cfg(test)]

@@ -3,7 +3,7 @@ use crate::{
     Error, LrSchedule, Model, OptimizerSpec, PolicyRef, Real, Result, Role, SparseThresholds, Storage, StoragePolicy,
 };
 use half::bf16;
-use nnz_core::{LayerRole, Prunable, Setting};
+use nnz_core::{LayerSet, Prunable, Setting};
 use serde::{Deserialize, Serialize};
 
 /// Number format of the weights and tables of a finished network.
@@ -62,12 +62,12 @@ pub struct TrainSpec {
     pub crossovers: SparseThresholds,
     /// Whether the method may also prune the classifier head.
     pub prune_head: bool,
-    /// The only roles of layers that the method may prune; all if empty.
+    /// The only layers that the method may prune, by role or name; all if empty.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
-    pub prune: Vec<LayerRole>,
-    /// Roles of layers that stay dense.
+    pub prune: Vec<LayerSet>,
+    /// Layers that stay dense, by role or name.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
-    pub keep: Vec<LayerRole>,
+    pub keep: Vec<LayerSet>,
     /// Fraction of the training rows held out for validation.
     pub validation: f64,
     /// Task of the network.

@@ -376,7 +376,7 @@ impl Matrices for All<'_> {
         let extents = self.store.model.config.extents();
         let shape = |(layer, part): (usize, usize)| {
             let [rows, cols] = extents[part];
-            Shape::matrix(&format!("{} of layer {layer}", PARTS[part]), rows, cols)
+            Shape::matrix(&format!("layers.{layer}.{}", PARTS[part]), rows, cols)
         };
         matrices(self.store.model).map(shape).collect()
     }

@@ -72,11 +72,16 @@ impl Matrices for All<'_> {
     }
 
     fn moments(&mut self, index: usize) -> Result<Moments> {
+        let matrix = &self.matrices[index];
+        let node = &self.network.graph.nodes[matrix.node];
+        // What was read before that is gone: from the start again.
+        let passed = |f: &Flow| f.session.position(&node.outputs[0]).is_some_and(|at| at < f.step);
+        if self.flows.iter().any(passed) {
+            self.flows.clear();
+        }
         if self.flows.is_empty() {
             self.flows = flows(self.network, &self.samples)?;
         }
-        let matrix = &self.matrices[index];
-        let node = &self.network.graph.nodes[matrix.node];
         let found = self.flows.iter_mut().find_map(|f| Some((f.session.position(&node.outputs[0])?, f)));
         let Some((at, flow)) = found else { return Ok(Moments::default()) };
         if flow

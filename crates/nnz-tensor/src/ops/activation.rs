@@ -43,9 +43,9 @@ fn piecewise<T: Real>(
     })
 }
 
-/// max(x, 0); the derivative at zero is zero.
+/// max(x, 0), and NaN of NaN; the derivative at zero is zero.
 pub fn relu<T: Real>(a: &Var<T>) -> Var<T> {
-    let value = a.value().map(move |x| if x > T::ZERO { x } else { T::ZERO });
+    let value = a.value().map(move |x| if x <= T::ZERO { T::ZERO } else { x });
     let at = value.clone();
     Var::either("relu", value, &[a], || masked_by(at))
 }

@@ -120,6 +120,8 @@ fn functions_of_one_entry_by_hand() {
         &[0.0, 1000.0, 0.0],
     );
     same(&[value(ops::hardswish, 1.0), value(ops::relu6, 9.0), value(ops::abs, -2.0)], &[4.0 / 6.0, 6.0, 2.0]);
+    // A number that is none is not hidden, as in layers that compute their sparse products with their activations.
+    assert!(value(ops::relu, f64::NAN).is_nan() && value(ops::relu6, f64::NAN).is_nan());
     let leaf = Var::leaf(Tensor::<f64>::zeros(&[1]));
     let slope = |f: fn(&V) -> V| f(&leaf).backward(false).unwrap().take(&leaf).unwrap().data()[0];
     same(&[slope(ops::abs), slope(ops::relu), slope(|x| ops::pow(x, 1.0)), slope(ops::relu6)], &[0.0, 0.0, 1.0, 0.0]);

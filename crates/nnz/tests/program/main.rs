@@ -4,6 +4,7 @@
 mod bad_input;
 mod bench;
 mod cli;
+mod layers;
 mod others;
 mod start;
 mod training;
