@@ -6,7 +6,7 @@
 Without MODEL a Llama of 3.2 billion parameters in 16 bits is made of random numbers in a temporary folder (6.4 GB; TMPDIR says where). One
 block of it in 32 bits is the unit that the last column counts.
 """
-import json, os, pathlib, random, struct, subprocess, sys, tempfile, threading, time
+import json, pathlib, random, shutil, struct, subprocess, sys, tempfile, threading, time
 
 LAYERS, WIDTH, HIDDEN, HEADS, GROUPS, VOCABULARY = 28, 3072, 8192, 24, 8, 128256
 
@@ -116,7 +116,7 @@ def main():
             seconds, most = measured([program, "prune", model, "--method", *words, *common])
             blocks = f"{most / block:.1f}" if block else "-"
             print(f"| {name} | {words[0]} | {seconds:.0f} | {most / 1e9:.2f} GB | {blocks} |", flush=True)
-            subprocess.run(["rm", "-rf", folder / "small"], check=True)
+            shutil.rmtree(folder / "small")
 
 
 main()
