@@ -173,7 +173,7 @@ def prune(model: _Path | Model, *, method: str | int | float, density: float | N
     threads: Threads to compute with [default: all cores]
     progress: a function that is called with notes and with Progress, instead of a bar"""
 
-def perplexity(model: _Path | Model, text: _Path, *, tokens: int | None = None, length: int | None = None, against: _Path | None = None, quiet: bool = False, threads: int | None = None, tokenizer: Any = None, progress: _Progress | None = None) -> Answer:
+def perplexity(model: _Path | Model, text: _Path, *, tokens: int | None = None, length: int | None = None, against: _Path | None = None, overlap: int | None = None, quiet: bool = False, threads: int | None = None, tokenizer: Any = None, progress: _Progress | None = None) -> Answer:
     """How well a language model predicts a text.
 
     model: A language model: a GGUF file, or a folder of safetensors or PyTorch weights
@@ -181,6 +181,21 @@ def perplexity(model: _Path | Model, text: _Path, *, tokens: int | None = None, 
     tokens: Tokens from the start of the text [default: 32768]
     length: Tokens per block; blocks are independent [default: 512]
     against: Another model to compare with, block by block
+    overlap: Number of likeliest next tokens whose overlap with those of the other model is measured [default: 5]
+    quiet: Print only what was asked for
+    threads: Threads to compute with [default: all cores]
+    progress: a function that is called with notes and with Progress, instead of a bar"""
+
+def generate(model: _Path | Model, prompt: str | int | float, *, tokens: int | None = None, temperature: float | None = None, top_k: int | None = None, top_p: float | None = None, seed: int | None = None, quiet: bool = False, threads: int | None = None, progress: _Progress | None = None) -> Answer:
+    """Go on with a text by a language model.
+
+    model: A language model: a GGUF file, or a folder of safetensors or PyTorch weights
+    prompt: The text to go on with
+    tokens: Most tokens that a language model generates [default: 64]
+    temperature: Softmax temperature of a language model; 0 takes the likeliest token [default: 0]
+    top_k: Sample among this many of the likeliest tokens; 0 for all [default: 0]
+    top_p: Sample among the likeliest tokens that together have this probability [default: 1]
+    seed: Key of all random choices [default: 0]
     quiet: Print only what was asked for
     threads: Threads to compute with [default: all cores]
     progress: a function that is called with notes and with Progress, instead of a bar"""
@@ -198,14 +213,15 @@ def convert(model: _Path | Model, *, output: _Path, layout: Literal['dense', 'cs
     threads: Threads to compute with [default: all cores]
     progress: a function that is called with notes and with Progress, instead of a bar"""
 
-def eval(model: _Path | Model, data: Any = None, *, split: Literal['test', 'train', 'all'] | None = None, normalize: str | int | float | None = None, target: str | int | float | None = None, missing: str | int | float | None = None, unseen: str | int | float | None = None, quiet: bool = False, threads: int | None = None, progress: _Progress | None = None) -> EvalResult:
-    """Accuracy and loss of a model on a data set.
+def eval(model: _Path | Model, data: Any = None, *, split: Literal['test', 'train', 'all'] | None = None, against: _Path | None = None, normalize: str | int | float | None = None, target: str | int | float | None = None, missing: str | int | float | None = None, unseen: str | int | float | None = None, quiet: bool = False, threads: int | None = None, progress: _Progress | None = None) -> EvalResult:
+    """Accuracy and loss of a model on a data set; a language model's accuracy on questions.
 
     Data are a name, a path, `(X, y)` of arrays, tensors or sparse matrices, or a DataFrame with `target`.
 
-    model: A model written by nnz, or a network of another program (ONNX, or a checkpoint)
-    data: Data set: a name from `nnz data list`, or a file or folder [default: the training data of a model written by nnz]
+    model: A model written by nnz, a network of another program (ONNX, or a checkpoint), or a language model
+    data: Data set: a name from `nnz data list`, or a file or folder [default: the training data of a model written by nnz]. For a language model lines of a context, candidates and the number of the right one from 0, with tabs between
     split: Rows to evaluate on [default: test]
+    against: Another language model to compare with, question by question
     normalize: How values become inputs of a network of another program whose file does not say it: unit (bytes divided by 255), raw, data (less the mean of the training rows, divided by their deviation), imagenet, or MEAN:DEVIATION after the division by 255, such as 0.1307:0.3081, once or for red, green and blue
     target: The column of a table that has the labels, by name or by number from 1
     missing: What becomes of cells of a table without a value: mean, median, mode, category or drop [default: they are refused]
@@ -284,7 +300,7 @@ def doctor(*, quiet: bool = False, threads: int | None = None, progress: _Progre
     threads: Threads to compute with [default: all cores]
     progress: a function that is called with notes and with Progress, instead of a bar"""
 
-def predict(model: _Path | Model, what: Any = None, *, input: Mapping[str, Any] | Sequence[str] | None = None, text: str | str | Sequence[str] | None = None, tokens: int | None = None, temperature: float | None = None, top: float | None = None, seed: int | None = None, target: str | int | float | None = None, missing: str | int | float | None = None, unseen: str | int | float | None = None, quiet: bool = False, threads: int | None = None, progress: _Progress | None = None) -> Any:
+def predict(model: _Path | Model, what: Any = None, *, input: Mapping[str, Any] | Sequence[str] | None = None, text: str | str | Sequence[str] | None = None, tokens: int | None = None, temperature: float | None = None, top_k: int | None = None, top_p: float | None = None, seed: int | None = None, target: str | int | float | None = None, missing: str | int | float | None = None, unseen: str | int | float | None = None, quiet: bool = False, threads: int | None = None, progress: _Progress | None = None) -> Any:
     """Apply a model: the class of an image or a row, the vector of a text, how a text continues, which text fits an image.
 
     For arrays, tensors and sparse matrices, the answer is an array: see Model.predict.
@@ -295,7 +311,8 @@ def predict(model: _Path | Model, what: Any = None, *, input: Mapping[str, Any] 
     text: A text that a network such as CLIP compares with the image; give two or more
     tokens: Most tokens that a language model generates [default: 64]
     temperature: Softmax temperature of a language model; 0 takes the likeliest token [default: 0]
-    top: Sample among the likeliest tokens that together have this probability [default: 1]
+    top_k: Sample among this many of the likeliest tokens; 0 for all [default: 0]
+    top_p: Sample among the likeliest tokens that together have this probability [default: 1]
     seed: Key of all random choices [default: 0]
     target: The column of a table that has the labels, by name or by number from 1
     missing: What becomes of cells of a table without a value: mean, median, mode, category or drop [default: they are refused]
@@ -364,6 +381,7 @@ __all__ = [
     'run',
     'prune',
     'perplexity',
+    'generate',
     'convert',
     'eval',
     'inspect',

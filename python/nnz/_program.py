@@ -419,6 +419,7 @@ COMMANDS: dict[str, tuple[tuple[str, ...], str]] = {
         "there is text to calibrate on, and comes back as one. " + ARRAYS,
     ),
     "perplexity": (("model", "text"), ""),
+    "generate": (("model", "prompt"), ""),
     "convert": (("model",), ""),
     "eval": (("model", "data"), ARRAYS),
     "inspect": (("model",), ""),

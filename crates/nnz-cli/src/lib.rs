@@ -59,9 +59,11 @@ enum Command {
     Adapter(commands::adapter::Args),
     /// How well a language model predicts a text
     Perplexity(commands::language::PerplexityArgs),
+    /// Go on with a text by a language model
+    Generate(commands::language::GenerateArgs),
     /// Write a model of another program as safetensors, dense or packed
     Convert(commands::language::ConvertArgs),
-    /// Accuracy and loss of a model on a data set
+    /// Accuracy and loss of a model on a data set; a language model's accuracy on questions
     Eval(commands::model::EvalArgs),
     /// What a model consists of: density, bytes, degrees, dead units, components, spectral gap
     Inspect(commands::model::InspectArgs),
@@ -128,6 +130,7 @@ impl Command {
             Command::Sensitivity(args) => commands::sensitivity::run(&args, ui),
             Command::Adapter(args) => commands::adapter::run(&args, ui),
             Command::Perplexity(args) => commands::language::perplexity(&args, ui),
+            Command::Generate(args) => commands::language::generate_with(&args, ui),
             Command::Convert(args) => commands::language::convert(&args, ui),
             Command::Eval(args) => commands::model::eval(&args, ui),
             Command::Inspect(args) => commands::model::inspect(&args, ui),

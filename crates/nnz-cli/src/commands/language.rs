@@ -9,7 +9,7 @@ use indicatif::ProgressBar;
 use nnz_core::Rng;
 use nnz_engine::cost::Machine;
 use nnz_engine::cost::timing::Compared;
-use nnz_foreign::llm::{self, Generator, Language, Pruned, Pruning, Weights};
+use nnz_foreign::llm::{self, Generator, Language, Pruned, Pruning, Sampling, Weights, choices};
 use nnz_foreign::onnx::Target;
 use nnz_formats::{Archive, Dtype, Packing};
 use serde_json::json;
@@ -88,7 +88,8 @@ impl Writing {
 #[derive(ClapArgs, Debug)]
 #[command(after_help = "Examples:
   nnz perplexity model.gguf wikitext2_test.txt.gz
-  nnz perplexity small wikitext2_test.txt.gz --against model.gguf    the difference, with its interval over blocks")]
+  nnz perplexity small wikitext2_test.txt.gz --against model.gguf    the difference, with its interval over blocks, and how
+                                                                     often both have the same next token")]
 pub struct PerplexityArgs {
     /// A language model: a GGUF file, or a folder of safetensors or PyTorch weights
     model: PathBuf,
@@ -103,6 +104,24 @@ pub struct PerplexityArgs {
     /// Another model to compare with, block by block
     #[arg(long, value_name = "MODEL")]
     against: Option<PathBuf>,
+    /// Number of likeliest next tokens whose overlap with those of the other model is measured
+    #[arg(long, default_value_t = 5, value_name = "K", requires = "against", value_parser = clap::value_parser!(u16).range(1..))]
+    overlap: u16,
+}
+
+/// Arguments of `nnz generate`.
+#[derive(ClapArgs, Debug)]
+#[command(after_help = "Examples:
+  nnz generate model.gguf 'The capital of France is' --tokens 20
+  nnz generate folder 'Once upon a time' --temperature 0.8 --top-k 40 --top-p 0.95 --seed 3")]
+pub struct GenerateArgs {
+    /// A language model: a GGUF file, or a folder of safetensors or PyTorch weights
+    #[arg(value_parser = super::network::place)]
+    model: PathBuf,
+    /// The text to go on with
+    prompt: String,
+    #[command(flatten)]
+    generation: Generation,
 }
 
 /// Arguments of `nnz convert`.
@@ -152,9 +171,12 @@ pub struct Generation {
     /// Softmax temperature of a language model; 0 takes the likeliest token
     #[arg(long, default_value_t = 0.0, value_name = "T")]
     temperature: f64,
+    /// Sample among this many of the likeliest tokens; 0 for all
+    #[arg(long, default_value_t = 0, value_name = "K")]
+    top_k: usize,
     /// Sample among the likeliest tokens that together have this probability
-    #[arg(long, default_value_t = 1.0, value_name = "P")]
-    top: f64,
+    #[arg(long, alias = "top", default_value_t = 1.0, value_name = "P")]
+    top_p: f64,
     /// Key of all random choices
     #[arg(long, default_value_t = 0, value_name = "SEED")]
     seed: u64,
@@ -193,7 +215,8 @@ fn to_folder(output: &Path) -> Result<()> {
 /// Measures perplexity.
 pub fn perplexity(args: &PerplexityArgs, ui: Ui) -> Result<ExitCode> {
     let text = llm::text(&args.text)?;
-    let measure = |path: &Path| -> Result<llm::Perplexity> {
+    let most = if args.against.is_some() { usize::from(args.overlap) } else { 0 };
+    let measure = |path: &Path| -> Result<(llm::Perplexity, Vec<Vec<u32>>, Vec<u32>)> {
         let model = open(path, ui)?;
         let tokens = model.tokens()?.encode(&text)?;
         let blocks = llm::blocks(&tokens, args.length, args.tokens / args.length.max(1), &args.text)?;
@@ -201,12 +224,25 @@ pub fn perplexity(args: &PerplexityArgs, ui: Ui) -> Result<ExitCode> {
             ui.note(format!("the text has {} tokens; {} blocks were taken", tokens.len(), blocks.len()));
         }
         let bar = bar(ui, "layers", model.config.layers);
-        let found = llm::perplexity(&model, &blocks, |l| bar.set_position(l as u64))?;
+        let most = most.min(model.config.vocabulary);
+        let (found, likeliest) = llm::predictions(&model, &blocks, most, |l| bar.set_position(l as u64))?;
         bar.finish_and_clear();
-        Ok(found)
+        Ok((found, likeliest, blocks.concat()))
     };
-    let found = measure(&args.model)?;
+    let (found, likeliest, read) = measure(&args.model)?;
     let other = args.against.as_deref().map(measure).transpose()?;
+    // The same tokens after the same tokens, or there is nothing to compare.
+    let alike = other.as_ref().filter(|(_, other, tokens)| *tokens == read && other[0].len() == likeliest[0].len());
+    if other.is_some() && alike.is_none() {
+        ui.note("the models split the text into different tokens; their next tokens are not compared");
+    }
+    let agreement = alike.map(|(_, other, _)| {
+        let most = likeliest[0].len() / (found.length - 1);
+        let blocks = llm::agreement(&likeliest, other, most);
+        let of = |i: usize| nnz_lab::summarize(&blocks.iter().map(|b| b[i]).collect::<Vec<_>>());
+        (of(0), of(1), most)
+    });
+    let other = other.map(|(found, ..)| found);
     let compared = other.as_ref().map(|o| ratio(&found.blocks, &o.blocks));
     let loss = nnz_lab::summarize(&found.blocks);
     let interval = loss.half_width.map(|h| ((loss.mean - h).exp(), (loss.mean + h).exp()));
@@ -215,6 +251,9 @@ pub fn perplexity(args: &PerplexityArgs, ui: Ui) -> Result<ExitCode> {
         "length": found.length, "losses": found.blocks,
         "against": other.as_ref().map(|o| o.perplexity),
         "ratio": compared.map(|c| c.0), "ratio_interval": compared.and_then(|c| c.1),
+        "same_next_token": agreement.as_ref().map(|(same, ..)| share(same)),
+        "overlap": agreement.as_ref().map(|(_, overlap, _)| share(overlap)),
+        "overlap_of": agreement.as_ref().map(|a| a.2),
     });
     let spread = |i: Option<(f64, f64)>, digits: usize| {
         i.map_or_else(String::new, |(a, b)| format!(" (95% interval {a:.digits$} to {b:.digits$} over blocks)"))
@@ -225,7 +264,106 @@ pub fn perplexity(args: &PerplexityArgs, ui: Ui) -> Result<ExitCode> {
         if let (Some(o), Some((r, i))) = (&other, compared) {
             answer += &format!("\n{:.3} for the other model; ratio {r:.4}{}", o.perplexity, spread(i, 4));
         }
+        if let Some((same, overlap, most)) = &agreement {
+            let of = |s: &nnz_lab::Summary| ui::percent(s.mean, s.half_width);
+            answer += &format!(
+                "\nthe same next token at {} of the positions; {} of the {most} likeliest are common",
+                of(same),
+                of(overlap)
+            );
+        }
         answer
+    })?;
+    Ok(ExitCode::SUCCESS)
+}
+
+/// A mean and its 95% interval, as a document.
+fn share(s: &nnz_lab::Summary) -> serde_json::Value {
+    json!({"mean": s.mean, "interval": s.half_width.map(|h| (s.mean - h, s.mean + h))})
+}
+
+/// 95% interval of a share of `n` by the successes (Wilson 1927).
+fn wilson(successes: usize, n: usize) -> (f64, f64) {
+    let (z2, n) = (1.959_964f64.powi(2), n as f64);
+    let p = successes as f64 / n;
+    let (middle, half) = (p + z2 / (2.0 * n), (z2 * (p * (1.0 - p) / n + z2 / (4.0 * n * n))).sqrt());
+    ((middle - half) / (1.0 + z2 / n), (middle + half) / (1.0 + z2 / n))
+}
+
+/// How often a language model finds the right one of several texts the likeliest.
+pub fn choose(path: &Path, file: &Path, against: Option<&Path>, ui: Ui) -> Result<ExitCode> {
+    let questions = choices::questions(file)?;
+    let measure = |path: &Path| -> Result<Vec<choices::Answer>> {
+        let model = open(path, ui)?;
+        let bar = bar(ui, "questions", questions.len());
+        let found = choices::answers(&model, &model.tokens()?, &questions, file, |n| bar.set_position(n as u64))?;
+        bar.finish_and_clear();
+        Ok(found)
+    };
+    let found = measure(path)?;
+    let other = against.map(measure).transpose()?;
+    let n = questions.len();
+    let chance = questions.iter().map(|q| 1.0 / q.candidates.len() as f64).sum::<f64>() / n as f64;
+    let hits = |answers: &[choices::Answer], i: usize| answers.iter().filter(|a| a.hits()[i]).count();
+    let accuracy = |answers: &[choices::Answer]| {
+        let of = |i: usize| {
+            let right = hits(answers, i);
+            json!({"right": right, "accuracy": right as f64 / n as f64, "interval": wilson(right, n)})
+        };
+        json!({"by_sum": of(0), "by_length": of(1)})
+    };
+    // Question by question, so that the interval is of the difference.
+    let paired = |other: &[choices::Answer], i: usize| {
+        let number = |hit: bool| f64::from(u8::from(hit));
+        let pairs = found.iter().zip(other);
+        let differences: Vec<f64> = pairs.clone().map(|(a, b)| number(a.hits()[i]) - number(b.hits()[i])).collect();
+        let same = pairs.filter(|(a, b)| a.chosen()[i] == b.chosen()[i]).count();
+        (nnz_lab::summarize(&differences), same as f64 / n as f64)
+    };
+    let compared = other.as_ref().map(|other| [0, 1].map(|i| paired(other, i)));
+    let mut document = accuracy(&found);
+    document["accuracy"] = document["by_sum"]["accuracy"].clone();
+    document["questions"] = json!(n);
+    document["chance"] = json!(chance);
+    document["answers"] = json!(found);
+    if let (Some(other), Some(compared)) = (&other, &compared) {
+        document["against"] = accuracy(other);
+        for (key, (difference, same)) in ["by_sum", "by_length"].iter().zip(compared) {
+            document["against"][key]["difference"] = share(difference);
+            document["against"][key]["same_choice"] = json!(same);
+        }
+    }
+    ui.answer(&document, || {
+        let mut rows = Vec::new();
+        for (i, how) in ["sum of ln p", "by length"].iter().enumerate() {
+            let share = |answers: &[choices::Answer]| {
+                let (low, high) = wilson(hits(answers, i), n);
+                let percent = |v: f64| ui::percent(v, None);
+                format!("{} ({} to {})", percent(hits(answers, i) as f64 / n as f64), percent(low), percent(high))
+            };
+            let mut row = vec![(*how).to_string(), share(&found)];
+            if let (Some(other), Some(compared)) = (&other, &compared) {
+                let (difference, same) = &compared[i];
+                let half = difference.half_width.map_or_else(String::new, |h| format!(" ± {:.2}", 100.0 * h));
+                row.extend([
+                    share(other),
+                    format!("{:+.2}{half} points", 100.0 * difference.mean),
+                    ui::percent(*same, None),
+                ]);
+            }
+            rows.push(row);
+        }
+        let head: &[&str] = match other {
+            None => &["likeliest by", "right"],
+            Some(_) => &["likeliest by", "right", "of the other", "difference", "same choice"],
+        };
+        format!(
+            "{} questions of {}; chance is {}\n\n{}\n\nIntervals hold with 95%.",
+            ui::count(n),
+            file.display(),
+            ui::percent(chance, None),
+            ui::table(head, rows)
+        )
     })?;
     Ok(ExitCode::SUCCESS)
 }
@@ -422,22 +560,34 @@ pub fn inspect(path: &Path, html: Option<&Path>, ui: Ui) -> Result<ExitCode> {
     Ok(ExitCode::SUCCESS)
 }
 
+/// Continues a text, as a command of its own.
+pub fn generate_with(args: &GenerateArgs, ui: Ui) -> Result<ExitCode> {
+    match super::network::kind(&args.model) {
+        ModelSource::Language => generate(&args.model, &args.prompt, &args.generation, ui),
+        _ => bail!("{} is no language model, and generates no text; `nnz predict` applies it", args.model.display()),
+    }
+}
+
 /// Continues a text.
 pub fn generate(path: &Path, prompt: &str, how: &Generation, ui: Ui) -> Result<ExitCode> {
-    if !(how.temperature >= 0.0 && how.temperature.is_finite() && how.top > 0.0 && how.top <= 1.0) {
-        bail!("--temperature is zero or more, --top above 0 and at most 1");
+    if !(how.temperature >= 0.0 && how.temperature.is_finite() && how.top_p > 0.0 && how.top_p <= 1.0) {
+        bail!("--temperature is zero or more, --top-p above 0 and at most 1");
+    }
+    if how.temperature == 0.0 {
+        given::refuse(&["top-k", "top-p", "seed"], "is for sampling; give a --temperature above zero with it")?;
     }
     let model = open(path, ui)?;
     let tokens = model.tokens()?;
     // The same kernels for any number of threads, so that answers are the same.
     let (machine, _) = Machine::chooser()?;
     let mut generator = Generator::new(&model, &Weights::Fastest(&machine))?;
-    let mut next = tokens.encode(prompt)?;
+    let mut next = tokens.prompt(prompt)?;
     let given = next.len();
+    let sampling = Sampling { temperature: how.temperature, most: how.top_k, top: how.top_p };
     let (mut added, mut rng, start) = (Vec::new(), Rng::stream(how.seed, "sample", 0, 0), Instant::now());
     while added.len() < how.tokens {
         let logits = generator.next(&next)?;
-        let token = Generator::sample(&logits, how.temperature, how.top, &mut rng);
+        let token = Generator::sample(&logits, sampling, &mut rng);
         if tokens.ends.contains(&token) {
             break;
         }
@@ -516,6 +666,14 @@ pub fn bench(path: &Path, why: bool, ui: Ui) -> Result<ExitCode> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn an_interval_of_a_share_by_hand() {
+        // 8 of 10: (0.8 + 0.19207) / 1.38415 ± 1.96 sqrt(0.016 + 0.0096036) / 1.38415.
+        let (low, high) = wilson(8, 10);
+        assert!((low - 0.4902).abs() < 1e-3 && (high - 0.9433).abs() < 1e-3, "{low} {high}");
+        assert!(wilson(0, 5).0.abs() < 1e-12 && (wilson(5, 5).1 - 1.0).abs() < 1e-12);
+    }
 
     #[test]
     fn ratios_are_of_perplexities_and_paired() {

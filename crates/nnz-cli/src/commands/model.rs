@@ -25,16 +25,21 @@ use std::process::ExitCode;
   nnz eval small.safetensors                       on the test split of the data it was trained on
   nnz eval small.safetensors mnist --split train
   nnz eval model.safetensors more.csv --split all  another table of the same columns
-  nnz eval net.onnx mnist --normalize unit         a network of another program")]
+  nnz eval net.onnx mnist --normalize unit         a network of another program
+  nnz eval small choices.tsv --against model.gguf  a language model, by questions with several answers")]
 pub struct EvalArgs {
-    /// A model written by nnz, or a network of another program (ONNX, or a checkpoint)
+    /// A model written by nnz, a network of another program (ONNX, or a checkpoint), or a language model
     #[arg(value_parser = network::place)]
     model: PathBuf,
-    /// Data set: a name from `nnz data list`, or a file or folder [default: the training data of a model written by nnz]
+    /// Data set: a name from `nnz data list`, or a file or folder [default: the training data of a model written by nnz]. For a
+    /// language model lines of a context, candidates and the number of the right one from 0, with tabs between
     data: Option<String>,
     /// Rows to evaluate on
     #[arg(long, value_enum, default_value_t = Which::Test)]
     split: Which,
+    /// Another language model to compare with, question by question
+    #[arg(long, value_name = "MODEL")]
+    against: Option<PathBuf>,
     #[command(flatten)]
     inputs: super::Inputs,
     #[command(flatten)]
@@ -221,14 +226,29 @@ pub fn with_data(
             };
             network::with_data(path, &table.place(data)?, inputs, ui)
         }
-        ModelSource::Language => {
-            bail!("{} is a language model; `nnz perplexity` measures it on a text", path.display())
-        }
+        ModelSource::Language => bail!("{} is a language model, which reads texts", path.display()),
     }
+}
+
+/// How well a language model answers questions.
+fn questions(args: &EvalArgs, ui: Ui) -> Result<ExitCode> {
+    given::refuse(&["split", "normalize"], "is for data sets; a language model answers every question of a file")?;
+    given::refuse(&given::TABLE, "is for tables; a language model reads questions")?;
+    let Some(file) = &args.data else {
+        bail!(
+            "{} is a language model; give a file of questions, or `nnz perplexity` measures it on a text",
+            args.model.display()
+        )
+    };
+    super::language::choose(&args.model, Path::new(file), args.against.as_deref(), ui)
 }
 
 /// Accuracy of a model.
 pub fn eval(args: &EvalArgs, ui: Ui) -> Result<ExitCode> {
+    if network::kind(&args.model) == ModelSource::Language {
+        return questions(args, ui);
+    }
+    given::refuse(&["against"], "is for language models; `nnz compare` compares others")?;
     let (model, header, data) = with_data(&args.model, args.data.as_deref(), &args.table, &args.inputs, ui)?;
     let split = match args.split {
         Which::Test => Cow::Borrowed(&data.test),

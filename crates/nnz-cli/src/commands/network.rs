@@ -482,7 +482,7 @@ fn output(network: &Network, values: Vec<Value>, name: &str) -> Result<Tensor<f3
 
 /// Answers for a text or an image.
 pub fn predict(args: &super::model::PredictArgs, ui: Ui) -> Result<ExitCode> {
-    given::refuse(&["temperature", "top", "seed"], "is for language models, which go on with a text")?;
+    given::refuse(&["temperature", "top-k", "top-p", "seed"], "is for language models, which go on with a text")?;
     given::refuse(&["tokens"], "is for language models, which go on with a text")?;
     let network = open_to_run(&args.model, ui)?;
     if !args.arrays.is_empty() {

@@ -1,12 +1,11 @@
-use super::Family;
-use super::family::PARTS;
+use super::family::{Bias, DOWN, Family, GATE, Inner, Layout, Mixture, OUT, PARTS, Slot, Window};
+use super::rope::{Rope, Scaling};
 use crate::{Error, Result};
 use nnz_formats::{Archive, Value};
-use serde::{Deserialize, Serialize};
 use serde_json::json;
 
 /// Activation function of a perceptron.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Activation {
     /// x σ(x).
     Silu,
@@ -18,11 +17,30 @@ pub enum Activation {
     Relu,
 }
 
+/// Mixture of experts: a router chooses some perceptrons for each position.
+#[derive(Clone, Debug)]
+pub struct Experts {
+    /// Their number.
+    pub count: usize,
+    /// How many are chosen for a position.
+    pub chosen: usize,
+    /// Their hidden width.
+    pub hidden: usize,
+    /// Whether the weights of the chosen ones are divided by their sum.
+    pub normalized: bool,
+    /// Hidden width of the expert that all positions pass through.
+    pub shared: Option<usize>,
+    /// Whether all experts share two tensors, with gate and up in one.
+    pub fused: bool,
+    /// Layers that have experts.
+    pub layers: Vec<bool>,
+}
+
 /// Hyperparameters of a decoder.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Debug)]
 pub struct Config {
-    /// Family, which determines names and layout.
-    pub family: Family,
+    /// Family, which determines names, layout and order.
+    pub family: &'static Family,
     /// Size of the vocabulary.
     pub vocabulary: usize,
     /// Width of the model.
@@ -39,22 +57,34 @@ pub struct Config {
     pub hidden: usize,
     /// ε of the norms.
     pub epsilon: f64,
-    /// Rotary dimensions of a head; zero if positions are learned.
-    pub rotary: usize,
-    /// Base of the rotary positions.
-    pub base: f64,
+    /// Rotary positions, and those of layers with a window.
+    pub ropes: [Option<Rope>; 2],
     /// Activation of the perceptron.
     pub activation: Activation,
-    /// Whether the perceptron has a gate.
-    pub gated: bool,
-    /// Whether matrices have biases and norms are layer norms.
-    pub biases: bool,
+    /// Which of [`PARTS`] have biases.
+    pub biases: [bool; PARTS.len()],
     /// Whether attention and perceptron run in parallel.
     pub parallel: bool,
+    /// Names of the norms of what attention reads, of what it adds, of what the perceptron reads, and of what it adds.
+    pub norms: [Option<&'static str>; 4],
     /// Longest sequence it was made for.
     pub context: usize,
     /// Whether the head shares the embedding's weights.
     pub tied: bool,
+    /// Layers that see the last [`window`](Self::window) positions, and turn by the second of [`ropes`](Self::ropes) if there is one.
+    pub slides: Vec<bool>,
+    /// How many positions they see; all without a number.
+    pub window: Option<usize>,
+    /// Factor of queries besides 1/√[`each`](Self::each).
+    pub sharpness: f32,
+    /// Soft caps of scores and logits: c tanh(x / c).
+    pub caps: [Option<f32>; 2],
+    /// Largest size of an entry of queries, keys and values.
+    pub clip: Option<f32>,
+    /// Factor of the embedding.
+    pub embedding: f32,
+    /// Mixture of experts.
+    pub experts: Option<Experts>,
 }
 
 /// Largest extent accepted.
@@ -68,22 +98,18 @@ fn need(c: &serde_json::Value, key: &str) -> Result<usize, String> {
     size(c, key).ok_or(format!("it does not say {key}"))
 }
 
-/// Whether the configuration scales rotary positions.
-fn scaled(rope: &serde_json::Value) -> bool {
-    let kind = rope["rope_type"].as_str().or(rope["type"].as_str());
-    !rope.is_null() && kind != Some("default")
+/// A positive number, if the configuration has the key and it is not null.
+fn positive(c: &serde_json::Value, key: &str) -> Result<Option<f64>, String> {
+    match (&c[key], c[key].as_f64()) {
+        (serde_json::Value::Null, _) => Ok(None),
+        (_, Some(v)) if v.is_finite() && v > 0.0 => Ok(Some(v)),
+        (v, _) => Err(format!("{key} is {v}, which is no positive number")),
+    }
 }
 
 /// A part of a model that is not implemented, and what can be done.
 fn not_here(what: impl std::fmt::Display) -> String {
     format!("{what}, which is not computed here; bring the model as ONNX, whose graph holds all that is computed")
-}
-
-fn refuse(parts: &[(bool, &str)]) -> Result<(), String> {
-    match parts.iter().find(|p| p.0) {
-        Some((_, what)) => Err(not_here(what)),
-        None => Ok(()),
-    }
 }
 
 impl Config {
@@ -95,7 +121,10 @@ impl Config {
         let fail = |why: String| Error::file(&archive.path, why);
         let config = match (archive.kind, &archive.config) {
             ("GGUF", _) => Self::gguf(archive).map_err(fail)?,
-            (_, Some(config)) => Self::hugging_face(config).map_err(|why| fail(format!("config.json: {why}")))?,
+            (_, Some(config)) => {
+                let fused = archive.tensors().any(|(name, _)| name.ends_with(".mlp.experts.gate_up_proj"));
+                Self::hugging_face(config, fused).map_err(|why| fail(format!("config.json: {why}")))?
+            }
             _ => {
                 return Err(fail(
                     "there is no config.json beside the weights to say what network they are; put it into the same folder".into(),
@@ -109,14 +138,14 @@ impl Config {
     fn gguf(archive: &Archive) -> Result<Self, String> {
         let said = &archive.metadata;
         let architecture = said.get("general.architecture").and_then(Value::text).unwrap_or("unnamed");
-        if architecture != "llama" {
+        let Some(family) = Family::of_gguf(architecture) else {
             return Err(format!(
-                "a model of architecture {architecture}; of GGUF files the Llama family (`llama`) is what runs here. Bring the model \
-                 as ONNX"
+                "a model of architecture {architecture}; of GGUF files the families of Llama (`llama`), `qwen2` and `qwen3` are what \
+                 runs here. Bring the model as a folder with config.json, or as ONNX"
             ));
-        }
-        let get = |key: &str| said.get(&format!("llama.{key}"));
-        let size = |key: &str| get(key).and_then(Value::size).ok_or(format!("it does not say llama.{key}"));
+        };
+        let get = |key: &str| said.get(&format!("{architecture}.{key}"));
+        let size = |key: &str| get(key).and_then(Value::size).ok_or(format!("it does not say {architecture}.{key}"));
         let number = |key: &str| get(key).and_then(Value::number);
         // A factor without a kind is linear scaling; older files call it otherwise.
         let mut factors = ["rope.scaling.factor", "rope.scale_linear"].into_iter().filter_map(number);
@@ -130,208 +159,226 @@ impl Config {
         if get("expert_count").and_then(Value::size).is_some_and(|n| n > 0) {
             return Err(not_here("a choice of experts"));
         }
+        if get("attention.sliding_window").and_then(Value::size).is_some_and(|n| n > 0) {
+            return Err(not_here("attention in a window"));
+        }
         let (heads, width) = (size("attention.head_count")?, size("embedding_length")?);
         let each = get("attention.key_length").and_then(Value::size).unwrap_or(width / heads.max(1));
         if get("rope.dimension_count").and_then(Value::size).is_some_and(|n| n != each) {
             return Err(not_here("rotary positions on a part of each head"));
         }
         let rows = archive.get("token_embd.weight").and_then(|e| e.shape.first().copied());
+        let base = number("rope.freq_base").unwrap_or(10_000.0);
+        let layers = size("block_count")?;
+        let always = family.biases.iter().filter(|(_, bias)| matches!(bias, Bias::Always));
+        let mut biases = [false; PARTS.len()];
+        always.flat_map(|(parts, _)| parts.iter()).for_each(|&part| biases[part] = true);
         Ok(Self {
+            family,
             vocabulary: rows.ok_or("it has no token_embd.weight")?,
             width,
-            layers: size("block_count")?,
+            layers,
             heads,
             groups: get("attention.head_count_kv").and_then(Value::size).unwrap_or(heads),
             each,
-            rotary: each,
+            ropes: [Some(Rope { dims: each, base, scaling: Scaling::None }), None],
             hidden: size("feed_forward_length")?,
             epsilon: number("attention.layer_norm_rms_epsilon").unwrap_or(1e-5),
-            base: number("rope.freq_base").unwrap_or(10_000.0),
+            activation: family.activation,
+            biases,
+            parallel: false,
+            norms: family.norms,
             context: size("context_length")?,
             tied: archive.get("output.weight").is_none(),
-            ..Self::LLAMA
+            slides: vec![false; layers.min(MOST)],
+            window: None,
+            sharpness: 1.0,
+            caps: [None; 2],
+            clip: None,
+            embedding: 1.0,
+            experts: None,
         })
     }
 
-    fn hugging_face(c: &serde_json::Value) -> Result<Self, String> {
+    fn hugging_face(c: &serde_json::Value, fused: bool) -> Result<Self, String> {
         let kind = c["model_type"].as_str().unwrap_or("unnamed");
-        match Family::named(kind) {
-            Some(Family::Llama) => Self::llama(c),
-            Some(Family::Gpt2) => Self::gpt2(c),
-            Some(Family::Opt) => Self::opt(c),
-            Some(Family::Neox) => Self::neox(c),
-            None => Err(format!(
-                "a model of type {kind}; llama, gpt2, opt and gpt_neox are the decoders that run here. Bring the model as ONNX"
-            )),
+        let Some(family) = Family::named(kind) else {
+            let known: Vec<&str> = super::family::FAMILIES.iter().map(|f| f.kind).collect();
+            return Err(format!(
+                "a model of type {kind}; the decoders that run here are {}. Bring the model as ONNX",
+                known.join(", ")
+            ));
+        };
+        if let Some((_, what)) = family.refused.iter().find(|(met, _)| met(c)) {
+            return Err(not_here(what));
         }
-    }
-
-    /// Common values of the Llama family; extents are filled in later.
-    const LLAMA: Self = Self {
-        family: Family::Llama,
-        vocabulary: 0,
-        width: 0,
-        layers: 0,
-        heads: 0,
-        groups: 0,
-        each: 0,
-        hidden: 0,
-        epsilon: 1e-6,
-        rotary: 0,
-        base: 10_000.0,
-        activation: Activation::Silu,
-        gated: true,
-        biases: false,
-        parallel: false,
-        context: 0,
-        tied: false,
-    };
-
-    fn llama(c: &serde_json::Value) -> Result<Self, String> {
-        let (size, need) = (|key: &str| size(c, key), |key: &str| need(c, key));
-        let rope = &c["rope_parameters"];
-        let scaled = scaled(&c["rope_scaling"]) || rope["rope_type"].as_str().is_some_and(|t| t != "default");
-        refuse(&[
-            (scaled, "scaled rotary positions"),
-            (c["attention_bias"] == true || c["mlp_bias"] == true, "biases in its matrices"),
-            (c["hidden_act"].as_str().is_some_and(|a| a != "silu"), "an activation other than silu"),
-        ])?;
-        let (heads, width) = (need("num_attention_heads")?, need("hidden_size")?);
-        let each = size("head_dim").unwrap_or(width / heads.max(1));
-        Ok(Self {
-            vocabulary: need("vocab_size")?,
-            width,
-            layers: need("num_hidden_layers")?,
-            heads,
-            groups: size("num_key_value_heads").unwrap_or(heads),
-            each,
-            rotary: each,
-            hidden: need("intermediate_size")?,
-            epsilon: c["rms_norm_eps"].as_f64().unwrap_or(1e-6),
-            base: c["rope_theta"].as_f64().or(rope["rope_theta"].as_f64()).unwrap_or(10_000.0),
-            context: size("max_position_embeddings").unwrap_or(2048),
-            tied: c["tie_word_embeddings"].as_bool().unwrap_or(false),
-            ..Self::LLAMA
-        })
-    }
-
-    /// The other families, in which each head has its own keys and values.
-    fn plain(
-        c: &serde_json::Value,
-        family: Family,
-        [width, layers, heads, context, act]: [&str; 5],
-    ) -> Result<Self, String> {
-        let act = c[act].as_str().unwrap_or("gelu");
-        let (heads, width) = (need(c, heads)?, need(c, width)?);
+        let k = &family.keys;
+        let (heads, width, layers) = (need(c, k.heads)?, need(c, k.width)?, need(c, k.layers)?);
+        let each = size(c, "head_dim").or(family.each).unwrap_or(width / heads.max(1));
+        if size(c, "head_dim").or(family.each).is_none() && each * heads != width {
+            return Err(format!("{heads} heads for {width} numbers"));
+        }
+        if layers > MOST {
+            return Err(format!("{layers} layers"));
+        }
+        let activation = match c[k.activation].as_str() {
+            None => family.activation,
+            Some("relu") => Activation::Relu,
+            Some("gelu") => Activation::Gelu,
+            Some("gelu_new" | "gelu_fast" | "gelu_pytorch_tanh") => Activation::GeluTanh,
+            Some("silu" | "swish") => Activation::Silu,
+            Some(other) => return Err(not_here(format!("activation {other}"))),
+        };
+        let hidden = match family.times {
+            Some(times) => size(c, k.hidden).unwrap_or(width.saturating_mul(times)),
+            None => need(c, k.hidden)?,
+        };
+        let trained = match family.positions {
+            Some(_) => need(c, k.context)?,
+            None => size(c, k.context).unwrap_or(2048),
+        };
+        let ropes = ropes(family, c, each, trained)?;
+        let mut biases = [false; PARTS.len()];
+        for (parts, bias) in family.biases {
+            let has = match bias {
+                Bias::Always => true,
+                Bias::If(key, silent) => c[*key].as_bool().unwrap_or(*silent),
+            };
+            parts.iter().for_each(|&part| biases[part] = has);
+        }
+        let parallel = family.parallel.is_some_and(|(key, silent, _)| c[key].as_bool().unwrap_or(silent));
+        let mut norms = family.norms;
+        if parallel && family.parallel.is_some_and(|(_, _, same)| same) {
+            norms[2] = norms[0];
+        }
+        let scale =
+            if family.scaled_queries { positive(c, "query_pre_attn_scalar")?.unwrap_or(256.0) } else { each as f64 };
+        let cap = |key: &str, silent: Option<f64>| -> Result<Option<f32>, String> {
+            let cap = if c.get(key).is_some() { positive(c, key)? } else { silent };
+            Ok(cap.map(|v| v as f32))
+        };
+        let caps = match family.caps {
+            Some([scores, logits]) => [cap("attn_logit_softcapping", scores)?, cap("final_logit_softcapping", logits)?],
+            None => [None; 2],
+        };
+        let (slides, window) = windows(family, c, layers)?;
+        let reach = ropes[0].as_ref().map_or(trained, |rope| rope.scaling.reach(trained));
         Ok(Self {
             family,
             vocabulary: need(c, "vocab_size")?,
             width,
-            layers: need(c, layers)?,
+            layers,
             heads,
-            groups: heads,
-            each: width / heads.max(1),
-            epsilon: 1e-5,
-            activation: match act {
-                "relu" => Activation::Relu,
-                "gelu" => Activation::Gelu,
-                "gelu_new" | "gelu_fast" | "gelu_pytorch_tanh" => Activation::GeluTanh,
-                "silu" | "swish" => Activation::Silu,
-                _ => return Err(not_here(format!("activation {act}"))),
-            },
-            gated: false,
-            biases: true,
-            context: need(c, context)?,
-            tied: c["tie_word_embeddings"].as_bool().unwrap_or(family != Family::Neox),
-            ..Self::LLAMA
+            groups: size(c, "num_key_value_heads").unwrap_or(heads),
+            each,
+            hidden,
+            epsilon: positive(c, k.epsilon)?.unwrap_or(family.epsilon),
+            ropes,
+            activation,
+            biases,
+            parallel,
+            norms,
+            context: reach.min(MOST),
+            tied: c["tie_word_embeddings"].as_bool().unwrap_or(family.tied),
+            slides,
+            window,
+            sharpness: (each as f64 / scale).sqrt() as f32,
+            caps,
+            clip: if family.clips { positive(c, "clip_qkv")?.map(|v| v as f32) } else { None },
+            embedding: if family.scaled_embedding { (width as f64).sqrt() as f32 } else { 1.0 },
+            experts: family.mixture.as_ref().map(|m| experts(m, c, layers, fused)).transpose()?,
         })
     }
 
-    fn gpt2(c: &serde_json::Value) -> Result<Self, String> {
-        refuse(&[
-            (c["scale_attn_by_inverse_layer_idx"] == true, "attention scaled by layer"),
-            (c["scale_attn_weights"] == false, "attention without a scale"),
-            (c["add_cross_attention"] == true, "attention to another model"),
-        ])?;
-        let said = Self::plain(c, Family::Gpt2, ["n_embd", "n_layer", "n_head", "n_positions", "activation_function"])?;
-        let epsilon = c["layer_norm_epsilon"].as_f64().unwrap_or(1e-5);
-        let activation = if c["activation_function"].is_null() { Activation::GeluTanh } else { said.activation };
-        Ok(Self { hidden: size(c, "n_inner").unwrap_or(4 * said.width), epsilon, activation, ..said })
+    /// The experts of a layer, if it has some.
+    pub fn experts_of(&self, layer: usize) -> Option<&Experts> {
+        self.experts.as_ref().filter(|e| e.layers[layer])
     }
 
-    fn opt(c: &serde_json::Value) -> Result<Self, String> {
-        let narrow = size(c, "word_embed_proj_dim").is_some_and(|n| Some(n) != size(c, "hidden_size"));
-        refuse(&[
-            (c["do_layer_norm_before"] == false, "norms after its layers"),
-            (narrow, "an embedding of another width"),
-            (c["enable_bias"] == false, "no biases"),
-            (c["layer_norm_elementwise_affine"] == false, "norms without weights"),
-            (c["_remove_final_layer_norm"] == true, "no last norm"),
-        ])?;
-        let names = ["hidden_size", "num_hidden_layers", "num_attention_heads", "max_position_embeddings"];
-        let [width, layers, heads, context] = names;
-        let said = Self::plain(c, Family::Opt, [width, layers, heads, context, "activation_function"])?;
-        let activation = if c["activation_function"].is_null() { Activation::Relu } else { said.activation };
-        Ok(Self { hidden: need(c, "ffn_dim")?, activation, ..said })
+    /// The rotary positions of a layer, as an index of [`ropes`](Self::ropes).
+    pub fn rope_of(&self, layer: usize) -> usize {
+        usize::from(self.slides[layer] && self.ropes[1].is_some())
     }
 
-    fn neox(c: &serde_json::Value) -> Result<Self, String> {
-        let rope = &c["rope_parameters"];
-        let scaled = scaled(&c["rope_scaling"]) || rope["rope_type"].as_str().is_some_and(|t| t != "default");
-        refuse(&[(scaled, "scaled rotary positions"), (c["attention_bias"] == false, "no biases in its attention")])?;
-        let names = ["hidden_size", "num_hidden_layers", "num_attention_heads", "max_position_embeddings"];
-        let [width, layers, heads, context] = names;
-        let said = Self::plain(c, Family::Neox, [width, layers, heads, context, "hidden_act"])?;
-        let number = |a: &str, b: &str| c[a].as_f64().or(rope[b].as_f64());
-        let share = number("rotary_pct", "partial_rotary_factor").unwrap_or(0.25);
-        Ok(Self {
-            hidden: need(c, "intermediate_size")?,
-            epsilon: c["layer_norm_eps"].as_f64().unwrap_or(1e-5),
-            rotary: (said.each as f64 * share) as usize,
-            base: number("rotary_emb_base", "rope_theta").unwrap_or(10_000.0),
-            parallel: c["use_parallel_residual"].as_bool().unwrap_or(true),
-            ..said
-        })
+    /// How many positions a layer sees; all without a number.
+    pub fn window_of(&self, layer: usize) -> Option<usize> {
+        self.window.filter(|_| self.slides[layer])
     }
 
-    /// Rows and columns of [`PARTS`].
-    pub fn extents(&self) -> [[usize; 2]; PARTS.len()] {
+    /// Number of perceptrons of a layer: one, or the experts with the shared one.
+    pub fn perceptrons(&self, layer: usize) -> usize {
+        self.experts_of(layer).map_or(1, |e| e.count + usize::from(e.shared.is_some()))
+    }
+
+    /// The matrices of a layer in the order of computation: those of attention; of every perceptron what reads its input; then of
+    /// every one its output.
+    pub fn slots(&self, layer: usize) -> Vec<Slot> {
+        let all = 0..self.perceptrons(layer);
+        let inputs = if self.family.gated { GATE..DOWN } else { GATE + 1..DOWN };
+        let attention = (0..=OUT).map(|part| Slot { part, expert: 0 });
+        let read = all.clone().flat_map(|expert| inputs.clone().map(move |part| Slot { part, expert }));
+        attention.chain(read).chain(all.map(|expert| Slot { part: DOWN, expert })).collect()
+    }
+
+    /// Rows and columns of a matrix.
+    pub fn extents(&self, layer: usize, slot: Slot) -> [usize; 2] {
         let (queries, keys) = (self.heads * self.each, self.groups * self.each);
-        [
-            [queries, self.width],
-            [keys, self.width],
-            [keys, self.width],
-            [self.width, queries],
-            [self.hidden, self.width],
-            [self.hidden, self.width],
-            [self.width, self.hidden],
-        ]
+        let hidden = match self.experts_of(layer) {
+            None => self.hidden,
+            Some(e) if slot.expert == e.count => e.shared.unwrap_or(e.hidden),
+            Some(e) => e.hidden,
+        };
+        match slot.part {
+            0 => [queries, self.width],
+            1 | 2 => [keys, self.width],
+            OUT => [self.width, queries],
+            DOWN => [self.width, hidden],
+            _ => [hidden, self.width],
+        }
+    }
+
+    /// Widths of the norms of queries and keys.
+    pub fn inner(&self) -> Option<[usize; 2]> {
+        Some(match self.family.inner? {
+            Inner::Head => [self.each; 2],
+            Inner::Whole => [self.heads * self.each, self.groups * self.each],
+        })
     }
 
     fn check(&self) -> Result<(), String> {
         let sizes =
             [self.vocabulary, self.width, self.layers, self.heads, self.groups, self.each, self.hidden, self.context];
-        if self.family != Family::Llama && self.each * self.heads != self.width {
-            return Err(format!("{} heads for {} numbers", self.heads, self.width));
-        }
         if sizes.iter().any(|s| *s == 0 || *s > MOST) {
             return Err(format!("extents of {sizes:?}, of which one is zero or above 2^20"));
         }
-        if !self.heads.is_multiple_of(self.groups) || !self.rotary.is_multiple_of(2) || self.rotary > self.each {
+        let together = matches!(self.family.layout(0), Layout::ByHead(_) | Layout::Turned(..));
+        if !self.heads.is_multiple_of(self.groups) || together && self.groups != self.heads {
             return Err(format!("{} heads of {} numbers in {} groups", self.heads, self.each, self.groups));
         }
         let sound = |x: f64| x.is_finite() && x > 0.0;
-        match sound(self.epsilon) && sound(self.base) {
+        for rope in self.ropes.iter().flatten() {
+            if !rope.dims.is_multiple_of(2) || rope.dims > self.each || !(sound(rope.base) && rope.base != 1.0) {
+                return Err(format!("{} of {} numbers of a head turn by base {}", rope.dims, self.each, rope.base));
+            }
+        }
+        if let Some(e) = &self.experts {
+            let sizes = [e.count, e.chosen, e.hidden, e.shared.unwrap_or(1)];
+            let many = self.layers.saturating_mul(e.count) > MOST;
+            if sizes.iter().any(|s| *s == 0 || *s > MOST) || e.chosen > e.count || many {
+                return Err(format!("{} of {} experts with {} hidden numbers", e.chosen, e.count, e.hidden));
+            }
+        }
+        match sound(self.epsilon) {
             true => Ok(()),
-            false => Err(format!("ε {} or rotary base {} is no positive number", self.epsilon, self.base)),
+            false => Err(format!("ε {} is no positive number", self.epsilon)),
         }
     }
 
-    /// Configuration of a Llama model for Hugging Face's readers.
+    /// Configuration for Hugging Face's readers of a model that came as GGUF.
     pub fn to_json(&self) -> serde_json::Value {
         json!({
-            "architectures": ["LlamaForCausalLM"],
-            "model_type": "llama",
+            "architectures": [format!("{}ForCausalLM", self.family.title)],
+            "model_type": self.family.kind,
             "vocab_size": self.vocabulary,
             "hidden_size": self.width,
             "num_hidden_layers": self.layers,
@@ -340,7 +387,7 @@ impl Config {
             "head_dim": self.each,
             "intermediate_size": self.hidden,
             "rms_norm_eps": self.epsilon,
-            "rope_theta": self.base,
+            "rope_theta": self.ropes[0].as_ref().map(|r| r.base),
             "max_position_embeddings": self.context,
             "tie_word_embeddings": self.tied,
             "hidden_act": "silu",
@@ -348,4 +395,101 @@ impl Config {
             "mlp_bias": false,
         })
     }
+}
+
+/// Rotary positions, and those of layers with a window where they differ: from `rope_parameters`, or `rope_scaling` and
+/// settings beside it, as older configurations have them.
+fn ropes(family: &Family, c: &serde_json::Value, each: usize, context: usize) -> Result<[Option<Rope>; 2], String> {
+    let Some(rotary) = &family.rotary else { return Ok([None, None]) };
+    let said = &c["rope_parameters"];
+    let nested = !said["full_attention"].is_null() || !said["sliding_attention"].is_null();
+    if let Some(key) = ["rope_parameters", "rope_scaling"].iter().find(|k| !c[**k].is_null() && !c[**k].is_object()) {
+        return Err(not_here(format!("scaled rotary positions by {key} {}", c[*key])));
+    }
+    let old = Some(&c["rope_scaling"]).filter(|old| old.is_object());
+    let trained = size(c, "original_max_position_embeddings");
+    let rope = |said: &serde_json::Value, key: &str, silent: f64| {
+        let number = |key: &str| said[key].as_f64().or(c[key].as_f64());
+        let share = number("partial_rotary_factor").or(c[rotary.part].as_f64()).unwrap_or(rotary.share);
+        if !(share > 0.0 && share <= 1.0) {
+            return Err(format!("rotary positions on {share} of each head"));
+        }
+        let dims = (each as f64 * share) as usize;
+        let base = said["rope_theta"].as_f64().or(c[key].as_f64()).unwrap_or(silent);
+        Ok(Rope { dims, base, scaling: Scaling::read(said, dims, context, trained, rotary.long).map_err(not_here)? })
+    };
+    // `rope_scaling` goes before; what it never holds is beside it.
+    let kind = if nested { &said["full_attention"] } else { said };
+    let mut all = old.unwrap_or(kind).clone();
+    for key in ["rope_theta", "partial_rotary_factor"] {
+        if all.is_object() && all[key].is_null() {
+            all[key] = kind[key].clone();
+        }
+    }
+    let global = rope(&all, rotary.key, rotary.base)?;
+    let local = match rotary.local {
+        Some((key, base)) => Some(rope(&said["sliding_attention"], key, base)?),
+        None if nested => return Err(not_here("rotary positions by kind of layer")),
+        None => None,
+    };
+    Ok([Some(global), local])
+}
+
+/// Which layers see a window, and how many positions.
+fn windows(family: &Family, c: &serde_json::Value, layers: usize) -> Result<(Vec<bool>, Option<usize>), String> {
+    let window = match c.get("sliding_window") {
+        None => family.silent_window,
+        Some(_) => size(c, "sliding_window").filter(|n| *n > 0),
+    };
+    let until = size(c, "max_window_layers").unwrap_or(28);
+    let switched = c["use_sliding_window"] == true;
+    let by_switch = matches!(family.window, Window::Switched | Window::Late | Window::EarlyOdd);
+    let window = window.filter(|_| switched || !by_switch);
+    let every = |n: usize| size(c, "sliding_window_pattern").filter(|n| *n > 0).unwrap_or(n);
+    let usual = |layer: usize| match family.window {
+        Window::Never => false,
+        Window::Everywhere => true,
+        Window::Switched => switched,
+        Window::Late => switched && layer >= until,
+        Window::EarlyOdd => switched && layer < until && layer.is_multiple_of(2),
+        Window::ButEvery(n) => !(layer + 1).is_multiple_of(every(n)),
+    };
+    let mut slides: Vec<bool> = (0..layers).map(usual).collect();
+    if let Some(kinds) = c["layer_types"].as_array() {
+        if kinds.len() != layers {
+            return Err(format!("layer_types of {} layers for {layers}", kinds.len()));
+        }
+        let kind = |v: &serde_json::Value| match v.as_str() {
+            Some("full_attention") => Ok(false),
+            Some("sliding_attention") => Ok(true),
+            _ => Err(not_here(format!("layers of type {v}"))),
+        };
+        let said = kinds.iter().map(kind).collect::<Result<Vec<bool>, String>>()?;
+        let fixed = matches!(family.window, Window::Never | Window::Everywhere | Window::Switched);
+        if fixed && said != slides && window.is_some() {
+            return Err(not_here("windows in some layers of this family"));
+        }
+        slides = said;
+    }
+    Ok((slides, window))
+}
+
+fn experts(m: &Mixture, c: &serde_json::Value, layers: usize, fused: bool) -> Result<Experts, String> {
+    let count = size(c, "num_local_experts").or(size(c, "num_experts"));
+    let step = size(c, "decoder_sparse_step").unwrap_or(1);
+    let dense: Vec<usize> =
+        c["mlp_only_layers"].as_array().into_iter().flatten().filter_map(|v| Some(v.as_u64()? as usize)).collect();
+    if step == 0 {
+        return Err("decoder_sparse_step is 0".into());
+    }
+    let has = |layer: &usize| !m.some || !dense.contains(layer) && (layer + 1).is_multiple_of(step);
+    Ok(Experts {
+        count: count.ok_or("it does not say num_experts or num_local_experts")?,
+        chosen: need(c, "num_experts_per_tok")?,
+        hidden: need(c, m.hidden)?,
+        normalized: m.normalized || c["norm_topk_prob"] == true,
+        shared: m.shared.map(|(key, ..)| need(c, key)).transpose()?,
+        fused,
+        layers: (0..layers).map(|layer| has(&layer)).collect(),
+    })
 }

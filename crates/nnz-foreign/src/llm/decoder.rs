@@ -1,8 +1,10 @@
-//! Decoders: embedding; blocks of attention and perceptron, each after a norm and with a shortcut; a norm and a head.
+//! Decoders: embedding; blocks of attention and perceptrons, with norms before or after and with a shortcut; a norm and a head.
 //! [`Config`] and [`Family`](super::Family) describe the differences between families.
 
+use super::attention::{Extents, attend};
 use super::config::Activation;
-use super::family::{GATE, PARTS, gguf};
+use super::family::{DOWN, GATE, Inner, Kind, OUT, PARTS, Slot, gguf};
+use super::rope::Turns;
 use super::{Config, Tokens, whole};
 use crate::{Error, Result};
 use nnz_core::{Rng, Topology};
@@ -14,9 +16,10 @@ use nnz_kernels::{Csr, Single, Start, gemm};
 use std::collections::HashSet;
 use std::ops::Range;
 use std::path::Path;
+use std::sync::Arc;
 
-/// Matrices with the same inputs, by their indices in [`PARTS`].
-pub(super) const SITES: [Range<usize>; 4] = [0..3, 3..4, 4..6, 6..7];
+/// Parts of a block whose matrices read at the same time, by their indices in [`PARTS`].
+pub(super) const SITES: [Range<usize>; 4] = [0..OUT, OUT..GATE, GATE..DOWN, DOWN..DOWN + 1];
 
 /// A model on disk.
 #[derive(Debug)]
@@ -108,6 +111,9 @@ impl Linear {
     pub fn apply(&self, x: &Tensor<f32>) -> Tensor<f32> {
         let (n, cols) = x.rows_cols();
         assert_eq!(cols, self.cols, "inputs");
+        if n == 0 {
+            return Tensor::zeros(&[0, self.rows]);
+        }
         Tensor::written(&[n, self.rows], |y| match &self.kernel {
             Kernel::Dense(w) => {
                 gemm(n, self.rows, cols, x.data(), (cols, 1), w.data(), (1, cols), Start::Zero, y, self.rows);
@@ -123,33 +129,63 @@ impl Linear {
 /// A norm's gain, and its offset for a layer norm.
 pub struct Norm(Var<f32>, Option<Var<f32>>);
 
+/// What chooses the experts of a block, and the gate of the shared one.
+struct Router {
+    scores: Linear,
+    shared: Option<Linear>,
+}
+
 /// The weights of one block.
 pub struct Block {
-    norms: [Norm; 2],
-    /// In the order of [`PARTS`]; `None` for a gate that the family does not have.
-    pub weights: [Option<Linear>; PARTS.len()],
+    layer: usize,
+    /// Number of its perceptrons.
+    count: usize,
+    norms: [Option<Norm>; 4],
+    inner: Option<[Norm; 2]>,
+    router: Option<Router>,
+    slots: Vec<Slot>,
+    /// Its matrices, in the order of [`Config::slots`].
+    pub weights: Vec<Linear>,
 }
 
 impl Block {
     /// Its matrices with their names.
     pub fn matrices(&self) -> impl Iterator<Item = (&'static str, &Linear)> {
-        PARTS.into_iter().zip(&self.weights).filter_map(|(name, w)| Some((name, w.as_ref()?)))
+        self.slots.iter().map(|slot| PARTS[slot.part]).zip(&self.weights)
     }
 
-    fn apply(&self, part: usize, x: &Tensor<f32>) -> Tensor<f32> {
-        self.weights[part].as_ref().unwrap_or_else(|| unreachable!("only a gate may be missing")).apply(x)
+    fn apply(&self, part: usize, expert: usize, x: &Tensor<f32>) -> Tensor<f32> {
+        let reading = (self.weights.len() - GATE - self.count) / self.count;
+        let index = match part {
+            0..=OUT => part,
+            DOWN => self.weights.len() - self.count + expert,
+            part => GATE + expert * reading + part + reading - DOWN,
+        };
+        self.weights[index].apply(x)
     }
 }
+
+/// Positions that an expert reads, and the weight of what it adds to each.
+type Route = Vec<(usize, f32)>;
 
 /// One sequence in progress: the residual stream, and the inputs of the next matrices.
 #[derive(Clone, Debug)]
 pub struct State {
     /// `[positions, width]`
     pub x: Tensor<f32>,
-    /// `[positions, inputs]` of the next matrices.
-    pub read: Tensor<f32>,
-    /// Positions before these.
-    seen: usize,
+    /// `[positions, inputs]` of the next matrices: for every expert in the perceptron, otherwise one.
+    read: Vec<Tensor<f32>>,
+    /// What each expert reads; empty without experts.
+    routes: Vec<Route>,
+    /// Rotary positions of all layers, and of those with a window.
+    turns: [Option<Arc<Turns>>; 2],
+}
+
+impl State {
+    /// What a matrix that is next reads, `[positions, inputs]`.
+    pub fn read(&self, slot: Slot) -> &Tensor<f32> {
+        &self.read[slot.expert]
+    }
 }
 
 impl Language {
@@ -161,8 +197,8 @@ impl Language {
         let mut archive = Archive::open(path)?;
         archive.notes.extend(super::tokens::assumed(&archive));
         let config = Config::of(&archive)?;
-        let prefix = config.family.prefix();
-        let bare = archive.get(config.family.embedding().trim_start_matches(prefix)).is_some();
+        let prefix = config.family.prefix;
+        let bare = archive.get(config.family.embedding.trim_start_matches(prefix)).is_some();
         let model = Self { archive, config, bare };
         for (name, shape) in model.tensors() {
             let stored = model.stored(&name);
@@ -182,7 +218,7 @@ impl Language {
     fn whole(&self) -> Result<()> {
         let c = &self.config;
         let needed: HashSet<String> = self.tensors().iter().map(|(n, _)| self.stored(n)).collect();
-        let head = self.stored(c.family.head());
+        let head = self.stored(c.family.head);
         // Masks that old checkpoints contain, and frequencies that follow from the configuration.
         let idle = |name: &str, axes: usize| {
             let mask = [".attn", ".attention"].iter().any(|a| {
@@ -208,52 +244,74 @@ impl Language {
         Tokens::of(&self.archive, self.config.vocabulary)
     }
 
-    /// Whether blocks have a given one of [`PARTS`].
-    pub fn has(&self, part: usize) -> bool {
-        part != GATE || self.config.gated
-    }
-
     /// Lists every tensor it needs, by Hugging Face's names.
     pub fn tensors(&self) -> Vec<(String, Vec<usize>)> {
         let (c, family) = (&self.config, self.config.family);
-        let bias = |name: &str| format!("{}.bias", name.trim_end_matches(".weight"));
-        let mut all: Vec<(String, Vec<usize>)> = vec![(family.embedding().into(), vec![c.vocabulary, c.width])];
-        if let Some((name, first)) = family.positions() {
+        let mut all: Vec<(String, Vec<usize>)> = vec![(family.embedding.into(), vec![c.vocabulary, c.width])];
+        if let Some((name, first)) = family.positions {
             all.push((name.into(), vec![c.context + first, c.width]));
         }
-        let norm = |all: &mut Vec<_>, name: &str| {
-            all.push((format!("{name}.weight"), vec![c.width]));
-            if c.biases {
-                all.push((format!("{name}.bias"), vec![c.width]));
-            }
+        let norm = |name: &str, width: usize| {
+            let ends: &[&str] = match family.norm {
+                Kind::Bare => &[],
+                Kind::Rms | Kind::RmsFromOne => &["weight"],
+                Kind::Layer => &["weight", "bias"],
+            };
+            ends.iter().map(|end| (format!("{name}.{end}"), vec![width])).collect::<Vec<_>>()
         };
         for layer in 0..c.layers {
-            family.norms(layer).iter().for_each(|n| norm(&mut all, n));
-            for place in (0..PARTS.len()).filter(|&p| self.has(p)).map(|p| family.place(c, layer, p)) {
-                if all.iter().rev().take(2).any(|(name, _)| *name == place.name) {
+            let mut known: HashSet<String> = HashSet::new();
+            for name in c.norms.iter().flatten().filter(|n| known.insert((**n).into())) {
+                all.extend(norm(&family.block(layer, name), c.width));
+            }
+            for (name, width) in INNER.into_iter().zip(c.inner().into_iter().flatten()) {
+                all.extend(norm(&family.block(layer, name), width));
+            }
+            if let Some((router, shared)) = self.router(layer) {
+                all.push((router, vec![c.experts_of(layer).map_or(0, |e| e.count), c.width]));
+                all.extend(shared.map(|name| (name, vec![1, c.width])));
+            }
+            for slot in c.slots(layer) {
+                let place = family.place(c, layer, slot);
+                if !known.insert(place.name.clone()) {
                     continue;
                 }
                 let outputs = if place.is_turned() { place.shape[1] } else { place.shape[0] };
-                let name = bias(&place.name);
-                all.push((place.name, place.shape.to_vec()));
-                if c.biases {
-                    all.push((name, vec![outputs]));
+                all.push((place.name.clone(), place.tensor()));
+                if c.biases[slot.part] && slot.expert == 0 {
+                    all.push((bias(&place.name), vec![outputs]));
                 }
             }
         }
-        norm(&mut all, family.last_norm());
+        all.extend(norm(family.last_norm, c.width));
         if !c.tied {
-            all.push((family.head().into(), vec![c.vocabulary, c.width]));
+            all.push((family.head.into(), vec![c.vocabulary, c.width]));
         }
         all
+    }
+
+    /// Names of a layer's router, and of the gate of its shared expert.
+    fn router(&self, layer: usize) -> Option<(String, Option<String>)> {
+        let (c, family) = (&self.config, self.config.family);
+        let (experts, mixture) = (c.experts_of(layer)?, family.mixture.as_ref()?);
+        let router = if experts.fused { "mlp.gate" } else { mixture.router };
+        let name = |part: &str| family.block(layer, &format!("{part}.weight"));
+        Some((name(router), mixture.shared.map(|(_, _, gate)| name(gate))))
     }
 
     /// A tensor's name in the file.
     fn stored(&self, name: &str) -> String {
         match (self.archive.kind, self.bare) {
             ("GGUF", _) => gguf(name),
-            (_, true) => name.trim_start_matches(self.config.family.prefix()).into(),
+            (_, true) => name.trim_start_matches(self.config.family.prefix).into(),
             _ => name.into(),
+        }
+    }
+
+    fn finite(&self, stored: &str, values: Vec<f32>) -> Result<Vec<f32>> {
+        match values.iter().position(|v| !v.is_finite()) {
+            Some(at) => Err(self.fail(format!("`{stored}` holds {} at number {at}; the file is damaged", values[at]))),
+            None => Ok(values),
         }
     }
 
@@ -263,44 +321,52 @@ impl Language {
     /// When one of them is not finite.
     pub fn read(&self, name: &str) -> Result<Vec<f32>> {
         let stored = self.stored(name);
-        let mut values = self.archive.read(&stored)?;
-        if let Some(at) = values.iter().position(|v| !v.is_finite()) {
-            return Err(self.fail(format!("`{stored}` holds {} at number {at}; the file is damaged", values[at])));
-        }
+        let mut values = self.finite(&stored, self.archive.read(&stored)?)?;
         let turned = name.ends_with("q_proj.weight") || name.ends_with("k_proj.weight");
-        if self.archive.kind == "GGUF" && turned {
+        if self.archive.kind == "GGUF" && turned && self.config.family.is_permuted() {
             values = unpermute(&values, self.config.width, self.config.each);
         }
         Ok(values)
     }
 
-    /// Reads one of [`PARTS`] of a block, row-major.
+    /// Reads a matrix of a block, row-major.
     ///
     /// # Errors
     /// As [`Language::read`].
-    pub fn part(&self, layer: usize, part: usize) -> Result<Vec<f32>> {
-        let place = self.config.family.place(&self.config, layer, part);
-        Ok(place.take(self.config.extents()[part], self.read(&place.name)?))
+    pub fn matrix(&self, layer: usize, slot: Slot) -> Result<Vec<f32>> {
+        let place = self.config.family.place(&self.config, layer, slot);
+        let part = match place.block {
+            None => self.read(&place.name)?,
+            Some((index, _)) => {
+                let stored = self.stored(&place.name);
+                self.finite(&stored, self.archive.rows(&stored, index..index + 1)?)?
+            }
+        };
+        Ok(place.take(self.config.extents(layer, slot), part))
     }
 
-    /// Reads the bias of one of [`PARTS`].
-    fn bias(&self, layer: usize, part: usize) -> Result<Option<Vec<f32>>> {
-        if !self.config.biases {
+    /// Reads the bias of a matrix.
+    fn bias(&self, layer: usize, slot: Slot) -> Result<Option<Vec<f32>>> {
+        if !self.config.biases[slot.part] {
             return Ok(None);
         }
-        let place = self.config.family.place(&self.config, layer, part);
-        let bias = self.read(&place.name.replace(".weight", ".bias"))?;
-        Ok(Some(place.take_bias(self.config.extents()[part][0], &bias)))
+        let place = self.config.family.place(&self.config, layer, slot);
+        let values = self.read(&bias(&place.name))?;
+        Ok(Some(place.take_bias(self.config.extents(layer, slot)[0], &values)))
     }
 
-    fn norm_of(&self, name: &str) -> Result<Norm> {
-        let read = |end: &str| {
-            Ok::<_, Error>(Var::constant(Tensor::new(&[self.config.width], self.read(&format!("{name}.{end}"))?)))
-        };
-        Ok(Norm(read("weight")?, self.config.biases.then(|| read("bias")).transpose()?))
+    fn norm_of(&self, name: &str, width: usize) -> Result<Norm> {
+        let var = |values: Vec<f32>| Var::constant(Tensor::new(&[width], values));
+        let read = |end: &str| self.read(&format!("{name}.{end}"));
+        Ok(match self.config.family.norm {
+            Kind::Bare => Norm(var(vec![1.0; width]), Some(var(vec![0.0; width]))),
+            Kind::Rms => Norm(var(read("weight")?), None),
+            Kind::RmsFromOne => Norm(var(read("weight")?.into_iter().map(|w| 1.0 + w).collect()), None),
+            Kind::Layer => Norm(var(read("weight")?), Some(var(read("bias")?))),
+        })
     }
 
-    /// Decodes one block, its matrices as changed by `edit`.
+    /// Decodes one block, its matrices as changed by `edit`, by their index in [`Config::slots`].
     ///
     /// # Errors
     /// As [`Language::read`], and those of `edit`.
@@ -310,23 +376,43 @@ impl Language {
         weights: &Weights,
         mut edit: impl FnMut(usize, Vec<f32>) -> Result<Vec<f32>>,
     ) -> Result<Block> {
-        let [before, between] = self.config.family.norms(layer);
-        let mut found = [const { None }; PARTS.len()];
-        for part in (0..PARTS.len()).filter(|&p| self.has(p)) {
-            found[part] = Some(self.linear(layer, part, edit(part, self.part(layer, part)?)?, weights)?);
+        let (c, family) = (&self.config, self.config.family);
+        let slots = c.slots(layer);
+        let mut found = Vec::with_capacity(slots.len());
+        for (index, &slot) in slots.iter().enumerate() {
+            found.push(self.linear(layer, slot, edit(index, self.matrix(layer, slot)?)?, weights)?);
         }
-        Ok(Block { norms: [self.norm_of(&before)?, self.norm_of(&between)?], weights: found })
+        let mut norms = [const { None }; 4];
+        for (norm, name) in norms.iter_mut().zip(c.norms) {
+            *norm = name.map(|name| self.norm_of(&family.block(layer, name), c.width)).transpose()?;
+        }
+        let inner = |[q, k]: [usize; 2]| {
+            let norm = |name: &str, width: usize| self.norm_of(&family.block(layer, name), width);
+            Ok::<_, Error>([norm(INNER[0], q)?, norm(INNER[1], k)?])
+        };
+        let dense = |name: &str, rows: usize| {
+            Ok::<_, Error>(Linear::new(rows, c.width, self.read(name)?, false, &Weights::Dense))
+        };
+        let router = |(router, shared): (String, Option<String>)| {
+            let count = c.experts_of(layer).map_or(0, |e| e.count);
+            Ok::<_, Error>(Router {
+                scores: dense(&router, count)?,
+                shared: shared.map(|name| dense(&name, 1)).transpose()?,
+            })
+        };
+        let (inner, router) = (c.inner().map(inner).transpose()?, self.router(layer).map(router).transpose()?);
+        Ok(Block { layer, count: c.perceptrons(layer), norms, inner, router, slots, weights: found })
     }
 
-    /// Makes one of [`PARTS`] with its bias, from these numbers.
+    /// Makes a matrix of a block with its bias, from these numbers.
     ///
     /// # Errors
     /// As [`Language::read`].
-    pub fn linear(&self, layer: usize, part: usize, values: Vec<f32>, weights: &Weights) -> Result<Linear> {
-        let [rows, cols] = self.config.extents()[part];
-        let name = self.stored(&self.config.family.place(&self.config, layer, part).name);
-        let bytes = self.archive.by_steps(&name);
-        Ok(Linear::new(rows, cols, values, bytes, weights).with_bias(self.bias(layer, part)?))
+    pub fn linear(&self, layer: usize, slot: Slot, values: Vec<f32>, weights: &Weights) -> Result<Linear> {
+        let [rows, cols] = self.config.extents(layer, slot);
+        let place = self.config.family.place(&self.config, layer, slot);
+        let bytes = place.has_rows() && self.archive.by_steps(&self.stored(&place.name));
+        Ok(Linear::new(rows, cols, values, bytes, weights).with_bias(self.bias(layer, slot)?))
     }
 
     /// Decodes one block.
@@ -346,29 +432,34 @@ impl Language {
     }
 
     fn embed(&self, tokens: &[u32], seen: usize) -> Result<State> {
-        let (width, most) = (self.config.width, self.config.vocabulary);
-        if seen + tokens.len() > self.config.context {
+        let c = &self.config;
+        let (width, most) = (c.width, c.vocabulary);
+        if seen + tokens.len() > c.context {
             return Err(Error::Refused(format!(
                 "a sequence of {} tokens for a model that was made for {}",
                 seen + tokens.len(),
-                self.config.context
+                c.context
             )));
         }
-        let family = self.config.family;
+        let family = c.family;
         let mut x = Vec::with_capacity(tokens.len() * width);
         for &t in tokens {
             let t = t as usize;
             if t >= most {
                 return Err(Error::Refused(format!("token {t} of a model that knows {most}")));
             }
-            x.extend(self.archive.rows(&self.stored(family.embedding()), t..t + 1)?);
+            x.extend(self.archive.rows(&self.stored(family.embedding), t..t + 1)?);
         }
-        if let Some((name, first)) = family.positions() {
+        if c.embedding != 1.0 {
+            x.iter_mut().for_each(|x| *x *= c.embedding);
+        }
+        if let Some((name, first)) = family.positions {
             let positions = self.archive.rows(&self.stored(name), first + seen..first + seen + tokens.len())?;
             x.iter_mut().zip(positions).for_each(|(x, p)| *x += p);
         }
         let x = Tensor::new(&[tokens.len(), width], x);
-        Ok(State { read: x.clone(), x, seen })
+        let turns = c.ropes.each_ref().map(|rope| Some(Arc::new(rope.as_ref()?.turns(seen, tokens.len()))));
+        Ok(State { read: vec![x.clone()], x, routes: Vec::new(), turns })
     }
 
     fn norm(&self, x: &Tensor<f32>, Norm(gain, offset): &Norm) -> Tensor<f32> {
@@ -380,68 +471,138 @@ impl Language {
         y.value().clone()
     }
 
-    /// Applies rotary positions to the first dimensions of each head, `[1, positions, heads, each]`.
-    fn turn(&self, x: Var<f32>, seen: usize) -> Var<f32> {
-        let (c, shape) = (&self.config, x.shape().to_vec());
-        if c.rotary == 0 {
-            return x;
+    /// The norm, if there is one.
+    fn maybe(&self, x: Tensor<f32>, norm: Option<&Norm>) -> Tensor<f32> {
+        match norm {
+            Some(norm) => self.norm(&x, norm),
+            None => x,
         }
-        if c.rotary == c.each {
-            return ops::rope(&x, seen, c.base);
-        }
-        let part = x.value().data().chunks(c.each).flat_map(|head| head[..c.rotary].iter().copied()).collect();
-        let part = Tensor::new(&[1, shape[1], shape[2], c.rotary], part);
-        let turned = ops::rope(&Var::constant(part), seen, c.base);
-        let mut all = x.value().clone();
-        let heads = all.data_mut().chunks_mut(c.each).zip(turned.value().data().chunks(c.rotary));
-        heads.for_each(|(head, turned)| head[..c.rotary].copy_from_slice(turned));
-        Var::constant(all)
     }
 
     /// Prepares a state for the first matrices of a block.
     pub fn enter(&self, block: &Block, state: &mut State) {
-        state.read = self.norm(&state.x, &block.norms[0]);
+        state.read = vec![self.maybe(state.x.clone(), block.norms[0].as_ref())];
     }
 
     /// Multiplies by the matrices of one of the four sites of a block, and prepares the state for the next.
     pub fn site(&self, block: &Block, site: usize, state: &mut State, cache: Option<&mut KvCache<f32>>) {
-        let (c, read) = (&self.config, &state.read);
-        let apply = |part: usize| block.apply(part, read);
         match site {
-            0 => {
-                let positions = read.rows_cols().0;
-                let heads =
-                    |part: usize, count: usize| Var::constant(apply(part).reshape(&[1, positions, count, c.each]));
-                let turned = |part, count| self.turn(heads(part, count), state.seen);
-                let (q, mut k, mut v) = (turned(0, c.heads), turned(1, c.groups), heads(2, c.groups));
-                if let Some(cache) = cache {
-                    (k, v) = cache.append(&k, &v);
-                }
-                let y = ops::attention(&q, &k, &v, AttentionMask { causal: true, keys: &[] });
-                state.read = y.value().clone().reshape(&[positions, c.heads * c.each]);
-            }
+            0 => state.read = vec![self.attention(block, state, cache)],
             1 => {
-                let before = c.parallel.then(|| state.x.clone());
-                state.x = state.x.clone().combine(&apply(3), |a, b| a + b);
-                state.read = self.norm(before.as_ref().unwrap_or(&state.x), &block.norms[1]);
+                let before = self.config.parallel.then(|| state.x.clone());
+                let y = self.maybe(block.apply(OUT, 0, &state.read[0]), block.norms[1].as_ref());
+                state.x = state.x.clone().combine(&y, |a, b| a + b);
+                let read = self.maybe(before.unwrap_or_else(|| state.x.clone()), block.norms[2].as_ref());
+                (state.read, state.routes) = self.route(block, read);
             }
             2 => {
-                let gate = Var::constant(apply(if c.gated { GATE } else { GATE + 1 }));
-                let gate = match c.activation {
-                    Activation::Silu => ops::silu(&gate),
-                    Activation::Gelu => ops::gelu(&gate),
-                    Activation::GeluTanh => ops::gelu_tanh(&gate),
-                    Activation::Relu => ops::relu(&gate),
+                let read = |(expert, x): (usize, &Tensor<f32>)| {
+                    let gated = self.config.family.gated;
+                    let gate = Var::constant(block.apply(if gated { GATE } else { GATE + 1 }, expert, x));
+                    let gate = match self.config.activation {
+                        Activation::Silu => ops::silu(&gate),
+                        Activation::Gelu => ops::gelu(&gate),
+                        Activation::GeluTanh => ops::gelu_tanh(&gate),
+                        Activation::Relu => ops::relu(&gate),
+                    };
+                    match gated {
+                        true => gate.value().zip(&block.apply(GATE + 1, expert, x), |a, b| a * b),
+                        false => gate.value().clone(),
+                    }
                 };
-                state.read = match c.gated {
-                    true => gate.value().zip(&apply(GATE + 1), |a, b| a * b),
-                    false => gate.value().clone(),
-                };
+                state.read = state.read.iter().enumerate().map(read).collect();
             }
             _ => {
-                state.x = state.x.clone().combine(&apply(6), |a, b| a + b);
+                let y = match &state.routes[..] {
+                    [] => block.apply(DOWN, 0, &state.read[0]),
+                    routes => {
+                        let mut sum = Tensor::zeros(state.x.shape());
+                        let width = self.config.width;
+                        for (expert, (x, routed)) in state.read.iter().zip(routes).enumerate() {
+                            let y = block.apply(DOWN, expert, x);
+                            for (&(position, weight), y) in routed.iter().zip(y.data().chunks_exact(width)) {
+                                let to = &mut sum.data_mut()[position * width..][..width];
+                                to.iter_mut().zip(y).for_each(|(s, y)| *s += weight * y);
+                            }
+                        }
+                        sum
+                    }
+                };
+                let y = self.maybe(y, block.norms[3].as_ref());
+                state.x = state.x.clone().combine(&y, |a, b| a + b);
+                (state.read, state.routes) = (vec![state.x.clone()], Vec::new());
             }
         }
+    }
+
+    /// The output of attention, before its last matrix.
+    fn attention(&self, block: &Block, state: &State, cache: Option<&mut KvCache<f32>>) -> Tensor<f32> {
+        let (c, read) = (&self.config, &state.read[0]);
+        let positions = read.rows_cols().0;
+        let turns = &state.turns[c.rope_of(block.layer)];
+        let project = |part: usize, heads: usize| {
+            let mut x = block.apply(part, 0, read);
+            if let Some(norm) = block.inner.as_ref().and_then(|norms| norms.get(part)) {
+                let rows = if c.family.inner == Some(Inner::Head) { positions * heads } else { positions };
+                x = self.norm(&x.reshape(&[rows, positions * heads * c.each / rows.max(1)]), norm);
+            }
+            if let Some(most) = c.clip {
+                x.data_mut().iter_mut().for_each(|x| *x = x.clamp(-most, most));
+            }
+            if let (Some(turns), true) = (turns, part < 2) {
+                turns.apply(x.data_mut(), heads, c.each);
+            }
+            if part == 0 && c.sharpness != 1.0 {
+                x.data_mut().iter_mut().for_each(|x| *x *= c.sharpness);
+            }
+            Var::constant(x.reshape(&[1, positions, heads, c.each]))
+        };
+        let (q, mut k, mut v) = (project(0, c.heads), project(1, c.groups), project(2, c.groups));
+        if let Some(cache) = cache {
+            (k, v) = cache.append(&k, &v);
+        }
+        let keys = k.shape()[1];
+        let (window, cap) = (c.window_of(block.layer).filter(|n| *n < keys), c.caps[0]);
+        if window.is_none() && cap.is_none() {
+            let y = ops::attention(&q, &k, &v, AttentionMask { causal: true, keys: &[] });
+            return y.value().clone().reshape(&[positions, c.heads * c.each]);
+        }
+        let e = Extents { queries: positions, keys, heads: c.heads, groups: c.groups, each: c.each };
+        let y = attend(q.value().data(), k.value().data(), v.value().data(), e, window, cap);
+        Tensor::new(&[positions, c.heads * c.each], y)
+    }
+
+    /// Distributes what a perceptron reads to the experts, which the softmax of the router's scores chooses and weighs. A shared expert
+    /// reads all, weighed by its gate.
+    fn route(&self, block: &Block, x: Tensor<f32>) -> (Vec<Tensor<f32>>, Vec<Route>) {
+        let (Some(experts), Some(router)) = (self.config.experts_of(block.layer), &block.router) else {
+            return (vec![x], Vec::new());
+        };
+        let width = self.config.width;
+        let mut routes = vec![Route::new(); experts.count];
+        for (position, scores) in router.scores.apply(&x).data().chunks_exact(experts.count).enumerate() {
+            let top = scores.iter().fold(f32::NEG_INFINITY, |a, &b| a.max(b));
+            let all: f32 = scores.iter().map(|s| (s - top).exp()).sum();
+            let mut order: Vec<usize> = (0..experts.count).collect();
+            order.sort_by(|&a, &b| scores[b].total_cmp(&scores[a]).then(a.cmp(&b)));
+            order.truncate(experts.chosen);
+            let weight = |e: usize| (scores[e] - top).exp() / all;
+            let sum: f32 = if experts.normalized { order.iter().map(|&e| weight(e)).sum() } else { 1.0 };
+            order.iter().for_each(|&e| routes[e].push((position, weight(e) / sum)));
+        }
+        let mut read: Vec<Tensor<f32>> = routes
+            .iter()
+            .map(|routed| {
+                let rows = routed.iter().flat_map(|(p, _)| x.data()[p * width..][..width].iter().copied());
+                Tensor::new(&[routed.len(), width], rows.collect())
+            })
+            .collect();
+        if let Some(gate) = &router.shared {
+            let open = |(p, s): (usize, &f32)| (p, 1.0 / (1.0 + (-s).exp()));
+            routes.push(gate.apply(&x).data().iter().enumerate().map(open).collect());
+            read.push(x);
+        }
+        (read, routes)
     }
 
     /// Runs a whole block.
@@ -456,9 +617,9 @@ impl Language {
     /// As [`Language::read`].
     pub fn head(&self) -> Result<(Norm, Linear)> {
         let c = &self.config;
-        let name = if c.tied { c.family.embedding() } else { c.family.head() };
+        let name = if c.tied { c.family.embedding } else { c.family.head };
         let head = Linear::new(c.vocabulary, c.width, self.read(name)?, false, &Weights::Dense);
-        Ok((self.norm_of(c.family.last_norm())?, head))
+        Ok((self.norm_of(c.family.last_norm, c.width)?, head))
     }
 
     /// Scores of every token after each position of a range, `[positions, vocabulary]`.
@@ -466,8 +627,20 @@ impl Language {
         let width = self.config.width;
         let rows = state.x.data()[range.start * width..range.end * width].to_vec();
         let x = self.norm(&Tensor::new(&[range.len(), width], rows), norm);
-        head.apply(&x).data().to_vec()
+        let mut logits = head.apply(&x).data().to_vec();
+        if let Some(most) = self.config.caps[1] {
+            logits.iter_mut().for_each(|l| *l = most * (*l / most).tanh());
+        }
+        logits
     }
+}
+
+/// Names of the norms of queries and keys.
+const INNER: [&str; 2] = ["self_attn.q_norm", "self_attn.k_norm"];
+
+/// Name of the bias of a matrix.
+fn bias(weight: &str) -> String {
+    format!("{}.bias", weight.trim_end_matches(".weight"))
 }
 
 /// Reorders rows: GGUF files have the pairs that rotate together adjacent, all other formats half a head apart.
@@ -486,7 +659,18 @@ pub struct Generator<'a> {
     blocks: Vec<Block>,
     head: (Norm, Linear),
     caches: Vec<KvCache<f32>>,
-    seen: usize,
+    seen: Vec<u32>,
+}
+
+/// How a token is chosen by its scores.
+#[derive(Clone, Copy, Debug)]
+pub struct Sampling {
+    /// Divisor of the scores before the softmax; zero takes the largest score, the first of equals.
+    pub temperature: f64,
+    /// Number of the likeliest tokens that are candidates; zero for all.
+    pub most: usize,
+    /// Of these the likeliest that together have this share of their probability (Holtzman et al. 2020, arXiv:1904.09751).
+    pub top: f64,
 }
 
 impl<'a> Generator<'a> {
@@ -497,7 +681,7 @@ impl<'a> Generator<'a> {
     pub fn new(model: &'a Language, weights: &Weights) -> Result<Self> {
         let blocks = (0..model.config.layers).map(|l| model.block(l, weights)).collect::<Result<Vec<_>>>()?;
         let caches = blocks.iter().map(|_| KvCache::new()).collect();
-        Ok(Self { model, blocks, head: model.head()?, caches, seen: 0 })
+        Ok(Self { model, blocks, head: model.head()?, caches, seen: Vec::new() })
     }
 
     /// Its blocks.
@@ -508,7 +692,7 @@ impl<'a> Generator<'a> {
     /// Forgets the sequence.
     pub fn clear(&mut self) {
         self.caches.iter_mut().for_each(|c| *c = KvCache::new());
-        self.seen = 0;
+        self.seen.clear();
     }
 
     /// Scores of the token that follows these, which follow those given before.
@@ -519,30 +703,42 @@ impl<'a> Generator<'a> {
         if tokens.is_empty() {
             return Err(Error::Refused("a text without a token; give a prompt".into()));
         }
-        let mut state = self.model.embed(tokens, self.seen)?;
-        for (block, cache) in self.blocks.iter().zip(&mut self.caches) {
-            self.model.advance(block, &mut state, Some(cache));
+        let (model, before) = (self.model, self.seen.len());
+        let after = before + tokens.len();
+        // Positions that turn otherwise in a longer sequence make the cache useless.
+        let again = before > 0 && model.config.ropes.iter().flatten().any(|rope| rope.changes(before, after));
+        let (mut state, count) = match again {
+            false => (model.embed(tokens, before)?, tokens.len()),
+            true => (model.embed(&[&self.seen, tokens].concat(), 0)?, after),
+        };
+        if again {
+            self.caches.iter_mut().for_each(|c| *c = KvCache::new());
         }
-        self.seen += tokens.len();
-        Ok(self.model.logits(&self.head, &state, tokens.len() - 1..tokens.len()))
+        for (block, cache) in self.blocks.iter().zip(&mut self.caches) {
+            model.advance(block, &mut state, Some(cache));
+        }
+        self.seen.extend(tokens);
+        Ok(model.logits(&self.head, &state, count - 1..count))
     }
 
-    /// Samples a token from the scores: softmax at a temperature over the likeliest with joint probability `top`;
-    /// temperature zero takes the largest score, the first of equals.
-    pub fn sample(logits: &[f32], temperature: f64, top: f64, rng: &mut Rng) -> u32 {
+    /// Chooses a token by its scores.
+    pub fn sample(logits: &[f32], how: Sampling, rng: &mut Rng) -> u32 {
         let mut order: Vec<usize> = (0..logits.len()).collect();
         order.sort_by(|&a, &b| logits[b].total_cmp(&logits[a]).then(a.cmp(&b)));
         let Some(&first) = order.first() else { return 0 };
-        if temperature <= 0.0 {
+        if how.temperature <= 0.0 {
             return first as u32;
         }
-        let weight = |i: usize| (f64::from(logits[i] - logits[first]) / temperature).exp();
+        if how.most > 0 {
+            order.truncate(how.most);
+        }
+        let weight = |i: usize| (f64::from(logits[i] - logits[first]) / how.temperature).exp();
         let total: f64 = order.iter().map(|&i| weight(i)).sum();
         let mut sum = 0.0;
         let kept = order.iter().take_while(|&&i| {
             let before = sum;
             sum += weight(i) / total;
-            before < top
+            before < how.top
         });
         let kept: Vec<usize> = kept.copied().collect();
         let mut at = f64::from(rng.unit()) * kept.iter().map(|&i| weight(i)).sum::<f64>();
@@ -571,15 +767,20 @@ mod tests {
     fn sampling_follows_temperature_and_top() {
         let mut rng = Rng::stream(0, "sample", 0, 0);
         let logits = [1.0, 3.0, 3.0, 2.0];
-        assert_eq!(Generator::sample(&logits, 0.0, 1.0, &mut rng), 1);
+        let with = |temperature, most, top| Sampling { temperature, most, top };
+        let mut sample = |how| Generator::sample(&logits, how, &mut rng);
+        assert_eq!(sample(with(0.0, 0, 1.0)), 1);
         let mut counts = [0usize; 4];
-        (0..4000).for_each(|_| counts[Generator::sample(&logits, 1.0, 1.0, &mut rng) as usize] += 1);
+        (0..4000).for_each(|_| counts[sample(with(1.0, 0, 1.0)) as usize] += 1);
         let total: f64 = logits.iter().map(|l| f64::from(*l).exp()).sum();
         for (count, logit) in counts.iter().zip(logits) {
             let share = f64::from(logit).exp() / total;
             assert!((*count as f64 / 4000.0 - share).abs() < 0.03, "{counts:?}");
         }
-        let only = (0..500).all(|_| [1, 2].contains(&Generator::sample(&logits, 1.0, 0.7, &mut rng)));
+        let only = (0..500).all(|_| [1, 2].contains(&sample(with(1.0, 0, 0.7))));
         assert!(only);
+        let three: Vec<u32> = (0..500).map(|_| sample(with(1.0, 3, 1.0))).collect();
+        assert!([1, 2, 3].iter().all(|t| three.contains(t)) && !three.contains(&0));
+        assert!((0..100).all(|_| sample(with(5.0, 1, 1.0)) == 1));
     }
 }

@@ -1,7 +1,7 @@
 //! Pruning of a language model, block by block: memory holds one block and the activations of the calibration text before it.
 
 use super::decoder::SITES;
-use super::family::PARTS;
+use super::family::{PARTS, Slot};
 use super::{Block, Language, State, Weights};
 use crate::subject::{Matrices, Pruning, Streamed};
 use crate::{Error, Result};
@@ -9,6 +9,7 @@ use nnz_core::{Plan, Shape};
 use nnz_engine::Moments;
 use nnz_formats::{Dtype, Packing, Writer, Written};
 use std::cell::RefCell;
+use std::collections::{BTreeSet, HashSet};
 use std::fs::File;
 use std::io::{Read, Seek, SeekFrom, Write};
 use std::path::Path;
@@ -83,28 +84,27 @@ impl<'a> Folder<'a> {
 
     /// Copies every tensor that is not a matrix of a block.
     fn rest(&mut self) -> Result<()> {
-        let matrices: Vec<String> = matrices(self.model).map(|(layer, part)| self.tensor(layer, part)).collect();
+        let c = &self.model.config;
+        let matrices: HashSet<String> =
+            matrices(self.model).map(|(layer, slot)| c.family.place(c, layer, slot).name).collect();
         for (name, shape) in self.model.tensors().into_iter().filter(|(name, _)| !matrices.contains(name)) {
             self.writer.dense(&name, &shape, &self.model.read(&name)?, self.dtype)?;
         }
         Ok(())
     }
 
-    fn tensor(&self, layer: usize, part: usize) -> String {
-        self.model.config.family.place(&self.model.config, layer, part).name
-    }
-
     /// Adds a matrix of a block; writes its tensor once all that share it are there.
-    fn matrix(&mut self, layer: usize, part: usize, values: &[f32]) -> Result<()> {
+    fn matrix(&mut self, layer: usize, slot: Slot, values: &[f32]) -> Result<()> {
         let c = &self.model.config;
-        let (place, extents) = (c.family.place(c, layer, part), c.extents()[part]);
-        let len = place.shape[0] * place.shape[1];
+        let (place, extents) = (c.family.place(c, layer, slot), c.extents(layer, slot));
+        let shape = place.tensor();
+        let len = shape.iter().product();
         let (name, mut tensor, left) = self.open.take().unwrap_or_else(|| (place.name.clone(), vec![0.0; len], len));
         assert_eq!(name, place.name, "matrices of a tensor follow each other");
         place.put(extents, values, &mut tensor);
         match left - values.len() {
             0 => {
-                let written = self.writer.matrix(&name, place.shape[0], &tensor, self.packing, self.dtype)?;
+                let written = self.writer.kernel(&name, &shape, &tensor, self.packing, self.dtype)?;
                 self.parts.push(Part { name, entries: len, written });
             }
             left => self.open = Some((name, tensor, left)),
@@ -142,9 +142,10 @@ pub(crate) fn plain_config(mut config: serde_json::Value, notes: &mut Vec<String
     config
 }
 
-/// Lists block and part of every matrix of a model.
-fn matrices(model: &Language) -> impl Iterator<Item = (usize, usize)> {
-    (0..model.config.layers).flat_map(|layer| (0..PARTS.len()).filter(|&p| model.has(p)).map(move |p| (layer, p)))
+/// Lists the matrices of all blocks, each with its block.
+fn matrices(model: &Language) -> impl Iterator<Item = (usize, Slot)> {
+    let of = move |layer| model.config.slots(layer).into_iter().map(move |slot| (layer, slot));
+    (0..model.config.layers).flat_map(of)
 }
 
 /// Writes a model in Hugging Face's layout, with the zeros it has.
@@ -160,8 +161,8 @@ pub fn copy(
 ) -> Result<Pruned> {
     let mut folder = Folder::new(model, to, packing, dtype)?;
     folder.rest()?;
-    for (layer, part) in matrices(model) {
-        folder.matrix(layer, part, &model.part(layer, part)?)?;
+    for (layer, slot) in matrices(model) {
+        folder.matrix(layer, slot, &model.matrix(layer, slot)?)?;
         tick(layer + 1);
     }
     folder.finish(&serde_json::Value::Null)
@@ -186,16 +187,25 @@ pub fn prune(
         return pruning.needs("a text");
     }
     Folder::check(model, to)?;
-    let store = Store { model, edited: vec![None; matrices(model).count()], scratch: RefCell::new(None) };
-    let all = All { store, text, walk: None, tried: Vec::new(), tick: &mut tick };
+    let all: Vec<(usize, Slot)> = matrices(model).collect();
+    let first = (0..model.config.layers).map(|layer| all.partition_point(|(l, _)| *l < layer)).collect();
+    let store = Store { model, edited: vec![None; all.len()], all, first, scratch: RefCell::new(None) };
+    let all = All { store, text, walk: None, tried: Vec::new(), unread: BTreeSet::new(), tick: &mut tick };
     let (all, singular) = Streamed::new(all, pruning).prune(&mut work)?;
     let mut folder = Folder::new(model, to, pruning.packing, pruning.dtype)?;
     folder.rest()?;
-    for (index, (layer, part)) in matrices(model).enumerate() {
-        folder.matrix(layer, part, &all.store.read(index)?)?;
+    for (index, (layer, slot)) in matrices(model).enumerate() {
+        folder.matrix(layer, slot, &all.store.read(index)?)?;
     }
-    let tried = all.tried;
-    let pruned = folder.finish(&serde_json::json!({"method": pruning.method.key, "options": pruning.options}))?;
+    let All { tried, unread, .. } = all;
+    let mut pruned = folder.finish(&serde_json::json!({"method": pruning.method.key, "options": pruning.options}))?;
+    if let Some((layer, expert)) = unread.first() {
+        pruned.notes.push(format!(
+            "{} of the experts, the first of them number {expert} of layer {layer}, read nothing of the text; their weights were compared as if \
+             all their inputs were of one size and independent. A longer text (--calibration-tokens) reaches more of them",
+            unread.len()
+        ));
+    }
     Ok(Pruned { singular, tried, ..pruned })
 }
 
@@ -215,43 +225,32 @@ struct Walk {
     block: Block,
     /// The place in the block that comes next.
     site: usize,
-    /// Moments of what is read there, once asked for.
-    moments: Option<Moments>,
+    /// Moments of what an expert reads there, once asked for.
+    moments: Option<(usize, Moments)>,
 }
 
 /// The matrices of a model's blocks as they are now. In memory is a bit for every entry that was edited; numbers that a method changed
 /// are in a file without a name.
 struct Store<'a> {
     model: &'a Language,
+    /// Layer and slot of every matrix.
+    all: Vec<(usize, Slot)>,
+    /// The first matrix of every layer.
+    first: Vec<usize>,
     edited: Vec<Option<Arc<Edited>>>,
     scratch: RefCell<Option<File>>,
 }
 
 impl Store<'_> {
-    fn parts(&self) -> Vec<usize> {
-        (0..PARTS.len()).filter(|&p| self.model.has(p)).collect()
-    }
-
-    /// Layer and part of a matrix.
-    fn at(&self, index: usize) -> (usize, usize) {
-        let parts = self.parts();
-        (index / parts.len(), parts[index % parts.len()])
-    }
-
-    fn index(&self, layer: usize, part: usize) -> usize {
-        let before = |until: usize| (0..until).filter(|&p| self.model.has(p)).count();
-        layer * before(PARTS.len()) + before(part)
-    }
-
     /// One block, decoded, its matrices as they are now.
     fn block(&self, layer: usize) -> Result<Block> {
-        self.model.edited(layer, &Weights::Dense, |part, values| self.now(self.index(layer, part), values))
+        self.model.edited(layer, &Weights::Dense, |index, values| self.now(self.first[layer] + index, values))
     }
 
     /// A matrix as it is now.
     fn read(&self, index: usize) -> Result<Vec<f32>> {
-        let (layer, part) = self.at(index);
-        self.now(index, self.model.part(layer, part)?)
+        let (layer, slot) = self.all[index];
+        self.now(index, self.model.matrix(layer, slot)?)
     }
 
     /// A matrix as it is now, from what it is in the file.
@@ -281,8 +280,8 @@ impl Store<'_> {
         let original = match self.edited[index] {
             None => before,
             Some(_) => {
-                let (layer, part) = self.at(index);
-                own = self.model.part(layer, part)?;
+                let (layer, slot) = self.all[index];
+                own = self.model.matrix(layer, slot)?;
                 &own
             }
         };
@@ -336,14 +335,16 @@ struct All<'a> {
     walk: Option<Walk>,
     /// Density and perplexity at every evaluation.
     tried: Vec<(f64, f64)>,
+    /// Layer and number of the experts that no position of the text reaches.
+    unread: BTreeSet<(usize, usize)>,
     tick: &'a mut dyn FnMut(usize),
 }
 
 impl All<'_> {
     /// Layer and site of a matrix.
     fn place(&self, index: usize) -> (usize, usize) {
-        let (layer, part) = self.store.at(index);
-        (layer, SITES.iter().position(|parts| parts.contains(&part)).unwrap_or_default())
+        let (layer, slot) = self.store.all[index];
+        (layer, SITES.iter().position(|parts| parts.contains(&slot.part)).unwrap_or_default())
     }
 
     fn begin(&self) -> Result<Walk> {
@@ -351,6 +352,14 @@ impl All<'_> {
         let mut states: Vec<State> = self.text.iter().map(|b| model.begin(b)).collect::<Result<_>>()?;
         states.iter_mut().for_each(|s| model.enter(&block, s));
         Ok(Walk { states, layer: 0, block, site: 0, moments: None })
+    }
+
+    /// Moments of independent inputs of size one, for an expert that reads nothing of the text.
+    fn independent(&mut self, layer: usize, slot: Slot) -> Moments {
+        self.unread.insert((layer, slot.expert));
+        let cols = self.store.model.config.extents(layer, slot)[1];
+        let square = (0..cols * cols).map(|at| if at % (cols + 1) == 0 { 1.0 } else { 0.0 }).collect();
+        Moments { square, first: vec![0.0; cols], rows: 0 }
     }
 
     /// Goes on to the next place.
@@ -373,10 +382,15 @@ impl Matrices for All<'_> {
     type Kept = Vec<Option<Arc<Edited>>>;
 
     fn shapes(&self) -> Vec<Shape> {
-        let extents = self.store.model.config.extents();
-        let shape = |(layer, part): (usize, usize)| {
-            let [rows, cols] = extents[part];
-            Shape::matrix(&format!("layers.{layer}.{}", PARTS[part]), rows, cols)
+        let c = &self.store.model.config;
+        let shape = |(layer, slot): (usize, Slot)| {
+            let ([rows, cols], part) = (c.extents(layer, slot), PARTS[slot.part]);
+            let name = match (c.experts_of(layer), part.strip_prefix("mlp.")) {
+                (Some(e), Some(part)) if slot.expert == e.count => format!("mlp.shared_expert.{part}"),
+                (Some(_), Some(part)) => format!("mlp.experts.{}.{part}", slot.expert),
+                _ => part.into(),
+            };
+            Shape::matrix(&format!("layers.{layer}.{name}"), rows, cols)
         };
         matrices(self.store.model).map(shape).collect()
     }
@@ -394,24 +408,30 @@ impl Matrices for All<'_> {
         while (walk.layer, walk.site) < (layer, site) {
             self.step(&mut walk)?;
         }
-        let moments = walk.moments.take().unwrap_or_else(|| {
-            let mut moments = Moments::default();
-            walk.states.iter().for_each(|s| moments.add(&s.read));
-            moments.mean()
-        });
-        self.walk = Some(Walk { moments: Some(moments.clone()), ..walk });
+        let slot = self.store.all[index].1;
+        let moments = match walk.moments.take() {
+            Some((expert, moments)) if expert == slot.expert => moments,
+            _ => {
+                let mut moments = Moments::default();
+                walk.states.iter().for_each(|s| moments.add(s.read(slot)));
+                moments.mean()
+            }
+        };
+        let moments = if moments.rows > 0 { moments } else { self.independent(layer, slot) };
+        self.walk = Some(Walk { moments: Some((slot.expert, moments.clone())), ..walk });
         Ok(moments)
     }
 
     fn put(&mut self, index: usize, before: &[f32], values: Vec<f32>, dtype: Dtype) -> Result<()> {
         self.store.put(index, before, &values, dtype)?;
-        let (layer, part) = self.store.at(index);
+        let (layer, slot) = self.store.all[index];
         let place = self.place(index);
         match &mut self.walk {
             // What was read after it would not be what it was.
             Some(walk) if place < (walk.layer, walk.site) => self.walk = None,
             Some(walk) if walk.layer == layer => {
-                walk.block.weights[part] = Some(self.store.model.linear(layer, part, values, &Weights::Dense)?);
+                let linear = self.store.model.linear(layer, slot, values, &Weights::Dense)?;
+                walk.block.weights[index - self.store.first[layer]] = linear;
             }
             Some(_) => {}
             None => (self.tick)(layer + 1),
@@ -422,8 +442,8 @@ impl Matrices for All<'_> {
     /// The inverse of perplexity on the text.
     fn score(&mut self) -> Result<f64> {
         let Self { store, text, tick, .. } = &mut *self;
-        let edit = |layer, part, values| store.now(store.index(layer, part), values);
-        let found = super::edited_perplexity(store.model, text, edit, tick)?.perplexity;
+        let edit = |layer: usize, index: usize, values| store.now(store.first[layer] + index, values);
+        let found = super::edited(store.model, text, 0, edit, tick)?.0.perplexity;
         self.tried.push((self.store.density(&self.shapes()), found));
         Ok(1.0 / found)
     }

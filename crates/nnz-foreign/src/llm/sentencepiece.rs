@@ -1,6 +1,6 @@
 //! Converts a GGUF file's sentencepiece byte-pair vocabulary to a `tokenizer.json`.
 
-use super::tokens::special;
+use super::tokens::{before_texts, special};
 use nnz_formats::{Archive, Value};
 use serde_json::json;
 use std::collections::HashMap;
@@ -56,7 +56,7 @@ pub(super) fn json(archive: &Archive) -> Result<Vec<u8>, String> {
     }
     let json = json!({
         "version": "1.0", "truncation": null, "padding": null, "added_tokens": added, "normalizer": normalizer,
-        "pre_tokenizer": null, "post_processor": null, "decoder": {"type": "Sequence", "decoders": decoders},
+        "pre_tokenizer": null, "post_processor": before_texts(archive, &tokens, true), "decoder": {"type": "Sequence", "decoders": decoders},
         "model": {"type": "BPE", "dropout": null, "unk_token": unknown, "continuing_subword_prefix": null,
                   "end_of_word_suffix": null, "fuse_unk": true, "byte_fallback": true, "ignore_merges": false,
                   "vocab": vocabulary, "merges": merges},

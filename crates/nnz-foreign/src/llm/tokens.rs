@@ -44,6 +44,7 @@ impl Tokens {
             }
         };
         let mut tokens = Self::parse(&place, json, Some(vocabulary))?;
+        tokens.ends.extend(ends(archive)?);
         if let Some(end) = archive.metadata.get("tokenizer.ggml.eos_token_id").and_then(Value::size) {
             tokens.ends.push(end as u32);
         }
@@ -96,6 +97,22 @@ impl Tokens {
         Ok(framed.map_err(refused)?.get_ids().to_vec())
     }
 
+    /// Encodes a text that a model goes on with, after the special tokens that the tokenizer puts before it.
+    ///
+    /// # Errors
+    /// An error of the tokenizer.
+    pub fn prompt(&self, text: &str) -> Result<Vec<u32>> {
+        let encoded = guarded(|| {
+            self.patterns.search(&self.inner, text)?;
+            self.inner.encode(text, true)
+        });
+        let encoded = encoded.map_err(refused)?;
+        let after = encoded.get_special_tokens_mask().iter().rev().take_while(|added| **added == 1).count();
+        let ids = encoded.get_ids();
+        // Of an empty text everything stays.
+        Ok(if after == ids.len() { ids.to_vec() } else { ids[..ids.len() - after].to_vec() })
+    }
+
     /// Encodes a text without special tokens.
     ///
     /// # Errors
@@ -115,6 +132,21 @@ impl Tokens {
     pub fn decode(&self, tokens: &[u32]) -> Result<String> {
         guarded(|| self.inner.decode(tokens, true)).map_err(refused)
     }
+}
+
+/// Tokens that end a text, by `eos_token_id` of a model's configurations.
+fn ends(archive: &Archive) -> Result<Vec<u32>> {
+    let file = archive.path.join("generation_config.json");
+    let generation = match archive.path.is_dir() && file.is_file() {
+        false => None,
+        true => {
+            let json = std::fs::read(&file).map_err(|e| Error::file(&file, format!("cannot read: {e}")))?;
+            Some(serde_json::from_slice::<serde_json::Value>(&json).map_err(|e| Error::file(&file, e))?)
+        }
+    };
+    let said = generation.iter().chain(&archive.config).map(|c| &c["eos_token_id"]);
+    let one = |v: &serde_json::Value| v.as_u64().map(|t| t as u32);
+    Ok(said.flat_map(|v| v.as_array().into_iter().flatten().chain([v]).filter_map(one)).collect())
 }
 
 fn refused(why: String) -> Error {
@@ -191,12 +223,27 @@ fn from_gguf(archive: &Archive) -> Result<Vec<u8>, String> {
     let added = special(&tokens, get("token_type").and_then(Value::list).unwrap_or_default());
     let json = json!({
         "version": "1.0", "truncation": null, "padding": null, "added_tokens": added, "normalizer": normalizer,
-        "pre_tokenizer": split, "post_processor": null, "decoder": bytes,
+        "pre_tokenizer": split, "post_processor": before_texts(archive, &tokens, false), "decoder": bytes,
         "model": {"type": "BPE", "dropout": null, "unk_token": null, "continuing_subword_prefix": null,
                   "end_of_word_suffix": null, "fuse_unk": false, "byte_fallback": false, "ignore_merges": whole,
                   "vocab": vocabulary, "merges": merges},
     });
     Ok(json.to_string().into_bytes())
+}
+
+/// What puts the first token before every text, if the file or else `usual` says so.
+pub(super) fn before_texts(archive: &Archive, tokens: &[&str], usual: bool) -> serde_json::Value {
+    let get = |key: &str| archive.metadata.get(&format!("tokenizer.ggml.{key}"));
+    let on = match get("add_bos_token") {
+        Some(Value::Bool(on)) => *on,
+        _ => usual,
+    };
+    let id = get("bos_token_id").and_then(Value::size).filter(|_| on);
+    let Some((id, token)) = id.and_then(|id| Some((id, *tokens.get(id)?))) else { return json!(null) };
+    let part = |name: &str, kind: usize| json!({"Sequence": {"id": name, "type_id": kind}});
+    let first = json!({"SpecialToken": {"id": token, "type_id": 0}});
+    json!({"type": "TemplateProcessing", "single": [first, part("A", 0)], "pair": [first, part("A", 0), part("B", 1)],
+        "special_tokens": {token: {"id": token, "ids": [id], "tokens": [token]}}})
 }
 
 /// Control and user-defined tokens, which are kinds 3 and 4.

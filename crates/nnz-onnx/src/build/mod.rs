@@ -5,6 +5,7 @@
 mod bert;
 mod clip;
 mod mobile;
+mod modern;
 mod pooling;
 mod resnet;
 mod sequential;
@@ -179,12 +180,12 @@ type Builder = fn(&Archive) -> Result<Built>;
 fn recognize(archive: &Archive) -> Option<Builder> {
     let has = |name: &str| archive.get(name).is_some();
     if let Some(config) = &archive.config {
-        return Some(match config["model_type"].as_str()? {
-            "bert" => bert::build,
-            "vit" => vit::build,
-            "clip" => clip::build,
-            _ => return None,
-        });
+        return match config["model_type"].as_str()? {
+            "vit" => Some(vit::build),
+            "clip" => Some(clip::build),
+            "modernbert" => Some(modern::build),
+            kind => bert::builder(kind),
+        };
     }
     if has("layer1.0.conv1.weight") && has("conv1.weight") {
         return Some(resnet::build);
@@ -216,7 +217,7 @@ pub fn build(archive: &Archive) -> Result<Built> {
         return Err(Error::file(
             &archive.path,
             format!(
-                "{what}; BERT, ViT and CLIP with a config.json, and ResNet, MobileNetV2, EfficientNet-Lite and plain \
+                "{what}; BERT, RoBERTa, DistilBERT, ELECTRA, MPNet, ModernBERT, ViT and CLIP with a config.json, and ResNet, MobileNetV2, EfficientNet-Lite and plain \
                  convolutional networks by their names are built here; anything else can come as ONNX"
             ),
         ));
@@ -232,7 +233,7 @@ fn whole(archive: &Archive, built: &Built) -> Result<()> {
     // Counters and positions, and heads of other tasks.
     let idle = |name: &str| {
         let ends = ["num_batches_tracked", "position_ids"];
-        let parts = ["pooler.dense.", "cls.seq_relationship.", "cls.predictions.decoder.bias"];
+        let parts = ["pooler.dense.", "cls.seq_relationship.", "cls.predictions.decoder.bias", "lm_head.decoder.bias"];
         ends.iter().any(|e| name.ends_with(e))
             || parts.iter().any(|p| name.starts_with(p) || name.contains(&format!(".{p}")))
     };
@@ -437,6 +438,28 @@ impl<'a> Net<'a> {
         let (one, far) = (self.scalar(1.0), self.scalar(-1e9));
         let gone = self.node("Sub", &[&one, &mask], &[]);
         self.node("Mul", &[&gone, &far], &[])
+    }
+
+    /// Numbers of the positions of a text of this length, a list of one number.
+    fn positions(&mut self, length: &str) -> String {
+        let [zero, one] = [0, 1].map(|v| self.constant("place", Constant::ints(&[], vec![v])));
+        let axis = self.list(&[0]);
+        let length = self.node("Squeeze", &[length, &axis], &[]);
+        self.node("Range", &[&zero, &length, &one], &[])
+    }
+
+    /// SPLADE's pooling of logits `[batch, positions, vocabulary]`: max over tokens of ln(1 + relu(logit)).
+    fn sparse(&mut self, logits: &str, mask: &str) -> String {
+        let y = self.node("Relu", &[logits], &[]);
+        let one = self.scalar(1.0);
+        let y = self.node("Add", &[&y, &one], &[]);
+        let y = self.node("Log", &[&y], &[]);
+        let m = self.node("Cast", &[mask], &[("to", int(1))]);
+        let last = self.list(&[-1]);
+        let m = self.node("Unsqueeze", &[&m, &last], &[]);
+        let y = self.node("Mul", &[&y, &m], &[]);
+        let first = self.list(&[1]);
+        self.node("ReduceMax", &[&y, &first], &[("keepdims", int(0))])
     }
 
     /// Normalizes the last axis to unit length.

@@ -151,7 +151,8 @@ fn check(name: &str, graph: &Graph, case: &Json, within: f64) {
 
 #[test]
 fn every_architecture_answers_as_in_pytorch() {
-    for (name, case) in json("small.json").as_object().unwrap() {
+    let (small, encoders) = (json("small.json"), json("encoders.json"));
+    for (name, case) in small.as_object().unwrap().iter().chain(encoders.as_object().unwrap()) {
         let archive = Archive::open(&golden(name)).unwrap();
         assert!(build::known(&archive), "{name}");
         let built = build::build(&archive).unwrap();

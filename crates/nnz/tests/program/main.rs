@@ -4,6 +4,7 @@
 mod bad_input;
 mod bench;
 mod cli;
+mod language;
 mod layers;
 mod others;
 mod start;
