@@ -6,7 +6,11 @@ use half::{bf16, f16};
 use std::collections::BTreeMap;
 use std::fs::File;
 use std::io::{BufWriter, Read, Seek, SeekFrom, Write};
+use std::ops::Range;
 use std::path::{Path, PathBuf};
+
+/// Numbers of a tensor that are in memory at once, where it is read by rows.
+const AT_ONCE: usize = 1 << 20;
 
 /// Number type to write.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -21,6 +25,40 @@ pub enum Dtype {
     /// 8-bit integers, multiples of a 127th of the largest of their row; only the nonzeros of matrices, other
     /// tensors are written as [`Dtype::F16`].
     I8,
+}
+
+/// What numbers of a tensor lose in 16 bits.
+#[derive(Default)]
+struct Seen {
+    /// Sum of their squares.
+    size: f64,
+    /// That of what they lose in [`Dtype::F16`].
+    lost: f64,
+    /// Whether one of them is beyond the range of [`Dtype::Bf16`].
+    beyond: bool,
+}
+
+impl Seen {
+    fn add(&mut self, values: &[f32]) {
+        for &v in values.iter().filter(|v| v.is_finite()) {
+            let (wide, rounded) = (f64::from(v), f64::from(Dtype::F16.round(v)));
+            self.size += wide * wide;
+            self.lost += (wide - rounded) * (wide - rounded);
+            self.beyond |= !Dtype::Bf16.round(v).is_finite();
+        }
+    }
+
+    /// See [`Dtype::fitting`].
+    fn fitting(&self, asked: Dtype) -> Dtype {
+        // Rounding moves an F16 number by at most 2^-11 of itself, BF16 by 2^-9; those below the smallest F16 by more.
+        let coarse = self.lost > self.size * f64::exp2(-18.0);
+        match asked {
+            Dtype::F16 if !coarse => Dtype::F16,
+            Dtype::F16 | Dtype::Bf16 if self.beyond => Dtype::F32,
+            Dtype::F16 | Dtype::Bf16 => Dtype::Bf16,
+            other => other,
+        }
+    }
 }
 
 impl Dtype {
@@ -54,20 +92,9 @@ impl Dtype {
     /// together would lose more than they do there; and [`Dtype::F32`] if that lacks the range too.
     #[must_use]
     pub fn fitting(self, values: &[f32]) -> Self {
-        // Rounding moves an F16 number by at most 2^-11 of itself, BF16 by 2^-9; those below the smallest F16 by more.
-        let lost = |d: Self| {
-            let sums = values.iter().filter(|v| v.is_finite()).map(|&v| {
-                let (v, r) = (f64::from(v), f64::from(d.round(v)));
-                (v * v, (v - r) * (v - r))
-            });
-            let (size, error) = sums.fold((0.0, 0.0), |(a, b), (c, d)| (a + c, b + d));
-            error > size * f64::exp2(-18.0)
-        };
-        match self {
-            Self::F16 if lost(Self::F16) => Self::Bf16.fitting(values),
-            Self::Bf16 if values.iter().any(|v| v.is_finite() && !Self::Bf16.round(*v).is_finite()) => Self::F32,
-            other => other,
-        }
+        let mut seen = Seen::default();
+        seen.add(values);
+        seen.fitting(self)
     }
 
     /// The number that a reader gets back; for [`Dtype::I8`], which rounds by rows, the input.
@@ -128,15 +155,24 @@ impl Writer {
     }
 
     fn put(&mut self, name: String, dtype: &'static str, each: usize, shape: Vec<usize>, bytes: &[u8]) -> Result<()> {
+        let start = self.at;
+        self.append(bytes)?;
+        self.tensors.insert(name, (dtype, each, shape, [start, self.at]));
+        Ok(())
+    }
+
+    fn append(&mut self, bytes: &[u8]) -> Result<()> {
         self.body.write_all(bytes).map_err(|e| Error::new(&self.path, format!("cannot write: {e}")))?;
-        let range = [self.at, self.at + bytes.len() as u64];
-        self.at = range[1];
-        self.tensors.insert(name, (dtype, each, shape, range));
+        self.at += bytes.len() as u64;
         Ok(())
     }
 
     fn fitting(&mut self, name: &str, values: &[f32], asked: Dtype) -> Dtype {
-        let dtype = asked.fitting(values);
+        self.widen(name, asked, asked.fitting(values))
+    }
+
+    /// Keeps in mind that numbers take another type than that asked for.
+    fn widen(&mut self, name: &str, asked: Dtype, dtype: Dtype) -> Dtype {
         if dtype != asked && self.widened.iter().all(|(n, _)| n != name) {
             self.widened.push((name.into(), dtype));
         }
@@ -174,6 +210,31 @@ impl Writer {
         let dtype = self.fitting(name, values, if dtype == Dtype::I8 { Dtype::F16 } else { dtype });
         let bytes = dtype.encode(values.iter().copied());
         self.put(name.into(), dtype.name(), dtype.bytes(), shape.into(), &bytes)
+    }
+
+    /// As [`Writer::dense`], for a tensor that need not be in memory: `rows` reads those of a range, twice.
+    ///
+    /// # Errors
+    /// When the disk refuses, and those of `rows`.
+    pub fn dense_by_rows<E: From<Error>>(
+        &mut self,
+        name: &str,
+        shape: &[usize],
+        dtype: Dtype,
+        rows: impl Fn(Range<usize>) -> std::result::Result<Vec<f32>, E>,
+    ) -> std::result::Result<(), E> {
+        let (count, width) = (shape.first().copied().unwrap_or(1), shape.iter().skip(1).product::<usize>().max(1));
+        let some = (AT_ONCE / width).max(1);
+        let parts = || (0..count).step_by(some).map(|start| start..(start + some).min(count));
+        let mut seen = Seen::default();
+        parts().try_for_each(|part| rows(part).map(|values| seen.add(&values)))?;
+        let asked = if dtype == Dtype::I8 { Dtype::F16 } else { dtype };
+        let (dtype, start) = (self.widen(name, asked, seen.fitting(asked)), self.at);
+        for part in parts() {
+            self.append(&dtype.encode(rows(part)?.into_iter()))?;
+        }
+        self.tensors.insert(name.into(), (dtype.name(), dtype.bytes(), shape.into(), [start, self.at]));
+        Ok(())
     }
 
     /// Writes a matrix `[rows, values / rows]`, packed; by default in the smallest packing that other programs read.

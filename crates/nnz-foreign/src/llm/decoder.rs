@@ -329,6 +329,15 @@ impl Language {
         Ok(values)
     }
 
+    /// Reads rows of a tensor of two axes that is no matrix of a block.
+    ///
+    /// # Errors
+    /// As [`Language::read`].
+    pub fn rows(&self, name: &str, rows: Range<usize>) -> Result<Vec<f32>> {
+        let stored = self.stored(name);
+        self.finite(&stored, self.archive.rows(&stored, rows)?)
+    }
+
     /// Reads a matrix of a block, row-major.
     ///
     /// # Errors

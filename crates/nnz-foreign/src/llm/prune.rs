@@ -88,7 +88,11 @@ impl<'a> Folder<'a> {
         let matrices: HashSet<String> =
             matrices(self.model).map(|(layer, slot)| c.family.place(c, layer, slot).name).collect();
         for (name, shape) in self.model.tensors().into_iter().filter(|(name, _)| !matrices.contains(name)) {
-            self.writer.dense(&name, &shape, &self.model.read(&name)?, self.dtype)?;
+            match shape[..] {
+                // An embedding is larger than a block.
+                [_, _] => self.writer.dense_by_rows(&name, &shape, self.dtype, |rows| self.model.rows(&name, rows))?,
+                _ => self.writer.dense(&name, &shape, &self.model.read(&name)?, self.dtype)?,
+            }
         }
         Ok(())
     }
