@@ -541,7 +541,9 @@ class SparseMLPClassifier(ClassifierMixin, _SparseNetwork):
         X, y = self._checked(X, y, reset=begin == "new" or not hasattr(self, "_network"), multi_output=True)
         check_classification_targets(y)
         if type_of_target(y).startswith("multi") and getattr(y, "ndim", 1) == 2 and y.shape[1] > 1:
-            raise ValueError("y has several columns, and this classifier predicts one class a row")
+            raise ValueError(
+                "y has several columns, and this classifier predicts one class a row; sklearn.multioutput.MultiOutputClassifier trains one for each column"
+            )
         if y.ndim == 2:
             y = column_or_1d(y, warn=True)
         known = begin != "new" and hasattr(self, "_network")

@@ -3,12 +3,12 @@
 
 use crate::arrays::{expect, read, shape, slice, slice_mut, write};
 use crate::error::{kind, value};
-use crate::layer::{Held, KeptInput, Number, SparseLayer, compute};
-use crate::threads::{computing, share, threads};
+use crate::layer::{Held, KeptInput, Number, SHORT, SparseLayer, compute};
+use crate::threads::{computing, share, threads, torch, worth};
+use nnz_kernels::threads::{count, spread};
 use nnz_kernels::{Buffer, TILE, Tiled, elementwise};
 use numpy::{PyReadonlyArrayDyn, PyReadwriteArrayDyn, PyUntypedArrayMethods};
 use pyo3::prelude::*;
-use rayon::prelude::*;
 use std::sync::Arc;
 
 /// Samples up to which the format for single samples is faster.
@@ -17,6 +17,8 @@ const FEW: usize = 2;
 const IN_GROUPS: usize = 1 << 19;
 /// Fewest multiply-adds worth a second thread.
 const PARALLEL: usize = 1 << 20;
+/// Fewest of a few samples worth a second thread of PyTorch: about 10 microseconds.
+const HELPED: usize = 1 << 15;
 
 /// One layer of a chain, in a call.
 pub(crate) struct Stage<'a, T> {
@@ -50,15 +52,20 @@ fn groups<T>(batch: usize, stages: &[Stage<'_, T>]) -> [usize; 2] {
     [first, batch - first]
 }
 
-/// Does a pass in steps, each of which runs its jobs through a function it is given. A pass of some length runs on rayon's threads, since every
-/// kernel would hand its work to them one by one, and wait for an answer; unless there are no more of them than groups, which
-/// they share with the calling thread.
+/// Does a pass in steps, which are told whether each of their jobs shall stay on one thread: where there are no more threads than groups.
+///
+/// Without PyTorch's threads, a pass of some length runs on rayon's otherwise, since every kernel would hand its work to them one by
+/// one, and wait for an answer.
 fn pass<T: Number>(groups: [usize; 2], stages: &[Stage<'_, T>], work: impl FnOnce(bool) + Send) {
     let each: usize = stages.iter().map(|s| s.layer.rows() + s.layer.cols() + s.values.len()).sum();
-    match threads() {
-        1 => work(true),
-        2 if groups[1] > 0 => work(true),
-        _ => compute((groups[0] + groups[1]).saturating_mul(each), || work(false)),
+    let size = (groups[0] + groups[1]).saturating_mul(each);
+    match torch(worth(size, SHORT)) {
+        Some(torch) => torch.run(|| work(count() <= 2 && groups[1] > 0)),
+        None => match threads() {
+            1 => work(true),
+            2 if groups[1] > 0 => work(true),
+            _ => compute(size, || work(false)),
+        },
     }
 }
 
@@ -66,8 +73,7 @@ fn pass<T: Number>(groups: [usize; 2], stages: &[Stage<'_, T>], work: impl FnOnc
 fn all<J: Send>(shared: bool, jobs: Vec<J>, work: impl Fn(J) + Sync + Send) {
     match shared {
         true => share(jobs, work),
-        false if jobs.len() == 1 => jobs.into_iter().for_each(work),
-        false => jobs.into_par_iter().for_each(work),
+        false => spread(jobs, work),
     }
 }
 
@@ -87,7 +93,11 @@ pub(crate) fn forward<T: Number>(
     keep: bool,
 ) -> Option<Inputs<T>> {
     if !keep && batch <= FEW {
-        computing(|| few(stages, batch, x, y));
+        let values: usize = stages.iter().map(|s| s.values.len()).sum();
+        match torch(worth(values.saturating_mul(batch), HELPED)) {
+            Some(torch) => torch.run(|| few(stages, batch, x, y)),
+            None => computing(|| few(stages, batch, x, y)),
+        }
         return None;
     }
     let groups = groups(batch, stages);

@@ -2,9 +2,9 @@
 
 use crate::arrays::shape;
 use crate::error::value;
+use nnz_kernels::threads::spread;
 use nnz_kernels::{Real, TILE, Tiled};
 use pyo3::prelude::*;
-use rayon::prelude::*;
 
 /// Patches of a convolution that are unfolded at a time, in numbers: they stay in the second-level cache.
 const UNFOLDED: usize = 1 << 18;
@@ -151,7 +151,7 @@ impl<'a> Images<'a> {
         };
         let all = tiled.as_mut_slice();
         if cols > 0 {
-            all.par_chunks_mut(TILE * cols).enumerate().for_each(fill);
+            spread(all.chunks_mut(TILE * cols).enumerate().collect(), fill);
         }
         tiled
     }
@@ -162,7 +162,7 @@ impl<'a> Images<'a> {
         if each == 0 {
             return;
         }
-        dx.par_chunks_mut(each).enumerate().for_each(|(image, dx)| {
+        spread(dx.chunks_mut(each).enumerate().collect(), |(image, dx): (usize, &mut [T])| {
             dx.fill(T::ZERO);
             let own = image * self.area()..(image + 1) * self.area();
             for t in own.start / TILE..own.end.div_ceil(TILE) {
@@ -190,7 +190,7 @@ impl<'a> Images<'a> {
         if rows * area == 0 {
             return;
         }
-        y.par_chunks_mut(rows * area).enumerate().for_each(|(image, y)| {
+        spread(y.chunks_mut(rows * area).enumerate().collect(), |(image, y): (usize, &mut [T])| {
             let own = image * area..(image + 1) * area;
             for t in own.start / TILE..own.end.div_ceil(TILE) {
                 let (tile, width) = (out.tile(t), out.width(t));
@@ -221,7 +221,7 @@ impl<'a> Images<'a> {
             }
         };
         if rows > 0 {
-            tiled.as_mut_slice().par_chunks_mut(TILE * rows).enumerate().for_each(fill);
+            spread(tiled.as_mut_slice().chunks_mut(TILE * rows).enumerate().collect(), fill);
         }
         tiled
     }

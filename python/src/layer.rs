@@ -7,15 +7,15 @@ use crate::arrays::{expect, read, shape, slice, slice_mut, write};
 use crate::chain::{self, Inputs, Stage, Wanted};
 use crate::error::{kind, value};
 use crate::images::{Images, Window};
-use crate::threads::computing;
+use crate::threads::{computing, torch, worth};
 use nnz::core::Topology;
 use nnz_kernels::{Csr, Direct, Packing, Plan, Real, Tiled, Tuning};
 use numpy::{Element, PyReadonlyArray1, PyReadonlyArrayDyn, PyReadwriteArrayDyn, PyUntypedArrayMethods};
 use pyo3::prelude::*;
 use std::sync::{Arc, Mutex, MutexGuard};
 
-/// Numbers and products below which a pass does not enter rayon's pool.
-const SHORT: usize = 1 << 18;
+/// Numbers and products below which a pass stays on its thread.
+pub(crate) const SHORT: usize = 1 << 18;
 
 /// A number type of arrays.
 pub(crate) trait Number: Real + Element {
@@ -230,20 +230,14 @@ impl<'py, T: Number> Gradients<'py, T> {
     }
 }
 
-/// Runs the kernels of a pass over so many numbers and products. One of some length runs within rayon's pool, since every kernel would
-/// hand its work to it one by one, and wait for an answer, from outside; unless a single thread computes, which is then this one.
+/// Runs the kernels of a pass over so many numbers and products, on PyTorch's threads where it has some. One of some length runs within
+/// rayon's pool otherwise, since every kernel would hand its work to it one by one, and wait for an answer, from outside; unless a
+/// single thread computes, which is then this one.
 pub(crate) fn compute<R: Send>(size: usize, work: impl FnOnce() -> R + Send) -> R {
-    match size < SHORT {
-        true => computing(work),
-        false => computing(|| if rayon::current_num_threads() == 1 { work() } else { rayon::scope(|_| work()) }),
-    }
-}
-
-/// The same of convolutions, whose patches are made by loops of rayon: these are handed over also where the pool is one thread.
-fn convolving<R: Send>(size: usize, work: impl FnOnce() -> R + Send) -> R {
-    match size < SHORT {
-        true => computing(work),
-        false => computing(|| rayon::scope(|_| work())),
+    match torch(worth(size, SHORT)) {
+        Some(torch) => torch.run(work),
+        None if size < SHORT => computing(work),
+        None => computing(|| if rayon::current_num_threads() == 1 { work() } else { rayon::scope(|_| work()) }),
     }
 }
 
@@ -496,7 +490,7 @@ impl SparseLayer {
                 over.spread(&out, self.rows, &mut y[over.outputs(self.rows, &images)]);
             });
         };
-        py.detach(|| convolving(self.work(over.images * over.area()), work));
+        py.detach(|| compute(self.work(over.images * over.area()), work));
         Ok(())
     }
 
@@ -545,7 +539,7 @@ impl SparseLayer {
                 self.by_row(&all, dvalues);
             }
         };
-        py.detach(|| convolving(self.work(over.images * over.area()), work));
+        py.detach(|| compute(self.work(over.images * over.area()), work));
         Ok(())
     }
 }

@@ -36,6 +36,8 @@ mod _nnz {
     use crate::program::{Lent, call, described};
     #[pymodule_export]
     use crate::rewiring::{Rewiring, method_defaults};
+    #[pymodule_export]
+    use crate::threads::compute_beside;
 
     #[pymodule_init]
     fn init(_module: &Bound<'_, PyModule>) -> PyResult<()> {

@@ -2,15 +2,23 @@
 
 use crate::arrays::{expect, read, slice, slice_mut, write};
 use crate::error::{kind, value};
-use crate::threads::share;
+use crate::threads::{share, torch};
 use nnz_kernels::{Real, elementwise};
-use numpy::{Element, PyReadonlyArray1, PyReadonlyArrayDyn};
+use numpy::{Element, PyArrayDyn, PyReadonlyArray1, PyReadonlyArrayDyn};
 use pyo3::prelude::*;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 /// Entries of a list that a thread takes at once, and of a mask.
-const LISTED: usize = 1 << 15;
-const MASKED: usize = 1 << 18;
+const LISTED: usize = 1 << 14;
+const MASKED: usize = 1 << 16;
+
+/// Does jobs on PyTorch's threads, or on rayon's that come in time.
+fn together<J: Send>(jobs: Vec<J>, work: impl Fn(J) + Sync + Send) {
+    match torch(jobs.len() > 1) {
+        Some(torch) => torch.run(|| share(jobs, work)),
+        None => share(jobs, work),
+    }
+}
 
 /// Sets the entries of `array` to zero that `mask` does not have. Both are contiguous, with as many entries.
 #[pyfunction]
@@ -21,13 +29,13 @@ pub fn keep_masked(py: Python<'_>, array: &Bound<'_, PyAny>, mask: &Bound<'_, Py
         expect("mask", mask.len(), array.len())?;
         py.detach(|| {
             let jobs = array.chunks_mut(MASKED).zip(mask.chunks(MASKED)).collect();
-            share(jobs, |(array, mask): (&mut [T], &[bool])| elementwise::keep(array, mask));
+            together(jobs, |(array, mask): (&mut [T], &[bool])| elementwise::keep(array, mask));
         });
         Ok(())
     }
     let mask = mask.extract::<PyReadonlyArrayDyn<'_, bool>>().map_err(|_| kind("mask: a NumPy array of bool"))?;
     let mask = slice(&mask, "mask")?;
-    let single = array.extract::<PyReadonlyArrayDyn<'_, f32>>().is_ok();
+    let single = array.cast::<PyArrayDyn<f32>>().is_ok();
     match single {
         true => run::<f32>(py, array, mask),
         false => run::<f64>(py, array, mask),
@@ -55,7 +63,7 @@ pub fn gather(py: Python<'_>, lists: Listed<'_>) -> PyResult<()> {
         }
         let fits = AtomicBool::new(true);
         py.detach(|| {
-            share(jobs, |(array, positions, to): (&[T], &[i32], &mut [T])| {
+            together(jobs, |(array, positions, to): (&[T], &[i32], &mut [T])| {
                 let inside = to.iter_mut().zip(positions).fold(true, |inside, (to, &p)| match array.get(p as usize) {
                     Some(&v) => {
                         *to = v;
@@ -68,7 +76,7 @@ pub fn gather(py: Python<'_>, lists: Listed<'_>) -> PyResult<()> {
         });
         if fits.into_inner() { Ok(()) } else { Err(value("positions: outside the array")) }
     }
-    match lists.first().is_none_or(|(array, ..)| array.extract::<PyReadonlyArrayDyn<'_, f32>>().is_ok()) {
+    match lists.first().is_none_or(|(array, ..)| array.cast::<PyArrayDyn<f32>>().is_ok()) {
         true => run::<f32>(py, &lists),
         false => run::<f64>(py, &lists),
     }
@@ -102,7 +110,7 @@ pub fn scatter(py: Python<'_>, lists: Listed<'_>) -> PyResult<()> {
         }
         let fits = AtomicBool::new(true);
         py.detach(|| {
-            share(jobs, |(array, first, positions, values): (&mut [T], usize, &[i32], &[T])| {
+            together(jobs, |(array, first, positions, values): (&mut [T], usize, &[i32], &[T])| {
                 let inside = values.iter().zip(positions).fold(true, |inside, (&v, &p)| {
                     match array.get_mut((p as usize).wrapping_sub(first)) {
                         Some(to) => {
@@ -117,7 +125,7 @@ pub fn scatter(py: Python<'_>, lists: Listed<'_>) -> PyResult<()> {
         });
         if fits.into_inner() { Ok(()) } else { Err(value("positions: not ascending, or outside the array")) }
     }
-    match lists.first().is_none_or(|(array, ..)| array.extract::<PyReadonlyArrayDyn<'_, f32>>().is_ok()) {
+    match lists.first().is_none_or(|(array, ..)| array.cast::<PyArrayDyn<f32>>().is_ok()) {
         true => run::<f32>(py, &lists),
         false => run::<f64>(py, &lists),
     }

@@ -1,11 +1,16 @@
 """Models of transformers: in as they are, out as `from_pretrained` loads them."""
 
+import os
+import re
+from pathlib import Path
+
 import numpy as np
 import pytest
 
 import nnz
 
 transformers = pytest.importorskip("transformers")
+tokenizers = pytest.importorskip("tokenizers")
 torch = pytest.importorskip("torch")
 
 
@@ -69,3 +74,31 @@ def test_a_tokenizer_needs_its_model(here):
         nnz.prune(llama(), method="wanda", density=0.5, quiet=True)
     with pytest.raises(TypeError, match="Linear is a module of PyTorch; nnz.torch.prune"):
         nnz.prune(torch.nn.Linear(3, 3), method="magnitude", density=0.5)
+
+
+def test_the_page_scores_a_pruned_folder(here):
+    """As lm-evaluation-harness does, by what the page shows."""
+    page = (Path(os.environ.get("NNZ_ROOT") or Path(__file__).parents[2]) / "docs/src/python.md").read_text()
+    [code] = [block for block in re.findall(r"^```python\n(.*?)^```$", page, re.M | re.S) if "def loglikelihood" in block]
+    words = "the cat sat on mat moon two and are four".split()
+    inner = tokenizers.Tokenizer(tokenizers.models.WordLevel({"[UNK]": 0, **{w: i + 1 for i, w in enumerate(words)}}, unk_token="[UNK]"))
+    inner.pre_tokenizer = tokenizers.pre_tokenizers.Whitespace()
+    tokenizer = transformers.PreTrainedTokenizerFast(tokenizer_object=inner, unk_token="[UNK]")
+    model = llama()
+    model.save_pretrained("llama")
+    tokenizer.save_pretrained("llama")
+    nnz.prune("llama", method="magnitude", density=0.5, output="small", layout="dense", quiet=True)
+    names: dict = {}
+    exec(code, names)
+    assert density(names["model"]) == pytest.approx(0.5, abs=0.01)
+    for context, answers, _ in names["questions"]:
+        for answer in answers:
+            tokens = torch.tensor([tokenizer(context + answer).input_ids])
+            # The mean loss of the answer's words, which here is one.
+            labels = torch.where(torch.arange(tokens.shape[1]) < len(tokenizer(context).input_ids), -100, tokens)
+            want = -names["model"](tokens, labels=labels).loss.item()
+            assert names["loglikelihood"](context, answer) == pytest.approx(want, rel=1e-4)
+    pruned = names["loglikelihood"](context, answer)
+    names["model"] = model.eval()
+    assert names["loglikelihood"](context, answer) != pytest.approx(pruned, rel=1e-4)
+    assert names["accuracy"] in (0.0, 0.5, 1.0)

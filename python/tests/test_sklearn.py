@@ -17,8 +17,10 @@ import scipy.sparse as sp
 from sklearn import config_context
 from sklearn.base import clone
 from sklearn.datasets import load_diabetes, load_digits, load_wine
+from sklearn.ensemble import RandomForestClassifier
 from sklearn.exceptions import ConvergenceWarning, NotFittedError
 from sklearn.model_selection import GridSearchCV, cross_val_score, train_test_split
+from sklearn.multioutput import MultiOutputClassifier
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 from sklearn.utils.estimator_checks import parametrize_with_checks
@@ -322,6 +324,37 @@ def test_pipelines_searches_and_frames():
     assert set(text.predict(X)) <= {"a", "b", "c"}
     codes = SparseAutoencoder((8, 2), density=0.5, max_iter=2).set_output(transform="pandas").fit_transform(X)
     assert isinstance(codes, pd.DataFrame) and codes.shape == (len(X), 2)
+
+
+@pytest.mark.parametrize("kind", ["array", "list", "object", "string", "category", "frame"])
+def test_text_digits_stay_what_they_are(kind):
+    X, y = rows(SparseMLPClassifier)
+    texts = [("01", "1", "10")[i] for i in y]
+    given = {
+        "array": np.array,
+        "list": list,
+        "object": lambda t: pd.DataFrame({"y": t}, dtype=object)["y"],
+        "string": lambda t: pd.DataFrame({"y": t}, dtype="string")["y"],
+        "category": lambda t: pd.DataFrame({"y": t}, dtype="category")["y"],
+        "frame": lambda t: pd.DataFrame({"y": t}),
+    }[kind](texts)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        network, forest = (e.fit(X, given) for e in (made(SparseMLPClassifier, max_iter=60), RandomForestClassifier(3)))
+    assert network.classes_.tolist() == ["01", "1", "10"] and network.classes_.dtype == forest.classes_.dtype
+    answers = network.predict(X)
+    assert answers.dtype == forest.predict(X).dtype and {type(a) for a in answers} == {type(a) for a in forest.predict(X)}
+    assert network.score(X, given) > 0.6 and set(answers) <= set(texts)
+
+
+@pytest.mark.parametrize("matrix", [np.array, sp.csr_matrix, pd.DataFrame])
+def test_several_labels_a_row_are_refused_with_a_way_out(matrix):
+    X, y = rows(SparseMLPClassifier)
+    several = np.column_stack([y > 0, y > 1]).astype(int)
+    with pytest.raises(ValueError, match="one class a row; sklearn.multioutput.MultiOutputClassifier"):
+        made(SparseMLPClassifier).fit(X, matrix(several))
+    both = MultiOutputClassifier(made(SparseMLPClassifier, max_iter=60)).fit(X, several)
+    assert both.predict(X).shape == several.shape and both.score(X, several) > 0.5
 
 
 def test_epochs_are_told(capsys):

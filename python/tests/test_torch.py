@@ -486,9 +486,9 @@ def test_what_a_chain_is_given_is_checked():
 
 def test_threads_change_no_bit():
     code = """
-import hashlib, torch, nnz.torch as nt
+import hashlib, sys, torch, nnz.torch as nt
+from nnz import _nnz
 from torch import nn
-torch.set_num_threads(1)
 digest = hashlib.sha256()
 torch.manual_seed(1)
 wide = nn.Sequential(nn.Linear(300, 400), nn.ReLU(), nn.Linear(400, 200), nn.ReLU())
@@ -497,27 +497,79 @@ with torch.no_grad():
         dense.weight.mul_(torch.rand(dense.weight.shape) < 0.2)
 nt.compile(wide, density=1.0)
 x = torch.randn(500, 300, requires_grad=True)
+if sys.argv[1] == "rayon":
+    _nnz.compute_beside(None)
+torch.set_num_threads(int(sys.argv[2]))
 y = wide(x)
-y.sin().sum().backward()
-for t in (y, x.grad, *(p.grad for p in wide.parameters())):
+y.backward(torch.ones(y.shape))
+with torch.no_grad():
+    one = wide(x[:2])
+for t in (y, one, x.grad, *(p.grad for p in wide.parameters())):
     digest.update(t.detach().numpy().tobytes())
+torch.set_num_threads(1)
 for dense, shape in ((nn.Linear(300, 200), (150, 300)), (nn.Conv2d(16, 12, 3, padding=1), (9, 16, 20, 21))):
     torch.manual_seed(0)
     with torch.no_grad():
         dense.weight.copy_(torch.randn(dense.weight.shape) * (torch.rand(dense.weight.shape) < 0.2))
         dense.bias.copy_(torch.randn(dense.bias.shape))
     layer, x = nt.compile(dense, density=1.0), torch.randn(shape, requires_grad=True)
+    torch.set_num_threads(int(sys.argv[2]))
     y = layer(x)
-    y.backward(torch.randn(y.shape))
+    y.backward(torch.ones(y.shape))
+    torch.set_num_threads(1)
     for t in (y, x.grad, layer.values.grad, layer.bias.grad):
         digest.update(t.detach().numpy().tobytes())
 print(digest.hexdigest())
 """
-    runs = [
-        subprocess.run([sys.executable, "-c", code], env={**os.environ, "RAYON_NUM_THREADS": n}, capture_output=True, text=True, check=True)
-        for n in "123"
-    ]
-    assert len({run.stdout for run in runs}) == 1 and len(runs[0].stdout) == 65
+    run = lambda *words, **env: subprocess.run(
+        [sys.executable, "-c", code, *words], env={**os.environ, **env}, capture_output=True, text=True, check=True
+    ).stdout
+    runs = [run("rayon", "1", RAYON_NUM_THREADS=n) for n in "123"] + [run("torch", n) for n in "1235"]
+    assert len(set(runs)) == 1 and len(runs[0]) == 65
+
+
+def test_threads_of_torch_compute_and_no_more_than_it_says():
+    code = """
+import time, torch, nnz.torch as nt
+from nnz import _nnz
+from torch import nn
+assert _nnz.compute_beside(torch.get_num_threads)
+torch.set_num_threads(1)
+with torch.no_grad():
+    dense = nn.Linear(1000, 1000)
+    dense.weight.mul_(torch.rand(1000, 1000) < 0.1)
+    layer, x = nt.compile(dense, note=None), torch.randn(500, 1000)
+    layer(x)
+    whole, own = time.process_time(), time.thread_time()
+    for _ in range(50):
+        layer(x)
+    whole, own = time.process_time() - whole, time.thread_time() - own
+assert own > 0.9 * whole, (own, whole)
+"""
+    if "parallel backend: OpenMP" not in torch.__config__.parallel_info() or not sys.platform.startswith("linux"):
+        pytest.skip("a PyTorch with other threads")
+    done = subprocess.run([sys.executable, "-c", code], env={**os.environ, "RAYON_NUM_THREADS": "2"}, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="no fork here")
+def test_a_process_forked_from_one_with_threads_of_torch_computes():
+    code = """
+import os, sys, torch, nnz.torch as nt
+from torch import nn
+torch.set_num_threads(2)
+with torch.no_grad():
+    dense = nn.Linear(1000, 1000)
+    dense.weight.mul_(torch.rand(1000, 1000) < 0.1)
+    layer, x = nt.compile(dense, note=None), torch.randn(200, 1000)
+    run = lambda: layer(x).numpy().tobytes() + layer(x[:1]).numpy().tobytes()
+    want = run()
+    child = os.fork()
+    if child == 0:
+        os._exit(0 if run() == want else 1)
+sys.exit(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]))
+"""
+    assert subprocess.run([sys.executable, "-c", code], timeout=60).returncode == 0
 
 
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="no fork here")

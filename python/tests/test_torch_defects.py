@@ -106,6 +106,26 @@ def test_what_records_or_transforms_a_compiled_module_is_refused(how, convolutio
             torch.testing.assert_close(traced(plain)(x), want)
 
 
+@pytest.mark.parametrize("convolution", [False, True])
+@pytest.mark.parametrize("how", ["fullgraph", "export"])
+def test_a_whole_graph_of_a_compiled_module_is_refused(how, convolution):
+    model = nt.compile(pruned(), note=None)
+    if convolution:
+        layer = nn.Conv2d(1, 4, 3)
+        with torch.no_grad():
+            layer.weight[:, :, 0] = 0
+        model = nt.compile(nn.Sequential(nn.Unflatten(-1, (1, 4, 5)), layer), density=1.0, note=None)
+    want = model(x)
+    with pytest.raises(Exception) as caught:
+        if how == "export":
+            torch.export.export(model, (x,), strict=True)
+        else:
+            torch.compile(model, backend="eager", fullgraph=True)(x)
+    # Dynamo puts a frame of its own around it.
+    assert "torch.compile and torch.export do not see what the sparse kernels of nnz.torch compute: compile without" in str(caught.value)
+    assert torch.equal(model(x), want)
+
+
 def test_torch_compile_still_runs_a_compiled_module():
     model = nt.compile(pruned(), note=None)
     for gradients in (False, True):
@@ -439,6 +459,9 @@ WRONG = {
     "steps 1.5": (lambda: attached(density=0.2, steps=1.5), TypeError, ["attach: steps", "whole number"]),
     "steps a": (lambda: attached(density=0.2, steps="a"), TypeError, ["attach: steps", "whole number"]),
     "every 0": (lambda: attached(density=0.2, every=0), ValueError, ["attach: every", "at least 1"]),
+    "every 0 steps": (lambda: attached(density=0.2, every="0 steps"), ValueError, ["attach: every", "100 steps", "got '0 steps'"]),
+    "every 0.0 run": (lambda: attached(density=0.2, steps=50, every=" 0.0  run"), ValueError, ["attach: every"]),
+    "a method without options": (lambda: nt.prune(network(), "neural-persistence", 0.2), ValueError, ["no option `density`; it has none"]),
     "prune 3": (lambda: nt.prune(3, density=0.2), TypeError, ["prune: an nn.Module", "int"]),
     "attach 3": (lambda: attached(module=3, density=0.2), TypeError, ["attach: an nn.Module", "int"]),
     "compile 3": (lambda: nt.compile(3), TypeError, ["compile: an nn.Module", "int"]),

@@ -8,7 +8,7 @@ use std::ops::Range;
 
 use rayon::prelude::*;
 
-use crate::threads::alone;
+use crate::threads::spread;
 
 /// Fewest multiply-adds worth handing to another thread: about 10 microseconds.
 const PARALLEL: usize = 1 << 19;
@@ -211,10 +211,9 @@ fn counting_sort(runs: &[Run], keys: usize, key: impl Fn(&Run) -> usize) -> Vec<
 
 /// Runs jobs on all threads when there are enough multiply-adds.
 pub(crate) fn each<J: Send>(work: usize, jobs: Vec<J>, f: impl Fn(J) + Sync + Send) {
-    if work < PARALLEL || jobs.len() == 1 || alone() {
-        jobs.into_iter().for_each(f);
-    } else {
-        jobs.into_par_iter().for_each(f);
+    match work < PARALLEL {
+        true => jobs.into_iter().for_each(f),
+        false => spread(jobs, f),
     }
 }
 

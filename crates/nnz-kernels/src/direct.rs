@@ -1,13 +1,13 @@
 //! One or a few samples through values that lie where their owner keeps them.
 
-use rayon::prelude::*;
-
 use crate::shape::{gatherable, work};
 use crate::simd::{Isa, Kernel, Vector};
-use crate::threads::alone;
+use crate::threads::{helped, spread};
 use crate::weight::{PARALLEL, fits};
 use crate::{Csr, Real};
 
+/// Fewest multiply-adds worth handing to a thread that waits for them: about 5 microseconds.
+const HELPED: usize = 1 << 14;
 /// Rows whose sums are made together.
 const HIGH: usize = 16;
 /// Rows that a thread takes at once, a multiple of [`HIGH`].
@@ -81,7 +81,7 @@ impl Direct {
             return;
         }
         let rows = self.rows();
-        let small = work([self.nnz(), batch]) < PARALLEL || alone();
+        let small = work([self.nnz(), batch]) < if helped() { HELPED } else { PARALLEL };
         for (b, y) in y.chunks_mut(rows).enumerate() {
             let x = &x[b * self.cols..(b + 1) * self.cols];
             let job = |(i, y): (usize, &mut [T])| {
@@ -100,7 +100,7 @@ impl Direct {
             };
             match small {
                 true => y.chunks_mut(ROWS).enumerate().for_each(job),
-                false => y.par_chunks_mut(ROWS).enumerate().for_each(job),
+                false => spread(y.chunks_mut(ROWS).enumerate().collect(), job),
             }
         }
     }

@@ -1,8 +1,8 @@
 //! Kernels of nnz: sparse linear layers and dense products on slices.
 //!
 //! All `unsafe` of the toolkit lives here, behind functions that check shapes and indices and panic on a mismatch.
-//! Results do not depend on the number of rayon threads: work is cut by topology and shape alone, and every sum runs in a
-//! fixed order. Between instruction sets results agree to rounding.
+//! Results do not depend on the number of threads, rayon's or those of an [`OpenMp`]: work is cut by topology and shape alone, and
+//! every sum runs in a fixed order. Between instruction sets results agree to rounding.
 //!
 //! A layer is `y = x Wᵀ + bias` with W `[out, in]` sparse; values, and gradients of values, are plain vectors of one
 //! number per entry. Ways to compute it:
@@ -79,6 +79,7 @@ mod share;
 mod simd;
 mod single;
 mod sliced;
+mod team;
 #[cfg(test)]
 mod testing;
 pub mod threads;
@@ -108,4 +109,5 @@ pub use share::share;
 pub use simd::Isa;
 pub use single::Single;
 pub use sliced::Sliced;
+pub use team::OpenMp;
 pub use tiled::{TILE, Tiled, padded};

@@ -5,7 +5,7 @@ use rayon::prelude::*;
 use crate::Real;
 use crate::pages::zeros;
 use crate::simd::{Isa, Kernel, Vector};
-use crate::threads::alone;
+use crate::threads::spread;
 
 /// Entries a thread takes at once.
 const PART: usize = 1 << 14;
@@ -158,10 +158,9 @@ fn gather<T: Real, H: Copy + Into<u32> + Sync>(isa: Isa, values: &[T], low: &[u1
         // SAFETY: only called on a permutation of `0..len`, `len` the length of `values`; all three slices are as long.
         unsafe { isa.run(Permute { values, low, high, to }) }
     };
-    if low.len() <= PART || alone() {
-        fill(((to, low), high));
-    } else {
-        to.par_chunks_mut(PART).zip(low.par_chunks(PART)).zip(high.par_chunks(PART)).for_each(fill);
+    match low.len() <= PART {
+        true => fill(((to, low), high)),
+        false => spread(to.chunks_mut(PART).zip(low.chunks(PART)).zip(high.chunks(PART)).collect(), fill),
     }
 }
 

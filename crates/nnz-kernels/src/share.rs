@@ -2,12 +2,13 @@
 
 use std::any::Any;
 use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 
-use crate::threads::alone_within;
+/// Looks at jobs of others that are under way before the caller sleeps: to be woken takes as long.
+const PATIENCE: u32 = 1 << 12;
 
-/// Does jobs, in any order, on the calling thread and on up to `others` more, to which `spawn` hands what it is given. Kernels called by a job
-/// stay on its thread.
+/// Does jobs, in any order, on the calling thread and on up to `others` more, to which `spawn` hands what it is given.
 ///
 /// Whoever waits for threads of a pool waits until the system has woken them, which takes milliseconds where cores are busy, as those are on
 /// which threads of another pool wait for more. The caller here does what nobody has begun, and waits for jobs that are under way
@@ -20,7 +21,7 @@ pub fn share<J: Send>(others: usize, spawn: impl Fn(Box<dyn FnOnce() + Send>), j
     let queue = Mutex::new(jobs.into_iter());
     // The lock is free again before a job begins.
     let next = || queue.lock().unwrap_or_else(PoisonError::into_inner).next();
-    let take = || alone_within(|| std::iter::from_fn(next).for_each(&work));
+    let take = || std::iter::from_fn(next).for_each(&work);
     if others == 0 {
         return take();
     }
@@ -52,6 +53,8 @@ unsafe impl Send for Task {}
 struct Gate {
     inside: Mutex<Inside>,
     left: Condvar,
+    /// Those inside, to be seen without a lock.
+    busy: AtomicUsize,
 }
 
 #[derive(Default)]
@@ -74,6 +77,7 @@ impl Gate {
                 return;
             }
             inside.count += 1;
+            self.busy.store(inside.count, Ordering::Relaxed);
         }
         // SAFETY: the caller made the task of what it borrows, and does not go on before this is counted out.
         let done = catch_unwind(AssertUnwindSafe(|| unsafe { (*task.0)() }));
@@ -82,6 +86,7 @@ impl Gate {
         if let Err(why) = done {
             inside.panic.get_or_insert(why);
         }
+        self.busy.store(inside.count, Ordering::Release);
         self.left.notify_all();
     }
 }
@@ -91,8 +96,14 @@ struct Close<'a>(&'a Gate);
 
 impl Drop for Close<'_> {
     fn drop(&mut self) {
+        self.0.inside().closed = true;
+        for _ in 0..PATIENCE {
+            if self.0.busy.load(Ordering::Acquire) == 0 {
+                return;
+            }
+            std::hint::spin_loop();
+        }
         let mut inside = self.0.inside();
-        inside.closed = true;
         while inside.count > 0 {
             inside = self.0.left.wait(inside).unwrap_or_else(PoisonError::into_inner);
         }
@@ -102,7 +113,6 @@ impl Drop for Close<'_> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use std::sync::atomic::{AtomicUsize, Ordering};
     use std::time::Duration;
 
     fn thread(work: Box<dyn FnOnce() + Send>) {

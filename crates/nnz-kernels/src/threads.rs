@@ -5,6 +5,7 @@
 //! (its count of idle processors worth looking at, kept for each shared cache, is updated only now and then):
 //! short bursts of computation would run at the speed of one thread.
 
+use rayon::prelude::*;
 use rayon::{ThreadPoolBuildError, ThreadPoolBuilder};
 use std::cell::Cell;
 use std::sync::OnceLock;
@@ -47,10 +48,49 @@ pub fn alone_within<R>(work: impl FnOnce() -> R) -> R {
     work()
 }
 
+/// Whether the calling thread shall compute alone.
+pub(crate) fn alone_by_wish() -> bool {
+    ALONE.get()
+}
+
 /// Whether the calling thread computes alone: if it shall, or if there is one thread, since work that is handed to that one comes back
 /// two context switches later.
 pub(crate) fn alone() -> bool {
-    ALONE.get() || rayon::current_num_threads() == 1
+    count() == 1
+}
+
+/// Threads that kernels of the calling thread run on.
+pub fn count() -> usize {
+    match ALONE.get() {
+        true => 1,
+        false => crate::team::size().unwrap_or_else(rayon::current_num_threads),
+    }
+}
+
+/// Whether the calling thread leads or helps a [team](crate::OpenMp::lead).
+pub fn helped() -> bool {
+    crate::team::size().is_some()
+}
+
+/// Calls `f` for every number below `n`, on the threads of the [team](crate::OpenMp::lead) that the caller belongs to, else on rayon's.
+///
+/// Not generic: rayon's machinery, a thousand lines, would be compiled for every function, and functions of
+/// [`elementwise`](crate::elementwise) come from every crate. A call through a pointer is nothing beside a chunk of work.
+pub(crate) fn each(n: usize, f: &(dyn Fn(usize) + Sync)) {
+    if n <= 1 || alone() {
+        (0..n).for_each(f);
+    } else if let Some(all) = crate::team::spread((0..n).collect(), f) {
+        all.into_par_iter().with_max_len(1).for_each(f);
+    }
+}
+
+/// Does jobs, in any order, on the threads that kernels run on. Kernels called by a job use them, too.
+pub fn spread<J: Send>(jobs: Vec<J>, work: impl Fn(J) + Sync + Send) {
+    if jobs.len() <= 1 || alone() {
+        jobs.into_iter().for_each(work);
+    } else if let Some(jobs) = crate::team::spread(jobs, &work) {
+        jobs.into_par_iter().for_each(work);
+    }
 }
 
 /// Frees the calling thread, and those it will start, to run on every processor given to the process. New threads and

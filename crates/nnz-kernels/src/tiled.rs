@@ -1,10 +1,8 @@
 //! Activations in the kernels' layout.
 
-use rayon::prelude::*;
-
 use crate::shape::volume;
 use crate::simd::{Isa, Kernel, Vector};
-use crate::threads::alone;
+use crate::threads::spread;
 use crate::transpose::transpose;
 use crate::{Buffer, Real};
 
@@ -101,10 +99,9 @@ impl<T: Real> Tiled<T> {
                 transpose(isa, many, wide, (&tile[f0 * width..], width), (to, self.features));
             }
         };
-        if rows.len() < 1 << 16 || alone() {
-            rows.chunks_mut(stride).enumerate().for_each(tile);
-        } else {
-            rows.par_chunks_mut(stride).enumerate().for_each(tile);
+        match rows.len() < 1 << 16 {
+            true => rows.chunks_mut(stride).enumerate().for_each(tile),
+            false => spread(rows.chunks_mut(stride).enumerate().collect(), tile),
         }
     }
 
@@ -151,11 +148,15 @@ impl<T: Real> Tiled<T> {
             rest = tail;
             jobs.extend(tile.chunks_mut(TILE * width).enumerate().map(|(i, block)| (t * TILE, width, i * TILE, block)));
         }
-        if batch * features < 1 << 16 || alone() {
-            jobs.into_iter().for_each(|(b, w, f0, block)| f(b, w, f0, block));
-        } else {
-            jobs.into_par_iter().with_min_len(8).for_each(|(b, w, f0, block)| f(b, w, f0, block));
+        let work = |(b, w, f0, block): (usize, usize, usize, &mut [T])| f(b, w, f0, block);
+        if batch * features < 1 << 16 {
+            return jobs.into_iter().for_each(work);
         }
+        let (mut jobs, mut some) = (jobs.into_iter(), Vec::new());
+        while jobs.len() > 0 {
+            some.push(jobs.by_ref().take(8).collect::<Vec<_>>());
+        }
+        spread(some, |jobs| jobs.into_iter().for_each(work));
     }
 
     /// Cuts every tile into runs of this many features: all runs of the first tile, then those of the next.

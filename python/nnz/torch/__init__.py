@@ -9,6 +9,9 @@
 All of it works on plain modules, tensors and optimizers, and goes back to them: `decompile` and `state_dict`.
 """
 
+import torch as _torch
+
+from .._nnz import compute_beside as _compute_beside
 from ._attach import Attached, attach, rewiring_callback
 from ._chain import SparseSequential
 from ._compile import PAYS, compile, decompile, state_dict
@@ -31,6 +34,9 @@ __all__ = [
     "rewiring_callback",
     "state_dict",
 ]
+
+# Kernels compute on the threads of PyTorch, beside which others would wait for a core.
+_compute_beside(_torch.get_num_threads if "parallel backend: OpenMP" in _torch.__config__.parallel_info() else None)
 
 # Files hold classes under the names that this package promises.
 for _class in (Attached, CompiledModule, LayerReport, Pruned, SparseConv2d, SparseLinear, SparseSequential):

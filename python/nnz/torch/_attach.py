@@ -32,18 +32,24 @@ class _Entries:
     def __init__(self, parameter: Tensor, mask: Tensor):
         self.positions = np.flatnonzero(_flat(mask)).astype(np.int32)
         self.values = torch.empty(len(self.positions), dtype=parameter.dtype)
-        self.grad = torch.empty_like(self.values)
+        self.grad = self.values.grad = torch.empty_like(self.values)
+        # Arrays of these, and of the weight with the place where it lies: to make one takes longer than to use it.
+        self._arrays = (self.values.numpy(), self.grad.numpy())
+        self._weight: tuple[tuple[int, torch.Size], np.ndarray] | None = None
 
-    def lists(self, parameter: Tensor) -> list[tuple[np.ndarray, np.ndarray, np.ndarray]]:
-        """What is gathered: the weight, where, and into what; and the same of its gradient."""
-        return [
-            (_array(parameter), self.positions, self.values.numpy()),
-            (_array(parameter.grad), self.positions, self.grad.numpy()),
-        ]
+    def of_weight(self, parameter: Tensor) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """What is gathered of the weight, and scattered: from which array, where, and into what."""
+        at = (parameter.data_ptr(), parameter.shape)
+        if self._weight is None or self._weight[0] != at:
+            self._weight = (at, _array(parameter))
+        return self._weight[1], self.positions, self._arrays[0]
+
+    def of_gradient(self, grad: Tensor) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """The same of its gradient."""
+        return _array(grad), self.positions, self._arrays[1]
 
     def enter(self, optimizer: torch.optim.Optimizer, group: dict[str, Any], place: int, parameter: Tensor) -> None:
         """Takes the place of the weight, when its entries are gathered."""
-        self.values.grad = self.grad
         group["params"][place] = self.values
         if parameter in optimizer.state:
             state = optimizer.state[self.values] = optimizer.state.pop(parameter)
@@ -55,10 +61,8 @@ class _Entries:
     def leave(self, optimizer: torch.optim.Optimizer, group: dict[str, Any], place: int, parameter: Tensor) -> None:
         """Gives it back, when what became of the values is scattered."""
         group["params"][place] = parameter
-        torch.autograd.graph.increment_version(parameter)
         if self.values in optimizer.state:
             optimizer.state[parameter] = optimizer.state.pop(self.values)
-        self.values.grad = None
 
     def of(self, whole: Tensor) -> Tensor:
         """The entries of a whole array."""
@@ -123,6 +127,7 @@ class Attached:
         self._plan = work.plan(0)
         self._withheld: list[tuple[Tensor, Tensor | None]] | None = None
         self._dense = [True] * len(weights)
+        self._places = [(0, 0)] * len(weights)
         self._swapped: list[tuple[_Entries, dict[str, Any], int, Tensor]] = []
         self._list()
         self._hooks = [
@@ -132,7 +137,7 @@ class Attached:
         ]
         for i, parameter in enumerate(self._parameters):
             if parameter.requires_grad:
-                self._hooks.append(parameter.register_post_accumulate_grad_hook(lambda p, i=i: self._masked(i)))
+                self._hooks.append(parameter.register_post_accumulate_grad_hook(self._masker(i)))
             _REWIRED[parameter] = about["method"]
 
     @property
@@ -178,16 +183,27 @@ class Attached:
         pairs = zip(self._parameters, self._masks)
         self._entries = [_Entries(p, m) if possible(p) else None for p, m in pairs]
 
-    def _place(self, parameter: Tensor) -> tuple[dict[str, Any], int]:
-        for group in self.optimizer.param_groups:
+    def _place(self, i: int) -> tuple[dict[str, Any], int]:
+        """The group of a weight, and its place in it."""
+        parameter, groups = self._parameters[i], self.optimizer.param_groups
+        of, place = self._places[i]
+        # Where it was the last time.
+        if of < len(groups) and place < len(groups[of]["params"]) and groups[of]["params"][place] is parameter:
+            return groups[of], place
+        for of, group in enumerate(groups):
             for place, p in enumerate(group["params"]):
                 if p is parameter:
+                    self._places[i] = (of, place)
                     return group, place
         raise ValueError("attach: the optimizer has lost a weight that is rewired; call remove() before its groups are changed")
 
     def _restore(self) -> None:
         """Puts weights back in the place of their connections."""
-        _by_type(scatter, [e.lists(parameter)[0] for e, _, _, parameter in self._swapped])
+        if not self._swapped:
+            return
+        _by_type(scatter, [entries.of_weight(parameter) for entries, _, _, parameter in self._swapped])
+        # Written behind the back of autograd.
+        torch.autograd.graph.increment_version([parameter for *_, parameter in self._swapped])
         for entries, group, place, parameter in self._swapped:
             entries.leave(self.optimizer, group, place, parameter)
         self._swapped = []
@@ -239,12 +255,18 @@ class Attached:
         for parameter, mask in zip(self._parameters, self._masks):
             _keep(parameter.detach(), mask)
 
-    def _masked(self, i: int) -> None:
+    def _masker(self, i: int) -> Callable[[Tensor], None]:
         """Masks a gradient right after it was computed, unless this step looks at that of the zeros."""
-        self._dense[i] = self._plan is not None
-        grad = self._parameters[i].grad
-        if self._plan is None and grad is not None:
-            _keep(grad, self._masks[i])
+        mask = self._masks[i]
+        array = mask.numpy() if mask.device.type == "cpu" else None
+
+        def masked(parameter: Tensor) -> None:
+            self._dense[i] = self._plan is not None
+            grad = parameter.grad
+            if self._plan is None and grad is not None:
+                _keep(grad, mask, array)
+
+        return masked
 
     def _before(self, optimizer: torch.optim.Optimizer, args: tuple, kwargs: dict) -> None:
         if any(a is not None for a in args[1:]) or kwargs.get("closure") is not None:
@@ -257,11 +279,13 @@ class Attached:
         for i, (parameter, mask, entries) in enumerate(zip(self._parameters, self._masks, self._entries)):
             if parameter.grad is None:
                 continue
-            if entries is not None and parameter.grad.is_contiguous() and parameter.grad.dtype is parameter.dtype:
-                entering.append((entries, *self._place(parameter), parameter))
+            grad = parameter.grad
+            if entries is not None and grad.is_contiguous() and grad.dtype is parameter.dtype:
+                entering.append((entries, *self._place(i), parameter))
             elif self._dense[i]:
                 _keep(parameter.grad, mask)
-        _by_type(gather, [listed for e, _, _, parameter in entering for listed in e.lists(parameter)])
+        lists = [entries.of_weight(parameter) for entries, _, _, parameter in entering]
+        _by_type(gather, lists + [entries.of_gradient(parameter.grad) for entries, _, _, parameter in entering])
         for swapped in entering:
             swapped[0].enter(optimizer, *swapped[1:])
             self._swapped.append(swapped)
@@ -336,14 +360,15 @@ class Attached:
 
 def _by_type(work: Callable[[list], None], lists: list[tuple[np.ndarray, np.ndarray, np.ndarray]]) -> None:
     """Gathers or scatters all lists of one number type in one call."""
-    for dtype in dict.fromkeys(array.dtype for array, _, _ in lists):
-        work([listed for listed in lists if listed[0].dtype == dtype])
+    kinds = {array.dtype for array, _, _ in lists}
+    for dtype in kinds:
+        work(lists if len(kinds) == 1 else [listed for listed in lists if listed[0].dtype == dtype])
 
 
-def _keep(tensor: Tensor, mask: Tensor) -> None:
-    """Sets entries to zero that a mask does not have."""
-    if tensor.device.type == "cpu" and tensor.dtype in _DTYPES and tensor.is_contiguous() and not tensor.requires_grad:
-        keep_masked(tensor.numpy(), mask.numpy())
+def _keep(tensor: Tensor, mask: Tensor, array: np.ndarray | None = None) -> None:
+    """Sets entries to zero that a mask, or an array of it, does not have."""
+    if tensor.is_cpu and tensor.dtype in _DTYPES and tensor.is_contiguous() and not tensor.requires_grad:
+        keep_masked(tensor.numpy(), mask.numpy() if array is None else array)
     else:
         with torch.no_grad():
             tensor.mul_(mask)

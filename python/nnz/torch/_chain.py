@@ -10,9 +10,10 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.compiler import is_dynamo_compiling
 
 from .._nnz import SparseChain
-from ._layers import SparseLinear, _array, _checked, _dense, _watched
+from ._layers import _UNSEEN, SparseLinear, _array, _checked, _dense, _watched
 
 
 class _ChainFunction(torch.autograd.Function):
@@ -121,6 +122,8 @@ class SparseSequential(nn.Sequential):
     _seen: tuple[list[nn.Module], list[_Chain | nn.Module]] | None = None
 
     def forward(self, input: Any) -> Any:
+        if is_dynamo_compiling():
+            torch._dynamo.graph_break(msg=_UNSEEN)
         modules = list(self._modules.values())
         if self._seen is None or modules != self._seen[0]:
             self._seen = (modules, _chained(modules))

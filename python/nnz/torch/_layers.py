@@ -12,6 +12,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.autograd import forward_ad
+from torch.compiler import is_dynamo_compiling
 
 from .._nnz import SparseLayer
 
@@ -38,6 +39,13 @@ def _watched() -> str | None:
     if _dispatching(_PROXY) is not None:
         return "torch.export"
     return None
+
+
+# Told by Dynamo where it may not leave its graph: under `torch.compile(fullgraph=True)` and strict `torch.export`.
+_UNSEEN = (
+    "torch.compile and torch.export do not see what the sparse kernels of nnz.torch compute: compile without fullgraph=True, or "
+    "nnz.torch.decompile(module) goes back to dense layers"
+)
 
 
 def _checked(x: Tensor, values: Tensor, name: str) -> Tensor:
@@ -259,6 +267,8 @@ class SparseLinear(CompiledModule):
         return SparseLayer(self.out_features, self.in_features, self.positions.numpy())
 
     def forward(self, input: Tensor) -> Tensor:
+        if is_dynamo_compiling():
+            torch._dynamo.graph_break(msg=_UNSEEN)
         if not torch.is_grad_enabled() and (y := self._quick(input)) is not None:
             return y
         values, bias = self.values, self._plain_bias()
@@ -333,6 +343,8 @@ class SparseConv2d(CompiledModule):
         return y
 
     def forward(self, input: Tensor) -> Tensor:
+        if is_dynamo_compiling():
+            torch._dynamo.graph_break(msg=_UNSEEN)
         values, bias = self.values, self._plain_bias()
         x = _checked(input, values, "SparseConv2d")
         if x.dim() not in (3, 4) or x.shape[-3] != self.in_channels:

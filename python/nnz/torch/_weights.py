@@ -143,6 +143,14 @@ def _flat(tensor: Tensor) -> np.ndarray:
     return tensor.cpu().contiguous().reshape(-1).numpy()
 
 
+def _nothing(period: str) -> bool:
+    """Whether a number and its unit are zero of it."""
+    try:
+        return float(period.split()[0]) == 0
+    except (ValueError, IndexError):
+        return False
+
+
 def _options(who: str, method: str, density: float | None, distribution: str | None, pattern: str | None, options: Mapping[str, Any]) -> dict[str, Any]:
     """A table of options; those of the signature under their names, in every spelling of Python."""
     if not isinstance(method, str):
@@ -163,15 +171,18 @@ def _options(who: str, method: str, density: float | None, distribution: str | N
     for name, value in (("density", density), ("distribution", distribution), ("pattern", pattern)):
         if value is not None:
             if name not in known:
-                raise ValueError(f"{who}: {method} has no option `{name}`; it has {', '.join(known)}")
+                raise ValueError(f"{who}: {method} has no option `{name}`; it has {', '.join(known) or 'none'}")
             given[name] = value
     for name, value in list(given.items()):
         spelt = name.replace("_", "-")
         if name not in known and spelt in known:
             given[spelt] = given.pop(name)
-    if isinstance(given.get("every"), int) and isinstance(known.get("every"), str):
-        _whole(who, "every", given["every"], 1)
-        given["every"] = f"{given['every']} steps"
+    every = given.get("every") if isinstance(known.get("every"), str) else None
+    if isinstance(every, int):
+        _whole(who, "every", every, 1)
+        given["every"] = f"{every} steps"
+    elif isinstance(every, str) and _nothing(every):
+        raise ValueError(f"{who}: every is a period above zero, such as \"100 steps\", got {every!r}")
     if isinstance(given.get("until"), int) and isinstance(known.get("until"), str):
         given["until"] = f"{given['until']} steps"
     return given

@@ -8,15 +8,10 @@ pub(crate) mod scratch;
 pub(crate) mod tile;
 
 /// Runs `f` for every number below `n`, on all threads unless there is one or `small`.
-///
-/// Not generic: rayon's machinery, a thousand lines, would be compiled for every function, and functions of [`elementwise`](crate::elementwise)
-/// come from every crate. A call through a pointer is nothing beside a chunk of work.
 pub(crate) fn each(n: usize, small: bool, f: &(dyn Fn(usize) + Sync)) {
-    use rayon::prelude::*;
-    if small || n <= 1 || crate::threads::alone() {
-        (0..n).for_each(f);
-    } else {
-        (0..n).into_par_iter().with_max_len(1).for_each(f);
+    match small {
+        true => (0..n).for_each(f),
+        false => crate::threads::each(n, f),
     }
 }
 
