@@ -106,7 +106,7 @@ impl<'a, T: Number> Trainer<'a, T> {
     }
 
     /// As [`Trainer::from_model`], also for methods that draw an initial topology: its connections begin with the values that
-    /// the model has there, zero where it has none.
+    /// the model has there, zero where it has none. Which weights are prunable is the choice of the model.
     pub fn starting_from<W: Into<MethodInstance>>(
         model: Model<T>,
         frame: Preprocessing,

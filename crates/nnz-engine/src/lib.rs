@@ -32,7 +32,7 @@ pub mod file {
 pub use nnz_tensor::fit::{LbfgsOptions, LrSchedule, OptimizerSpec, clip_by_norm, lbfgs};
 pub use nnz_tensor::{Codes, Connections, Gradient, Real, SparseVar, Tensor, Var, derivatives, fit, ops, tape};
 
-pub use axes::{Axis, axes};
+pub use axes::{Axis, Member, Span, axes};
 pub use built::{Number, evaluate, probe, prune};
 pub use data::{Preprocessing, Task};
 pub use error::{Error, Result};
@@ -45,7 +45,9 @@ pub use layers::{
 pub use leaves::{Formed, Made, Pulled, goes_straight, pulled};
 pub use model::Model;
 pub use optim::{Average, Optimizer};
-pub use param::{Entries, Layout, Moved, Param, PolicyRef, SPARSE_BELOW, SparseThresholds, Storage, StoragePolicy};
+pub use param::{
+    Along, Entries, Layout, Moved, Param, PolicyRef, SPARSE_BELOW, SparseThresholds, Storage, StoragePolicy,
+};
 pub use spec::{KNOWN, ModelSpec};
 pub use taps::{Change, Taps};
 pub use targets::targets;

@@ -58,15 +58,14 @@ impl Part {
         }
     }
 
-    /// Calls `visit` with every entry that carries the output of one of its parts: weights that read a unit, or the end of a
-    /// block. Arguments are the parameter, the position row by row, and the part.
-    fn outlets<T: Real>(&self, model: &Model<T>, mut visit: impl FnMut(usize, &[usize])) {
+    /// Calls `visit` with every parameter that carries the output of one of its parts, weights that read a unit or the end of a
+    /// block, and the part of each of its entries, row by row.
+    fn outlets<T: Real>(&self, model: &Model<T>, mut visit: impl FnMut(usize, &[Option<usize>])) {
         match self {
             Self::Axis(axis) => {
-                for &(i, _) in axis.members.iter().filter(|m| m.1 == Along::Cols) {
-                    let cols = model.params[i].by_rows().topology;
-                    let units: Vec<usize> = cols.columns().iter().map(|&c| c as usize % axis.units).collect();
-                    visit(i, &units);
+                for m in axis.members.iter().filter(|m| m.reads()) {
+                    let topology = model.params[m.param].by_rows().topology;
+                    visit(m.param, &m.units(&topology, axis.units).collect::<Vec<_>>());
                 }
             }
             Self::Run(run) => {
@@ -78,7 +77,7 @@ impl Part {
                         Some(&i) if model.params[i].role == Role::Vector => 2,
                         _ => 1,
                     });
-                    last[from..].iter().for_each(|&i| visit(i, &vec![b; model.params[i].nnz()]));
+                    last[from..].iter().for_each(|&i| visit(i, &vec![Some(b); model.params[i].nnz()]));
                 }
             }
         }
@@ -90,7 +89,8 @@ impl Part {
         self.outlets(model, |i, parts| {
             let p = &model.params[i];
             let (values, gradient) = (p.entries(&p.value), gradient(i));
-            for (k, (&part, value)) in parts.iter().zip(values).enumerate() {
+            for (k, (part, value)) in parts.iter().zip(values).enumerate() {
+                let Some(part) = *part else { continue };
                 squares[part] += value.f64().powi(2);
                 slopes[part] += gradient.get(k).map_or(0.0, |g| value.f64() * g.f64());
             }
@@ -104,7 +104,7 @@ impl Part {
         self.outlets(model, |i, parts| {
             let p = &model.params[i];
             let values = p.entries(&p.value).into_iter().zip(parts);
-            scaled.push((i, values.map(|(v, &part)| T::of(v.f64() * factors[part])).collect()));
+            scaled.push((i, values.map(|(v, part)| T::of(v.f64() * part.map_or(1.0, |p| factors[p]))).collect()));
         });
         for (i, values) in scaled {
             let rows = model.params[i].by_rows();
@@ -116,8 +116,8 @@ impl Part {
     pub fn cost(&self, each: &[f64]) -> f64 {
         match self {
             Self::Axis(axis) => {
-                let members = axis.members.iter().filter(|m| m.1 != Along::Entries);
-                members.map(|&(i, _)| each[i]).sum::<f64>() / axis.units.max(1) as f64
+                let members = axis.members.iter().filter(|m| m.along != Along::Entries);
+                members.map(|m| each[m.param]).sum::<f64>() / axis.units.max(1) as f64
             }
             Self::Run(run) => {
                 let all = run.blocks.iter().flat_map(|b| b.params.clone());
@@ -253,7 +253,14 @@ impl<T: Real> Whole<'_, T> {
             return Ok(moved);
         }
         let specs = if grown > 0 { self.model.spec.params() } else { Vec::new() };
-        for &(i, along) in &axis.members {
+        for member in &axis.members {
+            let (i, along) = (member.param, member.along);
+            let extent = match along {
+                Along::Cols => self.model.params[i].shape.cols,
+                Along::Rows => self.model.params[i].shape.rows,
+                Along::Entries => self.model.params[i].shape.len(),
+            };
+            let stays: Vec<bool> = (0..extent).map(|p| member.unit(p, axis.units).is_none_or(|u| keep[u])).collect();
             let mut state: Vec<_> = self.optimizer.as_mut().map_or_else(Vec::new, |o| std::mem::take(&mut o.state[i]));
             let slots = state.len();
             state.extend(self.average.as_mut().map(|a| a.values()[i].clone()));
@@ -264,7 +271,15 @@ impl<T: Real> Whole<'_, T> {
                 Along::Cols => T::ZERO,
                 Along::Entries => init.plain(1, &mut rng)[0],
             };
-            moved += self.model.params[i].resize(along, keep, grown, first, self.storage, &mut state, slots)?;
+            moved += self.model.params[i].resize(
+                along,
+                &stays,
+                [axis.units, grown],
+                first,
+                self.storage,
+                &mut state,
+                slots,
+            )?;
             if let Some(a) = &mut self.average {
                 a.values_mut()[i] = state.pop().unwrap_or_else(|| self.model.params[i].value.clone());
             }

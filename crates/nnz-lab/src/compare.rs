@@ -7,12 +7,12 @@
 
 use crate::concerns::{RANDOM, below_random};
 use crate::run::record::{DataRecord, METRICS, test_measure};
-use crate::run::{self, Observer};
-use crate::{Arm, Error, Network, Precision, Recipe, Result, Summary, summarize};
+use crate::run::{self, Observer, measured};
+use crate::{Arm, Error, Network, Precision, Recipe, Result, Start, Summary, summarize};
 use nnz_core::{Metric, Prunable, Registry, Setting, Topology};
 use nnz_engine::cost::{Machine, Use};
 use nnz_engine::data::Dataset;
-use nnz_engine::file::{load_model, write_atomically};
+use nnz_engine::file::{Header, Packing, load_model, write_atomically};
 use nnz_engine::{Frozen, Model, ModelSpec, Progress, SparseThresholds, Storage, Tensor, TrainSpec};
 use nnz_kernels::threads;
 use serde::{Deserialize, Serialize};
@@ -46,6 +46,9 @@ pub struct Request {
     pub data: String,
     /// The network.
     pub model: Network,
+    /// The trained network that every arm starts from, whose file takes the place of `model`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub from: Option<Start>,
     /// Keys of methods.
     pub methods: Vec<String>,
     /// Densities.
@@ -165,8 +168,12 @@ pub fn compare(
     let request = check(request, registry)?;
     let request = Request { model: request.model.clone().read()?, ..request };
     let loaded = nnz_data::Store::open()?.load(&request.data)?;
-    let spec = request.model.spec(&loaded.dataset, request.train.task)?;
-    let id = id(&request, registry, &loaded.dataset)?;
+    let start = request.from.as_ref().map(|from| from.load(&loaded.dataset, &request.train)).transpose()?;
+    let spec = match &start {
+        Some((model, header)) => measured(header, request.train.task).map(|()| model.spec.clone())?,
+        None => request.model.spec(&loaded.dataset, request.train.task)?,
+    };
+    let id = id(&request, registry, &loaded.dataset, start.as_ref())?;
     let dir = dir.map_or_else(|| Path::new("runs").join(format!("compare-{id}")), Path::to_path_buf);
     let _lock = run::occupy(&dir, "comparison", "--dir")?;
     let marker = dir.join("id");
@@ -199,7 +206,7 @@ pub fn compare(
             model: model.clone(),
             seeds: seeds.to_vec(),
             pretrain: None,
-            from: None,
+            from: request.from.clone(),
             precision: Precision::F32,
             train,
             arms: vec![arm.clone()],
@@ -337,10 +344,13 @@ fn check(request: &Request, registry: Registry) -> Result<Request> {
     Ok(request)
 }
 
-fn id(request: &Request, registry: Registry, data: &Dataset) -> Result<String> {
+fn id(request: &Request, registry: Registry, data: &Dataset, start: Option<&(Model<f32>, Header)>) -> Result<String> {
     let mut hash = Sha256::new();
     hash.update(serde_json::to_string(request).map_err(|e| Error::Refused(e.to_string()))?);
     hash.update(&data.checksum);
+    if let Some((model, header)) = start {
+        hash.update(nnz_engine::file::model_bytes(model, header, Packing::Csr)?);
+    }
     for key in request.methods.iter().map(String::as_str).chain(["random-pruning", "magnitude"]) {
         hash.update(registry.find(key)?.revision.to_le_bytes());
     }
@@ -443,7 +453,9 @@ fn cells(request: &Request, registry: Registry) -> Vec<Cell> {
     let once = request.methods.iter().filter(|key| !has(key)).map(|key| cell(key, None));
     all.extend(once);
     for &d in &request.densities {
-        let mut arms = vec!["small-dense", "static-random"];
+        // A network that is trained is not narrowed.
+        let mut arms = if request.from.is_some() { Vec::new() } else { vec!["small-dense"] };
+        arms.push("static-random");
         arms.extend((!request.methods.iter().any(|m| m == "magnitude")).then_some("magnitude"));
         arms.extend(request.methods.iter().filter(|key| has(key) && *key != "random-pruning").map(String::as_str));
         all.extend(arms.into_iter().map(|arm| cell(arm, Some(d))));
@@ -725,6 +737,7 @@ mod tests {
         Request {
             data: "mnist10k".into(),
             model: "mlp:784-20-10".into(),
+            from: None,
             methods: methods.iter().map(ToString::to_string).collect(),
             densities: vec![0.1, 0.3],
             seeds: vec![0, 1],

@@ -6,7 +6,7 @@ use anyhow::{Result, bail};
 use clap::Args as ClapArgs;
 use nnz_core::Method;
 use nnz_lab::compare::{Limit, Request, caption, compare, table};
-use nnz_lab::{ExperimentRecipe, Network};
+use nnz_lab::{ExperimentRecipe, Network, Start};
 use serde_json::json;
 use std::path::PathBuf;
 use std::process::ExitCode;
@@ -18,10 +18,11 @@ use std::process::ExitCode;
   nnz compare mnist --methods rigl,gmp --densities 0.1 --rates 0.03,0.1,0.3    three learning rates for everyone
   nnz compare mnist --methods rigl,magnitude --max-size 200kB                  what fits into a file
   nnz compare mnist --methods rigl,gmp --max-drop 0.5                          how sparse within half a point of dense
+  nnz compare mnist --from net.onnx --normalize unit --methods rigl,magnitude  every arm starts from the network
   nnz compare k-sparse,routing --input data=mnist --metric accuracy            experiments with the same inputs
   nnz compare k-sparse,routing --set k-sparse.k=40 --sweep epochs=5,10,20      one arm for each value, of each
 
-For methods, controls are added: dense, small-dense, static-random and magnitude. Experiments are compared by the metrics that
+For methods, controls are added: dense, small-dense, static-random and magnitude; with --from no small-dense. Experiments are compared by the metrics that
 all of them measure. Cut off, the same command goes on.")]
 pub struct Args {
     #[command(flatten)]
@@ -29,6 +30,12 @@ pub struct Args {
     /// Network, as for `nnz train`
     #[arg(long, value_name = "MODEL")]
     model: Option<String>,
+    /// Start every arm from a trained network instead of random values: a file of nnz, ONNX, or a checkpoint of a known architecture.
+    /// The dense arm trains it on, and --lr is 0.01 by default
+    #[arg(long, value_name = "NET", conflicts_with = "model")]
+    from: Option<String>,
+    #[command(flatten)]
+    inputs: super::Inputs,
     /// Methods, separated by commas
     #[arg(long, short, value_name = "METHOD,…", value_delimiter = ',')]
     methods: Vec<String>,
@@ -124,10 +131,17 @@ pub fn run(args: &Args, ui: Ui) -> Result<ExitCode> {
         ([], None) => vec![0.1, 0.02],
         (given, _) => given.to_vec(),
     };
-    let (train, mut remark) = args.train.spec_for(task, &dataset, args.epochs);
+    let (mut train, mut remark) = args.train.spec_for(task, &dataset, args.epochs);
+    if args.from.is_some() {
+        train.optimizer = args.train.tuning(train.optimizer);
+    } else {
+        given::refuse(&["normalize"], "is for networks of other programs, which --from names")?;
+    }
+    let model = args.model.clone().or_else(|| args.from.clone()).unwrap_or_else(|| default_model(&dataset, task));
     let request = Request {
         data: place,
-        model: Network::Named(args.model.clone().unwrap_or_else(|| default_model(&dataset, task))),
+        model: Network::Named(model),
+        from: args.from.clone().map(|network| Start { network, normalize: args.inputs.text() }),
         methods: args.methods.clone(),
         densities,
         seeds: seeds(),
@@ -160,8 +174,20 @@ pub fn run(args: &Args, ui: Ui) -> Result<ExitCode> {
 }
 
 /// Options of a comparison of methods, beside those of tables and of training.
-const OF_METHODS: [&str; 10] =
-    ["test", "model", "densities", "max-size", "max-latency", "max-drop", "rates", "epochs", "prune-head", "keep"];
+const OF_METHODS: [&str; 12] = [
+    "test",
+    "model",
+    "from",
+    "normalize",
+    "densities",
+    "max-size",
+    "max-latency",
+    "max-drop",
+    "rates",
+    "epochs",
+    "prune-head",
+    "keep",
+];
 
 fn of_methods() -> Vec<&'static str> {
     [&OF_METHODS[..], &given::TABLE, &given::TRAINING].concat()

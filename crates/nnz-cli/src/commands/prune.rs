@@ -5,7 +5,7 @@ use super::train::TrainArgs;
 use crate::ui::{self, Ui, Watch};
 use anyhow::{Result, bail};
 use clap::Args as ClapArgs;
-use nnz_core::{LayerOptions, LayerSet, Registry, Setting};
+use nnz_core::{LayerOptions, LayerSet, MethodInstance, Registry, Setting, TargetKind};
 use nnz_data::Store;
 use nnz_engine::data::Dataset;
 use nnz_engine::file::{Header, Packing, load_model, save_model};
@@ -130,13 +130,23 @@ fn of_graph(args: &Args, ui: Ui) -> Result<ExitCode> {
     let loaded = Store::open()?.load(args.data.as_deref().unwrap_or_default())?;
     loaded.notes.iter().for_each(|note| ui.note(note));
     let (spec, data) = (args.train.spec(0), loaded.dataset);
-    let (model, header) =
+    let (mut model, header) =
         foreign::learner(&network, &data, args.inputs.normalize.as_ref(), &spec.policy(), &spec.prunable())?;
     let bytes = match std::fs::metadata(&args.model) {
         Ok(file) if file.is_file() => file.len() as usize,
         _ => network::sizes(&network).1,
     };
     let before = Size::of(&model, bytes, accuracy(&model, Some(&data), &header)?);
+    let work = asked(args, ui)?;
+    let units = matches!(work.sparsifier.kind(), TargetKind::Units | TargetKind::Structure);
+    if units && !onnx && network.archive.is_some() {
+        bail!("{}: {}", args.output.display(), foreign::NARROW);
+    }
+    foreign::spare(&mut model, &work, ASKED.steps).iter().for_each(|note| ui.note(note));
+    if units && model.targets(work.sparsifier.kind()).is_empty() {
+        let method = args.method.method(ui.registry)?.key;
+        bail!("{} has no units that can be cut, which {method} needs", args.model.display());
+    }
     let model = pruned(args, ui, model, &header, Some(&data), &before)?;
     foreign::put_back(&mut network, &model, &header)?;
     let packing = if args.dense_layout { Some(nnz_formats::Packing::Dense) } else { args.writing.packing() };
@@ -146,6 +156,20 @@ fn of_graph(args: &Args, ui: Ui) -> Result<ExitCode> {
     written.notes.iter().for_each(|note| ui.note(note));
     let after = Size::of(&model, written.bytes as usize, accuracy(&model, Some(&data), &header)?);
     tell(args, ui, header.task, &before, &after)
+}
+
+/// The length of a run with which a method is asked what it would do.
+const ASKED: Setting = Setting { seed: 0, steps: 1000, steps_per_epoch: 100 };
+
+/// The method, for such a run.
+fn asked(args: &Args, ui: Ui) -> Result<MethodInstance> {
+    let method = args.method.method(ui.registry)?;
+    let mut options = args.method.options(ui.registry)?;
+    // A distribution that is measured first changes nothing about what fits.
+    if options.get("distribution").and_then(toml::Value::as_str) == Some("sensitivity") {
+        options.remove("distribution");
+    }
+    Ok(method.build(&method.options_for_trained(&options), &ASKED)?)
 }
 
 /// Prunes a network that nnz trained.
@@ -221,7 +245,8 @@ fn pruned(
         (Some(epochs), Some(data)) => {
             let StoragePolicy { storage, crossovers } = header.policy.clone();
             let (spec, remark) = args.train.spec_for(header.task, data, epochs);
-            let mut spec = TrainSpec { storage, crossovers, ..spec };
+            // What is pruned has been chosen.
+            let mut spec = TrainSpec { storage, crossovers, prune: Vec::new(), keep: Vec::new(), ..spec };
             if network::kind(&args.model) == ModelSource::Graph {
                 spec.optimizer = args.train.tuning(spec.optimizer);
             }

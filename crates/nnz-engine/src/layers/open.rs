@@ -1,7 +1,7 @@
 //! Layers of other crates. A network from a file names them; [`Layers`] holds those that a program knows.
 
 use super::{Context, Fit, Layer, LayerSpec, ParamSpec};
-use crate::{Error, Real, Result, Var};
+use crate::{Axis, Error, Real, Result, Var};
 use nnz_core::closest;
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
@@ -57,6 +57,16 @@ pub trait CustomLayer: Clone + Debug + Send + Sync + Serialize + DeserializeOwne
         false
     }
 
+    /// The axes of units inside it that can be cut, for an input. Members are its own parameters, counted from zero.
+    fn axes(&self, _input: &[usize]) -> Vec<Axis> {
+        Vec::new()
+    }
+
+    /// The same layer without the units that `keep` rejects, for each of its axes in order; or why it cannot do without.
+    fn cut(&self, _input: &[usize], _keep: &[Vec<bool>]) -> Fit<Self> {
+        Err(format!("the units of a layer `{}` are not cut", Self::KIND))
+    }
+
     /// How often one row of an input goes through each of its parameters; `None` if once for every position of the output.
     fn uses(&self, _input: &[usize]) -> Option<Vec<usize>> {
         None
@@ -73,6 +83,8 @@ trait Erased<T: Real>: Debug + Send + Sync {
     fn resized(&self, input: &[usize], width: &dyn Fn(usize) -> usize, head: bool) -> Open;
     fn multiple(&self) -> usize;
     fn unitwise(&self) -> bool;
+    fn axes(&self, input: &[usize]) -> Vec<Axis>;
+    fn cut(&self, input: &[usize], keep: &[Vec<bool>]) -> Fit<Open>;
     fn uses(&self, input: &[usize]) -> Option<Vec<usize>>;
 }
 
@@ -107,6 +119,14 @@ impl<L: CustomLayer, T: Real> Erased<T> for L {
 
     fn unitwise(&self) -> bool {
         self.unitwise()
+    }
+
+    fn axes(&self, input: &[usize]) -> Vec<Axis> {
+        self.axes(input)
+    }
+
+    fn cut(&self, input: &[usize], keep: &[Vec<bool>]) -> Fit<Open> {
+        self.cut(input, keep).map(Open::new)
     }
 
     fn uses(&self, input: &[usize]) -> Option<Vec<usize>> {
@@ -187,6 +207,16 @@ impl Open {
     /// Whether an axis of units runs through it.
     pub(crate) fn unitwise(&self) -> bool {
         self.bound.as_ref().is_some_and(|b| b.narrow.params().is_empty() && b.narrow.unitwise())
+    }
+
+    /// See [`CustomLayer::axes`].
+    pub(crate) fn axes(&self, input: &[usize]) -> Vec<Axis> {
+        self.bound.as_ref().map_or_else(Vec::new, |b| b.narrow.axes(input))
+    }
+
+    /// See [`CustomLayer::cut`].
+    pub(crate) fn cut(&self, input: &[usize], keep: &[Vec<bool>]) -> Fit<Self> {
+        self.bound.as_ref().ok_or_else(|| format!("no layer named `{}`", self.kind))?.narrow.cut(input, keep)
     }
 
     /// See [`CustomLayer::uses`].

@@ -8,6 +8,6 @@ mod value;
 
 pub use layout::{Entries, Layout};
 pub use moved::Moved;
-pub(crate) use resize::Along;
+pub use resize::Along;
 pub use storage::{PolicyRef, SPARSE_BELOW, SparseThresholds, Storage, StoragePolicy};
 pub use value::Param;

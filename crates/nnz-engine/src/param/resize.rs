@@ -5,57 +5,56 @@ use super::{Moved, Param};
 use crate::{Error, Real, Result, Tensor};
 use nnz_core::Topology;
 
-/// Which dimension of a tensor an axis is.
+/// Which dimension of a parameter an axis lies along.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Along {
-    /// The outputs of a weight.
+pub enum Along {
+    /// The rows of a weight, most often its outputs.
     Rows,
-    /// The inputs of a weight, repeated for each position of a kernel or pixel.
+    /// The columns of a weight: its inputs, repeated for each position of a kernel or pixel.
     Cols,
     /// The entries of a vector.
     Entries,
 }
 
 impl<T: Real> Param<T> {
-    /// Removes rows, columns or entries with their units and appends those of `grown` new ones; columns repeat
-    /// the units of their axis. New connections get their initial values from `first`, given fan-in and fan-out; state is
-    /// zero, and tensors after the first `slots` start at the value.
+    /// Removes the rows, columns or entries that `stays` rejects and appends those of `grown` new units after each `units` of them:
+    /// columns repeat the units of their axis. New connections get their initial values from `first`, given fan-in and fan-out;
+    /// state is zero, and tensors after the first `slots` start at the value.
     #[allow(clippy::too_many_arguments)]
     pub(crate) fn resize(
         &mut self,
         along: Along,
-        keep: &[bool],
-        grown: usize,
+        stays: &[bool],
+        [units, grown]: [usize; 2],
         mut first: impl FnMut(usize, usize) -> T,
         storage: PolicyRef,
         state: &mut [Tensor<T>],
         slots: usize,
     ) -> Result<Moved> {
-        let units = keep.len();
-        let place: Vec<usize> =
-            keep.iter().scan(0, |next, &k| Some(std::mem::replace(next, *next + usize::from(k)))).collect();
-        let stay = keep.iter().filter(|k| **k).count();
-        let left = stay + grown;
+        let counts = stays.iter().scan(0, |next, &k| Some(std::mem::replace(next, *next + usize::from(k))));
+        let place: Vec<usize> = counts.enumerate().map(|(i, before)| before + i / units * grown).collect();
+        let left = stays.iter().filter(|k| **k).count() + stays.len() / units * grown;
         if along == Along::Entries {
             let fresh: Vec<T> = (0..grown).map(|_| first(1, 1)).collect();
             for (at, tensor) in std::iter::once(&mut self.value).chain(state).enumerate() {
-                let kept = tensor.data().iter().zip(keep).filter(|(_, k)| **k).map(|(v, _)| *v);
+                let kept = tensor.data().iter().zip(stays).filter(|(_, k)| **k).map(|(v, _)| *v);
                 let new = fresh.iter().map(|&v| if (1..=slots).contains(&at) { T::ZERO } else { v });
-                *tensor = Tensor::new(&[left], kept.chain(new).collect());
+                let data: Vec<T> = kept.chain(new).collect();
+                *tensor = Tensor::new(&[data.len()], data);
             }
-            self.shape.rows = left;
+            self.shape.rows = self.value.len();
             return Ok(Moved { grown: 0, pruned: 0 });
         }
         let old = self.by_rows();
         let (rows, cols) = match along {
-            Along::Cols => (self.shape.rows, self.shape.cols / units * left),
+            Along::Cols => (self.shape.rows, left),
             _ => (left, self.shape.cols),
         };
         let to = |p: u64| -> Option<u64> {
             let (r, c) = ((p / self.shape.cols as u64) as usize, (p % self.shape.cols as u64) as usize);
             let (r, c) = match along {
-                Along::Rows => (keep[r].then(|| place[r])?, c),
-                _ => (r, keep[c % units].then(|| c / units * left + place[c % units])?),
+                Along::Rows => (stays[r].then(|| place[r])?, c),
+                _ => (r, stays[c].then(|| place[c])?),
             };
             Some((r * cols + c) as u64)
         };
@@ -63,9 +62,10 @@ impl<T: Real> Param<T> {
         let moved = old.topology.positions().enumerate().filter_map(|(at, p)| Some((to(p)?, Ok(at))));
         let mut all: Vec<(u64, std::result::Result<usize, T>)> = moved.collect();
         let survivors = all.len();
+        let period = (left / (stays.len() / units).max(1)) as u64;
         let new = |p: &u64| match along {
-            Along::Rows => *p >= (stay * cols) as u64,
-            _ => *p % left as u64 >= stay as u64,
+            Along::Rows => *p >= ((left - grown) * cols) as u64,
+            _ => *p % period >= period - grown as u64,
         };
         if grown > 0 {
             all.extend((0..(rows * cols) as u64).filter(new).map(|p| (p, Err(first(cols, rows)))));

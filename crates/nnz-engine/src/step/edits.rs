@@ -1,6 +1,6 @@
 use super::pass::Step;
 use super::views::{View, Views};
-use crate::axes::{axes, split};
+use crate::axes::{axes, cut, split};
 use crate::param::Entries;
 use crate::structure::{Fresh, Part, Whole, kept, runs};
 use crate::{Average, Error, Model, Moved, Optimizer, Param, PolicyRef, Real, Result, Storage, Tensor};
@@ -89,9 +89,18 @@ pub(crate) fn rewire<T: Real>(
         let changes = changes.collect::<Result<Vec<_>>>()?;
         drop(views);
         let mut whole = Whole { model, optimizer, average, storage, fresh };
-        let axes = axes(&whole.model.spec);
-        for (axis, (keep, grown)) in axes.iter().zip(&changes) {
+        let mut axes = axes(&whole.model.spec);
+        let smaller = cut(&whole.model.spec, &axes, &changes)?;
+        let mut rest = &mut axes[..];
+        for (keep, grown) in &changes[..rest.len()] {
+            let Some((axis, after)) = std::mem::take(&mut rest).split_first_mut() else { break };
             sum += whole.resize(axis, keep, *grown)?;
+            let kept = keep.iter().filter(|k| **k).count();
+            after.iter_mut().for_each(|a| a.follow(axis, kept));
+            rest = after;
+        }
+        for (i, layer) in smaller {
+            whole.model.spec.layers[i] = layer;
         }
         // Backwards, since added or removed blocks move those after them.
         let runs = runs(&whole.model.spec);

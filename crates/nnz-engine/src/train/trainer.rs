@@ -79,8 +79,8 @@ impl<'a, T: Real> Trainer<'a, T> {
         carry: bool,
         make: Make,
     ) -> Result<Self> {
-        // The file's choice, unless there is another.
-        if spec.prunable().named() {
+        // The file's choice, unless there is another; one that is started from has been chosen.
+        if !carry && spec.prunable().named() {
             model.choose(&spec.prunable())?;
         }
         let spec = TrainSpec { task: frame.task, ..spec.clone() };
@@ -195,10 +195,17 @@ impl<'a, T: Real> Trainer<'a, T> {
             return Err(Error::file(path, why));
         }
         let learner = &mut self.learner;
+        let chosen: BTreeMap<String, bool> =
+            learner.model.params.iter().map(|p| (p.shape.name.clone(), p.prunable)).collect();
         learner.model = saved.model.into_owned();
         learner.spec.crossovers = saved.crossovers;
         (learner.optimizer, learner.average) = (saved.optimizer.into_owned(), saved.average);
         learner.snapshots = saved.snapshots.into_owned();
+        // A file says it by roles, but single weights may have been left out.
+        let kept = learner.snapshots.values_mut().flat_map(|s| &mut s.params);
+        for p in learner.model.params.iter_mut().chain(kept) {
+            p.prunable = chosen.get(&p.shape.name).copied().unwrap_or(p.prunable);
+        }
         let plain = saved.position.leaves.is_empty();
         learner.leaves = match learner.leaves.take().filter(|_| !plain) {
             Some(leaves) => Some(leaves.with(&saved.position.leaves, saved.leaves)?),

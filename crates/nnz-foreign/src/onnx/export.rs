@@ -109,6 +109,12 @@ pub fn export(
         nnz_engine::file::write_atomically(&to.join("model.onnx"), &bytes)?;
         return Ok(Exported { written: counted(network), bytes: bytes.len() as u64, notes: Vec::new() });
     };
+    let smaller = |(name, entry): (&str, &Entry)| {
+        network.graph.constants.get(name).is_some_and(|c| c.len() != entry.shape.iter().product::<usize>())
+    };
+    if archive.tensors().any(smaller) {
+        return Err(Error::file(to, NARROW));
+    }
     let mut notes = Vec::new();
     let place = match target {
         Target::File if archive.config.is_some() => {
@@ -163,6 +169,10 @@ pub fn export(
     notes.extend(writer.widened());
     Ok(Exported { written, bytes: writer.finish(said)?, notes })
 }
+
+/// Why a network that lost units is written as ONNX alone.
+pub const NARROW: &str =
+    "layers that lost units have widths of their own, which a checkpoint does not say; give a name that ends in .onnx";
 
 fn create(folder: &Path) -> Result<()> {
     std::fs::create_dir_all(folder)

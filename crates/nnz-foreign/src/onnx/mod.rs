@@ -7,12 +7,12 @@ mod prune;
 mod raw;
 mod train;
 
-pub use export::{Exported, Target, export};
+pub use export::{Exported, NARROW, Target, export};
 pub use nnz_onnx::GraphNet;
 pub use nnz_onnx::build::{Fit, Pictures, Reads};
 pub use own::{own, state_dict};
 pub use prune::prune;
-pub use train::{Normalize, learner, put_back};
+pub use train::{Normalize, learner, put_back, spare};
 
 use crate::llm::Tokens;
 use crate::{Error, Result};

@@ -2,7 +2,7 @@
 
 use super::{Network, Reads};
 use crate::{Error, Result};
-use nnz_core::Prunable;
+use nnz_core::{MethodInstance, Plan, Prunable, TargetKind};
 use nnz_engine::data::{Dataset, Normalization};
 use nnz_engine::file::Header;
 use nnz_engine::{Dtype, Model, StoragePolicy, Task};
@@ -162,6 +162,57 @@ pub fn learner(
         policy: policy.clone(),
     };
     Ok((model, header))
+}
+
+/// Names of a list, the first few.
+fn names(all: &[String]) -> String {
+    let shown: Vec<String> = all.iter().take(4).map(|n| format!("`{n}`")).collect();
+    match all.len() - shown.len() {
+        0 => shown.join(", "),
+        more => format!("{} and {more} more", shown.join(", ")),
+    }
+}
+
+/// Leaves dense what a method cannot prune in a network of another program, whose layers nobody chose for it: weights that its pattern
+/// does not fit, and those whose inputs are not measured where it measures them, in a run of so many steps. Returns notes about them,
+/// and about units that cannot be cut where it cuts units. Where nothing would be left, all is, and the method refuses it.
+pub fn spare(model: &mut Model<f32>, work: &MethodInstance, steps: u64) -> Vec<String> {
+    let Some(net) = GraphNet::of(model) else { return Vec::new() };
+    if matches!(work.sparsifier.kind(), TargetKind::Units | TargetKind::Structure) {
+        let [c, h, w] = model.spec.input;
+        let note = |(why, all): (String, Vec<String>)| format!("units of {} stay: {why}", names(&all));
+        return net.held(&[h, w, c]).into_iter().map(note).collect();
+    }
+    let measures = |plan: Plan| matches!(plan, Plan::Rewire(s) | Plan::Observe(s) if s.gram.is_some());
+    let measures = (0..=steps).any(|step| measures(work.sparsifier.plan(step)));
+    let shown = net.shown();
+    let (mut misfits, mut hidden, mut first) = (Vec::new(), Vec::new(), None);
+    for (p, shown) in model.params.iter().zip(shown).filter(|(p, _)| p.weight() && p.prunable) {
+        if let Err(nnz_core::Error::Pattern { pattern, why, .. }) = work.sparsifier.check(&[&p.shape]) {
+            first.get_or_insert((pattern, why));
+            misfits.push(p.shape.name.clone());
+        } else if measures && !shown {
+            hidden.push(p.shape.name.clone());
+        }
+    }
+    let gone = |p: &nnz_engine::Param<f32>| [&misfits, &hidden].iter().any(|all| all.contains(&p.shape.name));
+    if !model.params.iter().any(|p| p.weight() && p.prunable && !gone(p)) {
+        return Vec::new();
+    }
+    model.params.iter_mut().filter(|p| gone(p)).for_each(|p| p.prunable = false);
+    let mut notes = Vec::new();
+    if let Some((pattern, why)) = first {
+        let stay = if misfits.len() == 1 { "stays dense, which" } else { "stay dense, which" };
+        notes.push(format!("{} {stay} pattern {pattern} does not fit: {why}", names(&misfits)));
+    }
+    if !hidden.is_empty() {
+        let stay = if hidden.len() == 1 { "stays" } else { "stay" };
+        notes.push(format!(
+            "{} {stay} dense: only what products and convolutions without groups read is measured",
+            names(&hidden)
+        ));
+    }
+    notes
 }
 
 /// Puts the weights of a model back into the network that it came from, and says there how values become inputs.

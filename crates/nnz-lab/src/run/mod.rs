@@ -99,18 +99,19 @@ pub fn run(recipe: &Recipe, registry: Registry, options: &Options, observer: &mu
         None => None,
     };
     let spec = match &start {
-        Some((model, header)) if header.task == recipe.train.task => model.spec.clone(),
-        Some((_, header)) => {
-            let (asked, is) = (recipe.train.task.measure(), header.task.measure());
-            return Err(Error::Refused(format!("the network is measured by {is}, but {asked} is asked for")));
-        }
+        Some((model, header)) => measured(header, recipe.train.task).map(|()| model.spec.clone())?,
         None => recipe.model.spec(&data, recipe.train.task)?,
     };
     let task = recipe.train.task;
     let network = |arm: &Arm| arm.model.as_ref().map_or(Ok(spec.clone()), |m| m.spec(&data, task));
+    let mut left = Vec::new();
     for arm in &recipe.arms {
         refuse_dense_storage(&recipe, arm)?;
-        validate_arms(&recipe, registry, arm, &network(arm)?)?;
+        let start = start.as_ref().map(|s| starting(&recipe, registry, arm, s)).transpose()?;
+        let (start, notes) = start.unzip();
+        let notes = notes.into_iter().flatten().map(|note| format!("{}: {note}", arm.name));
+        left.extend(notes);
+        validate_arms(&recipe, registry, arm, &network(arm)?, start.as_ref().map(|(model, _)| model))?;
     }
     let fitted = fit_to_run(&mut recipe, registry, &given, &data)?;
     let pretrain = match &recipe.pretrain {
@@ -149,7 +150,7 @@ pub fn run(recipe: &Recipe, registry: Registry, options: &Options, observer: &mu
     } else if dir.join("record.json").exists() {
         return Ok(Outcome { record: read_json(&dir.join("record.json"))?, dir, found: true });
     }
-    options.notes.iter().chain(&fitted).for_each(|note| observer.note(note));
+    options.notes.iter().chain(&fitted).chain(&left).for_each(|note| observer.note(note));
     let going_on = before.is_some();
     if choose(&mut recipe, &spec, before, chooser)? {
         observer.note("storage auto follows what was measured on this machine; the choice is in the run's recipe.toml");
@@ -172,6 +173,7 @@ pub fn run(recipe: &Recipe, registry: Registry, options: &Options, observer: &mu
             }
             None => network(arm)?,
         };
+        let start = start.as_ref().map(|s| starting(&recipe, registry, arm, s)).transpose()?.map(|(start, _)| start);
         let mut seeds = Vec::new();
         let mut seconds: Vec<f64> = Vec::new();
         for (s, &seed) in recipe.seeds.iter().enumerate() {
@@ -533,13 +535,55 @@ fn fit_to_run(recipe: &mut Recipe, registry: Registry, given: &[toml::Table], da
     Ok(notes)
 }
 
-/// Lets every arm refuse its options and shapes before the first one is trained.
-fn validate_arms(recipe: &Recipe, registry: Registry, arm: &Arm, spec: &ModelSpec) -> Result<()> {
-    let setting = Setting { seed: 0, steps: 1000, steps_per_epoch: 100 };
-    let sparsifier = work(arm, registry, &setting)?.sparsifier;
+/// Refuses a trained network that is of another task.
+pub(crate) fn measured(header: &Header, task: Task) -> Result<()> {
+    match header.task == task {
+        true => Ok(()),
+        false => Err(Error::Refused(format!(
+            "the network is measured by {}, but {} is asked for",
+            header.task.measure(),
+            task.measure()
+        ))),
+    }
+}
+
+/// The length of a run with which methods are asked what they would do.
+const ASKED: Setting = Setting { seed: 0, steps: 1000, steps_per_epoch: 100 };
+
+/// The trained network as an arm starts from it: what its method may prune is chosen, and what it cannot stays dense, as the notes say.
+fn starting(
+    recipe: &Recipe,
+    registry: Registry,
+    arm: &Arm,
+    (model, header): &(Model<f32>, Header),
+) -> Result<((Model<f32>, Header), Vec<String>)> {
+    let mut model = model.clone();
+    let prunable = recipe.training(arm)?.prunable();
+    if prunable.named() {
+        model.choose(&prunable)?;
+    }
+    let notes = match &arm.method {
+        Some(_) => nnz_foreign::onnx::spare(&mut model, &work(arm, registry, &ASKED)?, ASKED.steps),
+        None => Vec::new(),
+    };
+    Ok(((model, header.clone()), notes))
+}
+
+/// Lets every arm refuse its options and shapes before the first one is trained; `start` is the trained network that it starts from.
+fn validate_arms(
+    recipe: &Recipe,
+    registry: Registry,
+    arm: &Arm,
+    spec: &ModelSpec,
+    start: Option<&Model<f32>>,
+) -> Result<()> {
+    let sparsifier = work(arm, registry, &ASKED)?.sparsifier;
     let prunable = recipe.training(arm)?.prunable();
     prunable.check(spec.weights().iter())?;
-    let shapes = nnz_engine::targets(spec, prunable, sparsifier.kind());
+    let shapes = match start {
+        Some(model) => model.targets(sparsifier.kind()),
+        None => nnz_engine::targets(spec, prunable, sparsifier.kind()),
+    };
     let shapes: Vec<_> = shapes.iter().collect();
     if shapes.is_empty() && arm.method.is_some() {
         if sparsifier.kind() != TargetKind::Weights {

@@ -247,6 +247,19 @@ impl Constant {
         }
     }
 
+    /// The numbers at these places, row-major, under another shape.
+    ///
+    /// # Errors
+    /// When they take less than a byte each.
+    pub(crate) fn picked(&self, shape: &[usize], places: &[usize]) -> Result<Self, String> {
+        let (raw, size) = (self.raw(), self.kind.bits() / 8);
+        if size == 0 {
+            return Err(format!("parts of numbers of type {} are not taken", self.kind.name()));
+        }
+        let data: Vec<u8> = places.iter().flat_map(|&p| raw[p * size..][..size].iter().copied()).collect();
+        Ok(Self { shape: shape.to_vec(), kind: self.kind, data: Data::Raw(data.into()), file: None })
+    }
+
     /// Number of elements.
     pub fn len(&self) -> usize {
         self.shape.iter().product()

@@ -8,7 +8,9 @@ mod moves;
 mod pass;
 mod plan;
 mod recurrent;
+mod slopes;
 mod spatial;
+mod units;
 
 use crate::graph::{Constant, Graph, Port};
 use crate::session::{Budget, Session};
@@ -19,13 +21,14 @@ use base64::prelude::BASE64_STANDARD;
 use nnz_core::{Prunable, Topology};
 use nnz_engine::layers::{Context, Fit};
 use nnz_engine::{
-    CustomLayer, Layout, Model, ModelSpec, Open, Param, ParamSpec, Pass, PolicyRef, Real, Role, Tensor, Var,
+    Axis, CustomLayer, Layout, Model, ModelSpec, Open, Param, ParamSpec, Pass, PolicyRef, Real, Role, Tensor, Var,
 };
 use plan::Plan;
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
 use std::path::Path;
 use std::sync::Arc;
+use units::Found;
 
 /// Most numbers that one value of a pass may have.
 const MOST: usize = 1 << 30;
@@ -248,7 +251,7 @@ impl GraphNet {
 
     /// The operators that have a gradient, sorted.
     pub fn operators() -> Vec<&'static str> {
-        let mut all: Vec<&str> = pass::SLOPES.iter().chain(moves::MOVES).copied().collect();
+        let mut all: Vec<&str> = slopes::SLOPES.iter().chain(moves::MOVES).copied().collect();
         all.sort_unstable();
         all
     }
@@ -273,6 +276,54 @@ impl GraphNet {
         self.plan.weights.iter().map(|w| w.name.as_str())
     }
 
+    /// Whether a pass shows what each of its parameters reads: matrices of products and kernels without groups.
+    pub fn shown(&self) -> Vec<bool> {
+        let mut shown = vec![false; self.plan.weights.len()];
+        for step in &self.plan.steps {
+            for input in 1..step.inputs.len() {
+                let Some((w, flipped)) = self.plan.weight(step, input) else { continue };
+                let weight = &self.plan.weights[w];
+                let turned = step.node.op == "Gemm" && plan::int(&step.node, "transB", 0) != 0;
+                shown[w] |= match &*step.node.op {
+                    "MatMul" | "Gemm" => input == 1 && weight.dims.len() == 2 && weight.turned() != (flipped != turned),
+                    "Conv" => weight.uses == 1 && plan::int(&step.node, "group", 1) == 1,
+                    // In one direction, and without a gate that resets the state first.
+                    "LSTM" | "RNN" => weight.dims[0] == 1,
+                    "GRU" => {
+                        weight.dims[0] == 1 && (input == 1 || plan::int(&step.node, "linear_before_reset", 0) != 0)
+                    }
+                    _ => false,
+                };
+            }
+        }
+        shown
+    }
+
+    /// Weights whose outputs cannot be cut, by the reason, for rows `[height, width, channels]`.
+    pub fn held(&self, input: &[usize]) -> BTreeMap<String, Vec<String>> {
+        self.found(input).map(|f| f.held.clone()).unwrap_or_default()
+    }
+
+    /// The axes of units in it, for rows of a shape. Extents of values are those of a pass, here of zeros.
+    fn found(&self, input: &[usize]) -> Fit<&Found> {
+        if self.plan.shapes.get().is_none() {
+            let &[h, w, c] = input else { return Err(format!("rows of shape {input:?}")) };
+            let zeros = |w: &plan::Weight| Param {
+                value: Tensor::zeros(&w.spec.dims()),
+                shape: w.spec.shape.clone(),
+                role: w.spec.role,
+                prunable: false,
+                layout: Layout::Dense,
+            };
+            let params: Vec<Param<f32>> = self.plan.weights.iter().map(zeros).collect();
+            let layers = vec![Open::new(self.clone()).into()];
+            let model = Model { spec: ModelSpec { name: self.stored.file.clone(), input: [c, h, w], layers }, params };
+            model.infer(Tensor::zeros(&[plan::ROWS, h * w * c])).map_err(|e| e.to_string())?;
+        }
+        let shapes = self.plan.shapes.get().ok_or("a pass tells no extents")?;
+        Ok(self.plan.units.get_or_init(|| units::find(&self.plan, shapes)))
+    }
+
     /// The graph with the values of a model whose only layer this is.
     ///
     /// # Errors
@@ -291,11 +342,17 @@ impl GraphNet {
         Ok(graph)
     }
 
-    /// Replaces the weights of the graph that it came from by those of a model.
+    /// Replaces the weights of the graph that it came from by those of a model. A graph that lost units gets nodes that say so, too.
     ///
     /// # Errors
     /// When a value does not fit into the number type of its constant.
     pub fn write_into(&self, graph: &mut Graph, model: &Model<f32>) -> Result<()> {
+        let smaller = |w: &plan::Weight| graph.constants.get(&w.name).is_some_and(|c| c.shape != w.dims);
+        if self.plan.weights.iter().any(smaller) {
+            let own = self.graph(model)?;
+            (graph.nodes, graph.constants) = (own.nodes, own.constants);
+            return Ok(());
+        }
         for (weight, param) in self.plan.weights.iter().zip(&model.params) {
             let Some(old) = graph.constants.get(&weight.name) else { continue };
             let new = old.with(&weight.to_constant(&entries(param)));
@@ -330,6 +387,27 @@ impl CustomLayer for GraphNet {
         match self.stored.output.is_empty() {
             true => Err("its output has no extents".into()),
             false => Ok(self.stored.output.clone()),
+        }
+    }
+
+    fn axes(&self, input: &[usize]) -> Vec<Axis> {
+        self.found(input).map(|f| f.axes.clone()).unwrap_or_default()
+    }
+
+    fn cut(&self, input: &[usize], keep: &[Vec<bool>]) -> Fit<Self> {
+        let found = self.found(input)?;
+        let bytes = BASE64_STANDARD.decode(&self.stored.graph).map_err(|e| e.to_string())?;
+        let mut graph = Graph::parse(bytes.into(), Path::new(&self.stored.file), None).map_err(|e| e.to_string())?;
+        let names: Vec<&str> = self.names().collect();
+        found.cut(&mut graph, &names, keep)?;
+        let plan = Arc::new(Plan::new(&graph).map_err(|e| e.to_string())?);
+        let stored = Stored { graph: BASE64_STANDARD.encode(graph.write(false)), ..self.stored.clone() };
+        let smaller = Self { stored, plan };
+        // A pass shows that its nodes fit together.
+        smaller.found(input)?;
+        match smaller.names().eq(names) {
+            true => Ok(smaller),
+            false => Err(format!("{}: without some units it reads other weights", self.stored.file)),
         }
     }
 

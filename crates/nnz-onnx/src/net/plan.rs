@@ -1,5 +1,6 @@
 //! What a graph computes, prepared once: which constants are weights and how they lie, and the steps of a pass.
 
+use super::units::Found;
 use super::{MOST, PLAIN};
 use crate::graph::{Attribute, Constant, DType, Graph, Node};
 use crate::ops::{self, Cx, Done, Given, Op};
@@ -103,6 +104,9 @@ pub(super) struct Step {
     pub dies: Vec<usize>,
 }
 
+/// Rows of a pass by whose extents the axes of units are found.
+pub(super) const ROWS: usize = 2;
+
 /// A graph ready for passes.
 pub(super) struct Plan {
     pub path: PathBuf,
@@ -117,8 +121,18 @@ pub(super) struct Plan {
     pub batch: Option<usize>,
     pub from: usize,
     pub to: usize,
+    /// Constants of the graph, and of its nodes that are constants.
+    pub given: HashSet<usize>,
+    /// Whether all weights have 32 bits, and so what is computed of them.
+    pub single: bool,
+    /// Values that something reads that is no step: it computes constants, or what no answer needs.
+    pub aside: Vec<usize>,
     /// How often one row went through each weight in the first pass.
     pub counted: OnceLock<Vec<usize>>,
+    /// Extents of all values in the first pass of [`ROWS`] rows.
+    pub shapes: OnceLock<Vec<Option<Vec<usize>>>>,
+    /// What can be cut from it.
+    pub units: OnceLock<Found>,
 }
 
 impl std::fmt::Debug for Plan {
@@ -168,7 +182,7 @@ fn uses<'g>(graph: &'g Graph, roots: &[&'g str]) -> (HashMap<&'g str, Vec<Use<'g
     (found, alias)
 }
 
-fn int(node: &Node, name: &str, default: i64) -> i64 {
+pub(super) fn int(node: &Node, name: &str, default: i64) -> i64 {
     match node.attributes.get(name) {
         Some(Attribute::Int(i)) => *i,
         _ => default,
@@ -357,7 +371,12 @@ impl Plan {
             batch: *batch,
             from: slots[first.name.as_str()],
             to: slots[output.name.as_str()],
+            given: graph.constants.keys().map(|name| slots[name.as_str()]).collect(),
+            single: ports.iter().all(|p| p.kind.is_none_or(|k| k == DType::F32)),
+            aside: graph.outputs[1..].iter().map(|p| slots[p.name.as_str()]).collect(),
             counted: OnceLock::new(),
+            shapes: OnceLock::new(),
+            units: OnceLock::new(),
         };
         if tokens {
             plan.sources[plan.from] = Source::Plain;
@@ -430,6 +449,10 @@ impl Plan {
                 _ => None,
             });
             let values = ops::run(op, &self.cx(&step), Given(given.collect()))?;
+            self.aside.extend(step.inputs.iter().flatten());
+            if node.op == "Constant" {
+                self.given.extend(step.outputs.iter().flatten());
+            }
             for (slot, value) in step.outputs.iter().zip(values) {
                 *room = room
                     .checked_sub(value.len())
@@ -440,7 +463,7 @@ impl Plan {
             }
             return Ok(());
         }
-        if live && !super::pass::known(&node.op) {
+        if live && !super::slopes::known(&node.op) {
             return Err(
                 "this operator has no gradient here, so the network can be run and pruned without --data, but not \
                         trained; export it without"
@@ -539,6 +562,10 @@ impl Plan {
             if step.outputs.iter().flatten().any(|&s| read[s]) {
                 step.inputs.iter().flatten().for_each(|&s| read[s] = true);
                 kept.push(step);
+                continue;
+            }
+            if !matches!(&*step.node.op, "Shape" | "Size") {
+                self.aside.extend(step.inputs.iter().flatten());
             }
         }
         kept.reverse();

@@ -21,7 +21,7 @@ fn floats(v: &Json) -> Vec<f32> {
     bytes.chunks_exact(4).map(|b| f32::from_le_bytes(b.try_into().unwrap())).collect()
 }
 
-fn index() -> BTreeMap<String, Json> {
+pub fn index() -> BTreeMap<String, Json> {
     serde_json::from_slice(&std::fs::read(golden("index.json")).unwrap()).unwrap()
 }
 
@@ -35,7 +35,7 @@ fn input(row: &[usize]) -> [usize; 3] {
 }
 
 /// The rows that the goldens were made with, channels last.
-fn rows(row: &[usize], tokens: bool) -> Var<f32> {
+pub fn rows(row: &[usize], tokens: bool) -> Var<f32> {
     let [c, h, w] = input(row);
     let n = c * h * w;
     let number = |i: usize| if tokens { (i * 7 % 11) as f32 } else { (i * 7919 % 2003) as f32 / 1001.0 - 1.0 };
@@ -43,13 +43,13 @@ fn rows(row: &[usize], tokens: bool) -> Var<f32> {
     Var::constant(Tensor::new(&[ROWS, n], (0..ROWS * n).map(one).collect()))
 }
 
-fn far(got: &[f32], want: &[f32]) -> f64 {
+pub fn far(got: &[f32], want: &[f32]) -> f64 {
     assert_eq!(got.len(), want.len());
     let size = want.iter().fold(0.0f64, |m, v| m.max(f64::from(v.abs())));
     got.iter().zip(want).map(|(a, b)| f64::from((a - b).abs())).fold(0.0, f64::max) / size.max(1e-3)
 }
 
-fn network(name: &str, case: &Json, storage: Storage) -> Model<f32> {
+pub fn network(name: &str, case: &Json, storage: Storage) -> Model<f32> {
     let graph = Graph::open(&golden(&format!("{name}.onnx"))).unwrap();
     let row: Vec<usize> = serde_json::from_value(case["row"].clone()).unwrap();
     GraphNet::model(&graph, input(&row), storage, &Prunable::from(true)).unwrap_or_else(|e| panic!("{name}: {e}"))
@@ -92,16 +92,16 @@ fn outputs_and_gradients_are_those_of_pytorch() {
 }
 
 /// A small network that was trained on digits, exported with a batch of one.
-fn digits() -> Graph {
+pub fn digits() -> Graph {
     Graph::open(&golden("../digits.onnx")).unwrap()
 }
 
-fn all() -> Prunable {
+pub fn all() -> Prunable {
     Prunable::from(true)
 }
 
 /// Answers of a session for rows `[rows, numbers]`, one after the other.
-fn answers(graph: &Graph, x: &[f32], rows: usize) -> Vec<f32> {
+pub fn answers(graph: &Graph, x: &[f32], rows: usize) -> Vec<f32> {
     let session = Session::new(graph, None, Budget::default()).unwrap();
     let (name, each) = (session.inputs()[0].name.clone(), x.len() / rows);
     let shape: Vec<usize> = session.inputs()[0].shape.iter().flatten().map(|d| d.unwrap_or(1)).collect();
@@ -225,7 +225,7 @@ fn norms_move_their_statistics_in_training() {
 }
 
 /// A graph from `x`, `[any, 4]`, to `y`.
-fn graph(build: impl FnOnce(&mut Graph) -> String) -> Graph {
+pub fn graph(build: impl FnOnce(&mut Graph) -> String) -> Graph {
     let port =
         |name: &str, shape: Vec<Option<usize>>| Port { name: name.into(), kind: Some(DType::F32), shape: Some(shape) };
     let mut g = Graph {

@@ -6,3 +6,4 @@ mod gradients;
 mod nodes;
 mod refused;
 mod told;
+mod units;
