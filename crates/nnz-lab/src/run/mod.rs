@@ -550,13 +550,16 @@ pub(crate) fn measured(header: &Header, task: Task) -> Result<()> {
 /// The length of a run with which methods are asked what they would do.
 const ASKED: Setting = Setting { seed: 0, steps: 1000, steps_per_epoch: 100 };
 
+/// A trained network, and how it is read.
+type Trained = (Model<f32>, Header);
+
 /// The trained network as an arm starts from it: what its method may prune is chosen, and what it cannot stays dense, as the notes say.
 fn starting(
     recipe: &Recipe,
     registry: Registry,
     arm: &Arm,
-    (model, header): &(Model<f32>, Header),
-) -> Result<((Model<f32>, Header), Vec<String>)> {
+    (model, header): &Trained,
+) -> Result<(Trained, Vec<String>)> {
     let mut model = model.clone();
     let prunable = recipe.training(arm)?.prunable();
     if prunable.named() {
