@@ -23,22 +23,24 @@ from ._results import (
 _Path = str | PathLike[str]
 _Progress = Callable[[Any], Any]
 
-def train(data: Any, *, method: str | int | float, target: str | int | float | None = None, missing: str | int | float | None = None, unseen: str | int | float | None = None, test: Any = None, density: float | None = None, sparsity: float | None = None, pattern: str | int | float | None = None, distribution: str | int | float | None = None, set: Mapping[str, Any] | Sequence[str] | None = None, model: str | int | float | None = None, from_: str | int | float | None = None, normalize: str | int | float | None = None, task: Literal['classification', 'regression', 'reconstruction'] | None = None, epochs: int | None = None, batch: int | None = None, optimizer: Literal['sgd', 'adam', 'adamw', 'lbfgs'] | None = None, lr: float | None = None, schedule: Literal['cosine', 'constant', 'step'] | None = None, warmup: float | None = None, storage: Literal['auto', 'dense', 'masked', 'sparse'] | None = None, prune_head: bool = False, prune: str | str | Sequence[str] | None = None, keep: str | str | Sequence[str] | None = None, clip: float | None = None, ema: float | None = None, smoothing: float | None = None, augment: str | int | float | None = None, dtype: Literal['f32', 'bf16'] | None = None, seeds: int | None = None, seed: int | None = None, f64: bool = False, no_controls: bool = False, run_dir: _Path | None = None, resume: bool = False, again: bool = False, quiet: bool = False, threads: int | None = None, progress: _Progress | None = None) -> TrainResult:
+def train(data: Any, *, target: str | int | float | None = None, missing: str | int | float | None = None, unseen: str | int | float | None = None, test: Any = None, method: str | int | float | None = None, density: float | None = None, sparsity: float | None = None, pattern: str | int | float | None = None, distribution: str | int | float | None = None, layer: str | str | Sequence[str] | None = None, set: Mapping[str, Any] | Sequence[str] | None = None, recipe: _Path | None = None, model: str | int | float | None = None, from_: str | int | float | None = None, normalize: str | int | float | None = None, task: Literal['classification', 'regression', 'reconstruction'] | None = None, epochs: int | None = None, batch: int | None = None, optimizer: Literal['sgd', 'adam', 'adamw', 'lbfgs'] | None = None, lr: float | None = None, schedule: Literal['cosine', 'constant', 'step'] | None = None, warmup: float | None = None, storage: Literal['auto', 'dense', 'masked', 'sparse'] | None = None, prune_head: bool = False, prune: str | str | Sequence[str] | None = None, keep: str | str | Sequence[str] | None = None, clip: float | None = None, ema: float | None = None, smoothing: float | None = None, augment: str | int | float | None = None, dtype: Literal['f32', 'bf16'] | None = None, seeds: int | None = None, seed: int | None = None, f64: bool = False, no_controls: bool = False, run_dir: _Path | None = None, resume: bool = False, again: bool = False, quiet: bool = False, threads: int | None = None, progress: _Progress | None = None) -> TrainResult:
     """Train a sparse network and compare it with its controls.
 
     Data are a name, a path, `(X, y)` of arrays, tensors or sparse matrices, or a DataFrame with `target`.
 
     data: Data set: a name from `nnz data list`, or a file or folder (`nnz help data` lists the formats)
-    method: The method; `nnz methods` lists them
     target: The column of a table that has the labels, by name or by number from 1
     missing: What becomes of cells of a table without a value: mean, median, mode, category or drop [default: they are refused]
     unseen: What becomes of texts that the table learned from does not have: category (they count as none of its texts), drop (their row is left out) or refuse [default: refuse]
     test: Test data: a share of the rows [default: 0.2], or a file
+    method: The method; `nnz methods` lists them
     density: Nonzeros / prunable weights, above 0 and at most 1
     sparsity: The same as a sparsity: zeros / prunable weights
     pattern: Where zeros may fall: unstructured, per-row, row, N:M (2:4), flat:N:M, block:RxC (block:4x4)
-    distribution: How the budget is shared between layers: uniform, er, erk, erk-plus, global
+    distribution: How the budget is shared between layers: uniform, er, erk, erk-plus, global; owl, for methods that look at what weights read; sensitivity, for `nnz prune` with --data
+    layer: Options for the layers of a name, where * stands for any characters: a density, a pattern, keep, or OPTION=VALUE,…, such as 'blocks.*.mlp=0.3'; of several that name a layer the last counts
     set: Any option of the method; `nnz show METHOD` lists them
+    recipe: A TOML file with the method (method = "magnitude"), its options, and options for layers ([[layers]]); options that are given besides go before
     model: Network: mlp:IN-HIDDEN-..-OUT, lenet5, vgg-small, resnet8, resnet20, resnet32 (or resnet20:WIDTH), mobilenet-small, transformer:WIDTH-DEPTH-HEADS-PATCH, causal-transformer:VOCABULARY-WIDTH-DEPTH-HEADS, autoencoder:IN-HIDDEN-..-CODE, vae:IN-HIDDEN-..-CODE, or a TOML file with its layers, such as net.toml [default: mlp with 300 and 100 hidden units]
     from_: Start from a trained network instead of random values: a file of nnz, ONNX, or a checkpoint of a known architecture. Every arm does, and --lr is 0.01 by default
     normalize: How values become inputs of a network of another program whose file does not say it: unit (bytes divided by 255), raw, data (less the mean of the training rows, divided by their deviation), imagenet, or MEAN:DEVIATION after the division by 255, such as 0.1307:0.3081, once or for red, green and blue
@@ -51,8 +53,8 @@ def train(data: Any, *, method: str | int | float, target: str | int | float | N
     warmup: Share of the run over which the learning rate first rises from zero [default: 0.1]
     storage: Storage of weights [default: auto]
     prune_head: Let the method prune the classifier head, too
-    prune: Let the method prune layers of these roles only, such as attention,mlp
-    keep: Keep layers of these roles dense
+    prune: Let the method prune these layers only, by role or name, such as attention,mlp or 'blocks.*'
+    keep: Keep these layers dense, by role or name
     clip: Scale gradients down to this Euclidean norm [default: none; 1 if numbers are predicted]
     ema: Evaluate and keep a moving average of the weights with this decay, such as 0.999
     smoothing: Spread this share of every target evenly over all classes, such as 0.1 [default: 0]
@@ -80,6 +82,8 @@ def compare(data: Any, *, target: str | int | float | None = None, missing: str 
     unseen: What becomes of texts that the table learned from does not have: category (they count as none of its texts), drop (their row is left out) or refuse [default: refuse]
     test: Test data: a share of the rows [default: 0.2], or a file
     model: Network, as for `nnz train`
+    from_: Start every arm from a trained network instead of random values: a file of nnz, ONNX, or a checkpoint of a known architecture. The dense arm trains it on, and --lr is 0.01 by default
+    normalize: How values become inputs of a network of another program whose file does not say it: unit (bytes divided by 255), raw, data (less the mean of the training rows, divided by their deviation), imagenet, or MEAN:DEVIATION after the division by 255, such as 0.1307:0.3081, once or for red, green and blue
     methods: Methods, separated by commas
     input: An input of an experiment; `nnz show KEY` lists them
     set: An option of an experiment; `nnz show KEY` lists them. Of several experiments, EXPERIMENT.KEY=VALUE is one's alone
@@ -98,8 +102,8 @@ def compare(data: Any, *, target: str | int | float | None = None, missing: str 
     warmup: Share of the run over which the learning rate first rises from zero [default: 0.1]
     storage: Storage of weights [default: auto]
     prune_head: Let the method prune the classifier head, too
-    prune: Let the method prune layers of these roles only, such as attention,mlp
-    keep: Keep layers of these roles dense
+    prune: Let the method prune these layers only, by role or name, such as attention,mlp or 'blocks.*'
+    keep: Keep these layers dense, by role or name
     clip: Scale gradients down to this Euclidean norm [default: none; 1 if numbers are predicted]
     ema: Evaluate and keep a moving average of the weights with this decay, such as 0.999
     smoothing: Spread this share of every target evenly over all classes, such as 0.1 [default: 0]
@@ -132,7 +136,7 @@ def run(recipe: str | int | float, *, smoke: bool = False, input: Mapping[str, A
     threads: Threads to compute with [default: all cores]
     progress: a function that is called with notes and with Progress, instead of a bar"""
 
-def prune(model: _Path | Model, *, method: str | int | float, density: float | None = None, sparsity: float | None = None, pattern: str | int | float | None = None, distribution: str | int | float | None = None, set: Mapping[str, Any] | Sequence[str] | None = None, data: Any = None, finetune: int | None = None, normalize: str | int | float | None = None, batch: int | None = None, optimizer: Literal['sgd', 'adam', 'adamw', 'lbfgs'] | None = None, lr: float | None = None, schedule: Literal['cosine', 'constant', 'step'] | None = None, warmup: float | None = None, storage: Literal['auto', 'dense', 'masked', 'sparse'] | None = None, prune_head: bool = False, prune: str | str | Sequence[str] | None = None, keep: str | str | Sequence[str] | None = None, clip: float | None = None, ema: float | None = None, smoothing: float | None = None, augment: str | int | float | None = None, dtype: Literal['f32', 'bf16'] | None = None, seed: int | None = None, output: _Path | None = None, calibrate: _Path | str | Sequence[_Path] | None = None, layout: Literal['dense', 'csr', 'bitmask', 'entropy'] | None = None, numbers: Literal['f32', 'f16', 'bf16', 'int8'] | None = None, calibration_tokens: int | None = None, calibration_length: int | None = None, dense_layout: bool = False, quiet: bool = False, threads: int | None = None, tokenizer: Any = None, progress: _Progress | None = None) -> PruneResult:
+def prune(model: _Path | Model, *, method: str | int | float | None = None, density: float | None = None, sparsity: float | None = None, pattern: str | int | float | None = None, distribution: str | int | float | None = None, layer: str | str | Sequence[str] | None = None, set: Mapping[str, Any] | Sequence[str] | None = None, recipe: _Path | None = None, data: Any = None, finetune: int | None = None, normalize: str | int | float | None = None, batch: int | None = None, optimizer: Literal['sgd', 'adam', 'adamw', 'lbfgs'] | None = None, lr: float | None = None, schedule: Literal['cosine', 'constant', 'step'] | None = None, warmup: float | None = None, storage: Literal['auto', 'dense', 'masked', 'sparse'] | None = None, prune_head: bool = False, prune: str | str | Sequence[str] | None = None, keep: str | str | Sequence[str] | None = None, clip: float | None = None, ema: float | None = None, smoothing: float | None = None, augment: str | int | float | None = None, dtype: Literal['f32', 'bf16'] | None = None, seed: int | None = None, output: _Path | None = None, calibrate: _Path | str | Sequence[_Path] | None = None, layout: Literal['dense', 'csr', 'bitmask', 'entropy'] | None = None, numbers: Literal['f32', 'f16', 'bf16', 'int8'] | None = None, calibration_tokens: int | None = None, calibration_length: int | None = None, dense_layout: bool = False, quiet: bool = False, threads: int | None = None, tokenizer: Any = None, progress: _Progress | None = None) -> PruneResult:
     """Prune a trained model.
 
     Without `output`, the answer's `model` is in memory alone. A model of transformers may be given as it is, with its `tokenizer` if there is text to calibrate on, and comes back as one. Data are a name, a path, `(X, y)` of arrays, tensors or sparse matrices, or a DataFrame with `target`.
@@ -142,8 +146,10 @@ def prune(model: _Path | Model, *, method: str | int | float, density: float | N
     density: Nonzeros / prunable weights, above 0 and at most 1
     sparsity: The same as a sparsity: zeros / prunable weights
     pattern: Where zeros may fall: unstructured, per-row, row, N:M (2:4), flat:N:M, block:RxC (block:4x4)
-    distribution: How the budget is shared between layers: uniform, er, erk, erk-plus, global
+    distribution: How the budget is shared between layers: uniform, er, erk, erk-plus, global; owl, for methods that look at what weights read; sensitivity, for `nnz prune` with --data
+    layer: Options for the layers of a name, where * stands for any characters: a density, a pattern, keep, or OPTION=VALUE,…, such as 'blocks.*.mlp=0.3'; of several that name a layer the last counts
     set: Any option of the method; `nnz show METHOD` lists them
+    recipe: A TOML file with the method (method = "magnitude"), its options, and options for layers ([[layers]]); options that are given besides go before
     data: Data set for scoring, fine-tuning and evaluation
     finetune: Train the survivors for this many epochs
     normalize: How values become inputs of a network of another program whose file does not say it: unit (bytes divided by 255), raw, data (less the mean of the training rows, divided by their deviation), imagenet, or MEAN:DEVIATION after the division by 255, such as 0.1307:0.3081, once or for red, green and blue
@@ -154,8 +160,8 @@ def prune(model: _Path | Model, *, method: str | int | float, density: float | N
     warmup: Share of the run over which the learning rate first rises from zero [default: 0.1]
     storage: Storage of weights [default: auto]
     prune_head: Let the method prune the classifier head, too
-    prune: Let the method prune layers of these roles only, such as attention,mlp
-    keep: Keep layers of these roles dense
+    prune: Let the method prune these layers only, by role or name, such as attention,mlp or 'blocks.*'
+    keep: Keep these layers dense, by role or name
     clip: Scale gradients down to this Euclidean norm [default: none; 1 if numbers are predicted]
     ema: Evaluate and keep a moving average of the weights with this decay, such as 0.999
     smoothing: Spread this share of every target evenly over all classes, such as 0.1 [default: 0]
@@ -169,6 +175,33 @@ def prune(model: _Path | Model, *, method: str | int | float, density: float | N
     calibration_tokens: Tokens that --calibrate takes from the start of its text [default: 16384]
     calibration_length: Tokens per block of the calibration text [default: 512]
     dense_layout: Write zeros too, so that any safetensors reader gets plain matrices
+    quiet: Print only what was asked for
+    threads: Threads to compute with [default: all cores]
+    progress: a function that is called with notes and with Progress, instead of a bar"""
+
+def sensitivity(model: _Path | Model, data: Any = None, *, method: str | int | float | None = None, density: float | None = None, sparsity: float | None = None, pattern: str | int | float | None = None, distribution: str | int | float | None = None, layer: str | str | Sequence[str] | None = None, set: Mapping[str, Any] | Sequence[str] | None = None, recipe: _Path | None = None, densities: float | str | Sequence[float] | None = None, rows: int | None = None, normalize: str | int | float | None = None, target: str | int | float | None = None, missing: str | int | float | None = None, unseen: str | int | float | None = None, seed: int | None = None, output: _Path | None = None, quiet: bool = False, threads: int | None = None, progress: _Progress | None = None) -> Answer:
+    """What a network loses when one of its layers alone is pruned, and the densities that lose least.
+
+    Data are a name, a path, `(X, y)` of arrays, tensors or sparse matrices, or a DataFrame with `target`.
+
+    model: A model written by nnz, or a network of another program (ONNX, or a checkpoint)
+    data: Data set: a name from `nnz data list`, or a file or folder [default: the training data of a model written by nnz]
+    method: The method; `nnz methods` lists them
+    density: Nonzeros / prunable weights, above 0 and at most 1
+    sparsity: The same as a sparsity: zeros / prunable weights
+    pattern: Where zeros may fall: unstructured, per-row, row, N:M (2:4), flat:N:M, block:RxC (block:4x4)
+    distribution: How the budget is shared between layers: uniform, er, erk, erk-plus, global; owl, for methods that look at what weights read; sensitivity, for `nnz prune` with --data
+    layer: Options for the layers of a name, where * stands for any characters: a density, a pattern, keep, or OPTION=VALUE,…, such as 'blocks.*.mlp=0.3'; of several that name a layer the last counts
+    set: Any option of the method; `nnz show METHOD` lists them
+    recipe: A TOML file with the method (method = "magnitude"), its options, and options for layers ([[layers]]); options that are given besides go before
+    densities: Densities to which every layer alone is pruned [default: 0.5]
+    rows: Training rows that are measured, at most [default: 2000]
+    normalize: How values become inputs of a network of another program whose file does not say it: unit (bytes divided by 255), raw, data (less the mean of the training rows, divided by their deviation), imagenet, or MEAN:DEVIATION after the division by 255, such as 0.1307:0.3081, once or for red, green and blue
+    target: The column of a table that has the labels, by name or by number from 1
+    missing: What becomes of cells of a table without a value: mean, median, mode, category or drop [default: they are refused]
+    unseen: What becomes of texts that the table learned from does not have: category (they count as none of its texts), drop (their row is left out) or refuse [default: refuse]
+    seed: Key of all random choices [default: 0]
+    output: Write the densities that lose least at --density as a recipe for `nnz prune --recipe`
     quiet: Print only what was asked for
     threads: Threads to compute with [default: all cores]
     progress: a function that is called with notes and with Progress, instead of a bar"""
@@ -380,6 +413,7 @@ __all__ = [
     'compare',
     'run',
     'prune',
+    'sensitivity',
     'perplexity',
     'generate',
     'convert',

@@ -158,7 +158,9 @@ def words(command: str, given: dict[str, Any], place: Callable[..., str]) -> lis
     for name, a in known.items():
         value = given.get(name)
         if value is None or (value is False and not a["value"]):
-            if a["required"]:
+            # A method may stand in a recipe instead.
+            named_elsewhere = name != "method" or "recipe" not in known or given.get("recipe") is not None
+            if a["required"] or not named_elsewhere:
                 raise TypeError(f"{command.replace(' ', '.')}() lacks {name!r}: {a['about']}")
             continue
         flag = a["flag"]
@@ -418,6 +420,7 @@ COMMANDS: dict[str, tuple[tuple[str, ...], str]] = {
         "Without `output`, the answer's `model` is in memory alone. A model of transformers may be given as it is, with its `tokenizer` if "
         "there is text to calibrate on, and comes back as one. " + ARRAYS,
     ),
+    "sensitivity": (("model", "data"), ARRAYS),
     "perplexity": (("model", "text"), ""),
     "generate": (("model", "prompt"), ""),
     "convert": (("model",), ""),

@@ -309,7 +309,7 @@ mod tests {
         let all = described();
         let train = all.iter().find(|c| c.name == "train").unwrap();
         let of = |name: &str| train.arguments.iter().find(|a| a.name == name).unwrap();
-        assert!(!of("data").option && of("data").required && of("method").required);
+        assert!(!of("data").option && of("data").required && !of("method").required);
         assert_eq!((of("density").kind, of("epochs").kind, of("run_dir").kind), ("float", "int", "path"));
         assert_eq!((of("keep").delimiter, of("set").repeated, of("prune_head").value), (Some(','), true, false));
         assert!(of("optimizer").values.contains(&"adam".to_string()) && of("quiet").option);
