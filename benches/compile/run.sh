@@ -102,12 +102,12 @@ for which in old new; do
         keep "$which-run-tests" "$work/times"
     fi
     folder=debug
-    edits "$which-dev" printed cargo build
+    edits "$which-dev" printed cargo build --bin nnz
     edits "$which-test" ran tests
     rm -rf target
     folder=release
     once "$which-release" cargo build --release
-    edits "$which-edit" printed cargo build --release
+    edits "$which-edit" printed cargo build --release --bin nnz
     rm -rf target
 done
 cd "$root"
