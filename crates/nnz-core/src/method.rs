@@ -69,7 +69,7 @@ impl MethodInstance {
         if self.procedure.is_some() || self.parametrization.is_some() || self.rule.is_some() {
             return Err(Error::Refused(format!(
                 "{key} treats all layers alike: it does more than choose their connections, so options for some layers do not \
-                 apply to it; --keep leaves layers out"
+                 apply to it; in a training, --keep leaves layers out"
             )));
         }
         let general = std::mem::replace(&mut self.sparsifier, Box::new(Dense));

@@ -1,6 +1,6 @@
 //! Language models from the command line: generation, questions, agreement.
 
-use crate::start::program;
+use crate::lines::nnz;
 use serde_json::Value;
 use std::path::Path;
 
@@ -11,13 +11,6 @@ fn copy(name: &str, to: &Path) {
         let file = file.unwrap().path();
         std::fs::copy(&file, to.join(file.file_name().unwrap())).unwrap();
     }
-}
-
-/// Runs the program with these words; returns the exit code and both outputs.
-fn nnz(dir: &Path, words: &[&str]) -> (Option<i32>, String, String) {
-    let out = program(dir).args(words).output().unwrap();
-    let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
-    (out.status.code(), text(&out.stdout), text(&out.stderr))
 }
 
 fn json(dir: &Path, words: &[&str]) -> Value {

@@ -6,6 +6,7 @@ mod bench;
 mod cli;
 mod language;
 mod layers;
+mod lines;
 mod others;
 mod start;
 mod training;

@@ -1,31 +1,12 @@
 //! Networks of other programs on data: measured, pruned, fine-tuned, rewired, written back.
 
-use crate::start::program;
+use crate::lines::{json, nnz, refusal as refused};
 use nnz_onnx::{Budget, Graph, Session, Value};
 use serde_json::Value as Json;
 use std::path::Path;
 
 fn root() -> std::path::PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("../..")
-}
-
-/// Runs a line; returns the exit code and both outputs.
-fn nnz(dir: &Path, line: &str) -> (Option<i32>, String, String) {
-    let out = program(dir).args(line.split_whitespace()).output().unwrap();
-    let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
-    (out.status.code(), text(&out.stdout), text(&out.stderr))
-}
-
-fn json(dir: &Path, line: &str) -> Json {
-    let (code, out, errors) = nnz(dir, &format!("{line} --json"));
-    assert_eq!(code, Some(0), "nnz {line}: {errors}");
-    serde_json::from_str(&out).unwrap_or_else(|e| panic!("nnz {line}: no JSON: {e}"))
-}
-
-fn refused(dir: &Path, line: &str) -> String {
-    let (code, _, errors) = nnz(dir, line);
-    assert_eq!(code, Some(2), "nnz {line}: {errors}");
-    errors
 }
 
 fn with_network() -> tempfile::TempDir {
@@ -120,7 +101,7 @@ fn the_guide_leads_from_a_network_to_a_smaller_one() {
 fn weights_that_do_not_fit_stay_dense() {
     let dir = with_network();
     let go = |line: &str| {
-        let (code, _, errors) = nnz(dir.path(), line);
+        let (code, _, errors) = nnz(dir.path(), &line.split_whitespace().collect::<Vec<_>>());
         assert_eq!(code, Some(0), "nnz {line}: {errors}");
         errors
     };
